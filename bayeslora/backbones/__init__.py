@@ -1,0 +1,1 @@
+"""From a batch of texts to features: loading, pooling, the frozen prefix."""

@@ -1,0 +1,1 @@
+"""Grids of methods on data sets: recipes, runner, results."""

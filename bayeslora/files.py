@@ -1,0 +1,90 @@
+"""Files and directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` when the block ends well.
+
+    A reader never meets half a file, and a failed or killed writer leaves the old one in place.
+    The parent directories are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o666 & ~_umask())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is false.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another path or pass overwrite (--overwrite)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        yield aside
+        aside.chmod(0o777 & ~_umask())
+        if target.is_dir():
+            shutil.rmtree(target)
+        elif target.exists():
+            target.unlink()
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented UTF-8 JSON, atomically; NaN and infinities are refused.
+
+    Raises:
+        ValueError: A number in `content` is not finite, which JSON cannot hold.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_file(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: The file is missing, not UTF-8, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _umask() -> int:
+    """Return the process's file mode mask; the system has no way to ask without setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,93 @@
+"""What a posterior says about the logits of each row: a Gaussian, or samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GaussianLogits:
+    """Logits of N rows and C classes that are jointly Gaussian within a row.
+
+    Attributes:
+        mean: [N, C] float64.
+        covariance: [N, C] variances where a row's logits are independent, else [N, C, C].
+            Zeros stand for a point estimate.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __post_init__(self) -> None:
+        rows, classes = self.mean.shape
+        if tuple(self.covariance.shape) not in {(rows, classes), (rows, classes, classes)}:
+            raise ValueError(
+                f"covariance must be [{rows}, {classes}] or [{rows}, {classes}, {classes}], "
+                f"got {list(self.covariance.shape)}"
+            )
+
+    @property
+    def variance(self) -> Tensor:
+        """[N, C]: the marginal variance of every logit."""
+        if self.covariance.ndim == 2:
+            return self.covariance
+        return torch.diagonal(self.covariance, dim1=-2, dim2=-1)
+
+    @property
+    def is_point(self) -> bool:
+        """True where no logit has any variance."""
+        return not bool(torch.any(self.variance > 0))
+
+    def scaled(self, factor: float) -> GaussianLogits:
+        """Return the distribution of `factor` times the logits."""
+        return GaussianLogits(self.mean * factor, self.covariance * factor**2)
+
+    def root(self, jitter: float = 1e-6) -> Tensor:
+        """Return R with R Rᵀ = covariance: [N, C] deviations, or [N, C, C] lower triangles.
+
+        Args:
+            jitter: Added to the diagonal, relative to its mean, before a Cholesky factorisation.
+        """
+        if self.covariance.ndim == 2:
+            return self.covariance.clamp_min(0).sqrt()
+        scale = self.variance.mean(-1).clamp_min(torch.finfo(self.mean.dtype).tiny)
+        eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype, device=self.mean.device)
+        root: Tensor = torch.linalg.cholesky(self.covariance + jitter * scale[:, None, None] * eye)
+        return root
+
+
+@dataclass(frozen=True)
+class SampledLogits:
+    """Logits of N rows and C classes under S draws of the weights.
+
+    Attributes:
+        samples: [S, N, C] float64; S = 1 stands for a point estimate.
+    """
+
+    samples: Tensor
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 3:
+            raise ValueError(f"samples must be [S, N, C], got {list(self.samples.shape)}")
+
+    @property
+    def mean(self) -> Tensor:
+        """[N, C]: the mean over draws."""
+        return self.samples.mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """[N, C]: the variance over draws (population form, zero for one draw)."""
+        return self.samples.var(0, correction=0)
+
+    @property
+    def is_point(self) -> bool:
+        """True where no logit varies between draws."""
+        return not bool(torch.any(self.variance > 0))
+
+    def scaled(self, factor: float) -> SampledLogits:
+        """Return the draws of `factor` times the logits."""
+        return SampledLogits(self.samples * factor)

@@ -1,0 +1,1 @@
+"""Scores of predictions: values, intervals, bins, comparisons."""

@@ -1,0 +1,1 @@
+"""Optimisation on Stiefel manifolds and in alternation."""

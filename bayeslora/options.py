@@ -1,0 +1,79 @@
+"""Configuration objects that strings and mappings can stand for.
+
+A method's options are one frozen dataclass. `"vbll:prior_scale=2,bound=jensen"`, a mapping with a
+`name` key, the bare name, and the object itself all mean the same thing wherever one is accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bayeslora.errors import InputError, unknown_choice
+
+
+def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
+    """Return the configuration object that `value` stands for.
+
+    Args:
+        what: What is chosen, for messages: `adapter`, `posterior`.
+        value: An instance of a class in `choices`, a name, `name:key=value,…`, or a mapping.
+        choices: Configuration classes by name.
+
+    Raises:
+        InputError: The name, an option or an option's value is not allowed.
+    """
+    if isinstance(value, tuple(choices.values())):
+        return value
+    if isinstance(value, str):
+        name, options = _parse(what, value)
+    elif isinstance(value, Mapping):
+        options = {key: item for key, item in value.items() if key != "name"}
+        name = str(value.get("name", ""))
+    else:
+        allowed = ", ".join(sorted(choices))
+        raise InputError(f"{what} must be a name or an object ({allowed}), got {value!r}")
+    if name not in choices:
+        raise unknown_choice(what, name, choices)
+    return _build(f"{what} {name}", choices[name], options)
+
+
+def as_mapping(config: Any) -> dict[str, Any]:
+    """Return a configuration object as a JSON-ready mapping with its `name` first."""
+    fields = {
+        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+    return {"name": config.name, **fields}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    name, _, tail = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, tail.split(",")):
+        key, equals, raw = part.partition("=")
+        if not equals:
+            raise InputError(f"{what} {name}: expected key=value, got {part!r}")
+        try:
+            options[key.strip()] = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise InputError(f"{what} {name}: cannot read the value of {part!r}") from None
+    return name.strip(), options
+
+
+def _build(where: str, cls: type[Any], options: Mapping[str, Any]) -> Any:
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in options:
+        if key not in fields:
+            raise unknown_choice(f"option of {where}", str(key), fields)
+    values = {key: tuple(item) if isinstance(item, list) else item for key, item in options.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -1,0 +1,1 @@
+"""What is random: one file a method."""

@@ -1,0 +1,1 @@
+"""What is classified: readers, validation, known tasks, splits."""

@@ -1,0 +1,1 @@
+"""The Hugging Face Trainer subclass and what it needs."""
