@@ -1,0 +1,152 @@
+"""Exchange with PEFT: any low-rank adapter is written as a plain LoRA, any plain LoRA is read.
+
+PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. Files are written and
+read without importing PEFT, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bayeslora.adapters.inject import inject_at, load_adapter_state
+from bayeslora.adapters.peft_files import (
+    CONFIG_FILE,
+    TENSOR_ROOT,
+    WEIGHTS_FILE,
+    PeftCheckpoint,
+    read_peft,
+)
+from bayeslora.adapters.site import LowRank
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file, write_json
+
+__all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft"]
+
+
+def export_peft(
+    sites: Sequence[LowRank],
+    directory: str | Path,
+    base_model_name: str | None = None,
+    prefix: str = "",
+) -> None:
+    """Write a checkpoint that `peft.PeftModel.from_pretrained` loads as the same function.
+
+    Args:
+        sites: The adapters of one model, all of the same rank and scale.
+        directory: Where `adapter_config.json` and `adapter_model.safetensors` go.
+        base_model_name: Directory or hub id of the plain model, for PEFT's automatic loading.
+        prefix: What comes before the sites' names in the model that PEFT will wrap: empty for
+            the class they were injected into, `model.` for a decoder's language model,
+            `bert.` for a BERT classifier.
+
+    Raises:
+        InputError: There are no sites, or their ranks or scales differ.
+    """
+    shapes = {(site.r, site.scale, site.dropout.p) for site in sites}
+    if len(shapes) != 1:
+        raise InputError(
+            f"a PEFT checkpoint holds one (r, scale, dropout), the {len(sites)} sites have "
+            f"{sorted(shapes)}"
+        )
+    paths = [prefix + site.name for site in sites]
+    tensors: dict[str, Tensor] = {}
+    for path, site in zip(paths, sites, strict=True):
+        A, B = site.factors()
+        tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
+        tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
+    folder = Path(directory)
+    with atomic_file(folder / WEIGHTS_FILE) as aside:
+        save_file(tensors, str(aside), metadata={"format": "pt"})
+    write_json(folder / CONFIG_FILE, _peft_config(shapes.pop(), paths, base_model_name))
+
+
+def load_peft(model: nn.Module, directory: str | Path) -> list[LowRank]:
+    """Inject the adapters of a PEFT checkpoint into `model` and return them.
+
+    `model` may be the model that PEFT wrapped, its backbone alone, or a model around it: paths
+    are matched by their ends. Modules that were saved whole are copied where `model` has them;
+    the others stay in `read_peft(directory).modules_to_save`.
+
+    Raises:
+        InputError: See `read_peft`; or a layer of the checkpoint is not in `model`.
+    """
+    checkpoint = read_peft(directory)
+    paths = checkpoint.config.target_modules or ()
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    homes = {path: _home(path, linear) for path in paths}
+    whole = _homes_of_saved(model, checkpoint.modules_to_save)
+    sites = inject_at(model, list(homes.values()), checkpoint.config, seed=0)
+    renamed = {
+        f"{homes[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
+        for name, value in checkpoint.tensors.items()
+    }
+    load_adapter_state(sites, renamed)
+    with torch.no_grad():
+        for target, value in whole:
+            target.copy_(value)
+    return sites
+
+
+def _peft_config(
+    shape: tuple[int, float, float], paths: list[str], base_model_name: str | None
+) -> dict[str, Any]:
+    """Return PEFT's options; the pattern matches the adapted layers and no other."""
+    r, scale, dropout = shape
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model_name,
+        "r": r,
+        "lora_alpha": scale * r,
+        "lora_dropout": dropout,
+        "target_modules": "(?:" + "|".join(re.escape(path) for path in paths) + ")",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+
+
+def _home(path: str, names: Collection[str]) -> str:
+    """Return the one name that means the same layer as `path`."""
+    found = _same(path, names)
+    if len(found) != 1:
+        problem = "no plain linear layer" if not found else f"several layers ({', '.join(found)})"
+        raise InputError(f"the checkpoint's layer {path!r} matches {problem} of the model")
+    return found[0]
+
+
+def _same(path: str, names: Collection[str]) -> list[str]:
+    """Return `path` if it is one of `names`, else those where one of the two ends the other."""
+    if path in names:
+        return [path]
+    return [name for name in names if path.endswith(f".{name}") or name.endswith(f".{path}")]
+
+
+def _homes_of_saved(
+    model: nn.Module, saved: dict[str, Tensor]
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Return the model's parameters that a checkpoint saved whole, with their new values."""
+    parameters = dict(model.named_parameters())
+    pairs = [
+        (parameters[name], path, value)
+        for path, value in saved.items()
+        for name in _same(path, parameters)
+    ]
+    for parameter, path, value in pairs:
+        if parameter.shape != value.shape:
+            raise InputError(
+                f"the checkpoint's {path!r} has shape {list(value.shape)}, the model needs "
+                f"{list(parameter.shape)}"
+            )
+    return [(parameter, value) for parameter, _, value in pairs]

@@ -1,0 +1,142 @@
+"""Checkpoints in PEFT's layout: what their files are called and hold.
+
+Only plain LoRA is read; nothing is unpickled, and PEFT need not be installed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.errors import InputError
+from bayeslora.files import read_json
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TENSOR_ROOT = "base_model.model."
+"""What PEFT puts before the path of a module in the model that it wraps."""
+
+_PICKLE_FILE = "adapter_model.bin"
+_FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
+_SAFE_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Initialisations of PEFT that leave the base model's weights as they were."""
+_REFUSED_OPTIONS = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+)
+"""Variants of LoRA that a plain site does not reproduce."""
+
+
+@dataclass(frozen=True)
+class PeftCheckpoint:
+    """What a directory written by PEFT holds.
+
+    Attributes:
+        config: Its options; `target_modules` are the full paths of the adapted layers.
+        tensors: `<path>.A` [r, in] and `<path>.B` [out, r], float32; paths are relative to the
+            model that PEFT wrapped.
+        modules_to_save: Tensors of modules that were trained and saved whole, such as a
+            classifier's head, by their names in that model.
+        base_model_name: Directory or hub id of that model, where it is recorded.
+    """
+
+    config: LoRA
+    tensors: dict[str, Tensor]
+    modules_to_save: dict[str, Tensor]
+    base_model_name: str | None
+
+
+def read_peft(directory: str | Path) -> PeftCheckpoint:
+    """Return the content of a LoRA checkpoint in PEFT's layout.
+
+    Rank-stabilised scaling (`use_rslora`) is expressed through `alpha`.
+
+    Raises:
+        InputError: The directory is damaged; or it holds a pickle, another method than LoRA, or
+            a variant of LoRA that a plain site cannot reproduce.
+    """
+    folder = Path(directory)
+    options = read_json(folder / CONFIG_FILE)
+    _check_readable(folder / CONFIG_FILE, options)
+    tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
+    r = options["r"]
+    scale = options["lora_alpha"] / (r**0.5 if options.get("use_rslora") else r)
+    config = LoRA(
+        r=r,
+        alpha=scale * r,
+        dropout=options.get("lora_dropout", 0.0),
+        target_modules=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
+        num_layers=None,
+    )
+    return PeftCheckpoint(config, tensors, others, options.get("base_model_name_or_path"))
+
+
+def _check_readable(path: Path, options: Any) -> None:
+    if not isinstance(options, dict) or "peft_type" not in options:
+        raise InputError(f"{path} is no PEFT configuration: it has no 'peft_type'")
+    if options["peft_type"] != "LORA":
+        raise InputError(f"{path}: peft_type {options['peft_type']!r} cannot be read, only 'LORA'")
+    for key in _REFUSED_OPTIONS:
+        if options.get(key):
+            raise InputError(f"{path}: {key} = {options[key]!r} cannot be read, only plain LoRA")
+    if options.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias must be 'none', got {options['bias']!r}")
+    start = options.get("init_lora_weights")
+    if start not in _SAFE_STARTS:
+        raise InputError(
+            f"{path}: init_lora_weights {start!r} changed the base model's weights; save it with "
+            "PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
+        )
+    for key, kind in (("r", int), ("lora_alpha", int | float)):
+        value = options.get(key)
+        if not isinstance(value, kind) or value <= 0:
+            raise InputError(f"{path}: {key} must be a number > 0, got {value!r}")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.exists() and (folder / _PICKLE_FILE).exists():
+        raise InputError(
+            f"{folder / 'adapter_model.bin'} is a pickle, which can run any code when it is read; "
+            "save the adapter again with PEFT's save_pretrained(..., safe_serialization=True)"
+        )
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {error}") from None
+    return tensors
+
+
+def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the factors by `<path>.A` and `<path>.B`, and everything else by its own name."""
+    factors: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for full_name, value in tensors.items():
+        name = full_name.removeprefix(TENSOR_ROOT)
+        match = _FACTOR.fullmatch(name)
+        if match:
+            factors[f"{match['path']}.{match['factor']}"] = value.float()
+        elif "lora_" in name:
+            raise InputError(f"{path}: tensor {full_name!r} belongs to no plain linear LoRA layer")
+        else:
+            others[name] = value
+    if not factors:
+        raise InputError(f"{path} holds no tensor named …lora_A.weight or …lora_B.weight")
+    return factors, others

@@ -1,0 +1,175 @@
+"""Which linear layers of a model carry adapters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import nn
+
+from bayeslora.adapters.site import LowRank
+from bayeslora.errors import InputError
+
+DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART
+    ("query", "value"),  # BERT, RoBERTa, ELECTRA, ALBERT
+    ("query_proj", "value_proj"),  # DeBERTa-v2 and -v3
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("Wqkv",),  # ModernBERT, MPT: query, key and value in one matrix
+    ("query_key_value",),  # GPT-NeoX, BLOOM
+    ("qkv_proj",),  # Phi-3
+    ("in_proj",),  # DeBERTa
+    ("q", "v"),  # T5, MPNet
+    ("c_attn",),  # GPT-2: recognised, then refused, because its layers are not linear layers
+)
+"""Query and value projections by the names that architectures give them; the first set wins."""
+
+_OUTPUT_LAYERS = frozenset({"lm_head", "embed_out"})
+"""Layers whose weight is often the embedding's too; taken only where they are named."""
+
+
+def find_targets(
+    model: nn.Module, target_modules: Sequence[str] | None = None, num_layers: int | None = None
+) -> list[str]:
+    """Return the dotted names of the linear layers to adapt, in the model's own order.
+
+    Args:
+        model: The host.
+        target_modules: Endings of dotted names (`q_proj`, `self_attn.q_proj`) or regular
+            expressions of whole names; `None` takes the first of `DEFAULT_TARGETS` that the
+            model has.
+        num_layers: Of layers that sit in a list of transformer layers, only those in its last
+            `num_layers` members are kept; `None`, or more than there are, keeps all.
+
+    Raises:
+        InputError: An entry matches nothing, or matches no plain linear layer, or is not a
+            regular expression; a layer carries an adapter already; nothing is left.
+    """
+    modules = _candidates(model)
+    patterns = _default_targets(modules) if target_modules is None else target_modules
+    chosen: set[str] = set()
+    for pattern in patterns:
+        chosen.update(_matches(modules, pattern))
+    kept = [name for name in modules if name in chosen and _is_on_top(model, name, num_layers)]
+    if not kept:
+        raise InputError(
+            f"the last {num_layers} layers hold none of the {len(chosen)} modules that "
+            f"target_modules {tuple(patterns)} match; raise num_layers or pass None for all"
+        )
+    return kept
+
+
+def layer_index(name: str) -> int | None:
+    """Return the number of the transformer layer that a dotted name lies in.
+
+    That is its first numeric part: 3 for `encoder.layer.3.attention.self.query`. `None` where
+    there is no number, as for `pooler.dense`.
+    """
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def first_adapted_layer(names: Iterable[str]) -> int:
+    """Return the first transformer layer whose output depends on an adapter.
+
+    The outputs of the layers below it never change while adapters train. A site outside the
+    layers may act on all of them, so it makes the answer 0.
+    """
+    indices = [layer_index(name) for name in names]
+    return min((0 if index is None else index for index in indices), default=0)
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every named submodule, without the insides of adapters."""
+    modules: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if not name or name.startswith(inside):
+            continue
+        modules[name] = module
+        if isinstance(module, LowRank):
+            inside = (*inside, f"{name}.")
+    return modules
+
+
+def _default_targets(modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    for targets in DEFAULT_TARGETS:
+        if all(any(_ends_with(name, target) for name in modules) for target in targets):
+            return targets
+    raise InputError(
+        "no default target_modules for this architecture; name some of its linear layers: "
+        + _linear_endings(modules)
+    )
+
+
+def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
+    """Return the plain linear layers that one entry of `target_modules` selects."""
+    named = [name for name in modules if _ends_with(name, pattern)]
+    if not named:
+        is_match = _regular_expression(pattern)
+        named = [name for name in modules if is_match(name) and not _is_output(name, pattern)]
+    for name in named:
+        if isinstance(modules[name], LowRank):
+            raise InputError(f"{name} carries an adapter already; remove(model) takes it off")
+    # Subclasses are left out: quantised layers hold packed weights, and attention modules of
+    # torch read the weight of their output layer without calling it.
+    linear = [name for name in named if type(modules[name]) is nn.Linear]
+    if not linear:
+        raise _no_linear(modules, pattern, named)
+    return linear
+
+
+def _no_linear(modules: dict[str, nn.Module], pattern: str, named: list[str]) -> InputError:
+    kinds = sorted({type(modules[name]).__name__ for name in named})
+    if "Conv1D" in kinds:
+        return InputError(
+            f"target_modules {pattern!r} matches Conv1D layers (GPT-2 style: the weight is stored "
+            "transposed and may fuse query, key and value); only nn.Linear can be adapted"
+        )
+    found = f"only {', '.join(kinds)}, not nn.Linear" if kinds else "no module"
+    return InputError(
+        f"target_modules {pattern!r} matches {found}; linear layers end in "
+        + _linear_endings(modules)
+    )
+
+
+def _linear_endings(modules: dict[str, nn.Module]) -> str:
+    """Return the names that would match, with one example of a number kept in front."""
+    endings = {
+        ".".join(name.split(".")[-2:]) if name.split(".")[-1].isdigit() else name.split(".")[-1]
+        for name, module in modules.items()
+        if type(module) is nn.Linear
+    }
+    return ", ".join(repr(ending) for ending in sorted(endings)) or "(there are none)"
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _regular_expression(pattern: str) -> Callable[[str], bool]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            f"target_modules {pattern!r} is neither the end of a module's name nor a regular "
+            f"expression: {error}"
+        ) from None
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+def _is_output(name: str, pattern: str) -> bool:
+    """Tell whether a pattern reaches an output layer without naming it."""
+    last = name.rsplit(".", 1)[-1]
+    return last in _OUTPUT_LAYERS and last not in pattern
+
+
+def _is_on_top(model: nn.Module, name: str, num_layers: int | None) -> bool:
+    """Tell whether a module is outside the list of layers or in its last `num_layers` members."""
+    parts = name.split(".")
+    position = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if num_layers is None or position is None:
+        return True
+    layers = model.get_submodule(".".join(parts[:position]))
+    if not isinstance(layers, nn.ModuleList):
+        return True
+    return int(parts[position]) >= len(layers) - num_layers

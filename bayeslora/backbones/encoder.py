@@ -1,0 +1,166 @@
+"""From texts to features φ [N, d], through the frozen prefix and the adapted upper layers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.backbones.load import Backbone, Kind
+from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix
+from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
+
+Batch = dict[str, Tensor]
+_PREFIX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """Texts ready for any number of passes of the upper layers.
+
+    Attributes:
+        tokens: The tokenised texts.
+        prefix: Their states at the split, or None where the split is at the bottom.
+    """
+
+    tokens: Tokens
+    prefix: PrefixStates | None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def collate(self, rows: Sequence[int]) -> Batch:
+        """Return the padded batch of `rows`: `input_ids`, `attention_mask` and maybe `hidden`."""
+        input_ids, mask = self.tokens.pad(rows)
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        if self.prefix is not None:
+            batch["hidden"] = self.prefix.pad(rows)
+        return batch
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
+    """Return features [B, d] float32 from the last hidden states [B, T, d].
+
+    A decoder's feature is the state of the last position whose mask is 1, whichever side the
+    padding is on; an encoder's is the mean over the positions whose mask is 1.
+    """
+    states = hidden.float()
+    if kind == "decoder":
+        steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        last = (attention_mask * steps).argmax(1)
+        return states[torch.arange(len(states), device=states.device), last]
+    weights = attention_mask.unsqueeze(-1).float()
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+@torch.no_grad()
+def extract_features(
+    encode: Callable[[Batch], Tensor],
+    prepared: PreparedTexts,
+    width: int,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> Tensor:
+    """Return `encode`'s features [N, width] float32 on the CPU, in the order of the texts."""
+    result = torch.empty(len(prepared), width)
+    for rows in length_batches(prepared.tokens.lengths, batch_size):
+        result[rows] = encode(prepared.collate(rows)).cpu()
+        advance(len(rows))
+    return result
+
+
+class Encoder(nn.Module):
+    """A backbone with (or without) adapters, from texts to features."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        layers_path: str,
+        start: int,
+        max_length: int,
+    ) -> None:
+        """Wrap a backbone whose adapters, if any, sit in layer `start` or above.
+
+        Args:
+            backbone: A clone of its own when it carries adapters.
+            layers_path: Dotted name of the list of layers.
+            start: The first layer that may carry an adapter.
+            max_length: Tokens kept of a text.
+        """
+        super().__init__()
+        self.model = backbone.model
+        self.backbone = backbone
+        self.max_length = max_length
+        self._split = LayerSplit(backbone.model, layers_path, start)
+
+    def prepare(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> PreparedTexts:
+        """Tokenise texts and run the frozen prefix over them, once for each new set of texts."""
+        tokens = tokenise(self.backbone, texts, pairs, max_length=self.max_length)
+        if self._split.start == 0:
+            return PreparedTexts(tokens, None)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return PreparedTexts(tokens, self._prefix(tokens, advance))
+        finally:
+            self.model.train(was_training)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the features [B, d] float32 of a collated batch, with gradients."""
+        device = self.backbone.device
+        input_ids = batch["input_ids"].to(device)
+        mask = batch["attention_mask"].to(device)
+        hidden = batch.get("hidden")
+        if hidden is not None:
+            hidden = hidden.to(device, next(self.model.parameters()).dtype)
+        return pool(self._split.suffix(input_ids, mask, hidden), mask, self.backbone.kind)
+
+    def features(
+        self,
+        prepared: PreparedTexts,
+        *,
+        batch_size: int = 64,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> Tensor:
+        """Return the features [N, d] float32 on the CPU, in the order of the texts.
+
+        The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
+        """
+        width = self.backbone.num_features
+        return extract_features(self, prepared, width, batch_size, advance)
+
+    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
+        """Yield all rows in batches of similar length."""
+        return length_batches(prepared.tokens.lengths, batch_size)
+
+    def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
+        known: dict[str, PrefixStates] = self.backbone.prefix_states
+        key = self._key(tokens)
+        if key not in known:
+            known[key] = compute_prefix(
+                self._split,
+                tokens,
+                width=self.backbone.num_features,
+                dtype=self.backbone.cache_dtype,
+                device=self.backbone.device,
+                batch_size=_PREFIX_BATCH,
+                advance=advance,
+            )
+        return known[key]
+
+    def _key(self, tokens: Tokens) -> str:
+        digest = hashlib.sha256(f"{self.backbone.fingerprint}|{self._split.start}".encode())
+        digest.update(tokens.lengths.tobytes())
+        for item in tokens.ids:
+            digest.update(item.tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""Loading a backbone: any Hugging Face decoder or encoder, without its head."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
+from bayeslora.errors import InputError, unknown_choice
+
+Kind = Literal["decoder", "encoder"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SAMPLED_VALUES = 4096
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen transformer without its head, and its tokenizer.
+
+    Attributes:
+        name: What the user wrote: a short name, a directory or a hub id.
+        model: Maps `input_ids` and `attention_mask` to `last_hidden_state` [B, T, d].
+        tokenizer: The model's tokenizer, with a padding token.
+        kind: Decides the feature: a decoder's last real token, an encoder's mean.
+        fingerprint: Hash of the architecture and the weights, the same in every dtype.
+        cache_dtype: What the frozen prefix is stored in.
+        prefix_states: States of the frozen prefix by content, shared by all clones, so that
+            every method, epoch and draw on the same texts reuses them.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    kind: Kind
+    fingerprint: str
+    cache_dtype: torch.dtype
+    prefix_states: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_features(self) -> int:
+        """Width d of the features."""
+        return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def clone(self) -> Backbone:
+        """Return a backbone with modules of its own that shares every tensor with this one.
+
+        Adapters can then be put into one clone without the other seeing them.
+        """
+        shared: dict[int, Any] = {id(item): item for item in self.model.parameters()}
+        shared |= {id(item): item for item in self.model.buffers()}
+        return replace(self, model=copy.deepcopy(self.model, shared))
+
+
+def load_backbone(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a backbone and freeze it.
+
+    Args:
+        name: A short name (`smollm2-135m`, `minilm`), a directory, or a hub id.
+        dtype: Of the frozen weights: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where
+            the device computes in it and float32 elsewhere.
+        device: A torch device; None takes the GPU if there is one.
+        trust_remote_code: Whether code from the model's repository may run.
+
+    Raises:
+        InputError: The name leads to no model, or to one that is neither decoder nor encoder.
+    """
+    from transformers import AutoModel
+
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    weights = _dtype(dtype, place)
+    source = _source(name)
+    kind = model_kind(name, open_source("config", source, trust_remote_code))
+    tokenizer = open_source("tokenizer", source, trust_remote_code)
+    try:
+        model = AutoModel.from_pretrained(
+            source, dtype=weights, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone {name!r} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False).eval().to(place)
+    model.config.use_cache = False
+    cache = torch.float32 if dtype == "float32" else torch.bfloat16
+    return Backbone(name, model, tokenizer, kind, fingerprint(model), cache)
+
+
+def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:
+    """Return the configuration or the tokenizer of a directory or hub id.
+
+    Raises:
+        InputError: There is none.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    loader = AutoConfig if part == "config" else AutoTokenizer
+    try:
+        return loader.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: no {part} can be loaded: {_first_line(error)}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of the parameters' names, shapes and a spread of their values.
+
+    Values are rounded to bfloat16 first, so that a model has one fingerprint in every dtype.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.named_parameters()):
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // _SAMPLED_VALUES)
+        sample = flat[::stride].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Return whether `device` multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        info = Path("/proc/cpuinfo")
+        text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+        return "avx512_bf16" in text or "amx_bf16" in text
+    return False
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    if dtype not in _DTYPES:
+        raise unknown_choice("dtype", dtype, ["auto", *_DTYPES])
+    return _DTYPES[dtype]
+
+
+def _source(name: str) -> str:
+    if name in EMBEDDED_MODELS:
+        return str(embedded_directory(name))
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise InputError(f"backbone directory {name} has no config.json")
+    if "/" not in name and not Path(name).exists():
+        # Hub ids without an owner exist, but a mistyped short name is far more common.
+        from difflib import get_close_matches
+
+        if get_close_matches(name, EMBEDDED_MODELS, n=1):
+            raise unknown_choice("backbone", name, EMBEDDED_MODELS)
+    return name
+
+
+def model_kind(name: str, config: Any) -> Kind:
+    """Return whether a configuration is a decoder's or an encoder's.
+
+    Raises:
+        InputError: It is neither.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"backbone {name!r} is an encoder-decoder ({config.model_type}); "
+            "take a decoder (such as Llama) or an encoder (such as BERT)"
+        )
+    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and not getattr(config, "is_decoder", False):
+        return "encoder"
+    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "decoder"
+    raise InputError(f"backbone {name!r} has model type {config.model_type!r}, not a text model")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,202 @@
+"""The frozen prefix: lower layers that carry no adapter run once per text.
+
+With adapters on the upper layers only, the hidden states that enter the first adapted layer never
+change. `LayerSplit` computes them once and later runs the rest of the model from there. It works
+through the model's own forward pass (layers below the split are stood in for), so positions,
+masks and rotary tables stay the model's own business, and no architecture needs code of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayeslora.backbones.tokens import Tokens, length_batches
+
+_IN_MEMORY_BYTES = 2 << 30
+
+
+class _Reached(Exception):  # noqa: N818 - carries a result up through the model, not an error
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class _StandIn(nn.Module):
+    """Takes the place of a layer while keeping the attributes that models read from layers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        # Outside the module tree: the parameters belong to the real layer alone.
+        object.__setattr__(self, "layer", layer)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(object.__getattribute__(self, "layer"), name)
+
+
+class _Stop(_StandIn):
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        raise _Reached(hidden_states)
+
+
+class _Give(_StandIn):
+    """Returns `value`, or its input where there is none, in the form the real layer has."""
+
+    def __init__(self, layer: nn.Module, *, as_tuple: bool, value: Tensor | None) -> None:
+        super().__init__(layer)
+        self.as_tuple = as_tuple
+        self.value = value
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
+        result = hidden_states if self.value is None else self.value
+        return (result,) if self.as_tuple else result
+
+
+class LayerSplit:
+    """A transformer cut before layer `start` of the layer list at `path`."""
+
+    def __init__(self, model: nn.Module, path: str, start: int) -> None:
+        """Keep the pieces of `model`, which itself is left as it is.
+
+        Args:
+            model: A Hugging Face model without head.
+            path: Dotted name of its list of layers, such as `layers` or `encoder.layer`.
+            start: Index of the first layer of the upper part; 0 leaves nothing below.
+        """
+        parent, _, self._attribute = path.rpartition(".")
+        self._model = model
+        self._parent = model.get_submodule(parent)
+        self._layers: list[nn.Module] = list(model.get_submodule(path))  # type: ignore[call-overload]
+        self._as_tuple: bool | None = None
+        self.start = start
+
+    def prefix(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the hidden states [B, T, d] that enter layer `start`."""
+        below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
+        with self._replaced([*below, *self._layers[self.start + 1 :]]):
+            try:
+                self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            except _Reached as reached:
+                return reached.hidden
+        raise RuntimeError("the model ended before its own layers did")
+
+    def suffix(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None) -> Tensor:
+        """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
+        with self._replaced(self._above(input_ids, attention_mask, hidden)):
+            output = self._model(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            )
+        last: Tensor = output.last_hidden_state
+        return last
+
+    def _above(
+        self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None
+    ) -> list[nn.Module]:
+        if hidden is None or self.start == 0:
+            return self._layers
+        if self._as_tuple is None:
+            self._as_tuple = self._returns_tuple(input_ids[:1], attention_mask[:1])
+        below: list[nn.Module] = [
+            _Give(layer, as_tuple=self._as_tuple, value=None)
+            for layer in self._layers[: self.start - 1]
+        ]
+        top = _Give(self._layers[self.start - 1], as_tuple=self._as_tuple, value=hidden)
+        return [*below, top, *self._layers[self.start :]]
+
+    def _returns_tuple(self, input_ids: Tensor, attention_mask: Tensor) -> bool:
+        found: list[bool] = []
+
+        def look(_: nn.Module, __: Any, output: Any) -> None:
+            found.append(isinstance(output, tuple))
+
+        handle = self._layers[self.start - 1].register_forward_hook(look)
+        try:
+            with torch.no_grad():
+                self.prefix(input_ids, attention_mask)
+        finally:
+            handle.remove()
+        return found[0]
+
+    @contextmanager
+    def _replaced(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        original = getattr(self._parent, self._attribute)
+        setattr(self._parent, self._attribute, nn.ModuleList(layers))
+        try:
+            yield
+        finally:
+            setattr(self._parent, self._attribute, original)
+
+
+@dataclass(frozen=True)
+class PrefixStates:
+    """The hidden states of N texts at the split, end to end in one tensor.
+
+    Attributes:
+        values: [sum of lengths, d] in the cache's dtype, in memory or memory-mapped.
+        offsets: [N + 1] int64: text n holds rows `offsets[n]` to `offsets[n + 1]`.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def pad(self, rows: Sequence[int]) -> Tensor:
+        """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
+        pieces = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+
+
+@torch.no_grad()
+def compute_prefix(
+    split: LayerSplit,
+    tokens: Tokens,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> PrefixStates:
+    """Run the layers below the split once over all texts.
+
+    Args:
+        split: The cut model; it should be in evaluation mode.
+        tokens: The N texts.
+        width: Hidden size d.
+        dtype: Of the stored states.
+        device: Where the model is; the states are kept on the CPU.
+        batch_size: Texts a pass.
+        advance: Called with the number of texts after each pass, for a progress bar.
+    """
+    lengths = tokens.lengths
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+    values = _allocate(int(offsets[-1]), width, dtype)
+    for rows in length_batches(lengths, batch_size):
+        input_ids, mask = tokens.pad(rows)
+        hidden = split.prefix(input_ids.to(device), mask.to(device)).to("cpu", dtype)
+        places = torch.cat([torch.arange(int(offsets[n]), int(offsets[n + 1])) for n in rows])
+        values[places] = hidden[mask.bool()]
+        advance(len(rows))
+    return PrefixStates(values, offsets)
+
+
+def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Return an empty [rows, width] tensor, memory-mapped to a temporary file when large."""
+    if rows * width * dtype.itemsize <= _IN_MEMORY_BYTES:
+        return torch.empty(rows, width, dtype=dtype)
+    with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-", delete=False) as file:
+        path = Path(file.name)
+    values = torch.from_file(str(path), shared=True, size=rows * width, dtype=dtype)
+    # The mapping keeps the storage alive; without a name nothing is left behind after a crash.
+    path.unlink()
+    return values.view(rows, width)

@@ -1,0 +1,164 @@
+"""A model on disk: JSON, safetensors, the tokenizer's files and a model card; nothing pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_directory, read_json, write_json
+
+FORMAT_VERSION = 1
+RECORD = "bayeslora.json"
+ADAPTER = "adapter.safetensors"
+POSTERIOR = "posterior.safetensors"
+CARD = "README.md"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide a fit's numbers."""
+    names = ("bayeslora", "torch", "transformers", "pyro-ppl", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The content of `bayeslora.json`.
+
+    Attributes:
+        backbone: `name`, `fingerprint`, `dtype` and `kind`: `adapted`, or `sequence-classifier`
+            for somebody else's fine-tuned model.
+        posterior: Name and options.
+        classes: Names of the classes in index order.
+        columns: Data columns: `text`, `label`, `pair`.
+        max_length: Tokens kept of a text.
+        seed: Of the fit.
+        num_train: Training rows N.
+        adapter: Name and options; None where the network was not adapted here.
+        heads: `extra_config()` of each member's last layer.
+        training: Settings of the fit.
+        results: What the fit measured: history, best epoch, posterior, adapter.
+        versions: Of the libraries that wrote it.
+        format_version: Of this layout.
+    """
+
+    backbone: dict[str, Any]
+    posterior: dict[str, Any]
+    classes: list[str]
+    columns: dict[str, str | None]
+    max_length: int
+    seed: int
+    num_train: int
+    adapter: dict[str, Any] | None = None
+    heads: list[dict[str, Any]] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=library_versions)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model directory, read.
+
+    Attributes:
+        record: The content of `bayeslora.json`.
+        adapter: Adapter tensors by name; empty where there is no adapter.
+        posterior: Tensors of the last layer and the feature scale by name.
+    """
+
+    record: ModelRecord
+    adapter: dict[str, Tensor]
+    posterior: dict[str, Tensor]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every tensor and of the backbone: the same model has the same one."""
+        digest = hashlib.sha256(str(self.record.backbone["fingerprint"]).encode())
+        for name, tensor in sorted({**self.adapter, **self.posterior}.items()):
+            digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+
+def write_model(
+    directory: str | Path,
+    files: ModelFiles,
+    *,
+    tokenizer: Any,
+    card: str,
+    overwrite: bool = False,
+) -> None:
+    """Write a model directory, whole or not at all.
+
+    Raises:
+        InputError: The directory exists and `overwrite` is false.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_directory(directory, overwrite=overwrite) as aside:
+        write_json(aside / RECORD, dataclasses.asdict(files.record))
+        save_file(files.adapter, aside / ADAPTER)
+        save_file(files.posterior, aside / POSTERIOR)
+        (aside / CARD).write_text(card, encoding="utf-8")
+        tokenizer.save_pretrained(aside)
+
+
+def read_model(directory: str | Path) -> ModelFiles:
+    """Read a model directory that `write_model` made.
+
+    Raises:
+        InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
+    """
+    folder = Path(directory)
+    if not (folder / RECORD).is_file():
+        raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}")
+    record = _record(folder / RECORD)
+    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR))
+
+
+def is_model(directory: str | Path) -> bool:
+    """Return whether a directory holds a finished model of ours."""
+    return (Path(directory) / RECORD).is_file()
+
+
+def _record(path: Path) -> ModelRecord:
+    content = read_json(path)
+    if not isinstance(content, Mapping) or "format_version" not in content:
+        raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
+    found = content["format_version"]
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {found!r}; this bayeslora reads up to {FORMAT_VERSION}: "
+            "upgrade bayeslora"
+        )
+    fields = {item.name: item for item in dataclasses.fields(ModelRecord)}
+    required = {
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    for name in sorted(required - content.keys()):
+        raise InputError(f"{path} is damaged: {name!r} is missing")
+    return ModelRecord(**{name: content[name] for name in fields if name in content})
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path.parent} is damaged: {path.name} is missing")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or truncated: {error}") from None
+    return tensors

@@ -1,0 +1,366 @@
+"""The object a user holds: fit, predict, calibrate, save, load."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bayeslora import options
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.checkpoint import ModelRecord, read_model, write_model
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.predictions import Predictions
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import class_names, encode_labels
+from bayeslora.training import restore
+from bayeslora.training.card import model_card
+from bayeslora.training.data import read_labelled, read_rows
+from bayeslora.training.fitted import Fitted
+from bayeslora.training.members import FitPlan, fit_members
+from bayeslora.training.progress import quiet_transformers
+from bayeslora.training.resume import claim, data_hash
+from bayeslora.training.settings import TrainingSettings
+
+DEFAULT_EPOCHS = 5
+DEFAULT_EPOCHS_VALIDATED = 10
+
+
+class BayesianClassifier:
+    """A text classifier whose probabilities are meant to be believed.
+
+    Example:
+        >>> clf = BayesianClassifier("smollm2-135m", adapter="polar", posterior="vbll")
+        >>> clf.fit("train.jsonl", validation="valid.jsonl")          # doctest: +SKIP
+        >>> clf.predict("test.jsonl").confidence                      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "smollm2-135m",
+        adapter: Any = "polar",
+        posterior: Any = "vbll",
+        *,
+        seed: int = 0,
+        max_length: int = 128,
+        dtype: str = "auto",
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Choose what to fit; nothing is loaded yet.
+
+        Args:
+            backbone: A short name (`smollm2-135m`, `minilm`), a directory, a hub id, or a loaded
+                `Backbone`, which several classifiers may share.
+            adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`.
+            posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
+            seed: Decides the adapter's start, the order of the rows and every draw.
+            max_length: Tokens kept of a text.
+            dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
+            device: A torch device; None takes the GPU if there is one.
+            trust_remote_code: Whether code from the backbone's repository may run.
+            progress: Whether to show progress bars on stderr.
+
+        Raises:
+            InputError: A name or an option is not allowed.
+        """
+        self.adapter = options.resolve("adapter", adapter, ADAPTERS)
+        self.posterior = options.resolve("posterior", posterior, POSTERIORS)
+        if not isinstance(max_length, int) or max_length < 1:
+            raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
+        self.seed = seed
+        self.max_length = max_length
+        self.progress = progress
+        self._backbone = backbone
+        self._dtype = dtype
+        self._device = device
+        self._trust = trust_remote_code
+        self._fitted: Fitted | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in index order, known once fitted."""
+        return tuple(self.record.classes)
+
+    @property
+    def record(self) -> ModelRecord:
+        """Configuration and results of the fit, as stored in `bayeslora.json`."""
+        return self._known().record
+
+    def fit(
+        self,
+        train: Any,
+        validation: Any = None,
+        *,
+        epochs: int | None = None,
+        batch_size: int = 16,
+        patience: int = 3,
+        text_column: str = "text",
+        label_column: str = "label",
+        pair_column: str | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> BayesianClassifier:
+        """Fine-tune the adapter and fit the posterior.
+
+        Args:
+            train: Labelled data: a file, a `datasets.Dataset`, a list of mappings, a pair
+                (texts, labels), or `Examples`.
+            validation: Held-out labelled data. With it the epoch and the prior scale are chosen
+                by validation NLL; without it they are fixed beforehand.
+            epochs: Passes over the data, at most; None takes 10 with validation data, 5 without.
+            batch_size: Rows a step.
+            patience: Epochs without a better validation NLL before training stops.
+            text_column: The column of the texts.
+            label_column: The column of the labels.
+            pair_column: The column of a second text.
+            out: A directory to save the model in. A fit that was interrupted goes on from its last
+                checkpoint there when it is called again in the same way.
+            overwrite: Whether `out` may be replaced.
+
+        Raises:
+            InputError: The data or an option is not allowed; nothing has been written then.
+        """
+        columns = Columns(text_column, label_column, pair_column)
+        rows = read_labelled(train, columns)
+        classes = class_names(rows)
+        held = None if validation is None else read_labelled(validation, columns)
+        fresh = (rows, torch.from_numpy(encode_labels(rows, classes)))
+        kept = None if held is None else (held, torch.from_numpy(encode_labels(held, classes)))
+        default = DEFAULT_EPOCHS if held is None else DEFAULT_EPOCHS_VALIDATED
+        settings = TrainingSettings(
+            default if epochs is None else epochs, batch_size, patience=patience, seed=self.seed
+        )
+        planned = self._planned(columns, classes, len(rows), settings)
+        hashes = {"train": data_hash(rows), "validation": None if held is None else data_hash(held)}
+        work = None if out is None else claim(out, {**planned, **hashes}, overwrite=overwrite)
+        backbone = self._load_backbone()
+        plan = FitPlan(
+            backbone,
+            self.adapter,
+            self.posterior,
+            len(classes),
+            self.max_length,
+            settings,
+            self.progress,
+        )
+        networks, results = fit_members(plan, fresh, kept, work)
+        planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": restore.ADAPTED}
+        record = ModelRecord(
+            **planned,
+            heads=[network.head.extra_config() for network in networks],
+            results=dataclasses.asdict(results[0]),
+        )
+        self._fitted = Fitted(record, networks, self.progress)
+        if out is not None:
+            self.save_pretrained(out, overwrite=True)
+        return self
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        num_samples: int | None = None,
+        link: str | None = None,
+        unknown_labels: Literal["error", "ood"] = "error",
+        seed: int = 0,
+    ) -> Predictions:
+        """Return class probabilities and uncertainties of each row.
+
+        Args:
+            data: As for `fit`; labels are optional.
+            num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
+                mean weights.
+            link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
+            unknown_labels: What to do with a label that is not a class: `error`, or keep the row
+                unlabelled as out of distribution (`ood`).
+            seed: Of the draws.
+
+        Raises:
+            InputError: The data or an option is not allowed, or the classifier is not fitted.
+        """
+        fitted = self._known()
+        rows = read_rows(data, fitted.columns)
+        return fitted.predict(
+            rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
+        )
+
+    def calibrate(
+        self,
+        train: Any,
+        validation: Any = None,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        pair_column: str | None = None,
+    ) -> BayesianClassifier:
+        """Fit the posterior to labelled data and leave the network's weights as they are.
+
+        Args:
+            train: Labelled data; a prior scale or a temperature is only as honest as the data is
+                fresh, so rows that the network was not trained on are best.
+            validation: Held-out labelled data for choosing the prior, where the posterior does so.
+            text_column: The column of the texts; None keeps the known one.
+            label_column: The column of the labels; None keeps the known one.
+            pair_column: The column of a second text; None keeps the known one.
+
+        Raises:
+            InputError: The data is not allowed, or the posterior is not one of the last layer.
+        """
+        fitted = self._known()
+        old = fitted.columns
+        columns = Columns(
+            text_column or old.text, label_column or old.label, pair_column or old.pair
+        )
+        rows = read_labelled(train, columns)
+        held = None if validation is None else read_labelled(validation, columns)
+        self._fitted = fitted.calibrated(rows, held, columns)
+        return self
+
+    def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the fitted classifier to a directory, whole or not at all.
+
+        Raises:
+            InputError: The directory exists and `overwrite` is false, or nothing is fitted.
+        """
+        files = self._known().files()
+        write_model(
+            directory,
+            files,
+            tokenizer=self._known().networks[0].encoder.backbone.tokenizer,
+            card=model_card(files.record, files.fingerprint),
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        backbone: str | Backbone | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        progress: bool = True,
+    ) -> BayesianClassifier:
+        """Read a classifier that `save_pretrained` wrote.
+
+        Args:
+            directory: The model directory.
+            backbone: Where the backbone is now, if it has moved.
+            device: A torch device; None takes the GPU if there is one.
+            trust_remote_code: Whether code from the backbone's repository may run.
+            progress: Whether to show progress bars.
+
+        Raises:
+            InputError: The directory is missing, foreign, damaged, newer, or made for another
+                backbone; the message says which.
+        """
+        files = read_model(directory)
+        source = files.record.backbone["name"] if backbone is None else backbone
+        with quiet_transformers():
+            networks = restore.restore_networks(
+                files,
+                source,
+                {
+                    "dtype": files.record.backbone["dtype"],
+                    "device": device,
+                    "trust_remote_code": trust_remote_code,
+                },
+            )
+        return cls._around(Fitted(files.record, networks, progress), source)
+
+    @classmethod
+    def from_transformers(
+        cls,
+        model: str | nn.Module,
+        posterior: Any = "laplace",
+        *,
+        tokenizer: Any = None,
+        layer: str | None = None,
+        max_length: int = 128,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        progress: bool = True,
+    ) -> BayesianClassifier:
+        """Take somebody else's fine-tuned sequence classifier; `calibrate` then fits the posterior.
+
+        Args:
+            model: A directory, hub id or PEFT checkpoint, or the model itself.
+            posterior: Of the last layer: `laplace`, `vbll` or `temperature`.
+            tokenizer: With a model in memory whose tokenizer cannot be found.
+            layer: Dotted name of the final linear layer, where it cannot be found.
+            max_length: Tokens kept of a text.
+            device: A torch device; None takes the GPU if there is one.
+            trust_remote_code: Whether code from the model's repository may run.
+            progress: Whether to show progress bars.
+
+        Raises:
+            InputError: There is no such model, or the posterior is not one of the last layer.
+        """
+        with quiet_transformers():
+            network, record = restore.foreign_network(
+                model,
+                options.resolve("posterior", posterior, POSTERIORS),
+                tokenizer=tokenizer,
+                layer=layer,
+                max_length=max_length,
+                device=device,
+                trust_remote_code=trust_remote_code,
+            )
+        return cls._around(Fitted(record, [network], progress), record.backbone["name"])
+
+    @classmethod
+    def _around(cls, fitted: Fitted, backbone: str | Backbone) -> BayesianClassifier:
+        record = fitted.record
+        clf = cls(
+            backbone,
+            record.adapter or "polar",
+            record.posterior,
+            seed=record.seed,
+            max_length=record.max_length,
+            dtype=record.backbone["dtype"],
+            progress=fitted.progress,
+        )
+        clf._fitted = fitted
+        return clf
+
+    def _known(self) -> Fitted:
+        if self._fitted is None:
+            raise InputError(
+                "this classifier is not fitted; call fit, from_pretrained or from_transformers"
+            )
+        return self._fitted
+
+    def _load_backbone(self) -> Backbone:
+        if isinstance(self._backbone, str):
+            with quiet_transformers():
+                self._backbone = load_backbone(
+                    self._backbone,
+                    dtype=self._dtype,
+                    device=self._device,
+                    trust_remote_code=self._trust,
+                )
+        return self._backbone
+
+    def _planned(
+        self, columns: Columns, classes: tuple[str, ...], rows: int, settings: TrainingSettings
+    ) -> dict[str, Any]:
+        """Return the part of the record that is known before the fit."""
+        name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
+        return {
+            "backbone": {"name": name, "dtype": self._dtype},
+            "adapter": options.as_mapping(self.adapter),
+            "posterior": options.as_mapping(self.posterior),
+            "classes": list(classes),
+            "columns": dataclasses.asdict(columns),
+            "max_length": self.max_length,
+            "seed": self.seed,
+            "num_train": rows,
+            "training": dataclasses.asdict(settings),
+        }

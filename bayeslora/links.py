@@ -1,0 +1,180 @@
+"""From the distribution of a row's logits to probabilities and their uncertainty.
+
+    mc      mean of softmax(m + V^{1/2} ε) over antithetic draws; right for every V
+    probit  p_c ∝ 1 / Σ_j exp(−(m_c − m_j) / √(1 + π/8 · Var(z_c − z_j)))
+    bridge  a Dirichlet matched to the Gaussian; for small variances only
+
+`probit` compares logits in pairs. It is blind to a shift that all logits of a row share, as softmax
+is, which the customary softmax(m / √(1 + π/8 · diag V)) is not; and with two classes it is the
+binary probit approximation of the logits' difference.
+
+Sources: MacKay 1992 (Neural Computation 4, the evidence framework applied to classification
+networks) for the probit approximation; Hobbhahn, Kristiadi and Hennig 2022, arXiv 2003.01227, for
+the bridge; Depeweg et al. 2018, arXiv 1710.07283, for the decomposition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayeslora.errors import unknown_choice
+from bayeslora.logits import GaussianLogits, SampledLogits
+
+# Draws x rows x classes held at a time: 32 MB in float64.
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class LinkResult:
+    """Probabilities of N rows and what is uncertain about them; float64, entropies in nats.
+
+    Attributes:
+        probs: [N, C], rows sum to one.
+        total: [N], the entropy of `probs`.
+        aleatoric: [N], total − epistemic: what would remain if the weights were known.
+        epistemic: [N], mutual information of label and weights, in [0, total].
+    """
+
+    probs: Tensor
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+
+def link_probabilities(
+    logits: GaussianLogits | SampledLogits,
+    link: str = "mc",
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> LinkResult:
+    """Return probabilities and the decomposition of their uncertainty.
+
+    One block of noise serves all rows, so neither the batch size nor the order of rows matters.
+    The epistemic part always comes from draws: no closed form is known for it.
+
+    Args:
+        logits: Distribution of the logits. Weight samples are averaged; `link` and the number of
+            draws then have no effect.
+        link: `mc`, `probit` or `bridge`.
+        num_samples: Draws; 0 takes the mean logits as if they were certain.
+        seed: Of the draws.
+
+    Raises:
+        InputError: Unknown link.
+    """
+    if link not in LINKS:
+        raise unknown_choice("link", link, LINKS)
+    if isinstance(logits, SampledLogits):
+        return _average_samples(logits.samples.double())
+    mean = logits.mean.double()
+    if num_samples == 0 or logits.is_point:
+        return _decompose(mean.softmax(-1), None)
+    sampled, conditional = _sample(logits, num_samples, seed)
+    closed_form = _CLOSED_FORMS.get(link)
+    probs = closed_form(mean, _full(logits.covariance.double())) if closed_form else sampled
+    information = entropy(sampled) - conditional
+    return _decompose(probs, information)
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Return the entropy of [..., C] probabilities in nats, [...]."""
+    return torch.special.entr(probs).sum(-1)
+
+
+def probit(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return [N, C] probabilities by the pairwise probit approximation.
+
+    Args:
+        mean: [N, C].
+        covariance: [N, C, C].
+    """
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    spread = variance[:, :, None] + variance[:, None, :] - 2 * covariance
+    gap = mean[:, :, None] - mean[:, None, :]
+    scaled = gap / (1 + math.pi / 8 * spread.clamp_min(0)).sqrt()
+    return (-(-scaled).logsumexp(-1)).softmax(-1)
+
+
+def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return [N, C] probabilities of the Dirichlet that the Laplace bridge matches.
+
+    The logits are first conditioned on a zero sum, since a Dirichlet cannot tell them from their
+    shifts. Only for small variances: it is the coarsest link when they are large.
+
+    Args:
+        mean: [N, C].
+        covariance: [N, C, C].
+    """
+    classes = mean.shape[1]
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    certain = (variance <= 0).all(-1, keepdim=True)
+    row_sums = covariance.sum(-1)
+    total = row_sums.sum(-1, keepdim=True)
+    # Where the sum of the logits is certain, centring is a plain shift.
+    share = torch.where(total > 0, row_sums / total, 1 / classes)
+    centred = mean - share * mean.sum(-1, keepdim=True)
+    conditional = (variance - share * row_sums).clamp_min(torch.finfo(mean.dtype).tiny)
+    # Logarithms: e^m alone would overflow for confident rows.
+    constant = math.log(1 - 2 / classes) if classes > 2 else -math.inf
+    growth = centred + (-centred).logsumexp(-1, keepdim=True) - 2 * math.log(classes)
+    concentration = torch.logaddexp(growth, torch.full_like(growth, constant)) - conditional.log()
+    return torch.where(certain, mean, concentration).softmax(-1)
+
+
+_CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bridge": bridge, "probit": probit}
+
+LINKS = ("mc", *_CLOSED_FORMS)
+
+
+def _sample(logits: GaussianLogits, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the mean over draws of the softmax [N, C] and of its entropy [N]."""
+    mean, root = logits.mean.double(), logits.root().double()
+    rows, classes = mean.shape
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn((num_samples + 1) // 2, classes, generator=generator, dtype=torch.float64)
+    noise = torch.cat([half, -half])[:num_samples].to(mean.device)
+    size = max(1, _CHUNK // (num_samples * classes))
+    parts = [
+        _sample_rows(mean[start : start + size], root[start : start + size], noise)
+        for start in range(0, rows, size)
+    ]
+    if not parts:
+        return mean, mean.sum(-1)
+    probs, conditional = zip(*parts, strict=True)
+    return torch.cat(probs), torch.cat(conditional)
+
+
+def _sample_rows(mean: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `_sample` does for a chunk of rows."""
+    if root.ndim == 2:
+        shift = noise[:, None, :] * root
+    else:
+        shift = torch.einsum("ncd,sd->snc", root, noise)
+    log_probs = (mean + shift).log_softmax(-1)
+    probs = log_probs.exp()
+    conditional = -(probs * log_probs).sum(-1).mean(0)
+    return probs.mean(0), conditional
+
+
+def _average_samples(samples: Tensor) -> LinkResult:
+    """Return the mean of the softmax over the first axis of [S, N, C]."""
+    probs = samples.softmax(-1)
+    mean = probs.mean(0)
+    return _decompose(mean, entropy(mean) - entropy(probs).mean(0))
+
+
+def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:
+    """Return the result with entropies; no information given means certain weights."""
+    total = entropy(probs)
+    epistemic = torch.zeros_like(total) if information is None else information
+    epistemic = torch.minimum(epistemic.clamp_min(0), total)
+    return LinkResult(probs, total, total - epistemic, epistemic)
+
+
+def _full(covariance: Tensor) -> Tensor:
+    return covariance if covariance.ndim == 3 else torch.diag_embed(covariance)

@@ -1,0 +1,145 @@
+"""One optimiser that a training loop owns, for an adapter and a head that take turns.
+
+`step()` moves the adapter, `head_step()` the head; a scheduler, a checkpoint and `zero_grad()`
+see both. Inside, each kind of parameter has the optimiser that suits it: Riemannian AdamW or a
+landing field for orthonormal factors, AdamW for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from bayeslora.adapters.config import AdapterConfig, PoLAR
+from bayeslora.adapters.site import LowRank
+from bayeslora.errors import InputError
+from bayeslora.optim.landing import LandingAdamW
+from bayeslora.optim.riemannian import RiemannianAdamW
+from bayeslora.optim.stiefel import euclidean_parameters, manifold_parameters
+
+
+class AlternatingOptimizer(Optimizer):
+    """Several optimisers behind the interface of one.
+
+    `param_groups` holds the very dictionaries that the inner optimisers read, and `state` is one
+    mapping that all of them share; so schedulers, gradient scalers, and `state_dict` of the base
+    class work unchanged. What it saves is tensors, numbers, lists and dictionaries only.
+
+    Args:
+        adapter: Optimisers that `step()` runs, in this order.
+        head: Optimisers that `head_step()` runs.
+
+    Raises:
+        InputError: There is nothing to optimise.
+    """
+
+    def __init__(self, adapter: Sequence[Optimizer], head: Sequence[Optimizer] = ()) -> None:
+        self._adapter = list(adapter)
+        self._head = list(head)
+        self._is_complete = False
+        groups = [group for inner in self._inner() for group in inner.param_groups]
+        if not groups:
+            raise InputError("nothing to optimise: there are no adapter sites and no head")
+        super().__init__(groups, defaults={})
+        self._is_complete = True
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move the adapter's parameters; return the closure's loss if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for inner in self._adapter:
+            inner.step()
+        return loss
+
+    def head_step(self) -> None:
+        """Move the head's parameters."""
+        for inner in self._head:
+            inner.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict()` returned, into the group dictionaries that are in use."""
+        groups = self.param_groups
+        super().load_state_dict(state_dict)
+        for group, loaded in zip(groups, self.param_groups, strict=True):
+            group.clear()
+            group.update(loaded)
+        self.param_groups = groups
+        self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse a group from outside: no inner optimiser would move it.
+
+        Raises:
+            InputError: Always, once the optimiser is built.
+        """
+        if self._is_complete:
+            raise InputError("parameters cannot be added; build a new optimiser with all of them")
+        super().add_param_group(param_group)
+
+    def _inner(self) -> list[Optimizer]:
+        return [*self._adapter, *self._head]
+
+    def _share(self) -> None:
+        """Let every inner optimiser keep its moments in the one mapping that is saved."""
+        for inner in self._inner():
+            inner.state = self.state
+
+
+def build_optimizer(
+    sites: Sequence[LowRank],
+    head_parameters: Iterable[nn.Parameter],
+    config: AdapterConfig,
+    head_lr: float,
+) -> AlternatingOptimizer:
+    """Return the optimiser for an adapter's sites and a head.
+
+    The adapter's groups come first, so the first learning rate is the adapter's. Each group's
+    `name` is `adapter`, `factors` or `head`.
+
+    Args:
+        sites: The adapters; may be empty.
+        head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
+        config: Learning rate, weight decay and constraint of the adapter.
+        head_lr: Learning rate of the head.
+
+    Raises:
+        InputError: There is nothing to optimise, or the sites are not those of `config`.
+    """
+    adapter: list[Optimizer] = []
+    free, factors = euclidean_parameters(sites), manifold_parameters(sites)
+    if factors and not isinstance(config, PoLAR):
+        raise InputError(f"the sites have orthonormal factors, which {config.name!r} cannot train")
+    if free:
+        group = {"params": free, "name": "adapter"}
+        adapter.append(AdamW([group], lr=config.lr, weight_decay=config.weight_decay))
+    # After the cores, so that absorption is the last thing that a step does.
+    if isinstance(config, PoLAR) and factors:
+        adapter.append(_factor_optimizer(sites, config))
+    head_group = {"params": list(head_parameters), "name": "head"}
+    head = [AdamW([head_group], lr=head_lr, weight_decay=0.0)] if head_group["params"] else []
+    return AlternatingOptimizer(adapter, head)
+
+
+def _factor_optimizer(sites: Sequence[LowRank], config: PoLAR) -> Optimizer:
+    """Return the optimiser that the configured constraint asks for."""
+    inner: Optimizer
+    if config.constraint == "retraction":
+        factors = manifold_parameters(sites)
+        inner = RiemannianAdamW(factors, lr=config.lr, max_rotation=config.max_rotation)
+    else:
+        inner = LandingAdamW(
+            sites,
+            lr=config.lr,
+            landing_lambda=config.landing_lambda,
+            absorb_every=config.absorb_every,
+            project=config.constraint == "landing",
+        )
+    inner.param_groups[0]["name"] = "factors"
+    return inner

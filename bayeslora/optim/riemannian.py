@@ -1,0 +1,106 @@
+"""AdamW for orthonormal factors, with every step along the manifold.
+
+    R = tangent part of the gradient at Z
+    m = β1 · (tangent part of m) + (1 − β1) R          v = β2 v + (1 − β2) mean(R²)
+    D = m̂ / (√v̂ + ε), shortened to `max_rotation`       Z ← polar factor of (Z − η D)
+
+The second moment is one number a factor (as in Bécigneul & Ganea 2019, arXiv:1810.00760): dividing
+entry by entry would leave the tangent space and depend on the choice of basis. The root mean
+square entry of a step is about η, as with Adam, so that learning rates carry over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bayeslora.errors import InputError
+from bayeslora.optim.stiefel import polar_retraction, tall, tangent
+
+
+class RiemannianAdamW(Optimizer):
+    """Adam on the Stiefel manifold; what it moves stays orthonormal within rounding.
+
+    Factors are matrices [n, r] or their transposes; the longer side is n. There is no weight
+    decay: it would shrink what has to keep its length. The state of a parameter holds `step`,
+    `exp_avg` (m), `exp_avg_sq` (v, one number) and `rotation`, its last step's root mean square
+    angle in radians before the cap.
+
+    Args:
+        params: Orthonormal matrices in float32 or float64.
+        lr: Learning rate η.
+        betas: Decay rates β1 and β2 of the two moments.
+        eps: Added to the root of the second moment.
+        max_rotation: Longest step ‖ηD‖_F/√r, in radians.
+
+    Raises:
+        InputError: A parameter is no matrix or not in float32 or float64.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 4e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_rotation: float = 0.3,
+    ) -> None:
+        factors = list(params)
+        for factor in factors:
+            if factor.ndim != 2 or factor.dtype not in {torch.float32, torch.float64}:
+                raise InputError(
+                    "orthonormal factors must be matrices in float32 or float64, got "
+                    f"{list(factor.shape)} in {factor.dtype}"
+                )
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "max_rotation": max_rotation}
+        super().__init__(factors, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every factor that has a gradient; return the closure's loss if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for factor in group["params"]:
+                if factor.grad is not None:
+                    _step(tall(factor), tall(factor.grad), self.state[factor], group)
+        return loss
+
+
+def _step(Z: Tensor, G: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Move one factor in place by the update in the module's docstring."""
+    D = direction(Z, G, state, group)
+    rotation = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[1] ** 0.5
+    state["rotation"] = rotation
+    shrink = (group["max_rotation"] / rotation).clamp(max=1.0)
+    Z.copy_(polar_retraction(Z - group["lr"] * shrink * D))
+
+
+def direction(Z: Tensor, G: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Return the descent step D [n, r], tangent at Z, and advance the moments in `state`.
+
+    Args:
+        Z: [n, r] with orthonormal columns.
+        G: [n, r], the Euclidean gradient.
+        state: The factor's moments, empty before its first step.
+        group: `betas` and `eps`.
+    """
+    if not state:
+        state["step"] = 0
+        state["exp_avg"] = torch.zeros_like(Z)
+        state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
+    beta1, beta2 = group["betas"]
+    state["step"] += 1
+    R = tangent(Z, G)
+    state["exp_avg"] = beta1 * tangent(Z, state["exp_avg"]) + (1 - beta1) * R
+    state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * R.square().mean()
+    first = state["exp_avg"] / (1 - beta1 ** state["step"])
+    second = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
+    D: Tensor = first / (second.sqrt() + group["eps"])
+    return D

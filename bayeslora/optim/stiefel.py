@@ -1,0 +1,108 @@
+"""Steps on the Stiefel manifold of matrices with orthonormal columns, O(n r²) each.
+
+`Z` is always tall, [n, r] with n ≥ r. PoLAR keeps two such factors a site: `B.weight` is the
+left one, `A.weight` the transpose of the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.adapters.site import LowRank
+
+_CONDITION_LIMIT = 1e-6
+"""Smallest ratio of eigenvalues of ZᵀZ for which its inverse square root is trusted."""
+
+
+def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `(Q [n, r], P [r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
+
+    Q is the orthonormal matrix nearest to Z. It comes from the eigenvectors of ZᵀZ, or from a
+    thin singular value decomposition where Z is close to rank deficient; both in float64, so
+    that rounding the result to Z's precision is the only error.
+    """
+    wide = Z.double()
+    values, V = torch.linalg.eigh(wide.mT @ wide)
+    if values[0] < _CONDITION_LIMIT * values[-1] or values[-1] <= 0:
+        U, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+        Q, P = U @ Vh, (Vh.mT * S) @ Vh
+    else:
+        roots = values.sqrt()
+        Q, P = wide @ ((V / roots) @ V.mT), (V * roots) @ V.mT
+    return Q.to(Z.dtype), P.to(Z.dtype)
+
+
+def polar_retraction(Z: Tensor) -> Tensor:
+    """Return the orthonormal matrix nearest to Z, [n, r]."""
+    return polar_decomposition(Z)[0]
+
+
+def tangent(Z: Tensor, G: Tensor) -> Tensor:
+    """Return the projection `G − Z sym(ZᵀG)` of G onto the tangent space at Z, [n, r].
+
+    The metric is the Euclidean one (Edelman, Arias & Smith 1998, arXiv:physics/9806030).
+    """
+    K = Z.mT @ G
+    return G - Z @ ((K + K.mT) / 2)
+
+
+def landing_field(Z: Tensor, G: Tensor, landing_lambda: float) -> Tensor:
+    """Return `(GZᵀ − ZGᵀ) Z + λ Z (ZᵀZ − I)`, [n, r], without forming an n × n matrix.
+
+    The first part keeps ZᵀZ as it is, on the manifold and off it; the second, orthogonal to it,
+    attracts to the manifold (Ablin & Peyré 2022, arXiv:2102.07432; the scale is that of Lion,
+    Zhang, Li & He 2025, arXiv:2506.03133, in their code).
+    """
+    gram = Z.mT @ Z
+    return G @ gram - Z @ (G.mT @ Z) + landing_lambda * penalty(Z)
+
+
+def penalty(Z: Tensor) -> Tensor:
+    """Return `Z (ZᵀZ − I)`, [n, r], a quarter of the gradient of ‖ZᵀZ − I‖²_F."""
+    return Z @ (Z.mT @ Z) - Z
+
+
+@torch.no_grad()
+def absorb(sites: Sequence[LowRank]) -> None:
+    """Make the factors of PoLAR sites orthonormal in place without changing what they compute.
+
+    With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores take up what
+    the factors lose. Sites without a core, and those that are frozen, are left alone.
+    """
+    for site in sites:
+        if site.core is None or not site.manifold():
+            continue
+        if not all(value.requires_grad for value in site.trainable().values()):
+            continue
+        Qx, Px = polar_decomposition(site.B.weight)
+        Qy, Py = polar_decomposition(site.A.weight.mT)
+        site.core.weight.copy_(Px @ site.core.weight @ Py)
+        site.B.weight.copy_(Qx)
+        site.A.weight.copy_(Qy.mT)
+
+
+def manifold_parameters(sites: Sequence[LowRank]) -> list[nn.Parameter]:
+    """Return the parameters that live on a manifold, site by site."""
+    return [site.trainable()[key] for site in sites for key in site.manifold()]
+
+
+def euclidean_parameters(sites: Sequence[LowRank]) -> list[nn.Parameter]:
+    """Return the parameters that live on none, site by site."""
+    return [
+        value
+        for site in sites
+        for key, value in site.trainable().items()
+        if key not in site.manifold()
+    ]
+
+
+def tall(matrix: Tensor) -> Tensor:
+    """Return `matrix` or its transpose, whichever has at least as many rows as columns.
+
+    For a square orthogonal matrix both describe the same tangent space and the same retraction,
+    so the choice does not matter.
+    """
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT

@@ -1,0 +1,221 @@
+"""What can be chosen about a posterior: one frozen dataclass a method, free of torch.
+
+Every prior scale here is τ, the prior standard deviation of a logit: features reach the head with
+mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bayeslora.errors import InputError, unknown_choice
+
+DEFAULT_PRIOR_SCALE = 2.0
+PRIOR_SCALE_GRID = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+BOUNDS = ("jensen", "knowles_minka", "mc")
+CLOSED_FORM_BOUNDS = ("jensen", "knowles_minka")
+COVARIANCES = ("dense", "diagonal")
+HEAD_STEPS = ("gradient", "refit")
+LINKS = ("bridge", "mc", "probit")
+STRUCTURES = ("diag", "full", "kron")
+
+
+@dataclass(frozen=True)
+class MLE:
+    """Maximum likelihood: softmax regression on the features, no prior."""
+
+    name: ClassVar[str] = "mle"
+    summary: ClassVar[str] = "point estimate, plain cross-entropy"
+    source: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class MAP:
+    """Maximum a posteriori under a Gaussian prior on the head weights.
+
+    Attributes:
+        prior_scale: Prior standard deviation of a logit.
+    """
+
+    prior_scale: float = DEFAULT_PRIOR_SCALE
+
+    name: ClassVar[str] = "map"
+    summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
+    source: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        _positive("prior_scale", self.prior_scale)
+
+
+@dataclass(frozen=True)
+class VBLL:
+    """Variational Bayesian last layer: a Gaussian over the weights of each class.
+
+    Attributes:
+        prior_scale: Prior standard deviation of a logit; `validation` takes the best of
+            `PRIOR_SCALE_GRID` by validation NLL at the polish, `empirical-bayes` the maximum of
+            the ELBO. While the adapter trains, either name stands for `DEFAULT_PRIOR_SCALE`.
+        bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
+            `knowles_minka` or `mc` (sampled, unbiased).
+        polish_bound: Bound of the final closed-form fit: `jensen` or `knowles_minka`.
+        covariance: Covariance of each class's weights after the polish: `dense` or `diagonal`.
+        head_step: How the head follows the adapter: `gradient` steps, or a closed-form `refit`.
+        training_covariance: Covariance of each class's weights while the adapter trains.
+        head_lr: Learning rate of the gradient steps.
+        head_steps: Gradient steps of the head for each step of the adapter.
+        refit_every: Steps of the adapter between two closed-form refits.
+        num_bound_samples: Draws of the `mc` bound.
+        laplace_refinement: Replace the polished covariance by the Laplace one at the same mean.
+        link: How logits become probabilities.
+        num_samples: Draws of the `mc` link.
+    """
+
+    prior_scale: float | str = "validation"
+    bound: str = "jensen"
+    polish_bound: str = "knowles_minka"
+    covariance: str = "dense"
+    head_step: str = "gradient"
+    training_covariance: str = "diagonal"
+    head_lr: float = 5e-3
+    head_steps: int = 1
+    refit_every: int = 20
+    num_bound_samples: int = 16
+    laplace_refinement: bool = False
+    link: str = "mc"
+    num_samples: int = 1000
+
+    name: ClassVar[str] = "vbll"
+    summary: ClassVar[str] = "variational Bayesian last layer, polished in closed form"
+    source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
+
+    def __post_init__(self) -> None:
+        _positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
+        _choice("bound", self.bound, BOUNDS)
+        _choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
+        _choice("covariance", self.covariance, COVARIANCES)
+        _choice("head_step", self.head_step, HEAD_STEPS)
+        _choice("training_covariance", self.training_covariance, COVARIANCES)
+        _choice("link", self.link, LINKS)
+        _positive("head_lr", self.head_lr)
+        for field in ("head_steps", "refit_every", "num_bound_samples"):
+            _count(field, getattr(self, field), least=1)
+        _count("num_samples", self.num_samples, least=0)
+        _flag("laplace_refinement", self.laplace_refinement)
+        if self.head_step == "refit" and self.bound not in CLOSED_FORM_BOUNDS:
+            raise InputError(
+                f"head_step 'refit' has no closed form for bound {self.bound!r}; "
+                f"choose bound 'jensen' or 'knowles_minka', or head_step 'gradient'"
+            )
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace approximation of the last layer around its trained weights.
+
+    Attributes:
+        structure: Covariance of all head weights: `full`, `kron` or `diag`.
+        prior_precision: Precision δ of the Gaussian prior on a weight; `marglik` maximises the
+            marginal likelihood, `validation` minimises the validation NLL.
+        prior_scale: Prior standard deviation of a logit while the mean weights are trained.
+        link: How logits become probabilities; the same link is used for tuning.
+        num_samples: Draws of the `mc` link.
+    """
+
+    structure: str = "kron"
+    prior_precision: float | str = "marglik"
+    prior_scale: float = DEFAULT_PRIOR_SCALE
+    link: str = "mc"
+    num_samples: int = 1000
+
+    name: ClassVar[str] = "laplace"
+    summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
+    source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
+
+    def __post_init__(self) -> None:
+        _choice("structure", self.structure, STRUCTURES)
+        _positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
+        _positive("prior_scale", self.prior_scale)
+        _choice("link", self.link, LINKS)
+        _count("num_samples", self.num_samples, least=0)
+
+
+@dataclass(frozen=True)
+class MCDropout:
+    """Monte Carlo dropout: the network's own dropout kept alive while predicting.
+
+    Attributes:
+        p: Dropout probability on the adapter's input.
+        num_samples: Passes through the network.
+    """
+
+    p: float = 0.1
+    num_samples: int = 10
+
+    name: ClassVar[str] = "mc_dropout"
+    summary: ClassVar[str] = "dropout left on while predicting, several passes"
+    source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.p) or not 0 < self.p < 1:
+            raise InputError(f"p must be between 0 and 1, got {self.p!r}")
+        _count("num_samples", self.num_samples, least=0)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several adapters and heads, trained from different seeds on one frozen backbone.
+
+    Attributes:
+        num_members: How many.
+    """
+
+    num_members: int = 3
+
+    name: ClassVar[str] = "ensemble"
+    summary: ClassVar[str] = "independently trained adapters, averaged"
+    source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
+
+    def __post_init__(self) -> None:
+        _count("num_members", self.num_members, least=1)
+
+
+PosteriorConfig = MLE | MAP | VBLL | Laplace | MCDropout | Ensemble
+
+POSTERIORS: dict[str, type[Any]] = {
+    config.name: config for config in (MLE, MAP, VBLL, Laplace, MCDropout, Ensemble)
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _positive(field: str, value: object) -> None:
+    if not _is_number(value) or not (math.isfinite(float(value)) and float(value) > 0):  # type: ignore[arg-type]
+        raise InputError(f"{field} must be > 0, got {value!r}")
+
+
+def _positive_or_name(field: str, value: object, names: Collection[str]) -> None:
+    if not isinstance(value, str):
+        _positive(field, value)
+    elif value not in names:
+        raise unknown_choice(f"{field} (a number > 0, or a name)", value, names)
+
+
+def _choice(field: str, value: object, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise unknown_choice(field, str(value), allowed)
+
+
+def _count(field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
+
+
+def _flag(field: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{field} must be true or false, got {value!r}")

@@ -1,0 +1,194 @@
+"""Laplace approximation of a softmax last layer around its trained weights.
+
+    q(Θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J_n = I ⊗ φ_nᵀ
+
+For a last layer H is the exact Hessian and the logits are exactly linear in the weights. θ̂ is
+trained as a MAP head; `fit` adds the curvature and chooses δ, and never moves θ̂.
+
+Sources: MacKay 1992; Kristiadi, Hein and Hennig 2020, arXiv 2002.10118; Daxberger et al. 2021,
+arXiv 2106.14806.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.config import Laplace
+from bayeslora.posteriors.laplace_diag import DiagCurvature
+from bayeslora.posteriors.laplace_full import FullCurvature
+from bayeslora.posteriors.laplace_kron import KronCurvature
+from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.scores import nll
+
+
+class Curvature(Protocol):
+    """The Hessian H of the summed negative log-likelihood, in some structure."""
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
+        ...
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI| over all C d weights."""
+        ...
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] float64 features."""
+        ...
+
+
+STRUCTURES = {"diag": DiagCurvature, "full": FullCurvature, "kron": KronCurvature}
+
+
+class LaplaceHead(nn.Module):
+    """The head; a `LastLayer`.
+
+    Attributes:
+        point: The MAP head that holds the mean weights.
+        curvature: The Hessian, None before `fit`.
+        prior_precision: δ, a float64 scalar; NaN before `fit`.
+        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats a row.
+    """
+
+    prior_precision: Tensor
+    log_evidence: Tensor
+
+    def __init__(
+        self,
+        config: Laplace,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.point = PointHead(
+            num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
+        )
+        self.curvature: KronCurvature | FullCurvature | DiagCurvature | None = None
+        self.rank = 0
+        for name in ("prior_precision", "log_evidence"):
+            self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the MAP objective of the mean weights."""
+        return self.point.loss(features, labels, num_train)
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy with the weights held constant."""
+        return self.point.data_loss(features, labels)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit curvature and prior precision; the mean weights stay as they are.
+
+        Raises:
+            InputError: The prior precision is to be chosen by validation without such data.
+        """
+        features = features.double()
+        logits = self.point.predict(features).mean
+        self.prepare({"fitted": True, "rank": min(features.shape)})
+        assert self.curvature is not None
+        self.curvature.fit(features, logits.softmax(-1))
+        log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
+        precision = self._choose_precision(log_likelihood, validation)
+        self.prior_precision.fill_(precision)
+        self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(labels))
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the logits' distribution.
+
+        Raises:
+            InputError: The head has not been fitted.
+        """
+        if self.curvature is None:
+            raise InputError("the Laplace posterior has no covariance yet; call fit first")
+        return self._logits(features, float(self.prior_precision))
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Start from given [C, d] weights instead of zero."""
+        self.point.set_mean(weight)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return whether there is a fit, and the rank of its features."""
+        if self.curvature is None:
+            return {"fitted": False}
+        return {"fitted": True, "rank": self.rank}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the curvature that `extra` describes."""
+        if not extra.get("fitted"):
+            return
+        classes, size = self.point.weight.shape
+        self.rank = int(extra["rank"])
+        curvature = STRUCTURES[self.config.structure](size, classes, self.rank)
+        self.curvature = curvature.to(self.point.weight.device)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior precision, the prior scale it amounts to, and the log evidence."""
+        if self.curvature is None:
+            return {"fitted": "no"}
+        precision = float(self.prior_precision)
+        return {
+            "prior_precision": precision,
+            "prior_scale": math.sqrt(float(self.point.mean_sq_norm) / precision),
+            "log_evidence": float(self.log_evidence),
+        }
+
+    def _choose_precision(
+        self, log_likelihood: float, validation: tuple[Tensor, Tensor] | None
+    ) -> float:
+        chosen = self.config.prior_precision
+        if not isinstance(chosen, str):
+            return chosen
+        unit = float(self.point.mean_sq_norm)
+        if chosen == "marglik":
+
+            def evidence(precision: float) -> float:
+                return self._evidence(log_likelihood, precision)
+
+            return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+        if validation is None:
+            raise InputError("prior_precision 'validation' needs validation data")
+        features, labels = validation
+
+        def score(precision: float) -> float:
+            logits = self._logits(features, precision)
+            probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
+            return -nll(probs, labels)
+
+        return best_on_grid(score, unit, "validation NLL")
+
+    def _evidence(self, log_likelihood: float, precision: float) -> float:
+        assert self.curvature is not None
+        weight = self.point.weight.double()
+        return log_marginal_likelihood(
+            log_likelihood,
+            float(weight.square().sum()),
+            self.curvature.log_determinant(precision),
+            weight.numel(),
+            precision,
+        )
+
+    def _logits(self, features: Tensor, precision: float) -> GaussianLogits:
+        assert self.curvature is not None
+        features = features.double()
+        mean = self.point.predict(features).mean
+        return GaussianLogits(mean, self.curvature.covariance(features, precision))

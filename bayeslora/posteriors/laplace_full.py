@@ -1,0 +1,115 @@
+"""Exact curvature of a softmax last layer, covariances between classes included.
+
+    H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
+
+Two directions carry no curvature, so the prior stays there exactly and neither is stored:
+
+- a shift common to all classes, because (diag p − ppᵀ) 1 = 0. In an orthonormal basis U [C, C−1] of
+  the contrasts between classes, H is a matrix of size (C−1) d.
+- features outside the row space of the training features (`rowspace.py`).
+
+V keeps the prior variance ‖φ‖²/δ along the common shift, which softmax cannot see.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.rowspace import RowSpace
+from bayeslora.posteriors.vbll_blocks import row_chunks
+
+# A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.
+_LARGEST = 16384
+
+
+class FullCurvature(nn.Module):
+    """The Hessian between class contrasts in row-space coordinates, float64.
+
+    Attributes:
+        hessian: [(C−1) r, (C−1) r], contrasts outermost.
+        basis: [d, r] of the row space, None where r = d.
+    """
+
+    hessian: Tensor
+    basis: Tensor | None
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        size = (num_classes - 1) * rank
+        if size > _LARGEST:
+            raise InputError(
+                f"a full Laplace covariance of {num_classes} classes and {rank} features has "
+                f"{size} rows, more than {_LARGEST}; choose structure 'kron'"
+            )
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.register_buffer("hessian", torch.zeros(size, size, dtype=torch.float64))
+        rotated = rank < num_features
+        basis = torch.zeros(num_features, rank, dtype=torch.float64) if rotated else None
+        self.register_buffer("basis", basis)
+        self._inverse: tuple[float, Tensor] | None = None
+        self._spectrum: Tensor | None = None
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
+        space = RowSpace.of(features)
+        inside = space.coordinates(features)
+        contrasts = class_contrasts(self.num_classes).to(features)
+        centred = contrasts - (probs @ contrasts)[:, None, :]
+        # Rows of this root are √p_c (e_c − p)ᵀU, and diag p − ppᵀ is its Gram matrix.
+        roots = probs.sqrt()[..., None] * centred
+        size = self.hessian.shape[0]
+        self.hessian = features.new_zeros(size, size)
+        start = 0
+        for rows in row_chunks(inside, self.num_classes * size):
+            part = roots[start : start + len(rows)]
+            jacobian = torch.einsum("nck,ni->ncki", part, rows).reshape(-1, size)
+            self.hessian.addmm_(jacobian.T, jacobian)
+            start += len(rows)
+        self.basis = space.basis
+        self._inverse = self._spectrum = None
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI| over all C d weights."""
+        if self._spectrum is None:
+            self._spectrum = torch.linalg.eigvalsh(self.hessian).clamp_min(0)
+        missing = self.num_classes * self.num_features - len(self._spectrum)
+        return float((self._spectrum + precision).log().sum()) + missing * math.log(precision)
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
+        space = RowSpace(self.basis)
+        inside = space.coordinates(features)
+        contrasts = class_contrasts(self.num_classes).to(features)
+        number, rank = contrasts.shape[1], inside.shape[1]
+        inverse = self._inverted(precision).view(number, rank, number, rank)
+        parts = [
+            torch.einsum("kilj,ni,nj->nkl", inverse, rows, rows)
+            for rows in row_chunks(inside, number * number * rank)
+        ]
+        reduced = torch.cat(parts)
+        outside = space.outside(features) / precision
+        reduced.diagonal(dim1=-2, dim2=-1).add_(outside)
+        shift = features.square().sum(-1) / precision / self.num_classes
+        return contrasts @ reduced @ contrasts.T + shift[:, None, None]
+
+    def _inverted(self, precision: float) -> Tensor:
+        """Return (H + δI)⁻¹, remembered for the last δ."""
+        if self._inverse is None or self._inverse[0] != precision:
+            matrix = self.hessian.clone()
+            matrix.diagonal().add_(precision)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            self._inverse = (precision, inverse)
+        return self._inverse[1]
+
+
+def class_contrasts(num_classes: int) -> Tensor:
+    """Return Helmert contrasts [C, C−1], float64: orthonormal columns, each summing to zero."""
+    order = torch.arange(1, num_classes, dtype=torch.float64)
+    contrasts = torch.ones(num_classes, num_classes - 1, dtype=torch.float64).triu()
+    contrasts[1:] -= torch.diag(order)
+    return contrasts / (order * (order + 1)).sqrt()

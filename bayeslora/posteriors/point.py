@@ -1,0 +1,86 @@
+"""Point estimates of the last layer: maximum likelihood, and maximum a posteriori.
+
+    MLE   minimise  mean_n −log softmax(W φ_n)_{y_n}
+    MAP   the same + ‖W‖² / (2 σ0² N),   W ~ N(0, σ0²) entry by entry, σ0² = τ² / mean ‖φ‖²
+
+The MAP penalty is in the loss. Weight decay in the optimiser would be another prior: leave it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bayeslora.logits import GaussianLogits
+
+
+class PointHead(nn.Module):
+    """Softmax regression, with a Gaussian prior where `prior_scale` is given.
+
+    Attributes:
+        weight: [C, d] parameter, zero at the start.
+        mean_sq_norm: Mean ‖φ‖² that turns the prior scale of a logit into that of a weight.
+    """
+
+    mean_sq_norm: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        prior_scale: float | None = None,
+        mean_sq_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.prior_scale = prior_scale
+        self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
+        self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
+
+    @property
+    def prior_precision(self) -> float:
+        """1/σ0² of a weight; zero without a prior."""
+        return 0.0 if self.prior_scale is None else float(self.mean_sq_norm) / self.prior_scale**2
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the mean cross-entropy, plus the prior's penalty / `num_train`."""
+        penalty = 0.5 * self.prior_precision / num_train * self.weight.square().sum()
+        return cross_entropy(features @ self.weight.T, labels) + penalty
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy with the weights held constant."""
+        return cross_entropy(features @ self.weight.detach().T, labels)
+
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Leave the trained weights as they are."""
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the logits with zero variance, in float64."""
+        mean = features.double() @ self.weight.double().T
+        return GaussianLogits(mean, torch.zeros_like(mean))
+
+    @torch.no_grad()
+    def set_mean(self, weight: Tensor) -> None:
+        """Start from given [C, d] weights instead of zero."""
+        self.weight.copy_(weight)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return nothing: every shape follows from the constructor."""
+        return {}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate nothing."""
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior scale, where there is one."""
+        return {} if self.prior_scale is None else {"prior_scale": self.prior_scale}

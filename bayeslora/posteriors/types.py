@@ -1,0 +1,85 @@
+"""What a last-layer posterior and a weight posterior must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bayeslora.logits import GaussianLogits
+
+
+class LastLayer(Protocol):
+    """A distribution over the weights of a linear head; it sees features, never tokens.
+
+    Every implementation is also an `nn.Module`, with state made of tensors only.
+    """
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the head's own objective: mean nats a row, KL / `num_train` included.
+
+        Args:
+            features: [B, d] floats; gradients reach them.
+            labels: [B] int64 class indices.
+            num_train: Rows of the whole training set.
+        """
+        ...
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return what the adapter minimises: mean nats a row, without the KL.
+
+        Gradients reach the features only; the head's parameters count as constants.
+        """
+        ...
+
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit the posterior that `predict` uses to cached features, in float64.
+
+        Training state is left alone, so training can go on afterwards.
+
+        Args:
+            features: [N, d], the whole training set in evaluation mode.
+            labels: [N] int64 class indices.
+            validation: Features and labels of held-out rows, for choosing the prior.
+        """
+        ...
+
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the logits' distribution for [N, d] features, in float64."""
+        ...
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Start from given [C, d] weights instead of zero."""
+        ...
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return, JSON-ready, what `prepare` needs to give a fresh module the same shapes."""
+        ...
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate what `extra` describes, so that `load_state_dict` finds every tensor."""
+        ...
+
+    def report(self) -> dict[str, float | str]:
+        """Return what the fit chose and reached, JSON-ready: the prior scale, the ELBO."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors by name, as every `nn.Module` does."""
+        ...
+
+
+class WeightPosterior(Protocol):
+    """A distribution over the weights of a whole network, seen through its draws."""
+
+    def draw(self, generator: torch.Generator) -> AbstractContextManager[None]:
+        """Put one draw of the weights in place while the context lasts, then restore them."""
+        ...

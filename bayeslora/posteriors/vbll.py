@@ -1,0 +1,222 @@
+"""Variational Bayesian last layer: a Gaussian over the weights of each class.
+
+    z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(0, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
+
+While the adapter trains, q follows by gradient steps on
+
+    −(1/B) Σ_batch bound(φ_n, y_n; q)  +  KL(q ‖ prior) / N
+
+or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form
+(`vbll_polish.py`) and stores it apart from the training parameters.
+
+Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors import bounds
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
+from bayeslora.posteriors.gaussian import logit_moments, lower_triangle, raw_triangle
+from bayeslora.posteriors.vbll_polish import Start, polish
+from bayeslora.posteriors.vbll_prior import polish_with_prior
+from bayeslora.posteriors.vbll_pyro import negative_elbo
+
+logger = logging.getLogger(__name__)
+
+# Standard deviation of a logit under q when training starts.
+_INITIAL_LOGIT_STD = 0.1
+
+
+class VBLLHead(nn.Module):
+    """The head; a `LastLayer`.
+
+    Attributes:
+        mean: [C, d] parameter, μ while training; zero at the start.
+        spread: Parameter behind the training covariance: log standard deviations [C, d], or
+            [C, d, d] triangles as `gaussian.lower_triangle` reads them.
+        fitted_mean: [C, d] float64 buffer, None before `fit`.
+        fitted_scale: [C, d] or [C, d, d] float64 buffer, None before `fit`.
+        fitted_prior_scale: τ of the last fit, None before `fit`.
+        fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
+    """
+
+    mean_sq_norm: Tensor
+    num_draws: Tensor
+    fitted_mean: Tensor | None
+    fitted_scale: Tensor | None
+    fitted_prior_scale: Tensor | None
+    fitted_elbo: Tensor | None
+
+    def __init__(
+        self,
+        config: VBLL,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
+        log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
+        spread = torch.full((num_classes, num_features), log_std)
+        dense = config.training_covariance == "dense"
+        self.spread = nn.Parameter(torch.diag_embed(spread) if dense else spread)
+        self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
+        # Numbers the draws of the sampled bound, so that a resumed training sees new ones.
+        self.register_buffer("num_draws", torch.tensor(0))
+        for name in ("mean", "scale", "prior_scale", "elbo"):
+            self.register_buffer(f"fitted_{name}", None)
+
+    @property
+    def prior_variance(self) -> float:
+        """σ0² of a weight while training."""
+        scale = self.config.prior_scale
+        return (DEFAULT_PRIOR_SCALE if isinstance(scale, str) else scale) ** 2 / float(
+            self.mean_sq_norm
+        )
+
+    @property
+    def scale(self) -> Tensor:
+        """Factors of the training covariance: [C, d] deviations or [C, d, d] triangles."""
+        return self.spread.exp() if self.spread.ndim == 2 else lower_triangle(self.spread)
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return −mean bound + KL / `num_train`, in nats a row."""
+        scale = self.scale
+        likelihood = num_train * self._bound(features, labels, self.mean, scale).mean()
+        prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)
+        return negative_elbo(self.mean, scale, prior_variance, likelihood) / num_train
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return −mean bound with q held constant, in nats a row."""
+        return -self._bound(features, labels, self.mean.detach(), self.scale.detach()).mean()
+
+    @torch.no_grad()
+    def refit(self, features: Tensor, labels: Tensor, iterations: int = 8) -> None:
+        """Move the training parameters near their optimum for [N, d] features, in closed form."""
+        polished = polish(
+            features,
+            labels,
+            len(self.mean),
+            prior_variance=self.prior_variance,
+            bound=self.config.bound,
+            covariance=self.config.training_covariance,
+            start=self._start(features, self.mean, self.scale),
+            max_iterations=iterations,
+        )
+        scale = polished.scale()
+        self.mean.copy_(polished.mean)
+        self.spread.copy_(scale.log() if scale.ndim == 2 else raw_triangle(scale))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit the posterior that `predict` uses, starting from the last fit."""
+        polished = polish_with_prior(
+            self.config,
+            features,
+            labels,
+            len(self.mean),
+            mean_sq_norm=float(self.mean_sq_norm),
+            start=self._start(features, *self._posterior()),
+            validation=validation,
+        )
+        if not polished.converged:
+            logger.warning("the polish stopped after %d rounds unconverged", len(polished.elbo))
+        self.fitted_mean = polished.mean
+        self.fitted_scale = polished.scale()
+        tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
+        self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
+        self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(labels))
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the logits under the last fit, or under the training q where there is none."""
+        return self._logits(features, *self._posterior())
+
+    @torch.no_grad()
+    def training_logits(self, features: Tensor) -> GaussianLogits:
+        """Return the logits under the training q, fitted or not."""
+        return self._logits(features, self.mean, self.scale)
+
+    @torch.no_grad()
+    def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
+        """Return how far the bound is below the sampled log-likelihood, in nats a row."""
+        logits = self.predict(features)
+        bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
+        if bound == "mc":
+            return 0.0
+        noise = bounds.antithetic_noise(num_draws, tuple(logits.mean.shape), self.seed, logits.mean)
+        sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
+        closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
+        return float((sampled - closed).mean())
+
+    @torch.no_grad()
+    def set_mean(self, weight: Tensor) -> None:
+        """Start training from given [C, d] means."""
+        self.mean.copy_(weight)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return whether there is a fit, and of which covariance."""
+        if self.fitted_scale is None:
+            return {"fitted": False}
+        covariance = "diagonal" if self.fitted_scale.ndim == 2 else "dense"
+        return {"fitted": True, "covariance": covariance}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the fit that `extra` describes."""
+        if not extra.get("fitted"):
+            return
+        classes, size = self.mean.shape
+        shape = (classes, size) if extra["covariance"] == "diagonal" else (classes, size, size)
+        self.fitted_mean = self.mean_sq_norm.new_zeros(classes, size)
+        self.fitted_scale = self.mean_sq_norm.new_zeros(shape)
+        self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
+        self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior scale and the ELBO a row of the last fit."""
+        if self.fitted_prior_scale is None or self.fitted_elbo is None:
+            return {"polished": "no"}
+        return {"prior_scale": float(self.fitted_prior_scale), "elbo": float(self.fitted_elbo)}
+
+    def _posterior(self) -> tuple[Tensor, Tensor]:
+        if self.fitted_mean is None or self.fitted_scale is None:
+            return self.mean, self.scale
+        return self.fitted_mean, self.fitted_scale
+
+    def _start(self, features: Tensor, mean: Tensor, scale: Tensor) -> Start:
+        return Start(mean, logit_moments(features.double(), mean.double(), scale.double())[1])
+
+    def _logits(self, features: Tensor, mean: Tensor, scale: Tensor) -> GaussianLogits:
+        moments = logit_moments(features.double(), mean.double(), scale.double())
+        return GaussianLogits(*moments)
+
+    def _bound(self, features: Tensor, labels: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        logits, variance = logit_moments(features.to(mean.dtype), mean, scale)
+        if self.config.bound != "mc":
+            return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
+        self.num_draws += 1
+        noise = bounds.antithetic_noise(
+            self.config.num_bound_samples,
+            tuple(logits.shape),
+            self.seed + int(self.num_draws),
+            logits,
+        )
+        return bounds.monte_carlo(logits, variance, labels, noise)

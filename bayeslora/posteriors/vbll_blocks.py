@@ -1,0 +1,140 @@
+"""The optimal covariance of every class's weights, given how much each training row weighs.
+
+At the optimum of the variational objective the precision of class c is
+
+    S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ          (`dense`; its diagonal alone for `diagonal`)
+
+Both classes below hold the factorised precisions and answer the same questions: the variance of
+logits, the log-determinant and trace that the KL needs, and a preconditioner for the means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.gaussian import precision_to_lower
+
+# Elements of a [C, d, rows] intermediate held at a time: 64 MB in float64.
+_CHUNK = 1 << 23
+
+
+class Blocks(Protocol):
+    """Covariances S_c of C classes in d dimensions; all tensors float64.
+
+    Attributes:
+        train_variance: [N, C], φ_nᵀS_cφ_n of the training rows.
+        log_determinant: Σ_c log|S_c|.
+        trace: Σ_c tr S_c.
+        prior_precision: 1/σ0² inside the precisions.
+    """
+
+    prior_precision: float
+    train_variance: Tensor
+    log_determinant: float
+    trace: float
+
+    def variance(self, features: Tensor) -> Tensor:
+        """Return φᵀS_cφ, [M, C], for [M, d] features."""
+        ...
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return an approximate inverse Hessian times a [C, d] gradient of the means."""
+        ...
+
+    def scale(self) -> Tensor:
+        """Return factors as in `gaussian.py`: [C, d, d] lower triangles or [C, d]."""
+        ...
+
+
+class DenseBlocks:
+    """A full d x d covariance for each class, held as the Cholesky factor R_c of its precision."""
+
+    def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
+        self.prior_precision = prior_precision
+        precision = weighted_gram(features, weights)
+        precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
+        self._precision = precision
+        self._factor = torch.linalg.cholesky(precision)
+        self.train_variance = self.variance(features)
+        diagonal = self._factor.diagonal(dim1=-2, dim2=-1)
+        self.log_determinant = -2 * float(diagonal.log().sum())
+        # tr(S_c S_c⁻¹) = d splits into the prior's part and the rows' part.
+        rows = float((weights * self.train_variance).sum())
+        self.trace = (diagonal.numel() - rows) / prior_precision
+
+    def variance(self, features: Tensor) -> Tensor:
+        """Return φᵀS_cφ = ‖R_c⁻¹φ‖²."""
+        classes, size, _ = self._factor.shape
+        parts = [
+            torch.linalg.solve_triangular(self._factor, rows.T.expand(classes, -1, -1), upper=False)
+            .square()
+            .sum(1)
+            .T
+            for rows in row_chunks(features, classes * size)
+        ]
+        return torch.cat(parts)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return S_c g_c: Newton's step of each class as if the others stood still."""
+        return torch.cholesky_solve(gradient[..., None], self._factor)[..., 0]
+
+    def scale(self) -> Tensor:
+        """Return the lower triangles L_c with L_c L_cᵀ = S_c."""
+        return precision_to_lower(self._precision)
+
+
+class DiagonalBlocks:
+    """Independent weights: variances 1 / (1/σ0² + Σ_n w_nc φ_ni²), [C, d]."""
+
+    def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
+        self.prior_precision = prior_precision
+        squares = features.square()
+        self._variances = 1 / (weights.T @ squares + prior_precision)
+        self.train_variance = squares @ self._variances.T
+        self.log_determinant = float(self._variances.log().sum())
+        self.trace = float(self._variances.sum())
+        # ½ bounds the curvature of log-sum-exp, and features correlate: the diagonal alone would
+        # be a poor guide for the means.
+        hessian = 0.5 * features.T @ features
+        hessian.diagonal().add_(prior_precision)
+        self._factor = torch.linalg.cholesky(hessian)
+
+    def variance(self, features: Tensor) -> Tensor:
+        """Return Σ_i S_ci φ_i²."""
+        return features.square() @ self._variances.T
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
+        return torch.cholesky_solve(gradient.T, self._factor).T
+
+    def scale(self) -> Tensor:
+        """Return the standard deviations, [C, d]."""
+        return self._variances.sqrt()
+
+
+def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ_n w_nc φ_n φ_nᵀ, [C, d, d], for [N, d] features and [N, C] weights."""
+    classes, size = weights.shape[1], features.shape[1]
+    gram = features.new_zeros(classes, size, size)
+    start = 0
+    for rows in row_chunks(features, classes * size):
+        part = weights[start : start + len(rows)]
+        gram.baddbmm_(rows.T * part.T[:, None, :], rows.expand(classes, -1, -1))
+        start += len(rows)
+    return gram
+
+
+def row_chunks(features: Tensor, elements_per_row: int) -> Iterator[Tensor]:
+    """Yield slices of rows such that an intermediate of that many elements a row stays small."""
+    yield from features.split(max(1, math.floor(_CHUNK / elements_per_row)))
+
+
+BLOCKS: dict[str, type[DenseBlocks] | type[DiagonalBlocks]] = {
+    "dense": DenseBlocks,
+    "diagonal": DiagonalBlocks,
+}

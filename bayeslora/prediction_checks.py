@@ -1,0 +1,137 @@
+"""What the parts of a `Predictions` record must be, each checked with an error that names the row.
+
+Each function takes a part as it was given and returns it as the record keeps it: copied, converted,
+read-only. Rows are counted from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.prediction_files import RESERVED, UNCERTAINTIES
+
+SUM_TOLERANCE = 1e-5
+"""How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
+
+COMPUTED = ("max_probability", "entropy")
+"""Uncertainty scores that follow from the probabilities."""
+
+_EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
+
+
+def class_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Return two or more distinct, non-empty names."""
+    classes = tuple(given)
+    if len(classes) < 2:
+        raise InputError(f"classes must be two or more names, got {classes!r}")
+    seen: set[str] = set()
+    for index, name in enumerate(classes):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"class {index + 1}: a name must be a non-empty string, got {name!r}")
+        if name in seen:
+            raise InputError(f"class {index + 1}: the name {name!r} is already taken")
+        seen.add(name)
+    return classes
+
+
+def probabilities(given: ArrayLike, classes: Sequence[str]) -> NDArray[np.float64]:
+    """Return [N, C] float64 with rows that sum to 1, as far as they did within `SUM_TOLERANCE`."""
+    probs = _float_array("probs", given)
+    if probs.ndim != 2 or len(probs) < 1 or probs.shape[1] != len(classes):
+        raise InputError(
+            f"probs must be [rows, {len(classes)} classes] with at least 1 row, "
+            f"got shape {list(probs.shape)}"
+        )
+    bad = np.argwhere(~((probs >= 0) & (probs < np.inf)))
+    if bad.size:
+        row, column = bad[0]
+        raise InputError(
+            f"row {row + 1}, class {classes[column]!r}: probability {probs[row, column]} is not a "
+            f"finite number from 0"
+        )
+    sums = probs.sum(1)
+    off = np.abs(sums - 1)
+    if off.max() > SUM_TOLERANCE:
+        row = int(np.argmax(off > SUM_TOLERANCE))
+        raise InputError(
+            f"row {row + 1}: probabilities sum to {sums[row]:.9g}; allowed is 1 ± {SUM_TOLERANCE:g}"
+        )
+    return _frozen(probs / np.where(off > _EXACT, sums, 1.0)[:, None])
+
+
+def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64] | None:
+    """Return [N] int64 class indices, -1 where unlabelled; None where no row is labelled."""
+    if given is None:
+        return None
+    labels = np.asarray(given)
+    if labels.shape != (rows,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"labels must be {rows} integers, one a row (-1: unlabelled), "
+            f"got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    bad = (labels < -1) | (labels >= columns)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"row {row + 1}: label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)"
+        )
+    return _frozen(labels.astype(np.int64)) if (labels >= 0).any() else None
+
+
+def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
+    """Return N distinct strings."""
+    if given is None:
+        return None
+    ids = tuple(map(str, given))
+    if len(ids) != rows:
+        raise InputError(f"{len(ids)} ids for {rows} rows")
+    if len(set(ids)) < rows:
+        first: dict[str, int] = {}
+        row = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
+        raise InputError(
+            f"row {row + 1}: id {ids[row]!r} is already the id of row {first[ids[row]] + 1}"
+        )
+    return ids
+
+
+def finite(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
+    """Return [N] float64 without NaN or infinities."""
+    values = _float_array(name, given)
+    if values.shape != (rows,):
+        raise InputError(f"{name} must have shape [{rows}], got {list(values.shape)}")
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"row {row + 1}: {name} is {values[row]}, not a finite number")
+    return _frozen(values)
+
+
+def named_score(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
+    """Return [N] float64 without NaN or infinities; the name must be free."""
+    if name in (*COMPUTED, *UNCERTAINTIES):
+        raise InputError(f"a score cannot be called {name!r}: that name has a fixed meaning")
+    return finite(f"score {name!r}", given, rows)
+
+
+def notes(given: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata as strings; the keys that files use for themselves are refused."""
+    for key in sorted(RESERVED & given.keys()):
+        raise InputError(f"metadata cannot hold {key!r}: files use that key for themselves")
+    return {str(key): str(value) for key, value in given.items()}
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    values.setflags(write=False)
+    return values
+
+
+def _float_array(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be an array of numbers: {error}") from None

@@ -1,0 +1,175 @@
+"""Predictions on disk: one table a file, Parquet or CSV, that any tool in any language can write.
+
+| column | content |
+|---|---|
+| `id` | string, optional, unique |
+| `label` | class name, or index from 0; null where the row has no label; optional |
+| `prob_<class>` | probability, one column a class, at least two; `logit_<class>` is taken instead |
+| `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
+| `score_<name>` | any other uncertainty, higher = more uncertain, optional |
+
+Other columns are ignored. The order of the classes is that of the columns, unless the Parquet
+metadata lists the same classes in another order. Labels are names where every one of them is a
+class name; only where that fails are they read as indices, and a column never mixes the two.
+
+Values are checked by the record that is built from them (`bayeslora.predictions`); this file checks
+what only a file can get wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.prediction_tables import PREFIX, read_table
+
+FORMAT_VERSION = 1
+UNCERTAINTIES = ("total", "aleatoric", "epistemic")
+RESERVED = frozenset({"format_version", "name", "classes"})
+
+_NUMERIC = ("prob_", "logit_", "score_")
+_TOO_LARGE = 2**53  # integers beyond this are not exact in the float columns of some writers
+
+
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """Return what a file says, as keyword arguments of `Predictions`.
+
+    Raises:
+        InputError: The file is missing, unreadable, of a newer format, or not a predictions file.
+    """
+    table = read_table(path, is_numeric=_is_numeric)
+    metadata = _metadata(path, table)
+    prefix, classes = _classes(path, table.column_names, metadata)
+    values = np.column_stack([_numbers(path, table, f"{prefix}{name}") for name in classes])
+    fields: dict[str, Any] = {
+        "probs": values if prefix == "prob_" else _softmax(path, values, classes),
+        "classes": classes,
+        "name": metadata.get("name", Path(path).stem),
+        "metadata": {key: value for key, value in metadata.items() if key not in RESERVED},
+        "scores": {
+            name.removeprefix("score_"): _numbers(path, table, name)
+            for name in table.column_names
+            if name.startswith("score_")
+        },
+    }
+    present = [name for name in UNCERTAINTIES if name in table.column_names]
+    fields |= {name: _numbers(path, table, name) for name in present}
+    if "label" in table.column_names:
+        fields["labels"] = _labels(path, _strings(table["label"]), classes)
+    if "id" in table.column_names:
+        fields["ids"] = _ids(path, _strings(table["id"]))
+    return fields
+
+
+def _is_numeric(name: str) -> bool:
+    return name.startswith(_NUMERIC) or name in UNCERTAINTIES
+
+
+def _metadata(path: str | Path, table: Any) -> dict[str, str]:
+    raw = table.schema.metadata or {}
+    pairs = ((key.decode(), value) for key, value in raw.items() if key.startswith(PREFIX.encode()))
+    found = {key.removeprefix(PREFIX): value.decode() for key, value in pairs}
+    version = found.get("format_version", str(FORMAT_VERSION))
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has predictions format version {version}; this version of bayeslora reads "
+            f"up to {FORMAT_VERSION}"
+        )
+    return found
+
+
+def _classes(
+    path: str | Path, columns: Sequence[str], metadata: Mapping[str, str]
+) -> tuple[str, tuple[str, ...]]:
+    found = {
+        prefix: [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
+        for prefix in ("prob_", "logit_")
+    }
+    if found["prob_"] and found["logit_"]:
+        raise InputError(f"{path} has both prob_<class> and logit_<class> columns; keep one kind")
+    prefix = "logit_" if found["logit_"] else "prob_"
+    classes = found[prefix]
+    if len(classes) < 2:
+        raise InputError(
+            f"{path} needs a column prob_<class> (or logit_<class>) for each of two or more "
+            f"classes; its columns are {', '.join(map(repr, columns[:12]))}"
+        )
+    stored = json.loads(metadata.get("classes", "[]"))
+    return prefix, tuple(stored if sorted(stored) == sorted(classes) else classes)
+
+
+def _numbers(path: str | Path, table: Any, column: str) -> NDArray[np.float64]:
+    """Return one column as float64, null as NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        values = pc.cast(table[column], pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        kind = table.schema.field(column).type
+        raise InputError(f"{path}: column {column!r} holds {kind}, not numbers") from None
+    return np.asarray(values.to_numpy(), dtype=np.float64)
+
+
+def _softmax(
+    path: str | Path, logits: NDArray[np.float64], classes: Sequence[str]
+) -> NDArray[np.float64]:
+    bad = np.argwhere(~np.isfinite(logits))
+    if bad.size:
+        row, column = bad[0]
+        raise InputError(
+            f"{path}: row {row + 1}, column 'logit_{classes[column]}': "
+            f"{logits[row, column]} is not a finite number"
+        )
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True))
+
+
+def _strings(column: Any) -> Any:
+    """Return an id or label column as Arrow strings; 3.0 reads '3', as a float column means it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = pc.cast(column, column.type.value_type)
+    if pa.types.is_floating(column.type):
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), _TOO_LARGE))
+        if pc.all(whole).as_py() is not False:
+            column = pc.cast(column, pa.int64())
+    return pc.cast(column, pa.string())
+
+
+def _labels(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArray[np.int64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    absent = np.asarray(labels.is_null())
+    names = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
+    indices = pc.index_in(
+        labels, value_set=pa.array([str(k) for k in range(len(classes))], pa.string())
+    )
+    for codes in (names, indices):
+        if not np.any(np.asarray(codes.is_null()) & ~absent):
+            return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.int64)
+    unnamed = np.asarray(names.is_null()) & ~absent
+    unknown = np.asarray(indices.is_null()) & ~absent
+    # where no label is a class name the column was meant as indices: point at what is neither
+    row = int(np.argmax(unknown if unnamed.sum() == (~absent).sum() else unnamed))
+    allowed = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
+    raise InputError(
+        f"{path}: row {row + 1}, column 'label': unknown label {labels[row].as_py()!r}; "
+        f"the classes are {allowed} (or, for every row, an index 0 to {len(classes) - 1})"
+    )
+
+
+def _ids(path: str | Path, ids: Any) -> tuple[str, ...]:
+    if ids.null_count:
+        row = int(np.argmax(np.asarray(ids.is_null())))
+        raise InputError(f"{path}: row {row + 1}, column 'id': empty; give every row an id or none")
+    return tuple(ids.to_numpy().tolist())

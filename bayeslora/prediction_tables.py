@@ -1,0 +1,114 @@
+"""Tables as Parquet or CSV files: reading and writing, with errors that name the file and the row."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
+
+PREFIX = "bayeslora."
+"""What the keys of our Parquet metadata start with."""
+
+_BAD_NUMBER = re.compile(r"CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
+
+
+def write_table(
+    path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]
+) -> None:
+    """Write columns as `.parquet` or `.csv`, atomically.
+
+    Args:
+        path: Where to; the suffix chooses the format. An existing file is replaced.
+        columns: Equally long arrays or lists by name, in order.
+        metadata: Stored in the Parquet schema under `bayeslora.<key>`. CSV cannot hold it.
+
+    Raises:
+        InputError: The suffix is neither `.parquet` nor `.csv`.
+    """
+    kind = _kind(path)
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = pa.table(dict(columns))
+    with atomic_file(path) as aside:
+        if kind == ".csv":
+            pa.csv.write_csv(table, aside)
+        else:
+            tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
+            pa.parquet.write_table(table.replace_schema_metadata(tagged), aside)
+
+
+def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
+    """Return the file as a `pyarrow.Table`.
+
+    Args:
+        path: A `.parquet` or `.csv` file.
+        is_numeric: Says of a column's name whether a CSV column of that name holds numbers; the
+            columns `id` and `label` are read as text, so that `01` stays what it is.
+
+    Raises:
+        InputError: The file is missing or unreadable, has no rows, or repeats a column.
+    """
+    kind = _kind(path)
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist or is not a file")
+    table = _read_csv(path, is_numeric) if kind == ".csv" else _read_parquet(path)
+    for name, times in Counter(table.column_names).items():
+        if times > 1:
+            raise InputError(f"{path}: column {name!r} appears {times} times")
+    if not table.num_rows:
+        raise InputError(f"{path} has no rows")
+    return table
+
+
+def _kind(path: str | Path) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in {".parquet", ".csv"}:
+        raise InputError(f"{path}: a predictions file ends in .parquet or .csv, not {suffix!r}")
+    return suffix
+
+
+def _read_parquet(path: str | Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return pa.parquet.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _read_csv(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as handle:
+            header = next(csv.reader(handle), [])
+        types = {name: pa.float64() for name in header if is_numeric(name)}
+        types |= {"id": pa.string(), "label": pa.string()}
+        return pa.csv.read_csv(
+            path,
+            # one thread: only then do Arrow's messages name the row
+            read_options=pa.csv.ReadOptions(use_threads=False),
+            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types, null_values=[""], strings_can_be_null=True
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if bad := _BAD_NUMBER.search(str(error)):
+            column, row, value = header[int(bad[1])], int(bad[2]) - 1, bad[3]
+            raise InputError(
+                f"{path}: row {row}, column {column!r}: {value!r} is not a number"
+            ) from None
+        raise InputError(f"{path} cannot be read as CSV: {error}") from None
+    except (UnicodeDecodeError, OSError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}") from None

@@ -1,0 +1,209 @@
+"""The record between methods and metrics: class probabilities of N rows and what goes with them.
+
+Every method ends in a `Predictions`; every metric and report starts from one, and cannot tell which
+method, or which other tool, made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayeslora import prediction_checks as checks
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_checks import COMPUTED
+from bayeslora.prediction_files import FORMAT_VERSION, UNCERTAINTIES, read_fields
+from bayeslora.prediction_tables import write_table
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Class probabilities of N rows, with labels, ids and uncertainties where they are known.
+
+    Arrays are copied, converted to the stated type, checked and made read-only. Errors count rows
+    from 1.
+
+    Attributes:
+        probs: [N, C] float64; each row sums to 1 (given within 1e-5, then renormalised).
+        classes: C distinct names.
+        labels: [N] int64 index into `classes`, -1 where unlabelled; None where no row is labelled.
+        ids: N distinct names of the rows, or None.
+        total: [N] float64, nats: entropy of the predicted distribution, or None.
+        aleatoric: [N] float64, nats: the part that more data would not remove, or None.
+        epistemic: [N] float64, nats: the part due to not knowing the weights, or None.
+        scores: Further uncertainties by name, [N] float64 each, higher = more uncertain.
+        name: What made the predictions, for tables and legends.
+        metadata: Notes that Parquet files carry: `link`, `num_samples`, `seed`,
+            `model_fingerprint` and others.
+
+    Raises:
+        InputError: Something above does not hold; the message names the row.
+    """
+
+    probs: NDArray[np.float64]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64] | None = None
+    ids: tuple[str, ...] | None = None
+    total: NDArray[np.float64] | None = None
+    aleatoric: NDArray[np.float64] | None = None
+    epistemic: NDArray[np.float64] | None = None
+    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    name: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = checks.class_names(self.classes)
+        probs = checks.probabilities(self.probs, classes)
+        rows = len(probs)
+        checked: dict[str, Any] = {
+            "classes": classes,
+            "probs": probs,
+            "labels": checks.label_indices(self.labels, rows, len(classes)),
+            "ids": checks.row_ids(self.ids, rows),
+            "scores": {name: checks.named_score(name, v, rows) for name, v in self.scores.items()},
+            "metadata": checks.notes(self.metadata),
+        }
+        for name in UNCERTAINTIES:
+            values = getattr(self, name)
+            checked[name] = None if values is None else checks.finite(name, values, rows)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return int(self.probs.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.probs.shape[1])
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        """[N]: the index of the most probable class; the lowest index where several tie."""
+        return np.asarray(np.argmax(self.probs, axis=1))
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """[N]: the probability of the most probable class."""
+        return np.asarray(self.probs.max(axis=1))
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """[N]: which rows have a label."""
+        if self.labels is None:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(self.labels >= 0)
+
+    @property
+    def uncertainty_names(self) -> tuple[str, ...]:
+        """The names that `uncertainty` accepts here."""
+        present = (name for name in UNCERTAINTIES if getattr(self, name) is not None)
+        return (*COMPUTED, *present, *self.scores)
+
+    def uncertainty(self, score: str) -> NDArray[np.float64]:
+        """Return an uncertainty of every row, higher = more uncertain.
+
+        Args:
+            score: `max_probability` (1 − highest probability), `entropy` (of `probs`, nats),
+                `total`, `aleatoric`, `epistemic`, or a name in `scores`.
+
+        Returns:
+            [N] float64.
+
+        Raises:
+            InputError: These predictions have no such score.
+        """
+        if score not in self.uncertainty_names:
+            raise unknown_choice("uncertainty score", score, self.uncertainty_names)
+        if score == "max_probability":
+            return 1 - self.confidence
+        if score == "entropy":
+            logs = np.log(np.where(self.probs > 0, self.probs, 1.0))
+            return np.asarray(np.maximum(-(self.probs * logs).sum(1), 0.0))
+        values = getattr(self, score) if score in UNCERTAINTIES else self.scores[score]
+        return np.asarray(values)
+
+    def take(self, rows: ArrayLike) -> Predictions:
+        """Return the given rows: indices [M] or a mask [N]."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+
+        def pick(values: NDArray[Any] | None) -> Any:
+            return None if values is None else values[chosen]
+
+        return self.replace(
+            probs=self.probs[chosen],
+            labels=pick(self.labels),
+            ids=None if self.ids is None else tuple(self.ids[row] for row in chosen.tolist()),
+            scores={name: values[chosen] for name, values in self.scores.items()},
+            **{name: pick(getattr(self, name)) for name in UNCERTAINTIES},
+        )
+
+    def with_probs(self, probs: ArrayLike, name: str | None = None) -> Predictions:
+        """Return the same rows with other probabilities, as a recalibrator makes them.
+
+        `total`, `aleatoric` and `epistemic` decompose the old probabilities and are dropped;
+        `scores` are kept.
+
+        Args:
+            probs: [N, C].
+            name: The new name; the old one if None.
+        """
+        dropped: dict[str, Any] = dict.fromkeys(UNCERTAINTIES)
+        return self.replace(probs=probs, name=self.name if name is None else name, **dropped)
+
+    def replace(self, **changes: Any) -> Predictions:
+        """Return a copy with some attributes changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path: str | Path) -> None:
+        """Write a `.parquet` or `.csv` file, whole or not at all; an existing one is replaced.
+
+        Parquet keeps every bit, `name` and `metadata`; CSV keeps every bit of the columns alone.
+
+        Raises:
+            InputError: The suffix is neither of the two.
+        """
+        columns: dict[str, Any] = {} if self.ids is None else {"id": list(self.ids)}
+        names = np.array((*self.classes, None), dtype=object)  # -1 picks the None
+        if self.labels is not None:
+            columns["label"] = names[self.labels].tolist()
+        columns["prediction"] = names[self.prediction].tolist()
+        columns["confidence"] = self.confidence
+        columns |= {f"prob_{name}": self.probs[:, k] for k, name in enumerate(self.classes)}
+        columns |= {
+            name: getattr(self, name) for name in UNCERTAINTIES if getattr(self, name) is not None
+        }
+        columns |= {f"score_{name}": values for name, values in self.scores.items()}
+        fixed = {
+            "format_version": str(FORMAT_VERSION),
+            "name": self.name,
+            "classes": json.dumps(self.classes, ensure_ascii=False),
+        }
+        write_table(path, columns, {**self.metadata, **fixed})
+
+    @classmethod
+    def load(cls, path: str | Path, name: str | None = None) -> Predictions:
+        """Read a predictions file that we or any other tool wrote; see `prediction_files`.
+
+        Args:
+            path: A `.parquet` or `.csv` file.
+            name: The name to use; else the stored one, else the file's name without its suffix.
+
+        Raises:
+            InputError: The file is missing or unreadable, or a value in it is wrong; the message
+                names the file and the row (from 1, a header not counted).
+        """
+        fields = read_fields(path)
+        if name is not None:
+            fields["name"] = name
+        try:
+            return cls(**fields)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,150 @@
+"""Methods with their scores, and the few questions that tables and words both ask of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import Bin, Score, Scores
+from bayeslora.predictions import Predictions
+from bayeslora.reporting.inputs import Method
+
+CHANCE = 0.05
+"""Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
+
+GOALS: Mapping[str, float] = {
+    "accuracy": math.inf,
+    "nll": -math.inf,
+    "brier": -math.inf,
+    "ece": -math.inf,
+    "aurc": -math.inf,
+    "overconfidence": 0.0,
+    "auroc": math.inf,
+    "aupr": math.inf,
+    "fpr95": -math.inf,
+}
+"""Where each score is best: as high as can be, as low as can be, or at zero."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A bin that holds rows; attributes as in `Bin`, none of them missing."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+    @property
+    def off_diagonal(self) -> bool:
+        """Whether the interval of the accuracy leaves out the mean confidence."""
+        return not self.accuracy_low <= self.confidence <= self.accuracy_high
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """A method and its scores."""
+
+    method: Method
+    scores: Scores
+
+    @property
+    def label(self) -> str:
+        """The method's label."""
+        return self.method.label
+
+    @property
+    def points(self) -> list[Point]:
+        """The bins that hold rows."""
+        return occupied(self.scores.bins)
+
+
+def assess(methods: Sequence[Method], *, num_bins: int, seed: int) -> list[Assessed]:
+    """Score every method on its rows and against its out-of-distribution sets."""
+    return [
+        Assessed(
+            method,
+            evaluate(
+                method.predictions,
+                {name: source.predictions for name, source in method.ood.items()},
+                num_bins=num_bins,
+                seed=seed,
+            ),
+        )
+        for method in methods
+    ]
+
+
+def occupied(bins: Sequence[Bin]) -> list[Point]:
+    """Return the bins that hold rows."""
+    return [
+        Point(item.low, item.high, item.count, item.confidence, item.accuracy, low, high)
+        for item in bins
+        if item.confidence is not None
+        and item.accuracy is not None
+        and (low := item.accuracy_low) is not None
+        and (high := item.accuracy_high) is not None
+    ]
+
+
+def overlaps(one: Score, other: Score) -> bool:
+    """Say whether two intervals share a point."""
+    return one.low <= other.high and other.low <= one.high
+
+
+def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
+    """Return the place of the best score, the first of equal ones; None where there is none."""
+    goal = GOALS[key]
+
+    def loss(score: Score) -> float:
+        return abs(score.value) if goal == 0 else -math.copysign(1.0, goal) * score.value
+
+    present = [(loss(score), index) for index, score in enumerate(scores) if score is not None]
+    return min(present)[1] if present else None
+
+
+def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
+    """Say of each score whether it is the best or its interval overlaps the best one's.
+
+    Nothing is marked where there is only one score to choose from.
+    """
+    place = best_index(key, scores)
+    best = None if place is None else scores[place]
+    if best is None or sum(score is not None for score in scores) < 2:
+        return [False] * len(scores)
+    return [score is not None and overlaps(score, best) for score in scores]
+
+
+def misses_more_than_chance(points: Sequence[Point]) -> bool:
+    """Say whether too many bins miss the diagonal for a calibrated method.
+
+    The test is binomial: at a rate of `CHANCE` a bin, this many misses have a probability under
+    5 %.
+    """
+    size, missed = len(points), sum(point.off_diagonal for point in points)
+    tail = sum(
+        math.comb(size, k) * CHANCE**k * (1 - CHANCE) ** (size - k) for k in range(missed, size + 1)
+    )
+    return tail < 0.05
+
+
+def same_rows(records: Sequence[Predictions]) -> bool:
+    """Say whether all predictions are about the same rows, as far as ids and labels tell."""
+    first = records[0]
+    return all(
+        len(other) == len(first)
+        and (other.ids is None or first.ids is None or other.ids == first.ids)
+        and (
+            other.labels is None
+            or first.labels is None
+            or (other.classes == first.classes and np.array_equal(other.labels, first.labels))
+        )
+        for other in records[1:]
+    )

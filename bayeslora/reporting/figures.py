@@ -1,0 +1,143 @@
+"""What all figures share: colours, line styles, sizes, the heading.
+
+Colours are from the palette of Okabe and Ito (2008), which people with the common colour
+deficiencies can tell apart; line style, hatch or marker shape repeats what a colour says, so that
+a figure still reads in grey.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bayeslora.reporting.svg import STYLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+ORANGE = "#E69F00"
+PURPLE = "#CC79A7"
+GREEN = "#009E73"
+SKY = "#56B4E9"
+INK = "#222222"
+MUTED = "#5a5a5a"
+RULE = "#8a8a8a"
+
+WIDTH = 3.4
+"""Width of every figure, in inches."""
+
+LEFT = 0.5
+"""Room left of the axes for tick labels and the axis label, in inches."""
+
+KEY_ROW = 0.165
+"""Height of one line of a key, in inches."""
+
+TITLE_TOKEN = "bayesloraTitle"  # noqa: S105  (a place holder in a figure, not a secret)
+
+
+@dataclass(frozen=True)
+class Role:
+    """How one set of rows looks in every figure.
+
+    Attributes:
+        color: A colour of the palette.
+        line: Line style: a name, or (offset, dashes in points).
+        hatch: Hatch of its area; empty for none.
+        alpha: Opacity of its area, 0 to 1; 0 for a line without an area.
+    """
+
+    color: str
+    line: str | tuple[float, tuple[float, ...]]
+    hatch: str = ""
+    alpha: float = 0.0
+
+
+RIGHT = Role(BLUE, "-", alpha=0.55)
+WRONG = Role(VERMILLION, "-", hatch="////", alpha=0.25)
+IN_DISTRIBUTION = Role(BLUE, "-", alpha=0.3)
+OUTSIDE = (
+    Role(VERMILLION, (0, (5, 1.5))),
+    Role(INK, (0, (1.2, 1.2))),
+    Role(GREEN, (0, (7, 1.5, 1.2, 1.5))),
+    Role(PURPLE, (0, (3, 1, 1, 1, 1, 1))),
+    Role(ORANGE, (0, (9, 2))),
+)
+"""Roles of the first, second, … out-of-distribution set; they repeat after the last."""
+
+
+def figure_with_axes(
+    height: float, *boxes: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of the common width with stacked axes at fixed places.
+
+    Args:
+        height: Height of the figure in inches.
+        boxes: For each axes its bottom and its height, in inches.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(dict(STYLE)):
+        figure = Figure(figsize=(WIDTH, height))
+        across = (WIDTH - LEFT - 0.12) / WIDTH
+        axes = [
+            figure.add_axes((LEFT / WIDTH, bottom / height, across, tall / height))
+            for bottom, tall in boxes
+        ]
+    return figure, axes
+
+
+def add_heading(figure: Figure, note: str) -> None:
+    """Write the place of the method's name, and `note` under it, at the top left."""
+    height = figure.get_figheight()
+    left = 0.06 / WIDTH
+    figure.text(
+        left, 1 - 0.17 / height, TITLE_TOKEN, fontsize=8.5, weight="bold", color=INK, va="center"
+    )
+    figure.text(left, 1 - 0.36 / height, note, fontsize=7.5, color=MUTED, va="center")
+
+
+def add_key(
+    figure: Figure, entries: Sequence[tuple[Role, str]], *, top: float, left: float = 0.08
+) -> None:
+    """Draw a key of swatches and words, one entry a line.
+
+    Args:
+        figure: Where to draw.
+        entries: Roles and the words beside them.
+        top: Distance of the first line from the upper edge, in inches.
+        left: Distance of the swatches from the left edge, in inches.
+    """
+    for row, (role, words) in enumerate(entries):
+        level = 1 - (top + row * KEY_ROW) / figure.get_figheight()
+        _add_swatch(figure, role, left / WIDTH, level)
+        figure.text((left + 0.36) / WIDTH, level, words, fontsize=7.5, color=INK, va="center")
+
+
+def _add_swatch(figure: Figure, role: Role, left: float, level: float) -> None:
+    from matplotlib.colors import to_rgba
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
+    wide, tall = 0.28 / WIDTH, 0.1 / figure.get_figheight()
+    if role.alpha:
+        patch = Rectangle(
+            (left, level - tall / 2),
+            wide,
+            tall,
+            facecolor=to_rgba(role.color, role.alpha),
+            edgecolor=role.color,
+            hatch=role.hatch,
+            linewidth=1.0,
+        )
+        figure.add_artist(patch)
+        return
+    line = Line2D(
+        [left, left + wide], [level, level], color=role.color, linestyle=role.line, linewidth=1.5
+    )
+    figure.add_artist(line)

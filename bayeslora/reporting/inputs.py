@@ -1,0 +1,146 @@
+"""What a report is made from: predictions and out-of-distribution sets, given as objects or files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.predictions import Predictions
+from bayeslora.reporting.text import unique_labels
+
+PredictionsLike = Predictions | str | Path
+"""Predictions, or the path of a file that holds some."""
+
+OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
+"""Set name -> predictions, or method name -> set name -> predictions."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Predictions and where they came from.
+
+    Attributes:
+        predictions: The record.
+        path: The file it was read from; None for an object in memory.
+        sha256: Hash of that file in hexadecimal; empty for an object in memory.
+    """
+
+    predictions: Predictions
+    path: Path | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a report.
+
+    Attributes:
+        label: Short, distinct name for tables and figures.
+        name: The name as it was given.
+        source: Predictions on the rows that it is judged by.
+        ood: Out-of-distribution sets by name.
+    """
+
+    label: str
+    name: str
+    source: Source
+    ood: Mapping[str, Source]
+
+    @property
+    def predictions(self) -> Predictions:
+        """The predictions that the method is judged by."""
+        return self.source.predictions
+
+    @property
+    def file(self) -> str:
+        """Path of the predictions' file; empty for an object in memory."""
+        return str(self.source.path or "")
+
+
+def gather(
+    items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike | None = None
+) -> list[Method]:
+    """Load everything that a report needs, in the order given.
+
+    Args:
+        items: Predictions or paths, one for each method or seed; a single one is allowed.
+        ood: Out-of-distribution sets; where there are several items, by method: its name, or its
+            label such as `polar (seed 1)` where several items share the name.
+
+    Raises:
+        InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
+            it is not said which method a set belongs to.
+    """
+    given = [items] if isinstance(items, Predictions | str | Path) else list(items)
+    if not given:
+        raise InputError("a report needs at least one set of predictions, got none")
+    sources = [load_source(item) for item in given]
+    names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
+    labels = unique_labels(names, [_seed_hint(source.predictions) for source in sources])
+    outside = _by_method(names, labels, ood or {})
+    return [
+        Method(label, name, source, sets)
+        for label, name, source, sets in zip(labels, names, sources, outside, strict=True)
+    ]
+
+
+def load_source(item: PredictionsLike) -> Source:
+    """Return predictions with the hash of the file they come from.
+
+    Raises:
+        InputError: `item` is neither predictions nor a path, or its file cannot be read.
+    """
+    if isinstance(item, Predictions):
+        return Source(item)
+    if not isinstance(item, str | Path):
+        raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
+    path = Path(item)
+    predictions = Predictions.load(path)
+    return Source(predictions, path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def ood_names(methods: Sequence[Method]) -> dict[str, str]:
+    """Return the label of every out-of-distribution set, in order of first appearance."""
+    names = list(dict.fromkeys(name for method in methods for name in method.ood))
+    return dict(zip(names, unique_labels(names), strict=True))
+
+
+def _seed_hint(predictions: Predictions) -> str:
+    seed = predictions.metadata.get("seed", "")
+    return f"seed {seed}" if seed else ""
+
+
+def _by_method(
+    names: Sequence[str], labels: Sequence[str], ood: OodLike
+) -> list[dict[str, Source]]:
+    nested = [isinstance(value, Mapping) for value in ood.values()]
+    if not any(nested):
+        if ood and len(names) > 1:
+            raise InputError(
+                f"out-of-distribution set {next(iter(ood))!r}: say which of the {len(names)} methods"
+                " made its predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
+            )
+        return [_load_sets(ood) for _ in names]
+    if not all(nested):
+        raise InputError("ood mixes sets of one method with sets by method; use {method: {set: …}}")
+    for key in ood:
+        if key in labels:
+            continue
+        if key not in names:
+            raise unknown_choice("method in ood", key, {*names, *labels})
+        if names.count(key) > 1:
+            same = [label for label, name in zip(labels, names, strict=True) if name == key]
+            raise InputError(f"ood names {key!r}, which is not one item; choose from {same}")
+    return [
+        _load_sets(ood.get(label, ood.get(name, {})))
+        for label, name in zip(labels, names, strict=True)
+    ]
+
+
+def _load_sets(sets: object) -> dict[str, Source]:
+    if not isinstance(sets, Mapping):
+        return {}
+    return {str(name): load_source(item) for name, item in sets.items()}

@@ -1,0 +1,137 @@
+"""Reliability diagram: how often the method was right, given how sure it was.
+
+Each bin that holds rows is a point at its mean confidence and its accuracy, with the 95 % Wilson
+interval of that accuracy; bins without rows are not drawn. The counts stand under the diagram
+(Bröcker and Smith, 2007, on why a diagram without intervals misleads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bayeslora.reporting.figures import (
+    BLUE,
+    INK,
+    MUTED,
+    RULE,
+    TITLE_TOKEN,
+    VERMILLION,
+    add_heading,
+    figure_with_axes,
+)
+from bayeslora.reporting.svg import Panel
+from bayeslora.reporting.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bayeslora.reporting.assess import Point
+
+NARROWEST_LABELLED = 0.04
+"""Counts are written above bars of at least this width, in units of confidence."""
+
+
+def reliability_panel(name: str, label: str, points: Sequence[Point], note: str) -> Panel:
+    """Return the diagram of one method.
+
+    Args:
+        name: Stem of the figure's file.
+        label: The method's label.
+        points: Bins of the top-label confidence that hold rows.
+        note: What stands under the label: the calibration error and its interval.
+    """
+    figure, (main, counts) = figure_with_axes(4.1, (1.22, 2.4), (0.42, 0.62))
+    add_heading(figure, note)
+    _draw_points(main, points)
+    _draw_counts(counts, points)
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"Reliability diagram of {label}",
+        description=_description(points, note),
+        texts={TITLE_TOKEN: label},
+    )
+
+
+def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    groups = (
+        (False, "o", BLUE, "95 % interval meets the diagonal"),
+        (True, "s", VERMILLION, "interval misses the diagonal"),
+    )
+    for off, marker, color, words in groups:
+        chosen = [item for item in points if item.off_diagonal is off]
+        axes.errorbar(
+            [item.confidence for item in chosen],
+            [item.accuracy for item in chosen],
+            yerr=[
+                [max(0.0, item.accuracy - item.accuracy_low) for item in chosen],
+                [max(0.0, item.accuracy_high - item.accuracy) for item in chosen],
+            ],
+            fmt=marker,
+            color=color,
+            markersize=4.2,
+            elinewidth=1.1,
+            capsize=2.2,
+            label=words,
+            zorder=3,
+            clip_on=False,
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy in the bin")
+    axes.tick_params(labelbottom=False)
+    axes.grid(color="#e6e6e6", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.legend(
+        loc="upper left",
+        fontsize=7,
+        frameon=True,
+        framealpha=0.9,
+        edgecolor="none",
+        handletextpad=0.4,
+        borderpad=0.2,
+    )
+
+
+def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
+    axes.bar(
+        [item.low for item in points],
+        [item.count for item in points],
+        width=[item.high - item.low for item in points],
+        align="edge",
+        color="#c9d6df",
+        edgecolor=MUTED,
+        linewidth=0.5,
+    )
+    for item in points:
+        if item.high - item.low >= NARROWEST_LABELLED:
+            axes.annotate(
+                _short_count(item.count),
+                ((item.low + item.high) / 2, item.count),
+                xytext=(0, 1.5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6,
+                color=INK,
+            )
+    tallest = max((item.count for item in points), default=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), xlabel="confidence", ylabel="rows")
+    axes.set_yticks([])
+
+
+def _short_count(count: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            share = count / size
+            return f"{share:.1f}{letter}" if share < 9.95 else f"{share:.0f}{letter}"
+    return str(count)
+
+
+def _description(points: Sequence[Point], note: str) -> str:
+    rows = [
+        f"confidence {number(item.confidence, digits=2)}: accuracy {number(item.accuracy, digits=2)}"
+        f" (95 % interval {number(item.accuracy_low, digits=2)} to"
+        f" {number(item.accuracy_high, digits=2)}, {item.count} rows)"
+        for item in points
+    ]
+    return f"{note}. Bins with rows: {'; '.join(rows) or 'none'}."

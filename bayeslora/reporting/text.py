@@ -1,0 +1,113 @@
+"""Names and numbers as they are shown: cleaned, shortened, padded, with a fixed number of digits.
+
+A method's or a data set's name comes from outside. Before it is shown anywhere it loses what is
+not visible text (control characters, direction overrides), and it never gets wider than a column.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+LABEL_COLUMNS = 28
+"""Widest label in tables and figures, in columns of a terminal."""
+
+_DIRECTION_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def clean(text: str) -> str:
+    """Return `text` on one line, without control characters and direction marks."""
+    kept = [
+        " " if unicodedata.category(char) in _INVISIBLE else char
+        for char in text
+        if char not in _DIRECTION_MARKS
+    ]
+    return " ".join("".join(kept).split()) or "unnamed"
+
+
+def display_columns(text: str) -> int:
+    """Return how many columns a terminal uses for `text`: wide characters take two, marks none."""
+    return sum(_char_columns(char) for char in text)
+
+
+def shorten(text: str, columns: int = LABEL_COLUMNS) -> str:
+    """Return `text`, or its beginning and an ellipsis where it is wider than `columns`."""
+    if display_columns(text) <= columns:
+        return text
+    used = 0
+    for position, char in enumerate(text):
+        used += _char_columns(char)
+        if used > columns - 1:
+            return text[:position].rstrip() + "…"
+    return text
+
+
+def pad(text: str, columns: int, *, right: bool = False) -> str:
+    """Return `text` filled with spaces to `columns`, on the left side where `right` is set."""
+    fill = " " * max(0, columns - display_columns(text))
+    return fill + text if right else text + fill
+
+
+def unique_labels(names: Sequence[str], hints: Sequence[str] | None = None) -> list[str]:
+    """Return one short, distinct label for each name.
+
+    Args:
+        names: Names as they were given; equal ones are allowed.
+        hints: What tells equal names apart, such as `seed 3`; an empty hint falls back to a number.
+    """
+    shown = [shorten(clean(name)) for name in names]
+    labels: list[str] = []
+    for index, label in enumerate(shown):
+        hint = hints[index] if hints else ""
+        if shown.count(label) > 1 and hint:
+            label = f"{label} ({shorten(clean(hint), 10)})"
+        candidate, number = label, 2
+        while candidate in labels:
+            candidate, number = f"{label} ({number})", number + 1
+        labels.append(candidate)
+    return labels
+
+
+def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
+    """Return `value` with a fixed number of digits, a real minus sign, and ∞ or – where it must."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
+    """Return `[low, high]` in the digits of `number`; empty where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    ends = (number(end, signed=signed, digits=digits) for end in (low, high))
+    return f"[{', '.join(ends)}]"
+
+
+def points(value: float, *, signed: bool = False) -> str:
+    """Return a difference of shares in percentage points with one digit."""
+    return number(100 * value, signed=signed, digits=1)
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage with one digit."""
+    return f"{number(100 * value, digits=1)} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _char_columns(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1

@@ -1,0 +1,178 @@
+"""Texts with their labels, and how labels become class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.messages import listed, shown
+
+Label = str | int | None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N texts to classify, with what messages need to point at one of them.
+
+    Attributes:
+        ids: A distinct name for every example.
+        texts: The texts; never blank.
+        pairs: A second text for every example, or None where the task has one text.
+        labels: The labels as in the data; None where an example is unlabelled.
+        rows: The row of every example, counted from 1. In a text file it is the line on which
+            the example begins, as an editor shows it.
+        source: The path of the file, or `<list>` and the like for data in memory.
+        label_column: The name of the column that held the labels.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: tuple[Label, ...]
+    rows: tuple[int, ...]
+    source: str
+    label_column: str = "label"
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "ids": len(self.ids),
+            "pairs": len(self.texts if self.pairs is None else self.pairs),
+            "labels": len(self.labels),
+            "rows": len(self.rows),
+        }
+        for name, size in sizes.items():
+            if size != len(self.texts):
+                raise ValueError(f"{len(self.texts)} texts but {size} {name}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def has_labels(self) -> bool:
+        """True where every example has a label, and there is at least one example."""
+        return len(self) > 0 and None not in self.labels
+
+    @property
+    def duplicates(self) -> int:
+        """The number of examples that repeat an earlier one; see `count_duplicates`."""
+        return count_duplicates(self)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """Return the examples at `indices` (from 0), in that order."""
+        picked = [int(index) for index in indices]
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in picked),
+            texts=tuple(self.texts[i] for i in picked),
+            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in picked),
+            labels=tuple(self.labels[i] for i in picked),
+            rows=tuple(self.rows[i] for i in picked),
+        )
+
+
+def class_names(examples: Examples) -> tuple[str, ...]:
+    """Return the classes that occur: sorted strings, or integers in numeric order as strings.
+
+    Unlabelled examples are passed over.
+
+    Raises:
+        InputError: No example is labelled, all have the same label, or some labels are strings
+            and others integers.
+    """
+    where = f"{examples.source}, column {examples.label_column!r}"
+    found = {label for label in examples.labels if label is not None}
+    integers = sorted(label for label in found if isinstance(label, int))
+    strings = sorted(label for label in found if isinstance(label, str))
+    if not found:
+        raise InputError(f"{where}: no row has a label; training needs labels of two classes")
+    if integers and strings:
+        number, string = (examples.labels.index(value) for value in (integers[0], strings[0]))
+        raise InputError(
+            f"{where}: row {examples.rows[number]} has the integer {integers[0]} and row "
+            f"{examples.rows[string]} the string {strings[0]!r}; use one kind of label throughout"
+        )
+    if len(found) == 1:
+        raise InputError(
+            f"{where}: all {len(examples)} rows have the label {found.pop()!r}; "
+            "training needs at least two classes"
+        )
+    return tuple(map(str, integers)) if integers else tuple(strings)
+
+
+def encode_labels(
+    examples: Examples,
+    classes: Sequence[str],
+    *,
+    unknown: Literal["error", "ood"] = "error",
+) -> NDArray[np.int64]:
+    """Return the index of every example's label among `classes`.
+
+    Args:
+        examples: N examples.
+        classes: The names of the classes; an integer label matches its decimal form.
+        unknown: What to do with a label that is not among `classes`: raise, or give it -1 so
+            that the example counts as out of distribution.
+
+    Returns:
+        [N] int64; -1 where an example is unlabelled, or its label unknown under `ood`.
+
+    Raises:
+        InputError: A label is not among `classes` and `unknown` is `error`.
+    """
+    if unknown not in {"error", "ood"}:
+        raise InputError(f"unknown must be 'error' or 'ood', got {unknown!r}")
+    index = {name: position for position, name in enumerate(classes)}
+    codes = np.array(
+        [-1 if label is None else index.get(str(label), -1) for label in examples.labels],
+        dtype=np.int64,
+    )
+    if unknown == "error":
+        for position in np.flatnonzero(codes < 0):
+            if examples.labels[position] is not None:
+                raise _unknown_label(examples, int(position), classes)
+    return codes
+
+
+def count_duplicates(examples: Examples) -> int:
+    """Return how many examples repeat an earlier one in text, second text and label."""
+    return len(examples) - len(set(_keys(examples)))
+
+
+def without_duplicates(examples: Examples) -> Examples:
+    """Return the first of every set of examples equal in text, second text and label."""
+    first: dict[Hashable, int] = {}
+    for position, key in enumerate(_keys(examples)):
+        first.setdefault(key, position)
+    return examples.take(list(first.values()))
+
+
+def without_overlap(examples: Examples, other: Examples) -> Examples:
+    """Return the examples whose text (with second text) is not in `other` under any label."""
+    seen = set(_inputs(other))
+    return examples.take([i for i, key in enumerate(_inputs(examples)) if key not in seen])
+
+
+def _inputs(examples: Examples) -> Iterable[Hashable]:
+    return zip(examples.texts, examples.pairs or (None,) * len(examples), strict=True)
+
+
+def _keys(examples: Examples) -> Iterable[Hashable]:
+    return zip(_inputs(examples), examples.labels, strict=True)
+
+
+def _unknown_label(examples: Examples, position: int, classes: Sequence[str]) -> InputError:
+    label = str(examples.labels[position])
+    near = get_close_matches(label, classes, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return InputError(
+        f"{examples.source}, row {examples.rows[position]}, column {examples.label_column!r}: "
+        f"unknown label {shown(examples.labels[position])}{hint}; "
+        f"the classes are {listed(classes)}. "
+        "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
+    )

@@ -1,0 +1,120 @@
+"""Random subsets of rows that respect the classes.
+
+Rows are shuffled within their class, and the row at place k (from 0) of a class with n rows gets
+the key (k + 1/2) / n. The rows with the smallest keys are a sample in which every class has its
+share: this is Webster's method of apportionment, written as one sort.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+
+Ints = NDArray[np.int64]
+
+
+def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = False) -> Ints:
+    """Return `size` row numbers drawn without replacement, class by class.
+
+    Args:
+        labels: [N] class indices.
+        size: How many rows to draw, from the number of classes to N.
+        seed: Decides which rows of a class are drawn; equal seeds give equal rows.
+        balanced: Draw equally many rows of every class (up to one), where the default keeps the
+            classes' shares.
+
+    Returns:
+        [size] int64, ascending; every class has at least one row.
+
+    Raises:
+        InputError: A label is negative, `size` is out of range, or (balanced) a class has fewer
+            rows than its part of `size`.
+    """
+    place, count = _places(labels, seed)
+    classes = len(np.unique(labels))
+    if not classes <= size <= len(labels):
+        raise InputError(
+            f"cannot draw {size} of {len(labels)} rows: the size must be between the number of "
+            f"classes, {classes}, and the number of rows"
+        )
+    if balanced:
+        _check_enough(labels, -(-size // classes), size)
+    key = place.astype(np.float64) if balanced else np.where(place == 0, -1, (place + 0.5) / count)
+    return np.sort(_smallest(key, labels, size))
+
+
+def stratified_split(labels: Ints, held: int | float, seed: int) -> tuple[Ints, Ints]:
+    """Divide the rows in two parts in which the classes have about the same shares.
+
+    Args:
+        labels: [N] class indices.
+        held: How many rows the second part gets (integer), or which fraction of N (float).
+        seed: Decides which rows of a class are held out; equal seeds give equal parts.
+
+    Returns:
+        The row numbers kept and the row numbers held out, int64, ascending. Every class is in
+        both parts.
+
+    Raises:
+        InputError: A label is negative, a class has fewer than two rows, or either part is too
+            small to have every class.
+    """
+    place, count = _places(labels, seed)
+    classes = len(np.unique(labels))
+    size = _held_size(held, len(labels))
+    _check_enough(labels, 2, None)
+    if not classes <= size <= len(labels) - classes:
+        raise InputError(
+            f"cannot hold out {size} of {len(labels)} rows: both parts need at least one row of "
+            f"each of the {classes} classes, so hold out {classes} to {len(labels) - classes}"
+        )
+    key = np.where(place == 0, -1, np.where(place == count - 1, 2, (place + 0.5) / count))
+    out = _smallest(key, labels, size)
+    kept = np.ones(len(labels), dtype=bool)
+    kept[out] = False
+    return np.flatnonzero(kept), np.sort(out)
+
+
+def _held_size(held: int | float, rows: int) -> int:
+    if isinstance(held, int) and not isinstance(held, bool):
+        return held
+    if not 0 < held < 1:
+        raise InputError(
+            f"the part to hold out must be a number of rows (an integer) or a fraction between "
+            f"0 and 1, got {held!r}"
+        )
+    return round(held * rows)
+
+
+def _places(labels: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Return each row's place in the random order of its class, and the size of that class."""
+    labels = np.asarray(labels)
+    if labels.size == 0:
+        raise InputError("cannot sample from no rows")
+    if labels.min() < 0:
+        row = int(np.argmax(labels < 0))
+        raise InputError(f"row {row + 1} is unlabelled; stratified sampling needs all labels")
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(labels), dtype=np.int64)
+    count = np.empty(len(labels), dtype=np.int64)
+    place[order] = np.arange(len(labels)) - starts
+    count[order] = np.repeat(counts, counts)
+    return place, count
+
+
+def _smallest(key: NDArray[np.float64], labels: Ints, size: int) -> Ints:
+    """Return the rows with the `size` smallest keys; equal keys go to the lower class first."""
+    return np.lexsort((labels, key))[:size].astype(np.int64)
+
+
+def _check_enough(labels: Ints, needed: int, size: int | None) -> None:
+    names, counts = np.unique(labels, return_counts=True)
+    worst = int(np.argmin(counts))
+    if counts[worst] < needed:
+        why = "to be in both parts" if size is None else f"for {size} rows of {len(names)} classes"
+        raise InputError(f"class {names[worst]} has {counts[worst]} rows, {needed} needed {why}")

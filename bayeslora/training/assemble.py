@@ -1,0 +1,75 @@
+"""Putting a network together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from bayeslora.adapters.config import AdapterConfig, PoLAR
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.targets import first_adapted_layer
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.load import Backbone
+from bayeslora.errors import InputError
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.posteriors.types import LastLayer
+from bayeslora.training.network import Network
+
+
+def build_network(
+    backbone: Backbone,
+    adapter: AdapterConfig,
+    posterior: PosteriorConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    max_length: int,
+    extra: Mapping[str, Any] | None = None,
+) -> Network:
+    """Return a fresh network on a clone of `backbone`, whose tensors are shared, not copied.
+
+    Args:
+        backbone: Frozen; it stays without adapters.
+        adapter: Which adapter, where, how large.
+        posterior: Which last layer.
+        num_classes: C.
+        seed: Of the adapter's start.
+        max_length: Tokens kept of a text.
+        extra: `extra_config()` of a fitted head whose tensors will be loaded.
+
+    Raises:
+        InputError: The adapter does not fit the backbone or the posterior.
+    """
+    clone = backbone.clone()
+    sites = inject(clone.model, with_dropout(adapter, posterior), seed)
+    names = [site.name for site in sites]
+    encoder = Encoder(
+        clone,
+        layers_path=_layers_path(names[-1]),
+        start=first_adapted_layer(names),
+        max_length=max_length,
+    )
+    head = build(posterior, backbone.num_features, num_classes, extra=extra)
+    return Network(encoder, sites, cast(LastLayer, head)).to(backbone.device)
+
+
+def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:
+    """Return the adapter with the dropout that MC dropout asks for.
+
+    Raises:
+        InputError: The adapter has no dropout.
+    """
+    if not isinstance(posterior, MCDropout):
+        return adapter
+    if isinstance(adapter, PoLAR):
+        raise InputError("posterior 'mc_dropout' needs an adapter with dropout; choose 'lora'")
+    return replace(adapter, dropout=posterior.p)
+
+
+def _layers_path(name: str) -> str:
+    """Return the dotted name of the list of layers that the module `name` is in."""
+    parts = name.split(".")
+    places = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: places[0]]) if places else ""

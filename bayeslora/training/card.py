@@ -1,0 +1,87 @@
+"""The model card: what a model directory says of itself, with measured numbers."""
+
+from __future__ import annotations
+
+from bayeslora.checkpoint import ModelRecord
+
+
+def model_card(record: ModelRecord, fingerprint: str) -> str:
+    """Return the Markdown of a model's `README.md`."""
+    parts = [
+        _front_matter(record),
+        f"# {_title(record)}",
+        _what(record),
+        _use(),
+        _measured(record),
+        _made(record, fingerprint),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(record: ModelRecord) -> str:
+    adapter = f"{record.adapter['name']} + " if record.adapter else ""
+    return (
+        f"Text classifier: {adapter}{record.posterior['name']} on {_code(record.backbone['name'])}"
+    )
+
+
+def _front_matter(record: ModelRecord) -> str:
+    # JSON strings are YAML strings, whatever characters a name holds.
+    import json
+
+    base = json.dumps(str(record.backbone["name"]))
+    return (
+        "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
+        f"base_model: {base}\ntags: [uncertainty, calibration]\n---"
+    )
+
+
+def _what(record: ModelRecord) -> str:
+    names = ", ".join(_code(name) for name in record.classes[:20])
+    more = f" and {len(record.classes) - 20} more" if len(record.classes) > 20 else ""
+    return (
+        f"Sorts texts into {len(record.classes)} classes: {names}{more}. Its probabilities come "
+        f"from a posterior over the last layer's weights or over networks ({record.posterior['name']}), "
+        f"fitted to {record.num_train} labelled rows."
+    )
+
+
+def _use() -> str:
+    return (
+        "```python\nimport bayeslora as bl\n\n"
+        'clf = bl.BayesianClassifier.from_pretrained("this-directory")\n'
+        'predictions = clf.predict("test.jsonl")\n```'
+    )
+
+
+def _measured(record: ModelRecord) -> str:
+    lines = []
+    history = record.results.get("history") or []
+    best = record.results.get("best_epoch")
+    kept = [item for item in history if item.get("epoch") == best]
+    if kept and "validation_nll" in kept[0]:
+        lines.append(
+            f"- Validation after epoch {best}: NLL {kept[0]['validation_nll']:.3f} nats, "
+            f"accuracy {kept[0]['validation_accuracy']:.3f}. The epoch was chosen on these rows, "
+            "so expect slightly less on new ones."
+        )
+    for key, value in record.results.get("posterior", {}).items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        lines.append(f"- {key.replace('_', ' ')}: {shown}")
+    for key in ("stable_rank", "drift"):
+        value = record.results.get("adapter", {}).get(key)
+        if value is not None:
+            lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
+    return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _made(record: ModelRecord, fingerprint: str) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    return (
+        f"## Made with\n\n- {versions}\n- seed {record.seed}, at most {record.max_length} tokens a "
+        f"text\n- fingerprint `{fingerprint}`"
+    )
+
+
+def _code(text: str) -> str:
+    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"

@@ -1,0 +1,67 @@
+"""What a person passes as data, checked and said back before any model is loaded."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.readers import load_examples
+
+logger = logging.getLogger(__name__)
+
+
+def read_rows(data: Any, columns: Columns) -> Examples:
+    """Return the examples in `data`, labelled or not.
+
+    Raises:
+        InputError: As `load_examples`.
+    """
+    if isinstance(data, Examples):
+        return data
+    return load_examples(
+        data,
+        text_column=columns.text,
+        label_column=columns.label,
+        pair_column=columns.pair,
+    )
+
+
+def read_labelled(data: Any, columns: Columns) -> Examples:
+    """Return the examples in `data`, each of which must have a label; say how many repeat.
+
+    Raises:
+        InputError: As `load_examples`, or a label is missing.
+    """
+    rows = data
+    if not isinstance(data, Examples):
+        rows = load_examples(
+            data,
+            text_column=columns.text,
+            label_column=columns.label,
+            pair_column=columns.pair,
+            labels="required",
+        )
+    if rows.duplicates:
+        logger.warning(
+            "%s: %d of %d rows repeat an earlier row (same text and label)",
+            rows.source,
+            rows.duplicates,
+            len(rows),
+        )
+    labelled: Examples = rows
+    return labelled
+
+
+def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
+    """Say what share of the texts was cut, if any was."""
+    if num_truncated:
+        logger.warning(
+            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were cut",
+            source,
+            num_truncated,
+            total,
+            100 * num_truncated / total,
+            max_length,
+        )

@@ -1,0 +1,202 @@
+"""One fit: from labelled texts to a trained network with its posterior."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.stats import summary
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.links import link_probabilities
+from bayeslora.optim.alternating import build_optimizer
+from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits
+from bayeslora.training.network import Network
+from bayeslora.training.progress import TrainingBar, quiet_transformers
+from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.trainer import AlternatingTrainer
+
+EpochHook = Callable[[int, Network], None]
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Prepared texts with their labels [N] int64."""
+
+    texts: PreparedTexts
+    labels: Tensor
+
+
+@dataclass
+class FitResult:
+    """What a fit left behind besides the network itself.
+
+    Attributes:
+        history: One mapping an epoch: training loss, validation NLL and accuracy.
+        best_epoch: The epoch kept, counted from 1.
+        posterior: What the last layer chose and reached.
+        adapter: Size, stable rank and drift from orthogonality, over all sites.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    posterior: dict[str, float | str] = field(default_factory=dict)
+    adapter: dict[str, float] = field(default_factory=dict)
+
+
+def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
+    """Divide features by their root mean square norm, so that prior scales mean logits."""
+    network.eval()
+    features = network.encoder.features(texts)
+    network.feature_scale.fill_(features.double().square().sum(1).mean().sqrt().item())
+
+
+def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
+    """Return features [N, d] float32 as the head sees them, in evaluation mode."""
+    network.eval()
+    return network.encoder.features(texts) / network.feature_scale.cpu()
+
+
+def fit_posterior(
+    network: Network, train: LabelledTexts, validation: LabelledTexts | None
+) -> dict[str, float | str]:
+    """Fit the last layer to the features of the finished adapter; return what it chose."""
+    held_out = None
+    if validation is not None:
+        held_out = (scaled_features(network, validation.texts), validation.labels)
+    network.head.fit(scaled_features(network, train.texts), train.labels, held_out)
+    return network.head.report()
+
+
+def validation_metrics(
+    network: Network, train: LabelledTexts, validation: LabelledTexts
+) -> dict[str, float]:
+    """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
+
+    The prior scale stays at its default here; it is chosen once, after the last epoch.
+    """
+    # A copy is fitted: training state and checkpoints stay those of an unfitted head.
+    head = copy.deepcopy(network.head)
+    if head.uses_training_features:
+        head.fit(scaled_features(network, train.texts), train.labels)
+    logits = head.predict(scaled_features(network, validation.texts))
+    probs = link_probabilities(logits).probs
+    taken = probs[torch.arange(len(probs)), validation.labels]
+    accuracy = (probs.argmax(1) == validation.labels).double().mean()
+    return {"nll": -taken.clamp_min(1e-300).log().mean().item(), "accuracy": accuracy.item()}
+
+
+def train_network(
+    network: Network,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    adapter: AdapterConfig,
+    posterior: PosteriorConfig,
+    settings: TrainingSettings,
+    directory: Path,
+    early_stopping: bool = True,
+    on_epoch: EpochHook | None = None,
+    description: str | None = "fit",
+) -> FitResult:
+    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+
+    Checkpoints are written to `directory` after each epoch; where it holds some already, training
+    goes on from the last one and ends as if it had never stopped.
+
+    Args:
+        network: A fresh network.
+        train: Training rows.
+        validation: Held-out rows; without them the last epoch is kept.
+        adapter: Learning rates and constraints.
+        posterior: Decides how the head follows the adapter.
+        settings: Epochs, batch size, seed.
+        directory: For checkpoints.
+        early_stopping: Whether to stop after `settings.patience` epochs without a better
+            validation NLL, and keep the best epoch; otherwise the last one is kept.
+        on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
+        description: Title of the progress bar; None shows none.
+    """
+    torch.manual_seed(settings.seed)
+    set_feature_scale(network, train.texts)
+    validate = None
+    if validation is not None and early_stopping:
+        rows = validation
+        validate = lambda net: validation_metrics(net, train, rows)  # noqa: E731
+    callbacks = _callbacks(settings, validate is not None, on_epoch, description)
+    optimizer = build_optimizer(
+        network.sites, list(network.head.parameters()), adapter, settings.head_lr
+    )
+    with quiet_transformers():
+        trainer = AlternatingTrainer(
+            network,
+            optimizer,
+            train=train.texts,
+            labels=train.labels,
+            update_head=_head_update(posterior, train),
+            settings=settings,
+            directory=directory,
+            validate=validate,
+            callbacks=callbacks,
+        )
+        last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
+        trainer.train(resume_from_checkpoint=last)
+    chosen = fit_posterior(network, train, validation)
+    return FitResult(
+        _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
+    )
+
+
+def _head_update(posterior: PosteriorConfig, train: LabelledTexts) -> HeadUpdate:
+    if isinstance(posterior, VBLL) and posterior.head_step == "refit":
+        return Refits(posterior.refit_every, train.texts, train.labels)
+    steps = posterior.head_steps if isinstance(posterior, VBLL) else 1
+    return GradientSteps(steps, len(train.labels))
+
+
+class _AfterEpoch(TrainerCallback):
+    def __init__(self, hook: EpochHook) -> None:
+        self._hook = hook
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook(round(state.epoch), kwargs["model"])
+
+
+def _callbacks(
+    settings: TrainingSettings, validates: bool, on_epoch: EpochHook | None, title: str | None
+) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
+    if title is not None:
+        callbacks.append(TrainingBar(title))
+    if validates:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    if on_epoch is not None:
+        callbacks.append(_AfterEpoch(on_epoch))
+    return callbacks
+
+
+def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Gather the Trainer's log, which has an entry for each kind of event, by epoch."""
+    epochs: dict[int, dict[str, float]] = {}
+    names = {"loss": "loss", "eval_nll": "validation_nll", "eval_accuracy": "validation_accuracy"}
+    for entry in log:
+        found = {names[key]: float(value) for key, value in entry.items() if key in names}
+        if found:
+            epoch = round(entry["epoch"])
+            epochs.setdefault(epoch, {"epoch": epoch}).update(found)
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def _best_epoch(trainer: AlternatingTrainer) -> int:
+    steps = trainer.state.best_global_step or trainer.state.global_step
+    return math.ceil(steps / len(trainer.get_train_dataloader()))

@@ -1,0 +1,158 @@
+"""A fitted classifier's working parts, without the conveniences that a user sees around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeslora import options
+from bayeslora.checkpoint import ModelFiles, ModelRecord
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors.config import POSTERIORS, PosteriorConfig
+from bayeslora.predictions import Predictions
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.training.fit import LabelledTexts, fit_posterior
+from bayeslora.training.members import prepare
+from bayeslora.training.network import Network
+from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.progress import progress_bar, quiet_transformers
+from bayeslora.training.restore import FOREIGN, model_tensors
+
+DEFAULT_LINK = "mc"
+Unknown = Literal["error", "ood"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Networks with the record of how they came to be.
+
+    Attributes:
+        record: Configuration and results.
+        networks: One, or the members of an ensemble.
+        progress: Whether to show bars on stderr.
+    """
+
+    record: ModelRecord
+    networks: list[Network]
+    progress: bool = True
+
+    @property
+    def posterior(self) -> PosteriorConfig:
+        """The posterior's options."""
+        config: PosteriorConfig = options.resolve("posterior", self.record.posterior, POSTERIORS)
+        return config
+
+    @property
+    def name(self) -> str:
+        """What tables call it, such as `polar-vbll`."""
+        adapter = f"{self.record.adapter['name']}-" if self.record.adapter else ""
+        return f"{adapter}{self.posterior.name}"
+
+    @property
+    def columns(self) -> Columns:
+        """The data columns that the classifier was fitted on."""
+        names = self.record.columns
+        return Columns(str(names["text"]), str(names["label"]), names["pair"])
+
+    def files(self) -> ModelFiles:
+        """Return what a model directory holds."""
+        return ModelFiles(self.record, *model_tensors(self.networks))
+
+    def encode(self, rows: Examples, unknown: Unknown = "error") -> NDArray[np.int64]:
+        """Return the class index [N] of each row, -1 where there is none.
+
+        A foreign model's data may name classes by their integers.
+
+        Raises:
+            InputError: A label is not a class and `unknown` is `error`.
+        """
+        classes = tuple(self.record.classes)
+        foreign = self.record.backbone["kind"] == FOREIGN
+        if foreign and all(isinstance(label, int) for label in rows.labels):
+            classes = tuple(str(index) for index in range(len(classes)))
+        return encode_labels(rows, classes, unknown=unknown)
+
+    def prepare(self, rows: Examples, unknown: Unknown = "error") -> LabelledTexts:
+        """Return rows ready for the networks."""
+        labels = torch.from_numpy(self.encode(rows, unknown))
+        with quiet_transformers():
+            return prepare(self.networks[0].encoder, (rows, labels), progress=self.progress)
+
+    def predict(
+        self,
+        rows: Examples,
+        *,
+        num_samples: int | None,
+        link: str | None,
+        unknown: Unknown,
+        seed: int,
+    ) -> Predictions:
+        """Return the predictions of rows; see `BayesianClassifier.predict`."""
+        if num_samples is not None and num_samples < 0:
+            raise InputError(f"num_samples must be >= 0, got {num_samples}")
+        posterior = self.posterior
+        chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
+        draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
+        texts = self.prepare(rows, unknown)
+        passes = num_passes(posterior, len(self.networks), num_samples)
+        with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
+            logits = predict_logits(
+                self.networks,
+                posterior,
+                texts.texts,
+                num_samples=num_samples,
+                seed=seed,
+                advance=bar,
+            )
+        result = link_probabilities(logits, link=chosen, num_samples=draws, seed=seed)
+        return Predictions(
+            probs=_array(result.probs),
+            classes=tuple(self.record.classes),
+            labels=texts.labels.numpy() if rows.has_labels else None,
+            ids=rows.ids,
+            total=_array(result.total),
+            aleatoric=_array(result.aleatoric),
+            epistemic=_array(result.epistemic),
+            scores={"logit_variance": _array(logits.variance.sum(1))},
+            name=self.name,
+            metadata={
+                "link": chosen,
+                "num_samples": str(draws),
+                "seed": str(seed),
+                "model_fingerprint": self.files().fingerprint,
+            },
+        )
+
+    def calibrated(self, train: Examples, validation: Examples | None, columns: Columns) -> Fitted:
+        """Return the same networks with the posterior fitted to other rows.
+
+        Raises:
+            InputError: The posterior is not one of the last layer, or the data is not allowed.
+        """
+        if len(self.networks) != 1:
+            raise InputError("an ensemble has no single last layer to calibrate")
+        network = self.networks[0]
+        fresh = self.prepare(train)
+        held = None if validation is None else self.prepare(validation)
+        chosen = fit_posterior(network, fresh, held)
+        record = dataclasses.replace(
+            self.record,
+            columns=dataclasses.asdict(columns),
+            num_train=len(train),
+            heads=[network.head.extra_config()],
+            results={**self.record.results, "posterior": chosen},
+        )
+        return dataclasses.replace(self, record=record)
+
+
+def _array(values: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = values.detach().cpu().double().numpy()
+    return array

@@ -1,0 +1,122 @@
+"""Fitting the one network of most posteriors, or the several of an ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayeslora.adapters.config import AdapterConfig
+from bayeslora.backbones.load import Backbone
+from bayeslora.posteriors.config import Ensemble, PosteriorConfig
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.assemble import build_network
+from bayeslora.training.data import say_truncation
+from bayeslora.training.fit import FitResult, LabelledTexts, train_network
+from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
+from bayeslora.training.settings import TrainingSettings
+
+_SEED_STEP = 1000
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What to fit, apart from the data.
+
+    Attributes:
+        backbone: Loaded, without adapters.
+        adapter: Which adapter.
+        posterior: Which posterior.
+        num_classes: C.
+        max_length: Tokens kept of a text.
+        settings: Epochs, batch size, seed.
+        progress: Whether to show bars on stderr.
+    """
+
+    backbone: Backbone
+    adapter: AdapterConfig
+    posterior: PosteriorConfig
+    num_classes: int
+    max_length: int
+    settings: TrainingSettings
+    progress: bool
+
+
+def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
+    """Return the seed of each network that a posterior consists of; the first is `seed` itself."""
+    count = posterior.num_members if isinstance(posterior, Ensemble) else 1
+    return [seed + _SEED_STEP * member for member in range(count)]
+
+
+def fit_members(
+    plan: FitPlan,
+    train: tuple[Examples, Tensor],
+    validation: tuple[Examples, Tensor] | None,
+    work: Path | None,
+) -> tuple[list[Network], list[FitResult]]:
+    """Train every network of the posterior, one after the other.
+
+    Args:
+        plan: What to fit.
+        train: Training rows and their labels [N] int64.
+        validation: Held-out rows and their labels, or None.
+        work: Directory of the checkpoints, where an interrupted fit goes on; None for none.
+    """
+    networks: list[Network] = []
+    results: list[FitResult] = []
+    seeds = member_seeds(plan.posterior, plan.settings.seed)
+    for place, seed in enumerate(seeds):
+        network = build_network(
+            plan.backbone,
+            plan.adapter,
+            plan.posterior,
+            num_classes=plan.num_classes,
+            seed=seed,
+            max_length=plan.max_length,
+        )
+        fresh = prepare(network.encoder, train, progress=plan.progress)
+        held = None
+        if validation is not None:
+            held = prepare(network.encoder, validation, progress=plan.progress)
+        title = "fit" if len(seeds) == 1 else f"fit member {place + 1} of {len(seeds)}"
+        with _directory(work, place) as directory:
+            results.append(
+                train_network(
+                    network,
+                    fresh,
+                    held,
+                    adapter=plan.adapter,
+                    posterior=plan.posterior,
+                    settings=dataclasses.replace(plan.settings, seed=seed),
+                    directory=directory,
+                    description=title if plan.progress else None,
+                )
+            )
+        networks.append(network)
+    return networks, results
+
+
+def prepare(encoder: Any, rows: tuple[Examples, Tensor], *, progress: bool) -> LabelledTexts:
+    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
+    examples, labels = rows
+    with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
+        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
+    say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
+    return LabelledTexts(texts, labels)
+
+
+@contextmanager
+def _directory(work: Path | None, place: int) -> Iterator[Path]:
+    """Yield a member's checkpoint directory: a lasting one, or a temporary one."""
+    if work is not None:
+        yield work / f"member-{place}"
+        return
+    with tempfile.TemporaryDirectory(prefix="bayeslora-fit-") as name:
+        yield Path(name)

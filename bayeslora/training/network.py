@@ -1,0 +1,48 @@
+"""An adapted backbone with a Bayesian head: what is trained, saved and asked for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.adapters.inject import adapter_state, load_adapter_state
+from bayeslora.adapters.site import LowRank
+from bayeslora.backbones.encoder import Batch, Encoder
+from bayeslora.posteriors.types import LastLayer
+
+
+class Network(nn.Module):
+    """Encoder, adapter sites and last layer, with the scale that features are divided by."""
+
+    def __init__(self, encoder: Encoder, sites: list[LowRank], head: LastLayer) -> None:
+        """Put the parts together; `sites` are inside `encoder` already."""
+        super().__init__()
+        self.encoder = encoder
+        self.sites = sites
+        self.head: LastLayer = head
+        self.register_buffer("feature_scale", torch.ones(()))
+        self.feature_scale: Tensor
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
+        features: Tensor = self.encoder(batch)
+        return features / self.feature_scale
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return copies of all tensors that training changes: adapter, head and scale."""
+        state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
+        state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
+        state["feature_scale"] = self.feature_scale
+        return {name: item.detach().cpu().clone() for name, item in state.items()}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trained_state` returned."""
+        load_adapter_state(self.sites, _under("adapter.", state))
+        self.head.load_state_dict(_under("head.", state))
+        self.feature_scale.copy_(state["feature_scale"])
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: item for name, item in state.items() if name.startswith(prefix)}

@@ -1,0 +1,98 @@
+"""What a person sees while a fit runs: one bar on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+Advance = Callable[[int], object]
+
+
+@contextmanager
+def progress_bar(description: str, total: int, *, shown: bool, unit: str = "") -> Iterator[Advance]:
+    """Yield a function that advances a bar on stderr, or one that does nothing."""
+    if not shown or total == 0:
+        yield lambda _: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=description, unit=unit, file=sys.stderr, leave=True) as bar:
+        yield bar.update
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and notices off the terminal while the context lasts."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+class TrainingBar(TrainerCallback):
+    """Steps done, and the last validation NLL beside them."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._bar: Any = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Open the bar where a resumed run left off."""
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self._description,
+            unit="step",
+            file=sys.stderr,
+        )
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Advance by one step."""
+        self._bar.update(1)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the epoch's validation NLL."""
+        if self._bar is not None and metrics:
+            self._bar.set_postfix({"validation NLL": f"{metrics['eval_nll']:.3f}"})
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()

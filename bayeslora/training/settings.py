@@ -1,0 +1,42 @@
+"""How long and how fast to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bayeslora.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Options of one fit that belong to neither the adapter nor the posterior.
+
+    Attributes:
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows a step.
+        head_lr: Learning rate of the head's gradient steps.
+        patience: Epochs without a better validation NLL before training stops.
+        warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
+        max_grad_norm: Limit on the norm of the adapter's gradient.
+        seed: Decides starts, order and dropout.
+    """
+
+    epochs: int = 10
+    batch_size: int = 16
+    head_lr: float = 5e-3
+    patience: int = 3
+    warmup: float = 0.03
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be an integer >= 1, got {value!r}")
+        if not self.head_lr > 0:
+            raise InputError(f"head_lr must be > 0, got {self.head_lr!r}")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be an integer >= 0, got {self.seed!r}")

@@ -1,0 +1,179 @@
+"""Adapter and head in alternation, as a Hugging Face Trainer.
+
+Each step computes the batch's features once, lets the head follow them (gradient steps on the
+detached features), and then takes one step of the adapter against the updated head. The Trainer
+brings the loop, checkpoints, resumption and the learning rate schedule.
+
+Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+
+from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.optim.alternating import AlternatingOptimizer
+from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
+from bayeslora.training.heads import HeadUpdate
+from bayeslora.training.network import Network
+from bayeslora.training.settings import TrainingSettings
+
+_WEIGHTS = "model.safetensors"
+
+Validate = Callable[[Network], dict[str, float]]
+
+
+class AlternatingTrainer(Trainer):
+    """Trains a `Network`: head steps and adapter steps in turn."""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: AlternatingOptimizer,
+        *,
+        train: PreparedTexts,
+        labels: Tensor,
+        update_head: HeadUpdate,
+        settings: TrainingSettings,
+        directory: Path,
+        validate: Validate | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        """Set up the loop.
+
+        Args:
+            network: What is trained; its adapter and head parameters are in `optimizer`.
+            optimizer: Steps of both blocks.
+            train: The training texts.
+            labels: [N] int64 class indices.
+            update_head: How the head follows the adapter.
+            settings: Epochs, batch size, warm-up, seed.
+            directory: Where checkpoints go, one an epoch.
+            validate: Returns the metrics of an epoch, with `nll`; training then keeps the best
+                epoch.
+            callbacks: More callbacks of the Trainer's own kind.
+        """
+        sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
+        self._batches = sampler
+        self._validate = validate
+        self._update_head = update_head
+        super().__init__(
+            model=network,
+            args=_arguments(settings, directory, len(sampler), validates=validate is not None),
+            data_collator=Collator(train, labels),
+            train_dataset=RowNumbers(len(train)),
+            eval_dataset=RowNumbers(0) if validate is not None else None,
+            optimizers=(optimizer, None),
+            callbacks=callbacks,
+        )
+
+    @property
+    def network(self) -> Network:
+        """The network, outside of any wrapper."""
+        network: Network = self.accelerator.unwrap_model(self.model)
+        return network
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of similar length in an order fixed by seed and epoch."""
+        loader = DataLoader(
+            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
+        )
+        prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Update the head on the batch's features, then leave the adapter's gradient in place."""
+        model.train()
+        batch = self._prepare_inputs(inputs)
+        labels = batch.pop("labels")
+        features = model(batch)
+        self._update_head(
+            self.network, _unwrapped(self.optimizer), features.detach(), labels, self._step
+        )
+        loss = self.network.head.data_loss(features, labels)
+        loss = loss / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return the metrics of the network as it is, and tell the callbacks."""
+        if self._validate is None:
+            return {}
+        self.network.eval()
+        found = self._validate(self.network)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    @property
+    def _step(self) -> int:
+        return int(self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.network.trained_state(), folder / _WEIGHTS)
+
+    def _load_from_checkpoint(
+        self,
+        resume_from_checkpoint: str,
+        model: torch.nn.Module | None = None,
+    ) -> None:
+        self.network.load_trained_state(load_file(Path(resume_from_checkpoint) / _WEIGHTS))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _arguments(
+    settings: TrainingSettings, directory: Path, steps: int, *, validates: bool
+) -> TrainingArguments:
+    when = "epoch" if validates else "no"
+    return TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup * steps * settings.epochs),
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        eval_strategy=when,
+        save_strategy="epoch",
+        load_best_model_at_end=validates,
+        metric_for_best_model="nll" if validates else None,
+        greater_is_better=False if validates else None,
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _unwrapped(optimizer: Any) -> AlternatingOptimizer:
+    """Return our optimizer from inside the wrapper that accelerate puts around it."""
+    inner: AlternatingOptimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner

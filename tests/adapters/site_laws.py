@@ -1,0 +1,198 @@
+"""Laws that every adapter site obeys; a test class inherits them by giving a factory."""
+
+import copy
+
+import pytest
+import torch
+from tiny_hosts import output, randomise
+from torch import nn
+
+from bayeslora.adapters.inject import (
+    adapter_state,
+    export,
+    find_sites,
+    inject,
+    load_adapter_state,
+    remove,
+)
+from bayeslora.adapters.site import Site
+
+
+class SiteLaws:
+    """Inherit and define `config`, `host()` and `inputs()`."""
+
+    config = None
+
+    def host(self):
+        raise NotImplementedError
+
+    def inputs(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def plain(self):
+        return self.host()
+
+    @pytest.fixture
+    def adapted(self):
+        model = self.host()
+        return model, inject(model, self.config, seed=0)
+
+    @pytest.fixture
+    def trained(self, adapted):
+        model, sites = adapted
+        randomise(sites)
+        return model, sites
+
+    def test_is_a_site(self, adapted):
+        _, sites = adapted
+        assert all(isinstance(site, Site) for site in sites)
+
+    def test_injection_does_not_change_the_function(self, plain, adapted):
+        assert torch.equal(output(plain, self.inputs()), output(adapted[0], self.inputs()))
+
+    def test_a_trained_adapter_changes_the_function(self, plain, trained):
+        difference = output(plain, self.inputs()) - output(trained[0], self.inputs())
+        assert difference.abs().max() > 1e-3
+
+    def test_the_change_is_zero_at_the_start(self, adapted):
+        assert all(torch.count_nonzero(site.delta()) == 0 for site in adapted[1])
+
+    def test_origin_has_the_keys_and_shapes_of_trainable(self, adapted):
+        for site in adapted[1]:
+            shapes = {key: value.shape for key, value in site.trainable().items()}
+            assert {key: value.shape for key, value in site.origin().items()} == shapes
+
+    def test_the_change_is_zero_at_the_origin_after_training(self, trained):
+        for site in trained[1]:
+            assert torch.count_nonzero(site.delta()) > 0
+            for key, value in site.origin().items():
+                site.trainable()[key].data = value
+            assert torch.count_nonzero(site.delta()) == 0
+
+    def test_delta_is_the_difference_to_the_host(self, plain, trained):
+        for site in trained[1]:
+            host = plain.get_submodule(site.name).weight
+            # One float32 addition of numbers of order 1.
+            torch.testing.assert_close(host + site.delta(), site.merged().weight, atol=1e-6, rtol=0)
+
+    def test_merged_computes_the_same(self, trained):
+        for site in trained[1]:
+            x = torch.randn(7, site.in_features, generator=torch.Generator().manual_seed(3))
+            torch.testing.assert_close(site.merged()(x), site(x), atol=1e-5, rtol=1e-5)
+
+    def test_export_is_plain_and_computes_the_same(self, trained):
+        model, sites = trained
+        plain = export(model)
+        assert not find_sites(plain)
+        assert all(type(plain.get_submodule(site.name)) is nn.Linear for site in sites)
+        assert find_sites(model) == sites
+        expected = output(model, self.inputs())
+        torch.testing.assert_close(output(plain, self.inputs()), expected, atol=1e-5, rtol=1e-5)
+
+    def test_remove_restores_the_very_tensors(self, plain, trained):
+        model, _ = trained
+        weights = {site.name: site.weight for site in find_sites(model)}
+        remove(model)
+        assert not find_sites(model)
+        for name, weight in weights.items():
+            assert model.get_submodule(name).weight is weight
+        assert torch.equal(output(plain, self.inputs()), output(model, self.inputs()))
+
+    def test_inject_export_inject(self, trained):
+        plain = export(trained[0])
+        before = output(plain, self.inputs())
+        again = inject(plain, self.config, seed=5)
+        assert [site.name for site in again] == [site.name for site in trained[1]]
+        assert torch.equal(output(plain, self.inputs()), before)
+
+    def test_only_adapters_are_trained(self, trained):
+        model, sites = trained
+        model.train()
+        own = {id(value) for site in sites for value in site.trainable().values()}
+        frozen = {n: p.clone() for n, p in model.named_parameters() if id(p) not in own}
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        result = model(self.inputs())
+        getattr(result, "last_hidden_state", result).square().mean().backward()
+        optimizer.step()
+        assert frozen
+        for name, parameter in model.named_parameters():
+            if name in frozen:
+                assert parameter.grad is None
+                assert torch.equal(parameter, frozen[name])
+            else:
+                assert parameter.grad is not None
+
+    def test_saved_adapters_load_on_a_fresh_host(self, trained):
+        model, sites = trained
+        fresh = self.host()
+        others = inject(fresh, self.config, seed=9)
+        load_adapter_state(others, adapter_state(sites))
+        difference = output(fresh, self.inputs()) - output(model, self.inputs())
+        assert torch.count_nonzero(difference) == 0
+
+    def test_hooks_see_one_call_a_forward_pass(self, trained):
+        model, sites = trained
+        calls = []
+        for site in sites:
+            for key, layer in site.linears().items():
+                layer.register_forward_hook(lambda *_, where=(site.name, key): calls.append(where))
+        output(model, self.inputs())
+        expected = [(site.name, key) for site in sites for key in site.linears()]
+        assert sorted(calls) == sorted(expected)
+
+    def test_linears_hold_the_trainable_parameters(self, adapted):
+        for site in adapted[1]:
+            layers = {key: layer.weight for key, layer in site.linears().items()}
+            assert layers.keys() == site.trainable().keys()
+            assert all(layers[key] is value for key, value in site.trainable().items())
+
+    def test_sites_are_independent(self, adapted):
+        _, sites = adapted
+        randomise(sites[:1])
+        assert torch.count_nonzero(sites[0].delta()) > 0
+        assert all(torch.count_nonzero(site.delta()) == 0 for site in sites[1:])
+
+    def test_moves_take_everything_along(self, trained):
+        model, sites = trained
+        model.to(torch.float64)
+        for site in sites:
+            assert site.delta().dtype == torch.float64
+            assert all(value.dtype == torch.float64 for value in site.origin().values())
+
+    def test_the_host_keeps_its_precision(self, plain, trained):
+        """Adapters stay in float32 on a bfloat16 host; the output is bfloat16 as without them."""
+        expected = output(trained[0], self.inputs())
+        half = self.host().to(torch.bfloat16)
+        sites = inject(half, self.config, seed=0)
+        load_adapter_state(sites, adapter_state(trained[1]))
+        inputs = self.inputs()
+        inputs = inputs.to(torch.bfloat16) if inputs.is_floating_point() else inputs
+        got = output(half, inputs)
+        assert got.dtype == torch.bfloat16
+        assert all(v.dtype == torch.float32 for site in sites for v in site.trainable().values())
+        assert all(site.merged().weight.dtype == torch.bfloat16 for site in sites)
+        # bfloat16 keeps eight bits, a relative 4e-3 an operation; a few dozen follow each other.
+        assert (got.float() - expected).abs().max() < 0.15 * expected.abs().max()
+
+    def test_the_same_seed_gives_the_same_start(self, adapted):
+        first = adapter_state(adapted[1])
+        again = adapter_state(inject(self.host(), self.config, seed=0))
+        other = adapter_state(inject(self.host(), self.config, seed=1))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+    def test_orthonormal_factors_are_orthonormal(self, adapted):
+        for site in adapted[1]:
+            for key, kind in site.manifold().items():
+                assert kind == "stiefel"
+                Z = site.trainable()[key].detach().double()
+                Z = Z.T if key == "A" else Z
+                # Rounding to float32 moves each of n entries by 6e-8 relative.
+                assert torch.linalg.norm(Z.T @ Z - torch.eye(site.r)) < 1e-6
+
+    def test_a_copy_of_the_model_is_independent(self, trained):
+        model, sites = trained
+        twin = copy.deepcopy(model)
+        randomise(find_sites(twin), seed=8)
+        assert not torch.equal(find_sites(twin)[0].delta(), sites[0].delta())

@@ -1,0 +1,85 @@
+"""Adapter options: what they stand for and what they refuse."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.errors import InputError
+from bayeslora.options import as_mapping, resolve
+
+
+def test_registry_names_are_those_of_the_classes():
+    assert {"lora": LoRA, "polar": PoLAR} == ADAPTERS
+    assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
+
+
+@pytest.mark.parametrize("config", [LoRA(r=4), PoLAR(target_modules=("q_proj",), num_layers=None)])
+def test_round_trip_through_a_mapping(config):
+    assert resolve("adapter", as_mapping(config), ADAPTERS) == config
+
+
+def test_a_string_with_options_is_understood():
+    config = resolve("adapter", "polar:r=4,constraint=landing,num_layers=null", ADAPTERS)
+    assert config == PoLAR(r=4, constraint="landing", num_layers=None)
+
+
+def test_one_target_may_be_a_plain_string():
+    assert LoRA(target_modules="q_proj").target_modules == ("q_proj",)
+    assert LoRA(target_modules=["a", "b"]).target_modules == ("a", "b")
+
+
+@pytest.mark.parametrize("cls", [LoRA, PoLAR])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": 0}, "r must be an integer >= 1, got 0"),
+        ({"r": 8.0}, "r must be an integer >= 1, got 8.0"),
+        ({"r": True}, "r must be an integer >= 1, got True"),
+        ({"alpha": 0}, "alpha must be a number > 0, got 0"),
+        ({"alpha": math.nan}, "alpha must be a number > 0, got nan"),
+        ({"lr": "fast"}, "lr must be a number > 0, got 'fast'"),
+        ({"lr": math.inf}, "lr must be a number > 0, got inf"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
+        (
+            {"num_layers": 0},
+            "num_layers must be an integer >= 1 or None (all layers), got 0",
+        ),
+        ({"target_modules": ()}, "target_modules must be names of modules or None, got ()"),
+        ({"target_modules": 3}, "target_modules must be names of modules or None, got 3"),
+        ({"target_modules": ("q", "")}, "target_modules must hold non-empty strings, got ''"),
+    ],
+)
+def test_shared_options_are_checked(cls, options, message):
+    with pytest.raises(InputError) as caught:
+        cls(**options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (LoRA, {"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),
+        (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
+        (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
+        (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
+        (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),
+        (
+            PoLAR,
+            {"constraint": "retract"},
+            "unknown constraint 'retract' (did you mean 'retraction'?); choose from "
+            "'euclidean-penalty', 'landing', 'retraction'",
+        ),
+    ],
+)
+def test_own_options_are_checked(cls, options, message):
+    with pytest.raises(InputError) as caught:
+        cls(**options)
+    assert str(caught.value) == message
+
+
+def test_importing_the_options_loads_no_torch():
+    code = "import sys, bayeslora.adapters.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

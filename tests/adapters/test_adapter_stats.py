@@ -1,0 +1,88 @@
+"""Stable rank, drift and sums against full matrices and numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_hosts import randomise, stack
+from torch import nn
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.init import Factors
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.stats import drift, singular_values, stable_rank, summary
+
+
+def site_of(A, B, core=None, scale=2.0):
+    host = nn.Linear(A.shape[1], B.shape[0])
+    return LowRank("here", host, Factors(A, B, core, core is not None), scale).double()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 99), st.data())
+def test_spectrum_is_that_of_the_full_change(rows, columns, with_core, seed, data):
+    r = data.draw(st.integers(1, min(rows, columns)))
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    site = site_of(random(r, columns), random(rows, r), random(r, r) if with_core else None)
+    full = torch.linalg.svdvals(site.delta().detach())
+    torch.testing.assert_close(singular_values(site), full[:r], atol=1e-9, rtol=1e-9)
+    expected = float((full**2).sum() / full[0] ** 2)
+    assert stable_rank(site) == pytest.approx(expected, rel=1e-9)
+    assert 1 <= stable_rank(site) <= r + 1e-9
+
+
+def test_stable_rank_by_hand():
+    eye = torch.eye(3)
+    core = torch.diag(torch.tensor([2.0, 1.0, 1.0]))
+    assert stable_rank(site_of(eye, eye, core)) == pytest.approx((4 + 1 + 1) / 4)
+
+
+def test_stable_rank_with_a_deficient_factor():
+    B = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert stable_rank(site_of(torch.eye(2), B)) == pytest.approx(1.0)
+
+
+def test_stable_rank_does_not_depend_on_size():
+    A, B = torch.randn(2, 5), torch.randn(4, 2)
+    assert stable_rank(site_of(1e-8 * A, B)) == pytest.approx(stable_rank(site_of(A, B)))
+
+
+def test_no_change_has_no_stable_rank():
+    assert math.isnan(stable_rank(site_of(torch.ones(1, 3), torch.zeros(2, 1))))
+
+
+def test_drift_by_hand():
+    A = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    B = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    # AAᵀ − I = diag(0, 3) and BᵀB − I = diag(0, 1): the larger norm is 3.
+    assert drift(site_of(A, B, torch.eye(2))) == pytest.approx(3.0)
+
+
+def test_free_factors_do_not_drift():
+    assert drift(site_of(torch.ones(1, 3), torch.ones(2, 1))) == 0.0
+
+
+def test_summary_by_definition():
+    sites = inject(stack(), PoLAR(r=3, target_modules=(r"layers\..", "head")), seed=0)
+    randomise(sites[1:])
+    got = summary(sites)
+    squares = sum(float(site.delta().detach().square().sum()) for site in sites)
+    ranks = [stable_rank(site) for site in sites[1:]]
+    assert got["num_sites"] == 4
+    assert got["num_parameters"] == 3 * (3 * (6 + 6) + 9) + 3 * (6 + 4) + 9
+    assert got["delta_norm"] == pytest.approx(squares**0.5, rel=1e-5)
+    assert got["stable_rank"] == pytest.approx(sum(ranks) / 3)
+    assert got["drift"] == max(drift(site) for site in sites) < 1e-6
+
+
+def test_summary_of_an_untrained_adapter():
+    got = summary(inject(stack(), LoRA(r=1, target_modules=("head",)), seed=0))
+    assert math.isnan(got["stable_rank"])
+    assert (got["delta_norm"], got["drift"], got["num_sites"]) == (0, 0, 1)

@@ -1,0 +1,112 @@
+"""Injection, and the names of adapter tensors; what all sites share is in the site laws."""
+
+import pytest
+import torch
+from tiny_hosts import randomise, stack, tiny_llama
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.inject import (
+    adapter_state,
+    find_sites,
+    inject,
+    inject_at,
+    load_adapter_state,
+)
+from bayeslora.errors import InputError
+
+
+def adapted(**options):
+    model = stack()
+    return model, inject(model, LoRA(r=2, target_modules=(r"layers\..",), **options), seed=0)
+
+
+def test_sites_are_named_and_ordered_as_in_the_model():
+    model, sites = adapted()
+    assert [site.name for site in sites] == ["layers.0", "layers.1", "layers.2"]
+    assert find_sites(model) == sites
+    assert all(model.get_submodule(site.name) is site for site in sites)
+
+
+def test_scale_is_alpha_over_r():
+    model = stack()
+    (site,) = inject(model, PoLAR(r=4, alpha=6.0, target_modules=("layers.0",)), seed=0)
+    assert site.scale == 6 / 4
+
+
+def test_dropout_is_passed_on():
+    assert [site.dropout.p for site in adapted(dropout=0.25)[1]] == [0.25] * 3
+
+
+def test_everything_but_adapters_is_frozen():
+    model, _ = adapted()
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained == {f"layers.{i}.{key}.weight" for i in range(3) for key in "AB"}
+
+
+def test_a_second_injection_elsewhere_leaves_the_first_trainable():
+    model = stack()
+    first = inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
+    second = inject(model, PoLAR(r=1, target_modules=("head",)), seed=0)
+    assert [site.name for site in second] == ["head"]
+    assert find_sites(model) == first + second
+    assert all(v.requires_grad for site in first + second for v in site.trainable().values())
+
+
+def test_a_refused_injection_changes_nothing():
+    model = stack()
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(InputError, match=r"head: r must be between 1 and 4 .* 4 outputs and 6"):
+        inject(model, PoLAR(r=5, target_modules=("layers.0", "head")), seed=0)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_inject_at_wants_linear_layers():
+    model, _ = adapted()
+    with pytest.raises(InputError, match=r"layers\.0 is a LowRank, only nn\.Linear"):
+        inject_at(model, ["layers.0"], LoRA(r=1), seed=0)
+
+
+def test_grouped_query_layers_have_fewer_outputs_than_inputs():
+    (site,) = inject(tiny_llama(), PoLAR(r=8, num_layers=1, target_modules=("k_proj",)), seed=0)
+    assert site.weight.shape == (8, 16)
+    with pytest.raises(InputError, match=r"k_proj: r must be between 1 and 8 .* got 9"):
+        inject(tiny_llama(), PoLAR(r=9, num_layers=1, target_modules=("k_proj",)), seed=0)
+
+
+def test_state_names_and_copies():
+    model = stack()
+    sites = inject(model, PoLAR(r=2, target_modules=("head",)), seed=0)
+    state = adapter_state(sites)
+    assert {name: list(value.shape) for name, value in state.items()} == {
+        "head.A": [2, 6],
+        "head.B": [4, 2],
+        "head.core": [2, 2],
+    }
+    randomise(sites)
+    assert torch.count_nonzero(state["head.core"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("layers.1.B"), "adapter tensor 'layers.1.B' is missing"),
+        (
+            lambda s: s.update({"layers.7.A": torch.zeros(2, 6)}),
+            "unexpected adapter tensor 'layers.7.A': the model has no such site",
+        ),
+        (
+            lambda s: s.update({"layers.2.A": torch.zeros(3, 6)}),
+            "adapter tensor 'layers.2.A' has shape [3, 6], the model needs [2, 6]",
+        ),
+    ],
+)
+def test_loading_checks_every_name_and_shape(change, message):
+    _, sites = adapted()
+    before = adapter_state(sites)
+    state = {name: value + 1 for name, value in before.items()}
+    change(state)
+    with pytest.raises(InputError) as caught:
+        load_adapter_state(sites, state)
+    assert str(caught.value) == message
+    assert all(torch.equal(value, before[name]) for name, value in adapter_state(sites).items())

@@ -1,0 +1,271 @@
+"""Exchange with PEFT, which is the oracle for both directions where it is installed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.inject import adapter_state, find_sites, inject
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
+from bayeslora.errors import InputError
+
+# PEFT asks transformers for an attribute by a name that transformers has deprecated.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def peft():
+    return pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
+
+
+def trained(model, config):
+    sites = inject(model, config, seed=0)
+    randomise(sites)
+    return sites
+
+
+def causal_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2))
+    model.model.load_state_dict(tiny_llama().state_dict())
+    return model.eval()
+
+
+def classifier_bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=3))
+    model.bert.load_state_dict(tiny_bert().state_dict())
+    return model.eval()
+
+
+CONFIGS = [PoLAR(r=4, num_layers=2), LoRA(r=3, alpha=7.0, num_layers=2)]
+
+
+@pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
+@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+def test_peft_loads_our_export(peft, tmp_path, host, config):
+    model = host()
+    sites = trained(model, config)
+    export_peft(sites, tmp_path, "some/base")
+    loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
+    adapted = [n for n, m in loaded.base_model.model.named_modules() if hasattr(m, "lora_A")]
+    assert adapted == [site.name for site in sites]
+    # Products are taken in another order in float32.
+    expected = output(model, tokens())
+    torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("host", "whole", "inner"),
+    [(tiny_llama, causal_llama, "model"), (tiny_bert, classifier_bert, "bert")],
+)
+def test_a_prefix_addresses_the_larger_model(peft, tmp_path, host, whole, inner):
+    model = host()
+    export_peft(trained(model, CONFIGS[0]), tmp_path, prefix=f"{inner}.")
+    loaded = peft.PeftModel.from_pretrained(whole(), tmp_path).eval()
+    backbone = getattr(loaded.base_model.model, inner)
+    expected = output(model, tokens())
+    torch.testing.assert_close(output(backbone, tokens()), expected, atol=1e-5, rtol=1e-5)
+
+
+def save_with_peft(peft, model, directory, **options):
+    """Save a PEFT model whose second factors are not zero, and return its outputs."""
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], **options)
+    wrapped = peft.get_peft_model(model, config).eval()
+    for name, value in wrapped.named_parameters():
+        if "lora_B" in name:
+            value.data = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    wrapped.save_pretrained(directory)
+    return wrapped
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_we_load_what_peft_saved(peft, tmp_path, use_rslora):
+    wrapped = save_with_peft(
+        peft, tiny_llama(), tmp_path, use_rslora=use_rslora, layers_to_transform=[1, 2]
+    )
+    model = tiny_llama()
+    sites = load_peft(model, tmp_path)
+    assert len(sites) == 4
+    assert sites[0].scale == pytest.approx(6 / 2 if use_rslora else 6 / 4)
+    expected = output(wrapped, tokens())
+    torch.testing.assert_close(output(model, tokens()), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_backbone_takes_the_adapters_of_a_whole_model(peft, tmp_path):
+    wrapped = save_with_peft(peft, causal_llama(), tmp_path)
+    model = tiny_llama()
+    load_peft(model, tmp_path)
+    expected = output(wrapped.base_model.model.model, tokens())
+    torch.testing.assert_close(output(model, tokens()), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_modules_saved_whole_are_reported_and_loaded(peft, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"])
+    wrapped = peft.get_peft_model(classifier_bert(), config).eval()
+    head = wrapped.base_model.model.classifier.modules_to_save["default"]
+    head.weight.data.fill_(0.5)
+    wrapped.save_pretrained(tmp_path)
+    saved = read_peft(tmp_path).modules_to_save
+    assert sorted(saved) == ["classifier.bias", "classifier.weight"]
+    assert torch.equal(saved["classifier.weight"], torch.full((3, SIZES["hidden_size"]), 0.5))
+    model = classifier_bert()
+    load_peft(model, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens()).logits, wrapped(tokens()).logits)
+    assert len(load_peft(tiny_bert(), tmp_path)) == 3
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+def test_round_trip_without_peft(tmp_path, config):
+    model = tiny_llama()
+    sites = trained(model, config)
+    export_peft(sites, tmp_path, prefix="model.")
+    other = tiny_llama()
+    loaded = load_peft(other, tmp_path)
+    assert [site.name for site in loaded] == [site.name for site in sites]
+    assert loaded[0].scale == sites[0].scale
+    torch.testing.assert_close(
+        output(other, tokens()), output(model, tokens()), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_read_returns_what_was_written(tmp_path):
+    model = stack()
+    sites = trained(model, LoRA(r=2, alpha=3.0, dropout=0.1, target_modules=("layers.0", "head")))
+    export_peft(sites, tmp_path, "some/base")
+    checkpoint = read_peft(tmp_path)
+    assert checkpoint.config == LoRA(
+        r=2, alpha=3.0, dropout=0.1, target_modules=("head", "layers.0"), num_layers=None
+    )
+    assert checkpoint.base_model_name == "some/base"
+    assert checkpoint.modules_to_save == {}
+    expected = adapter_state(sites)
+    assert checkpoint.tensors.keys() == expected.keys()
+    assert all(torch.equal(checkpoint.tensors[name], expected[name]) for name in expected)
+
+
+def test_sites_of_different_ranks_are_refused(tmp_path):
+    model = stack()
+    sites = inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
+    sites += inject(model, LoRA(r=2, target_modules=("head",)), seed=0)
+    with pytest.raises(InputError, match=r"one \(r, scale, dropout\), the 2 sites have .*\(1, 16"):
+        export_peft(sites, tmp_path / "out")
+    with pytest.raises(InputError, match="the 0 sites"):
+        export_peft([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    export_peft(trained(stack(), LoRA(r=2, target_modules=("head",))), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
+        ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
+        ({"rank_pattern": {"head": 4}}, "rank_pattern = {'head': 4} cannot be read"),
+        ({"bias": "all"}, "bias must be 'none', got 'all'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base model's"),
+        ({"r": None}, "r must be a number > 0, got None"),
+        ({"r": 0}, "r must be a number > 0, got 0"),
+        ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
+    ],
+)
+def test_variants_that_cannot_be_read(checkpoint, change, message):
+    path = checkpoint / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError) as caught:
+        read_peft(checkpoint)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_foreign_json_is_named(checkpoint):
+    (checkpoint / "adapter_config.json").write_text("[1]")
+    with pytest.raises(InputError, match="no PEFT configuration"):
+        read_peft(checkpoint)
+
+
+def test_pickles_are_not_opened(checkpoint):
+    (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"is a pickle, which can run any code .*safe_serializ"):
+        read_peft(checkpoint)
+
+
+def test_missing_and_damaged_files_are_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
+        read_peft(checkpoint)
+    path.unlink()
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors does not exist"):
+        read_peft(checkpoint)
+    with pytest.raises(InputError, match=r"adapter_config\.json does not exist"):
+        read_peft(checkpoint / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("base_model.model.head.lora_magnitude_vector", "belongs to no plain linear LoRA layer"),
+        ("base_model.model.emb.lora_embedding_A", "belongs to no plain linear LoRA layer"),
+    ],
+)
+def test_tensors_of_other_layers_are_refused(checkpoint, name, message):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(2)}, path)
+    with pytest.raises(InputError, match=message) as caught:
+        read_peft(checkpoint)
+    assert name in str(caught.value)
+
+
+def test_a_checkpoint_without_factors_is_refused(checkpoint):
+    save_file(
+        {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
+    )
+    with pytest.raises(InputError, match="holds no tensor named"):
+        read_peft(checkpoint)
+
+
+def test_a_missing_factor_is_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    tensors = load_file(path)
+    del tensors["base_model.model.head.lora_B.weight"]
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=r"'head\.B' is missing"):
+        load_peft(stack(), checkpoint)
+
+
+def test_a_layer_that_the_model_lacks_is_named(checkpoint):
+    model = tiny_llama()
+    with pytest.raises(InputError, match="layer 'head' matches no plain linear layer"):
+        load_peft(model, checkpoint)
+    assert not find_sites(model)
+
+
+def test_an_ambiguous_layer_is_named(checkpoint):
+    model = torch.nn.ModuleDict({"a": stack(), "b": stack()})
+    with pytest.raises(InputError, match=r"'head' matches several layers \(a\.head, b\.head\)"):
+        load_peft(model, checkpoint)
+
+
+def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.layers.0.bias": torch.zeros(2)}, path)
+    model = stack()
+    with pytest.raises(
+        InputError, match=r"'layers\.0\.bias' has shape \[2\], the model needs \[6\]"
+    ):
+        load_peft(model, checkpoint)
+    assert not find_sites(model)

@@ -1,0 +1,211 @@
+"""Which layers are adapted: defaults by architecture, names, patterns, refusals."""
+
+import pytest
+import torch
+from tiny_hosts import stack, tiny_bert, tiny_llama
+from torch import nn
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.targets import find_targets, first_adapted_layer, layer_index
+from bayeslora.errors import InputError
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 20,
+}
+ARCHITECTURES = {
+    "roberta": (SMALL, ["query", "value"]),
+    "deberta-v2": (SMALL, ["query_proj", "value_proj"]),
+    "modernbert": (
+        {**SMALL, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1}
+        | {"sep_token_id": 2},
+        ["Wqkv"],
+    ),
+    "gpt_neox": (SMALL, ["query_key_value"]),
+    "phi3": ({**SMALL, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, ["qkv_proj"]),
+    "qwen2": ({**SMALL, "num_key_value_heads": 1}, ["q_proj", "v_proj"]),
+    "mpnet": (SMALL, ["q", "v"]),
+    "distilbert": (
+        {"dim": 16, "hidden_dim": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 20},
+        ["q_lin", "v_lin"],
+    ),
+}
+
+
+def build(kind, options):
+    from transformers import AutoConfig, AutoModel
+
+    return AutoModel.from_config(AutoConfig.for_model(kind, **options))
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_default_targets(kind):
+    options, expected = ARCHITECTURES[kind]
+    names = find_targets(build(kind, options))
+    assert sorted({name.rsplit(".", 1)[-1] for name in names}) == expected
+    assert len(names) == 2 * len(expected)
+    assert [layer_index(name) for name in names] == sorted([0, 1] * len(expected))
+
+
+def test_gpt2_is_refused_with_the_reason():
+    model = build("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20})
+    with pytest.raises(InputError, match=r"'c_attn' matches Conv1D layers.*transposed.*nn\.Linear"):
+        find_targets(model)
+
+
+def test_default_for_llama_in_the_last_layers():
+    assert find_targets(tiny_llama(), num_layers=2) == [
+        "layers.1.self_attn.q_proj",
+        "layers.1.self_attn.v_proj",
+        "layers.2.self_attn.q_proj",
+        "layers.2.self_attn.v_proj",
+    ]
+
+
+def test_more_layers_than_there_are_means_all():
+    model = tiny_bert()
+    assert find_targets(model, num_layers=100) == find_targets(model, num_layers=None)
+    assert len(find_targets(model)) == 6
+
+
+def test_names_are_matched_by_whole_parts():
+    assert find_targets(tiny_bert(), ("attention.output.dense",), 1) == [
+        "encoder.layer.2.attention.output.dense"
+    ]
+    with pytest.raises(InputError, match=r"'uery' matches no module"):
+        find_targets(tiny_bert(), ("uery",))
+
+
+def test_regular_expressions_match_whole_names():
+    names = find_targets(tiny_llama(), (r"layers\.[01]\.mlp\.(up|down)_proj",))
+    assert names == [f"layers.{i}.mlp.{kind}_proj" for i in (0, 1) for kind in ("up", "down")]
+
+
+def test_layers_outside_the_list_are_kept():
+    assert find_targets(tiny_bert(), ("query", "pooler.dense"), 1) == [
+        "encoder.layer.2.attention.self.query",
+        "pooler.dense",
+    ]
+
+
+def test_a_sequential_model_has_no_list_of_layers():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    assert find_targets(model, ("0", "2"), num_layers=1) == ["0", "2"]
+
+
+class WithOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.lm_head = nn.Linear(4, 9)
+
+
+def test_the_output_layer_is_taken_only_by_name():
+    assert find_targets(WithOutput(), (".*",)) == ["body"]
+    assert find_targets(WithOutput(), ("lm_head",)) == ["lm_head"]
+    assert find_targets(WithOutput(), ("body|lm_head",)) == ["body", "lm_head"]
+
+
+def test_nothing_matched_lists_what_exists():
+    with pytest.raises(InputError) as caught:
+        find_targets(stack(), ("q_proj",))
+    assert str(caught.value) == (
+        "target_modules 'q_proj' matches no module; linear layers end in "
+        "'head', 'layers.0', 'layers.1', 'layers.2'"
+    )
+
+
+def test_each_entry_must_match():
+    with pytest.raises(InputError, match=r"'v_porj' matches no module; .*'v_proj'"):
+        find_targets(tiny_llama(), ("q_proj", "v_porj"))
+
+
+def test_a_container_is_no_linear_layer():
+    with pytest.raises(
+        InputError, match=r"'self_attn' matches only LlamaAttention, not nn\.Linear"
+    ):
+        find_targets(tiny_llama(), ("self_attn",))
+
+
+def test_subclasses_of_linear_are_refused():
+    """`nn.MultiheadAttention` reads its output layer's weight and never calls the layer."""
+    with pytest.raises(InputError, match=r"only NonDynamicallyQuantizableLinear, not nn\.Linear"):
+        find_targets(nn.ModuleDict({"a": nn.MultiheadAttention(4, 2)}), ("out_proj",))
+
+
+def test_a_broken_pattern_is_named():
+    with pytest.raises(InputError, match=r"'\*\.q_proj' is neither .* nor a regular expression"):
+        find_targets(tiny_llama(), ("*.q_proj",))
+
+
+def test_an_unknown_architecture_lists_its_layers():
+    with pytest.raises(InputError, match=r"no default target_modules .*'head', 'layers\.0'"):
+        find_targets(stack())
+
+
+def test_a_model_without_linear_layers_says_so():
+    with pytest.raises(InputError, match=r"\(there are none\)"):
+        find_targets(nn.ModuleDict({"a": nn.LayerNorm(3)}))
+
+
+def test_targets_below_the_chosen_layers_are_named():
+    with pytest.raises(InputError, match=r"the last 1 layers hold none of the 1 modules"):
+        find_targets(stack(), ("layers.0",), num_layers=1)
+
+
+def test_a_second_adapter_on_a_layer_is_refused():
+    model = stack()
+    inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
+    with pytest.raises(InputError, match=r"layers\.0 carries an adapter already"):
+        find_targets(model, (r"layers\..",))
+
+
+def test_the_inside_of_an_adapter_is_no_target():
+    model = stack()
+    inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
+    with pytest.raises(InputError, match="'A' matches no module"):
+        find_targets(model, ("A",))
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("layers.3.self_attn.q_proj", 3),
+        ("encoder.layer.11.attention.self.query", 11),
+        ("layers.3.experts.7.w1", 3),
+        ("pooler.dense", None),
+    ],
+)
+def test_layer_index(name, index):
+    assert layer_index(name) == index
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (["layers.4.q", "layers.2.v", "layers.3.q"], 2),
+        (["layers.4.q", "pooler.dense"], 0),
+        ([], 0),
+    ],
+)
+def test_first_adapted_layer(names, first):
+    assert first_adapted_layer(names) == first
+
+
+def test_layers_below_the_first_adapted_one_are_constant():
+    model = tiny_llama()
+    inputs = torch.arange(1, 9).reshape(2, 4)
+    sites = inject(model, LoRA(r=2, num_layers=1), seed=0)
+    first = first_adapted_layer([site.name for site in sites])
+    with torch.no_grad():
+        before = model(inputs, output_hidden_states=True).hidden_states
+        for site in sites:
+            site.B.weight.fill_(1.0)
+        after = model(inputs, output_hidden_states=True).hidden_states
+    assert first == 2
+    assert all(torch.equal(before[i], after[i]) for i in range(first + 1))
+    assert not torch.equal(before[first + 1], after[first + 1])

@@ -1,0 +1,146 @@
+"""Data in memory, and the choice between your own data and a known task."""
+
+import numpy as np
+import pytest
+import torch
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.readers import load_examples
+
+
+class FakeDataset:
+    """Has the parts of a `datasets.Dataset` that are used."""
+
+    def __init__(self, columns):
+        self.columns_by_name = columns
+        self.column_names = list(columns)
+
+    def __len__(self):
+        return len(next(iter(self.columns_by_name.values())))
+
+    def __getitem__(self, name):
+        return self.columns_by_name[name]
+
+
+class FakeFrame:
+    """Has the parts of a data frame that are used; a column is an array."""
+
+    def __init__(self, columns):
+        self.arrays = {name: np.array(values) for name, values in columns.items()}
+        self.columns = np.array(list(columns))
+
+    def __len__(self):
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+
+class FakeArrowTable(FakeDataset):
+    """Its columns give up their values by `to_pylist`."""
+
+    class Chunked(list):
+        def __iter__(self):
+            raise AssertionError("scalars of Arrow, not plain values")
+
+        def to_pylist(self):
+            return self[:]
+
+    def __getitem__(self, name):
+        return self.Chunked(self.columns_by_name[name])
+
+
+def message(data=None, **options):
+    with pytest.raises(InputError) as caught:
+        load_examples(data, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [FakeDataset, FakeFrame, FakeArrowTable])
+def test_objects_with_columns(kind):
+    data = kind({"sentence": ["one", "two"], "label": [1, 0], "noise": [[1], [2]]})
+    examples = load_examples(data, text_column="sentence")
+    assert examples.texts == ("one", "two")
+    assert examples.labels == (1, 0)
+    assert all(type(label) is int for label in examples.labels)
+    assert examples.rows == (1, 2)
+    assert examples.source == f"<{kind.__name__}>"
+    text = message(data)
+    assert f"<{kind.__name__}> has no column 'text'" in text
+    assert "'sentence', 'label', 'noise'" in text
+
+
+def test_an_empty_data_set_and_one_with_several_splits():
+    assert "<FakeDataset> is empty" in message(FakeDataset({"text": []}))
+    splits = FakeDataset({"text": ["x"]})
+    splits.column_names = {"train": ["text"], "test": ["text"]}
+    text = message(splits)
+    assert "several splits ('train', 'test')" in text
+    assert "data['train']" in text
+
+
+def test_a_list_of_mappings():
+    examples = load_examples([{"text": "one", "label": "a"}, {"text": "two", 3: "ignored"}])
+    assert examples.texts == ("one", "two")
+    assert examples.labels == ("a", None)
+    assert examples.source == "<list>"
+    assert "<list> is empty" in message([])
+    assert "<list>, row 1: expected an object" in message(["just a text"])
+    assert "got 'just a text'" in message(["just a text"])
+
+
+@pytest.mark.parametrize("labels", [[1, 0], np.array([1, 0]), torch.tensor([1, 0]), (1, 0)])
+def test_a_pair_of_texts_and_labels(labels):
+    examples = load_examples((["one", "two"], labels), text_column="body", label_column="y")
+    assert examples.texts == ("one", "two")
+    assert examples.labels == (1, 0)
+    assert examples.label_column == "y"
+    assert examples.source == "<texts, labels>"
+
+
+def test_texts_without_labels():
+    assert load_examples((["one", "two"], None)).labels == (None, None)
+
+
+def test_bad_pairs():
+    assert "2 texts but 1 labels" in message((["one", "two"], ["a"]))
+    assert "<texts, labels> is empty" in message(([], []))
+    assert "row 2, column 'text': 5 is not a string" in message((["one", 5], None))
+    assert "expected a list of values, got 3" in message((["one"], 3))
+    assert "expected a list of values, got 'a'" in message((["one"], "a"))
+
+
+@pytest.mark.parametrize("data", [None, 3, b"path", {"text": ["x"]}, iter([])])
+def test_other_objects_are_refused(data):
+    text = message(data)
+    assert "data must be the path of a file" in text
+    assert "(texts, labels)" in text
+
+
+def test_the_task_of_own_data_may_be_spelled_out():
+    assert len(load_examples([{"text": "x"}], task="text-classification")) == 1
+
+
+def test_a_known_task_by_name(tmp_path, monkeypatch):
+    folder = tmp_path / "sst2_sentences"
+    folder.mkdir()
+    (folder / "classes.json").write_text('["negative", "positive"]')
+    (folder / "test.jsonl").write_text('{"id": "t0", "question": "good", "label": "positive"}\n')
+    options = {"task": "sst2_sentences", "data_dir": tmp_path}
+    assert load_examples("test", **options).texts == ("good",)
+    assert load_examples(split="test", **options).labels == ("positive",)
+    monkeypatch.setenv("BAYESLORA_DATA", str(tmp_path))
+    assert load_examples("test", task="sst2_sentences").ids == ("t0",)
+
+
+def test_bad_tasks():
+    text = message("test", task="multiple-choice")
+    assert "not in this version" in text
+    assert "sst2_sentences" in text
+    text = message("test", task="sst2_sentence")
+    assert "unknown task 'sst2_sentence'" in text
+    assert "did you mean 'sst2_sentences'" in text
+    for data, split in [(None, None), ("train", "test"), ([{"text": "x"}], None)]:
+        text = message(data, split=split, task="sst2_sentences")
+        assert "the name of one split (train, validation, test)" in text
+    assert "split='test' needs a known task" in message([{"text": "x"}], split="test")
