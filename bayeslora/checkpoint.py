@@ -43,7 +43,8 @@ class ModelRecord:
         seed: Of the fit.
         num_train: Training rows N.
         adapter: Name and options; None where the network was not adapted here.
-        heads: `extra_config()` of each member's last layer.
+        head: `extra_config()` of the last layer.
+        num_members: Networks in the model; more than one in an ensemble.
         training: Settings of the fit.
         results: What the fit measured: history, best epoch, posterior, adapter.
         versions: Of the libraries that wrote it.
@@ -58,7 +59,8 @@ class ModelRecord:
     seed: int
     num_train: int
     adapter: dict[str, Any] | None = None
-    heads: list[dict[str, Any]] = field(default_factory=list)
+    head: dict[str, Any] = field(default_factory=dict)
+    num_members: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=library_versions)

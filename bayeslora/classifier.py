@@ -150,14 +150,15 @@ class BayesianClassifier:
             settings,
             self.progress,
         )
-        networks, results = fit_members(plan, fresh, kept, work)
+        network, members, results = fit_members(plan, fresh, kept, work)
         planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": restore.ADAPTED}
         record = ModelRecord(
             **planned,
-            heads=[network.head.extra_config() for network in networks],
+            head=network.head.extra_config(),
+            num_members=len(members),
             results=dataclasses.asdict(results[0]),
         )
-        self._fitted = Fitted(record, networks, self.progress)
+        self._fitted = Fitted(record, network, members, self.progress)
         if out is not None:
             self.save_pretrained(out, overwrite=True)
         return self
@@ -233,7 +234,7 @@ class BayesianClassifier:
         write_model(
             directory,
             files,
-            tokenizer=self._known().networks[0].encoder.backbone.tokenizer,
+            tokenizer=self._known().network.encoder.backbone.tokenizer,
             card=model_card(files.record, files.fingerprint),
             overwrite=overwrite,
         )
@@ -264,7 +265,7 @@ class BayesianClassifier:
         files = read_model(directory)
         source = files.record.backbone["name"] if backbone is None else backbone
         with quiet_transformers():
-            networks = restore.restore_networks(
+            network, members = restore.restore_network(
                 files,
                 source,
                 {
@@ -273,7 +274,7 @@ class BayesianClassifier:
                     "trust_remote_code": trust_remote_code,
                 },
             )
-        return cls._around(Fitted(files.record, networks, progress), source)
+        return cls._around(Fitted(files.record, network, members, progress), source)
 
     @classmethod
     def from_transformers(
@@ -313,7 +314,9 @@ class BayesianClassifier:
                 device=device,
                 trust_remote_code=trust_remote_code,
             )
-        return cls._around(Fitted(record, [network], progress), record.backbone["name"])
+        return cls._around(
+            Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
+        )
 
     @classmethod
     def _around(cls, fitted: Fitted, backbone: str | Backbone) -> BayesianClassifier:

@@ -2,7 +2,7 @@
 
     mc      mean of softmax(m + V^{1/2} ε) over antithetic draws; right for every V
     probit  p_c ∝ 1 / Σ_j exp(−(m_c − m_j) / √(1 + π/8 · Var(z_c − z_j)))
-    bridge  a Dirichlet matched to the Gaussian; for small variances only
+    bridge  a Dirichlet matched to the Gaussian; rough where variances are large or unequal
 
 `probit` compares logits in pairs. It is blind to a shift that all logits of a row share, as softmax
 is, which the customary softmax(m / √(1 + π/8 · diag V)) is not; and with two classes it is the
@@ -76,14 +76,34 @@ def link_probabilities(
         return _decompose(mean.softmax(-1), None)
     sampled, conditional = _sample(logits, num_samples, seed)
     closed_form = _CLOSED_FORMS.get(link)
-    probs = closed_form(mean, _full(logits.covariance.double())) if closed_form else sampled
+    probs = sampled
+    if closed_form is not None:
+        probs = closed_form(mean, _full(logits.covariance.double()))
     information = entropy(sampled) - conditional
     return _decompose(probs, information)
 
 
 def entropy(probs: Tensor) -> Tensor:
     """Return the entropy of [..., C] probabilities in nats, [...]."""
-    return torch.special.entr(probs).sum(-1)
+    terms: Tensor = torch.special.entr(probs)
+    return terms.sum(-1)
+
+
+def antithetic_noise(
+    num_samples: int, shape: tuple[int, ...], seed: int, like: Tensor | None = None
+) -> Tensor:
+    """Return [num_samples, *shape] standard normal draws in pairs ±ε.
+
+    Args:
+        num_samples: How many; an odd number leaves the last pair incomplete.
+        shape: Shape of one draw.
+        seed: Of the draws, which are made on the CPU so that every device sees the same.
+        like: Tensor whose dtype and device the result takes; float64 on the CPU where absent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn(((num_samples + 1) // 2, *shape), generator=generator, dtype=torch.float64)
+    noise = torch.cat([half, -half])[:num_samples]
+    return noise if like is None else noise.to(like)
 
 
 def probit(mean: Tensor, covariance: Tensor) -> Tensor:
@@ -97,14 +117,16 @@ def probit(mean: Tensor, covariance: Tensor) -> Tensor:
     spread = variance[:, :, None] + variance[:, None, :] - 2 * covariance
     gap = mean[:, :, None] - mean[:, None, :]
     scaled = gap / (1 + math.pi / 8 * spread.clamp_min(0)).sqrt()
-    return (-(-scaled).logsumexp(-1)).softmax(-1)
+    inverse: Tensor = (-scaled).logsumexp(-1)
+    return (-inverse).softmax(-1)
 
 
 def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
     """Return [N, C] probabilities of the Dirichlet that the Laplace bridge matches.
 
     The logits are first conditioned on a zero sum, since a Dirichlet cannot tell them from their
-    shifts. Only for small variances: it is the coarsest link when they are large.
+    shifts. Exact for a Gaussian that is the Laplace approximation of a Dirichlet; elsewhere the
+    coarsest link, because each probability is inversely proportional to its logit's variance.
 
     Args:
         mean: [N, C].
@@ -135,9 +157,7 @@ def _sample(logits: GaussianLogits, num_samples: int, seed: int) -> tuple[Tensor
     """Return the mean over draws of the softmax [N, C] and of its entropy [N]."""
     mean, root = logits.mean.double(), logits.root().double()
     rows, classes = mean.shape
-    generator = torch.Generator().manual_seed(seed)
-    half = torch.randn((num_samples + 1) // 2, classes, generator=generator, dtype=torch.float64)
-    noise = torch.cat([half, -half])[:num_samples].to(mean.device)
+    noise = antithetic_noise(num_samples, (classes,), seed, mean)
     size = max(1, _CHUNK // (num_samples * classes))
     parts = [
         _sample_rows(mean[start : start + size], root[start : start + size], noise)
@@ -151,10 +171,8 @@ def _sample(logits: GaussianLogits, num_samples: int, seed: int) -> tuple[Tensor
 
 def _sample_rows(mean: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `_sample` does for a chunk of rows."""
-    if root.ndim == 2:
-        shift = noise[:, None, :] * root
-    else:
-        shift = torch.einsum("ncd,sd->snc", root, noise)
+    diagonal = root.ndim == 2
+    shift = noise[:, None] * root if diagonal else torch.einsum("ncd,sd->snc", root, noise)
     log_probs = (mean + shift).log_softmax(-1)
     probs = log_probs.exp()
     conditional = -(probs * log_probs).sum(-1).mean(0)

@@ -19,6 +19,7 @@ what only a file can get wrong.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "probs": values if prefix == "prob_" else _softmax(path, values, classes),
         "classes": classes,
-        "name": metadata.get("name", Path(path).stem),
+        "name": metadata.get("name") or Path(path).stem,
         "metadata": {key: value for key, value in metadata.items() if key not in RESERVED},
         "scores": {
             name.removeprefix("score_"): _numbers(path, table, name)
@@ -100,8 +101,17 @@ def _classes(
             f"{path} needs a column prob_<class> (or logit_<class>) for each of two or more "
             f"classes; its columns are {', '.join(map(repr, columns[:12]))}"
         )
-    stored = json.loads(metadata.get("classes", "[]"))
-    return prefix, tuple(stored if sorted(stored) == sorted(classes) else classes)
+    return prefix, _stored_order(metadata.get("classes", "[]"), classes)
+
+
+def _stored_order(stored: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the stored names where they are the same ones; columns may have been moved since."""
+    try:
+        names = json.loads(stored)
+    except json.JSONDecodeError:
+        return tuple(classes)
+    same = isinstance(names, list) and Counter(map(str, names)) == Counter(classes)
+    return tuple(names if same else classes)
 
 
 def _numbers(path: str | Path, table: Any, column: str) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Tables as Parquet or CSV files: reading and writing, with errors that name the file and the row."""
+"""Tables as Parquet or CSV files, read and written with errors that name the file and the row."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ def write_table(
         metadata: Stored in the Parquet schema under `bayeslora.<key>`. CSV cannot hold it.
 
     Raises:
-        InputError: The suffix is neither `.parquet` nor `.csv`.
+        InputError: The suffix is neither `.parquet` nor `.csv`, or a text is not valid Unicode.
     """
     kind = _kind(path)
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
-    table = pa.table(dict(columns))
+    tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
+    try:
+        table = pa.table(dict(columns)).replace_schema_metadata(tagged)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: a name or a label is not valid Unicode: {error}") from None
     with atomic_file(path) as aside:
         if kind == ".csv":
             pa.csv.write_csv(table, aside)
         else:
-            tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
-            pa.parquet.write_table(table.replace_schema_metadata(tagged), aside)
+            pa.parquet.write_table(table, aside)
 
 
 def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:

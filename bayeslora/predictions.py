@@ -168,7 +168,7 @@ class Predictions:
         Parquet keeps every bit, `name` and `metadata`; CSV keeps every bit of the columns alone.
 
         Raises:
-            InputError: The suffix is neither of the two.
+            InputError: The suffix is neither of the two, or a name is not valid Unicode.
         """
         columns: dict[str, Any] = {} if self.ids is None else {"id": list(self.ids)}
         names = np.array((*self.classes, None), dtype=object)  # -1 picks the None

@@ -64,7 +64,7 @@ def cwece(bins: ClasswiseBins, counts: NDArray[np.int64] | None = None) -> float
     rows, classes = bins.probs.shape
     weights = np.ones(rows) if counts is None else counts.astype(np.float64)
     listed = np.bincount(bins.cell, weights[bins.row] * bins.gap, classes * bins.num_bins)
-    sums = listed.reshape(classes, bins.num_bins)
+    sums = listed.reshape(classes, bins.num_bins).astype(np.float64)  # integers where M is 0
     column = np.bincount(bins.labels, weights, classes) - weights @ bins.probs
     sums[:, 0] += column - sums.sum(1)
     return float(np.abs(sums).sum() / (classes * weights.sum()))

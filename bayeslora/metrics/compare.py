@@ -7,6 +7,7 @@ scores lose it, and overlap where the difference is clear.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def compare(
         ComparisonRow(
             name,
             scores=_intervals(values[0, m], deviations[:, 0, m], floor=0.0),
-            differences=_intervals(values[1, m], deviations[:, 1, m], floor=-np.inf),
+            differences=_intervals(values[1, m], deviations[:, 1, m], floor=-math.inf),
         )
         for m, name in enumerate(names)
     ]

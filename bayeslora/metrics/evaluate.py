@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def _scored(rows: LabelledRows, num_bins: int, num_resamples: int, seed: int) ->
     deviations = bootstrap_deviations(prepare, [len(rows)], num_resamples, seed)
     return {
         key: bootstrap_interval(
-            float(values[k]), deviations[:, k], _method(key), -np.inf if key == _SIGNED else 0.0
+            float(values[k]), deviations[:, k], _method(key), -math.inf if key == _SIGNED else 0.0
         )
         for k, key in enumerate(SCORE_KEYS)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import Literal
 
@@ -39,16 +40,16 @@ def wilson(
 
 
 def bootstrap_interval(
-    value: float, deviations: NDArray[np.float64], method: Method, floor: float = -np.inf
+    value: float, deviations: NDArray[np.float64], method: Method, floor: float = -math.inf
 ) -> Score:
     """Return a value with the interval that the bootstrap gives it.
 
     `percentile` takes the quantiles of the resampled scores. `reflected` mirrors them at the value
     (the basic bootstrap; Davison and Hinkley 1997, section 5.2): the answer to a score whose noise
     only ever adds, as in a calibration error. There every resampled score lies too high by about as
-    much as the value itself does, and the percentile interval lies above the truth: in a simulation
-    of 600 rows with a true ECE of 0.029 it held the truth in 46 % of the cases, the reflected one
-    in 92 %. Either is stretched, where needed, to hold the value.
+    much as the value itself does, and the percentile interval lies above the truth: of 100
+    simulated sets of 600 rows with a true ECE of 0.03 it held the truth in 28, the reflected one in
+    95 (`tests/metrics/test_bootstrap.py`). Either is stretched, where needed, to hold the value.
 
     Args:
         value: The score of all rows.
@@ -56,7 +57,7 @@ def bootstrap_interval(
         method: Which interval.
         floor: The lowest value that the score can have.
     """
-    low, high = np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     if method == "reflected":
         low, high = -high, -low
-    return Score(value, max(value + min(low, 0.0), floor), max(value + max(high, 0.0), value))
+    return Score(value, max(value + min(low, 0.0), floor), value + max(high, 0.0))

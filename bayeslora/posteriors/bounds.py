@@ -71,9 +71,9 @@ def best_tilt(
 ) -> Tensor:
     """Return the tilt a = softmax(m + ½ (1 − 2a) v) that makes the Knowles-Minka bound tightest.
 
-    The undamped iteration oscillates for large variances. A step of ρ = 1 / (1 + ½ max_c v_c) is one
-    over the Lipschitz constant of the (convex) problem's preconditioned gradient, so that every
-    step tightens the bound.
+    The undamped iteration oscillates for large variances. A step of ρ = 1 / (1 + ½ max_c v_c) is
+    one over the Lipschitz constant of the (convex) problem's preconditioned gradient, so that
+    every step tightens the bound.
 
     Args:
         mean: [B, C] logit means.
@@ -118,7 +118,7 @@ def monte_carlo(mean: Tensor, variance: Tensor, labels: Tensor, noise: Tensor) -
         mean: [B, C] logit means.
         variance: [B, C] logit variances.
         labels: [B] int64 class indices.
-        noise: [K, B, C] standard normal draws, as `antithetic_noise` makes them.
+        noise: [K, B, C] standard normal draws, as `links.antithetic_noise` makes them.
 
     Returns:
         [B] nats.
@@ -128,23 +128,6 @@ def monte_carlo(mean: Tensor, variance: Tensor, labels: Tensor, noise: Tensor) -
     normaliser = (mean + deviation * noise).logsumexp(-1).mean(0)
     # E z_y is m_y exactly; only the normaliser needs draws.
     return mean.gather(-1, labels[:, None])[:, 0] - normaliser
-
-
-def antithetic_noise(
-    num_samples: int, shape: tuple[int, ...], seed: int, like: Tensor | None = None
-) -> Tensor:
-    """Return [num_samples, *shape] standard normal draws in pairs ±ε.
-
-    Args:
-        num_samples: How many; an odd number leaves the last pair incomplete.
-        shape: Shape of one draw.
-        seed: Of the draws, which are made on the CPU so that every device sees the same.
-        like: Tensor whose dtype and device the result takes; float64 on the CPU where absent.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    half = torch.randn(((num_samples + 1) // 2, *shape), generator=generator, dtype=torch.float64)
-    noise = torch.cat([half, -half])[:num_samples]
-    return noise if like is None else noise.to(like)
 
 
 def gauss_hermite(mean: Tensor, variance: Tensor, labels: Tensor, num_nodes: int = 64) -> Tensor:

@@ -1,17 +1,19 @@
-"""A deep ensemble: several trained states of the same modules, taken in turn.
+"""A deep ensemble: several trained states of one network, taken in turn.
 
 Source: Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayeslora.errors import InputError
+
+State = Mapping[str, Tensor]
 
 
 class EnsembleDraws:
@@ -21,47 +23,31 @@ class EnsembleDraws:
         num_members: How many.
     """
 
-    def __init__(self, module: nn.Module, members: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, load: Callable[[State], None], members: Sequence[State]) -> None:
         """Remember the members.
 
         Args:
-            module: What the members are states of. The shared, frozen part may be absent from them.
-            members: State dicts, of all or some of the module's tensors.
+            load: Puts a member's tensors into the network, whose frozen part all members share.
+            members: The trained tensors of each; the first is in place outside of draws.
 
         Raises:
-            InputError: There is no member, or one has a tensor that the module lacks or that has
-                another shape.
+            InputError: There is no member.
         """
         if not members:
             raise InputError("an ensemble needs at least one member")
-        own = module.state_dict()
-        for index, member in enumerate(members):
-            for name, tensor in member.items():
-                if name not in own or own[name].shape != tensor.shape:
-                    raise InputError(
-                        f"member {index} has a tensor {name!r} {list(tensor.shape)} that does not "
-                        f"fit this network"
-                    )
         self.num_members = len(members)
-        self._module = module
-        self._members = [dict(member) for member in members]
+        self._load = load
+        self._members = list(members)
         self._next = 0
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put the next member in place, and the module's own tensors back afterwards."""
+        """Put the next member in place, and the first one back afterwards."""
         del generator
         member = self._members[self._next % self.num_members]
         self._next += 1
-        own = {name: self._module.state_dict()[name].clone() for name in member}
         try:
             self._load(member)
             yield
         finally:
-            self._load(own)
-
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        targets = self._module.state_dict()
-        with torch.no_grad():
-            for name, tensor in state.items():
-                targets[name].copy_(tensor)
+            self._load(self._members[0])

@@ -11,6 +11,7 @@ arXiv 2106.14806.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likeli
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.scores import nll
 
+logger = logging.getLogger(__name__)
+
 
 class Curvature(Protocol):
     """The Hessian H of the summed negative log-likelihood, in some structure."""
@@ -47,7 +50,13 @@ class Curvature(Protocol):
         ...
 
 
-STRUCTURES = {"diag": DiagCurvature, "full": FullCurvature, "kron": KronCurvature}
+AnyCurvature = DiagCurvature | FullCurvature | KronCurvature
+
+STRUCTURES: dict[str, type[AnyCurvature]] = {
+    "diag": DiagCurvature,
+    "full": FullCurvature,
+    "kron": KronCurvature,
+}
 
 
 class LaplaceHead(nn.Module):
@@ -56,10 +65,12 @@ class LaplaceHead(nn.Module):
     Attributes:
         point: The MAP head that holds the mean weights.
         curvature: The Hessian, None before `fit`.
-        prior_precision: δ, a float64 scalar; NaN before `fit`.
+        prior_precision: δ, a float64 scalar; NaN before `fit`. Where it is to be chosen by
+            validation, a fit without such data takes that of the MAP training.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats a row.
     """
 
+    uses_training_features = True
     prior_precision: Tensor
     log_evidence: Tensor
 
@@ -76,7 +87,7 @@ class LaplaceHead(nn.Module):
         self.point = PointHead(
             num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
         )
-        self.curvature: KronCurvature | FullCurvature | DiagCurvature | None = None
+        self.curvature: AnyCurvature | None = None
         self.rank = 0
         for name in ("prior_precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
@@ -96,16 +107,11 @@ class LaplaceHead(nn.Module):
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Fit curvature and prior precision; the mean weights stay as they are.
-
-        Raises:
-            InputError: The prior precision is to be chosen by validation without such data.
-        """
+        """Fit curvature and prior precision; the mean weights stay as they are."""
         features = features.double()
         logits = self.point.predict(features).mean
         self.prepare({"fitted": True, "rank": min(features.shape)})
-        assert self.curvature is not None
-        self.curvature.fit(features, logits.softmax(-1))
+        self._fitted().fit(features, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
         precision = self._choose_precision(log_likelihood, validation)
         self.prior_precision.fill_(precision)
@@ -118,13 +124,15 @@ class LaplaceHead(nn.Module):
         Raises:
             InputError: The head has not been fitted.
         """
-        if self.curvature is None:
-            raise InputError("the Laplace posterior has no covariance yet; call fit first")
         return self._logits(features, float(self.prior_precision))
 
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        self.point.set_mean_sq_norm(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""
@@ -166,7 +174,8 @@ class LaplaceHead(nn.Module):
 
             return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         if validation is None:
-            raise InputError("prior_precision 'validation' needs validation data")
+            logger.info("no validation data: the prior stays at scale %g", self.config.prior_scale)
+            return self.point.prior_precision
         features, labels = validation
 
         def score(precision: float) -> float:
@@ -177,18 +186,21 @@ class LaplaceHead(nn.Module):
         return best_on_grid(score, unit, "validation NLL")
 
     def _evidence(self, log_likelihood: float, precision: float) -> float:
-        assert self.curvature is not None
         weight = self.point.weight.double()
         return log_marginal_likelihood(
             log_likelihood,
             float(weight.square().sum()),
-            self.curvature.log_determinant(precision),
+            self._fitted().log_determinant(precision),
             weight.numel(),
             precision,
         )
 
     def _logits(self, features: Tensor, precision: float) -> GaussianLogits:
-        assert self.curvature is not None
         features = features.double()
-        mean = self.point.predict(features).mean
-        return GaussianLogits(mean, self.curvature.covariance(features, precision))
+        covariance = self._fitted().covariance(features, precision)
+        return GaussianLogits(self.point.predict(features).mean, covariance)
+
+    def _fitted(self) -> AnyCurvature:
+        if self.curvature is None:
+            raise InputError("the Laplace posterior has no covariance yet; call fit first")
+        return self.curvature

@@ -2,8 +2,8 @@
 
     H ≈ B ⊗ A,   A = (1/N) Σ_n φ_n φ_nᵀ  [d, d],   B = Σ_n (diag p_n − p_n p_nᵀ)  [C, C]
 
-so that the product has the scale of a sum over rows. With A = Q_A diag(α) Q_Aᵀ, B = Q_B diag(β) Q_Bᵀ
-and u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
+so that the product has the scale of a sum over rows. With A = Q_A diag(α) Q_Aᵀ and
+B = Q_B diag(β) Q_Bᵀ, u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
 
     V(φ) = Q_B diag_j( Σ_i u_i / (α_i β_j + δ) ) Q_Bᵀ
 

@@ -26,6 +26,7 @@ class PointHead(nn.Module):
         mean_sq_norm: Mean ‖φ‖² that turns the prior scale of a logit into that of a weight.
     """
 
+    uses_training_features = False
     mean_sq_norm: Tensor
 
     def __init__(
@@ -73,6 +74,10 @@ class PointHead(nn.Module):
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.weight.copy_(weight)
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return nothing: every shape follows from the constructor."""

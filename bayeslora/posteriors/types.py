@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayeslora.logits import GaussianLogits
 
@@ -17,6 +17,9 @@ class LastLayer(Protocol):
 
     Every implementation is also an `nn.Module`, with state made of tensors only.
     """
+
+    uses_training_features: bool
+    """Whether `fit` does anything; where it does, `predict` should follow a fit."""
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
         """Return the head's own objective: mean nats a row, KL / `num_train` included.
@@ -60,6 +63,10 @@ class LastLayer(Protocol):
         """Start from given [C, d] weights instead of zero."""
         ...
 
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what mean ‖φ‖² of the training features is; it turns prior scales into variances."""
+        ...
+
     def extra_config(self) -> dict[str, Any]:
         """Return, JSON-ready, what `prepare` needs to give a fresh module the same shapes."""
         ...
@@ -74,6 +81,18 @@ class LastLayer(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors by name, as every `nn.Module` does."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Put tensors back, as every `nn.Module` does; all names must match."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what gradient steps train."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
         ...
 
 

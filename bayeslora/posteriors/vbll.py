@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
@@ -49,6 +50,7 @@ class VBLLHead(nn.Module):
         fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
     """
 
+    uses_training_features = True
     mean_sq_norm: Tensor
     num_draws: Tensor
     fitted_mean: Tensor | None
@@ -162,7 +164,7 @@ class VBLLHead(nn.Module):
         bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
         if bound == "mc":
             return 0.0
-        noise = bounds.antithetic_noise(num_draws, tuple(logits.mean.shape), self.seed, logits.mean)
+        noise = antithetic_noise(num_draws, tuple(logits.mean.shape), self.seed, logits.mean)
         sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
         closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
         return float((sampled - closed).mean())
@@ -171,6 +173,14 @@ class VBLLHead(nn.Module):
     def set_mean(self, weight: Tensor) -> None:
         """Start training from given [C, d] means."""
         self.mean.copy_(weight)
+
+    @torch.no_grad()
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is; the logits' training spread stays."""
+        change = 0.5 * math.log(float(self.mean_sq_norm) / value)
+        log_std = self.spread if self.spread.ndim == 2 else self.spread.diagonal(dim1=1, dim2=2)
+        log_std.add_(change)
+        self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and of which covariance."""
@@ -213,7 +223,7 @@ class VBLLHead(nn.Module):
         if self.config.bound != "mc":
             return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
         self.num_draws += 1
-        noise = bounds.antithetic_noise(
+        noise = antithetic_noise(
             self.config.num_bound_samples,
             tuple(logits.shape),
             self.seed + int(self.num_draws),

@@ -10,7 +10,6 @@ logits, the log-determinant and trace that the KL needs, and a preconditioner fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -131,7 +130,9 @@ def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
 
 def row_chunks(features: Tensor, elements_per_row: int) -> Iterator[Tensor]:
     """Yield slices of rows such that an intermediate of that many elements a row stays small."""
-    yield from features.split(max(1, math.floor(_CHUNK / elements_per_row)))
+    size = max(1, _CHUNK // elements_per_row)
+    for start in range(0, len(features), size):
+        yield features[start : start + size]
 
 
 BLOCKS: dict[str, type[DenseBlocks] | type[DiagonalBlocks]] = {

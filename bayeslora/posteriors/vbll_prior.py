@@ -60,9 +60,7 @@ def polish_with_prior(
     if config.prior_scale == "empirical-bayes":
         return fit(DEFAULT_PRIOR_SCALE, start)
     if validation is None:
-        logger.warning(
-            "no validation data to choose the prior scale by; using %g", DEFAULT_PRIOR_SCALE
-        )
+        logger.info("no validation data: the prior scale stays at %g", DEFAULT_PRIOR_SCALE)
         return fit(DEFAULT_PRIOR_SCALE, start)
     scores: dict[float, float] = {}
     starts: dict[float, Start] = {}

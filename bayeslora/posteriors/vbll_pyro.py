@@ -37,7 +37,7 @@ def negative_elbo(
     def guide() -> None:
         pyro.sample("weight", posterior)
 
-    loss: Tensor = TraceMeanField_ELBO()(model, guide)()
+    loss: Tensor = TraceMeanField_ELBO().differentiable_loss(model, guide)
     return loss
 
 

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from bayeslora.errors import InputError
+from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
-from bayeslora.predictions import Predictions
 from bayeslora.reporting.inputs import Method
 
 CHANCE = 0.05
@@ -66,15 +65,24 @@ class Assessed:
         return occupied(self.scores.bins)
 
 
-def assess(methods: Sequence[Method], *, num_bins: int, seed: int) -> list[Assessed]:
-    """Score every method on its rows and against its out-of-distribution sets."""
+def assess(
+    methods: Sequence[Method],
+    *,
+    ood_score: str | None,
+    num_bins: int,
+    seed: int,
+    num_resamples: int,
+) -> list[Assessed]:
+    """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
         Assessed(
             method,
             evaluate(
                 method.predictions,
                 {name: source.predictions for name, source in method.ood.items()},
+                ood_score=ood_score,
                 num_bins=num_bins,
+                num_resamples=num_resamples,
                 seed=seed,
             ),
         )
@@ -135,16 +143,25 @@ def misses_more_than_chance(points: Sequence[Point]) -> bool:
     return tail < 0.05
 
 
-def same_rows(records: Sequence[Predictions]) -> bool:
-    """Say whether all predictions are about the same rows, as far as ids and labels tell."""
-    first = records[0]
-    return all(
-        len(other) == len(first)
-        and (other.ids is None or first.ids is None or other.ids == first.ids)
-        and (
-            other.labels is None
-            or first.labels is None
-            or (other.classes == first.classes and np.array_equal(other.labels, first.labels))
+def pair(
+    methods: Sequence[Assessed], *, num_bins: int, seed: int, num_resamples: int
+) -> Comparison | None:
+    """Compare every labelled method with the one of lowest NLL, row by row, under their labels.
+
+    None where there are fewer than two, or where they are not about the same rows.
+    """
+    labelled = [one for one in methods if "nll" in one.scores]
+    place = best_index("nll", [one.scores["nll"] for one in labelled])
+    if place is None or len(labelled) < 2:
+        return None
+    records = [one.method.predictions.replace(name=one.label) for one in labelled]
+    try:
+        return compare(
+            records,
+            reference=labelled[place].label,
+            num_bins=num_bins,
+            num_resamples=num_resamples,
+            seed=seed,
         )
-        for other in records[1:]
-    )
+    except InputError:  # rows, classes or labels differ: there are no pairs
+        return None

@@ -84,7 +84,9 @@ def density_panel(
         entries.append((_role(index), f"{token} (n {len(item.values)}), {item.auroc}"))
     add_key(figure, entries, top=0.58)
     _draw(axes, edges, inside, [item.values for item in outside])
-    axes.set(xlabel=score + (", log scale" if logarithmic else ""), ylabel="share of the set's rows")
+    axes.set(
+        xlabel=score + (", log scale" if logarithmic else ""), ylabel="share of the set's rows"
+    )
     if logarithmic:
         axes.set_xscale("log")
     axes.set(xlim=(edges[0], edges[-1]))

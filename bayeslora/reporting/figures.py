@@ -8,9 +8,9 @@ a figure still reads in grey.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from bayeslora.reporting.svg import STYLE
+from bayeslora.reporting.svg import drawing_style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,14 @@ LEFT = 0.5
 KEY_ROW = 0.165
 """Height of one line of a key, in inches."""
 
+MARKER_SIZE = 4.2
+"""Width of a point, in points."""
+
 TITLE_TOKEN = "bayesloraTitle"  # noqa: S105  (a place holder in a figure, not a secret)
+
+
+Line = Literal["-"] | tuple[float, tuple[float, ...]]
+"""A solid line, or (offset, lengths of dashes and gaps in points)."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,21 @@ class Role:
 
     Attributes:
         color: A colour of the palette.
-        line: Line style: a name, or (offset, dashes in points).
+        line: Line style.
         hatch: Hatch of its area; empty for none.
         alpha: Opacity of its area, 0 to 1; 0 for a line without an area.
+        marker: Shape of its points; empty where there are none.
     """
 
     color: str
-    line: str | tuple[float, tuple[float, ...]]
+    line: Line
     hatch: str = ""
     alpha: float = 0.0
+    marker: str = ""
 
 
+MEETS = Role(BLUE, "-", marker="o")
+MISSES = Role(VERMILLION, "-", marker="s")
 RIGHT = Role(BLUE, "-", alpha=0.55)
 WRONG = Role(VERMILLION, "-", hatch="////", alpha=0.25)
 IN_DISTRIBUTION = Role(BLUE, "-", alpha=0.3)
@@ -70,19 +81,16 @@ OUTSIDE = (
 """Roles of the first, second, … out-of-distribution set; they repeat after the last."""
 
 
-def figure_with_axes(
-    height: float, *boxes: tuple[float, float]
-) -> tuple[Figure, list[Axes]]:
+def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Return a figure of the common width with stacked axes at fixed places.
 
     Args:
         height: Height of the figure in inches.
         boxes: For each axes its bottom and its height, in inches.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(dict(STYLE)):
+    with drawing_style():
         figure = Figure(figsize=(WIDTH, height))
         across = (WIDTH - LEFT - 0.12) / WIDTH
         axes = [
@@ -137,7 +145,14 @@ def _add_swatch(figure: Figure, role: Role, left: float, level: float) -> None:
         )
         figure.add_artist(patch)
         return
+    across = [left + wide / 2] if role.marker else [left, left + wide]
     line = Line2D(
-        [left, left + wide], [level, level], color=role.color, linestyle=role.line, linewidth=1.5
+        across,
+        [level] * len(across),
+        color=role.color,
+        linestyle=role.line,
+        linewidth=1.5,
+        marker=role.marker or "none",
+        markersize=MARKER_SIZE,
     )
     figure.add_artist(line)

@@ -1,4 +1,4 @@
-"""What a report is made from: predictions and out-of-distribution sets, given as objects or files."""
+"""What a report is made from: predictions and out-of-distribution sets, as objects or files."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def _by_method(
     if not any(nested):
         if ood and len(names) > 1:
             raise InputError(
-                f"out-of-distribution set {next(iter(ood))!r}: say which of the {len(names)} methods"
-                " made its predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
+                f"ood set {next(iter(ood))!r}: say which of the {len(names)} methods made its"
+                " predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
             )
         return [_load_sets(ood) for _ in names]
     if not all(nested):

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bayeslora.reporting.figures import (
-    BLUE,
     INK,
+    MARKER_SIZE,
+    MEETS,
+    MISSES,
     MUTED,
     RULE,
     TITLE_TOKEN,
-    VERMILLION,
     add_heading,
+    add_key,
     figure_with_axes,
 )
 from bayeslora.reporting.svg import Panel
@@ -41,8 +43,10 @@ def reliability_panel(name: str, label: str, points: Sequence[Point], note: str)
         points: Bins of the top-label confidence that hold rows.
         note: What stands under the label: the calibration error and its interval.
     """
-    figure, (main, counts) = figure_with_axes(4.1, (1.22, 2.4), (0.42, 0.62))
+    figure, (main, counts) = figure_with_axes(4.45, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
+    key = [(MEETS, "95 % interval meets the diagonal"), (MISSES, "interval misses it")]
+    add_key(figure, key, top=0.58)
     _draw_points(main, points)
     _draw_counts(counts, points)
     return Panel(
@@ -56,11 +60,7 @@ def reliability_panel(name: str, label: str, points: Sequence[Point], note: str)
 
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-    groups = (
-        (False, "o", BLUE, "95 % interval meets the diagonal"),
-        (True, "s", VERMILLION, "interval misses the diagonal"),
-    )
-    for off, marker, color, words in groups:
+    for off, role in ((False, MEETS), (True, MISSES)):
         chosen = [item for item in points if item.off_diagonal is off]
         axes.errorbar(
             [item.confidence for item in chosen],
@@ -69,12 +69,11 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
                 [max(0.0, item.accuracy - item.accuracy_low) for item in chosen],
                 [max(0.0, item.accuracy_high - item.accuracy) for item in chosen],
             ],
-            fmt=marker,
-            color=color,
-            markersize=4.2,
+            fmt=role.marker,
+            color=role.color,
+            markersize=MARKER_SIZE,
             elinewidth=1.1,
             capsize=2.2,
-            label=words,
             zorder=3,
             clip_on=False,
         )
@@ -82,15 +81,6 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     axes.tick_params(labelbottom=False)
     axes.grid(color="#e6e6e6", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.legend(
-        loc="upper left",
-        fontsize=7,
-        frameon=True,
-        framealpha=0.9,
-        edgecolor="none",
-        handletextpad=0.4,
-        borderpad=0.2,
-    )
 
 
 def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
@@ -129,7 +119,8 @@ def _short_count(count: int) -> str:
 
 def _description(points: Sequence[Point], note: str) -> str:
     rows = [
-        f"confidence {number(item.confidence, digits=2)}: accuracy {number(item.accuracy, digits=2)}"
+        f"confidence {number(item.confidence, digits=2)}:"
+        f" accuracy {number(item.accuracy, digits=2)}"
         f" (95 % interval {number(item.accuracy_low, digits=2)} to"
         f" {number(item.accuracy_high, digits=2)}, {item.count} rows)"
         for item in points

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.advice import advice
-from bayeslora.reporting.assess import Assessed, best_index, overlaps, same_rows
-from bayeslora.reporting.findings import Finding, calibration, detection, ranking
-from bayeslora.reporting.text import counted, interval, listed, number, points
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.findings import (
+    Finding,
+    best_detector,
+    bias,
+    calibration,
+    detection,
+    ranking,
+)
+from bayeslora.reporting.standing import standing_of
+from bayeslora.reporting.text import counted, listed, named, shown, shown_points
 
 
 @dataclass(frozen=True)
@@ -22,30 +30,95 @@ class Summary:
 
     Attributes:
         lead: What was scored, what is best, what to beware of: one paragraph.
-        findings: The same by topic with all numbers, and at the end what to do.
+        findings: What to do, and the same by topic with all numbers.
     """
 
     lead: str
     findings: tuple[Finding, ...]
 
 
-def summarise(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Summary:
+def summarise(
+    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
+) -> Summary:
     """Put the scores into words.
 
     Args:
         methods: At least one method.
+        comparison: Paired differences from the method of lowest NLL; None where methods were not
+            scored on the same rows.
         sets: Label of each out-of-distribution set by its name.
     """
     labelled = [method for method in methods if "nll" in method.scores]
-    sentences = [_what_was_scored(methods)]
+    sentences = [_what_was_scored(methods, comparison)]
     found: list[Finding] = []
     if labelled:
-        sentences += [_leader(labelled), _leader_bias(labelled)]
-        found += [ranking(labelled), *calibration(labelled)]
-    outside = [detection(methods, name, label) for name, label in sets.items()]
-    if outside:
+        sentences += [_leader(labelled, comparison), _biases(labelled)]
+        found += [ranking(labelled, comparison), *calibration(labelled)]
+    else:
+        sentences.append("No row has a label, so accuracy and calibration cannot be judged.")
+    if sets:
         sentences.append(_unfamiliar(methods, sets))
+    found += [detection(methods, name, label) for name, label in sets.items()]
     return Summary(
         lead=" ".join(filter(None, sentences)),
-        findings=(*found, *outside, advice(methods, sets)),
+        findings=(*found, *advice(methods, comparison, sets)),
     )
+
+
+def _what_was_scored(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
+    sizes = [one.scores.n for one in methods]
+    classes = f"{methods[0].scores.num_classes} classes"
+    if len(methods) == 1:
+        return f"{named(methods[0].label)} was scored on {counted(sizes[0], 'row')} of {classes}."
+    opening = f"{len(methods)} methods were scored on"
+    if comparison is not None:
+        return f"{opening} the same {counted(sizes[0], 'row')} of {classes}."
+    size = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    return (
+        f"{opening} {size} rows each, not known to be the same ones, so that differences may come"
+        " from the rows."
+    )
+
+
+def _leader(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
+    nll = standing_of("nll", methods, comparison)
+    if not nll.others:
+        accuracy = standing_of("accuracy", methods)
+        return f"Its accuracy is {shown(accuracy.score)}, its NLL {shown(nll.score)}."
+    return f"{named(nll.label)} has the lowest NLL, {shown(nll.score)}{nll.clause}."
+
+
+def _biases(methods: Sequence[Assessed]) -> str:
+    best = standing_of("nll", methods).label
+    leader = next(one for one in methods if one.label == best)
+    size = shown_points(leader.scores["overconfidence"], signed=True)
+    verdict = {
+        "over": f"is overconfident on average, by {size}",
+        "under": f"is underconfident on average, by {size}",
+        "none": f"shows no bias between confidence and accuracy, {size}",
+    }[bias(leader)]
+    subject = "It" if len(methods) == 1 else named(best)
+    rest = [one for one in methods if one is not leader]
+    return " ".join(
+        [f"{subject} {verdict}.", *filter(None, (_others(rest, way) for way in ("over", "under")))]
+    )
+
+
+def _others(methods: Sequence[Assessed], way: str) -> str:
+    labels = [named(one.label) for one in methods if bias(one) == way]
+    if not labels:
+        return ""
+    return f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} {way}confident."
+
+
+def _unfamiliar(methods: Sequence[Assessed], sets: Mapping[str, str]) -> str:
+    parts = []
+    for name, label in sets.items():
+        best, _ = best_detector(methods, name)
+        whom = f" ({named(best.label)})" if best.others else ""
+        if best.score.low <= 0.5:
+            parts.append(f"{named(label)} no better than by a coin, as far as these rows tell")
+        else:
+            parts.append(f"{named(label)} with an AUROC of {shown(best.score)}{whom}")
+    upto = "at best " if len(methods) > 1 else ""
+    return f"Unfamiliar rows are {upto}told from familiar ones so: {'; '.join(parts)}."

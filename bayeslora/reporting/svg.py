@@ -10,17 +10,23 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.reporting.text import named
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE: Mapping[str, Any] = {
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bayeslora",
-    "font.family": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 8.0,
@@ -39,9 +45,13 @@ STYLE: Mapping[str, Any] = {
     "path.simplify": False,
     "figure.facecolor": "white",
 }
-"""Matplotlib settings under which every figure is made and written."""
 
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+def drawing_style() -> AbstractContextManager[None]:
+    """Return a context in which the package's matplotlib settings hold, and no others change."""
+    from matplotlib import rc_context
+
+    return rc_context(_STYLE)
 
 
 @dataclass(frozen=True)
@@ -70,33 +80,34 @@ class Drawing:
 
     Attributes:
         name: Stem of its file.
+        title: What it is, in a few words.
         standalone: A complete SVG file.
         inline: The same as an element for an HTML page.
     """
 
     name: str
+    title: str
     standalone: str
     inline: str
 
 
 def render(panel: Panel) -> Drawing:
     """Return the panel as SVG, with identifiers that start with its name."""
-    from matplotlib import rc_context
-
     buffer = io.BytesIO()
-    with rc_context(dict(STYLE)):
+    with drawing_style():
         panel.figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     body = buffer.getvalue().decode("utf-8")
     body = body[body.index("<svg") :]
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     # The default style would apply to the whole page; the root element passes it down instead.
     body = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = body.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     body = _own_identifiers(body, panel.name)
     body = _with_names(body, panel.texts)
     body = _with_root(body, panel)
     inline = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body, count=2)
     declaration = '<?xml version="1.0" encoding="utf-8" standalone="no"?>\n'
-    return Drawing(panel.name, declaration + body, inline)
+    return Drawing(panel.name, panel.title, declaration + body, inline)
 
 
 def _own_identifiers(body: str, prefix: str) -> str:
@@ -116,7 +127,7 @@ def _with_names(body: str, texts: Mapping[str, str]) -> str:
     if not texts:
         return body
     tokens = re.compile("|".join(re.escape(token) for token in texts))
-    return tokens.sub(lambda match: escape(texts[match[0]]), body)
+    return tokens.sub(lambda match: escape(named(texts[match[0]])), body)
 
 
 def _with_root(body: str, panel: Panel) -> str:

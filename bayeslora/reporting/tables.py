@@ -1,9 +1,10 @@
-"""One model of a table, written as Markdown, CSV rows or aligned text; the page's template reads it too."""
+"""One model of a table, as Markdown or aligned text; the page's template reads it as well."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 from bayeslora.reporting.text import display_columns, pad
 
@@ -15,17 +16,17 @@ class Column:
     Attributes:
         title: Heading without the arrow.
         arrow: `↑` where more is better, `↓` where less is, `→0` where zero is; empty for none.
-        help: One line of meaning.
+        detail: What else tells the column from others, such as the name of a data set.
     """
 
     title: str
     arrow: str = ""
-    help: str = ""
+    detail: str = ""
 
     @property
     def heading(self) -> str:
-        """Title and arrow."""
-        return f"{self.title} {self.arrow}".strip()
+        """Title, detail and arrow."""
+        return " ".join(filter(None, (self.title, self.detail, self.arrow)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,23 @@ class Table:
     caption: str
     headings: tuple[str, ...]
     columns: tuple[Column, ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: tuple[Row, ...]
+
+    @property
+    def spans(self) -> list[int]:
+        """For each row, how many rows its first heading covers: 0 where an earlier one's does."""
+        starts = [
+            index
+            for index, row in enumerate(self.rows)
+            if index == 0 or len(self.headings) < 2 or row.headings[0] != self._first(index - 1)
+        ]
+        spans = [0] * len(self.rows)
+        for start, end in pairwise([*starts, len(self.rows)]):
+            spans[start] = end - start
+        return spans
+
+    def _first(self, index: int) -> str:
+        return self.rows[index].headings[0]
 
 
 def to_markdown(table: Table) -> str:
@@ -82,7 +99,9 @@ def to_markdown(table: Table) -> str:
 def to_text(table: Table) -> str:
     """Return aligned columns for a terminal; a star marks the best values."""
     starred = any(cell.best for row in table.rows for cell in row.cells)
-    body = [[*row.headings, *(_text_cell(cell, starred) for cell in row.cells)] for row in table.rows]
+    body = [
+        [*row.headings, *(_text_cell(cell, starred) for cell in row.cells)] for row in table.rows
+    ]
     gap = " " if starred else ""
     head = [*table.headings, *(column.heading + gap for column in table.columns)]
     widths = [max(map(display_columns, column)) for column in zip(head, *body, strict=True)]

@@ -10,17 +10,25 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from bayeslora.metrics.scores import Score
+
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
 
-_DIRECTION_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_INVISIBLE = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_DIRECTION_MARKS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+_INVISIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+NAME_START, NAME_END = "\u2068", "\u2069"
+"""Around a name in a sentence: Unicode's isolate, which keeps right-to-left letters from reordering
+the numbers beside them. The formats turn it into their own mark-up. `clean` leaves none inside."""
 
 
 def clean(text: str) -> str:
     """Return `text` on one line, without control characters and direction marks."""
     kept = [
-        " " if unicodedata.category(char) in _INVISIBLE else char
+        " " if unicodedata.category(char) in _INVISIBLE or _is_noncharacter(char) else char
         for char in text
         if char not in _DIRECTION_MARKS
     ]
@@ -59,15 +67,20 @@ def unique_labels(names: Sequence[str], hints: Sequence[str] | None = None) -> l
     """
     shown = [shorten(clean(name)) for name in names]
     labels: list[str] = []
-    for index, label in enumerate(shown):
+    for index, short in enumerate(shown):
         hint = hints[index] if hints else ""
-        if shown.count(label) > 1 and hint:
-            label = f"{label} ({shorten(clean(hint), 10)})"
-        candidate, number = label, 2
+        tell_apart = shown.count(short) > 1 and hint
+        label = f"{short} ({shorten(clean(hint), 10)})" if tell_apart else short
+        candidate, count = label, 2
         while candidate in labels:
-            candidate, number = f"{label} ({number})", number + 1
+            candidate, count = f"{label} ({count})", count + 1
         labels.append(candidate)
     return labels
+
+
+def named(label: str) -> str:
+    """Return a label as it stands in a sentence."""
+    return f"{NAME_START}{label}{NAME_END}"
 
 
 def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
@@ -90,9 +103,16 @@ def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) 
     return f"[{', '.join(ends)}]"
 
 
-def points(value: float, *, signed: bool = False) -> str:
-    """Return a difference of shares in percentage points with one digit."""
-    return number(100 * value, signed=signed, digits=1)
+def shown(score: Score, *, signed: bool = False) -> str:
+    """Return a score's value and its interval."""
+    value = number(score.value, signed=signed)
+    return f"{value} {interval(score.low, score.high, signed=signed)}".strip()
+
+
+def shown_points(score: Score, *, signed: bool = False) -> str:
+    """Return a difference of shares as `8.3 points [6.1, 10.9]`."""
+    ends = interval(100 * score.low, 100 * score.high, signed=signed, digits=1)
+    return f"{number(100 * score.value, signed=signed, digits=1)} points {ends}"
 
 
 def percent(value: float) -> str:
@@ -100,11 +120,23 @@ def percent(value: float) -> str:
     return f"{number(100 * value, digits=1)} %"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`."""
+def counted(count: int, noun: str) -> str:
+    """Return `1 row`, `600 rows`, `1,000,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`, `a, b and 9 more`."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _is_noncharacter(char: str) -> bool:
+    """Say whether Unicode keeps this code point out of text, and XML out of documents."""
+    return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
 
 
 def _char_columns(char: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from bayeslora.adapters.config import AdapterConfig, PoLAR
 from bayeslora.adapters.inject import inject
@@ -14,7 +14,6 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
-from bayeslora.posteriors.types import LastLayer
 from bayeslora.training.network import Network
 
 
@@ -52,7 +51,7 @@ def build_network(
         max_length=max_length,
     )
     head = build(posterior, backbone.num_features, num_classes, extra=extra)
-    return Network(encoder, sites, cast(LastLayer, head)).to(backbone.device)
+    return Network(encoder, sites, head).to(backbone.device)
 
 
 def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:

@@ -39,7 +39,7 @@ class LengthBatchSampler(Sampler[list[int]]):
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size
         self.drop_last = False
-        self._lengths = lengths
+        self.lengths = lengths
         self._seed = seed
         self._epoch = 0
 
@@ -48,16 +48,16 @@ class LengthBatchSampler(Sampler[list[int]]):
         self._epoch = int(epoch)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._lengths) / self.batch_size)
+        return math.ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self._seed, self._epoch])
-        order = rng.permutation(len(self._lengths))
+        order = rng.permutation(len(self.lengths))
         pool = self.batch_size * _POOL_BATCHES
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
             rows = order[start : start + pool]
-            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
             batches += [
                 rows[first : first + self.batch_size].tolist()
                 for first in range(0, len(rows), self.batch_size)

@@ -40,9 +40,9 @@ def _what(record: ModelRecord) -> str:
     names = ", ".join(_code(name) for name in record.classes[:20])
     more = f" and {len(record.classes) - 20} more" if len(record.classes) > 20 else ""
     return (
-        f"Sorts texts into {len(record.classes)} classes: {names}{more}. Its probabilities come "
-        f"from a posterior over the last layer's weights or over networks ({record.posterior['name']}), "
-        f"fitted to {record.num_train} labelled rows."
+        f"Sorts texts into {len(record.classes)} classes: {names}{more}. The posterior "
+        f"`{record.posterior['name']}` was fitted to {record.num_train} labelled rows; it gives "
+        "total, aleatoric and epistemic uncertainty of each text."
     )
 
 

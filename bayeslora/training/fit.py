@@ -20,6 +20,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.point import PointHead
 from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits
 from bayeslora.training.network import Network
 from bayeslora.training.progress import TrainingBar, quiet_transformers
@@ -87,7 +88,7 @@ def validation_metrics(
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    if head.uses_training_features:
+    if not isinstance(head, PointHead):
         head.fit(scaled_features(network, train.texts), train.labels)
     logits = head.predict(scaled_features(network, validation.texts))
     probs = link_probabilities(logits).probs
@@ -149,12 +150,20 @@ def train_network(
             validate=validate,
             callbacks=callbacks,
         )
-        last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
+        last = _last_checkpoint(directory)
         trainer.train(resume_from_checkpoint=last)
     chosen = fit_posterior(network, train, validation)
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )
+
+
+def _last_checkpoint(directory: Path) -> str | None:
+    """Return the newest checkpoint in a directory, which need not exist."""
+    if not directory.is_dir():
+        return None
+    found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
+    return found
 
 
 def _head_update(posterior: PosteriorConfig, train: LabelledTexts) -> HeadUpdate:

@@ -36,12 +36,14 @@ class Fitted:
 
     Attributes:
         record: Configuration and results.
-        networks: One, or the members of an ensemble.
+        network: Holds the first member's tensors.
+        members: Trained tensors of each member; one, unless the posterior is an ensemble.
         progress: Whether to show bars on stderr.
     """
 
     record: ModelRecord
-    networks: list[Network]
+    network: Network
+    members: list[dict[str, Tensor]]
     progress: bool = True
 
     @property
@@ -64,7 +66,7 @@ class Fitted:
 
     def files(self) -> ModelFiles:
         """Return what a model directory holds."""
-        return ModelFiles(self.record, *model_tensors(self.networks))
+        return ModelFiles(self.record, *model_tensors(self.members))
 
     def encode(self, rows: Examples, unknown: Unknown = "error") -> NDArray[np.int64]:
         """Return the class index [N] of each row, -1 where there is none.
@@ -84,7 +86,7 @@ class Fitted:
         """Return rows ready for the networks."""
         labels = torch.from_numpy(self.encode(rows, unknown))
         with quiet_transformers():
-            return prepare(self.networks[0].encoder, (rows, labels), progress=self.progress)
+            return prepare(self.network.encoder, (rows, labels), progress=self.progress)
 
     def predict(
         self,
@@ -102,10 +104,11 @@ class Fitted:
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
         texts = self.prepare(rows, unknown)
-        passes = num_passes(posterior, len(self.networks), num_samples)
+        passes = num_passes(posterior, num_samples)
         with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
             logits = predict_logits(
-                self.networks,
+                self.network,
+                self.members,
                 posterior,
                 texts.texts,
                 num_samples=num_samples,
@@ -137,9 +140,9 @@ class Fitted:
         Raises:
             InputError: The posterior is not one of the last layer, or the data is not allowed.
         """
-        if len(self.networks) != 1:
+        if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
-        network = self.networks[0]
+        network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)
         chosen = fit_posterior(network, fresh, held)
@@ -147,10 +150,10 @@ class Fitted:
             self.record,
             columns=dataclasses.asdict(columns),
             num_train=len(train),
-            heads=[network.head.extra_config()],
+            head=network.head.extra_config(),
             results={**self.record.results, "posterior": chosen},
         )
-        return dataclasses.replace(self, record=record)
+        return dataclasses.replace(self, record=record, members=[network.trained_state()])
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ class GradientSteps:
         """Update the head by gradient steps."""
         for _ in range(self._num_steps):
             network.head.zero_grad()
-            network.head.loss(features, labels, self._num_train).backward()
+            torch.autograd.backward(network.head.loss(features, labels, self._num_train))
             optimizer.head_step()
         # The adapter's gradient is clipped by its norm alone.
         network.head.zero_grad()

@@ -60,8 +60,10 @@ def fit_members(
     train: tuple[Examples, Tensor],
     validation: tuple[Examples, Tensor] | None,
     work: Path | None,
-) -> tuple[list[Network], list[FitResult]]:
+) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
     """Train every network of the posterior, one after the other.
+
+    Returns the first network, the trained tensors of each, and what each fit measured.
 
     Args:
         plan: What to fit.
@@ -69,7 +71,7 @@ def fit_members(
         validation: Held-out rows and their labels, or None.
         work: Directory of the checkpoints, where an interrupted fit goes on; None for none.
     """
-    networks: list[Network] = []
+    members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(plan.posterior, plan.settings.seed)
     for place, seed in enumerate(seeds):
@@ -99,8 +101,9 @@ def fit_members(
                     description=title if plan.progress else None,
                 )
             )
-        networks.append(network)
-    return networks, results
+        members.append(network.trained_state())
+    network.load_trained_state(members[0])
+    return network, members, results
 
 
 def prepare(encoder: Any, rows: tuple[Examples, Tensor], *, progress: bool) -> LabelledTexts:

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.site import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.backbones.sequence import SequenceEncoder
+from bayeslora.posteriors.build import Head
 
 
 class Network(nn.Module):
     """Encoder, adapter sites and last layer, with the scale that features are divided by."""
 
-    def __init__(self, encoder: Encoder, sites: list[LowRank], head: LastLayer) -> None:
+    def __init__(
+        self, encoder: Encoder | SequenceEncoder, sites: list[LowRank], head: Head
+    ) -> None:
         """Put the parts together; `sites` are inside `encoder` already."""
         super().__init__()
         self.encoder = encoder
         self.sites = sites
-        self.head: LastLayer = head
+        self.head = head
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 

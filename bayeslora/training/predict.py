@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.draws import sample_logits
+from bayeslora.posteriors.dropout import MCDropoutDraws
+from bayeslora.posteriors.ensemble import EnsembleDraws
+from bayeslora.posteriors.types import WeightPosterior
 from bayeslora.training.network import Network
 
+_BATCH = 64
 
-def num_passes(posterior: PosteriorConfig, members: int, num_samples: int | None) -> int:
+
+def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
     """Return how many passes of the adapted layers a prediction takes."""
     if isinstance(posterior, MCDropout):
         return max(1, posterior.num_samples if num_samples is None else num_samples)
-    return members
+    return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
 @torch.no_grad()
 def predict_logits(
-    networks: Sequence[Network],
+    network: Network,
+    members: Sequence[Mapping[str, Tensor]],
     posterior: PosteriorConfig,
     texts: PreparedTexts,
     *,
@@ -32,24 +40,42 @@ def predict_logits(
     """Return the logits' distribution for each text.
 
     Args:
-        networks: One trained network, or the members of an ensemble.
+        network: Holds the first member's tensors.
+        members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
         num_samples: Passes of MC dropout, instead of the posterior's own number; 0 is the mean
-            network. The last-layer posteriors need one pass whatever the number.
+            network. Other posteriors take the passes they need, whatever the number.
         seed: Of the draws.
-        advance: Called with the number of texts after each pass of a batch.
+        advance: Called with the number of texts after each batch of a pass.
     """
-    if isinstance(posterior, MCDropout):
-        samples = posterior.num_samples if num_samples is None else num_samples
-        if samples > 0:
-            return _dropout_logits(networks[0], texts, samples, seed, advance)
-    means = []
-    for network in networks:
-        network.eval()
-        features = network.encoder.features(texts, advance=advance) / network.feature_scale.cpu()
-        logits = network.head.predict(features)
-        if len(networks) == 1:
-            return logits
-        means.append(logits.mean)
-    return SampledLogits(torch.stack(means))
+    network.eval()
+    passes = num_passes(posterior, num_samples)
+    if isinstance(posterior, MCDropout) and num_samples != 0 and posterior.num_samples > 0:
+        return _sampled(network, MCDropoutDraws(network), texts, passes, seed=seed, advance=advance)
+    if isinstance(posterior, Ensemble):
+        draws = EnsembleDraws(network.load_trained_state, members)
+        return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
+    features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
+    return network.head.predict(features / network.feature_scale.cpu())
+
+
+def _sampled(
+    network: Network,
+    draws: WeightPosterior,
+    texts: PreparedTexts,
+    passes: int,
+    *,
+    seed: int,
+    advance: Callable[[int], object],
+) -> SampledLogits:
+    batches = list(network.encoder.batches(texts, _BATCH))
+
+    def logits(rows: list[int]) -> Tensor:
+        mean = network.head.predict(network(texts.collate(rows)).cpu()).mean
+        advance(len(rows))
+        return mean
+
+    found = sample_logits(draws, logits, batches, passes, seed)
+    order = torch.tensor([row for rows in batches for row in rows])
+    return SampledLogits(found.samples[:, torch.argsort(order)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +15,6 @@ from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
-from bayeslora.posteriors.types import LastLayer
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
 
@@ -23,10 +22,13 @@ ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
 
 
-def restore_networks(
+Members = list[dict[str, Tensor]]
+
+
+def restore_network(
     files: ModelFiles, backbone: str | Backbone, loading: Mapping[str, Any]
-) -> list[Network]:
-    """Return the networks of a saved model, with their trained tensors.
+) -> tuple[Network, Members]:
+    """Return the network of a saved model and the trained tensors of its members.
 
     Args:
         files: The model directory's content.
@@ -36,13 +38,12 @@ def restore_networks(
     Raises:
         InputError: The backbone is another one, or a tensor is missing, unexpected or misshapen.
     """
-    if files.record.backbone["kind"] == FOREIGN:
-        return [_foreign_from_files(files, str(backbone), loading)]
-    base = load_backbone(backbone, **loading) if isinstance(backbone, str) else backbone
-    _check_fingerprint(files.record, base.fingerprint)
     record = files.record
-    networks = []
-    for place, extra in enumerate(record.heads):
+    if record.backbone["kind"] == FOREIGN:
+        network = _foreign_from_files(record, str(backbone), loading)
+    else:
+        base = load_backbone(backbone, **loading) if isinstance(backbone, str) else backbone
+        _check_fingerprint(record, base.fingerprint)
         network = build_network(
             base,
             options.resolve("adapter", record.adapter, ADAPTERS),
@@ -50,11 +51,13 @@ def restore_networks(
             num_classes=len(record.classes),
             seed=record.seed,
             max_length=record.max_length,
-            extra=extra,
+            extra=record.head,
         )
-        _load(network, member_tensors(files, place))
-        networks.append(network.eval())
-    return networks
+    members = _members(files)
+    # Each is loaded once, so that a damaged one is found now; the first stays in place.
+    for tensors in reversed(members):
+        _load(network, tensors)
+    return network.eval(), members
 
 
 def foreign_network(
@@ -85,7 +88,7 @@ def foreign_network(
         trust_remote_code=trust_remote_code,
     )
     encoder = SequenceEncoder(classifier, max_length=max_length)
-    head = cast(LastLayer, build(posterior, encoder.num_features, len(classifier.classes)))
+    head = build(posterior, encoder.num_features, len(classifier.classes))
     head.set_mean(encoder.weight)
     network = Network(encoder, [], head).to(classifier.backbone.device).eval()
     record = ModelRecord(
@@ -102,36 +105,42 @@ def foreign_network(
         max_length=max_length,
         seed=0,
         num_train=0,
-        heads=[head.extra_config()],
+        head=head.extra_config(),
     )
     return network, record
 
 
-def model_tensors(networks: list[Network]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return (adapter, posterior) tensors by name; an ensemble's carry the member's number."""
     adapter: dict[str, Tensor] = {}
     posterior: dict[str, Tensor] = {}
-    for place, network in enumerate(networks):
-        prefix = f"member-{place}." if len(networks) > 1 else ""
-        for name, tensor in network.trained_state().items():
+    for place, tensors in enumerate(members):
+        prefix = _prefix(place, len(members))
+        for name, tensor in tensors.items():
             home = adapter if name.startswith("adapter.") else posterior
             home[prefix + name] = tensor.contiguous()
     return adapter, posterior
 
 
-def member_tensors(files: ModelFiles, place: int) -> dict[str, Tensor]:
-    """Return the tensors of one member, named as `Network.trained_state` names them."""
-    prefix = f"member-{place}." if len(files.record.heads) > 1 else ""
+def _members(files: ModelFiles) -> Members:
     everything = {**files.adapter, **files.posterior}
-    return {
-        name[len(prefix) :]: tensor
-        for name, tensor in everything.items()
-        if name.startswith(prefix)
-    }
+    count = files.record.num_members
+    prefixes = [_prefix(place, count) for place in range(count)]
+    return [
+        {
+            name[len(prefix) :]: tensor
+            for name, tensor in everything.items()
+            if name.startswith(prefix)
+        }
+        for prefix in prefixes
+    ]
 
 
-def _foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> Network:
-    record = files.record
+def _prefix(place: int, count: int) -> str:
+    return f"member-{place}." if count > 1 else ""
+
+
+def _foreign_from_files(record: ModelRecord, name: str, loading: Mapping[str, Any]) -> Network:
     classifier = load_sequence_classifier(
         name,
         layer=record.backbone["layer"],
@@ -141,10 +150,8 @@ def _foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]
     _check_fingerprint(record, classifier.backbone.fingerprint)
     encoder = SequenceEncoder(classifier, max_length=record.max_length)
     posterior = options.resolve("posterior", record.posterior, POSTERIORS)
-    head = build(posterior, encoder.num_features, len(record.classes), extra=record.heads[0])
-    network = Network(encoder, [], cast(LastLayer, head)).to(classifier.backbone.device)
-    _load(network, member_tensors(files, 0))
-    return network.eval()
+    head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
+    return Network(encoder, [], head).to(classifier.backbone.device)
 
 
 def _check_fingerprint(record: ModelRecord, found: str) -> None:

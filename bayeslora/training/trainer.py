@@ -85,7 +85,9 @@ class AlternatingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of similar length in an order fixed by seed and epoch."""
         loader = DataLoader(
-            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
+            RowNumbers(len(self._batches.lengths)),
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
         )
         prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
         return prepared

@@ -1,7 +1,5 @@
 """Exchange with PEFT, which is the oracle for both directions where it is installed."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,6 +30,7 @@ def trained(model, config):
 def causal_llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2))
     model.model.load_state_dict(tiny_llama().state_dict())
     return model.eval()
@@ -40,6 +39,7 @@ def causal_llama():
 def classifier_bert():
     from transformers import BertConfig, BertForSequenceClassification
 
+    torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=3))
     model.bert.load_state_dict(tiny_bert().state_dict())
     return model.eval()
@@ -89,14 +89,15 @@ def save_with_peft(peft, model, directory, **options):
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_we_load_what_peft_saved(peft, tmp_path, use_rslora):
     wrapped = save_with_peft(
-        peft, tiny_llama(), tmp_path, use_rslora=use_rslora, layers_to_transform=[1, 2]
+        peft, causal_llama(), tmp_path, use_rslora=use_rslora, layers_to_transform=[1, 2]
     )
-    model = tiny_llama()
+    model = causal_llama()
     sites = load_peft(model, tmp_path)
     assert len(sites) == 4
     assert sites[0].scale == pytest.approx(6 / 2 if use_rslora else 6 / 4)
-    expected = output(wrapped, tokens())
-    torch.testing.assert_close(output(model, tokens()), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        expected = wrapped(tokens()).logits
+        torch.testing.assert_close(model(tokens()).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_backbone_takes_the_adapters_of_a_whole_model(peft, tmp_path):
@@ -167,75 +168,6 @@ def test_sites_of_different_ranks_are_refused(tmp_path):
 def checkpoint(tmp_path):
     export_peft(trained(stack(), LoRA(r=2, target_modules=("head",))), tmp_path)
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
-        ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
-        ({"rank_pattern": {"head": 4}}, "rank_pattern = {'head': 4} cannot be read"),
-        ({"bias": "all"}, "bias must be 'none', got 'all'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base model's"),
-        ({"r": None}, "r must be a number > 0, got None"),
-        ({"r": 0}, "r must be a number > 0, got 0"),
-        ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
-    ],
-)
-def test_variants_that_cannot_be_read(checkpoint, change, message):
-    path = checkpoint / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError) as caught:
-        read_peft(checkpoint)
-    assert str(path) in str(caught.value)
-    assert message in str(caught.value)
-
-
-def test_foreign_json_is_named(checkpoint):
-    (checkpoint / "adapter_config.json").write_text("[1]")
-    with pytest.raises(InputError, match="no PEFT configuration"):
-        read_peft(checkpoint)
-
-
-def test_pickles_are_not_opened(checkpoint):
-    (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
-    with pytest.raises(InputError, match=r"is a pickle, which can run any code .*safe_serializ"):
-        read_peft(checkpoint)
-
-
-def test_missing_and_damaged_files_are_named(checkpoint):
-    path = checkpoint / "adapter_model.safetensors"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
-        read_peft(checkpoint)
-    path.unlink()
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors does not exist"):
-        read_peft(checkpoint)
-    with pytest.raises(InputError, match=r"adapter_config\.json does not exist"):
-        read_peft(checkpoint / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("base_model.model.head.lora_magnitude_vector", "belongs to no plain linear LoRA layer"),
-        ("base_model.model.emb.lora_embedding_A", "belongs to no plain linear LoRA layer"),
-    ],
-)
-def test_tensors_of_other_layers_are_refused(checkpoint, name, message):
-    path = checkpoint / "adapter_model.safetensors"
-    save_file(load_file(path) | {name: torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=message) as caught:
-        read_peft(checkpoint)
-    assert name in str(caught.value)
-
-
-def test_a_checkpoint_without_factors_is_refused(checkpoint):
-    save_file(
-        {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
-    )
-    with pytest.raises(InputError, match="holds no tensor named"):
-        read_peft(checkpoint)
 
 
 def test_a_missing_factor_is_named(checkpoint):

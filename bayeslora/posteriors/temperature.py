@@ -1,0 +1,150 @@
+"""Temperature scaling: one number that makes a classifier's probabilities softer or sharper.
+
+    p'_c ∝ p_c^{1/T},   T > 0 minimises the NLL of held-out rows
+
+The NLL is convex in β = 1/T, so T is found by Newton's method within a bracket. Works on the
+probabilities alone: their logarithms are the logits up to a shift of the row. For a posterior whose
+predictions average over weights it therefore scales the averaged prediction.
+
+Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+
+logger = logging.getLogger(__name__)
+
+# β = 1/T stays between these.
+SMALLEST, LARGEST = 1e-3, 1e3
+
+_TOLERANCE = 1e-10
+
+
+@dataclass
+class Temperature:
+    """A recalibrator with one parameter; it never changes which class is the most probable.
+
+    Attributes:
+        temperature: T, the number that logits are divided by: above 1 softens. None before `fit`.
+        classes: Class names of the rows it was fitted on.
+        num_rows: Labelled rows it was fitted on.
+    """
+
+    temperature: float | None = None
+    classes: tuple[str, ...] = ()
+    num_rows: int = 0
+
+    def fit(self, predictions: Predictions) -> Temperature:
+        """Find the temperature with the lowest NLL on held-out rows; unlabelled ones are skipped.
+
+        Args:
+            predictions: Of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label.
+        """
+        labelled = predictions.labelled
+        if predictions.labels is None or not labelled.any():
+            raise InputError("temperature scaling needs labels, and these predictions have none")
+        logits = _log(predictions.probs[labelled])
+        inverse = _best_inverse(logits, predictions.labels[labelled])
+        if inverse in {SMALLEST, LARGEST}:
+            logger.warning("the best temperature, %g, is at the edge of the search", 1 / inverse)
+        self.temperature = 1 / inverse
+        self.classes = predictions.classes
+        self.num_rows = int(labelled.sum())
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with scaled probabilities.
+
+        `total` becomes the entropy of the new probabilities where it was known; `aleatoric` and
+        `epistemic` are dropped, because they describe draws that this does not scale. Further
+        scores are kept.
+
+        Args:
+            predictions: Rows over the same classes, labelled or not.
+            name: The new name; the old one if None.
+
+        Raises:
+            InputError: Not fitted, or fitted on other classes.
+        """
+        if self.temperature is None:
+            raise InputError("this temperature is not fitted yet; call fit first")
+        if self.classes != predictions.classes:
+            raise InputError(
+                f"the temperature was fitted on classes {_names(self.classes)}, "
+                f"these predictions have {_names(predictions.classes)}"
+            )
+        logits = _log(predictions.probs) / self.temperature
+        probs = np.exp(logits - _log_sum_exp(logits)[:, None])
+        scaled = predictions.with_probs(probs, name)
+        return scaled.replace(
+            total=None if predictions.total is None else scaled.uncertainty("entropy"),
+            metadata={
+                **predictions.metadata,
+                "recalibration": "temperature",
+                "temperature": repr(self.temperature),
+                "recalibration_rows": str(self.num_rows),
+            },
+        )
+
+
+def _best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}], by bracketed Newton."""
+    low, high = SMALLEST, LARGEST
+    if _derivatives(logits, labels, low)[0] >= 0:
+        return low
+    if _derivatives(logits, labels, high)[0] <= 0:
+        return high
+    inverse = 1.0
+    for _ in range(200):
+        slope, bend = _derivatives(logits, labels, inverse)
+        if slope > 0:
+            high = inverse
+        else:
+            low = inverse
+        newton = inverse - slope / bend if bend > 0 else low
+        # The geometric mean halves the bracket on the scale of log T.
+        following = newton if low < newton < high else float(np.sqrt(low * high))
+        if abs(following - inverse) <= _TOLERANCE * inverse:
+            return following
+        inverse = following
+    return inverse
+
+
+def _derivatives(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], inverse: float
+) -> tuple[float, float]:
+    """Return the first and second derivative of the mean NLL with respect to β."""
+    scaled = inverse * logits
+    probs = np.exp(scaled - _log_sum_exp(scaled)[:, None])
+    average = (probs * logits).sum(1)
+    at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    spread = (probs * (logits - average[:, None]) ** 2).sum(1)
+    return float((average - at_label).mean()), float(spread.mean())
+
+
+def _log(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logarithms with zero probabilities read as the smallest normal number."""
+    return np.log(np.maximum(probs, np.finfo(np.float64).tiny))
+
+
+def _log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    top = logits.max(1)
+    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(1)))
+
+
+def _names(classes: tuple[str, ...]) -> str:
+    return "[" + ", ".join(repr(name) for name in classes) + "]"

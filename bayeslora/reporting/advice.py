@@ -1,0 +1,90 @@
+"""What to do about the findings: which method to use, what not to rely on, how many rows to add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bayeslora.metrics.compare import Comparison
+from bayeslora.reporting.assess import Assessed, misses_more_than_chance
+from bayeslora.reporting.findings import Finding, best_detector, bias
+from bayeslora.reporting.standing import standing_of
+from bayeslora.reporting.text import counted, listed, named, number, percent
+
+COSTLY_ALARMS = 0.3
+"""Share of familiar rows flagged, at 95 % of the unfamiliar ones, that deserves a warning."""
+
+WIDE_ECE = 0.01
+"""Half-width of an ECE's interval from which more rows are worth asking for."""
+
+
+def advice(
+    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
+) -> list[Finding]:
+    """Return what to do, or nothing where there is nothing to advise.
+
+    Args:
+        methods: At least one method.
+        comparison: Paired differences from the method of lowest NLL, if there are any.
+        sets: Label of each out-of-distribution set by its name.
+    """
+    labelled = [method for method in methods if "nll" in method.scores]
+    sentences = [*_choice(labelled, comparison), *_recalibrate(labelled)]
+    sentences += [line for name, label in sets.items() for line in _flags(methods, name, label)]
+    sentences += _more_rows(labelled)
+    return [Finding("What to do", tuple(sentences), "advice")] if sentences else []
+
+
+def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[str]:
+    if len(methods) < 2:
+        return []
+    nll = standing_of("nll", methods, comparison)
+    leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
+    sound = [named(one.label) for one in leaders if _is_sound(one)]
+    if not sound:
+        return []
+    if len(sound) == 1:
+        return [f"Prefer {sound[0]}: in the leading group by NLL and no sign of miscalibration."]
+    return [
+        f"Choose among {listed(sound)}: all are in the leading group by NLL and show no sign of"
+        " miscalibration, so cost may decide."
+    ]
+
+
+def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
+    unsound = [named(one.label) for one in methods if not _is_sound(one)]
+    if not unsound:
+        return []
+    return [
+        f"Do not take the probabilities of {listed(unsound)} at face value: recalibrate on held-out"
+        " rows first (temperature scaling is the simplest), and score again."
+    ]
+
+
+def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
+    best, result = best_detector(methods, name)
+    if best.score.low <= 0.5:
+        return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
+    if result.fpr95.value >= COSTLY_ALARMS:
+        return [
+            f"Catching 95 % of rows like {named(label)} would send"
+            f" {percent(result.fpr95.value)} of familiar rows to a person, even with"
+            f" {named(best.label)}: choose the threshold by what an error and a check cost."
+        ]
+    return []
+
+
+def _more_rows(methods: Sequence[Assessed]) -> list[str]:
+    if not methods:
+        return []
+    half = max((one.scores["ece"].high - one.scores["ece"].low) / 2 for one in methods)
+    rows = min(one.scores.n_labelled for one in methods)
+    if half < WIDE_ECE:
+        return []
+    return [
+        f"With {counted(rows, 'labelled row')} an ECE is known to within about ±{number(half)};"
+        " four times as many rows would halve that."
+    ]
+
+
+def _is_sound(method: Assessed) -> bool:
+    return bias(method) == "none" and not misses_more_than_chance(method.points)

@@ -1,0 +1,71 @@
+"""The numbers of a report for programs: `scores.json` whole, `scores.csv` one value a line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bayeslora._version import __version__
+from bayeslora.files import atomic_file
+from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.scores import Score
+from bayeslora.reporting.assess import Assessed
+
+FORMAT_VERSION = 1
+"""Version of the layout of `scores.json`."""
+
+CSV_COLUMNS = (
+    "method",
+    "name",
+    "ood",
+    "uncertainty",
+    "score",
+    "value",
+    "low",
+    "high",
+    "n",
+    "n_ood",
+)
+"""Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are empty but for detection."""
+
+
+def scores_json(
+    title: str, methods: Sequence[Assessed], comparison: Comparison | None
+) -> dict[str, Any]:
+    """Return the content of `scores.json`: what `evaluate` says of every method; differences."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "bayeslora": __version__,
+        "title": title,
+        "methods": [
+            {**one.scores.to_json(), "label": one.label, "file": one.method.file} for one in methods
+        ],
+        "comparison": None if comparison is None else comparison.to_json(),
+    }
+
+
+def write_csv(path: Path, methods: Sequence[Assessed]) -> None:
+    """Write `scores.csv`, with numbers to their last digit."""
+    with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for one in methods:
+            writer.writerows(_lines(one))
+
+
+def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
+    scores = one.scores
+    names = (one.label, one.method.name)
+    for key, score in scores.items():
+        rows = scores.n_labelled if scores.n_labelled else scores.n
+        yield (*names, "", "", key, *_numbers(score), rows, "")
+    for name, result in scores.ood.items():
+        for uncertainty, found in result.by_score.items():
+            for key, score in found.items():
+                yield (*names, name, uncertainty, key, *_numbers(score), result.n_in, result.n_out)
+
+
+def _numbers(score: Score) -> tuple[str, str, str]:
+    return repr(score.value), repr(score.low), repr(score.high)

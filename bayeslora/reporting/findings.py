@@ -1,0 +1,177 @@
+"""Findings by topic: who predicts best, who is biased, who notices unfamiliar rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.reporting.assess import CHANCE, Assessed, misses_more_than_chance
+from bayeslora.reporting.standing import Standing, standing, standing_of
+from bayeslora.reporting.text import (
+    clean,
+    counted,
+    listed,
+    named,
+    number,
+    percent,
+    shorten,
+    shown,
+    shown_points,
+)
+
+Kind = Literal["plain", "good", "warning", "advice"]
+
+SCORE_WORDS = {
+    "max_probability": "1 − highest probability",
+    "entropy": "entropy of the probabilities",
+    "total": "total uncertainty",
+    "aleatoric": "aleatoric uncertainty",
+    "epistemic": "epistemic uncertainty",
+    "logit_variance": "logit variance",
+}
+"""Uncertainty scores in words; others are shown by their own names."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Sentences on one topic.
+
+    Attributes:
+        topic: A few words.
+        sentences: Whole sentences, names in them marked by `text.named`.
+        kind: How the page marks it.
+    """
+
+    topic: str
+    sentences: tuple[str, ...]
+    kind: Kind = "plain"
+
+
+def ranking(methods: Sequence[Assessed], comparison: Comparison | None) -> Finding:
+    """Say which method has the lowest NLL and which the highest accuracy."""
+    nll = standing_of("nll", methods, comparison)
+    accuracy = standing_of("accuracy", methods, comparison)
+    if not nll.others:
+        words = f"Accuracy {shown(accuracy.score)}, NLL {shown(nll.score)} nats."
+        return Finding("Quality of the predictions", (words,))
+    return Finding(
+        "Best predictions",
+        (
+            f"Lowest NLL, which rewards being right and being honest about doubt at once:"
+            f" {named(nll.label)} with {shown(nll.score)} nats{nll.clause}.",
+            f"Highest accuracy: {named(accuracy.label)} with {shown(accuracy.score)}"
+            f"{accuracy.clause}.",
+        ),
+    )
+
+
+def bias(method: Assessed) -> Literal["over", "under", "none"]:
+    """Say whether the mean confidence is off the accuracy by more than the interval allows."""
+    score = method.scores["overconfidence"]
+    if score.low > 0:
+        return "over"
+    return "under" if score.high < 0 else "none"
+
+
+def calibration(methods: Sequence[Assessed]) -> list[Finding]:
+    """Say which methods are overconfident, underconfident, or show no bias."""
+    found = []
+    for direction in ("over", "under"):
+        chosen = [method for method in methods if bias(method) == direction]
+        chosen.sort(key=lambda one: -abs(one.scores["overconfidence"].value))
+        if chosen:
+            sentences = tuple(_biased(method) for method in chosen)
+            found.append(Finding(f"{direction.capitalize()}confident", sentences, "warning"))
+    clear = [one for one in methods if bias(one) == "none"]
+    hidden = [one for one in clear if misses_more_than_chance(one.points)]
+    if hidden:
+        sentences = tuple(_hidden(method) for method in hidden)
+        found.append(Finding("Miscalibrated, though not on average", sentences, "warning"))
+    good = [method for method in clear if method not in hidden]
+    if good:
+        sentences = tuple(_unbiased(method) for method in good)
+        found.append(Finding("No sign of miscalibration at this number of rows", sentences, "good"))
+    return found
+
+
+def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
+    """Say how well the methods tell one out-of-distribution set from familiar rows."""
+    best, result = best_detector(methods, name)
+    tested = [one for one in methods if name in one.scores.ood]
+    blind = [named(one.label) for one in tested if one.scores.ood[name].auroc.low <= 0.5]
+    opening = "Best separation" if best.others else "Separation"
+    sentences = [
+        f"{opening}: {named(best.label)} by {score_words(result.score)}, AUROC {shown(best.score)}"
+        f"{best.clause}.",
+        f"Of one familiar and one unfamiliar row taken at random (out of {result.n_in:,} and"
+        f" {result.n_out:,}), the unfamiliar one is the more uncertain in"
+        f" {100 * best.score.value:.0f} of 100 draws. To catch 95 % of the unfamiliar rows, it"
+        f" flags {percent(result.fpr95.value)} of the familiar ones as well.",
+    ]
+    if blind and len(blind) == len(tested):
+        sentences.append("Every interval reaches 0.5: no better than a coin, as far as rows tell.")
+    elif blind:
+        sentences.append(f"Not shown to beat a coin, interval reaching 0.5: {listed(blind)}.")
+    kind: Kind = "warning" if len(blind) == len(tested) else "plain"
+    return Finding(f"Unfamiliar rows: {named(label)}", tuple(sentences), kind)
+
+
+def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
+    """Return who separates a set best, and its results on that set."""
+    results = {one.label: one.scores.ood[name] for one in methods if name in one.scores.ood}
+    best = standing("auroc", list(results), [result.auroc for result in results.values()])
+    return best, results[best.label]
+
+
+def score_words(score: str) -> str:
+    """Return an uncertainty score in words, or its own name on one line."""
+    return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
+
+
+def _biased(method: Assessed) -> str:
+    score = method.scores["overconfidence"]
+    size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
+    return f"{named(method.label)}, by {shown_points(size)}: {_sure_and_right(method)}"
+
+
+def _hidden(method: Assessed) -> str:
+    return (
+        f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both directions"
+        f" cancel on average ({shown_points(method.scores['overconfidence'], signed=True)})."
+    )
+
+
+def _unbiased(method: Assessed) -> str:
+    return (
+        f"{named(method.label)}: {shown_points(method.scores['overconfidence'], signed=True)} between"
+        f" confidence and accuracy, which includes 0; {_misses(method)}."
+        f" Its ECE is {shown(method.scores['ece'])}{_floor(method)}."
+    )
+
+
+def _floor(method: Assessed) -> str:
+    floor = method.scores.ece_if_calibrated
+    if floor is None:
+        return ""
+    return f"; calibrated perfectly, it would read about {number(floor)} on as many rows"
+
+
+def _sure_and_right(method: Assessed) -> str:
+    scores = method.scores
+    return (
+        f"{percent(scores['mean_confidence'].value)} sure on average, right on"
+        f" {percent(scores['accuracy'].value)} of {counted(scores.n_labelled, 'row')}."
+    )
+
+
+def _misses(method: Assessed) -> str:
+    points = method.points
+    missed = sum(point.off_diagonal for point in points)
+    return (
+        f"{missed} of {counted(len(points), 'bin')} with rows"
+        f" {'misses' if missed == 1 else 'miss'} the diagonal"
+        f" (about {number(CHANCE * len(points), digits=1)} would by chance)"
+    )

@@ -1,0 +1,56 @@
+"""The report as Markdown: words and tables inline, figures as links to the SVG files beside it."""
+
+from __future__ import annotations
+
+from bayeslora.reporting.contents import Contents
+from bayeslora.reporting.panels import Drawings
+from bayeslora.reporting.svg import Drawing
+from bayeslora.reporting.tables import Table, escape_markdown, to_markdown
+from bayeslora.reporting.text import NAME_END, NAME_START
+
+
+def render_markdown(contents: Contents, drawings: Drawings) -> str:
+    """Return the report; names from outside are escaped."""
+    blocks = [
+        f"# {escape_markdown(contents.title)}",
+        escape_markdown(contents.facts),
+        _sentence(contents.summary.lead),
+        "## Findings",
+        *(_finding(one.topic, one.sentences) for one in contents.summary.findings),
+        "## Which method to trust",
+        *_table(contents.scores),
+    ]
+    if contents.differences is not None:
+        blocks += ["### Row by row", *_table(contents.differences)]
+    if drawings.reliability:
+        blocks += ["## Reliability diagrams", *map(_image, drawings.reliability)]
+        blocks += ["## Confidence of right and wrong answers", *map(_image, drawings.confidence)]
+    if contents.ood:
+        blocks.append("## Unfamiliar rows")
+        blocks += [block for table in contents.ood for block in _table(table)]
+        blocks += map(_image, drawings.densities)
+    blocks.append("## What was run")
+    for part in contents.record:
+        rows = [f"- {escape_markdown(key)}: {escape_markdown(text)}" for key, text in part.rows]
+        blocks += [f"### {escape_markdown(part.title)}", "\n".join(rows)]
+    blocks.append("## Terms")
+    blocks += [f"**{term.name}**: {escape_markdown(term.meaning)}" for term in contents.terms]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _finding(topic: str, sentences: tuple[str, ...]) -> str:
+    lines = [f"### {_sentence(topic)}", ""]
+    lines += [f"- {_sentence(sentence)}" for sentence in sentences]
+    return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
+
+
+def _table(table: Table) -> list[str]:
+    return [escape_markdown(table.caption), to_markdown(table)]
+
+
+def _image(drawing: Drawing) -> str:
+    return f"![{escape_markdown(drawing.title)}](figures/{drawing.name}.svg)"

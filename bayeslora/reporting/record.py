@@ -1,0 +1,108 @@
+"""What was run: data, sizes, versions, seeds, command, in the reader's order."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from bayeslora._version import __version__
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.inputs import Source
+from bayeslora.reporting.text import clean, counted, listed, shorten
+
+Provenance = Mapping[str, str | Mapping[str, str]]
+"""Facts about the run by name; a mapping in place of a text makes a part of its own."""
+
+PACKAGES = ("numpy", "torch", "transformers", "matplotlib")
+"""Packages whose installed versions are recorded."""
+
+MOST_CLASSES = 40
+"""Class names that are written out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A titled list of facts.
+
+    Attributes:
+        title: What the facts are about.
+        rows: Names and values, plain text.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def run_record(
+    methods: Sequence[Assessed],
+    sets: Mapping[str, str],
+    provenance: Provenance,
+    settings: Mapping[str, str],
+) -> list[Part]:
+    """Return everything that somebody needs to make the numbers again.
+
+    Args:
+        methods: What was scored.
+        sets: Label of each out-of-distribution set by its name.
+        provenance: What the caller knows: command, data, anything else.
+        settings: How the report was made: bins, seed, resamples.
+    """
+    plain = tuple(
+        (clean(key), clean(str(value)))
+        for key, value in provenance.items()
+        if not isinstance(value, Mapping)
+    )
+    parts = [Part("The run", plain)] if plain else []
+    parts += [
+        Part(clean(key), tuple((clean(str(k)), clean(str(v))) for k, v in value.items()))
+        for key, value in provenance.items()
+        if isinstance(value, Mapping)
+    ]
+    parts += [Part(f"Method: {one.label}", _method_rows(one, sets)) for one in methods]
+    parts.append(Part("This report", (*settings.items(), *_versions())))
+    return parts
+
+
+def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    predictions = one.method.predictions
+    unlabelled = one.scores.n - one.scores.n_labelled
+    rows = [
+        ("name", clean(one.method.name)),
+        ("predictions", _origin(one.method.source)),
+        ("rows", f"{one.scores.n:,} ({unlabelled:,} unlabelled)"),
+        ("classes", _classes(predictions.classes)),
+    ]
+    if one.scores.nll_clamped:
+        cut = counted(one.scores.nll_clamped, "row")
+        rows.append(("NLL cut off", f"{cut} with a probability of the label under 1e-12"))
+    rows += [
+        (clean(key).replace("_", " "), clean(value)) for key, value in predictions.metadata.items()
+    ]
+    rows += [
+        (f"unfamiliar: {sets[name]}", f"{len(source.predictions):,} rows, {_origin(source)}")
+        for name, source in one.method.ood.items()
+    ]
+    return tuple(rows)
+
+
+def _origin(source: Source) -> str:
+    if source.path is None:
+        return "from memory"
+    return f"{clean(str(source.path))} (SHA-256 {source.sha256})"
+
+
+def _classes(names: Sequence[str]) -> str:
+    shown = [shorten(clean(name)) for name in names]
+    return f"{len(names)}: {listed(shown, MOST_CLASSES)}"
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("bayeslora", __version__), ("Python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return found

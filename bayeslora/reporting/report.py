@@ -1,0 +1,108 @@
+"""The one call that turns predictions into a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_directory, write_json
+from bayeslora.metrics.calibration import NUM_BINS
+from bayeslora.reporting.assess import Assessed, assess, pair
+from bayeslora.reporting.contents import compose
+from bayeslora.reporting.export import scores_json, write_csv
+from bayeslora.reporting.inputs import OodLike, PredictionsLike, gather, ood_names
+from bayeslora.reporting.markdown import render_markdown
+from bayeslora.reporting.page import render_page
+from bayeslora.reporting.panels import draw
+from bayeslora.reporting.record import Provenance
+
+PAGE = "index.html"
+
+
+def report(
+    items: PredictionsLike | Sequence[PredictionsLike],
+    *,
+    ood: OodLike | None = None,
+    out: str | Path,
+    title: str = "Reliability report",
+    overwrite: bool = False,
+    provenance: Provenance | None = None,
+    ood_score: str | None = None,
+    num_bins: int = NUM_BINS,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Path:
+    """Score predictions, and write a report that can be sent to somebody as one file.
+
+    The directory holds `index.html` (self-contained), `report.md`, `scores.json`, `scores.csv` and
+    `figures/*.svg`. It appears whole or not at all, and the same input gives the same bytes.
+
+    Args:
+        items: Predictions or paths of files of them: one, or one for each method or seed.
+        ood: Out-of-distribution sets by name; where there are several items, by method:
+            `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its label
+            such as `polar (seed 1)` where several items share the name.
+        out: Directory to make.
+        title: Title of the page.
+        overwrite: Replace `out` where it is an earlier report.
+        provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
+        ood_score: The uncertainty to judge detection by; see `evaluate`.
+        num_bins: Bins of the calibration errors and of the diagrams.
+        num_resamples: Bootstrap resamples behind the intervals.
+        seed: Of the bootstrap.
+
+    Returns:
+        Path of `index.html`.
+
+    Raises:
+        InputError: `out` exists and is not to be replaced, or an input is wrong.
+    """
+    target = Path(out)
+    _refuse_foreign(target, overwrite)
+    options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    with atomic_directory(target, overwrite=overwrite) as aside:
+        gathered = gather(items, ood)
+        sets = ood_names(gathered)
+        methods = assess(gathered, ood_score=ood_score, **options)
+        comparison = pair(methods, **options)
+        contents = compose(
+            title,
+            methods,
+            comparison,
+            sets,
+            provenance=provenance or {},
+            settings=_settings(methods, **options),
+        )
+        drawings = draw(methods, sets)
+        (aside / "figures").mkdir()
+        for drawing in drawings.all:
+            _write(aside / "figures" / f"{drawing.name}.svg", drawing.standalone)
+        _write(aside / PAGE, render_page(contents, drawings))
+        _write(aside / "report.md", render_markdown(contents, drawings))
+        write_json(aside / "scores.json", scores_json(contents.title, methods, comparison))
+        write_csv(aside / "scores.csv", methods)
+    return target / PAGE
+
+
+def _refuse_foreign(target: Path, overwrite: bool) -> None:
+    """Keep `overwrite` from deleting a directory that is no report."""
+    if not (overwrite and target.exists()):
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "scores.json").is_file()):
+        raise InputError(f"{target} is not a report, so it is not overwritten; choose another path")
+
+
+def _settings(
+    methods: Sequence[Assessed], *, num_bins: int, num_resamples: int, seed: int
+) -> dict[str, str]:
+    method = methods[0].scores.intervals.get("method", "bootstrap")
+    return {
+        "bins": f"{num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {method}, {num_resamples:,} resamples",
+        "seed of the bootstrap": str(seed),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,160 @@
+"""The tables of a report: methods by their scores, and out-of-distribution detection by score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
+from bayeslora.metrics.scores import Score, Scores
+from bayeslora.reporting.assess import best_or_tied
+from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.tables import Cell, Column, Row, Table
+from bayeslora.reporting.text import interval, number
+
+SCORE_COLUMNS: Mapping[str, Column] = {
+    "accuracy": Column("Accuracy", "↑"),
+    "nll": Column("NLL", "↓"),
+    "ece": Column("ECE", "↓"),
+    "brier": Column("Brier", "↓"),
+    "overconfidence": Column("Overconf.", "→0"),
+    "aurc": Column("AURC", "↓"),
+}
+"""Columns of the table of methods, by the key of their score."""
+
+OOD_COLUMNS: Mapping[str, Column] = {
+    "auroc": Column("AUROC", "↑"),
+    "aupr": Column("AUPR", "↑"),
+    "fpr95": Column("FPR95", "↓"),
+}
+"""Columns of the table of out-of-distribution detection, by the key of their score."""
+
+HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
+"""Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
+aleatoric part is not meant to notice unfamiliar rows."""
+
+BOLD = "Bold: the best of its column, and every value whose interval overlaps the best one's."
+CLEAR = "Bold: the interval leaves out 0, so chance does not explain the difference."
+
+
+@dataclass(frozen=True)
+class Named:
+    """Scores and the label under which they are shown."""
+
+    label: str
+    scores: Scores
+
+
+def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD) -> Table:
+    """Return the table of methods: one row each, with a column for every out-of-distribution set.
+
+    Args:
+        methods: Scores with their labels.
+        sets: Label of each out-of-distribution set by its name.
+        note: What marks the best values.
+    """
+    columns: list[Column] = []
+    values: list[list[Cell]] = []
+    for key, column in SCORE_COLUMNS.items():
+        scores = [one.scores.get(key) for one in methods]
+        if any(score is not None for score in scores):
+            columns.append(column)
+            values.append(_cells(key, scores))
+    for name, label in sets.items():
+        found = [one.scores.ood.get(name) for one in methods]
+        columns.append(Column("AUROC", "↑", label))
+        values.append(_cells("auroc", [None if one is None else one.auroc for one in found]))
+    rows = tuple(
+        Row((one.label,), cells)
+        for one, cells in zip(methods, zip(*values, strict=True), strict=True)
+    )
+    return Table(_caption(methods, sets, note), ("Method",), tuple(columns), rows)
+
+
+def ood_tables(
+    methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD
+) -> tuple[Table, ...]:
+    """Return, for each out-of-distribution set, how well each uncertainty tells it from familiar rows.
+
+    Left out are the parts of `HIDDEN_SCORES`, and scores that never vary.
+    """
+    return tuple(_ood_table(methods, name, label, note) for name, label in sets.items())
+
+
+def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Table:
+    entries = [
+        (one.label, score, scores)
+        for one in methods
+        if name in one.scores.ood
+        for score, scores in one.scores.ood[name].by_score.items()
+        if score not in HIDDEN_SCORES and scores["auroc"].low < scores["auroc"].high
+    ]
+    columns = [_cells(key, [scores[key] for _, _, scores in entries]) for key in OOD_COLUMNS]
+    rows = tuple(
+        Row((method, score_words(score)), cells)
+        for (method, score, _), cells in zip(entries, zip(*columns, strict=True), strict=True)
+    )
+    sizes = sorted(
+        {(one.n_in, one.n_out) for m in methods if (one := m.scores.ood.get(name)) is not None}
+    )
+    counts = " or ".join(f"{outside:,} of them, {inside:,} familiar" for inside, outside in sizes)
+    caption = (
+        f"{label}: how well each uncertainty tells these rows (the positive class, {counts}) from"
+        f" familiar ones; higher = more uncertain. Brackets hold 95 % bootstrap intervals. {note}"
+    )
+    return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
+
+
+def difference_table(comparison: Comparison, note: str = CLEAR) -> Table:
+    """Return every method's paired differences from the reference, in the comparison's order.
+
+    Args:
+        comparison: What was compared.
+        note: What marks a difference whose interval leaves out zero.
+    """
+    columns = tuple(SCORE_COLUMNS[key] for key in COMPARED)
+    rows = tuple(
+        Row((row.name,), tuple(_difference_cell(row, key) for key in COMPARED))
+        for row in comparison.rows
+        if row.name != comparison.reference
+    )
+    caption = (
+        f"Differences from {comparison.reference}, row"
+        f" by row on the same {comparison.n:,} labelled rows: the method's score minus that of"
+        f" {comparison.reference}, with 95 % paired bootstrap intervals. {note}"
+    )
+    return Table(caption, ("Method",), columns, rows)
+
+
+def _difference_cell(row: ComparisonRow, key: str) -> Cell:
+    score = row.differences[key]
+    clear = score.low > 0 or score.high < 0
+    return Cell(
+        number(score.value, signed=True), interval(score.low, score.high, signed=True), clear
+    )
+
+
+def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
+    """Return one score as a cell; an empty one where there is no score."""
+    if score is None:
+        return Cell()
+    signed = key == "overconfidence"
+    ends = interval(score.low, score.high, signed=signed)
+    return Cell(number(score.value, signed=signed), ends, best)
+
+
+def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
+    marked = best_or_tied(key, scores)
+    return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
+
+
+def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> str:
+    rows = sorted({one.scores.n_labelled for one in methods})
+    bins = sorted({one.scores.num_bins for one in methods})
+    size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
+    used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
+    ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
+    return (
+        f"Scores on {size} labelled rows, {' or '.join(map(str, bins))} bins; brackets hold 95 %"
+        f" bootstrap intervals.{ood} {note if len(methods) > 1 else ''}"
+    ).strip()

@@ -1,0 +1,91 @@
+"""What is refused of a PEFT checkpoint, and how the refusal names it."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_hosts import randomise, stack
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.peft_files import read_peft
+from bayeslora.errors import InputError
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    sites = inject(stack(), LoRA(r=2, target_modules=("head",)), seed=0)
+    randomise(sites)
+    export_peft(sites, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
+        ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
+        ({"rank_pattern": {"head": 4}}, "rank_pattern = {'head': 4} cannot be read"),
+        ({"bias": "all"}, "bias must be 'none', got 'all'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base model's"),
+        ({"r": None}, "r must be a number > 0, got None"),
+        ({"r": 0}, "r must be a number > 0, got 0"),
+        ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
+    ],
+)
+def test_variants_that_cannot_be_read(checkpoint, change, message):
+    path = checkpoint / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError) as caught:
+        read_peft(checkpoint)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_foreign_json_is_named(checkpoint):
+    (checkpoint / "adapter_config.json").write_text("[1]")
+    with pytest.raises(InputError, match="no PEFT configuration"):
+        read_peft(checkpoint)
+
+
+def test_pickles_are_not_opened(checkpoint):
+    (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"is a pickle, which can run any code .*safe_serializ"):
+        read_peft(checkpoint)
+
+
+def test_missing_and_damaged_files_are_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
+        read_peft(checkpoint)
+    path.unlink()
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors does not exist"):
+        read_peft(checkpoint)
+    with pytest.raises(InputError, match=r"adapter_config\.json does not exist"):
+        read_peft(checkpoint / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("base_model.model.head.lora_magnitude_vector", "belongs to no plain linear LoRA layer"),
+        ("base_model.model.emb.lora_embedding_A", "belongs to no plain linear LoRA layer"),
+    ],
+)
+def test_tensors_of_other_layers_are_refused(checkpoint, name, message):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(2)}, path)
+    with pytest.raises(InputError, match=message) as caught:
+        read_peft(checkpoint)
+    assert name in str(caught.value)
+
+
+def test_a_checkpoint_without_factors_is_refused(checkpoint):
+    save_file(
+        {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
+    )
+    with pytest.raises(InputError, match="holds no tensor named"):
+        read_peft(checkpoint)

@@ -1,0 +1,148 @@
+"""Calibration errors against netcal, sums by hand, and rows that are really repeated."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from netcal.metrics import ECE, MCE
+from scipy.stats import binom
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.calibration import (
+    aece,
+    ece,
+    ece_if_calibrated,
+    equal_mass_edges,
+    mce,
+    reliability_bins,
+)
+from bayeslora.metrics.top_label import top_label
+
+# Both sides sum at most a few hundred numbers below 1 in float64, in another order.
+CLOSE = 1e-12
+
+BINS = st.sampled_from([1, 2, 3, 10, 15, 20])
+
+
+@st.composite
+def confidences(draw):
+    """Confidences as models make them, and as rounding and voting make them: on bin edges."""
+    share = st.integers(1, 20).flatmap(lambda n: st.integers(0, n).map(lambda k: k / n))
+    values = st.one_of(st.floats(0, 1), share, st.sampled_from([0.0, 1.0, 1 / 3, 0.7, 1 - 2**-53]))
+    confidence = draw(st.lists(values, min_size=1, max_size=60))
+    size = len(confidence)
+    correct = draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))
+    return np.array(confidence), np.array(correct)
+
+
+@settings(max_examples=300, deadline=None)
+@given(confidences(), BINS)
+def test_ece_and_mce_equal_netcal_on_every_input(data, num_bins):
+    rows = top_label(*data)
+    assert ece(rows, num_bins) == pytest.approx(ECE(bins=num_bins).measure(*data), abs=CLOSE)
+    assert mce(rows, num_bins) == pytest.approx(MCE(bins=num_bins).measure(*data), abs=CLOSE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(30, 300), BINS)
+def test_adaptive_ece_equals_netcal_where_confidences_differ(seed, size, num_bins):
+    generator = np.random.default_rng(seed)
+    data = generator.random(size), generator.integers(0, 2, size)
+    netcal = ECE(bins=num_bins, equal_intervals=False).measure(*data)
+    assert aece(top_label(*data), num_bins) == pytest.approx(netcal, abs=CLOSE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(confidences(), BINS)
+def test_equal_mass_edges_are_numpy_quantiles(data, num_bins):
+    expected = np.quantile(data[0], np.linspace(0, 1, num_bins + 1))[1:-1]
+    edges = equal_mass_edges(top_label(*data), num_bins)
+    assert np.array_equal(edges[1:-1], expected)
+    assert (edges[0], edges[-1]) == (0.0, 1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(confidences(), BINS, st.booleans())
+def test_bins_add_up_to_the_error_and_to_netcal_counts(data, num_bins, equal_mass):
+    rows = top_label(*data)
+    bins = reliability_bins(rows, num_bins, equal_mass=equal_mass)
+    full = [one for one in bins if one.count]
+    total = sum(one.count * abs(one.accuracy - one.confidence) for one in full) / len(rows)
+    error = aece if equal_mass else ece
+    assert total == pytest.approx(error(rows, num_bins), abs=CLOSE)
+    assert sum(one.count for one in bins) == len(rows)
+    assert all(
+        one.confidence is one.accuracy is one.accuracy_low is None for one in bins if not one.count
+    )
+    if not equal_mass:
+        # with two equal columns netcal's detection form returns the gaps and counts of single bins
+        _, gaps, counts = ECE(bins=[num_bins, num_bins], detection=True).measure(
+            np.stack([data[0], data[0]], 1), data[1], return_map=True, return_num_samples=True
+        )
+        assert [one.count for one in bins] == counts.tolist()
+        ours = [abs(one.accuracy - one.confidence) if one.count else 0.0 for one in bins]
+        np.testing.assert_allclose(ours, gaps, rtol=0, atol=CLOSE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(confidences(), BINS, st.data())
+def test_counts_mean_repeated_rows(data, num_bins, draw):
+    confidence, correct = data
+    size = len(confidence)
+    counts = np.array(draw.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)))
+    counts[0] += 1
+    rows = top_label(confidence, correct)
+    repeated = top_label(np.repeat(confidence, counts), np.repeat(correct, counts))
+    for error in (ece, mce, aece):
+        assert error(rows, num_bins, counts) == pytest.approx(error(repeated, num_bins), abs=CLOSE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(confidences(), BINS, st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter(data, num_bins, random):
+    order = np.array(random.sample(range(len(data[0])), len(data[0])))
+    rows, shuffled = top_label(*data), top_label(data[0][order], data[1][order])
+    for error in (ece, mce, aece):
+        assert error(shuffled, num_bins) == pytest.approx(error(rows, num_bins), abs=CLOSE)
+
+
+def test_five_rows_by_hand():
+    # two bins: {.2, .4}, one of two right; {.5, .9, 1.0}, two of three right; .5 goes up
+    rows = top_label([0.2, 0.4, 0.5, 0.9, 1.0], [1, 0, 0, 1, 1])
+    low, high = abs(1 / 2 - 0.3), abs(2 / 3 - 0.8)
+    assert ece(rows, 2) == pytest.approx(2 / 5 * low + 3 / 5 * high, abs=CLOSE)
+    assert mce(rows, 2) == pytest.approx(max(low, high), abs=CLOSE)
+
+
+def test_a_confidence_of_one_has_no_bin_of_its_own():
+    # bin [.9, 1]: mean confidence .975, one of two right; bin [.7, .8): .7, right
+    rows = top_label([0.95, 1.0, 0.7], [1, 0, 1])
+    assert ece(rows, 10) == pytest.approx(2 / 3 * 0.475 + 1 / 3 * 0.3, abs=CLOSE)
+
+
+@pytest.mark.parametrize("correct", [0, 1])
+def test_one_row_is_its_own_gap(correct):
+    rows = top_label([0.8], [correct])
+    for error in (ece, mce, aece):
+        assert error(rows) == pytest.approx(abs(correct - 0.8), abs=CLOSE)
+
+
+def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst():
+    for error in (ece, mce, aece):
+        assert error(top_label(np.ones(5), np.ones(5))) == 0
+        assert error(top_label(np.ones(5), np.zeros(5))) == 1
+
+
+def test_the_error_of_a_perfectly_calibrated_set_is_foretold():
+    # one confidence only: the error is |Binomial(200, .7)/200 - .7|, whose mean is a finite sum
+    size, confidence = 200, 0.7
+    hits = np.arange(size + 1)
+    exact = (binom.pmf(hits, size, confidence) * np.abs(hits / size - confidence)).sum()
+    rows = top_label(np.full(size, confidence), np.ones(size))
+    # a Gaussian for a binomial of variance 42: relative error of order 1/(n c(1-c)) = 1/42
+    assert ece_if_calibrated(rows) == pytest.approx(exact, rel=0.01)
+
+
+def test_no_bins_is_refused():
+    with pytest.raises(InputError, match="num_bins must be at least 1, got 0"):
+        ece(top_label([0.5], [1]), 0)

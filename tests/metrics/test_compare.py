@@ -1,0 +1,139 @@
+"""Paired comparisons: the same rows, the same labels, tighter intervals than apart."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.compare import COMPARED, compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions import Predictions
+
+CLOSE = 1e-12  # sums of a few hundred numbers below 10
+
+
+def method(name="first", rows=200, power=1.0, **parts) -> Predictions:
+    """Calibrated at power 1, overconfident above."""
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.full(3, 0.5), size=rows)
+    labels = (probs.cumsum(1) > generator.random((rows, 1))).argmax(1)
+    sharpened = probs**power
+    sharpened /= sharpened.sum(1, keepdims=True)
+    ids = [f"id-{i}" for i in range(rows)]
+    fields = {"classes": ("a", "b", "c"), "labels": labels, "ids": ids, "name": name, **parts}
+    return Predictions(sharpened, **fields)
+
+
+def test_scores_are_those_of_evaluate_and_differences_are_theirs():
+    methods = [method(), method("second", power=2.0)]
+    result = compare(methods, num_resamples=100)
+    alone = {one.name: evaluate(one, num_resamples=1) for one in methods}
+    assert [row.name for row in result.rows] == ["first", "second"]
+    for row in result.rows:
+        for key in COMPARED:
+            own = alone[row.name][key].value
+            assert row.scores[key].value == pytest.approx(own, abs=CLOSE)
+            gap = own - alone["first"][key].value
+            assert row.differences[key].value == pytest.approx(gap, abs=CLOSE)
+    assert (result.n, result.reference, result.by) == (200, "first", "nll")
+
+
+def test_the_reference_differs_from_itself_by_nothing():
+    rows = compare([method(), method("second", power=2.0)], num_resamples=20).rows
+    assert all(one.low == one.value == one.high == 0 for one in rows[0].differences.values())
+
+
+def test_pairing_sees_a_difference_that_single_intervals_hide():
+    result = compare([method(), method("second", power=1.5)], num_resamples=500)
+    first, second = (row.scores["nll"] for row in result.rows)
+    assert first.high > second.low  # apart, the two intervals overlap
+    assert result.rows[1].differences["nll"].low > 0  # paired, they are told apart
+
+
+def test_the_best_comes_first_and_any_can_be_the_reference():
+    sharp = method("sharp", power=3.0)
+    result = compare([sharp, method()], by="brier", num_resamples=20)
+    assert [row.name for row in result.rows] == ["first", "sharp"]
+    assert result.reference == "sharp"
+    mirrored = compare([sharp, method()], by="brier", reference="first", num_resamples=20)
+    assert mirrored.reference == "first"
+    assert mirrored.rows[1].differences["nll"].value == pytest.approx(
+        -result.rows[0].differences["nll"].value
+    )
+    flipped = method("flipped", power=-1.0)
+    by_accuracy = compare([flipped, method()], by="accuracy", num_resamples=20)
+    assert [row.name for row in by_accuracy.rows] == ["first", "flipped"]
+
+
+def test_rows_and_classes_are_brought_into_the_same_order():
+    other = method("second", power=2.0)
+    order = np.random.default_rng(1).permutation(len(other))
+    moved = other.replace(
+        classes=("c", "a", "b"),
+        probs=other.probs[:, [2, 0, 1]],
+        labels=np.array([1, 2, 0])[other.labels],
+    ).take(order)
+    straight = compare([method(), other], num_resamples=30)
+    assert compare([method(), moved], num_resamples=30) == straight
+
+
+def test_rows_are_matched_by_position_where_ids_are_missing():
+    other = method("second", power=2.0)
+    assert compare([method(), other.replace(ids=None)], num_resamples=10) == compare(
+        [method(), other], num_resamples=10
+    )
+
+
+def test_only_labelled_rows_count():
+    labels = np.where(np.arange(200) < 50, method().labels, -1)
+    pair = [method(labels=labels), method("second", power=2.0, labels=labels)]
+    whole = compare([one.take(np.arange(50)) for one in pair], num_resamples=10)
+    assert compare(pair, num_resamples=10) == whole
+
+
+def test_the_seed_decides():
+    pair = [method(), method("second", power=2.0)]
+    assert compare(pair, num_resamples=10, seed=1) == compare(pair, num_resamples=10, seed=1)
+    assert compare(pair, num_resamples=10, seed=1) != compare(pair, num_resamples=10, seed=2)
+
+
+def test_json_has_one_entry_a_method():
+    result = compare([method(), method("second", power=2.0)], num_resamples=10)
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert [row["name"] for row in content["rows"]] == ["first", "second"]
+    assert set(content["rows"][1]["differences"]["ece"]) == {"value", "low", "high"}
+
+
+SMALL = {"rows": 3, "labels": [0, 1, 2], "ids": ["x", "y", "z"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [0, 2, 2]}, r"'p' and 'q' disagree .* row 2 \(id 'y'\): 'b' and 'c'; 1 rows"),
+        ({"labels": [0, 1, -1]}, r"row 3 \(id 'z'\): 'c' and none"),
+        ({"labels": None}, r"row 1 \(id 'x'\): 'a' and none; 3 rows differ"),
+        ({"ids": ["x", "w", "z"]}, r"id 'y' \(row 2 of 'p'\) is missing from 'q'"),
+        ({"classes": ("a", "b", "d")}, r"different classes; only one has 'c'"),
+        ({"rows": 4, "labels": [0, 1, 2, 0], "ids": list("xyzw")}, r"different rows: 3 and 4"),
+        ({"name": "p"}, r"every method needs a name of its own, got \['p', 'p'\]"),
+        ({"name": ""}, r"every method needs a name of its own"),
+    ],
+)
+def test_the_first_difference_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        compare([method("p", **SMALL), method(**{"name": "q", **SMALL, **changes})])
+
+
+def test_wrong_options_are_refused():
+    pair = [method("p", **SMALL), method("q", **SMALL)]
+    with pytest.raises(InputError, match=r"unknown score to compare by 'ecce' .*mean 'ece'"):
+        compare(pair, by="ecce")
+    with pytest.raises(InputError, match="unknown reference 'r'; choose from 'p', 'q'"):
+        compare(pair, reference="r")
+    with pytest.raises(InputError, match="at least two sets of predictions, got 1"):
+        compare(pair[:1])
+    unlabelled = [one.replace(labels=None) for one in pair]
+    with pytest.raises(InputError, match="'p' has no labels"):
+        compare(unlabelled)

@@ -1,0 +1,189 @@
+"""The one call: what it holds, its laws, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import REFLECTED, SCORE_KEYS, evaluate
+from bayeslora.metrics.scores import Scores
+from bayeslora.predictions import Predictions
+
+CLOSE = 1e-12  # sums of at most some hundred numbers below 10
+
+
+def calibrated(rows=300, classes=4, seed=0, **parts) -> Predictions:
+    """Labels drawn from the probabilities themselves."""
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.full(classes, 0.5), size=rows)
+    labels = (probs.cumsum(1) > generator.random((rows, 1))).argmax(1)
+    return Predictions(probs, tuple("abcdefgh"[:classes]), labels, name="m", **parts)
+
+
+def values(scores: Scores) -> list[float]:
+    return [scores[key].value for key in SCORE_KEYS]
+
+
+def quick(predictions, ood=None, **options) -> Scores:
+    return evaluate(predictions, ood, **{"num_resamples": 20, **options})
+
+
+def test_all_keys_are_there_and_every_interval_holds_its_value():
+    scores = evaluate(calibrated(), num_resamples=200)
+    assert tuple(scores) == SCORE_KEYS
+    assert len(scores) == 10
+    for key, score in scores.items():
+        assert score.low <= score.value <= score.high
+        assert score.low < score.high
+        assert key in REFLECTED or score.low < score.value < score.high
+    assert scores["overconfidence"].value == pytest.approx(
+        scores["mean_confidence"].value - scores["accuracy"].value, abs=CLOSE
+    )
+    assert len(scores.bins) == scores.num_bins == 15
+    assert sum(one.count for one in scores.bins) == scores.n == scores.n_labelled == 300
+
+
+def test_three_rows_by_hand():
+    scores = quick(Predictions([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]], ("a", "b"), [0, 0, 0]))
+    assert scores["accuracy"].value == pytest.approx(2 / 3)
+    assert scores["nll"].value == pytest.approx(-np.log([0.8, 0.4, 0.9]).mean())
+    assert scores["brier"].value == pytest.approx((2 * 0.2**2 + 2 * 0.6**2 + 2 * 0.1**2) / 3)
+    # bins of a fifteenth hold .6, .8 and .9 apart
+    assert scores["ece"].value == pytest.approx((0.6 + 0.2 + 0.1) / 3)
+    assert scores["mce"].value == pytest.approx(0.6)
+    assert scores["aurc"].value == pytest.approx((0 + 0 + 1 / 3) / 3)
+    assert scores["mean_confidence"].value == pytest.approx((0.8 + 0.6 + 0.9) / 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_the_order_of_rows_changes_neither_values_nor_intervals(seed, rows):
+    predictions = calibrated(rows, seed=seed)
+    order = np.random.default_rng(seed).permutation(rows)
+    scores, shuffled = quick(predictions), quick(predictions.take(order))
+    assert scores.scores == shuffled.scores
+    assert scores.bins == shuffled.bins
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(4)))
+def test_renaming_classes_changes_no_score(to):
+    predictions = calibrated(60)
+    renamed = predictions.replace(
+        probs=predictions.probs[:, np.argsort(to)], labels=np.array(to)[predictions.labels]
+    )
+    np.testing.assert_allclose(values(quick(renamed)), values(quick(predictions)), atol=CLOSE)
+
+
+def test_the_seed_decides():
+    predictions = calibrated()
+    assert quick(predictions, seed=3) == quick(predictions, seed=3)
+    assert quick(predictions, seed=3).scores != quick(predictions, seed=4).scores
+
+
+@pytest.mark.parametrize(("label", "accuracy"), [(0, 1.0), (1, 0.0)])
+def test_sure_of_everything(label, accuracy):
+    scores = quick(Predictions([[1.0, 0.0]] * 5, ("a", "b"), [label] * 5))
+    wrong = 1 - accuracy
+    expected = [accuracy, -np.log(1e-12) * wrong, 2 * wrong, *[wrong] * 5, 1.0, wrong]
+    assert values(scores) == pytest.approx(expected, abs=CLOSE)
+    assert scores.nll_clamped == 5 * wrong
+    assert all(score.low == score.value == score.high for score in scores.values())
+
+
+def test_one_row_is_enough():
+    scores = quick(Predictions([[0.7, 0.3]], ("a", "b"), [0]))
+    assert scores["nll"].value == scores["nll"].low == scores["nll"].high == -np.log(0.7)
+    assert scores["ece"].value == pytest.approx(0.3)
+
+
+def test_a_set_that_is_calibrated_reads_about_what_was_foretold():
+    scores = quick(calibrated(3000, seed=1))
+    assert 0.5 < scores["ece"].value / scores.ece_if_calibrated < 2
+    wrong = quick(calibrated(3000, seed=1).replace(labels=np.zeros(3000, dtype=int)))
+    assert wrong["ece"].low > 10 * wrong.ece_if_calibrated
+
+
+def test_only_the_confidence_is_scored_without_labels():
+    scores = quick(calibrated().replace(labels=None))
+    assert tuple(scores) == ("mean_confidence",)
+    assert scores["mean_confidence"].value == pytest.approx(calibrated().confidence.mean())
+    assert (scores.n, scores.n_labelled, scores.bins) == (300, 0, ())
+    assert scores.ece_if_calibrated is None
+
+
+def test_rows_without_a_label_are_not_scored_but_count_for_ood():
+    whole = calibrated(40)
+    some = np.where(np.arange(40) < 30, whole.labels, -1)
+    scores = quick(whole.replace(labels=some), {"far": calibrated(9, seed=1)})
+    assert values(scores) == values(quick(whole.take(np.arange(30))))
+    assert (scores.n, scores.n_labelled) == (40, 30)
+    assert (scores.ood["far"].n_in, scores.ood["far"].n_out) == (40, 9)
+
+
+def test_ood_sets_are_scored_by_every_shared_uncertainty():
+    inside = calibrated(30, epistemic=np.linspace(0, 1, 30), scores={"mine": np.ones(30)})
+    outside = calibrated(20, epistemic=np.linspace(2, 3, 20), total=np.ones(20))
+    scores = evaluate(inside, {"far": outside, "near": inside}, num_resamples=50)
+    far = scores.ood["far"]
+    assert (far.score, far.n_in, far.n_out) == ("epistemic", 30, 20)
+    assert [far.auroc.value, far.aupr.value, far.fpr95.value] == [1.0, 1.0, 0.0]
+    assert list(far.by_score) == ["max_probability", "entropy", "epistemic"]
+    near = scores.ood["near"]
+    assert near.auroc.value == 0.5
+    assert near.auroc.low < 0.5 < near.auroc.high
+    entropy = quick(inside, {"far": outside}, ood_score="entropy").ood["far"]
+    assert entropy.score == "entropy"
+    assert entropy.auroc.value == far.by_score["entropy"]["auroc"].value
+
+
+def test_a_point_estimate_has_no_epistemic_uncertainty_to_detect_by():
+    flat = calibrated(10, epistemic=np.zeros(10))
+    assert quick(flat, {"far": flat}).ood["far"].score == "max_probability"
+    assert quick(calibrated(10), {"far": flat}).ood["far"].score == "max_probability"
+
+
+def test_a_score_that_one_set_lacks_is_refused():
+    with pytest.raises(InputError, match=r"OOD set 'far': unknown .* 'epistemic'.*'entropy'"):
+        quick(calibrated(), {"far": calibrated(epistemic=np.ones(300))}, ood_score="epistemic")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+        ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        quick(calibrated(), **options)
+
+
+def test_files_are_read_and_named(tmp_path):
+    calibrated().save(tmp_path / "p.parquet")
+    scores = quick(tmp_path / "p.parquet", {"far": str(tmp_path / "p.parquet")})
+    assert scores.file == str(tmp_path / "p.parquet")
+    assert scores.scores == quick(calibrated()).scores
+    assert scores.ood["far"].n_out == 300
+
+
+def test_json_has_the_promised_keys_and_comes_back():
+    scores = quick(calibrated(), {"far": calibrated(20, seed=1)})
+    content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    head = {"name", "file", "n", "num_classes", "num_bins", "scores", "bins", "ood"}
+    assert head <= content.keys()
+    assert set(content["scores"]["ece"]) == {"value", "low", "high"}
+    assert {"low", "high", "count", "confidence", "accuracy"} <= content["bins"][0].keys()
+    assert {"accuracy_low", "accuracy_high"} <= content["bins"][0].keys()
+    assert {"n_in", "n_out", "score", "auroc", "aupr", "fpr95"} <= content["ood"]["far"].keys()
+    assert Scores.from_json(content) == scores
+
+
+@pytest.mark.parametrize("content", [{}, {"scores": {}, "bins": [], "ood": {}}, {"scores": [1]}])
+def test_other_json_is_refused(content):
+    with pytest.raises(InputError, match="not the JSON of scores"):
+        Scores.from_json(content)

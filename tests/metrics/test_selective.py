@@ -1,0 +1,70 @@
+"""Risk and coverage against the definition, summed out, and the mean over orders of tied rows."""
+
+from itertools import pairwise, permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.metrics.selective import aurc, harmonic_numbers, risk_coverage
+from bayeslora.metrics.top_label import top_label
+
+CLOSE = 1e-12  # sums of at most some hundred numbers below 1
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9]), st.integers(0, 1)), min_size=1, max_size=6
+)
+
+
+def area_in_this_order(correct) -> float:
+    errors = np.cumsum(1 - np.asarray(correct))
+    return float(np.mean(errors / np.arange(1, len(errors) + 1)))
+
+
+def test_four_rows_by_hand():
+    # from the surest: right, wrong, right, wrong
+    rows = top_label([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0])
+    assert aurc(rows) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4, abs=CLOSE)
+    coverage, risk = risk_coverage(rows)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 2], rtol=1e-15)
+
+
+def test_tied_rows_enter_together():
+    coverage, risk = risk_coverage(top_label([0.5, 0.9, 0.5, 0.5], [0, 1, 1, 0]))
+    assert (coverage.tolist(), risk.tolist()) == ([0.25, 1.0], [0.0, 0.5])
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_ties_give_the_mean_over_all_their_orders(pairs):
+    areas = [
+        area_in_this_order([correct for _, correct in order])
+        for order in permutations(pairs)
+        if all(one[0] >= other[0] for one, other in pairwise(order))
+    ]
+    rows = top_label(*zip(*pairs, strict=True))
+    assert aurc(rows) == pytest.approx(np.mean(areas), abs=CLOSE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 80))
+def test_counts_mean_repeated_rows(seed, size):
+    generator = np.random.default_rng(seed)
+    confidence, correct = generator.integers(0, 9, size) / 9, generator.integers(0, 2, size)
+    counts = generator.integers(0, 3, size)
+    counts[0] += 1
+    repeated = top_label(np.repeat(confidence, counts), np.repeat(correct, counts))
+    given_sums = harmonic_numbers(int(counts.sum()) + 5)
+    area = aurc(top_label(confidence, correct), counts, given_sums)
+    assert area == pytest.approx(aurc(repeated), abs=CLOSE)
+
+
+@pytest.mark.parametrize(("correct", "area"), [(1, 0.0), (0, 1.0)])
+def test_all_right_and_all_wrong(correct, area):
+    assert aurc(top_label([0.2, 0.4, 0.4], [correct] * 3)) == pytest.approx(area, abs=CLOSE)
+
+
+def test_harmonic_numbers_by_hand():
+    np.testing.assert_allclose(harmonic_numbers(3), [0, 1, 3 / 2, 11 / 6], rtol=1e-15)

@@ -1,0 +1,45 @@
+"""The only form in which scores take confidence and correctness."""
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.top_label import segment_sums, top_label
+
+
+def test_rows_are_sorted_and_counts_follow_them():
+    rows = top_label([0.9, 0.5, 0.7], [True, False, True])
+    assert rows.confidence.tolist() == [0.5, 0.7, 0.9]
+    assert rows.correct.tolist() == [0.0, 1.0, 1.0]
+    assert rows.counts(np.array([10, 20, 30])).tolist() == [20, 30, 10]
+    assert rows.counts(None).tolist() == [1, 1, 1]
+
+
+def test_ties_are_runs_from_the_most_confident():
+    rows = top_label([0.5, 0.9, 0.5, 0.9, 0.9], [1, 1, 1, 1, 1])
+    assert rows.ties.tolist() == [2, 4]
+
+
+def test_bins_hold_their_left_edge_and_the_last_one_both():
+    rows = top_label([0.0, 0.49, 0.5, 1.0], [1, 1, 1, 1])
+    assert rows.starts(np.array([0.0, 0.5, 1.0])).tolist() == [0, 2, 4]
+
+
+def test_an_empty_segment_sums_to_zero():
+    assert segment_sums(np.array([1, 2, 4]), np.array([0, 2, 2, 3])).tolist() == [3, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "message"),
+    [
+        ([0.5, 1.2], [1, 0], "row 2: confidence is 1.2; allowed is from 0 to 1"),
+        ([0.5, float("nan")], [1, 0], "row 2: confidence is nan"),
+        ([0.5, 0.5], [1, 3], "row 2: correct is 3.0; allowed is 0 or 1"),
+        ([0.5], [1, 0], r"\[N\] .*\[1\] and \[2\]"),
+        ([], [], r"N of at least 1"),
+        ([[0.5, 0.5]], [[1, 0]], r"\[1, 2\]"),
+    ],
+)
+def test_anything_else_is_refused(confidence, correct, message):
+    with pytest.raises(InputError, match=message):
+        top_label(confidence, correct)

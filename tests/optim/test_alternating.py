@@ -1,0 +1,163 @@
+"""One optimiser for adapter and head: whose turn it is, which rates, what it refuses."""
+
+import pytest
+import torch
+from alternation import CONFIGS, Problem, changed
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.inject import adapter_state
+from bayeslora.adapters.stats import drift
+from bayeslora.errors import InputError
+from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
+from bayeslora.optim.riemannian import RiemannianAdamW
+
+
+@pytest.fixture(params=CONFIGS)
+def problem(request):
+    return Problem(CONFIGS[request.param])
+
+
+def test_is_an_optimizer(problem):
+    assert isinstance(problem.optimizer, torch.optim.Optimizer)
+    assert problem.optimizer.defaults == {}
+
+
+def test_each_parameter_is_in_one_group(problem):
+    own = [p for site in problem.sites for p in site.trainable().values()]
+    own += list(problem.head.parameters())
+    grouped = [p for group in problem.optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, own))
+
+
+def test_groups_by_name_and_rate():
+    names = {
+        key: [(group["name"], group["lr"]) for group in Problem(config).optimizer.param_groups]
+        for key, config in CONFIGS.items()
+    }
+    polar = [("adapter", 4e-3), ("factors", 4e-3), ("head", 0.02)]
+    assert names == {
+        "lora": [("adapter", 1e-3), ("head", 0.02)],
+        "polar": polar,
+        "landing": polar,
+        "penalty": polar,
+    }
+
+
+def test_weight_decay_is_the_adapters_and_spares_factors_and_head():
+    def decays(key):
+        groups = Problem(CONFIGS[key]).optimizer.param_groups
+        return {group["name"]: group.get("weight_decay", 0.0) for group in groups}
+
+    assert decays("lora") == {"adapter": 0.1, "head": 0.0}
+    assert decays("polar") == {"adapter": 0.1, "factors": 0.0, "head": 0.0}
+    assert decays("landing") == {"adapter": 0.0, "factors": 0.0, "head": 0.0}
+
+
+def test_step_moves_the_adapter_alone(problem):
+    problem.turn(0)
+    before = problem.tensors()
+    problem.loss().backward()
+    problem.optimizer.step()
+    assert changed(before, problem.tensors()) == set(adapter_state(problem.sites))
+
+
+def test_head_step_moves_the_head_alone(problem):
+    before = problem.tensors()
+    problem.loss().backward()
+    problem.optimizer.head_step()
+    assert changed(before, problem.tensors()) == {"weight", "bias"}
+
+
+def test_zero_grad_covers_everything(problem):
+    problem.loss().backward()
+    problem.optimizer.zero_grad()
+    assert all(p.grad is None for g in problem.optimizer.param_groups for p in g["params"])
+
+
+def test_the_loss_falls(problem):
+    first = problem.loss(99).item()
+    for step in range(150):
+        problem.turn(step)
+    assert problem.loss(99).item() < 0.5 * first
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("constraint", ["retraction", "landing", "euclidean-penalty"])
+def test_factors_are_orthonormal_after_every_step(constraint, half):
+    """A forward pass in bfloat16 makes rough gradients, not rough factors."""
+    problem = Problem(PoLAR(r=5, lr=0.02, constraint=constraint))
+    worst = 0.0
+    for step in range(30):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            problem.turn(step)
+        worst = max(worst, drift(problem.sites[0]))
+    assert worst < 1e-5
+
+
+def test_the_rotation_is_logged():
+    problem = Problem(CONFIGS["polar"])
+    problem.turn(0)
+    problem.turn(1)
+    state = problem.optimizer.state[problem.sites[0].B.weight]
+    assert 0 < float(state["rotation"]) < 0.3
+
+
+def test_steps_equal_those_of_separate_optimizers():
+    """The combination adds nothing: two plain optimisers give the same bits."""
+    together, apart = Problem(CONFIGS["polar"]), Problem(CONFIGS["polar"])
+    site = apart.sites[0]
+    core = AdamW([site.core.weight], lr=4e-3, weight_decay=0.1)
+    factors = RiemannianAdamW([site.A.weight, site.B.weight], lr=4e-3, max_rotation=0.3)
+    head = AdamW(apart.head.parameters(), lr=0.02, weight_decay=0.0)
+    for step in range(5):
+        together.turn(step)
+        for movers in ([head], [core, factors]):
+            apart.optimizer.zero_grad()
+            apart.loss(step).backward()
+            for mover in movers:
+                mover.step()
+    assert not changed(together.tensors(), apart.tensors())
+
+
+def test_a_closure_is_evaluated_once():
+    problem = Problem(CONFIGS["polar"])
+    calls = []
+
+    def closure():
+        problem.optimizer.zero_grad()
+        loss = problem.loss()
+        loss.backward()
+        calls.append(loss.item())
+        return loss.item()
+
+    assert problem.optimizer.step(closure) == calls[0]
+    assert len(calls) == 1
+
+
+def test_a_head_alone_and_an_adapter_alone():
+    head = nn.Linear(2, 2)
+    alone = build_optimizer([], head.parameters(), LoRA(), 0.1)
+    assert [group["name"] for group in alone.param_groups] == ["head"]
+    alone.step()
+    sites = Problem(CONFIGS["polar"]).sites
+    adapter = build_optimizer(sites, [], CONFIGS["polar"], 0.1)
+    assert [group["name"] for group in adapter.param_groups] == ["adapter", "factors"]
+    adapter.head_step()
+
+
+def test_nothing_to_optimise_is_refused():
+    with pytest.raises(InputError, match="no adapter sites and no head"):
+        build_optimizer([], [], LoRA(), 0.1)
+
+
+def test_orthonormal_factors_need_their_own_configuration():
+    with pytest.raises(InputError, match="orthonormal factors, which 'lora' cannot train"):
+        build_optimizer(Problem(CONFIGS["polar"]).sites, [], LoRA(), 0.1)
+
+
+def test_groups_from_outside_are_refused():
+    optimizer = AlternatingOptimizer([SGD([nn.Parameter(torch.zeros(2))], lr=0.1)])
+    with pytest.raises(InputError, match="build a new optimiser"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})

@@ -1,0 +1,114 @@
+"""Soft orthogonality: fields in the gradient's place, absorption, and the law of the drift."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.adapters.config import PoLAR
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.stats import drift
+from bayeslora.optim.landing import LandingAdamW
+from bayeslora.optim.stiefel import landing_field
+
+
+def sites_of(size, r):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(size, size, bias=False))
+    return inject(model, PoLAR(r=r, target_modules=("0",)), seed=0)
+
+
+def give_noise(sites, step, size=1.0):
+    generator = torch.Generator().manual_seed(step)
+    for site in sites:
+        for value in site.trainable().values():
+            value.grad = size * torch.randn(value.shape, generator=generator)
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_adam_sees_the_field(project):
+    (site,) = sites_of(6, 2)
+    X = site.B.weight
+    with torch.no_grad():
+        X.mul_(1.2)
+    give_noise([site], 0)
+    G, before = X.grad.clone(), X.detach().clone()
+    optimizer = LandingAdamW([site], lr=0.1, landing_lambda=0.7, absorb_every=0, project=project)
+    optimizer.step()
+    # X = 1.2·Q, so X(XᵀX − I) = (1.44 − 1)·X.
+    field = landing_field(before, G, 0.0) if project else G
+    field = field + 0.7 * (1.2**2 - 1) * before
+    torch.testing.assert_close(X.grad, field, atol=1e-5, rtol=1e-5)
+    # Adam's first step is the sign of the field, up to eps.
+    torch.testing.assert_close(X.detach(), before - 0.1 * field.sign(), atol=1e-5, rtol=0)
+
+
+def test_the_transposed_factor_gets_the_transposed_field():
+    (site,) = sites_of(6, 2)
+    give_noise([site], 0)
+    A, G = site.A.weight.detach().clone(), site.A.weight.grad.clone()
+    LandingAdamW([site], lr=0.1, landing_lambda=0.5, absorb_every=0).step()
+    expected = landing_field(A.T, G.T, 0.5).T
+    torch.testing.assert_close(site.A.weight.grad, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("every", [1, 3])
+def test_absorption_when_it_is_due(project, every):
+    sites = sites_of(8, 3)
+    optimizer = LandingAdamW(sites, 0.05, 5e-3, absorb_every=every, project=project)
+    for step in range(1, 7):
+        give_noise(sites, step)
+        optimizer.step()
+        if step % every == 0:
+            assert drift(sites[0]) < 2e-6
+        else:
+            assert drift(sites[0]) > 1e-3
+
+
+def test_absorption_leaves_the_momentum_tangent():
+    sites = sites_of(8, 3)
+    optimizer = LandingAdamW(sites, 0.05, 5e-3)
+    for step in range(3):
+        give_noise(sites, step)
+        optimizer.step()
+    X = sites[0].B.weight.detach()
+    m = optimizer.state[sites[0].B.weight]["exp_avg"]
+    assert torch.linalg.norm(m) > 0.1
+    assert torch.linalg.norm(X.T @ m + m.T @ X) < 1e-5
+
+
+def test_frozen_sites_are_skipped():
+    sites = sites_of(8, 3)
+    sites[0].requires_grad_(False)
+    before = sites[0].B.weight.clone()
+    LandingAdamW(sites, 0.05, 5e-3).step()
+    assert torch.equal(sites[0].B.weight, before)
+
+
+def test_absorption_is_counted_across_a_resume():
+    sites = sites_of(8, 3)
+    optimizer = LandingAdamW(sites, 0.05, 5e-3, absorb_every=3)
+    for step in range(2):
+        give_noise(sites, step)
+        optimizer.step()
+    resumed = LandingAdamW(sites, 0.05, 5e-3, absorb_every=3)
+    resumed.load_state_dict(optimizer.state_dict())
+    give_noise(sites, 2)
+    resumed.step()
+    assert drift(sites[0]) < 2e-6
+
+
+@pytest.mark.parametrize(("n", "attraction"), [(192, 5e-3), (192, 2e-2), (384, 2e-2)])
+def test_drift_follows_its_law(n, attraction):
+    """‖ZᵀZ − I‖_F settles at η n g √r / (2λ) under noise of root mean square entry g."""
+    lr, g, r = 4e-3, 1e-3, 8
+    sites = sites_of(n, r)
+    optimizer = LandingAdamW(sites, lr, attraction, absorb_every=0)
+    # Time constant g / (2ηλ): 25 steps at the smaller λ.
+    for step in range(250):
+        give_noise(sites, step, g)
+        optimizer.step()
+    predicted = lr * n * g * math.sqrt(r) / (2 * attraction)
+    assert drift(sites[0]) == pytest.approx(predicted, rel=0.25)

@@ -1,0 +1,193 @@
+"""Riemannian AdamW: steps by the formula, orthonormality, descent, resume."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.errors import InputError
+from bayeslora.optim.riemannian import RiemannianAdamW, direction
+from bayeslora.optim.stiefel import polar_retraction, tangent
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def orthonormal(n, r, dtype=torch.float64):
+    return torch.linalg.qr(random(n, r)).Q.to(dtype).contiguous()
+
+
+def distance(matrix):
+    Z = matrix.detach().double()
+    Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
+    return float(torch.linalg.norm(Z.mT @ Z - torch.eye(Z.shape[1])))
+
+
+@pytest.mark.parametrize("r", [1, 4, 8, 24])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_factors_stay_orthonormal_in_float32(r, transposed):
+    Z = orthonormal(24, r, torch.float32)
+    factor = nn.Parameter(Z.T.contiguous() if transposed else Z)
+    optimizer = RiemannianAdamW([factor], lr=0.05)
+    worst = 0.0
+    for step in range(60):
+        factor.grad = random(*factor.shape, seed=step, dtype=torch.float32)
+        optimizer.step()
+        worst = max(worst, distance(factor))
+    # Rounding to float32 alone; the promise is 1e-5.
+    assert worst < 2e-6
+
+
+def test_steps_follow_the_formula():
+    """Three steps worked out with a full projection, and the last without the class."""
+    factor = nn.Parameter(orthonormal(5, 2))
+    optimizer = RiemannianAdamW([factor], lr=0.1, betas=(0.8, 0.9), eps=1e-3, max_rotation=10.0)
+    Z, m, v = factor.detach().clone(), torch.zeros(5, 2).double(), 0.0
+    for t in (1, 2, 3):
+        G = random(5, 2, seed=t)
+        factor.grad = G.clone()
+        optimizer.step()
+        R = G - Z @ (Z.T @ G + G.T @ Z) / 2
+        m = m - Z @ (Z.T @ m + m.T @ Z) / 2
+        m = 0.8 * m + 0.2 * R
+        v = 0.9 * v + 0.1 * float((R**2).mean())
+        D = (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)) ** 0.5 + 1e-3)
+        U, _, Vh = torch.linalg.svd(Z - 0.1 * D, full_matrices=False)
+        Z = U @ Vh
+        torch.testing.assert_close(factor.detach(), Z, atol=1e-12, rtol=0)
+
+
+def test_the_direction_is_tangent():
+    Z, state = orthonormal(9, 3), {}
+    group = {"betas": (0.9, 0.999), "eps": 1e-8}
+    for step in range(5):
+        D = direction(Z, random(9, 3, seed=step), state, group)
+        assert torch.linalg.norm(Z.mT @ D + D.mT @ Z) < 1e-12
+        Z = polar_retraction(Z - 0.1 * D)
+
+
+def test_the_first_step_has_root_mean_square_entry_lr():
+    """With m̂ = R and v̂ = mean(R²) the entries of D have root mean square 1."""
+    state = {}
+    Z = orthonormal(50, 4)
+    D = direction(Z, random(50, 4, seed=1), state, {"betas": (0.9, 0.999), "eps": 1e-12})
+    assert float(D.square().mean().sqrt()) == pytest.approx(1.0)
+
+
+def test_the_step_does_not_depend_on_the_basis():
+    Q = torch.linalg.qr(random(3, 3, seed=7)).Q
+    results = []
+    for basis in (torch.eye(3).double(), Q):
+        factor = nn.Parameter(orthonormal(8, 3) @ basis)
+        optimizer = RiemannianAdamW([factor], lr=0.1)
+        for step in range(4):
+            factor.grad = random(8, 3, seed=step) @ basis
+            optimizer.step()
+        results.append(factor.detach() @ basis.T)
+    torch.testing.assert_close(results[0], results[1], atol=1e-12, rtol=0)
+
+
+def test_long_steps_are_shortened():
+    factor = nn.Parameter(orthonormal(100, 2))
+    before = factor.detach().clone()
+    optimizer = RiemannianAdamW([factor], lr=0.5, max_rotation=0.3)
+    factor.grad = random(100, 2, seed=1)
+    optimizer.step()
+    # η‖D‖_F/√r = 0.5·√(100·2)/√2 = 5 before the cap.
+    assert float(optimizer.state[factor]["rotation"]) == pytest.approx(0.5 * 100**0.5)
+    R = tangent(before, factor.grad)
+    expected = before - 0.3 * 2**0.5 * R / torch.linalg.norm(R)
+    torch.testing.assert_close(factor.detach(), polar_retraction(expected), atol=1e-8, rtol=0)
+
+
+def test_zero_gradients_move_nothing():
+    factor = nn.Parameter(orthonormal(6, 2))
+    before = factor.detach().clone()
+    optimizer = RiemannianAdamW([factor])
+    factor.grad = torch.zeros_like(factor)
+    optimizer.step()
+    torch.testing.assert_close(factor.detach(), before, atol=1e-14, rtol=0)
+    assert float(optimizer.state[factor]["rotation"]) == 0
+
+
+def test_a_factor_without_gradient_is_skipped():
+    first, second = nn.Parameter(orthonormal(6, 2)), nn.Parameter(orthonormal(6, 2))
+    before = second.detach().clone()
+    optimizer = RiemannianAdamW([first, second])
+    first.grad = random(6, 2, seed=1)
+    optimizer.step()
+    assert torch.equal(second.detach(), before)
+    assert second not in optimizer.state
+
+
+def test_small_steps_descend():
+    target = orthonormal(8, 3)
+    factor = nn.Parameter(polar_retraction(target + 0.3 * random(8, 3, seed=5)))
+    optimizer = RiemannianAdamW([factor], lr=1e-3)
+    losses = []
+    for _ in range(20):
+        loss = (factor - target).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(later < earlier for earlier, later in pairwise(losses))
+
+
+def test_the_optimum_is_found():
+    """The largest trace of ZᵀMZ over orthonormal Z is the sum of the r largest eigenvalues."""
+    M = random(10, 10, seed=2)
+    M = M @ M.T
+    factor = nn.Parameter(orthonormal(10, 3))
+    optimizer = RiemannianAdamW([factor], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.985**step)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss = -torch.trace(factor.T @ M @ factor)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    assert -loss.item() == pytest.approx(float(torch.linalg.eigvalsh(M)[-3:].sum()), rel=1e-4)
+
+
+def test_a_closure_is_evaluated():
+    factor = nn.Parameter(orthonormal(5, 2))
+    optimizer = RiemannianAdamW([factor])
+
+    def closure():
+        loss = factor.sum()
+        loss.backward()
+        return loss.item()
+
+    expected = factor.detach().sum().item()
+    assert optimizer.step(closure) == expected
+
+
+def test_resume_gives_identical_steps(tmp_path):
+    def fresh():
+        factor = nn.Parameter(orthonormal(7, 3, torch.float32).T.contiguous())
+        return factor, RiemannianAdamW([factor], lr=0.02)
+
+    def run(factor, optimizer, steps):
+        for step in steps:
+            factor.grad = random(3, 7, seed=step, dtype=torch.float32)
+            optimizer.step()
+
+    straight, optimizer = fresh()
+    run(straight, optimizer, range(6))
+    first, optimizer = fresh()
+    run(first, optimizer, range(3))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    second, optimizer = fresh()
+    second.data = first.detach().clone()
+    optimizer.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    run(second, optimizer, range(3, 6))
+    assert torch.equal(second, straight)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(4), torch.zeros(4, 2, dtype=torch.bfloat16)])
+def test_what_cannot_stay_orthonormal_is_refused(value):
+    with pytest.raises(InputError, match=r"must be matrices in float32 or float64, got \[4"):
+        RiemannianAdamW([nn.Parameter(value)])

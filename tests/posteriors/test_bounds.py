@@ -1,0 +1,134 @@
+"""Bounds against sampling, quadrature, finite differences and each other."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.links import antithetic_noise
+from bayeslora.posteriors import bounds
+
+F64 = torch.float64
+
+
+def moments(rows=6, classes=4, scale=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mean = 2 * torch.randn(rows, classes, generator=generator, dtype=F64)
+    variance = scale * torch.rand(rows, classes, generator=generator, dtype=F64)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    return mean, variance, labels
+
+
+@given(classes=st.integers(2, 8), scale=st.floats(0.01, 30), seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_order_of_the_bounds(classes, scale, seed):
+    """Jensen is below Knowles-Minka, at any number of steps, and more steps tighten it."""
+    mean, variance, labels = moments(5, classes, scale, seed)
+    values = [bounds.jensen(mean, variance, labels)]
+    values += [bounds.knowles_minka(mean, variance, labels, num_steps=n) for n in (1, 5, 20, 200)]
+    for looser, tighter in pairwise(values[1:]):
+        assert (tighter >= looser - 1e-10).all()
+    assert (values[-1] >= values[0] - 1e-10).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 2.0, 10.0])
+def test_bounds_are_below_the_sampled_likelihood(scale):
+    mean, variance, labels = moments(4, 4, scale, seed=1)
+    noise = antithetic_noise(400_000, (1, 4), seed=0)
+    sampled = (mean + variance.sqrt() * noise).logsumexp(-1)
+    error = sampled.std(0) / 400_000**0.5
+    truth = mean.gather(1, labels[:, None])[:, 0] - sampled.mean(0)
+    for bound in (bounds.jensen, bounds.knowles_minka):
+        # Six standard errors: a false alarm once in 1e9 rows.
+        assert (bound(mean, variance, labels) <= truth + 6 * error).all()
+
+
+def test_gap_at_a_large_variance():
+    """With m = 0, v = (20, 0): E lse is within reach of Knowles-Minka and far below Jensen's."""
+    mean = torch.zeros(1, 2, dtype=F64)
+    variance = torch.tensor([[20.0, 0.0]], dtype=F64)
+    label = torch.tensor([1])
+    truth = bounds.gauss_hermite(mean, variance, label, num_nodes=200).item()
+    jensen = bounds.jensen(mean, variance, label).item()
+    tight = bounds.knowles_minka(mean, variance, label, num_steps=2000).item()
+    assert jensen == pytest.approx(-10.0, abs=1e-4)
+    assert jensen < tight < truth
+    assert truth - tight < 0.3 * (truth - jensen)
+
+
+def test_zero_tilt_is_jensen_and_zero_variance_is_exact():
+    mean, variance, labels = moments()
+    zero = torch.zeros_like(mean)
+    torch.testing.assert_close(
+        bounds.tilted(mean, variance, labels, zero), bounds.jensen(mean, variance, labels)
+    )
+    exact = mean.log_softmax(1).gather(1, labels[:, None])[:, 0]
+    for bound in (bounds.jensen, bounds.knowles_minka):
+        torch.testing.assert_close(bound(mean, zero, labels), exact, atol=1e-12, rtol=0)
+
+
+def test_damped_steps_reach_the_fixed_point_where_undamped_ones_oscillate():
+    mean = torch.tensor([[1.0, 0.0, -1.0]], dtype=F64)
+    variance = torch.full((1, 3), 10.0, dtype=F64)
+    tilt = bounds.best_tilt(mean, variance, num_steps=500, tolerance=1e-14)
+    fixed = (mean + 0.5 * (1 - 2 * tilt) * variance).softmax(-1)
+    torch.testing.assert_close(tilt, fixed, atol=1e-12, rtol=0)
+    undamped = mean.softmax(-1)
+    for _ in range(501):
+        before, undamped = undamped, (mean + 0.5 * (1 - 2 * undamped) * variance).softmax(-1)
+    assert (undamped - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", sorted(bounds.CLOSED_FORM))
+def test_curvature_is_the_derivative_of_the_bound(name):
+    mean, variance, labels = moments(scale=3.0)
+    mean.requires_grad_()
+    variance.requires_grad_()
+    tilt = torch.zeros_like(mean)
+    if name == "knowles_minka":
+        tilt = bounds.best_tilt(mean, variance, num_steps=3)  # not converged: still exact
+    value = bounds.tilted(mean, variance, labels, tilt).sum()
+    by_mean, by_variance = torch.autograd.grad(value, (mean, variance))
+    probs, weights = bounds.curvature(mean.detach(), variance.detach(), tilt)
+    target = torch.nn.functional.one_hot(labels, 4)
+    torch.testing.assert_close(by_mean, target - probs, atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_variance, -0.5 * weights, atol=1e-12, rtol=0)
+
+
+def test_detached_tilt_gives_the_total_derivative():
+    """At the best tilt its own movement does not count: finite differences see the same slope."""
+    mean, variance, labels = moments(rows=1, scale=5.0)
+    variance.requires_grad_()
+
+    def value(v):
+        tilt = bounds.best_tilt(mean, v, num_steps=3000, tolerance=1e-15)
+        return bounds.tilted(mean, v, labels, tilt).sum()
+
+    (slope,) = torch.autograd.grad(value(variance), variance)
+    step = 1e-5
+    for c in range(4):
+        change = torch.zeros_like(variance)
+        change[0, c] = step
+        with torch.no_grad():
+            difference = (value(variance + change) - value(variance - change)) / (2 * step)
+        # Central differences: error of order step² = 1e-10, plus rounding 1e-16/1e-5.
+        assert slope[0, c].item() == pytest.approx(difference.item(), abs=1e-8)
+
+
+def test_two_classes_by_quadrature_and_by_sampling():
+    mean, variance, labels = moments(rows=5, classes=2, scale=4.0, seed=2)
+    noise = antithetic_noise(200_000, (5, 2), seed=3)
+    sampled = bounds.monte_carlo(mean, variance, labels, noise)
+    exact = bounds.gauss_hermite(mean, variance, labels)
+    # A log-sigmoid is 1-Lipschitz in the difference, whose deviation is at most √8.
+    torch.testing.assert_close(sampled, exact, atol=6 * 8**0.5 / 200_000**0.5, rtol=0)
+
+
+def test_gradient_of_the_sampled_bound_is_finite_without_variance():
+    mean, variance, labels = moments()
+    variance = torch.zeros_like(variance).requires_grad_()
+    noise = antithetic_noise(4, (6, 4), seed=0)
+    bounds.monte_carlo(mean, variance, labels, noise).sum().backward()
+    assert torch.isfinite(variance.grad).all()

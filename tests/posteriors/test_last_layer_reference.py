@@ -1,0 +1,125 @@
+"""Last-layer posteriors against the true posterior: grid quadrature and Hamiltonian Monte Carlo."""
+
+import math
+
+import pytest
+import torch
+from toy_features import toy
+
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import MAP, VBLL, Laplace
+
+F64 = torch.float64
+TAU = 2.0
+
+
+def trained_map(features, labels, classes):
+    """The MAP weights, by L-BFGS on the head's own loss."""
+    head = build(MAP(prior_scale=TAU), features.shape[1], classes).double()
+    optimiser = torch.optim.LBFGS(
+        head.parameters(), max_iter=200, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        loss = head.loss(features, labels, len(labels))
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return head.weight.detach()
+
+
+def fitted(config, features, labels, classes):
+    head = build(config, features.shape[1], classes).double()
+    if isinstance(config, Laplace):
+        head.set_mean(trained_map(features, labels, classes))
+    head.fit(features, labels)
+    return head
+
+
+LAPLACE = Laplace(structure="full", prior_precision=1 / TAU**2)
+KNOWLES_MINKA = VBLL(prior_scale=TAU, polish_bound="knowles_minka")
+JENSEN = VBLL(prior_scale=TAU, polish_bound="jensen")
+
+
+def test_two_classes_two_features_against_a_grid():
+    """Two classes depend on θ_1 − θ_0 ~ N(0, 2τ²I) alone, which a 400 x 400 grid integrates."""
+    features, labels = toy(rows=40, size=2, classes=2, seed=1)
+    other = toy(rows=25, size=2, classes=2, seed=2)[0]
+    axis = torch.linspace(-10, 10, 400, dtype=F64)
+    grid = torch.cartesian_prod(axis, axis)
+    log_prior = -grid.square().sum(1) / (4 * TAU**2)
+    signs = 2.0 * labels - 1
+    log_likelihood = torch.nn.functional.logsigmoid(signs * (grid @ features.T)).sum(1)
+    weights = (log_prior + log_likelihood).softmax(0)
+    exact = weights @ (grid @ other.T).sigmoid()
+    gaps = {}
+    for name, config in {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN}.items():
+        logits = fitted(config, features, labels, 2).predict(other)
+        probs = link_probabilities(logits, num_samples=20_000).probs[:, 1]
+        gaps[name] = (probs - exact).abs().max().item()
+    assert gaps["la"] < 0.02
+    assert gaps["km"] < 0.03
+    assert gaps["km"] < gaps["jensen"]
+
+
+@pytest.fixture(scope="module")
+def nuts():
+    """Weights of a N = 40, d = 2, C = 3 problem, sampled by NUTS: [S, C, d]."""
+    import pyro
+    from pyro.infer import MCMC, NUTS
+
+    features, labels = toy(rows=40, size=2, classes=3, seed=3)
+
+    def energy(parameters):
+        weight = parameters["weight"]
+        likelihood = torch.nn.functional.cross_entropy(features @ weight.T, labels, reduction="sum")
+        return likelihood + weight.square().sum() / (2 * TAU**2)
+
+    pyro.set_rng_seed(0)
+    chain = MCMC(
+        NUTS(potential_fn=energy),
+        num_samples=1500,
+        warmup_steps=300,
+        initial_params={"weight": torch.zeros(3, 2, dtype=F64)},
+        disable_progbar=True,
+    )
+    chain.run()
+    return features, labels, chain.get_samples()["weight"]
+
+
+def contrasts(logits):
+    """Logits relative to the row's mean, which is all that softmax sees."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def test_predictions_agree_with_nuts(nuts):
+    features, labels, weights = nuts
+    other = toy(rows=20, size=2, classes=3, seed=4)[0]
+    sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
+    # About 1,000 effective draws of probabilities with deviation below 0.25.
+    error = 5 * 0.25 / math.sqrt(1000)
+    for config in (LAPLACE, KNOWLES_MINKA):
+        probs = link_probabilities(fitted(config, features, labels, 3).predict(other)).probs
+        assert (probs - sampled.mean(0)).abs().max() < error + 0.02
+
+
+def test_moments_against_nuts(nuts):
+    """Laplace sees the covariance between classes; Knowles-Minka is nearer than Jensen."""
+    features, labels, weights = nuts
+    logits = contrasts(torch.einsum("nd,scd->snc", features, weights))
+    reference = logits.var(0).log()
+    centre = torch.eye(3, dtype=F64) - 1 / 3
+    gaps = {}
+    for name, config in {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN}.items():
+        predicted = fitted(config, features, labels, 3).predict(features)
+        covariance = predicted.covariance
+        full = covariance if covariance.ndim == 3 else covariance.diag_embed()
+        variance = (centre @ full @ centre).diagonal(dim1=1, dim2=2)
+        gaps[name] = (variance.log() - reference).abs().mean().item()
+        means = (contrasts(predicted.mean) - logits.mean(0)).abs() / logits.std(0)
+        assert means.mean() < 0.35
+    assert gaps["la"] < 0.25
+    assert gaps["km"] < gaps["jensen"]

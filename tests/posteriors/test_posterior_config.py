@@ -1,0 +1,69 @@
+"""Configurations: defaults, refusals, and that they stay light."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.options import as_mapping, resolve
+from bayeslora.posteriors.config import (
+    MAP,
+    POSTERIORS,
+    VBLL,
+    Ensemble,
+    Laplace,
+    MCDropout,
+)
+
+
+def test_importing_configurations_does_not_import_torch():
+    code = "import sys, bayeslora.posteriors.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(POSTERIORS))
+def test_every_configuration_survives_a_mapping(name):
+    config = POSTERIORS[name]()
+    assert resolve("posterior", as_mapping(config), POSTERIORS) == config
+    assert config.summary
+
+
+def test_options_as_text():
+    config = resolve("posterior", "vbll:prior_scale=4,bound=knowles_minka", POSTERIORS)
+    assert config == VBLL(prior_scale=4, bound="knowles_minka")
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: MAP(prior_scale=0), ["prior_scale must be > 0", "got 0"]),
+        (lambda: MAP(prior_scale=float("nan")), ["prior_scale must be > 0", "nan"]),
+        (lambda: MAP(prior_scale=True), ["prior_scale must be > 0", "True"]),
+        (lambda: VBLL(prior_scale=-1.0), ["prior_scale must be > 0", "-1.0"]),
+        (lambda: VBLL(prior_scale="validaton"), ["prior_scale", "did you mean 'validation'"]),
+        (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
+        (lambda: VBLL(polish_bound="mc"), ["unknown polish_bound 'mc'", "'knowles_minka'"]),
+        (lambda: VBLL(covariance="full"), ["unknown covariance 'full'", "'dense'", "'diagonal'"]),
+        (lambda: VBLL(training_covariance="x"), ["unknown training_covariance 'x'"]),
+        (lambda: VBLL(head_step="refit", bound="mc"), ["head_step 'refit'", "'mc'", "'jensen'"]),
+        (lambda: VBLL(head_step="no"), ["unknown head_step 'no'", "'gradient'", "'refit'"]),
+        (lambda: VBLL(head_lr=0.0), ["head_lr must be > 0"]),
+        (lambda: VBLL(head_steps=0), ["head_steps must be a whole number >= 1", "got 0"]),
+        (lambda: VBLL(num_samples=-1), ["num_samples must be a whole number >= 0", "got -1"]),
+        (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
+        (lambda: VBLL(link="softmax"), ["unknown link 'softmax'", "'probit'"]),
+        (lambda: VBLL(laplace_refinement="yes"), ["laplace_refinement", "true or false", "'yes'"]),
+        (lambda: Laplace(structure="lowrank"), ["unknown structure 'lowrank'", "'kron'"]),
+        (lambda: Laplace(prior_precision=0), ["prior_precision must be > 0", "got 0"]),
+        (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
+        (lambda: MCDropout(p=1.0), ["p must be between 0 and 1", "got 1.0"]),
+        (lambda: MCDropout(num_samples=-2), ["num_samples", "got -2"]),
+        (lambda: Ensemble(num_members=0), ["num_members must be a whole number >= 1", "got 0"]),
+    ],
+)
+def test_refusals_name_the_value_and_what_is_allowed(make, parts):
+    with pytest.raises(InputError) as caught:
+        make()
+    for part in parts:
+        assert part in str(caught.value)

@@ -1,0 +1,226 @@
+"""The VBLL head while it trains, and what `fit` leaves behind."""
+
+import logging
+import subprocess
+import sys
+
+import pyro
+import pytest
+import torch
+from toy_features import toy
+
+from bayeslora.posteriors import bounds
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.gaussian import kl_to_prior, logit_moments
+from bayeslora.posteriors.vbll_pyro import negative_elbo
+
+F64 = torch.float64
+COVARIANCES = ["dense", "diagonal"]
+
+
+def head(size=4, classes=3, mean_sq_norm=1.0, **options):
+    made = build(VBLL(**options), size, classes, mean_sq_norm=mean_sq_norm).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        made.mean.normal_(generator=generator)
+        made.spread.add_(0.3 * torch.randn(made.spread.shape, generator=generator, dtype=F64))
+    return made
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("bound", sorted(bounds.CLOSED_FORM))
+def test_loss_is_the_bound_plus_the_kl_a_row(covariance, bound):
+    features, labels = toy()
+    made = head(training_covariance=covariance, bound=bound, prior_scale=3.0, mean_sq_norm=2.0)
+    logits, variance = logit_moments(features, made.mean, made.scale)
+    kl = kl_to_prior(made.mean, made.scale, 9.0 / 2.0)
+    expected = -bounds.CLOSED_FORM[bound](logits, variance, labels).mean() + kl / 1000
+    torch.testing.assert_close(made.loss(features, labels, 1000), expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_elbo_of_pyro_has_the_exact_kl_and_no_variance(covariance):
+    made = head(training_covariance=covariance)
+    prior = torch.tensor(0.7, dtype=F64)
+    zero = torch.zeros((), dtype=F64)
+    values = torch.stack([negative_elbo(made.mean, made.scale, prior, zero) for _ in range(20)])
+    assert torch.equal(values, values[:1].expand(20))
+    scale = made.scale if covariance == "dense" else torch.diag_embed(made.scale)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.MultivariateNormal(made.mean, scale_tril=scale),
+        torch.distributions.MultivariateNormal(torch.zeros(4, dtype=F64), 0.7 * torch.eye(4)),
+    ).sum()
+    torch.testing.assert_close(values[0], expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_gradients_through_pyro_are_those_of_the_formula(covariance):
+    features, labels = toy()
+    made = head(training_covariance=covariance)
+    parameters = list(made.parameters())
+    ours = torch.autograd.grad(made.loss(features, labels, 60), parameters)
+    logits, variance = logit_moments(features, made.mean, made.scale)
+    formula = -bounds.jensen(logits, variance, labels).mean()
+    formula = formula + kl_to_prior(made.mean, made.scale, made.prior_variance) / 60
+    for one, other in zip(ours, torch.autograd.grad(formula, parameters), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_nothing_enters_the_parameter_store():
+    features, labels = toy()
+    pyro.clear_param_store()
+    head().loss(features, labels, 60).backward()
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_two_heads_share_nothing():
+    features, labels = toy()
+    first, second = head(), head()
+    before = second.mean.clone()
+    optimiser = torch.optim.SGD(first.parameters(), lr=0.1)
+    first.loss(features, labels, 60).backward()
+    optimiser.step()
+    assert torch.equal(second.mean, before)
+    assert second.mean.grad is None
+
+
+def test_doubled_data_keep_the_likelihood_and_halve_the_kl():
+    features, labels = toy()
+    made = head()
+    kl = kl_to_prior(made.mean, made.scale, made.prior_variance)
+    one = made.loss(features, labels, 60)
+    two = made.loss(features.repeat(2, 1), labels.repeat(2), 120)
+    torch.testing.assert_close(one - two, kl / 120)
+
+
+@pytest.mark.parametrize("bound", ["jensen", "knowles_minka", "mc"])
+def test_data_loss_reaches_the_features_only(bound):
+    features, labels = toy()
+    features.requires_grad_()
+    made = head(bound=bound)
+    made.data_loss(features, labels).backward()
+    assert features.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+
+def test_data_loss_is_the_loss_without_the_kl():
+    features, labels = toy()
+    made = head()
+    kl = kl_to_prior(made.mean, made.scale, made.prior_variance)
+    torch.testing.assert_close(
+        made.loss(features, labels, 60), made.data_loss(features, labels) + kl / 60
+    )
+
+
+def test_sampled_bound_takes_new_draws_and_repeats_from_a_saved_state():
+    features, labels = toy()
+    made = head(bound="mc")
+    made.data_loss(features, labels)
+    state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    first, second = made.data_loss(features, labels), made.data_loss(features, labels)
+    assert first != second
+    resumed = head(bound="mc")
+    resumed.load_state_dict(state)
+    assert resumed.data_loss(features, labels) == first
+
+
+@pytest.mark.parametrize("mean_sq_norm", [1.0, 25.0])
+def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
+    features = toy()[0] * mean_sq_norm**0.5
+    for covariance in COVARIANCES:
+        made = build(VBLL(training_covariance=covariance), 4, 3, mean_sq_norm=mean_sq_norm)
+        logits = made.predict(features)
+        assert not logits.mean.any()
+        # Standard deviation 0.1 at the mean square norm, in float32 parameters.
+        assert logits.variance.mean().item() == pytest.approx(0.01, rel=1e-5)
+
+
+def test_mean_square_norm_can_be_told_later():
+    late, early = build(VBLL(), 4, 3), build(VBLL(), 4, 3, mean_sq_norm=25.0)
+    late.set_mean_sq_norm(25.0)
+    torch.testing.assert_close(late.spread, early.spread)
+    assert late.prior_variance == early.prior_variance == 4.0 / 25.0
+
+
+def test_set_mean_reproduces_given_logits():
+    made = build(VBLL(), 4, 3)
+    weight = torch.randn(3, 4)
+    made.set_mean(weight)
+    features = toy()[0]
+    torch.testing.assert_close(made.predict(features).mean, features @ weight.double().T)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_refit_descends_to_the_optimum_of_the_training_loss(covariance):
+    features, labels = toy()
+    made = head(training_covariance=covariance, head_step="refit")
+    losses = [made.loss(features, labels, 60).item()]
+    for _ in range(3):
+        made.refit(features, labels)
+        losses.append(made.loss(features, labels, 60).item())
+    assert losses[1] < losses[0]
+    assert losses[3] == pytest.approx(losses[2], abs=1e-5)
+    gradients = torch.autograd.grad(made.loss(features, labels, 60), list(made.parameters()))
+    assert max(gradient.abs().max().item() for gradient in gradients) < 1e-3
+
+
+def test_fit_leaves_training_alone_and_predict_uses_the_fit():
+    features, labels = toy()
+    made = head(prior_scale=2.0)
+    training = made.training_logits(features)
+    mean, spread = made.mean.clone(), made.spread.clone()
+    assert made.report() == {"polished": "no"}
+    made.fit(features, labels)
+    assert torch.equal(made.mean, mean)
+    assert torch.equal(made.spread, spread)
+    torch.testing.assert_close(made.training_logits(features).mean, training.mean)
+    assert not torch.allclose(made.predict(features).mean, training.mean)
+    assert made.report()["prior_scale"] == pytest.approx(2.0)
+    assert made.fitted_mean.dtype == F64
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_fit_takes_the_configured_covariance(covariance):
+    features, labels = toy()
+    made = head(covariance=covariance, prior_scale=2.0)
+    made.fit(features, labels)
+    assert made.extra_config() == {"fitted": True, "covariance": covariance}
+    assert made.fitted_scale.ndim == (3 if covariance == "dense" else 2)
+
+
+def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
+    features, labels = toy()
+    gaps = {}
+    for bound in sorted(bounds.CLOSED_FORM):
+        made = head(bound=bound, polish_bound=bound, prior_scale=4.0)
+        made.fit(features, labels)
+        gaps[bound] = made.bound_gap(features, labels, num_draws=2000)
+    assert 0 < gaps["knowles_minka"] < gaps["jensen"]
+    assert head(bound="mc").bound_gap(features, labels) == 0.0
+
+
+def test_an_unconverged_fit_is_said(caplog, monkeypatch):
+    from bayeslora.posteriors import vbll, vbll_prior
+
+    features, labels = toy()
+    short = lambda *args, **options: vbll.polish(  # noqa: E731 - a one-line stand-in
+        *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
+    )
+    monkeypatch.setattr(vbll_prior, "polish", short)
+    with caplog.at_level(logging.WARNING):
+        head(prior_scale=2.0).fit(features, labels)
+    assert "unconverged" in caplog.text
+
+
+def test_prediction_and_polish_do_not_import_pyro():
+    code = """
+import sys, torch
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import VBLL
+head = build(VBLL(prior_scale=2.0), 3, 2)
+head.fit(torch.randn(8, 3), torch.arange(8) % 2)
+head.predict(torch.randn(2, 3))
+sys.exit("pyro" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

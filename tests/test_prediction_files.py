@@ -1,0 +1,241 @@
+"""Predictions on disk: nothing is lost, anybody's file is read, a wrong one is refused by name."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+
+SUFFIXES = [".parquet", ".csv"]
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    min_size=2,
+    max_size=5,
+    unique=True,
+)
+
+
+def random_predictions(rows: int, classes: list[str], seed: int = 0) -> Predictions:
+    generator = np.random.default_rng(seed)
+    return Predictions(
+        generator.dirichlet(np.ones(len(classes)), size=rows),
+        classes,
+        labels=generator.integers(-1, len(classes), size=rows),
+        ids=[f"row-{i}" for i in range(rows)],
+        total=generator.random(rows),
+        aleatoric=generator.random(rows),
+        epistemic=generator.random(rows),
+        scores={"logit_variance": generator.random(rows)},
+        name="polar-vbll",
+        metadata={"link": "bridge", "seed": "3"},
+    )
+
+
+def assert_same_columns(one: Predictions, other: Predictions) -> None:
+    assert one.classes == other.classes
+    assert one.ids == other.ids
+    for name in ("probs", "labels", "total", "aleatoric", "epistemic"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert one.scores.keys() == other.scores.keys()
+    assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=40, deadline=None)
+@given(classes=NAMES, seed=st.integers(0, 2**32 - 1))
+def test_a_round_trip_keeps_every_bit_and_every_name(tmp_path_factory, suffix, classes, seed):
+    path = tmp_path_factory.mktemp("files") / f"p{suffix}"
+    predictions = random_predictions(7, classes, seed)
+    predictions.save(path)
+    assert_same_columns(Predictions.load(path), predictions)
+
+
+def test_parquet_carries_the_name_and_the_notes(tmp_path):
+    random_predictions(3, ["a", "b"]).save(tmp_path / "p.parquet")
+    loaded = Predictions.load(tmp_path / "p.parquet")
+    assert (loaded.name, dict(loaded.metadata)) == ("polar-vbll", {"link": "bridge", "seed": "3"})
+    assert Predictions.load(tmp_path / "p.parquet", name="mine").name == "mine"
+    random_predictions(3, ["a", "b"]).replace(name="").save(tmp_path / "nameless.parquet")
+    assert Predictions.load(tmp_path / "nameless.parquet").name == "nameless"
+    stored = pa.parquet.read_schema(tmp_path / "p.parquet").metadata
+    assert stored[b"bayeslora.format_version"] == b"1"
+    assert json.loads(stored[b"bayeslora.classes"]) == ["a", "b"]
+
+
+def test_written_files_say_what_is_predicted(tmp_path):
+    Predictions([[0.25, 0.75], [0.5, 0.5]], ["no", "yes"], labels=[1, -1]).save(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines() == [
+        '"label","prediction","confidence","prob_no","prob_yes"',
+        '"yes","yes",0.75,0.25,0.75',
+        ',"no",0.5,0.5,0.5',
+    ]
+    assert Predictions.load(tmp_path / "p.csv").name == "p"
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "p.parquet"
+    random_predictions(3, ["a", "b"]).save(path)
+    before = path.read_bytes()
+
+    def full_disk(table, where):
+        where.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pa.parquet, "write_table", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        random_predictions(3, ["c", "d"]).save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_half_a_character_in_a_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"p\.csv: a name or a label is not valid Unicode"):
+        random_predictions(3, ["a", "\ud800"]).save(tmp_path / "p.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def read_csv(tmp_path, text: str, encoding: str = "utf-8") -> Predictions:
+    (tmp_path / "p.csv").write_bytes(text.encode(encoding))
+    return Predictions.load(tmp_path / "p.csv")
+
+
+def test_the_least_that_another_tool_must_write(tmp_path):
+    predictions = read_csv(tmp_path, "prob_x,note,prob_y\n0.25,hello,0.75\n")
+    assert predictions.classes == ("x", "y")
+    assert predictions.probs.tolist() == [[0.25, 0.75]]
+    assert predictions.labels is predictions.ids is predictions.total is None
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    assert read_csv(tmp_path, "id,prob_x,prob_y\n01,1,0\n", "utf-8-sig").ids == ("01",)
+
+
+def test_logits_become_probabilities_in_float64(tmp_path):
+    predictions = read_csv(tmp_path, "logit_x,logit_y\n0,1.5\n1000,0\n-1000,-1001\n")
+    sigmoid = 1 / (1 + np.exp(1.5))
+    np.testing.assert_allclose(predictions.probs[0], [sigmoid, 1 - sigmoid], rtol=1e-15)
+    assert predictions.probs[1].tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(predictions.probs[2, 1], 1 / (1 + np.e), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "expected"),
+    [
+        (("cat", "dog"), ["dog", None, "cat"], [1, -1, 0]),
+        (("cat", "dog"), ["1", None, "0"], [1, -1, 0]),
+        (("cat", "dog"), [1, None, 0], [1, -1, 0]),
+        (("cat", "dog"), [1.0, None, 0.0], [1, -1, 0]),  # as pandas writes integers with a gap
+        (("1", "0"), ["0", None, "1"], [1, -1, 0]),  # names win over indices
+        (("1", "0"), [0, None, 1], [1, -1, 0]),
+        (("1", "2", "3"), ["3", "1", None], [2, 0, -1]),
+        (("1", "2", "3"), ["0", "1", "2"], [0, 1, 2]),  # "0" is no name: the column holds indices
+    ],
+)
+def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
+    even = np.full(3, 1 / len(classes))
+    table = pa.table({"label": labels, **{f"prob_{name}": even for name in classes}})
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == expected
+
+
+def test_dictionary_and_float32_columns_are_read(tmp_path):
+    table = pa.table(
+        {
+            "label": pa.array(["b", "a"]).dictionary_encode(),
+            "prob_a": pa.array([0.25, 1.0], pa.float32()),
+            "prob_b": pa.array([0.75, 0.0], pa.float32()),
+        }
+    )
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [1, 0]
+
+
+def test_index_labels_survive_moved_columns(tmp_path):
+    random_predictions(3, ["b", "a"]).save(tmp_path / "p.parquet")
+    table = pa.parquet.read_table(tmp_path / "p.parquet")
+    order = sorted(table.column_names)
+    table = table.select(order)
+    pa.parquet.write_table(table, tmp_path / "moved.parquet")
+    moved = Predictions.load(tmp_path / "moved.parquet")
+    assert_same_columns(moved, Predictions.load(tmp_path / "p.parquet"))
+
+
+@pytest.mark.parametrize("stored", ['["a"]', "[1, 2]", "no json", '{"a": 1}'])
+def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
+    table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
+    table = table.replace_schema_metadata({"bayeslora.classes": stored})
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    assert Predictions.load(tmp_path / "p.parquet").classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as CSV"),
+        ("prob_a,prob_b\n", "has no rows"),
+        (
+            "label,text\na,b\n",
+            r"prob_<class> .*two or more classes; its columns are 'label', 'text'",
+        ),
+        ("prob_a,label\n1,a\n", r"two or more classes"),
+        ("prob_a,prob_b,logit_a\n1,0,3\n", "both prob_<class> and logit_<class>"),
+        ("prob_a,prob_b,prob_a\n1,0,1\n", "column 'prob_a' appears 2 times"),
+        ("prob_a,prob_b\n1,0\n0.5,x\n", "row 2, column 'prob_b': 'x' is not a number"),
+        ("prob_a,prob_b\n1,0\n0.5\n", "cannot be read as CSV.*Expected 2 columns, got 1"),
+        ("prob_a,prob_b\n1,0\n,1\n", "row 2, class 'a': probability nan"),
+        ("prob_a,prob_b\nnan,1\n", "row 1, class 'a': probability nan"),
+        ("prob_a,prob_b\n1,inf\n", "row 1, class 'b': probability inf"),
+        ("prob_a,prob_b\n1.5,-0.5\n", "row 1, class 'b': probability -0.5"),
+        ("prob_a,prob_b\n1,0\n0.7,0.7\n", "row 2: probabilities sum to 1.4"),
+        ("logit_a,logit_b\n0,1\n0,-inf\n", "row 2, column 'logit_b': -inf is not a finite number"),
+        ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", "row 3: id 'x' is already the id of row 1"),
+        ("id,prob_a,prob_b\nx,1,0\n,1,0\n", "row 2, column 'id': empty"),
+        (
+            "label,prob_a,prob_b\na,1,0\nq,1,0\n",
+            "row 2.*unknown label 'q'; the classes are 'a', 'b'",
+        ),
+        ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", "row 2, column 'label': unknown label '2'.*0 to 1"),
+        ("label,prob_a,prob_b\na,1,0\n1,1,0\n", "row 2, column 'label': unknown label '1'"),
+        ("total,prob_a,prob_b\n1,1,0\n,1,0\n", "row 2: total is nan"),
+        ("score_s,prob_a,prob_b\ninf,1,0\n", "row 1: score 's' is inf"),
+    ],
+)
+def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, message):
+    with pytest.raises(InputError, match=rf"(?s)p\.csv.*{message}"):
+        read_csv(tmp_path, text)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.parquet does not exist"):
+        Predictions.load(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match=r"p\.txt: .*ends in \.parquet or \.csv, not '\.txt'"):
+        Predictions.load(tmp_path / "p.txt")
+    with pytest.raises(InputError, match=r"p\.json: .*ends in \.parquet or \.csv"):
+        random_predictions(2, ["a", "b"]).save(tmp_path / "p.json")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(InputError, match=r"bad\.parquet cannot be read as Parquet"):
+        Predictions.load(tmp_path / "bad.parquet")
+    (tmp_path / "latin.csv").write_bytes("prob_ä,prob_b\n1,0\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.csv cannot be read as CSV"):
+        Predictions.load(tmp_path / "latin.csv")
+
+
+def test_text_in_a_parquet_probability_is_named(tmp_path):
+    pa.parquet.write_table(pa.table({"prob_a": ["x"], "prob_b": [0.0]}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"p\.parquet: column 'prob_a' holds string, not numbers"):
+        Predictions.load(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("version", ["2", "1.5", "new"])
+def test_a_newer_format_is_refused(tmp_path, version):
+    table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
+    table = table.replace_schema_metadata({"bayeslora.format_version": version})
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=rf"p\.parquet has .* version {version}; .* up to 1"):
+        Predictions.load(tmp_path / "p.parquet")

@@ -1,0 +1,155 @@
+"""The record: what it computes, what it keeps, and what it refuses."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+
+PROBS = [[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 0.0, 1.0]]
+CLASSES = ("a", "b", "c")
+
+
+def test_derived_columns_equal_numbers_worked_by_hand():
+    predictions = Predictions(PROBS, CLASSES, labels=[1, -1, 0])
+    assert predictions.prediction.tolist() == [1, 0, 2]  # the tie goes to the lowest index
+    assert predictions.confidence.tolist() == [0.5, 0.4, 1.0]
+    assert predictions.labelled.tolist() == [True, False, True]
+    assert (len(predictions), predictions.num_classes) == (3, 3)
+    np.testing.assert_allclose(predictions.uncertainty("max_probability"), [0.5, 0.6, 0.0])
+    entropy = [
+        -(0.2 * np.log(0.2) + 0.5 * np.log(0.5) + 0.3 * np.log(0.3)),
+        -(2 * 0.4 * np.log(0.4) + 0.2 * np.log(0.2)),
+        0.0,
+    ]
+    np.testing.assert_allclose(predictions.uncertainty("entropy"), entropy, rtol=1e-15, atol=0)
+
+
+def test_arrays_are_copies_that_nobody_can_change():
+    given_probs = np.array(PROBS)
+    predictions = Predictions(given_probs, CLASSES)
+    given_probs[0] = 7
+    assert predictions.probs[0].tolist() == PROBS[0]
+    with pytest.raises(ValueError, match="read-only"):
+        predictions.probs[0, 0] = 1.0
+
+
+def test_float32_rows_are_renormalised_in_float64():
+    single = np.array([[0.1, 0.2, 0.7]], dtype=np.float32)
+    assert abs(single.astype(np.float64).sum() - 1) > 1e-9
+    assert abs(Predictions(single, CLASSES).probs.sum() - 1) < 1e-15
+
+
+@given(arrays(np.float64, (4, 3), elements=st.floats(1e-3, 1.0)))
+def test_normalised_rows_are_not_touched_again(weights):
+    once = Predictions(weights / weights.sum(1, keepdims=True), CLASSES)
+    again = Predictions(once.probs, CLASSES)
+    assert np.array_equal(once.probs, again.probs)
+
+
+def test_labels_without_any_label_are_none():
+    assert Predictions(PROBS, CLASSES, labels=[-1, -1, -1]).labels is None
+    assert not Predictions(PROBS, CLASSES).labelled.any()
+
+
+def test_uncertainty_names_every_score_that_is_there():
+    predictions = Predictions(
+        PROBS, CLASSES, epistemic=[0.1, 0.2, 0.3], scores={"logit_variance": [1, 2, 3]}
+    )
+    assert predictions.uncertainty_names == (
+        "max_probability",
+        "entropy",
+        "epistemic",
+        "logit_variance",
+    )
+    assert predictions.uncertainty("logit_variance").tolist() == [1.0, 2.0, 3.0]
+    with pytest.raises(InputError, match=r"score 'epistemics'.*mean 'epistemic'.*'logit_variance'"):
+        predictions.uncertainty("epistemics")
+    with pytest.raises(InputError, match="unknown uncertainty score 'total'"):
+        predictions.uncertainty("total")
+
+
+def full() -> Predictions:
+    return Predictions(
+        PROBS,
+        CLASSES,
+        labels=[1, -1, 0],
+        ids=["x", "y", "z"],
+        total=[1.0, 2.0, 3.0],
+        aleatoric=[0.5, 1.0, 1.5],
+        epistemic=[0.5, 1.0, 1.5],
+        scores={"s": [3, 2, 1]},
+        name="m",
+        metadata={"link": "probit"},
+    )
+
+
+@pytest.mark.parametrize("rows", [[2, 0], np.array([True, False, True]), slice(0, 2)])
+def test_take_picks_every_part(rows):
+    index = np.arange(3)[rows]
+    taken = full().take(index if isinstance(rows, slice) else rows)
+    assert np.array_equal(taken.probs, full().probs[index])
+    assert taken.ids == tuple(np.array(["x", "y", "z"])[index])
+    assert np.array_equal(taken.total, np.array([1.0, 2.0, 3.0])[index])
+    assert np.array_equal(taken.scores["s"], np.array([3.0, 2.0, 1.0])[index])
+    assert (taken.name, taken.metadata) == ("m", {"link": "probit"})
+
+
+def test_other_probabilities_drop_the_decomposition_of_the_old_ones():
+    changed = full().with_probs(np.full((3, 3), 1 / 3), name="flat")
+    assert changed.uncertainty_names == ("max_probability", "entropy", "s")
+    assert (changed.name, changed.ids, changed.metadata) == (
+        "flat",
+        ("x", "y", "z"),
+        full().metadata,
+    )
+    assert changed.labels.tolist() == [1, -1, 0]
+    assert full().with_probs(PROBS).name == "m"
+
+
+def test_records_can_be_sent_to_another_process():
+    for other in (copy.deepcopy(full()), pickle.loads(pickle.dumps(full()))):
+        assert np.array_equal(other.probs, full().probs)
+        assert other.scores.keys() == full().scores.keys()
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probs": [[0.5, 0.5, 0.0], [NAN, 0.5, 0.5]]}, r"row 2, class 'a': probability nan"),
+        ({"probs": [[0.5, INF, 0.0]]}, r"row 1, class 'b': probability inf"),
+        ({"probs": [[1.1, 0.0, -0.1]]}, r"row 1, class 'c': probability -0.1 .* from 0"),
+        ({"probs": [PROBS[0], [0.5, 0.5, 0.1]]}, r"row 2: probabilities sum to 1.1; .* 1 ± 1e-05"),
+        ({"probs": [[0.5, 0.5, 2e-5]]}, r"row 1: probabilities sum to 1.00002"),
+        ({"probs": [0.5, 0.5]}, r"probs must be \[rows, 3 classes\].*\[2\]"),
+        ({"probs": np.empty((0, 3))}, r"at least 1 row, got shape \[0, 3\]"),
+        ({"probs": [["x", "y", "z"]]}, r"probs must be an array of numbers"),
+        ({"classes": ("a",)}, r"two or more names, got \('a',\)"),
+        ({"classes": ("a", "b", "a")}, r"class 3: the name 'a' is already taken"),
+        ({"classes": ("a", "", "c")}, r"class 2: .*non-empty string, got ''"),
+        ({"classes": ("a", 2, "c")}, r"class 2: .*non-empty string, got 2"),
+        ({"labels": [0, 3, 1]}, r"row 2: label 3 is outside 0 to 2"),
+        ({"labels": [0, 1, -2]}, r"row 3: label -2 is outside 0 to 2 \(-1: unlabelled\)"),
+        ({"labels": [0.0, 1.0, 2.0]}, r"labels must be 3 integers.*float64"),
+        ({"labels": [0, 1]}, r"labels must be 3 integers.*\[2\]"),
+        ({"ids": ["x", "y", "x"]}, r"row 3: id 'x' is already the id of row 1"),
+        ({"ids": ["x"]}, r"1 ids for 3 rows"),
+        ({"epistemic": [0, NAN, 0]}, r"row 2: epistemic is nan"),
+        ({"total": [0, 1]}, r"total must have shape \[3\], got \[2\]"),
+        ({"scores": {"s": [0, 0, INF]}}, r"row 3: score 's' is inf"),
+        ({"scores": {"entropy": [0, 0, 0]}}, r"cannot be called 'entropy'"),
+        ({"metadata": {"classes": "x"}}, r"metadata cannot hold 'classes'"),
+    ],
+)
+def test_every_wrong_part_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        Predictions(**{"probs": PROBS, "classes": CLASSES, **changes})
