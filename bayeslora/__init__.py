@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import compare
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
+    from bayeslora.posteriors.config import (
+        MAP,
+        MLE,
+        VBLL,
+        Ensemble,
+        Laplace,
+        MCDropout,
+        TemperatureScaling,
+    )
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
@@ -34,6 +42,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "Temperature": "bayeslora.posteriors.temperature",
+    "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
     "compare": "bayeslora.metrics.compare",
     "evaluate": "bayeslora.metrics.evaluate",
@@ -53,6 +62,7 @@ __all__ = [
     "PoLAR",
     "Predictions",
     "Temperature",
+    "TemperatureScaling",
     "__version__",
     "compare",
     "evaluate",

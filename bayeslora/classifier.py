@@ -14,7 +14,7 @@ from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import class_names, encode_labels
@@ -133,6 +133,11 @@ class BayesianClassifier:
         held = None if validation is None else read_labelled(validation, columns)
         fresh = (rows, torch.from_numpy(encode_labels(rows, classes)))
         kept = None if held is None else (held, torch.from_numpy(encode_labels(held, classes)))
+        if held is None and isinstance(self.posterior, TemperatureScaling):
+            raise InputError(
+                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+                "that the network was trained on is too low"
+            )
         default = DEFAULT_EPOCHS if held is None else DEFAULT_EPOCHS_VALIDATED
         settings = TrainingSettings(
             default if epochs is None else epochs, batch_size, patience=patience, seed=self.seed
@@ -197,6 +202,7 @@ class BayesianClassifier:
         train: Any,
         validation: Any = None,
         *,
+        posterior: Any = None,
         text_column: str | None = None,
         label_column: str | None = None,
         pair_column: str | None = None,
@@ -207,6 +213,8 @@ class BayesianClassifier:
             train: Labelled data; a prior scale or a temperature is only as honest as the data is
                 fresh, so rows that the network was not trained on are best.
             validation: Held-out labelled data for choosing the prior, where the posterior does so.
+            posterior: Another posterior of the last layer, which then starts from the mean of the
+                present one; None keeps it.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
@@ -221,6 +229,9 @@ class BayesianClassifier:
         )
         rows = read_labelled(train, columns)
         held = None if validation is None else read_labelled(validation, columns)
+        if posterior is not None:
+            self.posterior = options.resolve("posterior", posterior, POSTERIORS)
+            fitted = fitted.with_posterior(self.posterior)
         self._fitted = fitted.calibrated(rows, held, columns)
         return self
 

@@ -7,10 +7,14 @@ A method's options are one frozen dataclass. `"vbll:prior_scale=2,bound=jensen"`
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+
+# Commas between options, not those inside brackets.
+_COMMA = re.compile(r",(?![^\[({]*[\])}])")
 
 
 def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
@@ -56,15 +60,24 @@ def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
 
     name, _, tail = text.partition(":")
     options: dict[str, Any] = {}
-    for part in filter(None, tail.split(",")):
+    for part in filter(None, _COMMA.split(tail)):
         key, equals, raw = part.partition("=")
         if not equals:
             raise InputError(f"{what} {name}: expected key=value, got {part!r}")
         try:
-            options[key.strip()] = yaml.safe_load(raw)
+            value = yaml.safe_load(raw)
         except yaml.YAMLError:
             raise InputError(f"{what} {name}: cannot read the value of {part!r}") from None
+        options[key.strip()] = _number(value)
     return name.strip(), options
+
+
+def _number(value: Any) -> Any:
+    """Return a float for text such as `1e-3`, which YAML takes for a string."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _build(where: str, cls: type[Any], options: Mapping[str, Any]) -> Any:

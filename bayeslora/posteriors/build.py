@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig
+from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
 
 Head = PointHead | VBLLHead | LaplaceHead
@@ -39,6 +40,8 @@ def build(
         head = VBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     elif isinstance(config, Laplace):
         head = LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+    elif isinstance(config, TemperatureScaling):
+        head = TemperedHead(num_features, num_classes)
     else:
         scale = config.prior_scale if isinstance(config, MAP) else None
         head = PointHead(num_features, num_classes, prior_scale=scale, mean_sq_norm=mean_sq_norm)

@@ -144,6 +144,15 @@ class Laplace:
 
 
 @dataclass(frozen=True)
+class TemperatureScaling:
+    """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
+
+    name: ClassVar[str] = "temperature"
+    summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+
+
+@dataclass(frozen=True)
 class MCDropout:
     """Monte Carlo dropout: the network's own dropout kept alive while predicting.
 
@@ -183,10 +192,11 @@ class Ensemble:
         _count("num_members", self.num_members, least=1)
 
 
-PosteriorConfig = MLE | MAP | VBLL | Laplace | MCDropout | Ensemble
+PosteriorConfig = MLE | MAP | VBLL | Laplace | TemperatureScaling | MCDropout | Ensemble
 
 POSTERIORS: dict[str, type[Any]] = {
-    config.name: config for config in (MLE, MAP, VBLL, Laplace, MCDropout, Ensemble)
+    config.name: config
+    for config in (MLE, MAP, VBLL, Laplace, TemperatureScaling, MCDropout, Ensemble)
 }
 
 

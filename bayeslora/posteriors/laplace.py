@@ -126,6 +126,11 @@ class LaplaceHead(nn.Module):
         """
         return self._logits(features, float(self.prior_precision))
 
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the weights that the approximation is built around."""
+        return self.point.mean_weight
+
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)

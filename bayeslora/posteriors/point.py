@@ -70,6 +70,11 @@ class PointHead(nn.Module):
         mean = features.double() @ self.weight.double().T
         return GaussianLogits(mean, torch.zeros_like(mean))
 
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the weights."""
+        return self.weight.detach()
+
     @torch.no_grad()
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""

@@ -58,7 +58,7 @@ class Temperature:
         if predictions.labels is None or not labelled.any():
             raise InputError("temperature scaling needs labels, and these predictions have none")
         logits = _log(predictions.probs[labelled])
-        inverse = _best_inverse(logits, predictions.labels[labelled])
+        inverse = best_inverse(logits, predictions.labels[labelled])
         if inverse in {SMALLEST, LARGEST}:
             logger.warning("the best temperature, %g, is at the edge of the search", 1 / inverse)
         self.temperature = 1 / inverse
@@ -101,7 +101,7 @@ class Temperature:
         )
 
 
-def _best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}], by bracketed Newton."""
     low, high = SMALLEST, LARGEST
     if _derivatives(logits, labels, low)[0] >= 0:

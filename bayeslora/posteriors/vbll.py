@@ -169,6 +169,11 @@ class VBLLHead(nn.Module):
         closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
         return float((sampled - closed).mean())
 
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: μ of the last fit, or of the training q where there is none."""
+        return self._posterior()[0].detach()
+
     @torch.no_grad()
     def set_mean(self, weight: Tensor) -> None:
         """Start training from given [C, d] means."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 
 from bayeslora.reporting.figures import (
@@ -84,7 +83,7 @@ def _draw(
             bottom=base[shown],
             width=1.0 / bins,
             align="edge",
-            facecolor=to_rgba(role.color, role.alpha),
+            facecolor=role.area,
             edgecolor=role.color,
             hatch=role.hatch,
             linewidth=0.6,

@@ -6,13 +6,13 @@ different sizes compare. A score that spreads over several powers of ten gets a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import to_rgba
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bayeslora.reporting.figures import (
     IN_DISTRIBUTION,
@@ -30,6 +30,8 @@ from bayeslora.reporting.text import number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 NUM_BINS = 30
 """Bins of a density panel."""
@@ -59,21 +61,26 @@ def density_panel(
     score: str,
     inside: NDArray[np.float64],
     outside: Sequence[OutsideSet],
+    *,
+    axis: str,
+    limits: tuple[float, float] | None = None,
 ) -> Panel | None:
     """Return the panel of one method and one score; None where the score never varies.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
-        score: The score in words, such as `epistemic uncertainty (nats)`.
+        score: The score in words, such as `epistemic uncertainty`.
         inside: [N] the score of the in-distribution rows, higher = more uncertain.
         outside: The sets to compare with.
+        axis: What stands at the axis: the score with its unit.
+        limits: Ends of a linear axis; where None, the axis follows the values.
     """
     everything = np.concatenate([inside, *(item.values for item in outside)])
     everything = everything[np.isfinite(everything)]
     if everything.size == 0 or float(np.ptp(everything)) == 0.0:
         return None
-    edges, logarithmic = _edges(everything)
+    edges, logarithmic = _edges(everything, limits)
     rows = len(outside) + 1
     key = 0.56 + rows * KEY_ROW
     figure, (axes,) = figure_with_axes(2.2 + key, (0.42, 1.7))
@@ -84,12 +91,11 @@ def density_panel(
         entries.append((_role(index), f"{token} (n {len(item.values)}), {item.auroc}"))
     add_key(figure, entries, top=0.58)
     _draw(axes, edges, inside, [item.values for item in outside])
-    axes.set(
-        xlabel=score + (", log scale" if logarithmic else ""), ylabel="share of the set's rows"
-    )
+    axes.set(ylabel="% of the set's rows", xlabel=axis)
     if logarithmic:
-        axes.set_xscale("log")
-    axes.set(xlim=(edges[0], edges[-1]))
+        _make_logarithmic(axes)
+        axes.set_xlabel(f"{axis}, log scale")
+    axes.set_xlim(edges[0], edges[-1])
     return Panel(
         name=name,
         figure=figure,
@@ -103,7 +109,11 @@ def _role(index: int) -> Role:
     return OUTSIDE[index % len(OUTSIDE)]
 
 
-def _edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+def _edges(
+    values: NDArray[np.float64], limits: tuple[float, float] | None
+) -> tuple[NDArray[np.float64], bool]:
+    if limits is not None:
+        return np.linspace(*limits, NUM_BINS + 1), False
     low, high = np.quantile(values, [0.005, 0.995])
     if low > 0 and high / low > _WIDE:
         return np.geomspace(low, high, NUM_BINS + 1), True
@@ -113,9 +123,9 @@ def _edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
 
 
 def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of rows in each bin; the few values beyond an end count in its bin."""
+    """Return the percentage of rows in each bin; values beyond an end count in the bin there."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return counts / max(1, len(values))
+    return 100 * counts / max(1, len(values))
 
 
 def _draw(
@@ -128,17 +138,35 @@ def _draw(
         _shares(inside, edges),
         edges,
         fill=True,
-        facecolor=to_rgba(IN_DISTRIBUTION.color, IN_DISTRIBUTION.alpha),
+        facecolor=IN_DISTRIBUTION.area,
         edgecolor=IN_DISTRIBUTION.color,
         linewidth=0.9,
     )
     for index, values in enumerate(outside):
         role = _role(index)
         axes.stairs(
-            _shares(values, edges), edges, color=role.color, linestyle=role.line, linewidth=1.4
+            _shares(values, edges),
+            edges,
+            baseline=None,
+            color=role.color,
+            linestyle=role.line,
+            linewidth=1.4,
         )
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(bottom=0)
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+
+
+def _power_of_ten(value: float, _: int | None) -> str:
+    """Return 0.01, 1, 100, and 10⁻⁵ beyond: matplotlib's own way needs its formula language."""
+    power = round(math.log10(value))
+    return f"{10.0**power:g}" if abs(power) <= 3 else f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
 def _description(inside: NDArray[np.float64], outside: Sequence[OutsideSet]) -> str:

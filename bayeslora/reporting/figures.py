@@ -55,22 +55,30 @@ class Role:
         color: A colour of the palette.
         line: Line style.
         hatch: Hatch of its area; empty for none.
-        alpha: Opacity of its area, 0 to 1; 0 for a line without an area.
+        strength: How much of its colour its area takes, the rest being white; 0 for no area.
         marker: Shape of its points; empty where there are none.
     """
 
     color: str
     line: Line
     hatch: str = ""
-    alpha: float = 0.0
+    strength: float = 0.0
     marker: str = ""
+
+    @property
+    def area(self) -> tuple[float, float, float]:
+        """Colour of its area; opaque, because a hatch would share the transparency."""
+        from matplotlib.colors import to_rgb
+
+        red, green, blue = (1 - self.strength * (1 - part) for part in to_rgb(self.color))
+        return red, green, blue
 
 
 MEETS = Role(BLUE, "-", marker="o")
 MISSES = Role(VERMILLION, "-", marker="s")
-RIGHT = Role(BLUE, "-", alpha=0.55)
-WRONG = Role(VERMILLION, "-", hatch="////", alpha=0.25)
-IN_DISTRIBUTION = Role(BLUE, "-", alpha=0.3)
+RIGHT = Role(BLUE, "-", strength=0.55)
+WRONG = Role(VERMILLION, "-", hatch="////", strength=0.25)
+IN_DISTRIBUTION = Role(BLUE, "-", strength=0.3)
 OUTSIDE = (
     Role(VERMILLION, (0, (5, 1.5))),
     Role(INK, (0, (1.2, 1.2))),
@@ -128,17 +136,16 @@ def add_key(
 
 
 def _add_swatch(figure: Figure, role: Role, left: float, level: float) -> None:
-    from matplotlib.colors import to_rgba
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
     wide, tall = 0.28 / WIDTH, 0.1 / figure.get_figheight()
-    if role.alpha:
+    if role.strength:
         patch = Rectangle(
             (left, level - tall / 2),
             wide,
             tall,
-            facecolor=to_rgba(role.color, role.alpha),
+            facecolor=role.area,
             edgecolor=role.color,
             hatch=role.hatch,
             linewidth=1.0,

@@ -25,7 +25,7 @@ from bayeslora.reporting.text import (
 Kind = Literal["plain", "good", "warning", "advice"]
 
 SCORE_WORDS = {
-    "max_probability": "1 − highest probability",
+    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability",
     "entropy": "entropy of the probabilities",
     "total": "total uncertainty",
     "aleatoric": "aleatoric uncertainty",
@@ -111,6 +111,7 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         f" {100 * best.score.value:.0f} of 100 draws. To catch 95 % of the unfamiliar rows, it"
         f" flags {percent(result.fpr95.value)} of the familiar ones as well.",
     ]
+    sentences += _afterthought(tested, name, best.score)
     if blind and len(blind) == len(tested):
         sentences.append("Every interval reaches 0.5: no better than a coin, as far as rows tell.")
     elif blind:
@@ -131,6 +132,23 @@ def score_words(score: str) -> str:
     return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
 
 
+def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
+    """Name the highest AUROC of all scores, where it is not that of a score chosen beforehand."""
+    value, place, score = max(
+        (found["auroc"].value, -place, score)
+        for place, one in enumerate(methods)
+        for score, found in one.scores.ood[name].by_score.items()
+    )
+    if value <= best.value:
+        return []
+    method = methods[-place]
+    found = method.scores.ood[name].by_score[score]["auroc"]
+    return [
+        f"Picked after the fact, the highest AUROC of all is {shown(found)}, of"
+        f" {named(method.label)} by {score_words(score)}."
+    ]
+
+
 def _biased(method: Assessed) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
@@ -138,16 +156,17 @@ def _biased(method: Assessed) -> str:
 
 
 def _hidden(method: Assessed) -> str:
+    average = shown_points(method.scores["overconfidence"], signed=True)
     return (
-        f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both directions"
-        f" cancel on average ({shown_points(method.scores['overconfidence'], signed=True)})."
+        f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both"
+        f" directions cancel on average ({average})."
     )
 
 
 def _unbiased(method: Assessed) -> str:
     return (
-        f"{named(method.label)}: {shown_points(method.scores['overconfidence'], signed=True)} between"
-        f" confidence and accuracy, which includes 0; {_misses(method)}."
+        f"{named(method.label)}: {shown_points(method.scores['overconfidence'], signed=True)}"
+        f" between confidence and accuracy, which includes 0; {_misses(method)}."
         f" Its ECE is {shown(method.scores['ece'])}{_floor(method)}."
     )
 

@@ -99,7 +99,8 @@ def load_source(item: PredictionsLike) -> Source:
         raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
     path = Path(item)
     predictions = Predictions.load(path)
-    return Source(predictions, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    with path.open("rb") as stream:
+        return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def ood_names(methods: Sequence[Method]) -> dict[str, str]:

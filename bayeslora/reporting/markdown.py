@@ -31,7 +31,7 @@ def render_markdown(contents: Contents, drawings: Drawings) -> str:
         blocks += map(_image, drawings.densities)
     blocks.append("## What was run")
     for part in contents.record:
-        rows = [f"- {escape_markdown(key)}: {escape_markdown(text)}" for key, text in part.rows]
+        rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]
         blocks += [f"### {escape_markdown(part.title)}", "\n".join(rows)]
     blocks.append("## Terms")
     blocks += [f"**{term.name}**: {escape_markdown(term.meaning)}" for term in contents.terms]
@@ -49,7 +49,7 @@ def _sentence(text: str) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    return [escape_markdown(table.caption), to_markdown(table)]
+    return [_sentence(table.caption), to_markdown(table)]
 
 
 def _image(drawing: Drawing) -> str:

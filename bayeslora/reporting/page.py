@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from markupsafe import Markup, escape
@@ -37,6 +38,7 @@ def render_page(contents: Contents, drawings: Drawings) -> str:
 
 
 def _names(sentence: str) -> Markup:
-    """Escape a sentence, and mark the names in it up."""
-    text = str(escape(sentence))
-    return Markup(text.replace(NAME_START, '<bdi class="name">').replace(NAME_END, "</bdi>"))
+    """Escape a sentence, keep numbers with their percent signs, and mark the names in it up."""
+    whole = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", sentence)
+    opened = escape(whole).replace(NAME_START, Markup('<bdi class="name">'))
+    return opened.replace(NAME_END, Markup("</bdi>"))

@@ -13,8 +13,15 @@ from bayeslora.reporting.reliability import reliability_panel
 from bayeslora.reporting.svg import Drawing, render
 from bayeslora.reporting.text import number, shown
 
-DRAWN_SCORES = ("max_probability", "epistemic", "logit_variance")
-"""Uncertainties whose densities are drawn; the table lists the others too."""
+DRAWN_SCORES: Mapping[str, tuple[float, float] | None] = {
+    "max_probability": (0.0, 1.0),
+    "epistemic": None,
+    "logit_variance": None,
+}
+"""Uncertainties whose densities are drawn, with the ends of their axes where all share them."""
+
+UNITS = {"epistemic": " (nats)"}
+"""Units of the drawn uncertainties that have one."""
 
 
 @dataclass(frozen=True)
@@ -91,5 +98,7 @@ def _density(index: int, one: Assessed, score: str, sets: Mapping[str, str]) -> 
         score_words(score),
         one.method.predictions.uncertainty(score),
         outside,
+        axis=score_words(score) + UNITS.get(score, ""),
+        limits=DRAWN_SCORES[score],
     )
     return None if panel is None else render(panel)

@@ -60,18 +60,32 @@ def run_record(
         for key, value in provenance.items()
         if isinstance(value, Mapping)
     ]
-    parts += [Part(f"Method: {one.label}", _method_rows(one, sets)) for one in methods]
+    parts += _method_parts(methods, sets)
     parts.append(Part("This report", (*settings.items(), *_versions())))
+    return parts
+
+
+def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Part]:
+    """Return a part for every method, and before them one for what they have in common."""
+    every = [_method_rows(one, sets) for one in methods]
+    shared = set.intersection(*map(set, every)) if len(every) > 1 else set()
+    common = tuple(row for row in every[0] if row in shared)
+    parts = [Part("All methods", common)] if common else []
+    for one, rows in zip(methods, every, strict=True):
+        own = tuple(row for row in rows if row not in shared)
+        if own:
+            parts.append(Part(f"Method: {one.label}", own))
     return parts
 
 
 def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     predictions = one.method.predictions
     unlabelled = one.scores.n - one.scores.n_labelled
-    rows = [
-        ("name", clean(one.method.name)),
+    name = clean(one.method.name)
+    rows = [] if name == one.label else [("name", name)]
+    rows += [
         ("predictions", _origin(one.method.source)),
-        ("rows", f"{one.scores.n:,} ({unlabelled:,} unlabelled)"),
+        ("rows", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
         ("classes", _classes(predictions.classes)),
     ]
     if one.scores.nll_clamped:

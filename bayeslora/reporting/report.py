@@ -41,8 +41,8 @@ def report(
     Args:
         items: Predictions or paths of files of them: one, or one for each method or seed.
         ood: Out-of-distribution sets by name; where there are several items, by method:
-            `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its label
-            such as `polar (seed 1)` where several items share the name.
+            `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its
+            label such as `polar (seed 1)` where several items share the name.
         out: Directory to make.
         title: Title of the page.
         overwrite: Replace `out` where it is an earlier report.

@@ -10,7 +10,7 @@ from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import interval, number
+from bayeslora.reporting.text import interval, named, number
 
 SCORE_COLUMNS: Mapping[str, Column] = {
     "accuracy": Column("Accuracy", "↑"),
@@ -21,6 +21,14 @@ SCORE_COLUMNS: Mapping[str, Column] = {
     "aurc": Column("AURC", "↓"),
 }
 """Columns of the table of methods, by the key of their score."""
+
+EXTRA_COLUMNS: Mapping[str, Column] = {
+    "aece": Column("ECE, equal-mass bins", "↓"),
+    "cwece": Column("ECE, class-wise", "↓"),
+    "mce": Column("Largest gap of a bin (MCE)", "↓"),
+    "mean_confidence": Column("Mean confidence"),
+}
+"""Further scores, for lists that have room."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
@@ -74,7 +82,7 @@ def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = B
 def ood_tables(
     methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD
 ) -> tuple[Table, ...]:
-    """Return, for each out-of-distribution set, how well each uncertainty tells it from familiar rows.
+    """Return, for each set, how well each uncertainty tells its rows from familiar ones.
 
     Left out are the parts of `HIDDEN_SCORES`, and scores that never vary.
     """
@@ -99,14 +107,15 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
     )
     counts = " or ".join(f"{outside:,} of them, {inside:,} familiar" for inside, outside in sizes)
     caption = (
-        f"{label}: how well each uncertainty tells these rows (the positive class, {counts}) from"
-        f" familiar ones; higher = more uncertain. Brackets hold 95 % bootstrap intervals. {note}"
+        f"{named(label)}: how well each uncertainty tells these rows (the positive class, {counts})"
+        f" from familiar ones; higher = more uncertain. Brackets hold 95 % bootstrap intervals."
+        f" {note}"
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
 
 
 def difference_table(comparison: Comparison, note: str = CLEAR) -> Table:
-    """Return every method's paired differences from the reference, in the comparison's order.
+    """Return paired differences from the reference, which has its own scores, best method first.
 
     Args:
         comparison: What was compared.
@@ -115,13 +124,17 @@ def difference_table(comparison: Comparison, note: str = CLEAR) -> Table:
     columns = tuple(SCORE_COLUMNS[key] for key in COMPARED)
     rows = tuple(
         Row((row.name,), tuple(_difference_cell(row, key) for key in COMPARED))
-        for row in comparison.rows
         if row.name != comparison.reference
+        else Row(
+            (f"{row.name} (reference)",),
+            tuple(Cell(number(row.scores[key].value)) for key in COMPARED),
+        )
+        for row in comparison.rows
     )
     caption = (
-        f"Differences from {comparison.reference}, row"
+        f"Differences from {named(comparison.reference)}, row"
         f" by row on the same {comparison.n:,} labelled rows: the method's score minus that of"
-        f" {comparison.reference}, with 95 % paired bootstrap intervals. {note}"
+        f" {named(comparison.reference)}, with 95 % paired bootstrap intervals. {note}"
     )
     return Table(caption, ("Method",), columns, rows)
 

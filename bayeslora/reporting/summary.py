@@ -19,6 +19,7 @@ from bayeslora.reporting.findings import (
     calibration,
     detection,
     ranking,
+    score_words,
 )
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, shown, shown_points
@@ -59,10 +60,8 @@ def summarise(
     if sets:
         sentences.append(_unfamiliar(methods, sets))
     found += [detection(methods, name, label) for name, label in sets.items()]
-    return Summary(
-        lead=" ".join(filter(None, sentences)),
-        findings=(*found, *advice(methods, comparison, sets)),
-    )
+    first = advice(methods, comparison, sets)
+    return Summary(lead=" ".join(sentences), findings=(*first, *found))
 
 
 def _what_was_scored(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
@@ -114,11 +113,13 @@ def _others(methods: Sequence[Assessed], way: str) -> str:
 def _unfamiliar(methods: Sequence[Assessed], sets: Mapping[str, str]) -> str:
     parts = []
     for name, label in sets.items():
-        best, _ = best_detector(methods, name)
-        whom = f" ({named(best.label)})" if best.others else ""
+        best, result = best_detector(methods, name)
+        where = f"on {named(label)}"
         if best.score.low <= 0.5:
-            parts.append(f"{named(label)} no better than by a coin, as far as these rows tell")
+            parts.append(f"no better than by a coin {where}, as far as these rows tell")
         else:
-            parts.append(f"{named(label)} with an AUROC of {shown(best.score)}{whom}")
-    upto = "at best " if len(methods) > 1 else ""
-    return f"Unfamiliar rows are {upto}told from familiar ones so: {'; '.join(parts)}."
+            by = f"by {named(best.label)}, " if best.others else ""
+            score = score_words(result.score)
+            parts.append(f"with an AUROC of {shown(best.score)} {where} ({by}{score})")
+    most = " best" if len(methods) > 1 else ""
+    return f"Unfamiliar rows are recognised{most} {', and '.join(parts)}."

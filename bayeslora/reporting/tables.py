@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bayeslora.reporting.text import display_columns, pad
@@ -24,9 +24,9 @@ class Column:
     detail: str = ""
 
     @property
-    def heading(self) -> str:
-        """Title, detail and arrow."""
-        return " ".join(filter(None, (self.title, self.detail, self.arrow)))
+    def title_and_arrow(self) -> str:
+        """What stands in the first line of the heading."""
+        return f"{self.title} {self.arrow}".strip()
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What the table says and how to read it.
+        caption: What the table says and how to read it, names marked by `text.named`.
         headings: Titles of the columns of row headings.
         columns: Columns of numbers.
         rows: Rows in the order they are shown.
@@ -81,13 +81,18 @@ class Table:
             spans[start] = end - start
         return spans
 
+    def with_columns(self, kept: Sequence[int]) -> Table:
+        """Return the table with some of its columns of numbers, by position."""
+        rows = tuple(Row(row.headings, tuple(row.cells[i] for i in kept)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+
     def _first(self, index: int) -> str:
         return self.rows[index].headings[0]
 
 
 def to_markdown(table: Table) -> str:
     """Return a pipe table; values in bold where they are best, markup in names escaped."""
-    head = [*table.headings, *(column.heading for column in table.columns)]
+    head = [*table.headings, *map(_markdown_heading, table.columns)]
     rule = ["---"] * len(table.headings) + ["---:"] * len(table.columns)
     lines = [_pipes(head), _pipes(rule)]
     for row in table.rows:
@@ -97,41 +102,51 @@ def to_markdown(table: Table) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Return aligned columns for a terminal; a star marks the best values."""
+    """Return aligned columns for a terminal: intervals under the values, stars at the best."""
     starred = any(cell.best for row in table.rows for cell in row.cells)
-    body = [
-        [*row.headings, *(_text_cell(cell, starred) for cell in row.cells)] for row in table.rows
-    ]
-    gap = " " if starred else ""
-    head = [*table.headings, *(column.heading + gap for column in table.columns)]
-    widths = [max(map(display_columns, column)) for column in zip(head, *body, strict=True)]
+    head = [[*table.headings, *(column.title_and_arrow for column in table.columns)]]
+    if any(column.detail for column in table.columns):
+        head.append([*("" for _ in table.headings), *(column.detail for column in table.columns)])
+    body: list[list[str]] = []
+    for row in table.rows:
+        body.append([*row.headings, *(cell.value + "*" * cell.best for cell in row.cells)])
+        if any(cell.interval for cell in row.cells):
+            body.append([*("" for _ in row.headings), *(cell.interval for cell in row.cells)])
     left = len(table.headings)
-    lines = [_aligned(line, widths, left) for line in (head, *body)]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    lines = [
+        [
+            cell if index < left or cell.endswith("*") or not starred else f"{cell} "
+            for index, cell in enumerate(line)
+        ]
+        for line in (*head, *body)
+    ]
+    widths = [max(map(display_columns, column)) for column in zip(*lines, strict=True)]
+    text = [_aligned(line, widths, left) for line in lines]
+    text.insert(len(head), "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in text)
 
 
 def escape_markdown(text: str) -> str:
     """Return `text` so that Markdown shows every character of it as it is."""
-    escaped = "".join(f"\\{char}" if char in _MARKDOWN else char for char in text)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.translate(_MARKDOWN)
 
 
-_MARKDOWN = frozenset("\\`*_{}[]()#+-!|~$")
+_MARKDOWN = str.maketrans(
+    {char: f"\\{char}" for char in "\\`*_{}[]#|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
 
 
 def _pipes(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _markdown_heading(column: Column) -> str:
+    return f"{column.title_and_arrow} {escape_markdown(column.detail)}".strip()
+
+
 def _markdown_cell(cell: Cell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
     return f"{value} {cell.interval}".strip()
-
-
-def _text_cell(cell: Cell, starred: bool) -> str:
-    mark = ("*" if cell.best else " ") if starred else ""
-    return f"{cell.value} {cell.interval}".strip() + mark
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:

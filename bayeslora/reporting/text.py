@@ -117,7 +117,7 @@ def shown_points(score: Score, *, signed: bool = False) -> str:
 
 def percent(value: float) -> str:
     """Return a share as a percentage with one digit."""
-    return f"{number(100 * value, digits=1)} %"
+    return f"{number(100 * value, digits=1)}\N{NO-BREAK SPACE}%"
 
 
 def counted(count: int, noun: str) -> str:

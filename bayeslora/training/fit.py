@@ -20,7 +20,6 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
-from bayeslora.posteriors.point import PointHead
 from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits
 from bayeslora.training.network import Network
 from bayeslora.training.progress import TrainingBar, quiet_transformers
@@ -75,7 +74,11 @@ def fit_posterior(
     held_out = None
     if validation is not None:
         held_out = (scaled_features(network, validation.texts), validation.labels)
-    network.head.fit(scaled_features(network, train.texts), train.labels, held_out)
+    features = scaled_features(network, train.texts)
+    if not network.sites:
+        # Somebody else's features come in a scale of their own.
+        network.head.set_mean_sq_norm(features.double().square().sum(1).mean().item())
+    network.head.fit(features, train.labels, held_out)
     return network.head.report()
 
 
@@ -88,7 +91,7 @@ def validation_metrics(
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    if not isinstance(head, PointHead):
+    if head.uses_training_features:
         head.fit(scaled_features(network, train.texts), train.labels)
     logits = head.predict(scaled_features(network, validation.texts))
     probs = link_probabilities(logits).probs
@@ -107,6 +110,7 @@ def train_network(
     settings: TrainingSettings,
     directory: Path,
     early_stopping: bool = True,
+    fit_last: bool = True,
     on_epoch: EpochHook | None = None,
     description: str | None = "fit",
 ) -> FitResult:
@@ -125,6 +129,7 @@ def train_network(
         directory: For checkpoints.
         early_stopping: Whether to stop after `settings.patience` epochs without a better
             validation NLL, and keep the best epoch; otherwise the last one is kept.
+        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         description: Title of the progress bar; None shows none.
     """
@@ -152,7 +157,7 @@ def train_network(
         )
         last = _last_checkpoint(directory)
         trainer.train(resume_from_checkpoint=last)
-    chosen = fit_posterior(network, train, validation)
+    chosen = fit_posterior(network, train, validation) if fit_last else {}
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )

@@ -24,7 +24,7 @@ from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.predict import num_passes, predict_logits
 from bayeslora.training.progress import progress_bar, quiet_transformers
-from bayeslora.training.restore import FOREIGN, model_tensors
+from bayeslora.training.restore import FOREIGN, last_layer, model_tensors
 
 DEFAULT_LINK = "mc"
 Unknown = Literal["error", "ood"]
@@ -134,14 +134,26 @@ class Fitted:
             },
         )
 
+    def with_posterior(self, config: PosteriorConfig) -> Fitted:
+        """Return the same network with an unfitted last layer that starts from the present mean.
+
+        Raises:
+            InputError: There is no single last layer, or `config` is not one.
+        """
+        if len(self.members) != 1:
+            raise InputError("an ensemble has no single last layer to calibrate")
+        head = last_layer(config, self.network.head.mean_weight)
+        network = Network(self.network.encoder, self.network.sites, head)
+        network.feature_scale.copy_(self.network.feature_scale)
+        record = dataclasses.replace(self.record, posterior=options.as_mapping(config))
+        return dataclasses.replace(self, record=record, network=network.eval())
+
     def calibrated(self, train: Examples, validation: Examples | None, columns: Columns) -> Fitted:
-        """Return the same networks with the posterior fitted to other rows.
+        """Return the same network with the posterior fitted to other rows.
 
         Raises:
             InputError: The posterior is not one of the last layer, or the data is not allowed.
         """
-        if len(self.members) != 1:
-            raise InputError("an ensemble has no single last layer to calibrate")
         network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)

@@ -13,7 +13,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
@@ -75,11 +75,7 @@ def foreign_network(
     Raises:
         InputError: There is no such model, or the posterior is not one of the last layer.
     """
-    if isinstance(posterior, Ensemble | MCDropout):
-        raise InputError(
-            f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            "finished classifier; choose 'laplace', 'vbll' or 'temperature'"
-        )
+    _check_last_layer(posterior)
     classifier = load_sequence_classifier(
         model,
         tokenizer=tokenizer,
@@ -88,8 +84,7 @@ def foreign_network(
         trust_remote_code=trust_remote_code,
     )
     encoder = SequenceEncoder(classifier, max_length=max_length)
-    head = build(posterior, encoder.num_features, len(classifier.classes))
-    head.set_mean(encoder.weight)
+    head = last_layer(posterior, encoder.weight)
     network = Network(encoder, [], head).to(classifier.backbone.device).eval()
     record = ModelRecord(
         backbone={
@@ -108,6 +103,27 @@ def foreign_network(
         head=head.extra_config(),
     )
     return network, record
+
+
+def last_layer(posterior: PosteriorConfig, weight: Tensor) -> Head:
+    """Return an unfitted last layer that starts from [C, d] weights.
+
+    Raises:
+        InputError: The posterior is not one of the last layer.
+    """
+    _check_last_layer(posterior)
+    classes, width = weight.shape
+    head = build(posterior, width, classes)
+    head.set_mean(weight)
+    return head
+
+
+def _check_last_layer(posterior: PosteriorConfig) -> None:
+    if isinstance(posterior, Ensemble | MCDropout):
+        raise InputError(
+            f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
+            "finished network; choose 'laplace', 'vbll' or 'temperature'"
+        )
 
 
 def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

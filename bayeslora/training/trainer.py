@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.optim.alternating import AlternatingOptimizer
@@ -75,6 +75,8 @@ class AlternatingTrainer(Trainer):
             optimizers=(optimizer, None),
             callbacks=callbacks,
         )
+        # It prints to stdout, which belongs to results.
+        self.remove_callback(PrinterCallback)
 
     @property
     def network(self) -> Network:

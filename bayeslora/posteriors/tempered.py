@@ -1,0 +1,62 @@
+"""Temperature scaling as a last layer: a point estimate whose logits are divided by one number.
+
+Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.temperature import best_inverse
+
+
+class TemperedHead(PointHead):
+    """Softmax regression with a temperature; a `LastLayer`.
+
+    Attributes:
+        temperature: T, float64 scalar: logits are divided by it; 1 before `fit`.
+    """
+
+    uses_training_features = False
+    temperature: Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Find the temperature of lowest NLL on the validation rows, else on the given ones.
+
+        Rows that the weights were trained on give a temperature that is too low.
+        """
+        rows, targets = (features, labels) if validation is None else validation
+        logits = super().predict(rows).mean
+        self.temperature.fill_(1 / best_inverse(logits.numpy(), targets.numpy()))
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the scaled logits, without variance, in float64."""
+        return super().predict(features).scaled(1 / float(self.temperature))
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return nothing: the shapes are known beforehand."""
+        return {}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate nothing."""
+
+    def report(self) -> dict[str, float | str]:
+        """Return the temperature."""
+        return {"temperature": float(self.temperature)}

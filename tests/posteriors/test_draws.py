@@ -1,0 +1,237 @@
+"""The loop over draws, dropout draws and ensemble draws."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.draws import sample_logits
+from bayeslora.posteriors.dropout import MCDropoutDraws, dropout_probability
+from bayeslora.posteriors.ensemble import EnsembleDraws
+
+
+class TinyAttention(nn.Module):
+    """Passes its probability to a kernel and looks at its own `training` flag."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.attention_dropout = p
+
+    def forward(self, inputs):
+        return nn.functional.dropout(inputs, self.attention_dropout, self.training)
+
+
+class OwnedAttention(nn.Module):
+    """Owns a dropout module, but hands its probability to a kernel."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, inputs):
+        return nn.functional.dropout(inputs, self.dropout.p, self.training)
+
+
+def network(attention=0.0, residual=0.0, owned=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 8),
+        TinyAttention(attention),
+        OwnedAttention(owned),
+        nn.BatchNorm1d(8),
+        nn.Dropout(residual),
+        nn.Linear(8, 3),
+    ).eval()
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(n, 6, generator=generator) for n in (5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "live"),
+    [("attention", ("1",)), ("owned", ("2", "2.dropout")), ("residual", ("4",))],
+)
+def test_each_kind_of_dropout_alone_gives_spread(kind, live):
+    model = network(**{kind: 0.5})
+    draws = MCDropoutDraws(model)
+    assert draws.live == live
+    logits = sample_logits(draws, model, batches(), num_samples=4, seed=0)
+    assert logits.samples.shape == (4, 7, 3)
+    assert logits.samples.dtype == torch.float64
+    assert logits.variance.max() > 0
+
+
+def test_draws_follow_from_the_seed_alone():
+    model = network(residual=0.5)
+    draws = MCDropoutDraws(model)
+    first = sample_logits(draws, model, batches(), 3, seed=5).samples
+    torch.rand(10)
+    assert torch.equal(sample_logits(draws, model, batches(), 3, seed=5).samples, first)
+    assert not torch.equal(sample_logits(draws, model, batches(), 3, seed=6).samples, first)
+
+
+def test_global_random_state_and_modes_are_restored():
+    model = network(attention=0.5, residual=0.5)
+    buffers = {name: item.clone() for name, item in model.named_buffers()}
+    state = torch.get_rng_state()
+    sample_logits(MCDropoutDraws(model), model, batches(), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for module in model.modules())
+    for name, item in model.named_buffers():
+        assert torch.equal(item, buffers[name])
+
+
+def fail_inside(draws, condition):
+    """Raise within a draw, after checking what holds there."""
+    with draws.draw(torch.Generator()):
+        assert condition()
+        raise RuntimeError("inside")
+
+
+def test_modes_are_restored_after_an_exception():
+    model = network(attention=0.5)
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside(MCDropoutDraws(model), lambda: model[1].training and not model[3].training)
+    assert not model[1].training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_excluded_modules_stay_quiet():
+    model = network(attention=0.5, residual=0.5)
+    assert MCDropoutDraws(model, exclude=["1"]).live == ("4",)
+    nested = nn.ModuleDict({"body": model})
+    with pytest.raises(InputError, match="no dropout is live"):
+        MCDropoutDraws(nested, exclude=["body"])
+
+
+def test_no_live_dropout_is_refused():
+    with pytest.raises(InputError, match=r"no dropout is live.*probability > 0"):
+        MCDropoutDraws(network())
+
+
+def test_a_number_named_dropout_counts_in_attention_only():
+    linear = nn.Linear(2, 2)
+    linear.dropout = 0.5
+    assert dropout_probability(linear) == 0
+    assert dropout_probability(TinyAttention(0.3)) == 0.3
+
+
+def test_multihead_attention_of_torch_is_live():
+    attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True).eval()
+    inputs = torch.randn(2, 3, 4)
+    draws = MCDropoutDraws(attention)
+
+    def forward(batch):
+        return attention(batch, batch, batch)[0].mean(1)
+
+    assert sample_logits(draws, forward, [inputs], 3).variance.max() > 0
+
+
+def test_bert_attention_dropout_alone_is_live():
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.5,
+    )
+    model = BertModel(config).eval()
+    draws = MCDropoutDraws(model)
+
+    def forward(batch):
+        return model(batch).last_hidden_state[:, 0]
+
+    tokens = torch.arange(12).view(2, 6)
+    assert sample_logits(draws, forward, [tokens], 3).variance.max() > 0
+
+
+def test_zero_samples_is_one_quiet_pass():
+    model = network(residual=0.5)
+    logits = sample_logits(MCDropoutDraws(model), model, batches(), 0)
+    expected = torch.cat([model(batch) for batch in batches()]).double()
+    assert torch.equal(logits.samples, expected[None])
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "given", "message"),
+    [(-1, batches(), "num_samples must be >= 0, got -1"), (2, [], "no rows to predict")],
+)
+def test_refusals_of_the_loop(num_samples, given, message):
+    model = network(residual=0.5)
+    with pytest.raises(InputError, match=message):
+        sample_logits(MCDropoutDraws(model), model, given, num_samples)
+
+
+def test_every_draw_lasts_for_all_batches():
+    entered = []
+
+    class Counting:
+        @contextmanager
+        def draw(self, generator):
+            entered.append(torch.rand((), generator=generator).item())
+            yield
+
+    seen = []
+    sample_logits(Counting(), lambda batch: seen.append(len(entered)) or batch, batches(), 3)
+    assert seen == [1, 1, 2, 2, 3, 3]
+    assert len(set(entered)) == 3
+
+
+def ensemble(model, count):
+    """Members that differ in the last layer, and the draws over them."""
+    generator = torch.Generator().manual_seed(0)
+    own = model[5].state_dict()
+    states = [own] + [
+        {name: torch.randn(item.shape, generator=generator) for name, item in own.items()}
+        for _ in range(count - 1)
+    ]
+    states = [{name: item.clone() for name, item in state.items()} for state in states]
+    return states, EnsembleDraws(model[5].load_state_dict, states)
+
+
+def forward_all(model):
+    return torch.cat([model(batch) for batch in batches()]).double()
+
+
+def test_members_come_in_order_and_the_first_comes_back():
+    model = network()
+    states, draws = ensemble(model, 3)
+    assert draws.num_members == 3
+    logits = sample_logits(draws, model, batches(), 4).samples
+    assert torch.equal(model[5].weight, states[0]["weight"])
+    for state, samples in zip([*states, states[0]], logits, strict=True):
+        model[5].load_state_dict(state)
+        assert torch.equal(forward_all(model), samples)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_one_member_is_that_member_bit_for_bit():
+    model = network()
+    expected = forward_all(model)
+    _, single = ensemble(model, 1)
+    assert torch.equal(sample_logits(single, model, batches(), 1).samples[0], expected)
+
+
+def test_the_first_member_comes_back_after_an_exception():
+    model = network()
+    states, draws = ensemble(model, 2)
+    with draws.draw(torch.Generator()):
+        pass
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside(draws, lambda: not torch.equal(model[5].weight, states[0]["weight"]))
+    assert torch.equal(model[5].weight, states[0]["weight"])
+
+
+def test_an_ensemble_of_nobody_is_refused():
+    with pytest.raises(InputError, match="at least one member"):
+        EnsembleDraws(nn.Linear(1, 1).load_state_dict, [])

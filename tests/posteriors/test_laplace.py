@@ -1,0 +1,259 @@
+"""Last-layer Laplace against brute force, closed forms and finite differences."""
+
+import logging
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from toy_features import toy
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors import laplace_full
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import Laplace
+from bayeslora.posteriors.laplace import STRUCTURES
+from bayeslora.posteriors.laplace_full import FullCurvature, class_contrasts
+from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+
+F64 = torch.float64
+NAMES = sorted(STRUCTURES)
+
+
+def weight(classes=3, size=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(classes, size, generator=generator, dtype=F64)
+
+
+def fitted(structure, rows=30, size=4, classes=3, precision=0.7):
+    features, labels = toy(rows=rows, size=size, classes=classes)
+    head = build(Laplace(structure=structure, prior_precision=precision), size, classes).double()
+    head.set_mean(weight(classes, size))
+    head.fit(features, labels)
+    return head, features, labels
+
+
+def jacobian(features, classes):
+    """J = I ⊗ φᵀ, [N, C, C d], with the weights in row-major order."""
+    eye = torch.eye(classes, dtype=F64)
+    return torch.einsum("cd,ni->ncdi", eye, features).reshape(len(features), classes, -1)
+
+
+def hessian(features, weights):
+    """Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n, materialised."""
+    probs = (features @ weights.T).softmax(1)
+    lambdas = probs.diag_embed() - probs[:, :, None] * probs[:, None, :]
+    full = jacobian(features, probs.shape[1])
+    return torch.einsum("nca,ncd,ndb->ab", full, lambdas, full)
+
+
+def brute_force(structure, features, weights, precision, other):
+    """Logit covariances [M, C, C] and log|H + δI| from dense matrices."""
+    rows, classes = len(features), len(weights)
+    dense = hessian(features, weights)
+    if structure == "diag":
+        dense = dense.diagonal().diag()
+    if structure == "kron":
+        probs = (features @ weights.T).softmax(1)
+        outer = probs.sum(0).diag() - probs.T @ probs
+        dense = torch.kron(outer, features.T @ features / rows)
+    posterior = dense + precision * torch.eye(len(dense), dtype=F64)
+    full = jacobian(other, classes)
+    return full @ torch.linalg.inv(posterior) @ full.mT, torch.logdet(posterior).item()
+
+
+def as_full(covariance):
+    return covariance if covariance.ndim == 3 else covariance.diag_embed()
+
+
+@pytest.mark.parametrize("structure", NAMES)
+@pytest.mark.parametrize("rows", [30, 3])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_covariance_and_determinant_are_those_of_the_dense_matrix(structure, rows, classes):
+    head, features, _ = fitted(structure, rows=rows, classes=classes)
+    other = toy(rows=8, seed=5)[0]
+    expected, determinant = brute_force(structure, features, weight(classes), 0.7, other)
+    covariance = head.predict(other).covariance
+    torch.testing.assert_close(as_full(covariance), expected, atol=1e-10, rtol=0)
+    assert head.curvature.log_determinant(0.7) == pytest.approx(determinant, abs=1e-9)
+
+
+def test_hessian_is_that_of_autograd():
+    features, labels = toy()
+
+    def loss(flat):
+        return torch.nn.functional.cross_entropy(
+            features @ flat.view(3, 4).T, labels, reduction="sum"
+        )
+
+    exact = torch.autograd.functional.hessian(loss, weight().flatten())
+    torch.testing.assert_close(hessian(features, weight()), exact, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_kron_is_full_for_one_row(classes):
+    features, labels = toy(rows=1, classes=1)
+    other = toy(rows=5, seed=5)[0]
+    covariances = []
+    for structure in ("kron", "full"):
+        head = build(Laplace(structure=structure, prior_precision=0.3), 4, classes).double()
+        head.set_mean(weight(classes))
+        head.fit(features, labels)
+        covariances.append(head.predict(other).covariance)
+    torch.testing.assert_close(*covariances, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("structure", ["full", "kron"])
+def test_the_common_shift_keeps_the_prior_variance(structure):
+    head, _, _ = fitted(structure)
+    other = toy(rows=5, seed=5)[0]
+    ones = torch.ones(3, dtype=F64) / math.sqrt(3)
+    along = ones @ head.predict(other).covariance @ ones
+    torch.testing.assert_close(along, other.square().sum(1) / 0.7, atol=1e-10, rtol=0)
+
+
+def test_chunks_of_rows_make_no_difference(monkeypatch):
+    head, features, _ = fitted("full")
+    whole = head.predict(features).covariance
+    monkeypatch.setattr("bayeslora.posteriors.vbll_blocks._CHUNK", 64)
+    chunked, _, _ = fitted("full")
+    torch.testing.assert_close(chunked.predict(features).covariance, whole, atol=1e-12, rtol=0)
+
+
+def test_contrasts_are_orthonormal_and_blind_to_shifts():
+    for classes in (2, 3, 7):
+        contrasts = class_contrasts(classes)
+        torch.testing.assert_close(
+            contrasts.T @ contrasts, torch.eye(classes - 1, dtype=F64), atol=1e-14, rtol=0
+        )
+        assert contrasts.sum(0).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("structure", NAMES)
+def test_strong_and_weak_priors(structure):
+    other = toy(rows=5, seed=5)[0]
+    variances = [
+        fitted(structure, precision=precision)[0].predict(other).variance
+        for precision in (1e-3, 1e-1, 10.0, 1e9)
+    ]
+    for wider, narrower in pairwise(variances):
+        assert (wider > narrower).all()
+    assert variances[-1].max() < 1e-7
+
+
+def test_twice_the_data_halve_the_data_dominated_variance():
+    features, labels = toy(rows=60)
+    other = toy(rows=5, seed=5)[0]
+    contrasts = class_contrasts(3)
+    variances = []
+    for copies in (1, 2):
+        head = build(Laplace(structure="full", prior_precision=1e-6), 4, 3).double()
+        head.set_mean(weight())
+        head.fit(features.repeat(copies, 1), labels.repeat(copies))
+        variances.append(contrasts.T @ head.predict(other).covariance @ contrasts)
+    # The prior still holds about δ / curvature = 1e-6 of each.
+    scale = variances[0].abs().max().item()
+    torch.testing.assert_close(variances[1], variances[0] / 2, atol=1e-5 * scale, rtol=0)
+
+
+def test_marginal_likelihood_is_the_evidence_of_a_gaussian_model():
+    """y = Xw + ε, ε ~ N(0, I), w ~ N(0, I/δ): Laplace is exact, and y ~ N(0, I + XXᵀ/δ)."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(7, 3, generator=generator, dtype=F64)
+    y = torch.randn(7, generator=generator, dtype=F64)
+    for precision in (0.1, 2.0):
+        posterior = X.T @ X + precision * torch.eye(3, dtype=F64)
+        mode = torch.linalg.solve(posterior, X.T @ y)
+        likelihood = torch.distributions.Normal(X @ mode, 1.0).log_prob(y).sum().item()
+        ours = log_marginal_likelihood(
+            likelihood, mode.square().sum().item(), torch.logdet(posterior).item(), 3, precision
+        )
+        covariance = torch.eye(7, dtype=F64) + X @ X.T / precision
+        exact = torch.distributions.MultivariateNormal(torch.zeros(7, dtype=F64), covariance)
+        assert ours == pytest.approx(exact.log_prob(y).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("structure", NAMES)
+def test_marginal_likelihood_is_maximal_at_the_chosen_precision(structure):
+    features, labels = toy(rows=90)
+    head = build(Laplace(structure=structure), 4, 3).double()
+    head.set_mean(2 * weight())
+    head.fit(features, labels)
+    best = head.report()["log_evidence"]
+    chosen = head.report()["prior_precision"]
+    for factor in (0.5, 0.9, 1.1, 2.0):
+        other = build(Laplace(structure=structure, prior_precision=factor * chosen), 4, 3).double()
+        other.set_mean(2 * weight())
+        other.fit(features, labels)
+        assert other.report()["log_evidence"] < best
+    # MacKay's fixed point: δ‖θ‖² = tr(H (H + δI)⁻¹), written with the derivative of the log det.
+    step = 1e-4
+    change = head.curvature.log_determinant(chosen * (1 + step))
+    change -= head.curvature.log_determinant(chosen * (1 - step))
+    prior_part = change / (2 * step)  # δ tr (H + δI)⁻¹
+    assert chosen * (2 * weight()).square().sum().item() == pytest.approx(12 - prior_part, rel=1e-3)
+
+
+def test_golden_section_finds_a_maximum():
+    score = lambda x: -((math.log10(x) - 0.3217) ** 2)  # noqa: E731 - one-line test function
+    coarse = best_on_grid(score, 1.0, "score")
+    assert coarse == pytest.approx(10**0.5)
+    assert math.log10(refine(score, coarse)) == pytest.approx(0.3217, abs=1e-4)
+
+
+def test_grid_passes_over_points_that_are_not_finite_and_fails_without_any():
+    score = lambda x: math.nan if x > 1 else x  # noqa: E731 - one-line test function
+    assert best_on_grid(score, 1.0, "score") == pytest.approx(1.0)
+    with pytest.raises(InputError, match="validation NLL is not finite for any prior precision"):
+        best_on_grid(lambda _: math.inf, 1.0, "validation NLL")
+
+
+def test_a_precision_at_the_edge_is_said(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert best_on_grid(lambda x: x, 3.0, "score") == pytest.approx(3e4)
+    assert "30000" in caplog.text
+    assert "edge" in caplog.text
+
+
+def test_validation_chooses_a_better_precision_than_the_default():
+    from bayeslora.links import link_probabilities
+    from bayeslora.posteriors.scores import nll
+
+    features, labels = toy(rows=60)
+    held = toy(rows=200, seed=8)
+    scores = {}
+    for precision in ("validation", 1e-3, 1.0):
+        head = build(Laplace(prior_precision=precision), 4, 3).double()
+        head.set_mean(5 * weight())
+        head.fit(features, labels, held)
+        scores[precision] = nll(link_probabilities(head.predict(held[0])).probs, held[1])
+    assert scores["validation"] == min(scores.values())
+
+
+def test_without_validation_data_the_training_prior_stays():
+    features, labels = toy()
+    head = build(
+        Laplace(prior_precision="validation", prior_scale=3.0), 4, 3, mean_sq_norm=2.0
+    ).double()
+    head.fit(features, labels)
+    assert head.report()["prior_precision"] == pytest.approx(2.0 / 9.0)
+    assert head.report()["prior_scale"] == pytest.approx(3.0)
+
+
+def test_fit_never_moves_the_mean_weights():
+    head, features, _ = fitted("kron")
+    assert torch.equal(head.point.weight.detach(), weight())
+    torch.testing.assert_close(head.predict(features).mean, features @ weight().T)
+
+
+def test_predicting_before_fitting_is_refused():
+    head = build(Laplace(), 4, 3)
+    assert head.report() == {"fitted": "no"}
+    with pytest.raises(InputError, match="call fit first"):
+        head.predict(torch.zeros(1, 4))
+
+
+def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):
+    monkeypatch.setattr(laplace_full, "_LARGEST", 100)
+    with pytest.raises(InputError, match=r"26 classes and 5 features has 125 rows.*'kron'"):
+        FullCurvature(5, 26, 5)

@@ -1,0 +1,71 @@
+"""Last-layer Laplace against laplace-torch on the same weights, float64."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from toy_features import toy
+
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import Laplace
+
+F64 = torch.float64
+
+
+class Classifier(nn.Module):
+    """A linear head behind a fixed non-linearity, so that there is a last layer to find."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.body = nn.Identity()
+        self.head = head
+
+    def forward(self, inputs):
+        return self.head(self.body(inputs))
+
+
+@pytest.fixture(scope="module")
+def laplace_class():
+    with warnings.catch_warnings():
+        # The import itself compiles torch.jit scripts, which torch has deprecated.
+        warnings.simplefilter("ignore")
+        laplace = pytest.importorskip("laplace")
+    return laplace.Laplace
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("structure", "batch_size"),
+    # Their Kronecker factors depend on the batch size: one batch is the textbook case.
+    [("full", 40), ("full", 8), ("diag", 40), ("diag", 8), ("kron", 40)],
+)
+def test_covariance_and_evidence_agree(laplace_class, structure, batch_size):
+    features, labels = toy(rows=40, size=5, classes=3)
+    other = toy(rows=10, size=5, seed=6)[0]
+    linear = nn.Linear(5, 3, bias=False).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(3, 5, generator=generator, dtype=F64))
+    model = Classifier(linear)
+    reference = laplace_class(
+        model,
+        "classification",
+        subset_of_weights="last_layer",
+        hessian_structure=structure,
+        prior_precision=0.7,
+        last_layer_name="head",
+    )
+    loader = DataLoader(TensorDataset(features, labels), batch_size=batch_size)
+    reference.fit(loader)
+    _, covariance = reference._glm_predictive_distribution(other)
+
+    head = build(Laplace(structure=structure, prior_precision=0.7), 5, 3).double()
+    head.set_mean(linear.weight)
+    head.fit(features, labels)
+    ours = head.predict(other).covariance
+    ours = ours if ours.ndim == 3 else ours.diag_embed()
+    torch.testing.assert_close(ours, covariance.detach(), atol=1e-6, rtol=0)
+    evidence = reference.log_marginal_likelihood().item() / 40
+    assert head.report()["log_evidence"] == pytest.approx(evidence, abs=1e-6)

@@ -1,0 +1,49 @@
+"""The laws of last-layer posteriors, for each of ours."""
+
+from last_layer_laws import LastLayerLaws
+
+from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
+
+
+class TestMLE(LastLayerLaws):
+    config = MLE()
+
+
+class TestMAP(LastLayerLaws):
+    config = MAP()
+
+
+class TestDropoutHead(LastLayerLaws):
+    config = MCDropout()
+
+
+class TestEnsembleHead(LastLayerLaws):
+    config = Ensemble()
+
+
+class TestVBLL(LastLayerLaws):
+    config = VBLL(num_samples=200)
+
+
+class TestDiagonalJensenVBLL(LastLayerLaws):
+    config = VBLL(prior_scale=2.0, polish_bound="jensen", covariance="diagonal")
+
+
+class TestDenseTrainingVBLL(LastLayerLaws):
+    config = VBLL(prior_scale="empirical-bayes", training_covariance="dense", bound="mc")
+
+
+class TestRefinedVBLL(LastLayerLaws):
+    config = VBLL(prior_scale=2.0, laplace_refinement=True, bound="knowles_minka")
+
+
+class TestFullLaplace(LastLayerLaws):
+    config = Laplace(structure="full")
+
+
+class TestKronLaplace(LastLayerLaws):
+    config = Laplace(structure="kron")
+
+
+class TestDiagLaplace(LastLayerLaws):
+    config = Laplace(structure="diag", prior_precision="validation", num_samples=200)

@@ -1,0 +1,37 @@
+"""Point heads: MLE and MAP."""
+
+import pytest
+import torch
+from toy_features import toy
+
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import MAP, MLE
+
+
+def test_map_is_mle_plus_the_negative_log_prior_a_row():
+    features, labels = toy()
+    mle = build(MLE(), 4, 3).double()
+    map_head = build(MAP(prior_scale=3.0), 4, 3, mean_sq_norm=2.0).double()
+    weight = torch.arange(12.0, dtype=torch.float64).view(3, 4) / 10
+    mle.set_mean(weight)
+    map_head.set_mean(weight)
+    prior = torch.distributions.Normal(0.0, 3.0 / 2.0**0.5)
+    zero = prior.log_prob(torch.zeros(3, 4, dtype=torch.float64)).sum()
+    penalty = (zero - prior.log_prob(weight).sum()) / 60
+    difference = map_head.loss(features, labels, 60) - mle.loss(features, labels, 60)
+    torch.testing.assert_close(difference, penalty)
+    torch.testing.assert_close(map_head.data_loss(features, labels), mle.loss(features, labels, 60))
+
+
+def test_zero_weights_are_uniform():
+    head = build(MLE(), 4, 3)
+    features, labels = toy()
+    assert head.loss(features.float(), labels, 60).item() == pytest.approx(1.0986, abs=1e-4)
+    logits = head.predict(features)
+    assert logits.is_point
+    assert not logits.mean.any()
+
+
+def test_report():
+    assert build(MLE(), 4, 3).report() == {}
+    assert build(MAP(prior_scale=3.0), 4, 3).report() == {"prior_scale": 3.0}

@@ -1,0 +1,165 @@
+"""Temperature scaling against a search, netcal, and its own laws."""
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.temperature import Temperature
+from bayeslora.predictions import Predictions
+
+CLASSES = ("a", "b", "c")
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def predictions(rows=300, temperature=2.0, seed=0, **options):
+    """Rows whose labels follow softmax(z); the probabilities given are softmax(T z)."""
+    generator = np.random.default_rng(seed)
+    logits = 2 * generator.standard_normal((rows, 3))
+    labels = (softmax(logits).cumsum(1) > generator.random((rows, 1))).argmax(1)
+    values = {"labels": labels} | options
+    return Predictions(probs=softmax(temperature * logits), classes=CLASSES, **values)
+
+
+def nll(found):
+    return -np.log(found.probs[np.arange(len(found)), found.labels]).mean()
+
+
+def test_over_confident_rows_get_their_temperature_back():
+    found = Temperature().fit(predictions(rows=20_000, temperature=2.0))
+    # The standard error of β = 1/T is 1/√(N Var), here about 0.01 of its value.
+    assert found.temperature == pytest.approx(2.0, rel=0.05)
+    assert found.num_rows == 20_000
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_the_temperature_minimises_the_nll(temperature):
+    rows = predictions(temperature=temperature)
+    found = Temperature().fit(rows)
+    best = nll(found.apply(rows))
+    for factor in (0.97, 1.03):
+        other = Temperature(found.temperature * factor, CLASSES)
+        assert nll(other.apply(rows)) > best
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_netcal_finds_the_same_and_calls_its_inverse_temperature():
+    from netcal.scaling import TemperatureScaling
+
+    rows = predictions(temperature=2.0)
+    ours = Temperature().fit(rows)
+    theirs = TemperatureScaling()
+    theirs.fit(np.array(rows.probs), np.array(rows.labels), random_state=0)
+    # Their optimiser stops at a coarser tolerance.
+    assert 1 / ours.temperature == pytest.approx(float(theirs.temperature[0]), rel=1e-2)
+    np.testing.assert_allclose(
+        ours.apply(rows).probs, theirs.transform(np.array(rows.probs)), atol=5e-3
+    )
+
+
+def test_known_case():
+    """Four rows at (.9, .1), three of them right: T makes .9 into .75, so 1/T = ln 3 / ln 9."""
+    rows = Predictions(
+        probs=np.tile([0.9, 0.1], (4, 1)), classes=("a", "b"), labels=np.array([0, 0, 0, 1])
+    )
+    found = Temperature().fit(rows)
+    assert found.temperature == pytest.approx(np.log(9) / np.log(3))
+    np.testing.assert_allclose(found.apply(rows).probs, np.tile([0.75, 0.25], (4, 1)), atol=1e-9)
+
+
+@given(seed=st.integers(0, 500), temperature=st.floats(0.05, 20))
+@settings(max_examples=30, deadline=None)
+def test_laws(seed, temperature):
+    rows = predictions(rows=40, temperature=temperature, seed=seed)
+    found = Temperature().fit(rows)
+    scaled = found.apply(rows)
+    np.testing.assert_allclose(scaled.probs.sum(1), 1, atol=1e-12)
+    assert nll(scaled) <= nll(rows) + 1e-9
+    # The order of classes within a row stays, ties from rounding aside.
+    gaps = np.sort(rows.probs, 1)
+    clear = (gaps[:, -1] - gaps[:, -2]) > 1e-9
+    assert (scaled.prediction == rows.prediction)[clear].all()
+
+
+def test_fitting_scaled_rows_again_gives_one():
+    rows = predictions()
+    scaled = Temperature().fit(rows).apply(rows)
+    assert Temperature().fit(scaled).temperature == pytest.approx(1.0, abs=1e-6)
+
+
+def test_unlabelled_rows_are_left_out_of_the_fit_and_scaled_all_the_same():
+    rows = predictions()
+    labels = np.array(rows.labels)
+    labels[::2] = -1
+    partly = rows.replace(labels=labels)
+    found = Temperature().fit(partly)
+    assert found.num_rows == 150
+    assert found.temperature == Temperature().fit(rows.take(np.arange(1, 300, 2))).temperature
+    assert len(found.apply(partly)) == 300
+
+
+def test_zero_probabilities_are_survived():
+    rows = Predictions(
+        probs=np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]]),
+        classes=("a", "b"),
+        labels=np.array([0, 1, 0]),
+    )
+    scaled = Temperature().fit(rows).apply(rows)
+    assert np.isfinite(scaled.probs).all()
+    assert scaled.probs[1, 1] > 0
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([0, 0], 1e-3), ([1, 1], 1e3)])
+def test_the_edge_of_the_search_is_said(labels, expected, caplog):
+    rows = Predictions(
+        probs=np.array([[0.9, 0.1], [0.8, 0.2]]), classes=("a", "b"), labels=np.array(labels)
+    )
+    with caplog.at_level(logging.WARNING):
+        assert Temperature().fit(rows).temperature == pytest.approx(expected)
+    assert "at the edge of the search" in caplog.text
+
+
+def test_what_becomes_of_the_other_columns():
+    rows = predictions(
+        rows=5,
+        total=np.ones(5),
+        aleatoric=np.ones(5),
+        epistemic=np.zeros(5),
+        scores={"logit_variance": np.arange(5.0)},
+        metadata={"link": "mc"},
+        name="first",
+    )
+    found = Temperature(2.0, CLASSES, num_rows=9)
+    scaled = found.apply(rows, name="first + temperature")
+    np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
+    assert scaled.aleatoric is None
+    assert scaled.epistemic is None
+    np.testing.assert_array_equal(scaled.scores["logit_variance"], np.arange(5.0))
+    assert scaled.metadata == {
+        "link": "mc",
+        "recalibration": "temperature",
+        "temperature": "2.0",
+        "recalibration_rows": "9",
+    }
+    assert scaled.name == "first + temperature"
+    assert found.apply(rows).name == "first"
+    assert found.apply(predictions(rows=5)).total is None
+
+
+def test_refusals():
+    rows = predictions(rows=5)
+    with pytest.raises(InputError, match="needs labels"):
+        Temperature().fit(rows.replace(labels=None))
+    with pytest.raises(InputError, match="needs labels"):
+        Temperature().fit(rows.replace(labels=np.full(5, -1)))
+    with pytest.raises(InputError, match="call fit first"):
+        Temperature().apply(rows)
+    with pytest.raises(InputError, match=r"fitted on classes \['a', 'b'\].*\['a', 'b', 'c'\]"):
+        Temperature(1.0, ("a", "b")).apply(rows)

@@ -1,0 +1,84 @@
+"""Predictions that look like real ones, and one report made from them."""
+
+import numpy as np
+import pytest
+
+from bayeslora.predictions import Predictions
+from bayeslora.reporting.report import report
+
+CLASSES = ("autos", "baseball", "crypto", "medicine")
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def make_predictions(
+    name, *, sharpness=1.0, spread=0.0, signal=2.0, rows=240, labelled=True, seed=0, **changes
+):
+    """Return predictions; `sharpness` 1 is about calibrated, above is overconfident."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, len(CLASSES), rows)
+    logits = generator.normal(0, 1, (rows, len(CLASSES)))
+    logits[np.arange(rows), labels] += signal
+    # the log-likelihood ratio of a unit Gaussian shifted by `signal`: calibrated at sharpness 1
+    draws = logits * signal + spread * generator.normal(0, 1, (16, *logits.shape))
+    samples = softmax(sharpness * draws)
+    probs = samples.mean(0)
+    entropy = -(probs * np.log(np.maximum(probs, 1e-300))).sum(-1)
+    inner = -(samples * np.log(np.maximum(samples, 1e-300))).sum(-1).mean(0)
+    fields = {
+        "probs": probs,
+        "classes": CLASSES,
+        "labels": labels if labelled else None,
+        "ids": tuple(f"row-{index}" for index in range(rows)),
+        "total": entropy,
+        "aleatoric": inner if spread else entropy,
+        "epistemic": np.maximum(entropy - inner, 0) if spread else np.zeros(rows),
+        "scores": {"logit_variance": draws.var(0).mean(-1)} if spread else {},
+        "name": name,
+        "metadata": {"seed": str(seed), "link": "mc"},
+    }
+    return Predictions(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+def make():
+    return make_predictions
+
+
+@pytest.fixture(scope="session")
+def methods():
+    """An overconfident method, a calibrated one, and a sampled one."""
+    return [
+        make_predictions("mle", sharpness=3.0),
+        make_predictions("temperature", sharpness=1.0),
+        make_predictions("polar-vbll", sharpness=1.2, spread=0.7),
+    ]
+
+
+@pytest.fixture(scope="session")
+def ood(methods):
+    """Two sets for each method: rows with little signal, and rows with none."""
+    options = {
+        "mle": {"sharpness": 3.0},
+        "temperature": {"sharpness": 1.0},
+        "polar-vbll": {"sharpness": 1.2, "spread": 1.4},
+    }
+    return {
+        name: {
+            "near": make_predictions(name, signal=1.2, rows=150, labelled=False, seed=1, **chosen),
+            "far": make_predictions(name, signal=0.3, rows=120, labelled=False, seed=2, **chosen),
+        }
+        for name, chosen in options.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def made(methods, ood, tmp_path_factory):
+    """The directory of a report on `methods` and `ood`."""
+    out = tmp_path_factory.mktemp("made") / "report"
+    facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
+    page = report(methods, ood=ood, out=out, title="Demo", provenance=facts, num_resamples=60)
+    return page.parent

@@ -1,0 +1,100 @@
+"""Names and numbers as they are shown."""
+
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bayeslora.metrics.scores import Score
+from bayeslora.reporting.text import (
+    LABEL_COLUMNS,
+    clean,
+    counted,
+    display_columns,
+    interval,
+    listed,
+    number,
+    pad,
+    percent,
+    shorten,
+    shown,
+    shown_points,
+    unique_labels,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "text"),
+    [
+        (0.12345, {}, "0.123"),
+        (-0.5, {}, "−0.500"),
+        (0.5, {"signed": True}, "+0.500"),
+        (-0.0001, {"signed": True}, "0.000"),
+        (12.34, {"digits": 1}, "12.3"),
+        (math.inf, {}, "∞"),
+        (-math.inf, {}, "−∞"),
+        (math.nan, {}, "–"),
+    ],
+)
+def test_numbers_have_a_fixed_number_of_digits(value, options, text):
+    assert number(value, **options) == text
+
+
+def test_intervals_percentages_and_points():
+    assert interval(0.1, 0.25) == "[0.100, 0.250]"
+    assert interval(math.nan, 1.0) == ""
+    assert shown(Score(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
+    assert shown_points(Score(0.083, 0.061, 0.109)) == "8.3 points [6.1, 10.9]"
+    assert percent(0.0345).replace("\N{NO-BREAK SPACE}", " ") == "3.5 %"
+
+
+def test_counts_and_lists_read_as_in_a_sentence():
+    assert counted(1, "row") == "1 row"
+    assert counted(1200, "row") == "1,200 rows"
+    assert listed([]) == ""
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(list("abcdefgh"), most=4) == "a, b, c and 5 more"
+
+
+def test_cleaning_keeps_visible_text_and_drops_the_rest():
+    assert clean("a\tb\n\x00c") == "a b c"
+    assert clean("\u202ereversed\u202c \u2067x\u2069") == "reversed x"
+    assert clean("\ud800x\ufffe") == "x"
+    assert clean(" \n ") == "unnamed"
+    assert clean("<b> & $x_1$ שלום 猫") == "<b> & $x_1$ שלום 猫"
+
+
+def test_wide_and_combining_characters_take_their_columns():
+    assert display_columns("猫x") == 3
+    assert display_columns("e\u0301") == 1
+    assert pad("猫", 4) == "猫  "
+    assert pad("ab", 4, right=True) == "  ab"
+
+
+@given(st.text(max_size=80), st.integers(2, 40))
+def test_shortened_text_fits_and_starts_as_the_text_does(text, columns):
+    short = shorten(text, columns)
+    assert display_columns(short) <= columns
+    assert short == text or text.startswith(short[:-1])
+
+
+@given(st.text(max_size=60))
+def test_cleaned_text_has_no_control_characters_and_is_stable(text):
+    cleaned = clean(text)
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in cleaned)
+    assert clean(cleaned) == cleaned
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a (2)", "x" * 99, "x" * 98 + "y", ""]), max_size=9))
+def test_labels_are_distinct_and_short(names):
+    labels = unique_labels(names)
+    assert len(set(labels)) == len(names)
+    assert all(display_columns(label) <= LABEL_COLUMNS + 12 for label in labels)
+
+
+def test_equal_names_are_told_apart_by_their_seeds():
+    labels = unique_labels(["vbll", "vbll", "map"], ["seed 0", "seed 1", "seed 0"])
+    assert labels == ["vbll (seed 0)", "vbll (seed 1)", "map"]
