@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.fit import LabelledTexts, train_network
-from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
@@ -74,10 +74,15 @@ def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Networ
     )
 
 
-def prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> LabelledTexts:
+def prepared(
+    network: Network,
+    rows: Examples,
+    classes: tuple[str, ...],
+    advance: Callable[[int], object] = lambda _: None,
+) -> LabelledTexts:
     """Return rows ready for a network; labels that are not classes become -1."""
     labels = torch.from_numpy(encode_labels(rows, classes, unknown="ood"))
-    return prepare(network.encoder, (rows, labels), progress=False)
+    return LabelledTexts(network.encoder.prepare(rows.texts, rows.pairs, advance=advance), labels)
 
 
 def trajectory(

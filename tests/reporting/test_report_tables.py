@@ -35,8 +35,8 @@ def test_markdown_table():
 
 def test_text_table_is_aligned_and_starred():
     assert to_text(example()).splitlines() == [
-        "Method           NLL ↓       AUROC ↑",
-        "                                near",
+        "Method           NLL ↓      AUROC ↑",
+        "                               near",
         "──────  ───────────────  ───────────",
         "vbll             0.250*       0.900",
         "        [0.200, 0.300]   [0.8, 1.0]",

@@ -1,0 +1,49 @@
+# make demo and make test do everything, from set-up on.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.bayeslora-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench docs clean
+
+help:
+	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
+	@echo "make test    set up, then run every check and test"
+	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
+	@echo "make lint    style, types and import direction only"
+	@echo "make bench   the comparison of methods (hours; DATA_DIR=... for more than newsgroups)"
+	@echo "make docs    regenerate the tables in docs/ that come from the code"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt requirements-assets.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "bayeslora needs Python 3.11 or newer; say which with make PYTHON=python3.11" >&2; exit 1; }
+	@echo "Setting up .venv (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-assets.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/bayeslora demo --out reports/demo --overwrite
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/regimes.py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

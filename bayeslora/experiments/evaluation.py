@@ -1,0 +1,172 @@
+"""Many posteriors on the stored states of a few fits, each text passing the network once a state.
+
+Features of every split are computed once for each state; the last-layer methods then work on them
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from bayeslora.backbones.load import Backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
+from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll, to_predictions
+from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.predictions import Predictions
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.fit import LabelledTexts
+from bayeslora.training.network import Network
+from bayeslora.training.predict import predict_logits
+from bayeslora.training.progress import progress_bar
+
+State = Mapping[str, Tensor]
+Logits = GaussianLogits | SampledLogits
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method's predictions.
+
+    Attributes:
+        predictions: By split: `test` and the out-of-distribution sets.
+        report: What the posterior chose.
+    """
+
+    predictions: dict[str, Predictions]
+    report: dict[str, float | str] = field(default_factory=dict)
+
+
+class Evaluation:
+    """The splits of a data set, ready for states of one kind of fit."""
+
+    def __init__(self, backbone: Backbone, spec: FitSpec, data: ExperimentData) -> None:
+        """Prepare all splits; `spec` says which network the states belong to."""
+        self.data = data
+        self.spec = spec
+        self.network: Network = fresh_network(backbone, spec, len(data.classes))
+        self.rows: dict[str, Examples] = {
+            TRAIN: data.train,
+            VALIDATION: data.validation,
+            TEST: data.test,
+            **data.ood,
+        }
+        self._texts: dict[str, LabelledTexts] = {}
+
+    def prepare(self, *, progress: bool) -> None:
+        """Run the frozen layers over all splits now, with a bar."""
+        total = sum(map(len, self.rows.values()))
+        with progress_bar("frozen layers", total, shown=progress, unit="text") as advance:
+            for split in self.rows:
+                self.texts(split, advance)
+
+    def texts(self, split: str, advance: Callable[[int], object] = lambda _: None) -> LabelledTexts:
+        """Return a split, prepared the first time it is asked for."""
+        if split not in self._texts:
+            found = prepared(self.network, self.rows[split], self.data.classes, advance)
+            if split in self.data.ood:
+                # A shared label name would not make an out-of-distribution row one of the classes.
+                found = replace(found, labels=torch.full_like(found.labels, -1))
+            self._texts[split] = found
+        return self._texts[split]
+
+    def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
+        """Return the features of some splits with `state` in place."""
+        return features_of(self.network, state, {name: self.texts(name) for name in splits})
+
+    def trained_head(self, state: State) -> Head:
+        """Return the head as it was trained; the next state replaces its content."""
+        self.network.load_trained_state(state)
+        return self.network.head
+
+    def last_layer(
+        self,
+        name: str,
+        state: State,
+        found: Mapping[str, Features],
+        config: PosteriorConfig | None,
+        *,
+        tuned: bool = True,
+    ) -> Outcome:
+        """Return the predictions of a last-layer posterior on the features of a state.
+
+        Args:
+            name: Of the method.
+            state: Holds the trained head.
+            found: Features of the state, training rows and maybe validation rows among them.
+            config: Which posterior; None takes the head as it was trained.
+            tuned: Whether the posterior may see the validation rows.
+        """
+        head = self.trained_head(state)
+        if config is not None:
+            head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
+        logits = {
+            split: head.predict(rows.values)
+            for split, rows in found.items()
+            if split not in {TRAIN, VALIDATION}
+        }
+        report = {} if config is None else head.report()
+        return Outcome(self.predictions(name, logits, getattr(config, "link", "mc")), report)
+
+    def dropout(
+        self,
+        name: str,
+        state: State,
+        config: MCDropout,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> Outcome:
+        """Return the predictions of Monte Carlo dropout with `state` in place."""
+        self.network.load_trained_state(state)
+        logits = {
+            split: predict_logits(
+                self.network, [state], config, self.texts(split).texts, advance=advance
+            )
+            for split in self.scored
+        }
+        return Outcome(self.predictions(name, logits))
+
+    def ensemble(
+        self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
+    ) -> Outcome:
+        """Return the averaged predictions of several states, from their features."""
+        means: dict[str, list[Tensor]] = {split: [] for split in self.scored}
+        for state, found in members:
+            head = self.trained_head(state)
+            for split, values in means.items():
+                values.append(head.predict(found[split].values).mean)
+        logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
+        return Outcome(self.predictions(name, logits))
+
+    def predictions(
+        self, name: str, logits: Mapping[str, Logits], link: str = "mc"
+    ) -> dict[str, Predictions]:
+        """Return the predictions that logits of some splits stand for."""
+        return {
+            split: to_predictions(
+                name, item, self.rows[split], self.texts(split).labels, self.data.classes, link=link
+            )
+            for split, item in logits.items()
+        }
+
+    def validation_nll(
+        self, state: State, found: Mapping[str, Features], config: PosteriorConfig | None
+    ) -> float:
+        """Return the validation NLL of a last-layer posterior fitted to training rows alone."""
+        head = self.trained_head(state)
+        if config is not None:
+            head = fitted_head(config, head, found[TRAIN], None)
+        rows = found[VALIDATION]
+        return nll(head.predict(rows.values), rows.labels)
+
+    @property
+    def scored(self) -> list[str]:
+        """The splits that predictions are made of."""
+        return [split for split in self.rows if split not in {TRAIN, VALIDATION}]

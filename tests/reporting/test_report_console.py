@@ -1,0 +1,64 @@
+"""Tables for the terminal."""
+
+import pytest
+
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.reporting.console import compare_table, scores_table
+from bayeslora.reporting.text import display_columns, number
+
+
+@pytest.fixture(scope="module")
+def scores(methods, ood):
+    return [evaluate(one, ood[one.name], num_resamples=20) for one in methods]
+
+
+def test_one_method_is_a_list_of_its_scores(scores):
+    text = scores_table(scores[2:])
+    line = next(line for line in text.splitlines() if line.startswith("NLL"))
+    nll = scores[2]["nll"]
+    assert line.split() == [
+        "NLL",
+        "↓",
+        number(nll.value),
+        f"[{number(nll.low)},",
+        f"{number(nll.high)}]",
+    ]
+    assert "AUROC ↑ far (120 rows), epistemic uncertainty" in text
+    assert "n = 240 labelled rows, 15 bins" in text
+    assert "20 resamples, seed 0" in text
+
+
+def test_several_methods_stand_under_each_other(scores):
+    text = scores_table(scores, width=200)
+    first = text.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in first[3::2]] == [one.name for one in scores]
+    assert first[1].split() == ["near", "far"]
+    assert "* the best of its column" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_columns_that_do_not_fit_follow_below(scores, width):
+    text = scores_table(scores, width)
+    assert all(display_columns(line) <= width for line in text.splitlines()[:-1])
+    for title in ("Accuracy", "NLL", "ECE", "Brier", "AURC", "near", "far"):
+        assert text.count(f"{title} ") + text.count(f"{title}\n") >= 1
+
+
+def test_methods_without_labels(make):
+    bare = evaluate(make("x", labelled=False), num_resamples=5)
+    assert "Mean confidence" in scores_table([bare])
+    assert "ECE ↓" not in scores_table([bare])
+    assert "Method" in scores_table([bare, bare])
+
+
+def test_comparison_shows_differences_and_their_reference(methods):
+    comparison = compare(methods, reference="temperature", num_resamples=50)
+    text = compare_table(comparison)
+    row = next(one for one in comparison.rows if one.name == "mle")
+    line = next(line for line in text.splitlines() if line.startswith("mle"))
+    assert number(row.differences["nll"].value, signed=True) in line
+    reference = next(line for line in text.splitlines() if line.startswith("temperature"))
+    assert "(reference)" in reference
+    assert "score minus that of temperature, on the same 240 labelled" in text
+    assert "50 resamples, seed 0" in text

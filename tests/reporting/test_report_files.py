@@ -1,0 +1,177 @@
+"""`report`: the files it writes, the numbers in them, what it refuses."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.reporting.report import report
+from bayeslora.reporting.text import number
+
+
+def options(**changes):
+    return {"num_resamples": 20, **changes}
+
+
+def test_the_directory_holds_the_promised_files(made):
+    names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    assert {"index.html", "report.md", "scores.json", "scores.csv"} <= names
+    figures = {name for name in names if name.startswith("figures/")}
+    assert "figures/reliability-1.svg" in figures
+    assert "figures/epistemic-3.svg" in figures
+    assert "figures/epistemic-1.svg" not in figures
+    assert len(names) == 4 + len(figures)
+
+
+def test_the_same_input_gives_the_same_bytes(methods, ood, made, tmp_path):
+    facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
+    again = report(
+        methods, ood=ood, out=tmp_path / "again", title="Demo", provenance=facts, num_resamples=60
+    ).parent
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert (again / path.relative_to(made)).read_bytes() == path.read_bytes(), path
+
+
+def test_numbers_are_those_of_evaluate(methods, ood, made):
+    content = json.loads((made / "scores.json").read_text(encoding="utf-8"))
+    page = (made / "index.html").read_text(encoding="utf-8")
+    markdown = (made / "report.md").read_text(encoding="utf-8")
+    for one, written in zip(methods, content["methods"], strict=True):
+        scores = evaluate(one, ood[one.name], num_resamples=60)
+        expected = json.loads(json.dumps(scores.to_json()))
+        assert {key: written[key] for key in expected} == expected
+        for key in ("accuracy", "nll", "ece", "brier", "aurc"):
+            score = scores[key]
+            ends = f"[{number(score.low)}, {number(score.high)}]"
+            row = next(line for line in markdown.splitlines() if line.startswith(f"| {one.name} |"))
+            assert f"{number(score.value)}" in row
+            assert ends in row
+            assert ends in page
+
+
+def test_csv_holds_every_score_to_the_last_digit(methods, ood, made):
+    with (made / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    scores = evaluate(methods[2], ood["polar-vbll"], num_resamples=60)
+    plain = {row["score"]: row for row in rows if row["method"] == "polar-vbll" and not row["ood"]}
+    assert set(plain) == set(scores)
+    assert float(plain["nll"]["low"]) == scores["nll"].low
+    assert plain["nll"]["n"] == "240"
+    [far] = [
+        row
+        for row in rows
+        if (row["method"], row["ood"], row["uncertainty"], row["score"])
+        == ("polar-vbll", "far", "epistemic", "auroc")
+    ]
+    assert float(far["value"]) == scores.ood["far"].by_score["epistemic"]["auroc"].value
+    assert far["n_ood"] == "120"
+
+
+def test_markdown_links_only_to_figures_that_exist(made):
+    text = (made / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(links) == len(list((made / "figures").iterdir()))
+    assert all((made / link).is_file() for link in links)
+    assert not re.search("[\u2066-\u2069]", text)
+
+
+def test_files_are_read_and_hashed(make, tmp_path):
+    import hashlib
+
+    path = tmp_path / "vbll.parquet"
+    make("vbll").save(path)
+    page = report(str(path), out=tmp_path / "out", **options()).read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in page
+    content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert content["methods"][0]["file"] == str(path)
+    assert content["comparison"] is None
+
+
+def test_sets_of_one_method_need_no_method_name(make, tmp_path):
+    far = make("x", labelled=False, rows=30)
+    page = report(make("x"), ood={"far": far}, out=tmp_path / "out", **options())
+    assert "Unfamiliar rows" in page.read_text(encoding="utf-8")
+
+
+def test_unlabelled_rows_alone_still_make_a_report(make, tmp_path):
+    page = report(make("x", labelled=False), out=tmp_path / "out", **options())
+    text = page.read_text(encoding="utf-8")
+    assert "No row has a label" in text
+    assert "<svg" not in text
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_all_right_and_all_wrong(make, tmp_path, right):
+    one = make("x", rows=20)
+    labels = one.prediction if right else (one.prediction + 1) % 4
+    page = report(one.replace(labels=labels), out=tmp_path / "out", **options())
+    assert ("right (20)" if right else "wrong (20)") in page.read_text(encoding="utf-8")
+
+
+def test_one_row_and_certain_rows(make, tmp_path):
+    report(make("x", rows=1), out=tmp_path / "one", **options())
+    sure = make("x", rows=9)
+    certain = sure.replace(probs=np.eye(4)[sure.labels], total=None, aleatoric=None, epistemic=None)
+    report(certain, out=tmp_path / "certain", num_bins=100, **options())
+
+
+def test_seeds_of_one_method_are_told_apart(make, tmp_path):
+    items = [make("vbll", seed=0), make("vbll", seed=1)]
+    ood = {"vbll (seed 1)": {"far": make("vbll", labelled=False, rows=30)}}
+    report(items, ood=ood, out=tmp_path / "out", **options())
+    content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert [one["label"] for one in content["methods"]] == ["vbll (seed 0)", "vbll (seed 1)"]
+    assert [list(one["ood"]) for one in content["methods"]] == [[], ["far"]]
+    assert content["comparison"] is None  # other labels: not the same rows
+
+
+def test_an_existing_directory_is_refused_and_kept(make, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match=r"out exists.*overwrite"):
+        report(make("x"), out=out, **options())
+    with pytest.raises(InputError, match="out is not a report"):
+        report(make("x"), out=out, overwrite=True, **options())
+    assert (out / "mine.txt").read_text() == "keep"
+
+
+def test_an_earlier_report_is_replaced_on_request(make, tmp_path):
+    report(make("old"), out=tmp_path / "out", **options())
+    page = report(make("new"), out=tmp_path / "out", overwrite=True, **options())
+    text = page.read_text(encoding="utf-8")
+    assert "new" in text
+    assert "old" not in re.sub(r"\b(bold|threshold|fold)\w*", "", text)
+
+
+def test_a_failed_report_leaves_nothing(make, tmp_path):
+    with pytest.raises(InputError, match=r"missing\.csv"):
+        report([make("x"), tmp_path / "missing.csv"], out=tmp_path / "out", **options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def refused(make, tmp_path, items, ood):
+    with pytest.raises(InputError) as caught:
+        report(items, ood=ood, out=tmp_path / "out", **options())
+    return str(caught.value)
+
+
+def test_wrong_inputs_are_named(make, tmp_path):
+    a, b, far = make("a"), make("b"), make("far", labelled=False, rows=9)
+    assert "at least one" in refused(make, tmp_path, [], None)
+    assert "got 3" in refused(make, tmp_path, [3], None)
+    message = refused(make, tmp_path, [a, b], {"far": far})
+    assert "'far'" in message
+    assert "2 methods" in message
+    assert "METHOD:SET=FILE" in message
+    assert "mixes" in refused(make, tmp_path, [a, b], {"a": {"far": far}, "far": far})
+    message = refused(make, tmp_path, [a, b], {"c": {"far": far}})
+    assert "'c'" in message
+    assert "'a', 'b'" in message
+    message = refused(make, tmp_path, [a, a], {"a (2)x": {"far": far}})
+    assert "a (2)" in message

@@ -1,0 +1,173 @@
+"""The page: structure, accessibility, no way out to the network, hostile names."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from bayeslora.reporting.report import report
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Collects elements with their attributes and texts, and checks that they nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "attrs": dict(attrs), "text": "", "inside": [*self.open]}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        inside = [*self.open]
+        self.elements.append({"tag": tag, "attrs": dict(attrs), "text": "", "inside": inside})
+
+    def handle_endtag(self, tag):
+        assert self.open, tag
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, *tags):
+        return [one for one in self.elements if one["tag"] in tags]
+
+
+@pytest.fixture(scope="module")
+def source(made):
+    return (made / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_elements_nest_and_all_are_closed(page):
+    assert page.open == []
+
+
+def test_language_title_and_viewport(page):
+    assert page.all("html")[0]["attrs"]["lang"] == "en"
+    assert page.all("title")[0]["text"] == "Demo"
+    assert any(one["attrs"].get("name") == "viewport" for one in page.all("meta"))
+    assert page.all("a")[0]["attrs"] == {"class": "skip", "href": "#main"}
+
+
+def test_headings_are_in_order(page):
+    levels = [int(one["tag"][1]) for one in page.all("h1", "h2", "h3", "h4", "h5", "h6")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+
+
+def test_links_and_labels_point_to_something(page):
+    identifiers = [one["attrs"]["id"] for one in page.elements if "id" in one["attrs"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for one in page.elements:
+        if one["tag"] == "a":
+            assert one["attrs"]["href"][1:] in identifiers
+        for target in one["attrs"].get("aria-labelledby", "").split():
+            assert target in identifiers
+
+
+def test_nothing_can_be_loaded(page, source):
+    assert "http" not in re.sub(r'http-equiv="[^"]*"', "", source)
+    assert not page.all("script", "link", "img", "iframe", "object", "embed", "base", "form")
+    for one in page.elements:
+        assert "src" not in one["attrs"]
+        assert not any(name.startswith("on") for name in one["attrs"])
+        for name in ("href", "xlink:href"):
+            assert one["attrs"].get(name, "#").startswith("#")
+    assert "@import" not in source
+    assert set(re.findall(r"url\((.)", source)) <= {"#"}
+    policy = next(one for one in page.all("meta") if "http-equiv" in one["attrs"])
+    assert "default-src 'none'" in policy["attrs"]["content"]
+
+
+def test_every_figure_has_alternative_text(page):
+    drawings = page.all("svg")
+    # three methods: a diagram and a histogram each; densities of 1, 1 and 3 scores
+    assert len(drawings) == 3 + 3 + 5
+    for drawing in drawings:
+        assert drawing["attrs"]["role"] == "img"
+        named = drawing["attrs"]["aria-labelledby"].split()
+        texts = [one["text"] for one in page.elements if one["attrs"].get("id") in named]
+        assert len(texts) == 2
+        assert all(texts)
+        assert any(one["tag"] == "figure" for one in drawing["inside"])
+    assert all(one["text"] for one in page.all("figcaption"))
+    assert len(page.all("figcaption")) == len(page.all("figure")) == 3
+
+
+def test_tables_have_captions_and_scopes(page):
+    tables = [one for one in page.all("table") if one["attrs"].get("class") != "record"]
+    assert len(tables) == len(page.all("caption")) == 4
+    assert all(one["attrs"].get("scope") for one in page.all("th"))
+    for table in page.all("table"):
+        assert any("scroll" in one["attrs"].get("class", "") for one in table["inside"])
+
+
+def test_counts_bins_and_intervals_are_stated(page):
+    text = " ".join(page.words)
+    assert "n = 240 labelled rows, 15 bins" in text
+    assert "150 of them, 240 familiar" in text
+    assert "the positive class" in text
+    assert "[low, high)" in text
+    assert "Wilson" in text
+    assert "bayeslora demo" in text
+
+
+HOSTILE = [
+    "<script>alert('method')</script>",
+    "</svg></table></body>",
+    '" onload="alert(1)" x="',
+    "$\\frac{1}{2}$ _a_ **b**",
+    "\u202eevil\u202c \u2067rtl",
+    "{{ 7 * 7 }} {% raw %}",
+    "x" * 10_000,
+]
+
+
+@pytest.fixture(scope="module", params=range(len(HOSTILE)))
+def hostile(request, make, tmp_path_factory):
+    """A report in which every name from outside is hostile."""
+    name = HOSTILE[request.param]
+    classes = tuple(f"{name}{index}" for index in range(4))
+    first = make(name, classes=classes, metadata={"note": name}, spread=0.5)
+    outside = make(name, classes=classes, labelled=False, rows=60, spread=0.5)
+    out = tmp_path_factory.mktemp("hostile") / "report"
+    sets = {"a": {name: outside}, name: {name: outside}}
+    return report(
+        [first, make("a", classes=classes)],
+        ood=sets,
+        out=out,
+        title=name,
+        provenance={name: name, "part": {name: name}},
+        num_resamples=20,
+    )
+
+
+def test_hostile_names_change_nothing_but_text(hostile, page):
+    text = hostile.read_text(encoding="utf-8")
+    parsed = Page(text)
+    assert parsed.open == []
+    assert not parsed.all("script", "iframe", "img")
+    assert {one["tag"] for one in parsed.elements} <= {one["tag"] for one in page.elements}
+    assert not any(name.startswith("on") for one in parsed.elements for name in one["attrs"])
+    assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00-\x08]", text)
+    assert "49" not in parsed.all("h1")[0]["text"]
+
+
+def test_long_names_are_shortened_where_space_is_short(hostile):
+    parsed = Page(hostile.read_text(encoding="utf-8"))
+    assert all(len(one["text"]) < 60 for one in parsed.all("th", "text") if one["inside"])

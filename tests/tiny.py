@@ -1,0 +1,122 @@
+"""Small models with random weights, and texts that they can learn to tell apart.
+
+Every builder writes a directory that transformers loads, and gives the same bytes each time.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+TOPICS = {
+    "animals": ("cat", "dog", "horse", "bird", "fish", "barks", "purrs", "swims"),
+    "food": ("bread", "soup", "cheese", "apple", "rice", "tasty", "salty", "fresh"),
+    "weather": ("rain", "snow", "storm", "cloud", "wind", "cold", "warm", "wet"),
+}
+FILLERS = ("the", "a", "is", "was", "and", "in", "on", "today", "here", "very")
+CLASSES = tuple(sorted(TOPICS))
+
+
+def toy_rows(n, seed=0):
+    """Return `n` rows with `id`, `text` and `label`: mostly words of one topic, a few of another."""
+    chance = random.Random(seed)
+    rows = []
+    for row in range(n):
+        label = CLASSES[row % len(CLASSES)]
+        other = chance.choice(CLASSES)
+        words = [
+            *chance.choices(TOPICS[label], k=3),
+            chance.choice(TOPICS[other]),
+            *chance.choices(FILLERS, k=chance.randint(1, 5)),
+        ]
+        chance.shuffle(words)
+        rows.append({"id": f"{seed}-{row}", "text": " ".join(words), "label": label})
+    return rows
+
+
+def tiny_tokenizer(texts=None):
+    """Return a whole-word tokenizer; without `texts` it knows the words of `toy_rows`."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    known = [*FILLERS, *(word for words in TOPICS.values() for word in words)]
+    words = known if texts is None else [word for text in texts for word in text.split()]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: place for place, word in enumerate([*specials, *dict.fromkeys(words)])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        eos_token="[SEP]",
+        model_max_length=SIZES["max_position_embeddings"],
+    )
+
+
+def tiny_llama(path, seed=0):
+    """Write a decoder of 3 layers and width 16 with its tokenizer; return its directory."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2)
+
+
+def tiny_bert(path, seed=0):
+    """Write an encoder of 3 layers and width 16 with its tokenizer; return its directory."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    return _write(path, BertForMaskedLM, BertConfig, seed)
+
+
+def tiny_classifier(path, seed=0):
+    """Write an encoder with a classification head that has learned `toy_rows` a little."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tokenizer = tiny_tokenizer()
+    names = dict(enumerate(CLASSES))
+    config = BertConfig(
+        **SIZES,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+    )
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(config)
+    rows = toy_rows(48, seed=100 + seed)
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model.train()
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+    return _save(path, model.eval(), tokenizer)
+
+
+def _write(path, model_class, config_class, seed, **options):
+    tokenizer = tiny_tokenizer()
+    config = config_class(
+        **SIZES, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **options
+    )
+    torch.manual_seed(seed)
+    return _save(path, model_class(config).eval(), tokenizer)
+
+
+def _save(path, model, tokenizer):
+    path = Path(path)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
