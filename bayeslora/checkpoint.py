@@ -9,18 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 RECORD = "bayeslora.json"
 ADAPTER = "adapter.safetensors"
 POSTERIOR = "posterior.safetensors"
 CARD = "README.md"
+
+ADAPTED = "adapted"
+FOREIGN = "sequence-classifier"
+"""Kinds of backbone: one that was adapted here, and somebody else's finished classifier."""
 
 
 def library_versions() -> dict[str, str]:
@@ -34,8 +39,7 @@ class ModelRecord:
     """The content of `bayeslora.json`.
 
     Attributes:
-        backbone: `name`, `fingerprint`, `dtype` and `kind`: `adapted`, or `sequence-classifier`
-            for somebody else's fine-tuned model.
+        backbone: `name`, `fingerprint`, `dtype` and `kind`: `ADAPTED` or `FOREIGN`.
         posterior: Name and options.
         classes: Names of the classes in index order.
         columns: Data columns: `text`, `label`, `pair`.
@@ -121,10 +125,20 @@ def read_model(directory: str | Path) -> ModelFiles:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
+    record = read_record(folder)
+    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR))
+
+
+def read_record(directory: str | Path) -> ModelRecord:
+    """Read the record of a model directory, without its tensors.
+
+    Raises:
+        InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
+    """
+    folder = Path(directory)
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}")
-    record = _record(folder / RECORD)
-    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR))
+    return _record(folder / RECORD)
 
 
 def is_model(directory: str | Path) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.checkpoint import ModelRecord, read_model, write_model
+from bayeslora.checkpoint import ADAPTED, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
 from bayeslora.predictions import Predictions
@@ -24,7 +24,7 @@ from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.members import FitPlan, fit_members
 from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.resume import claim, data_hash
+from bayeslora.training.resume import claim, data_hash, refuse
 from bayeslora.training.settings import TrainingSettings
 
 DEFAULT_EPOCHS = 5
@@ -144,7 +144,9 @@ class BayesianClassifier:
         )
         planned = self._planned(columns, classes, len(rows), settings)
         hashes = {"train": data_hash(rows), "validation": None if held is None else data_hash(held)}
-        work = None if out is None else claim(out, {**planned, **hashes}, overwrite=overwrite)
+        identity = {**planned, **hashes}
+        if out is not None:
+            refuse(out, identity, overwrite=overwrite)
         backbone = self._load_backbone()
         plan = FitPlan(
             backbone,
@@ -155,8 +157,13 @@ class BayesianClassifier:
             settings,
             self.progress,
         )
-        network, members, results = fit_members(plan, fresh, kept, work)
-        planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": restore.ADAPTED}
+        network, members, results = fit_members(
+            plan,
+            fresh,
+            kept,
+            lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+        )
+        planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
         record = ModelRecord(
             **planned,
             head=network.head.extra_config(),

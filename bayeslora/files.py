@@ -49,11 +49,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     try:
         yield aside
         aside.chmod(0o777 & ~_umask())
-        if target.is_dir():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
-        aside.rename(target)
+        _swap(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -81,6 +77,24 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _swap(aside: Path, target: Path) -> None:
+    """Rename `aside` to `target`, and put back what was there if that fails."""
+    if not os.path.lexists(target):
+        aside.rename(target)
+        return
+    old = aside.with_suffix(".old")
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
 
 
 def _umask() -> int:

@@ -31,7 +31,7 @@ def write_table(
     Raises:
         InputError: The suffix is neither `.parquet` nor `.csv`, or a text is not valid Unicode.
     """
-    kind = _kind(path)
+    kind = file_kind(path)
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -59,7 +59,7 @@ def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
     Raises:
         InputError: The file is missing or unreadable, has no rows, or repeats a column.
     """
-    kind = _kind(path)
+    kind = file_kind(path)
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file")
     table = _read_csv(path, is_numeric) if kind == ".csv" else _read_parquet(path)
@@ -71,7 +71,12 @@ def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
     return table
 
 
-def _kind(path: str | Path) -> str:
+def file_kind(path: str | Path) -> str:
+    """Return the suffix of a predictions file, in lower case.
+
+    Raises:
+        InputError: It is neither `.parquet` nor `.csv`.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in {".parquet", ".csv"}:
         raise InputError(f"{path}: a predictions file ends in .parquet or .csv, not {suffix!r}")

@@ -83,7 +83,7 @@ def load_backbone(
     """
     from transformers import AutoModel
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device(device)
     weights = _dtype(dtype, place)
     source = _source(name)
     kind = model_kind(name, open_source("config", source, trust_remote_code))
@@ -100,6 +100,20 @@ def load_backbone(
     model.config.use_cache = False
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
     return Backbone(name, model, tokenizer, kind, fingerprint(model), cache)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Return the device of that name; for None the GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {_first_line(error)}") from None
 
 
 def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts, extract_features
-from bayeslora.backbones.load import Backbone, fingerprint, model_kind, open_source
+from bayeslora.backbones.load import (
+    Backbone,
+    fingerprint,
+    model_kind,
+    open_source,
+    pick_device,
+)
 from bayeslora.backbones.tokens import length_batches, tokenise
 from bayeslora.errors import InputError
 
@@ -134,7 +140,7 @@ def load_sequence_classifier(
         tokenizer.pad_token = tokenizer.eos_token
     config: Any = model.config
     config.pad_token_id = tokenizer.pad_token_id
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device(device)
     model.requires_grad_(False).eval().to(place)
     kind = model_kind(name, config)
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)

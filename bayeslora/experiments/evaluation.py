@@ -157,12 +157,24 @@ class Evaluation:
         }
 
     def validation_nll(
-        self, state: State, found: Mapping[str, Features], config: PosteriorConfig | None
+        self,
+        state: State,
+        found: Mapping[str, Features],
+        config: PosteriorConfig | None,
+        *,
+        tuned: bool = False,
     ) -> float:
-        """Return the validation NLL of a last-layer posterior fitted to training rows alone."""
+        """Return the validation NLL of a last-layer posterior fitted to the training rows.
+
+        Args:
+            state: Holds the trained head.
+            found: Features of the state on training and validation rows.
+            config: Which posterior; None takes the head as it was trained.
+            tuned: Whether the posterior may choose its own number on the validation rows.
+        """
         head = self.trained_head(state)
         if config is not None:
-            head = fitted_head(config, head, found[TRAIN], None)
+            head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
         rows = found[VALIDATION]
         return nll(head.predict(rows.values), rows.labels)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from bayeslora.errors import InputError, unknown_choice
 
 DEFAULT_PRIOR_SCALE = 2.0
-PRIOR_SCALE_GRID = (0.5, 1.0, 2.0, 4.0, 8.0)
+PRIOR_SCALE_GRID = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 BOUNDS = ("jensen", "knowles_minka", "mc")
 CLOSED_FORM_BOUNDS = ("jensen", "knowles_minka")

@@ -34,7 +34,7 @@ class State:
         mean: [C, d].
         blocks: The covariances.
         weights: [N, C] behind `blocks`.
-        tilt: [N, C], near its best value for the current moments.
+        tilt: [N, C], the best for the current moments.
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
     """
@@ -76,10 +76,10 @@ class Ascent:
             prior_variance: σ0².
         """
         logits = self.features @ mean.T
-        tilt = self._tilt(mean, variance, None)
+        tilt = self._tilt(mean, variance)
         _, weights = curvature(logits, variance, tilt)
         blocks = BLOCKS[self.covariance](self.features, weights, 1 / prior_variance)
-        tilt = self._tilt(mean, blocks.train_variance, tilt)
+        tilt = self._tilt(mean, blocks.train_variance)
         return self._rated(State(mean, blocks, weights, tilt, prior_variance, -math.inf))
 
     def improve_mean(self, state: State) -> State:
@@ -91,7 +91,7 @@ class Ascent:
             state.blocks.precondition,
             tolerance=0.1 * self.tolerance * abs(state.elbo),
         )
-        tilt = self._tilt(mean, state.blocks.train_variance, state.tilt)
+        tilt = self._tilt(mean, state.blocks.train_variance)
         return self._rated(replace(state, mean=mean, tilt=tilt))
 
     def improve_prior(self, state: State) -> State:
@@ -114,17 +114,17 @@ class Ascent:
             weights = torch.lerp(state.weights, wanted, step)
             precision = held + step * (1 / state.prior_variance - held)
             blocks = BLOCKS[self.covariance](self.features, weights, precision)
-            tilt = self._tilt(state.mean, blocks.train_variance, state.tilt)
+            tilt = self._tilt(state.mean, blocks.train_variance)
             moved = self._rated(replace(state, blocks=blocks, weights=weights, tilt=tilt))
             if moved.elbo >= state.elbo:
                 return moved
             step /= 2
         return state
 
-    def _tilt(self, mean: Tensor, variance: Tensor, start: Tensor | None) -> Tensor:
+    def _tilt(self, mean: Tensor, variance: Tensor) -> Tensor:
         if self.bound == "jensen":
             return torch.zeros_like(variance)
-        return best_tilt(self.features @ mean.T, variance, start=start)
+        return best_tilt(self.features @ mean.T, variance)
 
     def _rated(self, state: State) -> State:
         """Return the state with its bound: likelihood − KL."""

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from bayeslora.reporting.figures import (
     INK,
     RIGHT,
-    TITLE_TOKEN,
+    TITLE_SLOT,
     WRONG,
     Role,
     add_heading,
@@ -64,7 +64,7 @@ def confidence_panel(
             f" confidence of 0.9 or more. Accuracy {number(accuracy)}, mean confidence"
             f" {number(certainty)}."
         ),
-        texts={TITLE_TOKEN: label},
+        texts={TITLE_SLOT: label},
     )
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.glossary import Term, glossary
+from bayeslora.reporting.glossary import TERMS, Term
 from bayeslora.reporting.record import Part, Provenance, run_record
 from bayeslora.reporting.score_tables import Named, difference_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import clean, counted
+from bayeslora.reporting.text import clean, counted, shorten
+
+TITLE_COLUMNS = 160
+"""Widest title, in columns of a terminal."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Contents:
     """Words and tables of a report.
 
     Attributes:
-        title: Its title, cleaned.
+        title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
         summary: Lead and findings.
         scores: The table of methods.
@@ -61,14 +64,14 @@ def compose(
     """
     named = [Named(one.label, one.scores) for one in methods]
     return Contents(
-        title=clean(title),
+        title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
         summary=summarise(methods, comparison, sets),
         scores=score_table(named, sets),
         differences=None if comparison is None else difference_table(comparison),
         ood=ood_tables(named, sets),
         record=tuple(run_record(methods, sets, provenance, settings)),
-        terms=glossary(methods[0].scores.num_bins),
+        terms=TERMS,
     )
 
 

@@ -18,7 +18,7 @@ from bayeslora.reporting.figures import (
     IN_DISTRIBUTION,
     KEY_ROW,
     OUTSIDE,
-    TITLE_TOKEN,
+    TITLE_SLOT,
     Role,
     add_heading,
     add_key,
@@ -85,10 +85,11 @@ def density_panel(
     key = 0.56 + rows * KEY_ROW
     figure, (axes,) = figure_with_axes(2.2 + key, (0.42, 1.7))
     add_heading(figure, score)
-    tokens = {f"bayesloraSet{index}": item.label for index, item in enumerate(outside)}
+    # the closing letter keeps slot 1 from being found in slot 10
+    slots = {f"bayesloraSet{index}x": item.label for index, item in enumerate(outside)}
     entries = [(IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
-    for index, (token, item) in enumerate(zip(tokens, outside, strict=True)):
-        entries.append((_role(index), f"{token} (n {len(item.values)}), {item.auroc}"))
+    for index, (slot, item) in enumerate(zip(slots, outside, strict=True)):
+        entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))
     add_key(figure, entries, top=0.58)
     _draw(axes, edges, inside, [item.values for item in outside])
     axes.set(ylabel="% of the set's rows", xlabel=axis)
@@ -101,7 +102,7 @@ def density_panel(
         figure=figure,
         title=f"{score} of {label}, in distribution and outside",
         description=_description(inside, outside),
-        texts={TITLE_TOKEN: label, **tokens},
+        texts={TITLE_SLOT: label, **slots},
     )
 
 

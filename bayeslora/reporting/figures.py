@@ -40,7 +40,7 @@ KEY_ROW = 0.165
 MARKER_SIZE = 4.2
 """Width of a point, in points."""
 
-TITLE_TOKEN = "bayesloraTitle"  # noqa: S105  (a place holder in a figure, not a secret)
+TITLE_SLOT = "bayesloraTitle"
 
 
 Line = Literal["-"] | tuple[float, tuple[float, ...]]
@@ -113,7 +113,7 @@ def add_heading(figure: Figure, note: str) -> None:
     height = figure.get_figheight()
     left = 0.06 / WIDTH
     figure.text(
-        left, 1 - 0.17 / height, TITLE_TOKEN, fontsize=8.5, weight="bold", color=INK, va="center"
+        left, 1 - 0.17 / height, TITLE_SLOT, fontsize=8.5, weight="bold", color=INK, va="center"
     )
     figure.text(left, 1 - 0.36 / height, note, fontsize=7.5, color=MUTED, va="center")
 

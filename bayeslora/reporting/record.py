@@ -50,13 +50,13 @@ def run_record(
         settings: How the report was made: bins, seed, resamples.
     """
     plain = tuple(
-        (clean(key), clean(str(value)))
+        (_heading(key), clean(str(value)))
         for key, value in provenance.items()
         if not isinstance(value, Mapping)
     )
     parts = [Part("The run", plain)] if plain else []
     parts += [
-        Part(clean(key), tuple((clean(str(k)), clean(str(v))) for k, v in value.items()))
+        Part(_heading(key), tuple((_heading(k), clean(str(v))) for k, v in value.items()))
         for key, value in provenance.items()
         if isinstance(value, Mapping)
     ]
@@ -65,14 +65,18 @@ def run_record(
     return parts
 
 
+def _heading(text: object) -> str:
+    return shorten(clean(str(text)))
+
+
 def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Part]:
     """Return a part for every method, and before them one for what they have in common."""
     every = [_method_rows(one, sets) for one in methods]
-    shared = set.intersection(*map(set, every)) if len(every) > 1 else set()
-    common = tuple(row for row in every[0] if row in shared)
+    same = set.intersection(*map(set, every)) if len(every) > 1 else set()
+    common = tuple(row for row in every[0] if row in same)
     parts = [Part("All methods", common)] if common else []
     for one, rows in zip(methods, every, strict=True):
-        own = tuple(row for row in rows if row not in shared)
+        own = tuple(row for row in rows if row not in same)
         if own:
             parts.append(Part(f"Method: {one.label}", own))
     return parts
@@ -92,7 +96,8 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
         cut = counted(one.scores.nll_clamped, "row")
         rows.append(("NLL cut off", f"{cut} with a probability of the label under 1e-12"))
     rows += [
-        (clean(key).replace("_", " "), clean(value)) for key, value in predictions.metadata.items()
+        (_heading(key.replace("_", " ")), clean(value))
+        for key, value in predictions.metadata.items()
     ]
     rows += [
         (f"unfamiliar: {sets[name]}", f"{len(source.predictions):,} rows, {_origin(source)}")

@@ -17,7 +17,7 @@ from bayeslora.reporting.figures import (
     MISSES,
     MUTED,
     RULE,
-    TITLE_TOKEN,
+    TITLE_SLOT,
     add_heading,
     add_key,
     figure_with_axes,
@@ -43,7 +43,7 @@ def reliability_panel(name: str, label: str, points: Sequence[Point], note: str)
         points: Bins of the top-label confidence that hold rows.
         note: What stands under the label: the calibration error and its interval.
     """
-    figure, (main, counts) = figure_with_axes(4.45, (1.2, 2.4), (0.42, 0.62))
+    figure, (main, counts) = figure_with_axes(4.52, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
     key = [(MEETS, "95 % interval meets the diagonal"), (MISSES, "interval misses it")]
     add_key(figure, key, top=0.58)
@@ -54,7 +54,7 @@ def reliability_panel(name: str, label: str, points: Sequence[Point], note: str)
         figure=figure,
         title=f"Reliability diagram of {label}",
         description=_description(points, note),
-        texts={TITLE_TOKEN: label},
+        texts={TITLE_SLOT: label},
     )
 
 

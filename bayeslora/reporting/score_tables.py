@@ -68,6 +68,11 @@ def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = B
         if any(score is not None for score in scores):
             columns.append(column)
             values.append(_cells(key, scores))
+    if not columns:
+        columns.append(EXTRA_COLUMNS["mean_confidence"])
+        values.append(
+            [score_cell("mean_confidence", one.scores["mean_confidence"]) for one in methods]
+        )
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
@@ -162,12 +167,13 @@ def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
 
 
 def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> str:
-    rows = sorted({one.scores.n_labelled for one in methods})
-    bins = sorted({one.scores.num_bins for one in methods})
+    kind = "labelled" if any(one.scores.n_labelled for one in methods) else "unlabelled"
+    rows = sorted({one.scores.n_labelled or one.scores.n for one in methods})
+    bins = " or ".join(map(str, sorted({one.scores.num_bins for one in methods})))
     size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
     return (
-        f"Scores on {size} labelled rows, {' or '.join(map(str, bins))} bins; brackets hold 95 %"
-        f" bootstrap intervals.{ood} {note if len(methods) > 1 else ''}"
+        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap"
+        f" intervals.{ood} {note if len(methods) > 1 else ''}"
     ).strip()

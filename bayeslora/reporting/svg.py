@@ -1,7 +1,7 @@
 """Matplotlib figures as SVG text that can stand in a page beside others, and read aloud.
 
 Matplotlib only ever draws text that this package chose. Names from outside are put in afterwards,
-escaped, in place of short tokens: so they cannot be taken for formulas, cannot lack a glyph and
+escaped, in place of short slots: so they cannot be taken for formulas, cannot lack a glyph and
 cannot break the page. The same figure gives the same bytes on every run.
 """
 
@@ -63,8 +63,8 @@ class Panel:
         figure: What matplotlib drew.
         title: What the figure is, in a few words.
         description: What it shows, in words and numbers, for people who cannot see it.
-        texts: Tokens in the figure's texts (letters and digits only), and the names that take
-            their places.
+        texts: Slots in the figure's texts (letters and digits only), and the names that fill
+            them.
     """
 
     name: str
@@ -123,11 +123,11 @@ def _own_identifiers(body: str, prefix: str) -> str:
 
 
 def _with_names(body: str, texts: Mapping[str, str]) -> str:
-    """Replace all tokens in one pass, so that a name that reads like a token stays a name."""
+    """Fill all slots in one pass, so that a name that reads like a slot stays a name."""
     if not texts:
         return body
-    tokens = re.compile("|".join(re.escape(token) for token in texts))
-    return tokens.sub(lambda match: escape(named(texts[match[0]])), body)
+    slots = re.compile("|".join(re.escape(slot) for slot in texts))
+    return slots.sub(lambda match: escape(named(texts[match[0]])), body)
 
 
 def _with_root(body: str, panel: Panel) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.checkpoint import FOREIGN, ModelRecord
 from bayeslora.tasks.columns import Columns
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import load_examples
 
 logger = logging.getLogger(__name__)
@@ -52,6 +56,23 @@ def read_labelled(data: Any, columns: Columns) -> Examples:
         )
     labelled: Examples = rows
     return labelled
+
+
+def encode_for(
+    record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] = "error"
+) -> NDArray[np.int64]:
+    """Return the index [N] of each row's label among a model's classes, -1 where there is none.
+
+    A foreign model's data may name classes by their integers.
+
+    Raises:
+        InputError: A label is not a class and `unknown` is `error`.
+    """
+    classes = tuple(record.classes)
+    foreign = record.backbone["kind"] == FOREIGN
+    if foreign and all(isinstance(label, int) for label in rows.labels):
+        classes = tuple(str(index) for index in range(len(classes)))
+    return encode_labels(rows, classes, unknown=unknown)
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:

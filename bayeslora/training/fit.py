@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from bayeslora.adapters.config import AdapterConfig
 from bayeslora.adapters.stats import summary
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.errors import InputError
+from bayeslora.files import read_json
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
@@ -164,11 +168,23 @@ def train_network(
 
 
 def _last_checkpoint(directory: Path) -> str | None:
-    """Return the newest checkpoint in a directory, which need not exist."""
+    """Return the newest whole checkpoint in a directory, which need not exist."""
     if not directory.is_dir():
         return None
+    # The Trainer writes its state last: without it, the process was killed while it wrote.
+    for folder in directory.glob("checkpoint-*"):
+        if not _is_json(folder / TRAINER_STATE_NAME):
+            shutil.rmtree(folder)
     found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
     return found
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except InputError:
+        return False
+    return True
 
 
 def _head_update(posterior: PosteriorConfig, train: LabelledTexts) -> HeadUpdate:

@@ -18,13 +18,14 @@ from bayeslora.links import link_probabilities
 from bayeslora.posteriors.config import POSTERIORS, PosteriorConfig
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
-from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.data import encode_for
 from bayeslora.training.fit import LabelledTexts, fit_posterior
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.predict import num_passes, predict_logits
 from bayeslora.training.progress import progress_bar, quiet_transformers
-from bayeslora.training.restore import FOREIGN, last_layer, model_tensors
+from bayeslora.training.restore import last_layer, model_tensors
 
 DEFAULT_LINK = "mc"
 Unknown = Literal["error", "ood"]
@@ -68,23 +69,9 @@ class Fitted:
         """Return what a model directory holds."""
         return ModelFiles(self.record, *model_tensors(self.members))
 
-    def encode(self, rows: Examples, unknown: Unknown = "error") -> NDArray[np.int64]:
-        """Return the class index [N] of each row, -1 where there is none.
-
-        A foreign model's data may name classes by their integers.
-
-        Raises:
-            InputError: A label is not a class and `unknown` is `error`.
-        """
-        classes = tuple(self.record.classes)
-        foreign = self.record.backbone["kind"] == FOREIGN
-        if foreign and all(isinstance(label, int) for label in rows.labels):
-            classes = tuple(str(index) for index in range(len(classes)))
-        return encode_labels(rows, classes, unknown=unknown)
-
     def prepare(self, rows: Examples, unknown: Unknown = "error") -> LabelledTexts:
         """Return rows ready for the networks."""
-        labels = torch.from_numpy(self.encode(rows, unknown))
+        labels = torch.from_numpy(encode_for(self.record, rows, unknown))
         with quiet_transformers():
             return prepare(self.network.encoder, (rows, labels), progress=self.progress)
 

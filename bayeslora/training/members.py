@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def fit_members(
     plan: FitPlan,
     train: tuple[Examples, Tensor],
     validation: tuple[Examples, Tensor] | None,
-    work: Path | None,
+    begin: Callable[[], Path | None],
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
     """Train every network of the posterior, one after the other.
 
@@ -69,8 +69,10 @@ def fit_members(
         plan: What to fit.
         train: Training rows and their labels [N] int64.
         validation: Held-out rows and their labels, or None.
-        work: Directory of the checkpoints, where an interrupted fit goes on; None for none.
+        begin: Called once the first network is known to be possible; returns the directory of the
+            checkpoints, where an interrupted fit goes on, or None for none.
     """
+    work: Path | None = None
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(plan.posterior, plan.settings.seed)
@@ -83,6 +85,8 @@ def fit_members(
             seed=seed,
             max_length=plan.max_length,
         )
+        if place == 0:
+            work = begin()
         fresh = prepare(network.encoder, train, progress=plan.progress)
         held = None
         if validation is not None:

@@ -11,16 +11,12 @@ from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
-from bayeslora.checkpoint import ModelFiles, ModelRecord
+from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
-
-ADAPTED = "adapted"
-FOREIGN = "sequence-classifier"
-
 
 Members = list[dict[str, Tensor]]
 

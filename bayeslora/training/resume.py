@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bayeslora.checkpoint import is_model
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, write_json
 from bayeslora.tasks.examples import Examples
@@ -38,28 +39,61 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         overwrite: Whether what is there may be deleted.
 
     Raises:
-        InputError: `out` holds something else and `overwrite` is false.
+        InputError: As `refuse`.
+    """
+    refuse(out, identity, overwrite=overwrite)
+    folder = Path(out)
+    wanted = _plain(identity)
+    if folder.exists() and not _same(folder / _MARK, wanted):
+        shutil.rmtree(folder)
+    if not folder.exists():
+        write_json(folder / _MARK, wanted)
+    return folder / _WORK
+
+
+def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Complain where a fit may not go to `out`; arguments as for `claim`, nothing is written.
+
+    Raises:
+        InputError: `out` holds something else and `overwrite` is false, or it is neither a model
+            nor an interrupted fit, which is never deleted.
     """
     folder = Path(out)
     mark = folder / _MARK
-    wanted = json.loads(json.dumps(identity))
-    if overwrite and folder.exists() and not _same(mark, wanted):
-        shutil.rmtree(folder)
     if not folder.exists():
-        write_json(mark, wanted)
+        return
+    if overwrite:
+        refuse_foreign(folder)
     elif not mark.is_file():
         raise InputError(f"{folder} exists; choose another --out or pass --overwrite")
-    elif not _same(mark, wanted):
+    elif not _same(mark, _plain(identity)):
         raise InputError(
-            f"{folder} holds an interrupted fit with another {_difference(mark, wanted)}; "
+            f"{folder} holds an interrupted fit with another "
+            f"{_difference(mark, _plain(identity))}; "
             "repeat its options, choose another --out, or pass --overwrite"
         )
-    return folder / _WORK
+
+
+def refuse_foreign(out: str | Path) -> None:
+    """Keep `overwrite` from deleting what is neither a model nor an interrupted fit.
+
+    Raises:
+        InputError: It is something else, and not an empty directory.
+    """
+    folder = Path(out)
+    ours = is_model(folder) or is_interrupted(folder)
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not a model, so it is not overwritten; choose another path")
 
 
 def is_interrupted(out: str | Path) -> bool:
     """Return whether `out` holds a fit that was begun and not finished."""
     return (Path(out) / _MARK).is_file()
+
+
+def _plain(identity: Mapping[str, Any]) -> Any:
+    """Return the identity as it reads back from JSON."""
+    return json.loads(json.dumps(identity))
 
 
 def _same(mark: Path, wanted: Any) -> bool:

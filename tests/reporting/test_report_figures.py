@@ -12,6 +12,7 @@ from bayeslora.reporting.confidence import confidence_panel
 from bayeslora.reporting.densities import OutsideSet, density_panel
 from bayeslora.reporting.figures import IN_DISTRIBUTION, OUTSIDE, RIGHT, WRONG
 from bayeslora.reporting.reliability import reliability_panel
+from bayeslora.reporting.svg import render
 
 
 def relative_luminance(color):
@@ -93,6 +94,15 @@ def test_density_bars_are_percentages_of_their_own_set():
     assert limited.figure.axes[0].get_xlim() == (0, 1)
     # 7 of the 10 outside values lie beyond 1, and are counted in the last bin
     assert shares(limited)[1][-1] >= 60
+
+
+def test_many_sets_keep_their_names():
+    names = [f"set {index}" for index in range(12)]
+    outside = [OutsideSet(name, np.arange(3.0), "AUROC 0.5") for name in names]
+    panel = density_panel("d", "m", "score", np.arange(4.0), outside, axis="score")
+    drawn = render(panel).inline
+    assert all(f"{name}\u2069 (n 3)" in drawn for name in names)
+    assert "bayeslora" not in drawn
 
 
 def test_a_score_over_many_powers_of_ten_gets_plain_tick_labels():

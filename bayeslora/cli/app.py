@@ -1,0 +1,82 @@
+"""From arguments to an exit code.
+
+0 done; 2 wrong usage or input, said in one or two lines; 1 failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+from bayeslora.cli.messages import say, third_parties_quiet
+from bayeslora.cli.parser import build_parser
+from bayeslora.errors import InputError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: The arguments after the program's name; None takes the process's own.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser().parse_args(words)
+    except SystemExit as stop:  # argparse has printed the help, or what is wrong
+        return int(stop.code or 0)
+    args.command = shlex.join(["bayeslora", *words])
+    with third_parties_quiet(verbose=args.verbose):
+        return _exit_code(args)
+
+
+def _exit_code(args: argparse.Namespace) -> int:
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    except KeyboardInterrupt:
+        say(f"interrupted; {_kept(args)}")
+        return INTERRUPTED
+    except InputError as error:
+        _trace(args)
+        say(f"bayeslora: error: {error}")
+        return WRONG_INPUT
+    except Exception as error:
+        _trace(args)
+        say(f"bayeslora: error: {_one_line(error)} (--verbose shows where)")
+        return FAILED
+    return DONE
+
+
+def _trace(args: argparse.Namespace) -> None:
+    if args.verbose:
+        traceback.print_exc()
+
+
+def _one_line(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {reason[:300]}" if reason else name
+
+
+def _kept(args: argparse.Namespace) -> str:
+    """Say what an interrupted command leaves behind."""
+    from bayeslora.training.resume import is_interrupted
+
+    out = getattr(args, "out", None)
+    if args.verb == "fit" and out is not None and is_interrupted(out):
+        return f"the epochs finished so far are kept in {out}: the same command goes on from there"
+    return "nothing was written"
+
+
+def _drop_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: the reader, such as `head`, has had enough."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,142 @@
+"""Arguments that several verbs share, and the types that check a value while it is parsed.
+
+An option that is not given is None, and then the Python default holds: it is written down once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Parser = argparse.ArgumentParser
+
+LINKS = ("mc", "probit", "bridge")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """Return the type of whole numbers from `low` on."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {low}, got {text!r}")
+        return value
+
+    return parse
+
+
+def add_task(parser: Parser) -> list[argparse.Action]:
+    """Add the options that name a known task."""
+    return [
+        parser.add_argument(
+            "--task",
+            metavar="NAME",
+            help="a known task (see `bayeslora tasks`); data arguments then name its splits",
+        ),
+        parser.add_argument(
+            "--data-dir",
+            metavar="DIR",
+            help="where the known tasks' files are (default: the variable BAYESLORA_DATA)",
+        ),
+    ]
+
+
+def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
+    """Add the options that name the columns of the data.
+
+    Args:
+        parser: Gets them.
+        default: How the help states the default column, with `{}` for its name.
+    """
+    text, label = default.format("text"), default.format("label")
+    return [
+        parser.add_argument(
+            "--text-column", metavar="NAME", help=f"column of the texts (default: {text})"
+        ),
+        parser.add_argument(
+            "--label-column", metavar="NAME", help=f"column of the labels (default: {label})"
+        ),
+        parser.add_argument("--text-pair-column", metavar="NAME", help="column of a second text"),
+    ]
+
+
+def add_loading(parser: Parser) -> list[argparse.Action]:
+    """Add the options that say where and how a backbone is loaded."""
+    return [
+        parser.add_argument("--device", help="a torch device (default: the GPU if there is one)"),
+        parser.add_argument(
+            "--trust-remote-code",
+            action="store_true",
+            default=None,
+            help="let code from the backbone's repository run",
+        ),
+    ]
+
+
+def add_overwrite(parser: Parser) -> argparse.Action:
+    """Add the option that lets an output be replaced."""
+    return parser.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace --out where it exists"
+    )
+
+
+def add_quiet(parser: Parser) -> None:
+    """Add the option that hides progress bars."""
+    parser.add_argument(
+        "--quiet", "--no-progress", dest="quiet", action="store_true", help="no progress bars"
+    )
+
+
+def add_json(parser: Parser) -> None:
+    """Add the option that prints JSON in place of text."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_seed(parser: Parser, what: str) -> argparse.Action:
+    """Add the seed of `what`."""
+    return parser.add_argument("--seed", type=whole(0), metavar="N", help=f"{what} (default: 0)")
+
+
+def add_scored(parser: Parser) -> None:
+    """Add the predictions that are scored, their out-of-distribution sets, and how."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="RUN_OR_FILE",
+        help="a predictions file (.parquet, .csv), or a run directory: its predictions/test.parquet"
+        " with the other files there as out-of-distribution sets",
+    )
+    parser.add_argument(
+        "--ood",
+        action="append",
+        default=[],
+        metavar="[METHOD:]NAME=FILE",
+        help="predictions of an out-of-distribution set; with several methods say whose they are",
+    )
+    parser.add_argument(
+        "--ood-score",
+        metavar="SCORE",
+        help="the uncertainty to judge detection by (default: epistemic, else max_probability)",
+    )
+    add_scoring(parser)
+
+
+def add_scoring(parser: Parser) -> None:
+    """Add the options of every score: bins and the seed of the bootstrap."""
+    parser.add_argument(
+        "--bins",
+        dest="num_bins",
+        type=whole(1),
+        metavar="N",
+        help="bins of the calibration errors (default: 15)",
+    )
+    add_seed(parser, "seed of the bootstrap intervals")
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, object]:
+    """Return the options among `names` that were given, as keyword arguments."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -1,0 +1,70 @@
+"""Options from a YAML file, under those of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError, unknown_choice
+
+Actions = Mapping[str, argparse.Action]
+
+_WITH_OPTIONS = ("adapter", "posterior")
+
+
+def fill(args: argparse.Namespace, actions: Actions) -> None:
+    """Give options that the command line left out the values of `args.config`, if there is one.
+
+    Args:
+        args: Parsed; an option that was not given is None.
+        actions: What a file may set, by name.
+
+    Raises:
+        InputError: The file, a name or a value in it is wrong.
+    """
+    if args.config is None:
+        return
+    for name, value in _read(args.config).items():
+        known = str(name).replace("-", "_")
+        if known not in actions:
+            raise InputError(f"{args.config}: {unknown_choice('option', str(name), actions)}")
+        if value is not None and getattr(args, known) is None:
+            setattr(args, known, _checked(f"{args.config}: {name}", value, actions[known]))
+
+
+def _read(path: str) -> Mapping[Any, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} must hold names with values, such as `epochs: 5`")
+    return content
+
+
+def _checked(where: str, value: Any, action: argparse.Action) -> Any:
+    """Return a value as the command line would have parsed it."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise InputError(f"{where}: must be true or false, got {value!r}")
+        return value or None
+    if isinstance(value, Mapping) and action.dest in _WITH_OPTIONS:
+        return dict(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InputError(f"{where}: must be text or a number, got {value!r}")
+    try:
+        parsed = action.type(str(value)) if callable(action.type) else str(value)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{where}: {error}") from None
+    if action.choices is not None and parsed not in action.choices:
+        raise InputError(f"{where}: {unknown_choice('value', str(parsed), action.choices)}")
+    return parsed

@@ -1,0 +1,45 @@
+"""Rows that an argument names: a file of the user's, or a split of a known task."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Literal
+
+from bayeslora.cli.arguments import given
+
+if TYPE_CHECKING:
+    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.examples import Examples
+
+
+def column_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the columns that were named, as keyword arguments of `fit` and `calibrate`."""
+    options = given(args, "text_column", "label_column")
+    if args.text_pair_column is not None:
+        options["pair_column"] = args.text_pair_column
+    return options
+
+
+def read(
+    data: str,
+    args: argparse.Namespace,
+    columns: Columns,
+    *,
+    labels: Literal["optional", "required"] = "optional",
+) -> Examples:
+    """Return the rows of a file, or of a split where `args.task` names a known task.
+
+    Raises:
+        InputError: As `load_examples`.
+    """
+    from bayeslora.tasks.readers import load_examples
+
+    return load_examples(
+        data,
+        text_column=columns.text,
+        label_column=columns.label,
+        pair_column=columns.pair,
+        labels=labels,
+        task=args.task,
+        data_dir=args.data_dir,
+    )

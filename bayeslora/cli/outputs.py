@@ -1,0 +1,74 @@
+"""What a command prints, and where it may write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslora.metrics.scores import Scores
+
+SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
+"""The scores of a short summary, with what they are called there."""
+
+
+def print_json(content: Any) -> None:
+    """Print a result as indented JSON, in ASCII whatever the terminal's encoding."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text with their columns under each other."""
+    from bayeslora.reporting.text import display_columns, pad
+
+    widths = [max(map(display_columns, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (pad(cell, width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def score_rows(scores: Scores) -> list[tuple[str, str]]:
+    """Return name and value, with its interval, of each score of a short summary."""
+    from bayeslora.reporting.text import shown
+
+    return [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def check_new_file(path: str | Path, *, overwrite: bool | None) -> None:
+    """Complain where a predictions file may not be written, before anything is computed.
+
+    Raises:
+        InputError: The suffix is neither `.parquet` nor `.csv`, or the file exists.
+    """
+    from bayeslora.prediction_tables import file_kind
+
+    target = Path(path)
+    file_kind(target)
+    if target.is_dir():
+        raise InputError(f"{target} is a directory; --out names a file")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+
+
+def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
+    """Complain where a model may not be written, before anything is computed.
+
+    Raises:
+        InputError: It exists and is not to be replaced, or is something else than a model.
+    """
+    from bayeslora.training.resume import refuse_foreign
+
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    refuse_foreign(target)

@@ -1,0 +1,82 @@
+"""The arguments of every verb; nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import NoReturn, Protocol
+
+from bayeslora._version import __version__
+from bayeslora.cli.verbs import (
+    calibrate,
+    compare,
+    demo,
+    evaluate,
+    fit,
+    info,
+    methods,
+    predict,
+    recalibrate,
+    report,
+    tasks,
+)
+
+
+class Verb(Protocol):
+    """What a module in `verbs` has."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Do it: results to stdout, everything else to stderr."""
+        ...
+
+
+VERBS: Mapping[str, Verb] = {
+    "demo": demo,
+    "fit": fit,
+    "predict": predict,
+    "evaluate": evaluate,
+    "calibrate": calibrate,
+    "recalibrate": recalibrate,
+    "compare": compare,
+    "report": report,
+    "tasks": tasks,
+    "methods": methods,
+    "info": info,
+}
+"""Every verb by its name, in the order of the help."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"bayeslora: error: {message} (see `{self.prog} --help`)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="bayeslora",
+        description="Calibrated probabilities and honest uncertainty for fine-tuned transformer "
+        "classifiers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bayeslora {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    for name, verb in VERBS.items():
+        own = verbs.add_parser(
+            name,
+            help=verb.SUMMARY,
+            description=f"{verb.SUMMARY[:1].upper()}{verb.SUMMARY[1:]}.",
+            allow_abbrev=False,
+        )
+        verb.add_arguments(own)
+        own.add_argument("--verbose", action="store_true", help="tracebacks and debug messages")
+        own.set_defaults(run=verb.run)
+    return parser

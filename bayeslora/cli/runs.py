@@ -1,0 +1,109 @@
+"""Predictions to score, from files and run directories, with their out-of-distribution sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayeslora.errors import InputError, unknown_choice
+
+if TYPE_CHECKING:
+    from bayeslora.reporting.inputs import Method
+
+TEST = "predictions/test.parquet"
+FITTED = frozenset({"train", "validation"})
+"""Splits in `predictions/` that are not out of distribution but were used for fitting."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What to score.
+
+    Attributes:
+        files: In-distribution predictions, one a method.
+        ood: Files of the out-of-distribution sets, by the method's label, then by name.
+    """
+
+    files: list[Path]
+    ood: dict[str, dict[str, Path]]
+
+    def methods(self) -> list[Method]:
+        """Read everything."""
+        from bayeslora.reporting.inputs import gather
+
+        return gather(self.files, self.ood)
+
+
+def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:
+    """Return what the arguments of a scoring verb stand for.
+
+    Args:
+        paths: Predictions files and run directories.
+        ood: `NAME=FILE` or `METHOD:NAME=FILE`.
+
+    Raises:
+        InputError: A file is missing or wrong, or a set cannot be tied to a method.
+    """
+    from bayeslora.reporting.inputs import gather
+
+    files = [_test_file(Path(path)) for path in paths]
+    methods = gather(files)
+    sets = {
+        method.label: _sets_beside(file) if Path(path).is_dir() else {}
+        for path, file, method in zip(paths, files, methods, strict=True)
+    }
+    for option in ood:
+        label, name, file = _tied(option, methods)
+        if name in sets[label]:
+            raise InputError(f"--ood {option}: {label} has a set {name!r} already")
+        sets[label][name] = file
+    return Scored(files, sets)
+
+
+def _test_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / TEST).is_file():
+        raise InputError(
+            f"{path} has no {TEST}; name a predictions file (.parquet, .csv) or a run directory"
+        )
+    return path / TEST
+
+
+def _sets_beside(test: Path) -> dict[str, Path]:
+    return {
+        file.stem: file
+        for file in sorted(test.parent.glob("*.parquet"))
+        if file != test and file.stem not in FITTED
+    }
+
+
+def _tied(option: str, methods: Sequence[Method]) -> tuple[str, str, Path]:
+    """Return the label of the method, the name of the set and its file."""
+    left, equals, file = option.partition("=")
+    if not (left and equals and file):
+        raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
+    for label, names in _keys(methods).items():
+        if left.startswith(f"{label}:") and left != f"{label}:":
+            if len(names) > 1:
+                raise InputError(f"--ood {option}: {label!r} may be any of {', '.join(names)}")
+            return names[0], left.removeprefix(f"{label}:"), Path(file)
+    method, colon, _ = left.partition(":")
+    if colon:
+        raise InputError(f"--ood {option}: {unknown_choice('method', method, _keys(methods))}")
+    if len(methods) > 1:
+        raise InputError(
+            f"--ood {option}: say which of the {len(methods)} methods made these predictions, as "
+            f"METHOD:{option}, with METHOD one of {', '.join(_keys(methods))}"
+        )
+    return methods[0].label, left, Path(file)
+
+
+def _keys(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """Return what a method can be called, labels before names, with the labels it stands for."""
+    keys = {method.label: [method.label] for method in methods}
+    for name in dict.fromkeys(method.name for method in methods):
+        keys.setdefault(name, [method.label for method in methods if method.name == name])
+    return keys

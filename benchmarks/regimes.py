@@ -1,0 +1,283 @@
+"""Methods side by side in three regimes, over seeds and data sets, on 640 training rows.
+
+fixed   15 epochs, nothing chosen: the papers' setting.
+tuned   epoch, learning rate and each method's own number (temperature, prior precision, prior scale)
+        chosen by validation NLL; the same grid of epochs and learning rates for everybody.
+none    no validation rows: a few epochs fixed beforehand, priors from the training data alone.
+
+Every fit keeps all epochs, so that one fit serves several rows of the table. Everything is stored
+as it comes; the same command goes on where it was interrupted.
+
+    python benchmarks/regimes.py --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from summarise import write_summary
+
+from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
+from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.scoring import Features
+from bayeslora.files import read_json, write_json
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.posteriors.config import (
+    MLE,
+    VBLL,
+    Laplace,
+    MCDropout,
+    PosteriorConfig,
+    TemperatureScaling,
+)
+
+LONG, SHORT = 15, 4
+NUM_MEMBERS = 3
+EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
+LEARNING_RATES = {"lora": (1e-3, 3e-4), "polar": (4e-3, 1.3e-3)}
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
+
+FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
+    "lora-mle": (LoRA(dropout=0.1), MLE()),
+    "polar-mle": (PoLAR(), MLE()),
+    "lora-vbll": (LoRA(dropout=0.1), VBLL()),
+    "polar-vbll": (PoLAR(), VBLL()),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: how predictions are made from a family's fit.
+
+    Attributes:
+        method: Its name.
+        family: Which fit.
+        tuned: The last layer in the tuned regime; None takes the head as it was trained.
+        untuned: The last layer in the other two.
+        dropout: Monte Carlo dropout instead of a last layer.
+        only_tuned: Whether it needs validation labels.
+    """
+
+    method: str
+    family: str
+    tuned: PosteriorConfig | None = None
+    untuned: PosteriorConfig | None = None
+    dropout: MCDropout | None = None
+    only_tuned: bool = False
+
+
+ROWS = (
+    Row("lora-mle", "lora-mle"),
+    Row("lora-temperature", "lora-mle", tuned=TemperatureScaling(), only_tuned=True),
+    Row(
+        "lora-laplace",
+        "lora-mle",
+        tuned=Laplace(prior_precision="validation"),
+        untuned=Laplace(prior_precision="marglik"),
+    ),
+    Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1)),
+    Row("polar-mle", "polar-mle"),
+    Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
+    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
+    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
+    Row("polar-vbll, empirical Bayes", "polar-vbll", untuned=VBLL(prior_scale="empirical-bayes")),
+    Row("polar-vbll, not polished", "polar-vbll"),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share.
+
+    Attributes:
+        backbone: Loaded once.
+        runs: Where trajectories are kept.
+        out: Where scores are kept.
+    """
+
+    backbone: Backbone
+    runs: Path
+    out: Path
+
+
+def main() -> None:
+    """Run what is not there yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bench = Bench(load_backbone("smollm2-135m"), args.runs, args.out)
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            data = load_experiment(task, num_test=600, num_ood=300, data_dir=args.data_dir)
+            for family in FAMILIES:
+                run_family(bench, data, family, seed)
+            bench.backbone.prefix_states.clear()
+            write_summary(args.out)
+    for task in args.tasks:
+        data = load_experiment(task, num_test=600, num_ood=300, data_dir=args.data_dir)
+        for seed in range(args.seeds if args.seeds >= NUM_MEMBERS else 0):
+            run_ensemble(bench, data, seed, args.seeds)
+    write_summary(args.out)
+
+
+def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
+    """Fit one family in all regimes and score every row that is built on it."""
+    file = bench.out / "scores" / data.name / f"{family}-seed-{seed}.json"
+    if file.is_file():
+        return
+    fits = Fits(bench, data, family, seed)
+    long, short = fits.states(LONG, fits.rates[0]), fits.states(SHORT, fits.rates[0])
+    best = fits.best_rate()
+    tuning = long if best == fits.rates[0] else fits.states(LONG, best)
+    records = []
+    for row in ROWS:
+        if row.family != family:
+            continue
+        epoch = fits.best_epoch(tuning, row)
+        plans = {"tuned": (tuning, epoch, row.tuned), "fixed": (long, LONG, row.untuned)}
+        plans["none"] = (short, SHORT, row.untuned)
+        for regime, (states, at, config) in plans.items():
+            if regime != "tuned" and row.only_tuned:
+                continue
+            outcome = fits.outcome(row, states[at], config, tuned=regime == "tuned")
+            notes = {"regime": regime, "epoch": at, "lr": best if regime == "tuned" else None}
+            records.append(notes | scores(outcome))
+            save_predictions(bench, data, f"{row.method}-{regime}-seed-{seed}", outcome)
+            print(data.name, seed, row.method, records[-1], flush=True)
+    write_json(file, {"task": data.name, "seed": seed, "family": family, "rows": records})
+
+
+def run_ensemble(bench: Bench, data: ExperimentData, seed: int, seeds: int) -> None:
+    """Score an ensemble of the LoRA fits of this seed and the next ones, which costs no fit.
+
+    Ensembles of neighbouring seeds share members, so they vary less over seeds than fresh ones.
+    """
+    file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
+    if file.is_file():
+        return
+    family = "lora-mle"
+    fits = [Fits(bench, data, family, (seed + k) % seeds) for k in range(NUM_MEMBERS)]
+    lab = fits[0].lab
+    best = fits[0].best_rate()
+    records = []
+    for regime, epochs, lr in (
+        ("tuned", LONG, best),
+        ("fixed", LONG, fits[0].rates[0]),
+        ("none", SHORT, fits[0].rates[0]),
+    ):
+        members = []
+        for fit in fits:
+            states = fit.states(epochs, lr)
+            epoch = fit.best_epoch(states, ROWS[0]) if regime == "tuned" else epochs
+            members.append((states[epoch], lab.features(states[epoch], lab.scored)))
+        outcome = lab.ensemble("lora-ensemble", members)
+        records.append({"regime": regime, "epoch": epochs, "lr": lr} | scores(outcome))
+        save_predictions(bench, data, f"lora-ensemble-{regime}-seed-{seed}", outcome)
+    write_json(file, {"task": data.name, "seed": seed, "family": "lora-ensemble", "rows": records})
+
+
+class Fits:
+    """The trajectories of one family on one data set with one seed, and choices among them."""
+
+    def __init__(self, bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
+        self.bench, self.data, self.family, self.seed = bench, data, family, seed
+        self.adapter, self.posterior = FAMILIES[family]
+        self.rates = LEARNING_RATES[self.adapter.name]
+        self.lab = Evaluation(bench.backbone, self._spec(LONG, self.rates[0]), data)
+        self._known: dict[int, dict[str, Features]] = {}
+
+    def states(self, epochs: int, lr: float) -> dict[int, State]:
+        """Return the states after each epoch of a fit, fitting it where it is not stored."""
+        name = f"{self.family}-{epochs}-lr-{lr:g}-seed-{self.seed}"
+        folder = self.bench.runs / self.data.name / name
+        title = f"{self.data.name} {name}"
+        spec = self._spec(epochs, lr)
+        return trajectory(self.bench.backbone, spec, self.data, folder, title=title)
+
+    def best_rate(self) -> float:
+        """Return the learning rate of the tuned regime, chosen once with the first seed."""
+        file = self.bench.out / "learning-rates" / f"{self.data.name}-{self.family}.json"
+        if not file.is_file():
+            config = VBLL(prior_scale=2.0) if isinstance(self.posterior, VBLL) else None
+            found = {
+                f"{lr:g}": min(
+                    self._validation_nll(self.states(LONG, lr)[epoch], config) for epoch in EPOCHS
+                )
+                for lr in self.rates
+            }
+            best = min(self.rates, key=lambda lr: found[f"{lr:g}"])
+            write_json(file, {"lr": best, "seed": self.seed, "validation_nll": found})
+        return float(read_json(file)["lr"])
+
+    def best_epoch(self, states: dict[int, State], row: Row) -> int:
+        """Return the epoch with the best validation NLL under the row's own last layer.
+
+        A temperature and a prior precision are chosen anew at each epoch. A prior scale is chosen
+        afterwards, at the epoch that is best with scale 2, as `fit` does.
+        """
+        config = row.tuned
+        if isinstance(config, VBLL):
+            config = replace(config, prior_scale=2.0)
+        return min(EPOCHS, key=lambda epoch: self._validation_nll(states[epoch], config))
+
+    def outcome(
+        self, row: Row, state: State, config: PosteriorConfig | None, *, tuned: bool
+    ) -> Outcome:
+        """Return the predictions of a row from one state."""
+        if row.dropout is not None:
+            return self.lab.dropout(row.method, state, row.dropout)
+        found = self._features(state, [TRAIN, VALIDATION, *self.lab.scored])
+        return self.lab.last_layer(row.method, state, found, config, tuned=tuned)
+
+    def _spec(self, epochs: int, lr: float) -> FitSpec:
+        return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed)
+
+    def _validation_nll(self, state: State, config: PosteriorConfig | None) -> float:
+        found = self._features(state, [TRAIN, VALIDATION])
+        return self.lab.validation_nll(state, found, config, tuned=config is not None)
+
+    def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
+        known = self._known.setdefault(id(state), {})
+        missing = [name for name in splits if name not in known]
+        known |= self.lab.features(state, missing)
+        return {name: known[name] for name in splits}
+
+
+def scores(outcome: Outcome) -> dict[str, object]:
+    """Return a method's scores on the test rows and its OOD detection by every score."""
+    test = outcome.predictions[TEST]
+    values: dict[str, object] = {
+        "method": test.name,
+        "report": outcome.report,
+        **{key: score.value for key, score in evaluate(test, num_resamples=20).items()},
+    }
+    for split, outside in outcome.predictions.items():
+        if split == TEST:
+            continue
+        for name in OOD_SCORES:
+            pair = (test.uncertainty(name), outside.uncertainty(name))
+            values[f"{split} {name}"] = detection(thresholds(*pair))[0]
+    return values
+
+
+def save_predictions(bench: Bench, data: ExperimentData, name: str, outcome: Outcome) -> None:
+    """Keep every split's predictions, for paired comparisons and reports."""
+    for split, item in outcome.predictions.items():
+        item.save(bench.runs / data.name / "predictions" / name / f"{split}.parquet")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Tables of `regimes.py`: means over seeds with 95 % t intervals, and paired differences."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from bayeslora.files import atomic_file, read_json
+
+REFERENCE = "polar-vbll"
+COLUMNS = (
+    "accuracy",
+    "nll",
+    "ece",
+    "near max_probability",
+    "near epistemic",
+    "near logit_variance",
+    "far max_probability",
+    "far epistemic",
+    "far logit_variance",
+)
+REGIMES = {
+    "fixed": "Fixed long budget: 15 epochs, nothing chosen",
+    "tuned": "Tuned on validation",
+    "none": "No validation rows: 4 epochs, nothing chosen",
+}
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+Cells = dict[tuple[str, str, str], dict[int, dict[str, float]]]
+
+
+def write_summary(out: Path) -> None:
+    """Write `summary.md` and `scores.csv` from the scores that are there."""
+    cells = _read(out)
+    tasks = sorted({task for task, _, _ in cells})
+    parts = [_preamble()]
+    for regime, title in REGIMES.items():
+        parts.append(f"## {title}")
+        parts += [_table(cells, task, regime) for task in tasks]
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    _write_csv(out / "scores.csv", cells)
+
+
+def _read(out: Path) -> Cells:
+    cells: Cells = defaultdict(dict)
+    for file in sorted((out / "scores").glob("*/*.json")):
+        content = read_json(file)
+        for row in content["rows"]:
+            key = (content["task"], row["regime"], row["method"])
+            if row["method"] in {"polar-vbll", "lora-vbll"} and "prior_scale" not in row["report"]:
+                key = (*key[:2], f"{row['method']}, not polished")
+            cells[key][content["seed"]] = row
+    return cells
+
+
+def _preamble() -> str:
+    return (
+        "# Methods in three regimes\n\n"
+        "SmolLM2-135M, adapters with r = 8 on the query and value projections of the last 6 of 30 "
+        "layers, 640 training, 320 validation and 600 test rows, 300 rows of each "
+        "out-of-distribution set, at most 64 tokens a text. Values are means over seeds ± half a "
+        "95 % t interval; differences are paired by seed (method − polar-vbll). The rows are the "
+        "same for every seed, so the intervals speak of training, not of the choice of rows. "
+        "AUROC is of out-of-distribution rows against test rows. Made by "
+        "`python benchmarks/regimes.py --data-dir DIR`."
+    )
+
+
+def _table(cells: Cells, task: str, regime: str) -> str:
+    methods = sorted(method for t, r, method in cells if (t, r) == (task, regime))
+    if not methods:
+        return ""
+    present = [
+        column
+        for column in COLUMNS
+        if any(column in row for m in methods for row in cells[task, regime, m].values())
+    ]
+    head = ["method", "seeds", *present, "Δ NLL", "Δ ECE"]
+    lines = [f"### {task}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    reference = cells.get((task, regime, REFERENCE), {})
+    for method in methods:
+        rows = cells[task, regime, method]
+        values = [_interval([row[column] for row in rows.values()]) for column in present]
+        deltas = [_difference(rows, reference, column) for column in ("nll", "ece")]
+        lines.append("| " + " | ".join([method, str(len(rows)), *values, *deltas]) + " |")
+    return "\n".join(lines)
+
+
+def _interval(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    half = T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def _difference(
+    rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]], column: str
+) -> str:
+    shared = sorted(rows.keys() & reference.keys())
+    if not shared or rows is reference:
+        return ""
+    return _interval([rows[seed][column] - reference[seed][column] for seed in shared])
+
+
+def _write_csv(path: Path, cells: Cells) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "regime", "method", "seed", "epoch", *COLUMNS])
+    for (task, regime, method), rows in sorted(cells.items()):
+        for seed, row in sorted(rows.items()):
+            values = [f"{row[column]:.6f}" if column in row else "" for column in COLUMNS]
+            writer.writerow([task, regime, method, seed, row["epoch"], *values])
+    with atomic_file(path) as aside:
+        aside.write_text(text.getvalue(), encoding="utf-8")

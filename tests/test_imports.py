@@ -1,0 +1,78 @@
+"""What an import costs, which names are public, and which way imports point."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bayeslora
+
+HEAVY = (
+    "matplotlib",
+    "netcal",
+    "numpy",
+    "peft",
+    "pyarrow",
+    "pyro",
+    "torch",
+    "torchmetrics",
+    "transformers",
+)
+
+
+def loaded_after(statement):
+    """Return which heavy packages a fresh interpreter holds after `statement`."""
+    code = f"import sys\n{statement}\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import bayeslora; bayeslora.InputError; bayeslora.__version__; dir(bayeslora)",
+        "import bayeslora; bayeslora.VBLL(); bayeslora.Laplace(); bayeslora.PoLAR()",
+        "from bayeslora import errors, files, options",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
+    assert loaded_after(statement) == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["bayeslora.predictions", "bayeslora.metrics.evaluate", "bayeslora.tasks.readers"]
+)
+def test_scoring_a_file_needs_no_model_library(module):
+    loaded = loaded_after(f"import {module}")
+    for name in ("transformers", "peft", "pyro"):
+        assert name not in loaded
+
+
+@pytest.mark.parametrize("name", bayeslora.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(bayeslora, name).__doc__
+
+
+def test_the_list_of_public_names_is_complete():
+    assert set(bayeslora.__all__) == {*bayeslora._HOMES, "__version__"}
+    assert dir(bayeslora) == sorted(bayeslora.__all__)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'bayeslora' has no attribute 'Lora'"):
+        _ = bayeslora.Lora
+
+
+def test_the_version_is_the_installed_one():
+    from importlib.metadata import version
+
+    assert bayeslora.__version__ == version("bayeslora")
+
+
+def test_imports_point_down(capsys):
+    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+    config = Path(__file__).parents[1] / ".importlinter"
+    status = lint_imports(config_filename=str(config), no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out

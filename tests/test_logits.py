@@ -1,0 +1,83 @@
+"""Gaussian and sampled logits: moments, roots, and the point case."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.logits import GaussianLogits, SampledLogits
+
+
+def gaussian(rows=4, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    root = torch.randn(rows, classes, classes, generator=generator, dtype=torch.float64)
+    return GaussianLogits(mean, root @ root.mT)
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 5), classes=st.integers(2, 5), seed=st.integers(0, 99))
+def test_the_root_squares_to_the_covariance(rows, classes, seed):
+    logits = gaussian(rows, classes, seed)
+    root = logits.root(jitter=0)
+    # Rounding of a Cholesky factorisation, relative to the size of the matrix.
+    torch.testing.assert_close(root @ root.mT, logits.covariance, atol=1e-11, rtol=1e-9)
+    assert torch.equal(root, root.tril())
+
+
+def test_independent_logits_have_deviations_for_a_root():
+    logits = GaussianLogits(torch.zeros(2, 2), torch.tensor([[4.0, 0.0], [9.0, 1.0]]))
+    assert torch.equal(logits.root(), torch.tensor([[2.0, 0.0], [3.0, 1.0]]))
+    assert torch.equal(logits.variance, logits.covariance)
+
+
+def test_a_singular_covariance_has_a_root():
+    shared = torch.ones(1, 3, 3, dtype=torch.float64)
+    zero = torch.zeros(1, 3, 3, dtype=torch.float64)
+    logits = GaussianLogits(torch.zeros(2, 3, dtype=torch.float64), torch.cat([shared, zero]))
+    root = logits.root()
+    assert bool(torch.isfinite(root).all())
+    # The jitter is a millionth of the mean variance.
+    torch.testing.assert_close(root @ root.mT, logits.covariance, atol=1.1e-6, rtol=0)
+
+
+def test_variances_are_the_diagonal():
+    logits = gaussian()
+    for row in range(4):
+        for column in range(3):
+            assert logits.variance[row, column] == logits.covariance[row, column, column]
+
+
+def test_scaling_multiplies_means_and_variances():
+    logits = gaussian()
+    scaled = logits.scaled(3.0)
+    torch.testing.assert_close(scaled.mean, 3 * logits.mean)
+    torch.testing.assert_close(scaled.covariance, 9 * logits.covariance)
+    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
+    assert torch.equal(sampled.scaled(2.0).samples, 2 * sampled.samples)
+
+
+def test_moments_of_samples():
+    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
+    assert torch.equal(sampled.mean, torch.tensor([[2.0, 4.0]]))
+    # Population form: ((1 - 2)² + (3 - 2)²) / 2 and ((2 - 4)² + (6 - 4)²) / 2.
+    assert torch.equal(sampled.variance, torch.tensor([[1.0, 4.0]]))
+    assert not sampled.is_point
+
+
+def test_points():
+    assert GaussianLogits(torch.zeros(2, 3), torch.zeros(2, 3)).is_point
+    assert GaussianLogits(torch.zeros(2, 3), torch.zeros(2, 3, 3)).is_point
+    assert not gaussian().is_point
+    assert SampledLogits(torch.ones(1, 2, 3)).is_point
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 2), (3, 3), (2, 3, 2)])
+def test_misshapen_covariances_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\[2, 3\] or \[2, 3, 3\]"):
+        GaussianLogits(torch.zeros(2, 3), torch.zeros(shape))
+
+
+def test_misshapen_samples_are_refused():
+    with pytest.raises(ValueError, match=r"\[S, N, C\], got \[2, 3\]"):
+        SampledLogits(torch.zeros(2, 3))

@@ -1,0 +1,101 @@
+"""Names, strings and mappings that stand for configuration objects."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.options import as_mapping, resolve
+from bayeslora.posteriors.config import POSTERIORS, VBLL
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: ClassVar[str] = "tool"
+    size: float = 1.0
+    label: str = "a"
+    parts: tuple[str, ...] | None = None
+
+
+TOOLS = {"tool": Tool}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("tool", Tool()),
+        ("tool:", Tool()),
+        ("tool:size=2", Tool(size=2)),
+        ("tool:size=1e-3", Tool(size=0.001)),
+        ("tool: size = 2 , label = b", Tool(size=2, label="b")),
+        ("tool:parts=[x,y],size=2", Tool(parts=("x", "y"), size=2)),
+        ("tool:parts=null", Tool()),
+        ({"name": "tool", "size": 2}, Tool(size=2)),
+        ({"name": "tool", "parts": ["x"]}, Tool(parts=("x",))),
+        (Tool(size=3), Tool(size=3)),
+    ],
+)
+def test_one_meaning_in_every_form(value, expected):
+    assert resolve("tool", value, TOOLS) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("tol", "unknown thing 'tol' (did you mean 'tool'?); choose from 'tool'"),
+        ("tool:size", "thing tool: expected key=value, got 'size'"),
+        ("tool:sise=2", "unknown option of thing tool 'sise' (did you mean 'size'?)"),
+        ("tool:size=[", "thing tool: cannot read the value of 'size=['"),
+        ({"size": 2}, "unknown thing ''; choose from 'tool'"),
+        ({"name": "tool", "x": 2}, "unknown option of thing tool 'x'"),
+        (3, "thing must be a name or an object (tool), got 3"),
+        (None, "thing must be a name or an object (tool), got None"),
+    ],
+)
+def test_what_is_wrong_is_named(value, message):
+    with pytest.raises(InputError) as caught:
+        resolve("thing", value, TOOLS)
+    assert message in str(caught.value)
+
+
+def test_errors_of_the_object_itself_pass_through():
+    with pytest.raises(InputError, match="r must be an integer >= 1, got 0"):
+        resolve("adapter", "lora:r=0", ADAPTERS)
+    with pytest.raises(InputError, match="unknown bound 'jenson'"):
+        resolve("posterior", "vbll:bound=jenson", POSTERIORS)
+
+
+@pytest.mark.parametrize("choices", [ADAPTERS, POSTERIORS], ids=["adapters", "posteriors"])
+def test_every_default_survives_the_mapping(choices):
+    for name, cls in choices.items():
+        config = cls()
+        assert as_mapping(config)["name"] == name
+        assert resolve("config", as_mapping(config), choices) == config
+
+
+@settings(deadline=None)
+@given(
+    r=st.integers(1, 64),
+    alpha=st.floats(0.1, 100),
+    targets=st.none() | st.lists(st.sampled_from(["q_proj", "v_proj", "up"]), min_size=1),
+)
+def test_objects_survive_the_mapping(r, alpha, targets):
+    config = LoRA(r=r, alpha=alpha, target_modules=None if targets is None else tuple(targets))
+    assert resolve("adapter", as_mapping(config), ADAPTERS) == config
+
+
+@settings(deadline=None)
+@given(r=st.integers(1, 64), lr=st.floats(1e-6, 1.0), scale=st.floats(0.01, 100))
+def test_strings_say_the_same_as_objects(r, lr, scale):
+    assert resolve("adapter", f"polar:r={r},lr={lr!r}", ADAPTERS) == PoLAR(r=r, lr=lr)
+    assert resolve("posterior", f"vbll:prior_scale={scale!r}", POSTERIORS) == VBLL(scale)
+
+
+def test_unknown_choice_gives_a_hint_only_where_there_is_a_near_name():
+    near = str(unknown_choice("link", "probitt", ["mc", "probit"]))
+    assert near == "unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'"
+    assert str(unknown_choice("link", "xyz", ["mc"])) == "unknown link 'xyz'; choose from 'mc'"
