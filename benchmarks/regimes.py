@@ -1,8 +1,8 @@
 """Methods side by side in three regimes, over seeds and data sets, on 640 training rows.
 
 fixed   15 epochs, nothing chosen: the papers' setting.
-tuned   epoch, learning rate and each method's own number (temperature, prior precision, prior scale)
-        chosen by validation NLL; the same grid of epochs and learning rates for everybody.
+tuned   epoch, learning rate and a number of its own (temperature, prior precision, prior scale)
+        chosen by validation NLL; the same grid of epochs and learning rates for every method.
 none    no validation rows: a few epochs fixed beforehand, priors from the training data alone.
 
 Every fit keeps all epochs, so that one fit serves several rows of the table. Everything is stored

@@ -25,7 +25,7 @@ CLASSES = tuple(sorted(TOPICS))
 
 
 def toy_rows(n, seed=0):
-    """Return `n` rows with `id`, `text` and `label`: mostly words of one topic, a few of another."""
+    """Return `n` rows with `id`, `text` and `label`: mostly words of one topic."""
     chance = random.Random(seed)
     rows = []
     for row in range(n):

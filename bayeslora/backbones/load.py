@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
@@ -89,17 +91,30 @@ def load_backbone(
     kind = model_kind(name, open_source("config", source, trust_remote_code))
     tokenizer = open_source("tokenizer", source, trust_remote_code)
     try:
-        model = AutoModel.from_pretrained(
-            source, dtype=weights, trust_remote_code=trust_remote_code
+        model, loading = AutoModel.from_pretrained(
+            source, dtype=weights, trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"backbone {name!r} cannot be loaded: {_first_line(error)}") from error
+    untrained = _untrained(name, loading["missing_keys"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
-    return Backbone(name, model, tokenizer, kind, fingerprint(model), cache)
+    return Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
+
+
+def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
+    """Return the parameters that have random values because no weights are stored for them.
+
+    Raises:
+        InputError: One of them is part of the features. A pooler is not.
+    """
+    needed = sorted(key for key in missing if "pooler" not in key)
+    if needed:
+        raise InputError(f"backbone {name!r} has no trained weights for {', '.join(needed[:3])}")
+    return frozenset(missing)
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -126,18 +141,28 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
 
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
-        return loader.from_pretrained(source, trust_remote_code=trust_remote_code)
+        found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: no {part} can be loaded: {_first_line(error)}") from error
+    # Where its files are missing, some tokenizers load all the same and know no word.
+    if part == "tokenizer" and len(found) <= len(found.all_special_ids):
+        raise InputError(f"{source}: the tokenizer has no vocabulary; its files are missing")
+    return found
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """Return a hash of the parameters' names, shapes and a spread of their values.
 
     Values are rounded to bfloat16 first, so that a model has one fingerprint in every dtype.
+
+    Args:
+        model: Any model.
+        without: Names of parameters to leave out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.named_parameters()):
+        if name in without:
+            continue
         digest.update(f"{name}{list(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         stride = max(1, flat.numel() // _SAMPLED_VALUES)

@@ -51,16 +51,21 @@ class _Stop(_StandIn):
 
 
 class _Give(_StandIn):
-    """Returns `value`, or its input where there is none, in the form the real layer has."""
+    """Returns `value`, or its input where there is none, in the form the real layer has.
 
-    def __init__(self, layer: nn.Module, *, as_tuple: bool, value: Tensor | None) -> None:
+    That is a tuple of `num_outputs`, the first of which are the hidden states, or for 0 a tensor.
+    """
+
+    def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
         super().__init__(layer)
-        self.as_tuple = as_tuple
+        self.num_outputs = num_outputs
         self.value = value
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
+    def forward(
+        self, hidden_states: Tensor, *_: Any, **__: Any
+    ) -> Tensor | tuple[Tensor | None, ...]:
         result = hidden_states if self.value is None else self.value
-        return (result,) if self.as_tuple else result
+        return (result, *[None] * (self.num_outputs - 1)) if self.num_outputs else result
 
 
 class LayerSplit:
@@ -78,7 +83,7 @@ class LayerSplit:
         self._model = model
         self._parent = model.get_submodule(parent)
         self._layers: list[nn.Module] = list(model.get_submodule(path))  # type: ignore[call-overload]
-        self._as_tuple: bool | None = None
+        self._num_outputs: int | None = None
         self.start = start
 
     def prefix(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -105,20 +110,21 @@ class LayerSplit:
     ) -> list[nn.Module]:
         if hidden is None or self.start == 0:
             return self._layers
-        if self._as_tuple is None:
-            self._as_tuple = self._returns_tuple(input_ids[:1], attention_mask[:1])
+        if self._num_outputs is None:
+            self._num_outputs = self._count_outputs(input_ids[:1], attention_mask[:1])
         below: list[nn.Module] = [
-            _Give(layer, as_tuple=self._as_tuple, value=None)
+            _Give(layer, num_outputs=self._num_outputs, value=None)
             for layer in self._layers[: self.start - 1]
         ]
-        top = _Give(self._layers[self.start - 1], as_tuple=self._as_tuple, value=hidden)
+        top = _Give(self._layers[self.start - 1], num_outputs=self._num_outputs, value=hidden)
         return [*below, top, *self._layers[self.start :]]
 
-    def _returns_tuple(self, input_ids: Tensor, attention_mask: Tensor) -> bool:
-        found: list[bool] = []
+    def _count_outputs(self, input_ids: Tensor, attention_mask: Tensor) -> int:
+        """Return how many outputs the layer below the split returns as a tuple; 0 for a tensor."""
+        found: list[int] = []
 
         def look(_: nn.Module, __: Any, output: Any) -> None:
-            found.append(isinstance(output, tuple))
+            found.append(len(output) if isinstance(output, tuple) else 0)
 
         handle = self._layers[self.start - 1].register_forward_hook(look)
         try:

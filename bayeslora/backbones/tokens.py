@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone
 
@@ -66,8 +66,10 @@ def tokenise(
         ids, cut = _decoder_pairs(tokenizer, texts, pairs, limit)
     else:
         ids, cut = _plain(tokenizer, texts, pairs, limit)
-    arrays = tuple(np.asarray(item, dtype=np.int64) for item in ids)
-    return Tokens(arrays, cut, int(tokenizer.pad_token_id or 0))
+    pad_id = int(tokenizer.pad_token_id or 0)
+    # A text without tokens still has a feature: that of one padding token.
+    arrays = tuple(np.asarray(item or [pad_id], dtype=np.int64) for item in ids)
+    return Tokens(arrays, cut, pad_id)
 
 
 def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
@@ -82,7 +84,17 @@ def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list
 
 def _position_limit(backbone: Backbone) -> int:
     limit = getattr(backbone.model.config, "max_position_embeddings", None)
-    return int(limit) if isinstance(limit, int) and limit > 0 else 1 << 30
+    if not isinstance(limit, int) or limit <= 0:
+        return 1 << 30
+    # RoBERTa and its kin count real tokens from the padding's position on.
+    reserved = [
+        part.padding_idx + 1
+        for name, part in backbone.model.named_modules()
+        if name.endswith("position_embeddings")
+        and isinstance(part, nn.Embedding)
+        and part.padding_idx is not None
+    ]
+    return limit - max(reserved, default=0)
 
 
 def _plain(
@@ -101,7 +113,7 @@ def _plain(
         )["input_ids"]
         for row, item in zip(long, again, strict=True):
             whole[row] = item
-    return [item or [int(tokenizer.pad_token_id or 0)] for item in whole], len(long)
+    return whole, len(long)
 
 
 def _decoder_pairs(

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 from bayeslora.cli.messages import say, third_parties_quiet
 from bayeslora.cli.parser import build_parser
@@ -25,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None takes the process's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail(stream)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = build_parser().parse_args(words)
@@ -53,6 +57,12 @@ def _exit_code(args: argparse.Namespace) -> int:
         say(f"bayeslora: error: {_one_line(error)} (--verbose shows where)")
         return FAILED
     return DONE
+
+
+def _never_fail(stream: TextIO) -> None:
+    """Replace what a terminal's encoding lacks, so that an arrow in a table is no error there."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 
 def _trace(args: argparse.Namespace) -> None:

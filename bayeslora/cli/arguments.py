@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 Parser = argparse.ArgumentParser
 
@@ -137,6 +138,6 @@ def add_scoring(parser: Parser) -> None:
     add_seed(parser, "seed of the bootstrap intervals")
 
 
-def given(args: argparse.Namespace, *names: str) -> dict[str, object]:
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the options among `names` that were given, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -39,6 +39,23 @@ def score_rows(scores: Scores) -> list[tuple[str, str]]:
     return [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
 
 
+def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str, str]]:
+    """Return how NLL and ECE changed on some rows; nothing where none has a label.
+
+    Args:
+        rows: What the rows are called.
+        before: Their scores.
+        after: Their scores afterwards.
+    """
+    from bayeslora.reporting.text import shown
+
+    return [
+        (f"{SCORE_NAMES[key]}, {rows}", f"{shown(before[key])} → {shown(after[key])}")
+        for key in ("nll", "ece")
+        if key in before
+    ]
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal, 100 where there is none."""
     return shutil.get_terminal_size((100, 24)).columns

@@ -58,6 +58,12 @@ def read_labelled(data: Any, columns: Columns) -> Examples:
     return labelled
 
 
+def columns_of(record: ModelRecord) -> Columns:
+    """Return the data columns that a model was fitted on."""
+    names = record.columns
+    return Columns(str(names["text"]), str(names["label"]), names["pair"])
+
+
 def encode_for(
     record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] = "error"
 ) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from bayeslora.posteriors.config import POSTERIORS, PosteriorConfig
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
-from bayeslora.training.data import encode_for
+from bayeslora.training.data import columns_of, encode_for
 from bayeslora.training.fit import LabelledTexts, fit_posterior
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
@@ -62,8 +62,7 @@ class Fitted:
     @property
     def columns(self) -> Columns:
         """The data columns that the classifier was fitted on."""
-        names = self.record.columns
-        return Columns(str(names["text"]), str(names["label"]), names["pair"])
+        return columns_of(self.record)
 
     def files(self) -> ModelFiles:
         """Return what a model directory holds."""

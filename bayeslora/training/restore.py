@@ -71,7 +71,7 @@ def foreign_network(
     Raises:
         InputError: There is no such model, or the posterior is not one of the last layer.
     """
-    _check_last_layer(posterior)
+    check_last_layer(posterior)
     classifier = load_sequence_classifier(
         model,
         tokenizer=tokenizer,
@@ -107,14 +107,19 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor) -> Head:
     Raises:
         InputError: The posterior is not one of the last layer.
     """
-    _check_last_layer(posterior)
+    check_last_layer(posterior)
     classes, width = weight.shape
     head = build(posterior, width, classes)
     head.set_mean(weight)
     return head
 
 
-def _check_last_layer(posterior: PosteriorConfig) -> None:
+def check_last_layer(posterior: PosteriorConfig) -> None:
+    """Complain about a posterior that cannot be fitted to a finished network.
+
+    Raises:
+        InputError: The posterior is not one of the last layer.
+    """
     if isinstance(posterior, Ensemble | MCDropout):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "

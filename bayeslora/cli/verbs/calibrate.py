@@ -1,0 +1,169 @@
+"""`bayeslora calibrate`: a posterior for a finished classifier, whose weights stay as they are."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bayeslora.cli.arguments import (
+    add_columns,
+    add_json,
+    add_loading,
+    add_overwrite,
+    add_quiet,
+    add_task,
+    given,
+    whole,
+)
+from bayeslora.cli.data import column_options, read
+from bayeslora.cli.outputs import (
+    before_and_after,
+    check_new_directory,
+    print_columns,
+    print_json,
+)
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslora.checkpoint import ModelRecord
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.metrics.scores import Scores
+    from bayeslora.posteriors.config import PosteriorConfig
+    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.examples import Examples
+
+SUMMARY = "fit a posterior to a finished classifier and leave its weights as they are"
+
+DEFAULT_POSTERIOR = "laplace"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a Hugging Face sequence classifier, a PEFT checkpoint, or a model directory of ours",
+    )
+    parser.add_argument(
+        "train", metavar="TRAIN", help="labelled rows, best some that MODEL was not trained on"
+    )
+    parser.add_argument(
+        "--posterior",
+        metavar="NAME[:KEY=VALUE,…]",
+        help=f"of the last layer; see `bayeslora methods` (default: {DEFAULT_POSTERIOR})",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
+    parser.add_argument(
+        "--validation",
+        metavar="FILE",
+        help="held-out rows: they choose the prior where the posterior does so, and are scored",
+    )
+    parser.add_argument(
+        "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"
+    )
+    parser.add_argument(
+        "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
+    )
+    add_columns(parser, "{}, or that of a model of ours")
+    add_task(parser)
+    add_loading(parser)
+    add_overwrite(parser)
+    add_quiet(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the output, the options and the rows; then load, fit, save and print."""
+    from bayeslora import options
+    from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.posteriors.config import POSTERIORS
+
+    check_new_directory(args.out, overwrite=args.overwrite)
+    posterior = options.resolve("posterior", args.posterior or DEFAULT_POSTERIOR, POSTERIORS)
+    record = _own_record(args)
+    columns = _columns(args, record)
+    train = _rows(args.train, args, columns, record)
+    held = None
+    if args.validation is not None:
+        held = _rows(args.validation, args, columns, record)
+
+    classifier = _load(args, posterior, own=record is not None)
+    before = None if held is None else evaluate(classifier.predict(held))
+    named = column_options(args)
+    classifier.calibrate(train, held, posterior=posterior, **named)
+    after = None if held is None else evaluate(classifier.predict(held))
+    classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
+    _show(args, classifier.record, before, after)
+
+
+def _own_record(args: argparse.Namespace) -> ModelRecord | None:
+    """Return the record of a model of ours, None where MODEL is somebody else's."""
+    from bayeslora.checkpoint import is_model, read_record
+
+    if not is_model(args.model):
+        return None
+    for name in ("layer", "max_length"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is fixed in {args.model}, a model of ours; leave it out")
+    return read_record(args.model)
+
+
+def _columns(args: argparse.Namespace, record: ModelRecord | None) -> Columns:
+    from bayeslora.tasks.columns import Columns
+    from bayeslora.training.data import columns_of
+
+    known = Columns() if record is None else columns_of(record)
+    named = column_options(args)
+    return Columns(
+        named.get("text_column", known.text),
+        named.get("label_column", known.label),
+        named.get("pair_column", known.pair),
+    )
+
+
+def _rows(
+    data: str, args: argparse.Namespace, columns: Columns, record: ModelRecord | None
+) -> Examples:
+    """Return labelled rows, their labels checked where the classes are known already."""
+    from bayeslora.training.data import encode_for
+
+    rows = read(data, args, columns, labels="required")
+    if record is not None:
+        encode_for(record, rows)
+    return rows
+
+
+def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) -> BayesianClassifier:
+    """Return the classifier as it is: a foreign one predicts by its own softmax."""
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.training.restore import check_last_layer
+
+    check_last_layer(posterior)
+    loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
+    if own:
+        return BayesianClassifier.from_pretrained(args.model, **loading)
+    return BayesianClassifier.from_transformers(
+        args.model, "mle", **loading, **given(args, "layer", "max_length")
+    )
+
+
+def _show(
+    args: argparse.Namespace, record: ModelRecord, before: Scores | None, after: Scores | None
+) -> None:
+    chosen = record.results["posterior"]
+    if args.json:
+        scores = {"before": before, "after": after}
+        found = {name: one.to_json() for name, one in scores.items() if one is not None}
+        print_json(
+            {"model": str(args.out), "posterior": record.posterior, "chosen": chosen} | found
+        )
+        return
+    rows = [("model", str(args.out)), ("posterior", record.posterior["name"])]
+    rows += [
+        (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in chosen.items()
+    ]
+    if before is not None and after is not None:
+        rows += before_and_after("validation", before, after)
+    print_columns(rows)

@@ -1,0 +1,67 @@
+"""`bayeslora compare`: methods on the same rows, by paired differences."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bayeslora.cli.arguments import add_json, add_scoring, given
+from bayeslora.cli.outputs import print_json, terminal_width
+from bayeslora.cli.runs import find
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bayeslora.reporting.inputs import Method
+
+SUMMARY = "compare methods on the same rows: paired differences with intervals"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="RUN_OR_FILE",
+        help="predictions files (.parquet, .csv) of the same rows, or run directories",
+    )
+    parser.add_argument(
+        "--by", metavar="SCORE", help="order by accuracy, nll, brier or ece (default: nll)"
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="the method that the others are compared with (default: the first)",
+    )
+    add_scoring(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare all methods and print one table, or JSON."""
+    from bayeslora.metrics.compare import compare
+    from bayeslora.reporting.console import compare_table
+
+    methods = find(args.files).methods()
+    options = given(args, "by", "num_bins", "seed")
+    if args.reference is not None:
+        options["reference"] = _label(args.reference, methods)
+    comparison = compare(
+        [method.predictions.replace(name=method.label) for method in methods], **options
+    )
+    if args.json:
+        print_json(comparison.to_json())
+    else:
+        print(compare_table(comparison, terminal_width()))
+
+
+def _label(given_name: str, methods: Sequence[Method]) -> str:
+    """Return the label of the method that was named by its name or label."""
+    labels = [method.label for method in methods]
+    same = [method.label for method in methods if method.name == given_name]
+    if given_name in labels or not same:
+        return given_name
+    if len(same) > 1:
+        raise InputError(f"--reference {given_name!r} may be any of {', '.join(same)}; name one")
+    return same[0]

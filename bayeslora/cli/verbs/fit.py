@@ -1,0 +1,194 @@
+"""`bayeslora fit`: adapt a backbone to labelled texts and fit the posterior."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.cli import config
+from bayeslora.cli.arguments import (
+    DTYPES,
+    add_columns,
+    add_json,
+    add_loading,
+    add_overwrite,
+    add_quiet,
+    add_seed,
+    add_task,
+    given,
+    whole,
+)
+from bayeslora.cli.data import column_options, read
+from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslora.checkpoint import ModelRecord
+    from bayeslora.tasks.examples import Examples
+
+SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    options = [
+        parser.add_argument(
+            "train", nargs="?", metavar="TRAIN", help=".jsonl, .json, .csv, .tsv or .parquet"
+        ),
+        parser.add_argument(
+            "--validation",
+            metavar="FILE",
+            help="held-out rows: they choose the epoch and the prior scale",
+        ),
+        parser.add_argument("--out", metavar="DIR", help="where the model goes"),
+        *_model_options(parser),
+        *_training_options(parser),
+        *add_loading(parser),
+        *add_columns(parser),
+        *add_task(parser),
+        add_overwrite(parser),
+    ]
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML with these names (train, out, batch_size, …); the command line goes before it",
+    )
+    add_quiet(parser)
+    add_json(parser)
+    parser.set_defaults(actions={option.dest: option for option in options})
+
+
+def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [
+        parser.add_argument(
+            "--backbone",
+            metavar="NAME",
+            help="smollm2-135m, minilm, a directory or a hub id (default: smollm2-135m)",
+        ),
+        parser.add_argument(
+            "--adapter",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="such as polar:r=4,lr=2e-3; see `bayeslora methods` (default: polar)",
+        ),
+        parser.add_argument(
+            "--posterior",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="such as vbll:prior_scale=2; see `bayeslora methods` (default: vbll)",
+        ),
+        parser.add_argument(
+            "--max-length",
+            type=whole(1),
+            metavar="N",
+            help="tokens kept of a text (default: 128)",
+        ),
+        parser.add_argument(
+            "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
+        ),
+    ]
+
+
+def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [
+        parser.add_argument(
+            "--epochs",
+            type=whole(1),
+            metavar="N",
+            help="passes over the rows, at most (default: 10 with --validation, 5 without)",
+        ),
+        parser.add_argument(
+            "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
+        ),
+        parser.add_argument(
+            "--patience",
+            type=whole(1),
+            metavar="N",
+            help="epochs without a better validation NLL before training stops (default: 3)",
+        ),
+        add_seed(parser, "decides starts, order and draws"),
+    ]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything that can be checked, load, fit, save, and print what was measured."""
+    config.fill(args, args.actions)
+    for name, shown in (("train", "TRAIN"), ("out", "--out")):
+        if getattr(args, name) is None:
+            raise InputError(f"{shown} is missing; name it here or in --config")
+    _check_path(args)
+    methods = _methods(args)
+    train, validation = _data(args)
+
+    from bayeslora.classifier import BayesianClassifier
+
+    model = given(args, "backbone", "max_length", "seed", "dtype", "device", "trust_remote_code")
+    training = given(args, "epochs", "batch_size", "patience")
+    classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)
+    classifier.fit(
+        train,
+        validation,
+        **training,
+        **column_options(args),
+        out=args.out,
+        overwrite=bool(args.overwrite),
+    )
+    _show(args, classifier.record)
+
+
+def _check_path(args: argparse.Namespace) -> None:
+    from bayeslora.cli.outputs import check_new_directory
+    from bayeslora.training.resume import is_interrupted
+
+    if not is_interrupted(args.out):
+        check_new_directory(args.out, overwrite=args.overwrite)
+
+
+def _methods(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the adapter and the posterior that were named, as keyword arguments."""
+    from bayeslora import options
+    from bayeslora.adapters.config import ADAPTERS
+    from bayeslora.posteriors.config import POSTERIORS
+
+    choices: dict[str, dict[str, type[Any]]] = {"adapter": ADAPTERS, "posterior": POSTERIORS}
+    return {
+        name: options.resolve(name, value, choices[name])
+        for name, value in given(args, *choices).items()
+    }
+
+
+def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:
+    """Return training and validation rows, with every label checked."""
+    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.examples import class_names, encode_labels
+
+    named = column_options(args)
+    columns = Columns(
+        named.get("text_column", "text"),
+        named.get("label_column", "label"),
+        named.get("pair_column"),
+    )
+    train = read(args.train, args, columns, labels="required")
+    classes = class_names(train)
+    if args.validation is None:
+        return train, None
+    validation = read(args.validation, args, columns, labels="required")
+    encode_labels(validation, classes)
+    return train, validation
+
+
+def _show(args: argparse.Namespace, record: ModelRecord) -> None:
+    results = record.results
+    if args.json:
+        print_json({"model": str(args.out), **results})
+        return
+    best = results["best_epoch"]
+    kept: dict[str, Any] = next((item for item in results["history"] if item["epoch"] == best), {})
+    rows = [
+        ("model", str(args.out)),
+        ("epoch kept", f"{best} of {len(results['history'])}"),
+    ]
+    if "validation_nll" in kept:
+        rows += [
+            ("validation NLL (nats)", f"{kept['validation_nll']:.3f}"),
+            ("validation accuracy", f"{kept['validation_accuracy']:.3f}"),
+        ]
+    print_columns(rows)

@@ -1,0 +1,60 @@
+"""`bayeslora methods`: adapters, posteriors and recalibrators, with their options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bayeslora.cli.arguments import add_json
+from bayeslora.cli.outputs import print_columns, print_json
+
+SUMMARY = "list adapters, posteriors and recalibrators"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a line a method, or JSON with the defaults of every option."""
+    found = _found()
+    if args.json:
+        print_json(found)
+        return
+    rows: list[tuple[str, str, str]] = []
+    for kind, entries in found.items():
+        rows.append((kind, "", ""))
+        rows += [(f"  {item['name']}", item["summary"], item["source"]) for item in entries]
+    print_columns(rows)
+    print("\n--json lists the options of each with their defaults.")
+
+
+def _found() -> dict[str, list[dict[str, Any]]]:
+    from bayeslora.adapters.config import ADAPTERS
+    from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
+
+    return {
+        "adapters": [_described(config) for config in ADAPTERS.values()],
+        "posteriors": [_described(config) for config in POSTERIORS.values()],
+        "recalibrators": [
+            {
+                "name": "temperature",
+                "summary": "one temperature fitted to held-out predictions (bayeslora recalibrate)",
+                "source": TemperatureScaling.source,
+                "options": {},
+            }
+        ],
+    }
+
+
+def _described(config: type[Any]) -> dict[str, Any]:
+    from bayeslora import options
+
+    defaults = options.as_mapping(config())
+    return {
+        "name": defaults.pop("name"),
+        "summary": config.summary,
+        "source": config.source,
+        "options": defaults,
+    }

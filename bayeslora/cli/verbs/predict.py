@@ -1,0 +1,79 @@
+"""`bayeslora predict`: class probabilities and uncertainties of texts, as a file."""
+
+from __future__ import annotations
+
+import argparse
+
+from bayeslora.cli.arguments import (
+    LINKS,
+    add_json,
+    add_loading,
+    add_overwrite,
+    add_quiet,
+    add_seed,
+    add_task,
+    given,
+    whole,
+)
+from bayeslora.cli.data import read
+from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
+
+SUMMARY = "write class probabilities and uncertainties of texts to a file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a model directory")
+    parser.add_argument("data", metavar="DATA", help="texts, labelled or not")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
+    parser.add_argument(
+        "--num-samples",
+        type=whole(0),
+        metavar="S",
+        help="draws from the posterior; 0 is the mean (default: the posterior's own number)",
+    )
+    parser.add_argument(
+        "--link", choices=LINKS, help="from logits to probabilities (default: the posterior's own)"
+    )
+    parser.add_argument(
+        "--unknown-labels",
+        choices=("error", "ood"),
+        default="error",
+        help="what to do with a label that is not a class: ood keeps the row, unlabelled "
+        "(default: error)",
+    )
+    add_seed(parser, "seed of the draws")
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="where the backbone is now, if it has moved"
+    )
+    add_task(parser)
+    add_loading(parser)
+    add_overwrite(parser)
+    add_quiet(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the output's name, the record and every row; then load the model and predict."""
+    from bayeslora.checkpoint import read_record
+    from bayeslora.training.data import columns_of, encode_for
+
+    check_new_file(args.out, overwrite=args.overwrite)
+    record = read_record(args.model)
+    rows = read(args.data, args, columns_of(record))
+    encode_for(record, rows, args.unknown_labels)
+
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.metrics.evaluate import evaluate
+
+    loading = given(args, "backbone", "device", "trust_remote_code")
+    classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
+    drawing = given(args, "num_samples", "link", "seed")
+    predictions = classifier.predict(rows, unknown_labels=args.unknown_labels, **drawing)
+    predictions.save(args.out)
+    scores = evaluate(predictions)
+    if args.json:
+        print_json({**scores.to_json(), "file": str(args.out)})
+        return
+    count = f"{scores.n:,} rows, {scores.n_labelled:,} of them labelled"
+    print_columns([("predictions", f"{args.out} ({count})"), *score_rows(scores)])

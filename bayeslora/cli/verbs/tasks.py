@@ -1,0 +1,33 @@
+"""`bayeslora tasks`: the data sets that are known by name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from bayeslora.cli.arguments import add_json
+from bayeslora.cli.outputs import print_columns, print_json
+
+SUMMARY = "list the data sets that are known by name"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a line a task: name, splits, what it is about."""
+    from bayeslora.tasks.known import DATA_VARIABLE, KNOWN_TASKS
+
+    if args.json:
+        print_json([{"name": key, **dataclasses.asdict(task)} for key, task in KNOWN_TASKS.items()])
+        return
+    print_columns(
+        [("task", "splits", "about")]
+        + [(name, " ".join(task.splits), task.about) for name, task in KNOWN_TASKS.items()]
+    )
+    print(
+        f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
+        f"{DATA_VARIABLE}."
+    )

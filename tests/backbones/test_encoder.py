@@ -1,0 +1,185 @@
+"""Features: where they are read, and what they do not depend on."""
+
+import pytest
+import torch
+from architectures import backbone, batch, last_hidden, tokens
+from tiny import tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.inject import inject
+from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.prefix import LayerSplit
+
+TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
+NAMES = ["bert", "llama", "modernbert", "qwen2"]
+
+
+def encoder(name, start=0, **options):
+    host, path = backbone(name, **options)
+    return Encoder(host, layers_path=path, start=start, max_length=32)
+
+
+def loaded(builder, folder):
+    return load_backbone(str(builder(folder / "model")), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_decoder_is_read_at_its_last_real_token(side):
+    hidden = torch.arange(24.0).view(2, 4, 3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    expected = torch.stack([hidden[0, 3], hidden[1, 1]])
+    if side == "left":
+        hidden, mask = hidden.flip(1), mask.flip(1)
+        expected = torch.stack([hidden[0, 3], hidden[1, 3]])
+    assert torch.equal(pool(hidden, mask, "decoder"), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_encoder_is_the_mean_over_its_real_tokens(side):
+    hidden = torch.tensor([[[1.0], [2.0], [6.0]], [[3.0], [5.0], [1e9]]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    if side == "left":
+        hidden, mask = hidden.flip(1), mask.flip(1)
+    expected = torch.tensor([[(1 + 2 + 6) / 3], [(3 + 5) / 2]])
+    torch.testing.assert_close(pool(hidden, mask, "encoder"), expected)
+
+
+def test_features_are_float32_whatever_the_model_computes_in():
+    hidden = torch.tensor([[[1.0], [1.0078125]]], dtype=torch.bfloat16)
+    found = pool(hidden, torch.tensor([[1, 1]]), "encoder")
+    # The mean of two neighbours in bfloat16 is not a bfloat16 number.
+    assert found.item() == 1.00390625
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_the_pooled_states_of_the_plain_model(name):
+    found = encoder(name).features(PreparedTexts(tokens(), None))
+    host, _ = backbone(name)
+    ids, mask = batch()
+    expected = pool(last_hidden(host.model, ids, mask), mask, host.kind)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_and_neighbours_do_not_matter(name, start):
+    host = encoder(name, start)
+    together = PreparedTexts(tokens(), host._prefix(tokens(), lambda _: None) if start else None)
+    whole = host.features(together, batch_size=4)
+    single = host.features(together, batch_size=1)
+    # Batches of another width round differently in the last bits.
+    torch.testing.assert_close(whole, single, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_rows_come_back_in_their_own_order(tmp_path, start):
+    host = loaded(tiny_bert, tmp_path)
+    reader = Encoder(host, layers_path="encoder.layer", start=start, max_length=32)
+    forward = reader.features(reader.prepare(TEXTS), batch_size=2)
+    back = reader.features(reader.prepare(TEXTS[::-1]), batch_size=2)
+    torch.testing.assert_close(forward, back.flip(0), atol=2e-6, rtol=1e-5)
+
+
+def test_left_padded_batches_give_the_same_features():
+    host = encoder("llama")
+    ids, mask = batch()
+    left = {
+        "input_ids": torch.stack([row.roll(int((1 - m).sum())) for row, m in zip(ids, mask)]),
+        "attention_mask": torch.stack([m.roll(int((1 - m).sum())) for m in mask]),
+    }
+    with torch.no_grad():
+        found = host(left)
+        expected = host({"input_ids": ids, "attention_mask": mask})
+    # Rotary positions are relative, so a shift changes rounding alone.
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("builder", [tiny_bert, tiny_llama])
+def test_the_prefix_changes_nothing_in_float32(tmp_path, builder):
+    host = loaded(builder, tmp_path)
+    path = "encoder.layer" if host.kind == "encoder" else "layers"
+    found = []
+    for start in (0, 1, 2):
+        reader = Encoder(host, layers_path=path, start=start, max_length=32)
+        prepared = reader.prepare(TEXTS)
+        assert (prepared.prefix is None) == (start == 0)
+        found.append(reader.features(prepared))
+    torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(found[2], found[0], atol=2e-6, rtol=1e-5)
+
+
+def test_a_cache_in_bfloat16_is_close(tmp_path):
+    host = load_backbone(str(tiny_bert(tmp_path / "model")), dtype="auto", device="cpu")
+    assert host.cache_dtype == torch.bfloat16
+    whole, cached = (
+        reader.features(reader.prepare(TEXTS))
+        for reader in (
+            Encoder(host, layers_path="encoder.layer", start=start, max_length=32)
+            for start in (0, 2)
+        )
+    )
+    # Eight significant bits, on states of size one after layer normalisation.
+    torch.testing.assert_close(whole, cached, atol=0.05, rtol=0.05)
+
+
+def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
+    host = loaded(tiny_llama, tmp_path)
+    calls = []
+    run = LayerSplit.prefix
+
+    def count(split, input_ids, attention_mask):
+        calls.append(len(input_ids))
+        return run(split, input_ids, attention_mask)
+
+    monkeypatch.setattr(LayerSplit, "prefix", count)
+
+    def prepare(texts, start=1):
+        clone = host.clone()
+        return Encoder(clone, layers_path="layers", start=start, max_length=32).prepare(texts)
+
+    first = prepare(TEXTS)
+    assert sum(calls) == len(TEXTS)
+    assert prepare(list(TEXTS)).prefix is first.prefix
+    assert sum(calls) == len(TEXTS)
+    prepare(TEXTS[:4])
+    prepare(TEXTS, start=2)
+    assert sum(calls) == len(TEXTS) + 4 + len(TEXTS)
+
+
+def test_the_prefix_is_computed_without_dropout_and_the_mode_is_kept(tmp_path):
+    host = loaded(tiny_bert, tmp_path)
+    reader = Encoder(host, layers_path="encoder.layer", start=1, max_length=32)
+    reader.train()
+    training = reader.prepare(TEXTS).prefix
+    assert host.model.training
+    host.prefix_states.clear()
+    reader.eval()
+    assert torch.equal(training.values, reader.prepare(TEXTS).prefix.values)
+
+
+def test_gradients_reach_the_adapters_through_cached_states(tmp_path):
+    clone = loaded(tiny_llama, tmp_path).clone()
+    sites = inject(clone.model, LoRA(r=2, num_layers=1), seed=0)
+    reader = Encoder(clone, layers_path="layers", start=2, max_length=32)
+    prepared = reader.prepare(TEXTS)
+    reader(prepared.collate(range(4))).square().sum().backward()
+    assert {site.name for site in sites} == {
+        "layers.2.self_attn.q_proj",
+        "layers.2.self_attn.v_proj",
+    }
+    # B starts at zero, so A has a gradient of zero and B one that is not.
+    assert all(float(site.B.weight.grad.norm()) > 0 for site in sites)
+    frozen = [item for item in clone.model.parameters() if not item.requires_grad]
+    assert all(item.grad is None for item in frozen)
+
+
+def test_progress_counts_texts(tmp_path):
+    host = loaded(tiny_bert, tmp_path)
+    reader = Encoder(host, layers_path="encoder.layer", start=1, max_length=32)
+    seen = []
+    prepared = reader.prepare(TEXTS, advance=seen.append)
+    assert sum(seen) == len(TEXTS)
+    seen.clear()
+    reader.features(prepared, batch_size=4, advance=seen.append)
+    assert seen == [4, 4, 1]

@@ -1,0 +1,195 @@
+"""Loading a backbone: its kind, its fingerprint, clones, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from architectures import backbone, batch, last_hidden
+from safetensors.torch import load_file, save_file
+from tiny import SIZES, tiny_bert, tiny_llama
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.inject import inject
+from bayeslora.backbones import load
+from bayeslora.backbones.load import load_backbone, model_kind
+from bayeslora.errors import InputError
+
+WEIGHTS = "model.safetensors"
+
+
+def loaded(path, dtype="float32"):
+    return load_backbone(str(path), dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize(("builder", "kind"), [(tiny_bert, "encoder"), (tiny_llama, "decoder")])
+def test_a_directory_becomes_a_frozen_backbone(tmp_path, builder, kind):
+    host = loaded(builder(tmp_path / "model"))
+    assert host.kind == kind
+    assert host.num_features == SIZES["hidden_size"]
+    assert host.device == torch.device("cpu")
+    assert not host.model.training
+    assert not any(item.requires_grad for item in host.model.parameters())
+    assert host.tokenizer.pad_token == "[PAD]"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "cache"),
+    [
+        ("float32", torch.float32, torch.float32),
+        ("bfloat16", torch.bfloat16, torch.bfloat16),
+        ("auto", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_dtypes(tmp_path, monkeypatch, dtype, weights, cache):
+    monkeypatch.setattr(load, "computes_in_bfloat16", lambda _: True)
+    host = loaded(tiny_llama(tmp_path / "model"), dtype)
+    assert next(host.model.parameters()).dtype == weights
+    assert host.cache_dtype == cache
+
+
+def test_auto_stays_in_float32_where_the_device_has_no_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "computes_in_bfloat16", lambda _: False)
+    host = loaded(tiny_llama(tmp_path / "model"), "auto")
+    assert next(host.model.parameters()).dtype == torch.float32
+
+
+def test_an_unknown_dtype_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"unknown dtype 'float16'.*'auto', 'bfloat16', 'float32'"):
+        loaded(tmp_path, "float16")
+
+
+@pytest.mark.parametrize("builder", [tiny_bert, tiny_llama])
+def test_the_fingerprint_names_the_weights_in_every_dtype(tmp_path, builder):
+    path = builder(tmp_path / "model")
+    first = loaded(path).fingerprint
+    assert len(first) == 32
+    # A pooler that the file does not hold is random, and is no part of it.
+    torch.manual_seed(99)
+    assert loaded(path).fingerprint == first
+    assert loaded(path, "bfloat16").fingerprint == first
+    assert loaded(builder(tmp_path / "other", seed=1)).fingerprint != first
+
+
+def test_the_fingerprint_sees_every_tensor(tmp_path):
+    path = tiny_bert(tmp_path / "model")
+    first = loaded(path).fingerprint
+    tensors = load_file(path / WEIGHTS)
+    tensors["bert.encoder.layer.2.output.dense.bias"][3] += 1
+    save_file(tensors, path / WEIGHTS, {"format": "pt"})
+    assert loaded(path).fingerprint != first
+
+
+def test_missing_weights_are_refused(tmp_path):
+    path = tiny_bert(tmp_path / "model")
+    tensors = load_file(path / WEIGHTS)
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, path / WEIGHTS, {"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"no trained weights for encoder\.layer\.1\.output\.dense\.weight"
+    ):
+        loaded(path)
+
+
+def truncate(path):
+    weights = path / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def write(name, content):
+    return lambda path: (path / name).write_text(content)
+
+
+def remove(*names):
+    def change(path):
+        for name in names:
+            (path / name).unlink()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (truncate, "cannot be loaded"),
+        (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
+        (remove("config.json"), "has no config.json"),
+        (write("config.json", "{"), "no config can be loaded"),
+        (write("config.json", "{}"), "no config can be loaded"),
+        (write("tokenizer.json", "{"), "no tokenizer can be loaded"),
+        (
+            remove("tokenizer.json", "tokenizer_config.json"),
+            "the tokenizer has no vocabulary; its files are missing",
+        ),
+    ],
+)
+def test_a_damaged_directory_is_an_input_error(tmp_path, change, message):
+    path = tiny_bert(tmp_path / "model")
+    change(path)
+    with pytest.raises(InputError) as caught:
+        loaded(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["minilmm", "smollm2", "smollm2-135"])
+def test_a_mistyped_short_name_gets_a_hint(name):
+    with pytest.raises(InputError, match=r"unknown backbone .*did you mean '(minilm|smollm2-135m)'"):
+        loaded(name)
+
+
+def test_encoder_decoders_are_refused(tmp_path):
+    from transformers import T5Config
+
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"is an encoder-decoder \(t5\); take a decoder"):
+        loaded(tmp_path)
+
+
+def test_models_of_other_things_are_refused(tmp_path):
+    from transformers import ViTConfig
+
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has model type 'vit', not a text model"):
+        loaded(tmp_path)
+
+
+def test_a_bert_that_was_trained_as_a_decoder_is_one():
+    from transformers import BertConfig
+
+    assert model_kind("bert", BertConfig()) == "encoder"
+    assert model_kind("bert", BertConfig(is_decoder=True)) == "decoder"
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
+    path = tiny_llama(tmp_path / "model")
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert loaded(path).tokenizer.pad_token == "[SEP]"
+
+
+def test_a_clone_shares_every_tensor_and_no_module():
+    host, _ = backbone("bert")
+    clone = host.clone()
+    pairs = list(zip(host.model.parameters(), clone.model.parameters(), strict=True))
+    assert all(one is other for one, other in pairs)
+    buffers = zip(host.model.buffers(), clone.model.buffers(), strict=True)
+    assert all(one is other for one, other in buffers)
+    modules = zip(host.model.modules(), clone.model.modules(), strict=True)
+    assert not any(one is other for one, other in modules)
+    assert clone.prefix_states is host.prefix_states
+    assert (clone.fingerprint, clone.kind) == (host.fingerprint, host.kind)
+
+
+def test_adapters_of_one_clone_are_invisible_to_the_others():
+    host, _ = backbone("llama")
+    first, second = host.clone(), host.clone()
+    ids, mask = batch()
+    before = last_hidden(host.model, ids, mask)
+    for site in inject(first.model, LoRA(r=2), seed=0):
+        site.B.weight.data.normal_()
+    first.model.train()
+    assert not torch.allclose(last_hidden(first.model, ids, mask), before)
+    assert torch.equal(last_hidden(host.model, ids, mask), before)
+    assert torch.equal(last_hidden(second.model, ids, mask), before)
+    assert not host.model.training

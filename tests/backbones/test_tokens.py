@@ -1,0 +1,136 @@
+"""Token ids: pairs, truncation, padding, batches of similar length."""
+
+import numpy as np
+import pytest
+import torch
+from architectures import NoTokenizer, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import SIZES, tiny_bert, tiny_llama, tiny_tokenizer
+
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return load_backbone(str(tiny_llama(folder / "llama")), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return load_backbone(str(tiny_bert(folder / "bert")), dtype="float32", device="cpu")
+
+
+def words(tokens, row, host):
+    return host.tokenizer.convert_ids_to_tokens(tokens.ids[row].tolist())
+
+
+def test_texts_become_ids_without_padding(decoder):
+    tokens = tokenise(decoder, ["the cat", "rain"], max_length=8)
+    assert words(tokens, 0, decoder) == ["the", "cat"]
+    assert words(tokens, 1, decoder) == ["rain"]
+    assert tokens.lengths.tolist() == [2, 1]
+    assert tokens.num_truncated == 0
+
+
+@pytest.mark.parametrize("max_length", [1, 3, 5])
+def test_long_texts_are_cut_and_counted(decoder, max_length):
+    texts = ["the cat is here today", "the cat", "a a a a a a a"]
+    tokens = tokenise(decoder, texts, max_length=max_length)
+    assert tokens.lengths.tolist() == [min(size, max_length) for size in (5, 2, 7)]
+    assert tokens.num_truncated == sum(size > max_length for size in (5, 2, 7))
+    assert words(tokens, 0, decoder) == ["the", "cat", "is", "here", "today"][:max_length]
+
+
+def test_a_text_of_exactly_the_limit_is_not_cut(decoder):
+    assert tokenise(decoder, ["the cat is"], max_length=3).num_truncated == 0
+
+
+@pytest.mark.parametrize("texts", [["the cat", ""], ["the cat", " "]])
+def test_a_text_without_tokens_gets_one(decoder, texts):
+    tokens = tokenise(decoder, texts, max_length=8)
+    assert tokens.ids[1].tolist() == [decoder.tokenizer.pad_token_id]
+    ids, mask = tokens.pad([1])
+    assert mask.tolist() == [[1]]
+    assert bool(torch.isfinite(decoder.model(input_ids=ids).last_hidden_state).all())
+
+
+def test_a_decoder_keeps_the_end_of_a_pair(decoder):
+    texts, pairs = ["the cat is here", "rain"], ["dog barks", "snow and wind"]
+    whole = tokenise(decoder, texts, pairs, max_length=16)
+    assert words(whole, 0, decoder) == ["the", "cat", "is", "here", "dog", "barks"]
+    assert whole.num_truncated == 0
+    cut = tokenise(decoder, texts, pairs, max_length=3)
+    assert words(cut, 0, decoder) == ["the", "dog", "barks"]
+    assert words(cut, 1, decoder) == ["snow", "and", "wind"]
+    assert cut.num_truncated == 2
+    shortest = tokenise(decoder, texts, pairs, max_length=2)
+    assert words(shortest, 1, decoder) == ["and", "wind"]
+
+
+def test_a_decoder_pair_of_two_blank_texts_gets_a_token(decoder):
+    assert len(tokenise(decoder, [" "], [" "], max_length=8).ids[0]) == 1
+
+
+def test_an_encoder_pairs_as_its_tokenizer_does(encoder):
+    texts, pairs = ["the cat", "rain"], ["dog", "snow"]
+    tokens = tokenise(encoder, texts, pairs, max_length=16)
+    expected = encoder.tokenizer(texts, pairs)["input_ids"]
+    assert [item.tolist() for item in tokens.ids] == expected
+    assert tokenise(encoder, texts, pairs, max_length=2).num_truncated == 1
+
+
+def test_no_text_is_longer_than_the_model_has_positions(encoder):
+    limit = SIZES["max_position_embeddings"]
+    tokens = tokenise(encoder, ["cat " * 200], max_length=500)
+    assert tokens.lengths.tolist() == [limit]
+    ids, mask = tokens.pad([0])
+    encoder.model(input_ids=ids, attention_mask=mask)
+
+
+def test_positions_that_roberta_keeps_for_padding_are_left_out():
+    """32 positions, of which those up to the padding's own (1) belong to no token."""
+    model, _ = build("roberta", pad_token_id=1)
+    host = Backbone("roberta", model, tiny_tokenizer(), "encoder", "", torch.float32)
+    tokens = tokenise(host, ["cat " * 200], max_length=500)
+    assert tokens.lengths.tolist() == [32 - 2]
+    ids, mask = tokens.pad([0])
+    model(input_ids=ids.clamp(2, 39), attention_mask=mask)
+
+
+def test_padding_is_on_the_right():
+    tokens = Tokens((np.array([5, 6, 7]), np.array([8])), 0, 9)
+    ids, mask = tokens.pad([1, 0])
+    assert ids.tolist() == [[8, 9, 9], [5, 6, 7]]
+    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert ids.dtype == mask.dtype == torch.int64
+
+
+def test_a_model_without_a_position_limit_takes_any_length():
+    from transformers import BloomConfig, BloomModel
+
+    model = BloomModel(BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=4))
+
+    class Reader(NoTokenizer):
+        def __call__(self, texts, pairs, **_):
+            return {"input_ids": [[1] * len(text) for text in texts]}
+
+    host = Backbone("bloom", model, Reader(), "decoder", "", torch.float32)
+    assert tokenise(host, ["a" * 90], max_length=100).lengths.tolist() == [90]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 50), max_size=40).map(lambda v: np.array(v, dtype=np.int64)),
+    size=st.integers(1, 9),
+)
+def test_length_batches_hold_every_row_once_the_longest_first(lengths, size):
+    batches = list(length_batches(lengths, size))
+    rows = [row for batch in batches for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    assert all(len(batch) == size for batch in batches[:-1])
+    ordered = lengths[rows].tolist() if rows else []
+    assert ordered == sorted(ordered, reverse=True)
