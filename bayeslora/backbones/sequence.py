@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts, extract_features
@@ -22,6 +22,7 @@ from bayeslora.backbones.load import (
     open_source,
     pick_device,
 )
+from bayeslora.backbones.peft_classifier import is_peft, merged_classifier, tokenizer_source
 from bayeslora.backbones.tokens import length_batches, tokenise
 from bayeslora.errors import InputError
 
@@ -123,19 +124,24 @@ def load_sequence_classifier(
     """Load a Hugging Face sequence classifier and find its final linear layer.
 
     Args:
-        source: A directory, a hub id, a PEFT checkpoint directory, or the model itself.
+        source: A directory, a hub id, a PEFT checkpoint directory, or the model itself, which is
+            then frozen and put in evaluation mode.
         tokenizer: Needed with a model in memory whose own tokenizer cannot be found.
         layer: Dotted name of the final linear layer, where it cannot be found.
         device: A torch device; None takes the GPU if there is one.
         trust_remote_code: Whether code from the model's repository may run.
 
     Raises:
-        InputError: There is no such model, it is not a sequence classifier, weights are missing
-            from it, or the final layer cannot be told.
+        InputError: There is no such model, it is not a classifier with one label a text, weights
+            are missing from it, or the final layer cannot be told.
     """
-    model, name = _model(source, trust_remote_code)
+    model, name, reader = _model(source, trust_remote_code)
     if tokenizer is None:
-        tokenizer = open_source("tokenizer", name, trust_remote_code)
+        if not reader:
+            raise InputError(
+                "a model in memory does not say where its tokenizer is; pass tokenizer"
+            )
+        tokenizer = open_source("tokenizer", reader, trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     config: Any = model.config
@@ -147,14 +153,20 @@ def load_sequence_classifier(
     classes = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     if len(classes) < 2:
         raise InputError(f"{name} has {len(classes)} output; a classifier has two or more classes")
-    return SequenceClassifier(backbone, classes, layer or _final_layer(model, len(classes)))
+    if config.problem_type == "multi_label_classification":
+        raise InputError(f"{name} gives a text any number of labels; only one label a text is read")
+    final = layer or _final_layer(model, len(classes))
+    _check_layer(model, final, len(classes))
+    return SequenceClassifier(backbone, classes, final)
 
 
-def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module, str]:
+def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module, str, str]:
+    """Return the model, its name, and where its tokenizer is (empty where that is unknown)."""
     if isinstance(source, nn.Module):
-        return source, str(getattr(source, "name_or_path", "") or "a model in memory")
-    if (Path(source) / "adapter_config.json").is_file():
-        return _peft_model(source), source
+        path = str(getattr(source, "name_or_path", ""))
+        return source, path or "a model in memory", path
+    if is_peft(source):
+        return merged_classifier(source), source, tokenizer_source(source)
     from transformers import AutoModelForSequenceClassification
 
     try:
@@ -164,7 +176,7 @@ def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(f"{source} cannot be loaded as a sequence classifier: {reason}") from error
     missing = sorted(loading["missing_keys"])
@@ -173,41 +185,7 @@ def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module,
             f"{source} has no trained weights for {', '.join(missing[:3])}; it is not a "
             "fine-tuned sequence classifier"
         )
-    return model, source
-
-
-def _peft_model(source: str) -> nn.Module:
-    try:
-        from peft import AutoPeftModelForSequenceClassification
-    except ImportError:
-        raise InputError(
-            f"{source} is a PEFT checkpoint; run `pip install bayeslora[peft]`"
-        ) from None
-    from safetensors import safe_open
-
-    weights = Path(source) / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise InputError(f"{source} has no adapter_model.safetensors; pickled weights are not read")
-    with safe_open(str(weights), "pt") as file:
-        names = list(file.keys())
-    if not any("score" in name or "classifier" in name for name in names):
-        raise InputError(f"{source} holds no classification head; save it with modules_to_save")
-    from bayeslora.files import read_json
-
-    config = read_json(Path(source) / "adapter_config.json")
-    if not isinstance(config, dict) or "base_model_name_or_path" not in config:
-        raise InputError(f"{source}/adapter_config.json does not name its base model")
-    with safe_open(str(weights), "pt") as file:
-        heads = [name for name in names if name.endswith(_HEADS)]
-        num_labels = file.get_tensor(heads[-1]).shape[0] if heads else 2
-    model = AutoPeftModelForSequenceClassification.from_pretrained(
-        source, num_labels=int(num_labels), dtype=torch.float32
-    )
-    merged: nn.Module = model.merge_and_unload()
-    return merged
-
-
-_HEADS = ("score.weight", "classifier.weight", "out_proj.weight")
+    return model, source, source
 
 
 @torch.no_grad()
@@ -227,9 +205,22 @@ def _final_layer(model: nn.Module, num_classes: int) -> str:
         for handle in handles:
             handle.remove()
     if not ran:
-        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         raise InputError(
             f"no linear layer with {num_classes} outputs ran; name the final layer, one of "
-            + ", ".join(linear[-5:])
+            + _last_linear(model)
         )
     return ran[-1]
+
+
+def _check_layer(model: nn.Module, name: str, num_classes: int) -> None:
+    module = dict(model.named_modules()).get(name)
+    if not isinstance(module, nn.Linear) or module.out_features != num_classes:
+        raise InputError(
+            f"layer {name!r} is no linear layer with {num_classes} outputs; the last linear layers "
+            "are " + _last_linear(model)
+        )
+
+
+def _last_linear(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return ", ".join(names[-5:])

@@ -2,11 +2,11 @@
 
 Bins are left-closed, [k/B, (k+1)/B), and the last one also holds 1, all in float64: netcal's
 convention (`netcal.metrics.ECE` on confidence and correctness), to which these functions are equal
-within rounding on every input that it takes. They are written out here, and netcal is the tests'
-oracle, for three reasons: importing netcal takes longer than scoring a hundred thousand rows; the
-bootstrap needs an error that takes counts; and netcal refuses equal-mass bins where confidences
-tie. Values exactly on an edge are where other libraries differ: torchmetrics gives a confidence of
-1.0 a bin of its own, scikit-learn's bins are right-closed.
+within rounding on every input that it takes. ECE and MCE as printed are netcal's (`standard.py`);
+they are written out here too, because the bootstrap needs an error that takes counts, and because
+netcal refuses equal-mass bins where confidences tie. Values exactly on an edge are where other
+libraries differ: torchmetrics gives a confidence of 1.0 a bin of its own, scikit-learn's bins are
+right-closed.
 
 Every function takes `counts`: [N] how often each row occurs, for the bootstrap; once where None.
 """

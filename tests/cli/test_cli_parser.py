@@ -1,0 +1,140 @@
+"""The arguments: light to import, short in their complaints, true in the defaults they state."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bayeslora import BayesianClassifier
+from bayeslora._version import __version__
+from bayeslora.cli.arguments import DTYPES, LINKS, whole
+from bayeslora.cli.parser import VERBS, build_parser
+from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
+
+HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
+
+CONTRACT = (
+    "demo fit predict evaluate calibrate recalibrate compare report tasks methods info".split()
+)
+
+
+def modules_after(*argv):
+    """The heavy modules that a command leaves imported in a process of its own."""
+    code = (
+        "import sys\nfrom bayeslora.cli import main\n"
+        f"main({list(argv)!r})\n"
+        f"print('IMPORTED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.rpartition("IMPORTED ")[2].strip()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["fit", "--help"], ["--version"], ["nonsense"]])
+def test_help_and_complaints_import_nothing_heavy(argv):
+    assert modules_after(*argv) == "[]"
+
+
+def test_methods_imports_nothing_heavy():
+    assert modules_after("methods") == "[]"
+
+
+def test_tasks_imports_neither_torch_nor_transformers():
+    assert modules_after("tasks") in {"[]", "['numpy']"}
+
+
+def test_every_verb_of_the_contract_is_there(run):
+    assert list(VERBS) == CONTRACT
+    result = run("--help")
+    assert result.code == 0
+    for verb in CONTRACT:
+        assert re.search(rf"^    {verb}\b", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", ["30", "80", "200"])
+@pytest.mark.parametrize("verb", CONTRACT)
+def test_every_verb_has_help_at_any_width(run, monkeypatch, verb, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    result = run(verb, "--help")
+    assert result.code == 0
+    assert result.out.startswith(f"usage: bayeslora {verb}")
+    assert "--verbose" in result.out
+
+
+def test_version(run):
+    assert run("--version").out == f"bayeslora {__version__}\n"
+
+
+def test_python_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "bayeslora", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"bayeslora {__version__}\n"
+
+
+def test_a_terminal_without_arrows_shows_the_help_all_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "bayeslora", "fit", "--help"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert b"KEY=VALUE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ["required: VERB", "bayeslora --help"]),
+        (["fti"], ["'fti'", "choose from", "fit"]),
+        (["predict", "model"], ["required: DATA, --out", "bayeslora predict --help"]),
+        (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "'probit'"]),
+        (["predict", "m", "d", "--out", "p.csv", "--num-samples", "-1"], [">= 0", "'-1'"]),
+        (["fit", "t", "--epochs", "0"], ["--epochs", "whole number >= 1", "'0'"]),
+        (["fit", "t", "--batch-size", "2.5"], ["--batch-size", "'2.5'"]),
+        (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "'bfloat16'"]),
+        (["fit", "t", "--epoch", "3"], ["--epoch"]),
+        (["evaluate", "p.csv", "--bins", "0"], ["--bins", ">= 1"]),
+        (["evaluate"], ["RUN_OR_FILE"]),
+        (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),
+        (["recalibrate", "--method", "isotonic"], ["--method", "'temperature'"]),
+        (["compare", "a.csv", "--ood", "x=y"], ["--ood"]),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(refused, argv, parts):
+    message = refused(*argv)
+    for part in parts:
+        assert part in message
+
+
+def test_defaults_in_the_help_are_those_of_python():
+    fit = inspect.signature(BayesianClassifier.fit).parameters
+    init = inspect.signature(BayesianClassifier.__init__).parameters
+    python = {name: item.default for name, item in (init | fit).items()}
+    stated = {
+        name: re.search(r"\(default: (.*)\)$", action.help or "").group(1)
+        for name, action in build_parser()
+        .parse_args(["fit", "train.jsonl"])
+        .actions.items()
+        if "(default: " in (action.help or "")
+    }
+    checked = (
+        "backbone adapter posterior max_length dtype seed batch_size patience text_column"
+        " label_column"
+    ).split()
+    for name in checked:
+        assert stated[name] == str(python[name]), name
+    assert stated["epochs"] == "10 with --validation, 5 without"
+
+
+def test_choices_are_those_of_python():
+    from bayeslora.backbones.load import _DTYPES
+
+    assert set(LINKS) == set(KNOWN_LINKS)
+    assert set(DTYPES) == {"auto", *_DTYPES}
+
+
+def test_whole_takes_its_lower_end():
+    assert whole(0)("0") == 0

@@ -1,0 +1,264 @@
+"""evaluate, compare, recalibrate and report on predictions files that need no model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
+from bayeslora.posteriors.temperature import Temperature
+from bayeslora.predictions import Predictions
+from conftest import fake
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two methods on the same rows, and their predictions of unseen rows."""
+    return {
+        "a": fake(tmp_path / "a.parquet", seed=1, name="plain"),
+        "b": fake(tmp_path / "b.parquet", seed=2, name="bayes"),
+        "near_a": fake(tmp_path / "near_a.parquet", seed=3, outside=True),
+        "near_b": fake(tmp_path / "near_b.parquet", seed=4, outside=True),
+    }
+
+
+def run_directory(path, name, seed):
+    fake(path / "predictions" / "test.parquet", seed=seed, name=name)
+    fake(path / "predictions" / "near.parquet", seed=seed + 10, name=name, outside=True)
+    fake(path / "predictions" / "validation.parquet", seed=seed + 20, name=name, ids="v-")
+    return path
+
+
+def test_evaluate_prints_the_scores_of_one_file(run, files):
+    result = run("evaluate", files["a"])
+    assert result.code == 0
+    assert result.err == ""
+    expected = evaluate(files["a"])
+    assert "plain (60 labelled rows)" in result.out
+    assert f"{expected['nll'].value:.3f}" in result.out
+    assert "15 bins" in result.out
+
+
+def test_evaluate_json_is_one_object_a_file(run, files):
+    options = ["--bins", 10, "--seed", 3, "--ood", f"unseen groups={files['near_a']}"]
+    content = json.loads(run("evaluate", files["a"], *options, "--json").out)
+    expected = evaluate(
+        files["a"], {"unseen groups": files["near_a"]}, num_bins=10, seed=3
+    ).to_json()
+    assert content == json.loads(json.dumps(expected))
+    assert content["file"] == str(files["a"])
+    assert content["num_bins"] == 10
+    assert tuple(content["scores"]) == SCORE_KEYS
+    assert set(content["scores"]["ece"]) == {"value", "low", "high"}
+    assert content["ood"]["unseen groups"]["n_out"] == 60
+
+
+def test_evaluate_json_of_several_files_is_a_list(run, files):
+    content = json.loads(run("evaluate", files["a"], files["b"], "--json").out)
+    assert [item["name"] for item in content] == ["plain", "bayes"]
+
+
+def test_ood_sets_are_tied_to_methods(run, files):
+    content = json.loads(
+        run(
+            "evaluate",
+            files["a"],
+            files["b"],
+            "--ood",
+            f"bayes:near={files['near_b']}",
+            "--ood",
+            f"plain:near={files['near_a']}",
+            "--ood-score",
+            "max_probability",
+            "--json",
+        ).out
+    )
+    for item, own in zip(content, ("a", "b"), strict=True):
+        expected = evaluate(
+            files[own], {"near": files[f"near_{own}"]}, ood_score="max_probability"
+        )
+        assert item["ood"]["near"]["auroc"]["value"] == expected.ood["near"].auroc.value
+        assert item["ood"]["near"]["score"] == "max_probability"
+
+
+def test_a_file_name_may_hold_an_equals_sign(run, tmp_path, files):
+    odd = fake(tmp_path / "split=near.parquet", seed=5, outside=True)
+    content = json.loads(run("evaluate", files["a"], "--ood", f"near={odd}", "--json").out)
+    assert content["ood"]["near"]["n_out"] == 60
+
+
+def test_a_run_directory_brings_its_sets(run, tmp_path):
+    folder = run_directory(tmp_path / "runs" / "toy" / "plain" / "seed-0", "plain", seed=1)
+    far = fake(tmp_path / "far.parquet", seed=30, outside=True)
+    content = json.loads(run("evaluate", folder, "--ood", f"far={far}", "--json").out)
+    assert content["n"] == 60
+    assert set(content["ood"]) == {"near", "far"}  # validation rows are no unknown rows
+    assert content["file"] == str(folder / "predictions" / "test.parquet")
+
+
+def test_two_seeds_of_a_method_are_told_apart(run, tmp_path):
+    folders = [run_directory(tmp_path / f"seed-{seed}", "plain", seed) for seed in (1, 2)]
+    content = json.loads(run("evaluate", *folders, "--json").out)
+    assert len({item["name"] for item in content}) == 2
+    assert run("compare", *folders).code == 0
+
+
+@pytest.mark.parametrize(
+    ("ood", "parts"),
+    [
+        ("near", ["--ood near", "NAME=FILE"]),
+        ("near=", ["NAME=FILE"]),
+        ("near={near_a}", ["which of the 2 methods", "METHOD:near=", "plain, bayes"]),
+        ("plian:near={near_a}", ["unknown method 'plian'", "did you mean 'plain'"]),
+        ("plain:near=missing.parquet", ["missing.parquet", "does not exist"]),
+    ],
+)
+def test_wrong_ood_sets_are_refused(refused, files, ood, parts):
+    message = refused("evaluate", files["a"], files["b"], "--ood", ood.format(**files))
+    for part in parts:
+        assert part in message
+
+
+def test_a_set_given_twice_is_refused(refused, files):
+    twice = ["--ood", f"near={files['near_a']}"] * 2
+    assert "has a set 'near' already" in refused("evaluate", files["a"], *twice)
+
+
+def test_an_unknown_ood_score_is_refused(refused, files):
+    message = refused(
+        "evaluate", files["a"], "--ood", f"near={files['near_a']}", "--ood-score", "epistemik"
+    )
+    assert "did you mean 'epistemic'" in message
+
+
+def test_compare_is_the_paired_comparison(run, files):
+    table = run("compare", files["a"], files["b"], "--by", "ece")
+    assert table.code == 0
+    assert "plain (reference)" in table.out
+    content = json.loads(
+        run("compare", files["a"], files["b"], "--by", "ece", "--reference", "bayes", "--json").out
+    )
+    loaded = [Predictions.load(files[name]) for name in ("a", "b")]
+    expected = compare(loaded, "ece", reference="bayes").to_json()
+    assert content == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--by", "nnl"], ["'nnl'", "did you mean 'nll'"]),
+        (["--reference", "plane"], ["'plane'", "did you mean 'plain'"]),
+    ],
+)
+def test_compare_names_what_is_allowed(refused, files, options, parts):
+    message = refused("compare", files["a"], files["b"], *options)
+    for part in parts:
+        assert part in message
+
+
+def test_compare_refuses_other_rows(refused, tmp_path, files):
+    other = fake(tmp_path / "other.parquet", ids="elsewhere-")
+    assert "different rows" in refused("compare", files["a"], other)
+    assert "at least two" in refused("compare", files["a"])
+
+
+def test_a_shared_name_needs_a_label_as_reference(refused, tmp_path):
+    same = [fake(tmp_path / f"{place}.parquet", seed=place, name="plain") for place in (1, 2, 3)]
+    last = fake(tmp_path / "last.parquet", seed=4, name="bayes")
+    assert "unknown reference" in refused("compare", *same, last, "--reference", "plan")
+
+
+def test_recalibrate_fits_on_one_file_and_applies_to_another(run, tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", rows=90, seed=1, sharp=4, ids="v-")
+    applied = fake(tmp_path / "test.parquet", seed=2, sharp=4, ids="t-")
+    out = tmp_path / "out.parquet"
+    result = run("recalibrate", "--fit", fitted, "--apply", applied, "--out", out)
+    assert result.code == 0
+    scaler = Temperature().fit(Predictions.load(fitted))
+    assert scaler.temperature > 1  # the probabilities were made too sharp
+    assert f"{scaler.temperature:.4f}" in result.out
+    assert result.out.count("→") == 4
+    written = Predictions.load(out)
+    expected = scaler.apply(Predictions.load(applied))
+    np.testing.assert_array_equal(written.probs, expected.probs)
+    assert written.name == "test+temperature"
+    again = run(
+        "recalibrate", "--fit", fitted, "--apply", applied, "--out", out, "--overwrite", "--json"
+    )
+    content = json.loads(again.out)
+    assert content["temperature"] == scaler.temperature
+    assert content["apply"]["after"]["scores"]["nll"]["value"] < (
+        content["apply"]["before"]["scores"]["nll"]["value"]
+    )
+
+
+def test_recalibrate_without_labels_in_the_second_file(run, tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", seed=1, ids="v-")
+    applied = fake(tmp_path / "test.parquet", seed=2, ids="t-", outside=True)
+    result = run("recalibrate", "--fit", fitted, "--apply", applied, "--out", tmp_path / "o.csv")
+    assert result.code == 0
+    assert result.out.count("→") == 2
+
+
+def test_recalibrate_refuses_the_rows_it_is_fitted_to(refused, tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", seed=1)
+    out = tmp_path / "out.parquet"
+    assert "same file" in refused("recalibrate", "--fit", fitted, "--apply", fitted, "--out", out)
+    shared = fake(tmp_path / "test.parquet", seed=2)
+    message = refused("recalibrate", "--fit", fitted, "--apply", shared, "--out", out)
+    assert "share 60 rows" in message
+    assert "'row-0'" in message
+    copy = fake(tmp_path / "copy.parquet", seed=1, ids="other-")
+    message = refused("recalibrate", "--fit", fitted, "--apply", copy, "--out", out)
+    assert "100 % of the rows" in message
+
+
+def test_row_numbers_in_place_of_ids_may_be_shared(run, tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", seed=1, ids="")
+    applied = fake(tmp_path / "test.parquet", seed=2, ids="")
+    out = tmp_path / "out.parquet"
+    assert run("recalibrate", "--fit", fitted, "--apply", applied, "--out", out).code == 0
+
+
+def test_recalibrate_refuses_another_model(refused, tmp_path):
+    fitted, applied = (
+        fake(tmp_path / f"{ids}.parquet", ids=ids, seed=seed, metadata={"model_fingerprint": ids})
+        for seed, ids in enumerate(("v-", "t-"))
+    )
+    message = refused(
+        "recalibrate", "--fit", fitted, "--apply", applied, "--out", tmp_path / "out.parquet"
+    )
+    assert "different models" in message
+
+
+def test_recalibrate_needs_labels(refused, tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", ids="v-", outside=True)
+    applied = fake(tmp_path / "test.parquet", ids="t-", seed=1)
+    out = tmp_path / "out.parquet"
+    assert "needs labels" in refused(
+        "recalibrate", "--fit", fitted, "--apply", applied, "--out", out
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyparsing")
+def test_report_writes_a_page(run, refused, tmp_path, files):
+    out = tmp_path / "reports" / "first"
+    options = ["--ood", f"plain:near={files['near_a']}", "--title", "Two methods"]
+    result = run("report", files["a"], files["b"], *options, "--out", out)
+    assert result.code == 0
+    assert result.out == f"{out / 'index.html'}\n"
+    page = (out / "index.html").read_text()
+    assert "Two methods" in page
+    assert "bayeslora report" in page
+    assert "exists" in refused("report", files["a"], "--out", out)
+    assert run("report", files["a"], "--out", out, "--overwrite").code == 0
+
+
+def test_report_never_overwrites_something_else(refused, tmp_path, files):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    assert "not a report" in refused(
+        "report", files["a"], "--out", tmp_path / "thesis", "--overwrite"
+    )
