@@ -34,6 +34,13 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+_PARTS = {
+    "backbone": {"name", "fingerprint", "dtype", "kind"},
+    "columns": {"text", "label", "pair"},
+    "posterior": {"name"},
+}
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """The content of `bayeslora.json`.
@@ -164,7 +171,19 @@ def _record(path: Path) -> ModelRecord:
     }
     for name in sorted(required - content.keys()):
         raise InputError(f"{path} is damaged: {name!r} is missing")
+    for name, keys in _PARTS.items():
+        found = content[name]
+        if not isinstance(found, Mapping) or not found.keys() >= keys:
+            needed = ", ".join(map(repr, sorted(keys)))
+            raise InputError(f"{path} is damaged: {name!r} must hold {needed}")
+    if not _are_names(content["classes"]):
+        raise InputError(f"{path} is damaged: 'classes' must list two or more names")
     return ModelRecord(**{name: content[name] for name in fields if name in content})
+
+
+def _are_names(classes: Any) -> bool:
+    strings = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return strings and len(classes) >= 2
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

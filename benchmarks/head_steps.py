@@ -42,13 +42,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m")
     for seed, task in product(range(args.seeds), args.tasks):
         data = load_experiment(task, data_dir=args.data_dir)
-        for name, posterior in VARIANTS.items():
+        for name in args.variants:
+            posterior = VARIANTS[name]
             file = args.out / "curves" / f"{task}-{name.replace(', ', '-')}-seed-{seed}.json"
             if file.is_file():
                 continue

@@ -76,13 +76,15 @@ class LayerSplit:
 
         Args:
             model: A Hugging Face model without head.
-            path: Dotted name of its list of layers, such as `layers` or `encoder.layer`.
+            path: Dotted name of its list of layers, such as `layers` or `encoder.layer`; may be
+                empty where nothing is below the cut.
             start: Index of the first layer of the upper part; 0 leaves nothing below.
         """
         parent, _, self._attribute = path.rpartition(".")
         self._model = model
         self._parent = model.get_submodule(parent)
-        self._layers: list[nn.Module] = list(model.get_submodule(path))  # type: ignore[call-overload]
+        layers: Any = model.get_submodule(path) if path else []
+        self._layers: list[nn.Module] = list(layers)
         self._num_outputs: int | None = None
         self.start = start
 
@@ -98,18 +100,17 @@ class LayerSplit:
 
     def suffix(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None) -> Tensor:
         """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
+        if hidden is None or self.start == 0:
+            return self._last(input_ids, attention_mask)
         with self._replaced(self._above(input_ids, attention_mask, hidden)):
-            output = self._model(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            )
+            return self._last(input_ids, attention_mask)
+
+    def _last(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        output = self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         last: Tensor = output.last_hidden_state
         return last
 
-    def _above(
-        self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None
-    ) -> list[nn.Module]:
-        if hidden is None or self.start == 0:
-            return self._layers
+    def _above(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor) -> list[nn.Module]:
         if self._num_outputs is None:
             self._num_outputs = self._count_outputs(input_ids[:1], attention_mask[:1])
         below: list[nn.Module] = [

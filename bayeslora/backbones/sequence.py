@@ -138,9 +138,7 @@ def load_sequence_classifier(
     model, name, reader = _model(source, trust_remote_code)
     if tokenizer is None:
         if not reader:
-            raise InputError(
-                "a model in memory does not say where its tokenizer is; pass tokenizer"
-            )
+            raise InputError("a model in memory does not name its tokenizer; pass tokenizer")
         tokenizer = open_source("tokenizer", reader, trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

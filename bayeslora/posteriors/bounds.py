@@ -97,7 +97,9 @@ def wright_omega(x: Tensor) -> Tensor:
     (Communications of the ACM 16, algorithm 443) reach rounding error.
     """
     inner = x.clamp(-40, None)
-    small = torch.where(inner < -2, inner.clamp_max(0).exp(), (2 / 3 * (inner - 1)).clamp_max(1).exp())
+    small = torch.where(
+        inner < -2, inner.clamp_max(0).exp(), (2 / 3 * (inner - 1)).clamp_max(1).exp()
+    )
     omega = torch.where(inner > 1, inner - inner.clamp_min(1).log(), small)
     for _ in range(2):
         residual = inner - omega - omega.log()

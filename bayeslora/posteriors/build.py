@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
@@ -34,6 +35,9 @@ def build(
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
         seed: Of the draws that a sampled bound takes.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
+
+    Raises:
+        InputError: `extra` is not what `extra_config()` of such a head returns.
     """
     head: Head
     if isinstance(config, VBLL):
@@ -45,5 +49,8 @@ def build(
     else:
         scale = config.prior_scale if isinstance(config, MAP) else None
         head = PointHead(num_features, num_classes, prior_scale=scale, mean_sq_norm=mean_sq_norm)
-    head.prepare(extra or {})
+    try:
+        head.prepare(extra or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head

@@ -67,7 +67,7 @@ class VBLL:
         training_covariance: Covariance of each class's weights while the adapter trains.
         head_lr: Learning rate of the gradient steps.
         head_steps: Gradient steps of the head for each step of the adapter.
-        refit_every: Steps of the adapter between two closed-form refits.
+        refits_per_epoch: Closed-form refits in an epoch, where `head_step` is `refit`.
         num_bound_samples: Draws of the `mc` bound.
         laplace_refinement: Replace the polished covariance by the Laplace one at the same mean.
         link: How logits become probabilities.
@@ -82,7 +82,7 @@ class VBLL:
     training_covariance: str = "diagonal"
     head_lr: float = 5e-3
     head_steps: int = 1
-    refit_every: int = 20
+    refits_per_epoch: int = 2
     num_bound_samples: int = 16
     laplace_refinement: bool = False
     link: str = "mc"
@@ -101,7 +101,7 @@ class VBLL:
         _choice("training_covariance", self.training_covariance, COVARIANCES)
         _choice("link", self.link, LINKS)
         _positive("head_lr", self.head_lr)
-        for field in ("head_steps", "refit_every", "num_bound_samples"):
+        for field in ("head_steps", "refits_per_epoch", "num_bound_samples"):
             _count(field, getattr(self, field), least=1)
         _count("num_samples", self.num_samples, least=0)
         _flag("laplace_refinement", self.laplace_refinement)

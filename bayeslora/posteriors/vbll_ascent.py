@@ -24,6 +24,9 @@ from bayeslora.posteriors.vbll_mean import MeanProblem, maximise_mean
 
 # A covariance step that has to be shortened below this share gains nothing worth a factorisation.
 _SMALLEST_STEP = 1e-3
+# Moving the means and the tilts in turn costs little beside one factorisation.
+_TILTS_PER_ROUND = 5
+_PRIOR_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class State:
         tilt: [N, C], the best for the current moments.
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
+        step: Share of the way that the last step of the covariances went.
     """
 
     mean: Tensor
@@ -45,6 +49,7 @@ class State:
     tilt: Tensor
     prior_variance: float
     elbo: float
+    step: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,20 +89,38 @@ class Ascent:
 
     def improve_mean(self, state: State) -> State:
         """Return the state with better means."""
-        offset = 0.5 * (1 - 2 * state.tilt) * state.blocks.train_variance
-        mean = maximise_mean(
-            MeanProblem(self.features, self.targets, offset, state.prior_variance),
-            state.mean,
-            state.blocks.precondition,
-            tolerance=0.1 * self.tolerance * abs(state.elbo),
-        )
-        tilt = self._tilt(mean, state.blocks.train_variance)
-        return self._rated(replace(state, mean=mean, tilt=tilt))
+        variance = state.blocks.train_variance
+        enough = 0.1 * self.tolerance * abs(state.elbo)
+        for _ in range(_TILTS_PER_ROUND if self.bound == "knowles_minka" else 1):
+            offset = 0.5 * (1 - 2 * state.tilt) * variance
+            mean = maximise_mean(
+                MeanProblem(self.features, self.targets, offset, state.prior_variance),
+                state.mean,
+                state.blocks.precondition,
+                tolerance=enough,
+            )
+            moved = self._rated(replace(state, mean=mean, tilt=self._tilt(mean, variance)))
+            gain, state = moved.elbo - state.elbo, moved
+            if gain < enough:
+                break
+        return state
 
     def improve_prior(self, state: State) -> State:
-        """Return the state with the best prior variance: the mean second moment of a weight."""
+        """Return the state with a better prior variance, and covariances that suit it.
+
+        For given means and covariances the best variance is the mean second moment of a weight.
+        That step is short, because covariances follow the prior where data say little; a longer
+        one in the same direction is tried first, and kept if the bound agrees.
+        """
         second_moment = float(state.mean.square().sum()) + state.blocks.trace
-        return self._rated(replace(state, prior_variance=second_moment / state.mean.numel()))
+        growth = second_moment / state.mean.numel() / state.prior_variance
+        for power in (_PRIOR_STRIDE, 1):
+            prior_variance = state.prior_variance * growth**power
+            moved = self._rated(replace(state, prior_variance=prior_variance))
+            moved = self.improve_covariance(moved)
+            if moved.elbo >= state.elbo:
+                return moved
+        return state
 
     def improve_covariance(self, state: State) -> State:
         """Return the state with better covariances.
@@ -109,13 +132,15 @@ class Ascent:
         logits = self.features @ state.mean.T
         _, wanted = curvature(logits, state.blocks.train_variance, state.tilt)
         held = state.blocks.prior_precision
-        step = 1.0
+        step = min(1.0, 2 * state.step)
         while step >= _SMALLEST_STEP:
             weights = torch.lerp(state.weights, wanted, step)
             precision = held + step * (1 / state.prior_variance - held)
             blocks = BLOCKS[self.covariance](self.features, weights, precision)
             tilt = self._tilt(state.mean, blocks.train_variance)
-            moved = self._rated(replace(state, blocks=blocks, weights=weights, tilt=tilt))
+            moved = self._rated(
+                replace(state, blocks=blocks, weights=weights, tilt=tilt, step=step)
+            )
             if moved.elbo >= state.elbo:
                 return moved
             step /= 2

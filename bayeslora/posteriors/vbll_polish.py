@@ -125,9 +125,7 @@ def polish(
     converged = False
     for _ in range(max_iterations):
         state = ascent.improve_mean(state)
-        if learn_prior:
-            state = ascent.improve_prior(state)
-        state = ascent.improve_covariance(state)
+        state = ascent.improve_prior(state) if learn_prior else ascent.improve_covariance(state)
         trace.append(state.elbo)
         converged = trace[-1] - trace[-2] < tolerance * abs(trace[-1])
         if converged:

@@ -59,7 +59,7 @@ def report(
         InputError: `out` exists and is not to be replaced, or an input is wrong.
     """
     target = Path(out)
-    _refuse_foreign(target, overwrite)
+    check_target(target, overwrite=overwrite)
     options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
     with atomic_directory(target, overwrite=overwrite) as aside:
         gathered = gather(items, ood)
@@ -85,10 +85,16 @@ def report(
     return target / PAGE
 
 
-def _refuse_foreign(target: Path, overwrite: bool) -> None:
-    """Keep `overwrite` from deleting a directory that is no report."""
-    if not (overwrite and target.exists()):
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Complain where a report may not be written, before anything is computed.
+
+    Raises:
+        InputError: `target` exists and is not to be replaced, or is something else than a report.
+    """
+    if not target.exists():
         return
+    if not overwrite:
+        raise InputError(f"{target} exists; choose another path or pass overwrite (--overwrite)")
     if not target.is_dir() or (any(target.iterdir()) and not (target / "scores.json").is_file()):
         raise InputError(f"{target} is not a report, so it is not overwritten; choose another path")
 

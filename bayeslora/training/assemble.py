@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ def build_network(
     names = [site.name for site in sites]
     encoder = Encoder(
         clone,
-        layers_path=_layers_path(names[-1]),
+        layers_path=_layers_path(names),
         start=first_adapted_layer(names),
         max_length=max_length,
     )
@@ -67,8 +67,14 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     return replace(adapter, dropout=posterior.p)
 
 
-def _layers_path(name: str) -> str:
-    """Return the dotted name of the list of layers that the module `name` is in."""
-    parts = name.split(".")
-    places = [place for place, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: places[0]]) if places else ""
+def _layers_path(names: Sequence[str]) -> str:
+    """Return the dotted name of the list of layers that the first of `names` in one is in.
+
+    Empty where none is; the frozen prefix is then empty too.
+    """
+    for name in names:
+        parts = name.split(".")
+        place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+        if place is not None:
+            return ".".join(parts[:place])
+    return ""

@@ -69,14 +69,15 @@ def encode_for(
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 where there is none.
 
-    A foreign model's data may name classes by their integers.
+    A foreign model's data may name classes by their index, unless its classes are numbers.
 
     Raises:
         InputError: A label is not a class and `unknown` is `error`.
     """
     classes = tuple(record.classes)
     foreign = record.backbone["kind"] == FOREIGN
-    if foreign and all(isinstance(label, int) for label in rows.labels):
+    numbered = all(label is None or isinstance(label, int) for label in rows.labels)
+    if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
         classes = tuple(str(index) for index in range(len(classes)))
     return encode_labels(rows, classes, unknown=unknown)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -24,11 +24,13 @@ from bayeslora.files import read_json
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
-from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits
+from bayeslora.posteriors.scores import nll
+from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, TrainingFeatures
 from bayeslora.training.network import Network
+from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
-from bayeslora.training.trainer import AlternatingTrainer
+from bayeslora.training.trainer import AlternatingTrainer, Validate
 
 EpochHook = Callable[[int, Network], None]
 
@@ -68,40 +70,49 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
 def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
     """Return features [N, d] float32 as the head sees them, in evaluation mode."""
     network.eval()
-    return network.encoder.features(texts) / network.feature_scale.cpu()
+    return network.scaled(network.encoder.features(texts))
+
+
+def _rows(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
+    """Return features [N, d] and labels [N] where the head is."""
+    features = scaled_features(network, rows.texts)
+    return features, rows.labels.to(features.device)
 
 
 def fit_posterior(
     network: Network, train: LabelledTexts, validation: LabelledTexts | None
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the finished adapter; return what it chose."""
-    held_out = None
-    if validation is not None:
-        held_out = (scaled_features(network, validation.texts), validation.labels)
-    features = scaled_features(network, train.texts)
+    features, labels = _rows(network, train)
+    held_out = None if validation is None else _rows(network, validation)
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(1).mean().item())
-    network.head.fit(features, train.labels, held_out)
+    network.head.fit(features, labels, held_out)
     return network.head.report()
 
 
 def validation_metrics(
-    network: Network, train: LabelledTexts, validation: LabelledTexts
+    network: Network, train: tuple[Tensor, Tensor] | None, validation: LabelledTexts
 ) -> dict[str, float]:
     """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
 
     The prior scale stays at its default here; it is chosen once, after the last epoch.
+
+    Args:
+        network: The network as trained so far.
+        train: Features [N, d] and labels [N] of the training rows; None where the head is as
+            training left it.
+        validation: The rows to score.
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    if head.uses_training_features:
-        head.fit(scaled_features(network, train.texts), train.labels)
-    logits = head.predict(scaled_features(network, validation.texts))
-    probs = link_probabilities(logits).probs
-    taken = probs[torch.arange(len(probs)), validation.labels]
-    accuracy = (probs.argmax(1) == validation.labels).double().mean()
-    return {"nll": -taken.clamp_min(1e-300).log().mean().item(), "accuracy": accuracy.item()}
+    if train is not None:
+        head.fit(*train)
+    features, labels = _rows(network, validation)
+    probs = link_probabilities(head.predict(features)).probs
+    accuracy = (probs.argmax(1) == labels).double().mean()
+    return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
 
 
 def train_network(
@@ -139,27 +150,26 @@ def train_network(
     """
     torch.manual_seed(settings.seed)
     set_feature_scale(network, train.texts)
+    rows = TrainingFeatures(train.texts)
     validate = None
     if validation is not None and early_stopping:
-        rows = validation
-        validate = lambda net: validation_metrics(net, train, rows)  # noqa: E731
+        validate = _validation(rows, train.labels, validation)
     callbacks = _callbacks(settings, validate is not None, on_epoch, description)
-    optimizer = build_optimizer(
-        network.sites, list(network.head.parameters()), adapter, settings.head_lr
-    )
+    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
+    optimizer = build_optimizer(network.sites, list(network.head.parameters()), adapter, head_lr)
+    last = _last_checkpoint(directory)
     with quiet_transformers():
         trainer = AlternatingTrainer(
             network,
             optimizer,
             train=train.texts,
             labels=train.labels,
-            update_head=_head_update(posterior, train),
-            settings=settings,
+            update_head=_head_update(posterior, rows, train.labels, settings),
+            settings=what_is_left(settings, last),
             directory=directory,
             validate=validate,
             callbacks=callbacks,
         )
-        last = _last_checkpoint(directory)
         trainer.train(resume_from_checkpoint=last)
     chosen = fit_posterior(network, train, validation) if fit_last else {}
     return FitResult(
@@ -187,11 +197,25 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _head_update(posterior: PosteriorConfig, train: LabelledTexts) -> HeadUpdate:
+def _validation(rows: TrainingFeatures, labels: Tensor, held: LabelledTexts) -> Validate:
+    def validate(network: Network, step: int) -> dict[str, float]:
+        train = None
+        if network.head.uses_training_features:
+            features = rows.at(network, step)
+            train = (features, labels.to(features.device))
+        return validation_metrics(network, train, held)
+
+    return validate
+
+
+def _head_update(
+    posterior: PosteriorConfig, rows: TrainingFeatures, labels: Tensor, settings: TrainingSettings
+) -> HeadUpdate:
     if isinstance(posterior, VBLL) and posterior.head_step == "refit":
-        return Refits(posterior.refit_every, train.texts, train.labels)
+        steps_per_epoch = math.ceil(len(labels) / settings.batch_size)
+        return Refits(max(1, steps_per_epoch // posterior.refits_per_epoch), rows, labels)
     steps = posterior.head_steps if isinstance(posterior, VBLL) else 1
-    return GradientSteps(steps, len(train.labels))
+    return GradientSteps(steps, len(labels))
 
 
 class _AfterEpoch(TrainerCallback):
@@ -209,7 +233,7 @@ def _callbacks(
     if title is not None:
         callbacks.append(TrainingBar(title))
     if validates:
-        callbacks.append(EarlyStoppingCallback(settings.patience))
+        callbacks.append(Patience(settings.patience))
     if on_epoch is not None:
         callbacks.append(_AfterEpoch(on_epoch))
     return callbacks

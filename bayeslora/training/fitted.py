@@ -25,7 +25,7 @@ from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.predict import num_passes, predict_logits
 from bayeslora.training.progress import progress_bar, quiet_transformers
-from bayeslora.training.restore import last_layer, model_tensors
+from bayeslora.training.restore import check_last_layer, last_layer, model_tensors
 
 DEFAULT_LINK = "mc"
 Unknown = Literal["error", "ood"]
@@ -105,7 +105,7 @@ class Fitted:
         return Predictions(
             probs=_array(result.probs),
             classes=tuple(self.record.classes),
-            labels=texts.labels.numpy() if rows.has_labels else None,
+            labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
             ids=rows.ids,
             total=_array(result.total),
             aleatoric=_array(result.aleatoric),
@@ -140,6 +140,7 @@ class Fitted:
         Raises:
             InputError: The posterior is not one of the last layer, or the data is not allowed.
         """
+        check_last_layer(self.posterior)
         network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)
@@ -152,6 +153,10 @@ class Fitted:
             results={**self.record.results, "posterior": chosen},
         )
         return dataclasses.replace(self, record=record, members=[network.trained_state()])
+
+
+def _are_unlabelled(rows: Examples) -> bool:
+    return all(label is None for label in rows.labels)
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

@@ -61,13 +61,34 @@ class GradientSteps:
         network.head.zero_grad()
 
 
+class TrainingFeatures:
+    """Features of all training rows in evaluation mode, computed once for each adapter step."""
+
+    def __init__(self, texts: PreparedTexts) -> None:
+        """Keep the training texts."""
+        self._texts = texts
+        self._step: int | None = None
+        self._values = torch.empty(0)
+
+    @torch.no_grad()
+    def at(self, network: Network, step: int) -> Tensor:
+        """Return [N, d] features of the network after `step` adapter steps, scaled."""
+        if step != self._step:
+            was_training = network.training
+            network.eval()
+            self._values = network.scaled(network.encoder.features(self._texts))
+            network.train(was_training)
+            self._step = step
+        return self._values
+
+
 class Refits:
     """Closed-form fits of the head to the features of all training rows, now and then."""
 
-    def __init__(self, every: int, texts: PreparedTexts, labels: Tensor) -> None:
-        """Refit every `every` steps of the adapter on these texts and labels [N]."""
+    def __init__(self, every: int, rows: TrainingFeatures, labels: Tensor) -> None:
+        """Refit before each `every`-th step of the adapter, on these rows and labels [N]."""
         self._every = every
-        self._texts = texts
+        self._rows = rows
         self._labels = labels
 
     def __call__(
@@ -81,9 +102,5 @@ class Refits:
         """Refit the head when its turn has come."""
         if step % self._every or not isinstance(network.head, VBLLHead):
             return
-        was_training = network.training
-        network.eval()
-        with torch.no_grad():
-            rows = network.encoder.features(self._texts) / network.feature_scale.cpu()
-        network.train(was_training)
-        network.head.refit(rows, self._labels)
+        features = self._rows.at(network, step)
+        network.head.refit(features, self._labels.to(features.device))

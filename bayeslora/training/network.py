@@ -30,8 +30,11 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
-        features: Tensor = self.encoder(batch)
-        return features / self.feature_scale
+        return self.scaled(self.encoder(batch))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Return [N, d] features of the encoder as the head sees them, and where the head is."""
+        return features.to(self.feature_scale.device) / self.feature_scale
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head and scale."""

@@ -57,7 +57,7 @@ def predict_logits(
         draws = EnsembleDraws(network.load_trained_state, members)
         return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
     features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-    return network.head.predict(features / network.feature_scale.cpu())
+    return network.head.predict(network.scaled(features))
 
 
 def _sampled(
@@ -72,7 +72,7 @@ def _sampled(
     batches = list(network.encoder.batches(texts, _BATCH))
 
     def logits(rows: list[int]) -> Tensor:
-        mean = network.head.predict(network(texts.collate(rows)).cpu()).mean
+        mean = network.head.predict(network(texts.collate(rows))).mean
         advance(len(rows))
         return mean
 

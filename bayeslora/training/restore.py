@@ -140,17 +140,15 @@ def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 def _members(files: ModelFiles) -> Members:
-    everything = {**files.adapter, **files.posterior}
     count = files.record.num_members
     prefixes = [_prefix(place, count) for place in range(count)]
-    return [
-        {
-            name[len(prefix) :]: tensor
-            for name, tensor in everything.items()
-            if name.startswith(prefix)
-        }
-        for prefix in prefixes
-    ]
+    members: Members = [{} for _ in prefixes]
+    for name, tensor in {**files.adapter, **files.posterior}.items():
+        place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
+        if place is None:
+            raise InputError(f"the model is damaged: tensor {name!r} belongs to no member")
+        members[place][name.removeprefix(prefixes[place])] = tensor
+    return members
 
 
 def _prefix(place: int, count: int) -> str:
@@ -160,7 +158,7 @@ def _prefix(place: int, count: int) -> str:
 def _foreign_from_files(record: ModelRecord, name: str, loading: Mapping[str, Any]) -> Network:
     classifier = load_sequence_classifier(
         name,
-        layer=record.backbone["layer"],
+        layer=record.backbone.get("layer"),
         device=loading["device"],
         trust_remote_code=loading["trust_remote_code"],
     )
@@ -181,8 +179,15 @@ def _check_fingerprint(record: ModelRecord, found: str) -> None:
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        network.load_trained_state(tensors)
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"posterior tensors do not fit the record: {reason}") from None
+    expected = network.trained_state()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"the model is damaged: tensor {name!r} is missing")
+        if name not in expected:
+            raise InputError(f"the model is damaged: its record says nothing of tensor {name!r}")
+        found, needed = list(tensors[name].shape), list(expected[name].shape)
+        if found != needed:
+            raise InputError(
+                f"the model is damaged: tensor {name!r} has shape {found}, its record needs {needed}"
+            )
+    network.load_trained_state(tensors)

@@ -14,7 +14,7 @@ class TrainingSettings:
     Attributes:
         epochs: Passes over the training rows, at most.
         batch_size: Rows a step.
-        head_lr: Learning rate of the head's gradient steps.
+        head_lr: Learning rate of the head's gradient steps, where the posterior has none itself.
         patience: Epochs without a better validation NLL before training stops.
         warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
         max_grad_norm: Limit on the norm of the adapter's gradient.

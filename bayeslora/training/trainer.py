@@ -29,7 +29,7 @@ from bayeslora.training.settings import TrainingSettings
 
 _WEIGHTS = "model.safetensors"
 
-Validate = Callable[[Network], dict[str, float]]
+Validate = Callable[[Network, int], dict[str, float]]
 
 
 class AlternatingTrainer(Trainer):
@@ -58,8 +58,8 @@ class AlternatingTrainer(Trainer):
             update_head: How the head follows the adapter.
             settings: Epochs, batch size, warm-up, seed.
             directory: Where checkpoints go, one an epoch.
-            validate: Returns the metrics of an epoch, with `nll`; training then keeps the best
-                epoch.
+            validate: Returns the metrics after so many steps, with `nll`; training then keeps the
+                best epoch.
             callbacks: More callbacks of the Trainer's own kind.
         """
         sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
@@ -68,7 +68,13 @@ class AlternatingTrainer(Trainer):
         self._update_head = update_head
         super().__init__(
             model=network,
-            args=_arguments(settings, directory, len(sampler), validates=validate is not None),
+            args=_arguments(
+                settings,
+                directory,
+                len(sampler),
+                validates=validate is not None,
+                on_cpu=network.feature_scale.device.type == "cpu",
+            ),
             data_collator=Collator(train, labels),
             train_dataset=RowNumbers(len(train)),
             eval_dataset=RowNumbers(0) if validate is not None else None,
@@ -123,7 +129,7 @@ class AlternatingTrainer(Trainer):
         if self._validate is None:
             return {}
         self.network.eval()
-        found = self._validate(self.network)
+        found = self._validate(self.network, self._step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -152,7 +158,7 @@ class AlternatingTrainer(Trainer):
 
 
 def _arguments(
-    settings: TrainingSettings, directory: Path, steps: int, *, validates: bool
+    settings: TrainingSettings, directory: Path, steps: int, *, validates: bool, on_cpu: bool
 ) -> TrainingArguments:
     when = "epoch" if validates else "no"
     return TrainingArguments(
@@ -173,7 +179,7 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu,
     )
 
 

@@ -86,7 +86,9 @@ def test_weights_are_de_quantised_once(package, monkeypatch, tmp_path):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     runs = []
     monkeypatch.setattr(
-        embedded, "_dequantise", lambda path, target: runs.append(path) or target.mkdir(parents=True)
+        embedded,
+        "_dequantise",
+        lambda path, target: runs.append(path) or target.mkdir(parents=True),
     )
     first = embedded_directory("minilm")
     assert embedded_directory("minilm") == first

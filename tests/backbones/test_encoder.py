@@ -85,7 +85,9 @@ def test_left_padded_batches_give_the_same_features():
     host = encoder("llama")
     ids, mask = batch()
     left = {
-        "input_ids": torch.stack([row.roll(int((1 - m).sum())) for row, m in zip(ids, mask)]),
+        "input_ids": torch.stack(
+            [row.roll(int((1 - m).sum())) for row, m in zip(ids, mask, strict=True)]
+        ),
         "attention_mask": torch.stack([m.roll(int((1 - m).sum())) for m in mask]),
     }
     with torch.no_grad():

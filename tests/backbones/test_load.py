@@ -133,7 +133,9 @@ def test_a_damaged_directory_is_an_input_error(tmp_path, change, message):
 
 @pytest.mark.parametrize("name", ["minilmm", "smollm2", "smollm2-135"])
 def test_a_mistyped_short_name_gets_a_hint(name):
-    with pytest.raises(InputError, match=r"unknown backbone .*did you mean '(minilm|smollm2-135m)'"):
+    with pytest.raises(
+        InputError, match=r"unknown backbone .*did you mean '(minilm|smollm2-135m)'"
+    ):
         loaded(name)
 
 

@@ -1,14 +1,12 @@
 """Small models, data and predictions files for the command line."""
 
-import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import tiny
+from cli_files import write_rows
 
 from bayeslora.cli import main
-from bayeslora.predictions import Predictions
 
 
 @pytest.fixture
@@ -42,11 +40,6 @@ def refused(run, tmp_path):
     return command
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A directory with backbones, a classifier, data, and a model fitted by the command line."""
@@ -64,30 +57,3 @@ def world(tmp_path_factory):
     code = main(list(map(str, ["fit", found.train, "--validation", found.valid, *options])))
     assert code == 0
     return found
-
-
-def fake(path, rows=60, seed=0, name="", sharp=2.0, outside=False, ids="row-", **parts):
-    """Write predictions whose labels are drawn from probabilities less sharp than stated.
-
-    The rows of one `ids` have the same labels whatever the seed.
-    """
-    classes = ("a", "b", "c")
-    labels = np.arange(rows) % 3
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(rows, 3))
-    logits[np.arange(rows), labels] += 0.0 if outside else 1.0
-    probs = np.exp(sharp * logits)
-    probs /= probs.sum(1, keepdims=True)
-    epistemic = generator.random(rows) + (0.5 if outside else 0.0)
-    predictions = Predictions(
-        probs,
-        classes,
-        None if outside else labels,
-        ids=tuple(f"{ids}{row}" for row in range(rows)),
-        epistemic=epistemic,
-        name=name or path.stem,
-        **parts,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    predictions.save(path)
-    return path

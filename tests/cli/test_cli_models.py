@@ -6,13 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import tiny
 import torch
+from cli_files import write_rows
 from safetensors.torch import load_file
 
 from bayeslora import BayesianClassifier, Predictions, evaluate
-from conftest import write_rows
 
 
 def tensors(model):
@@ -196,64 +195,3 @@ def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
     assert "gone" in refused(*predict)
     assert "another backbone" in refused(*predict, "--backbone", world.bert)
     assert run(*predict, "--backbone", world.llama).code == 0
-
-
-def test_calibrate_a_foreign_classifier(run, world, tmp_path):
-    out = tmp_path / "calibrated"
-    result = run(
-        *["calibrate", world.classifier, world.train, "--validation", world.valid],
-        *["--posterior", "laplace", "--out", out, "--quiet"],
-    )
-    assert result.code == 0, result.err
-    assert str(out) in result.out
-    assert "prior precision" in result.out
-    clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
-    clf.calibrate(world.train, world.valid)
-    after = evaluate(clf.predict(world.valid))
-    before = evaluate(softmax_of(world.classifier, world.valid))
-    for key in ("nll", "ece"):
-        assert f"{before[key].value:.3f} [" in result.out
-        assert f"→ {after[key].value:.3f} [" in result.out
-
-
-def softmax_of(path, data):
-    """The classifier's own probabilities, by transformers alone."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    with torch.no_grad():
-        inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
-        probs = model(**inputs).logits.double().softmax(1)
-    labels = [tiny.CLASSES.index(row["label"]) for row in rows]
-    return Predictions(probs.numpy(), tiny.CLASSES, np.array(labels))
-
-
-def test_calibrate_a_model_of_ours_keeps_the_adapter(run, world, tmp_path):
-    out = tmp_path / "again"
-    calibrate = ["calibrate", world.model, world.valid, "--out", out, "--quiet"]
-    result = run(*calibrate, "--posterior", "laplace:structure=full", "--json")
-    content = json.loads(result.out)
-    assert content["posterior"]["structure"] == "full"
-    assert content["chosen"]["prior_precision"] > 0
-    old, new = (load_file(path / "adapter.safetensors") for path in (world.model, out))
-    assert all(torch.equal(old[name], new[name]) for name in old | new)
-    predicted = run("predict", out, world.test, "--out", tmp_path / "p.parquet", "--quiet")
-    assert predicted.code == 0
-
-
-def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_path):
-    out = tmp_path / "m"
-    calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet"]
-    assert run(*calibrate).code == 0
-    assert "exists" in refused(*calibrate)
-    assert run(*calibrate, "--overwrite").code == 0
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    for verb in (
-        ["calibrate", world.classifier, world.train],
-        ["fit", world.train, "--backbone", world.llama],
-    ):
-        message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
-        assert "not a model" in message

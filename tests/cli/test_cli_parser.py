@@ -16,9 +16,10 @@ from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
-CONTRACT = (
-    "demo fit predict evaluate calibrate recalibrate compare report tasks methods info".split()
-)
+CONTRACT = [
+    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "compare", "report"),
+    *("tasks", "methods", "info"),
+]
 
 
 def modules_after(*argv):
@@ -115,15 +116,13 @@ def test_defaults_in_the_help_are_those_of_python():
     python = {name: item.default for name, item in (init | fit).items()}
     stated = {
         name: re.search(r"\(default: (.*)\)$", action.help or "").group(1)
-        for name, action in build_parser()
-        .parse_args(["fit", "train.jsonl"])
-        .actions.items()
+        for name, action in build_parser().parse_args(["fit", "train.jsonl"]).actions.items()
         if "(default: " in (action.help or "")
     }
-    checked = (
-        "backbone adapter posterior max_length dtype seed batch_size patience text_column"
-        " label_column"
-    ).split()
+    checked = [
+        *("backbone", "adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
+        *("patience", "text_column", "label_column"),
+    ]
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["epochs"] == "10 with --validation, 5 without"

@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
+from cli_files import fake
 
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
-from bayeslora.posteriors.temperature import Temperature
 from bayeslora.predictions import Predictions
-from conftest import fake
 
 
 @pytest.fixture
@@ -75,9 +73,7 @@ def test_ood_sets_are_tied_to_methods(run, files):
         ).out
     )
     for item, own in zip(content, ("a", "b"), strict=True):
-        expected = evaluate(
-            files[own], {"near": files[f"near_{own}"]}, ood_score="max_probability"
-        )
+        expected = evaluate(files[own], {"near": files[f"near_{own}"]}, ood_score="max_probability")
         assert item["ood"]["near"]["auroc"]["value"] == expected.ood["near"].auroc.value
         assert item["ood"]["near"]["score"] == "max_probability"
 
@@ -169,80 +165,6 @@ def test_a_shared_name_needs_a_label_as_reference(refused, tmp_path):
     assert "unknown reference" in refused("compare", *same, last, "--reference", "plan")
 
 
-def test_recalibrate_fits_on_one_file_and_applies_to_another(run, tmp_path):
-    fitted = fake(tmp_path / "valid.parquet", rows=90, seed=1, sharp=4, ids="v-")
-    applied = fake(tmp_path / "test.parquet", seed=2, sharp=4, ids="t-")
-    out = tmp_path / "out.parquet"
-    result = run("recalibrate", "--fit", fitted, "--apply", applied, "--out", out)
-    assert result.code == 0
-    scaler = Temperature().fit(Predictions.load(fitted))
-    assert scaler.temperature > 1  # the probabilities were made too sharp
-    assert f"{scaler.temperature:.4f}" in result.out
-    assert result.out.count("→") == 4
-    written = Predictions.load(out)
-    expected = scaler.apply(Predictions.load(applied))
-    np.testing.assert_array_equal(written.probs, expected.probs)
-    assert written.name == "test+temperature"
-    again = run(
-        "recalibrate", "--fit", fitted, "--apply", applied, "--out", out, "--overwrite", "--json"
-    )
-    content = json.loads(again.out)
-    assert content["temperature"] == scaler.temperature
-    assert content["apply"]["after"]["scores"]["nll"]["value"] < (
-        content["apply"]["before"]["scores"]["nll"]["value"]
-    )
-
-
-def test_recalibrate_without_labels_in_the_second_file(run, tmp_path):
-    fitted = fake(tmp_path / "valid.parquet", seed=1, ids="v-")
-    applied = fake(tmp_path / "test.parquet", seed=2, ids="t-", outside=True)
-    result = run("recalibrate", "--fit", fitted, "--apply", applied, "--out", tmp_path / "o.csv")
-    assert result.code == 0
-    assert result.out.count("→") == 2
-
-
-def test_recalibrate_refuses_the_rows_it_is_fitted_to(refused, tmp_path):
-    fitted = fake(tmp_path / "valid.parquet", seed=1)
-    out = tmp_path / "out.parquet"
-    assert "same file" in refused("recalibrate", "--fit", fitted, "--apply", fitted, "--out", out)
-    shared = fake(tmp_path / "test.parquet", seed=2)
-    message = refused("recalibrate", "--fit", fitted, "--apply", shared, "--out", out)
-    assert "share 60 rows" in message
-    assert "'row-0'" in message
-    copy = fake(tmp_path / "copy.parquet", seed=1, ids="other-")
-    message = refused("recalibrate", "--fit", fitted, "--apply", copy, "--out", out)
-    assert "100 % of the rows" in message
-
-
-def test_row_numbers_in_place_of_ids_may_be_shared(run, tmp_path):
-    fitted = fake(tmp_path / "valid.parquet", seed=1, ids="")
-    applied = fake(tmp_path / "test.parquet", seed=2, ids="")
-    out = tmp_path / "out.parquet"
-    assert run("recalibrate", "--fit", fitted, "--apply", applied, "--out", out).code == 0
-
-
-def test_recalibrate_refuses_another_model(refused, tmp_path):
-    fitted, applied = (
-        fake(tmp_path / f"{ids}.parquet", ids=ids, seed=seed, metadata={"model_fingerprint": ids})
-        for seed, ids in enumerate(("v-", "t-"))
-    )
-    message = refused(
-        "recalibrate", "--fit", fitted, "--apply", applied, "--out", tmp_path / "out.parquet"
-    )
-    assert "different models" in message
-
-
-def test_recalibrate_needs_labels(refused, tmp_path):
-    fitted = fake(tmp_path / "valid.parquet", ids="v-", outside=True)
-    applied = fake(tmp_path / "test.parquet", ids="t-", seed=1)
-    out = tmp_path / "out.parquet"
-    assert "needs labels" in refused(
-        "recalibrate", "--fit", fitted, "--apply", applied, "--out", out
-    )
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyparsing")
 def test_report_writes_a_page(run, refused, tmp_path, files):
     out = tmp_path / "reports" / "first"
     options = ["--ood", f"plain:near={files['near_a']}", "--title", "Two methods"]

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from bayeslora.cli.arguments import add_overwrite, add_quiet, add_seed, given
 from bayeslora.cli.outputs import terminal_width
-from bayeslora.errors import InputError
 
 SUMMARY = "fit a real model to real text, compare the methods, and write a report"
+
+DEFAULT_OUT = "reports/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    parser.add_argument(
+        "--out",
+        default=DEFAULT_OUT,
+        metavar="DIR",
+        help=f"where the report goes (default: {DEFAULT_OUT})",
+    )
     add_seed(parser, "decides starts, order and draws")
     add_overwrite(parser)
     add_quiet(parser)
@@ -22,14 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit and score every method, then print the table and where the report is."""
-    from bayeslora.experiments.demo import run_demo
-    from bayeslora.files import read_json
-    from bayeslora.metrics.scores import Scores
-    from bayeslora.reporting.console import scores_table
-    from bayeslora.reporting.report import report
+    from bayeslora.reporting.report import check_target, report
 
-    if Path(args.out).exists() and not args.overwrite:
-        raise InputError(f"{args.out} exists; choose another --out or pass --overwrite")
+    check_target(Path(args.out), overwrite=bool(args.overwrite))
+
+    from bayeslora.experiments.demo import run_demo
+
     found = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
         found.test,
@@ -39,10 +43,19 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **found.provenance},
     )
-    content = read_json(page.with_name("scores.json"))["methods"]
+    print(_table(page))
+    print(f"\nreport: {page}")
+
+
+def _table(page: Path) -> str:
+    """Return the table of the scores that a report has written beside its page."""
+    from bayeslora.files import read_json
+    from bayeslora.metrics.scores import Scores
+    from bayeslora.reporting.console import scores_table
+
+    methods = read_json(page.with_name("scores.json"))["methods"]
     scores = [
         Scores.from_json({key: value for key, value in one.items() if key != "label"})
-        for one in content
+        for one in methods
     ]
-    print(scores_table(scores, terminal_width()))
-    print(f"\nreport: {page}")
+    return scores_table(scores, terminal_width())

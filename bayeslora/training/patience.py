@@ -1,0 +1,54 @@
+"""Early stopping that an interruption does not make forget.
+
+What it needs is in the Trainer's log, which checkpoints hold; it keeps no count of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from bayeslora.files import read_json
+from bayeslora.training.settings import TrainingSettings
+
+_METRIC = "eval_nll"
+
+
+class Patience(TrainerCallback):
+    """Stops training after some epochs without a better validation NLL."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop where patience has run out."""
+        if epochs_without_gain(state.log_history) >= self._epochs:
+            control.should_training_stop = True
+
+
+def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:
+    """Return how many epochs a Trainer's log has after the best one."""
+    found = [entry[_METRIC] for entry in log if _METRIC in entry]
+    return len(found) - 1 - found.index(min(found)) if found else 0
+
+
+def what_is_left(settings: TrainingSettings, checkpoint: str | None) -> TrainingSettings:
+    """Return the settings to go on with: no further epoch where patience has run out already."""
+    if checkpoint is None:
+        return settings
+    state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
+    if epochs_without_gain(state["log_history"]) < settings.patience:
+        return settings
+    return dataclasses.replace(settings, epochs=math.ceil(state["epoch"]))

@@ -1,0 +1,83 @@
+"""Fine-tuned sequence classifiers as other people leave them on disk, with random weights."""
+
+from pathlib import Path
+
+import torch
+from tiny import CLASSES, SIZES, tiny_tokenizer
+
+_NAMES = dict(enumerate(CLASSES))
+_SHARED = {"id2label": _NAMES, "label2id": {name: index for index, name in _NAMES.items()}}
+
+# Class, options beyond SIZES, the final layer, adapted layers of a PEFT checkpoint.
+FAMILIES = {
+    "bert": ("Bert", {}, "classifier", ["query", "value"]),
+    "roberta": ("Roberta", {}, "classifier.out_proj", ["query", "value"]),
+    "distilbert": ("DistilBert", {}, "classifier", ["q_lin", "v_lin"]),
+    "llama": ("Llama", {"num_key_value_heads": 2}, "score", ["q_proj", "v_proj"]),
+}
+_DISTILBERT = {
+    "dim": 16,
+    "hidden_dim": 24,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+def model(family, **changes):
+    """Return a classifier in memory whose logits differ clearly between texts."""
+    import transformers
+
+    name, options, _, _ = FAMILIES[family]
+    sizes = _DISTILBERT if family == "distilbert" else {**SIZES, "num_hidden_layers": 2}
+    tokenizer = tiny_tokenizer()
+    config = getattr(transformers, f"{name}Config")(
+        **{
+            **sizes,
+            **options,
+            **_SHARED,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            **changes,
+        }
+    )
+    torch.manual_seed(0)
+    found = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+    for parameter in found.parameters():
+        parameter.data = 0.3 * torch.randn_like(parameter)
+    return found
+
+
+def saved(family, path, **changes):
+    """Write a classifier with its tokenizer; return its directory."""
+    model(family, **changes).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return Path(path)
+
+
+def saved_peft(family, path, *, with_tokenizer=True):
+    """Write a PEFT checkpoint and its base below `path`; return its directory and the model."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    base = saved(family, Path(path) / "base")
+    plain = getattr(
+        transformers, f"{FAMILIES[family][0]}ForSequenceClassification"
+    ).from_pretrained(base)
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=2, target_modules=FAMILIES[family][3], init_lora_weights=False
+    )
+    adapted = get_peft_model(plain, config).eval()
+    adapted.save_pretrained(Path(path) / "peft")
+    if with_tokenizer:
+        tiny_tokenizer().save_pretrained(Path(path) / "peft")
+    return Path(path) / "peft", adapted
+
+
+def logits(network, texts):
+    """Return what the classifier itself makes of texts, [N, C]."""
+    inputs = tiny_tokenizer()(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return network(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).logits

@@ -1,0 +1,175 @@
+"""Somebody else's classifier: the input of its final layer, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from classifiers import FAMILIES, logits, model, saved, saved_peft
+from safetensors.torch import load_file, save_file
+from tiny import CLASSES, tiny_bert, tiny_tokenizer, toy_rows
+
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.errors import InputError
+
+TEXTS = [row["text"] for row in toy_rows(7, seed=2)]
+
+# peft reads an attribute that transformers renamed.
+peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def loaded(source, **options):
+    return load_sequence_classifier(
+        source if not hasattr(source, "parts") else str(source), device="cpu", **options
+    )
+
+
+def linear_logits(classifier):
+    """Return features times the final layer's weights: the classifier's logits, [N, C]."""
+    encoder = SequenceEncoder(classifier, max_length=32)
+    return encoder.features(encoder.prepare(TEXTS), batch_size=3) @ encoder.weight.T
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_and_weights_make_the_logits(tmp_path, family):
+    path = saved(family, tmp_path / "model")
+    classifier = loaded(path)
+    assert classifier.layer == FAMILIES[family][2]
+    assert classifier.classes == CLASSES
+    expected = logits(model(family), TEXTS)
+    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
+
+
+@peft_warns
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_checkpoints_are_merged(tmp_path, family, with_tokenizer):
+    path, adapted = saved_peft(family, tmp_path, with_tokenizer=with_tokenizer)
+    classifier = loaded(path)
+    assert classifier.classes == CLASSES
+    expected = logits(adapted, TEXTS)
+    # Merging rounds W + BA once, where the checkpoint adds two products.
+    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_in_memory_is_used_as_it_is():
+    network = model("bert")
+    expected = logits(network, TEXTS)
+    classifier = loaded(network, tokenizer=tiny_tokenizer())
+    assert classifier.backbone.model is network
+    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_in_memory_needs_a_tokenizer():
+    with pytest.raises(InputError, match="a model in memory does not name its tokenizer"):
+        loaded(model("bert"))
+
+
+def test_a_final_layer_can_be_named(tmp_path):
+    path = saved("bert", tmp_path / "model")
+    assert loaded(path, layer="classifier").layer == "classifier"
+
+
+@pytest.mark.parametrize("layer", ["nowhere", "bert.pooler.dense", "bert.pooler"])
+def test_a_wrong_final_layer_is_refused(tmp_path, layer):
+    path = saved("bert", tmp_path / "model")
+    with pytest.raises(InputError) as caught:
+        loaded(path, layer=layer)
+    assert f"layer '{layer}' is no linear layer with 3 outputs" in str(caught.value)
+    assert "classifier" in str(caught.value)
+
+
+def test_the_backbone_alone_is_no_classifier(tmp_path):
+    path = tiny_bert(tmp_path / "model")
+    with pytest.raises(InputError) as caught:
+        loaded(path)
+    assert f"{path} has no trained weights for" in str(caught.value)
+    assert "classifier.bias" in str(caught.value)
+
+
+def test_a_head_without_weights_is_refused(tmp_path):
+    path = saved("bert", tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    del tensors["classifier.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"no trained weights for classifier\.weight"):
+        loaded(path)
+
+
+def test_a_head_of_another_size_is_refused(tmp_path):
+    path = saved("bert", tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    tensors["classifier.weight"] = tensors["classifier.weight"][:2].clone()
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="cannot be loaded as a sequence classifier"):
+        loaded(path)
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    path = saved("bert", tmp_path / "model")
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(InputError, match="cannot be loaded as a sequence classifier"):
+        loaded(path)
+
+
+def test_regressions_are_refused(tmp_path):
+    path = saved("bert", tmp_path / "model", id2label={0: "score"}, label2id={"score": 0})
+    with pytest.raises(InputError, match="has 1 output; a classifier has two or more classes"):
+        loaded(path)
+
+
+def test_multi_label_models_are_refused(tmp_path):
+    path = saved("bert", tmp_path / "model", problem_type="multi_label_classification")
+    with pytest.raises(InputError, match="gives a text any number of labels"):
+        loaded(path)
+
+
+def test_encoder_decoders_are_refused(tmp_path):
+    from transformers import T5Config, T5ForSequenceClassification
+
+    config = T5Config(
+        vocab_size=60, d_model=16, d_ff=24, d_kv=4, num_layers=1, num_heads=4, num_labels=3
+    )
+    T5ForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is an encoder-decoder"):
+        loaded(tmp_path)
+
+
+@peft_warns
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no head", "holds no classification head; save it with modules_to_save"),
+        ("pickle", "has no adapter_model.safetensors; pickled weights are not read"),
+        ("truncated", "adapter_model.safetensors is damaged or truncated"),
+        ("no base name", "does not name its base model"),
+        ("no base", "cannot be loaded as a sequence classifier"),
+    ],
+)
+def test_damaged_peft_checkpoints_are_refused(tmp_path, damage, message):
+    path, _ = saved_peft("bert", tmp_path)
+    weights, settings = path / "adapter_model.safetensors", path / "adapter_config.json"
+    config = json.loads(settings.read_text())
+    if damage == "no head":
+        save_file({k: v for k, v in load_file(weights).items() if "lora" in k}, weights)
+    elif damage == "pickle":
+        weights.rename(path / "adapter_model.bin")
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    elif damage == "no base name":
+        settings.write_text(json.dumps({k: v for k, v in config.items() if "base_model" not in k}))
+    else:
+        (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(InputError) as caught:
+        loaded(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_head_without_bias_has_no_constant_feature(tmp_path):
+    with_bias = SequenceEncoder(loaded(saved("bert", tmp_path / "bert")), max_length=32)
+    without = SequenceEncoder(loaded(saved("llama", tmp_path / "llama")), max_length=32)
+    assert (with_bias.num_features, without.num_features) == (17, 16)
+    features = with_bias.features(with_bias.prepare(TEXTS))
+    assert torch.equal(features[:, -1], torch.ones(len(TEXTS)))

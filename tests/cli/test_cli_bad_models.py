@@ -1,0 +1,153 @@
+"""Damaged models, and data that a model cannot take: refused in a line or two, nothing written."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+from cli_files import DATA, NOWHERE, write_rows
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def model(world, tmp_path):
+    """A copy of a model whose backbone cannot be found."""
+    copy = tmp_path / "model"
+    shutil.copytree(world.model, copy)
+    change_record(copy, lambda record: record["backbone"].update(name=NOWHERE))
+    return copy
+
+
+def change_record(model, change):
+    record = json.loads((model / "bayeslora.json").read_text())
+    change(record)
+    (model / "bayeslora.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in DATA if "label" not in case and case != "one class"]
+)
+def test_data_to_predict(refused, model, tmp_path, case):
+    content, parts = DATA[case]
+    if case == "mixed labels":
+        parts = ["'label'", "'x'", "'animals'"]
+    path = tmp_path / "data.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    message = refused("predict", model, path, "--out", tmp_path / "p.parquet")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("out", "parts"),
+    [
+        ("p.txt", ["'.txt'", ".parquet or .csv"]),
+        ("there.parquet", ["exists", "--overwrite"]),
+        ("folder.csv", ["is a directory"]),
+    ],
+)
+def test_where_predictions_go_is_checked_first(refused, tmp_path, out, parts):
+    (tmp_path / "there.parquet").write_text("something")
+    (tmp_path / "folder.csv").mkdir()
+    message = refused("predict", "/nowhere/model", "/nowhere/data", "--out", tmp_path / out)
+    for part in parts:
+        assert part in message
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[:8] = b"\xff" * 8
+    path.write_bytes(bytes(content))
+
+
+def misshape(path):
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    save_file({**tensors, name: tensors[name].new_zeros(3, 3, 3)}, path)
+
+
+def lose(path):
+    tensors = load_file(path)
+    save_file({name: tensors[name] for name in sorted(tensors)[1:]}, path)
+
+
+DAMAGE = {
+    "no record": (lambda m: (m / "bayeslora.json").unlink(), ["is not a bayeslora model"]),
+    "no JSON": (lambda m: (m / "bayeslora.json").write_text("{"), ["cannot be read as JSON"]),
+    "foreign": (lambda m: (m / "bayeslora.json").write_text("{}"), ["no format_version"]),
+    "newer": (
+        lambda m: change_record(m, lambda record: record.update(format_version=99)),
+        ["format version 99", "upgrade"],
+    ),
+    "field": (
+        lambda m: change_record(m, lambda record: record.pop("classes")),
+        ["damaged", "'classes' is missing"],
+    ),
+    "part of a field": (
+        lambda m: change_record(m, lambda record: record["backbone"].pop("kind")),
+        ["damaged", "'backbone'", "'kind'"],
+    ),
+    "kind of a field": (
+        lambda m: change_record(m, lambda record: record.update(columns="text")),
+        ["damaged", "'columns'"],
+    ),
+    "classes": (
+        lambda m: change_record(m, lambda record: record.update(classes=["x", 1])),
+        ["damaged", "'classes'"],
+    ),
+    "no tensors": (lambda m: (m / "adapter.safetensors").unlink(), ["adapter.safetensors is mis"]),
+    "broken": (lambda m: flip(m / "posterior.safetensors"), ["posterior.safetensors", "damaged"]),
+    "truncated": (
+        lambda m: (m / "adapter.safetensors").write_bytes(
+            (m / "adapter.safetensors").read_bytes()[:-20]
+        ),
+        ["adapter.safetensors", "truncated"],
+    ),
+    "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["has shape [3, 3, 3]"]),
+    "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["do not fit"]),
+    "other backbone": (
+        lambda m: change_record(m, lambda record: record["backbone"].update(fingerprint="0" * 32)),
+        ["another backbone", "0" * 32],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_models(refused, world, tmp_path, case):
+    harm, parts = DAMAGE[case]
+    model = tmp_path / "model"
+    shutil.copytree(world.model, model)
+    harm(model)
+    message = refused("predict", model, world.test, "--out", tmp_path / "p.parquet", "--quiet")
+    for part in parts:
+        assert part in message
+
+
+CALIBRATE = {
+    "no model": (["/nowhere/model", "{train}"], ["/nowhere/model"]),
+    "no classifier": (["{llama}", "{train}"], ["not a fine-tuned sequence classifier"]),
+    "no data": (["{classifier}", "/nowhere.jsonl"], ["/nowhere.jsonl does not exist"]),
+    "posterior": (["{classifier}", "{train}", "--posterior", "ensemble"], ["not one of the last"]),
+    "layer of ours": (["{model}", "{train}", "--layer", "score"], ["--layer is fixed"]),
+    "length of ours": (["{model}", "{train}", "--max-length", "9"], ["--max-length is fixed"]),
+}
+
+
+@pytest.mark.parametrize("case", CALIBRATE)
+def test_calibrate(refused, world, tmp_path, case):
+    options, parts = CALIBRATE[case]
+    words = [word.format(**vars(world)) for word in options]
+    message = refused("calibrate", *words, "--out", tmp_path / "m", "--quiet")
+    for part in parts:
+        assert part in message
+
+
+def test_calibrate_with_labels_that_are_no_classes(refused, world, tmp_path):
+    data = write_rows(
+        tmp_path / "d.jsonl", [{"id": "x", "text": "red", "label": "colours"}, *tiny.toy_rows(9)]
+    )
+    for model in (world.classifier, world.model):
+        message = refused("calibrate", model, data, "--out", tmp_path / "m", "--quiet")
+        for part in ("row 1", "'colours'", "'animals'"):
+            assert part in message

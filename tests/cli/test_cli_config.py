@@ -1,0 +1,108 @@
+"""Options from a YAML file."""
+
+import json
+
+import pytest
+import yaml
+from cli_files import write_rows
+
+from bayeslora.cli.parser import build_parser
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a configuration file from a mapping or as it is."""
+
+    def write(content):
+        path = tmp_path / "fit.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_a_file_holds_every_option(run, world, tmp_path, config):
+    path = config(
+        {
+            "train": str(world.train),
+            "validation": str(world.valid),
+            "out": str(tmp_path / "m"),
+            "backbone": str(world.llama),
+            "adapter": {"name": "lora", "r": 2, "target_modules": ["q_proj"]},
+            "posterior": {"name": "map", "prior_scale": 1.5},
+            "epochs": 1,
+            "batch-size": 8,
+            "seed": 5,
+            "max_length": 12,
+            "trust_remote_code": False,
+            "text_pair_column": None,
+        }
+    )
+    assert run("fit", "--config", path, "--quiet").code == 0
+    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
+    assert (
+        record["adapter"] | {"name": "lora", "r": 2, "target_modules": ["q_proj"]}
+        == (record["adapter"])
+    )
+    assert record["posterior"]["prior_scale"] == 1.5
+    assert record["training"]["batch_size"] == 8
+    assert record["seed"] == 5
+    assert record["max_length"] == 12
+
+
+def test_the_command_line_goes_before_the_file(run, world, tmp_path, config):
+    path = config({"epochs": 7, "seed": 5, "posterior": "laplace", "backbone": str(world.llama)})
+    fit = ["fit", world.train, "--config", path, "--out", tmp_path / "m", "--quiet"]
+    assert run(*fit, "--epochs", 1, "--posterior", "map").code == 0
+    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
+    assert record["training"]["epochs"] == 1
+    assert record["posterior"]["name"] == "map"
+    assert record["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ({"epoch": 3}, ["unknown option 'epoch'", "did you mean 'epochs'"]),
+        ({"json": True}, ["unknown option 'json'"]),
+        ({"epochs": "many"}, ["epochs", "whole number >= 1", "'many'"]),
+        ({"epochs": 2.5}, ["epochs", "'2.5'"]),
+        ({"epochs": True}, ["epochs", "True"]),
+        ({"epochs": [3]}, ["epochs", "[3]"]),
+        ({"backbone": {"name": "minilm"}}, ["backbone", "text or a number"]),
+        ({"dtype": "float17"}, ["dtype", "'float17'", "'float32'"]),
+        ({"trust_remote_code": "maybe"}, ["trust_remote_code", "true or false"]),
+        ({"adapter": {"r": 4}}, ["adapter"]),
+        ({"adapter": {"name": "polar", "rank": 4}}, ["option of adapter polar", "'rank'"]),
+        ("- epochs\n", ["names with values"]),
+        ("epochs: [\n", ["cannot be read as YAML"]),
+    ],
+)
+def test_wrong_files_are_refused(refused, tmp_path, config, content, parts):
+    path = config(content)
+    data = write_rows(
+        tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": 1}]
+    )
+    message = refused("fit", data, "--out", tmp_path / "m", "--config", path)
+    for part in parts:
+        assert part in message
+
+
+def test_an_empty_file_changes_nothing(refused, tmp_path, config):
+    message = refused("fit", tmp_path / "t.jsonl", "--out", "m", "--config", config(""))
+    assert "t.jsonl does not exist" in message
+
+
+def test_a_missing_file_is_refused(refused, tmp_path):
+    assert "does not exist" in refused("fit", "t", "--config", tmp_path / "none.yaml")
+
+
+def test_what_neither_names_is_missing(refused, config):
+    assert "TRAIN is missing" in refused("fit", "--config", config({}))
+    assert "--out is missing" in refused("fit", "train.jsonl", "--config", config({}))
+
+
+def test_every_option_of_fit_but_those_of_the_output_may_be_in_a_file():
+    args = build_parser().parse_args(["fit", "t"])
+    plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions"}
+    assert set(args.actions) == set(vars(args)) - plain

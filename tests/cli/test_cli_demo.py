@@ -1,0 +1,49 @@
+"""The demo's frame; what it fits is tested elsewhere."""
+
+import pytest
+from cli_files import fake
+
+from bayeslora.experiments import demo
+from bayeslora.predictions import Predictions
+
+
+@pytest.fixture
+def fitted(monkeypatch, tmp_path):
+    """Stand in for the fits; return the arguments that they were called with."""
+    asked = []
+
+    def load(name, **options):
+        return Predictions.load(fake(tmp_path / f"{name}.parquet", **options))
+
+    run = demo.DemoRun(
+        [load("lora-mle", seed=1), load("polar-vbll", seed=2)],
+        {
+            "lora-mle": {"near": load("near-1", seed=3, outside=True)},
+            "polar-vbll": {"near": load("near-2", seed=4, outside=True)},
+        },
+        {"data": {"train": "640 posts"}},
+    )
+    monkeypatch.setattr(demo, "run_demo", lambda **options: asked.append(options) or run)
+    return asked
+
+
+def test_the_demo_prints_a_table_and_writes_a_report(run, refused, fitted, tmp_path):
+    out = tmp_path / "reports" / "demo"
+    result = run("demo", "--out", out, "--seed", 3, "--quiet")
+    assert result.code == 0, result.err
+    assert fitted == [{"progress": False, "seed": 3}]
+    for part in ("lora-mle", "polar-vbll", "AUROC", "near", f"report: {out / 'index.html'}"):
+        assert part in result.out
+    page = (out / "index.html").read_text()
+    assert "640 posts" in page
+    assert f"bayeslora demo --out {out} --seed 3 --quiet" in page
+    assert "exists" in refused("demo", "--out", out)
+    assert len(fitted) == 1, "it was refused before anything was fitted"
+    assert run("demo", "--out", out, "--overwrite").code == 0
+
+
+def test_the_demo_never_overwrites_something_else(refused, fitted, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    assert "not a report" in refused("demo", "--out", tmp_path / "thesis", "--overwrite")
+    assert fitted == []

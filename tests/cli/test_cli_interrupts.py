@@ -1,0 +1,124 @@
+"""A fit that was stopped goes on where it was and ends in the same bits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayeslora.training import fit as training
+
+EPOCHS = 8
+
+
+def command(world, out, **changes):
+    options = {"backbone": world.llama, "epochs": EPOCHS, "patience": EPOCHS, "seed": 1}
+    words = ["fit", world.train, "--validation", world.valid, "--out", out, "--quiet"]
+    for name, value in (options | changes).items():
+        words += [f"--{name}", value]
+    return list(map(str, words))
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The same fit without an interruption."""
+    from bayeslora.cli import main
+
+    out = tmp_path_factory.mktemp("whole") / "m"
+    assert main(command(world, out)) == 0
+    return out
+
+
+def stopped(world, out, kind):
+    """Start the fit in a process of its own and send it a signal after its first epoch."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bayeslora", *command(world, out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(out.glob("checkpoints/*/*/trainer_state.json")):
+        time.sleep(0.005)
+    process.send_signal(kind)
+    printed, said = process.communicate()
+    assert not (out / "bayeslora.json").exists(), "the fit was over before the signal"
+    return process.returncode, printed, said
+
+
+def check_same(one, other):
+    for name in ("adapter.safetensors", "posterior.safetensors"):
+        expected = load_file(other / name)
+        found = load_file(one / name)
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(found[key], tensor), key
+    records = [json.loads((path / "bayeslora.json").read_text()) for path in (one, other)]
+    assert records[0] == records[1]
+    files = [sorted(file.name for file in path.iterdir()) for path in (one, other)]
+    assert files[0] == files[1]
+
+
+def test_killed(run, world, whole, tmp_path):
+    out = tmp_path / "m"
+    code, _, _ = stopped(world, out, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert run(*command(world, out)).code == 0
+    check_same(out, whole)
+
+
+def test_interrupted_by_hand(run, refused, world, whole, tmp_path):
+    out = tmp_path / "m"
+    code, printed, said = stopped(world, out, signal.SIGINT)
+    assert (code, printed) == (130, "")
+    assert str(out) in said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    message = refused(*command(world, out, seed=2))
+    assert "interrupted fit with another seed" in message
+    assert "is not a bayeslora model" in refused("info", out)
+    assert run(*command(world, out)).code == 0
+    check_same(out, whole)
+
+
+def test_killed_while_a_checkpoint_was_written(run, world, whole, tmp_path, monkeypatch):
+    out = tmp_path / "m"
+
+    def die(*args):
+        # As after a power cut: the last checkpoint lacks the file that is written last.
+        folders = sorted(
+            (out / "checkpoints" / "member-0").iterdir(), key=lambda path: path.stat().st_mtime
+        )
+        (folders[-1] / "trainer_state.json").write_text('{"epoch": ')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit_posterior", die)
+        assert run(*command(world, out)).code == 130
+    assert run(*command(world, out)).code == 0
+    check_same(out, whole)
+
+
+def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, whole, monkeypatch):
+    out = tmp_path / "m"
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit_posterior", stop)
+        assert run(*command(world, out, seed=2)).code == 130
+    assert run(*command(world, out), "--overwrite").code == 0
+    check_same(out, whole)
+
+
+def test_a_finished_fit_is_not_repeated(refused, world, whole, tmp_path):
+    copy = tmp_path / "m"
+    shutil.copytree(whole, copy)
+    assert "exists" in refused(*command(world, copy))

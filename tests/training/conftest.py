@@ -1,0 +1,19 @@
+"""A decoder and an encoder, loaded once: clones share their tensors, so fits cannot change them."""
+
+import pytest
+from tiny import tiny_bert, tiny_llama
+
+from bayeslora.backbones.load import load_backbone
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    path = tiny_llama(tmp_path_factory.mktemp("backbones") / "llama")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """It has dropout, so its fits depend on the state of the random number generators."""
+    path = tiny_bert(tmp_path_factory.mktemp("backbones") / "bert")
+    return load_backbone(str(path), dtype="float32", device="cpu")

@@ -1,0 +1,79 @@
+"""Fits of seconds on the toy rows, with everything open to inspection."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tiny import CLASSES, toy_rows
+
+from bayeslora.adapters.config import PoLAR
+from bayeslora.posteriors.config import VBLL
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import encode_labels
+from bayeslora.training.assemble import build_network
+from bayeslora.training.data import read_labelled
+from bayeslora.training.fit import train_network
+from bayeslora.training.members import prepare
+from bayeslora.training.settings import TrainingSettings
+
+POLAR = PoLAR(r=4, num_layers=2)
+
+
+@dataclass
+class Fit:
+    """A network with its rows, ready to be trained."""
+
+    network: object
+    train: object
+    validation: object
+    adapter: object
+    posterior: object
+    settings: TrainingSettings
+
+    def run(self, directory, **options):
+        """Train; without `validates=True` the last epoch is kept."""
+        validation = self.validation if options.pop("validates", False) else None
+        return train_network(
+            self.network,
+            self.train,
+            validation,
+            adapter=self.adapter,
+            posterior=self.posterior,
+            settings=self.settings,
+            directory=Path(directory),
+            description=None,
+            **options,
+        )
+
+
+def rows(count, seed):
+    """Return examples and labels, as `prepare` takes them."""
+    examples = read_labelled(toy_rows(count, seed), Columns())
+    return examples, torch.from_numpy(encode_labels(examples, CLASSES))
+
+
+def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
+    """Return a fit that has not begun."""
+    posterior = VBLL() if posterior is None else posterior
+    options = TrainingSettings(**{"epochs": 2, "batch_size": 8, "seed": 3} | settings)
+    network = build_network(
+        backbone, adapter, posterior, num_classes=3, seed=options.seed, max_length=32
+    )
+    train, validation = (
+        prepare(network.encoder, rows(count, seed), progress=False)
+        for count, seed in ((num_train, 0), (18, 1))
+    )
+    return Fit(network, train, validation, adapter, posterior, options)
+
+
+def with_settings(fit, **changes):
+    """Return the fit with other settings."""
+    fit.settings = replace(fit.settings, **changes)
+    return fit
+
+
+def equal_states(first, second):
+    """Return whether two mappings of tensors are equal bit by bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
