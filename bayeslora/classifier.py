@@ -11,9 +11,11 @@ from torch import nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError
+from bayeslora.files import atomic_directory
 from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
@@ -256,6 +258,23 @@ class BayesianClassifier:
             card=model_card(files.record, files.fingerprint),
             overwrite=overwrite,
         )
+
+    def export_peft(self, directory: str | Path, *, prefix: str = "") -> None:
+        """Write the adapter, without the last layer, as a LoRA checkpoint that PEFT loads.
+
+        Args:
+            directory: Where the checkpoint goes; it must not exist.
+            prefix: What comes before the layers' names in the model that PEFT will wrap: empty for
+                `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
+
+        Raises:
+            InputError: The directory exists, or there is no single adapter.
+        """
+        fitted = self._known()
+        if len(fitted.members) != 1 or not fitted.network.sites:
+            raise InputError(f"{fitted.name} has no single adapter to export")
+        with atomic_directory(directory) as aside:
+            export_peft(fitted.network.sites, aside, fitted.record.backbone["name"], prefix)
 
     @classmethod
     def from_pretrained(

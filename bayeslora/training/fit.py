@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from bayeslora.adapters.config import AdapterConfig
 from bayeslora.adapters.stats import summary
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.errors import InputError
-from bayeslora.files import read_json
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
@@ -29,6 +24,7 @@ from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, Training
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, quiet_transformers
+from bayeslora.training.resume import last_checkpoint
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
 
@@ -157,7 +153,7 @@ def train_network(
     callbacks = _callbacks(settings, validate is not None, on_epoch, description)
     head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
     optimizer = build_optimizer(network.sites, list(network.head.parameters()), adapter, head_lr)
-    last = _last_checkpoint(directory)
+    last = last_checkpoint(directory)
     with quiet_transformers():
         trainer = AlternatingTrainer(
             network,
@@ -175,26 +171,6 @@ def train_network(
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )
-
-
-def _last_checkpoint(directory: Path) -> str | None:
-    """Return the newest whole checkpoint in a directory, which need not exist."""
-    if not directory.is_dir():
-        return None
-    # The Trainer writes its state last: without it, the process was killed while it wrote.
-    for folder in directory.glob("checkpoint-*"):
-        if not _is_json(folder / TRAINER_STATE_NAME):
-            shutil.rmtree(folder)
-    found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
-    return found
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        read_json(path)
-    except InputError:
-        return False
-    return True
 
 
 def _validation(rows: TrainingFeatures, labels: Tensor, held: LabelledTexts) -> Validate:

@@ -188,6 +188,7 @@ def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
         found, needed = list(tensors[name].shape), list(expected[name].shape)
         if found != needed:
             raise InputError(
-                f"the model is damaged: tensor {name!r} has shape {found}, its record needs {needed}"
+                f"the model is damaged: tensor {name!r} has shape {found}, "
+                f"its record needs {needed}"
             )
     network.load_trained_state(tensors)

@@ -91,6 +91,31 @@ def is_interrupted(out: str | Path) -> bool:
     return (Path(out) / _MARK).is_file()
 
 
+def last_checkpoint(directory: Path) -> str | None:
+    """Return the newest whole checkpoint of a directory, which need not exist; delete broken ones.
+
+    The Trainer writes its state last: without it, the process was killed while it wrote.
+    """
+    from transformers.trainer import TRAINER_STATE_NAME
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if not directory.is_dir():
+        return None
+    for folder in directory.glob("checkpoint-*"):
+        if not _is_json(folder / TRAINER_STATE_NAME):
+            shutil.rmtree(folder)
+    found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except InputError:
+        return False
+    return True
+
+
 def _plain(identity: Mapping[str, Any]) -> Any:
     """Return the identity as it reads back from JSON."""
     return json.loads(json.dumps(identity))

@@ -1,0 +1,169 @@
+"""Ensembles: members of their own, one network like the plain fit."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+from small_fits import equal_states, rows
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
+from bayeslora.training.assemble import build_network, with_dropout
+from bayeslora.training.fit import LabelledTexts
+from bayeslora.training.members import FitPlan, fit_members, member_seeds, prepare
+from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.settings import TrainingSettings
+
+LORA = LoRA(r=2, num_layers=2)
+
+
+def fitted(backbone, posterior, seed=3):
+    plan = FitPlan(
+        backbone, LORA, posterior, 3, 32, TrainingSettings(2, 8, seed=seed), progress=False
+    )
+    return fit_members(plan, rows(30, 0), None, lambda: None)
+
+
+def logits(backbone, posterior, found, **options):
+    network, members, _ = found
+    texts = prepare(network.encoder, rows(12, 5), progress=False).texts
+    return predict_logits(network, members, posterior, texts, **options)
+
+
+@pytest.fixture(scope="module")
+def ensemble(encoder):
+    return fitted(encoder, Ensemble(num_members=3))
+
+
+def test_members_differ_and_the_first_is_in_place(ensemble):
+    network, members, results = ensemble
+    assert len(members) == len(results) == 3
+    assert equal_states(network.trained_state(), members[0])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        for name in members[0]:
+            if name.endswith((".A", ".B")) or name == "head.weight":
+                assert not torch.equal(members[one][name], members[other][name])
+
+
+def test_one_member_is_the_plain_fit(encoder):
+    _, (member,), _ = alone = fitted(encoder, Ensemble(num_members=1))
+    _, (point,), _ = plain = fitted(encoder, MLE())
+    assert equal_states(member, point)
+    first = link_probabilities(logits(encoder, Ensemble(num_members=1), alone)).probs
+    second = link_probabilities(logits(encoder, MLE(), plain)).probs
+    torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-6)
+
+
+def test_the_first_member_has_the_seed_of_the_plain_fit():
+    assert member_seeds(MLE(), 7) == [7]
+    assert member_seeds(Ensemble(num_members=3), 7)[0] == 7
+    seeds = [seed for k in range(5) for seed in member_seeds(Ensemble(num_members=5), k)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_an_ensemble_averages_what_its_members_say(encoder, ensemble):
+    network, members, _ = ensemble
+    together = logits(encoder, Ensemble(num_members=3), ensemble)
+    assert together.samples.shape == (3, 12, 3)
+    for place, member in enumerate(members):
+        network.load_trained_state(member)
+        alone = logits(encoder, MLE(), (network, [member], None))
+        torch.testing.assert_close(together.samples[place], alone.mean, atol=1e-6, rtol=1e-5)
+    network.load_trained_state(members[0])
+    assert equal_states(network.trained_state(), members[0])
+    assert float(link_probabilities(together).epistemic.min()) > 0
+
+
+@pytest.fixture(scope="module")
+def dropout(decoder):
+    """The decoder itself has no dropout; the adapter's is the only one."""
+    return fitted(decoder, MCDropout(p=0.3, num_samples=4))
+
+
+def test_dropout_spreads_the_predictions(decoder, dropout):
+    found = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
+    assert found.samples.shape == (4, 12, 3)
+    assert float(found.variance.min()) > 0
+    again = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
+    assert torch.equal(found.samples, again.samples)
+    other = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout, seed=1)
+    assert not torch.equal(found.samples, other.samples)
+
+
+def test_no_samples_is_the_network_without_dropout(decoder, dropout):
+    posterior = MCDropout(p=0.3, num_samples=4)
+    mean = logits(decoder, posterior, dropout, num_samples=0)
+    assert mean.is_point
+    plain = logits(decoder, MLE(), dropout)
+    assert torch.equal(mean.mean, plain.mean)
+    by_option = logits(decoder, dataclasses.replace(posterior, num_samples=0), dropout)
+    assert torch.equal(mean.mean, by_option.mean)
+
+
+def test_a_number_of_samples_overrides_the_posteriors(decoder, dropout):
+    posterior = MCDropout(p=0.3, num_samples=4)
+    assert logits(decoder, posterior, dropout, num_samples=6).samples.shape[0] == 6
+    assert logits(decoder, posterior, dropout).samples.shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("posterior", "num_samples", "expected"),
+    [
+        (MLE(), None, 1),
+        (MLE(), 50, 1),
+        (Ensemble(num_members=3), None, 3),
+        (Ensemble(num_members=3), 50, 3),
+        (MCDropout(num_samples=4), None, 4),
+        (MCDropout(num_samples=4), 7, 7),
+        (MCDropout(num_samples=4), 0, 1),
+    ],
+)
+def test_passes(posterior, num_samples, expected):
+    assert num_passes(posterior, num_samples) == expected
+
+
+def test_progress_counts_every_pass(encoder, ensemble):
+    seen = []
+    logits(encoder, Ensemble(num_members=3), ensemble, advance=seen.append)
+    assert sum(seen) == 3 * 12
+
+
+def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
+    assert with_dropout(LORA, MCDropout(p=0.3)).dropout == 0.3
+    assert with_dropout(LORA, MLE()) == LORA
+    with pytest.raises(InputError, match="'mc_dropout' needs an adapter with dropout; choose 'lora'"):
+        build_network(decoder, PoLAR(), MCDropout(), num_classes=3, seed=0, max_length=32)
+
+
+@pytest.mark.parametrize("targets", [("query", "pooler.dense"), ("pooler.dense",)])
+def test_adapters_outside_the_layers_leave_no_prefix(encoder, targets):
+    """The pooler comes after the last layer, and no feature depends on it."""
+    adapter = LoRA(r=2, target_modules=targets)
+    network = build_network(encoder, adapter, MLE(), num_classes=3, seed=0, max_length=32)
+    found = prepare(network.encoder, rows(6, 0), progress=False)
+    assert isinstance(found, LabelledTexts)
+    assert found.texts.prefix is None
+    assert network.encoder.features(found.texts).shape == (6, 16)
+
+
+def test_cut_texts_are_said(encoder, caplog):
+    network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=6)
+    with caplog.at_level(logging.WARNING):
+        texts = prepare(network.encoder, rows(12, 0), progress=False).texts
+    count = texts.tokens.num_truncated
+    assert 0 < count < 12
+    assert f"{count} of 12 texts" in caplog.text
+    assert "are longer than 6 tokens and were cut" in caplog.text
+
+
+def test_bars_are_on_stderr_and_only_when_asked_for(encoder, capsys):
+    network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=32)
+    prepare(network.encoder, rows(5, 77), progress=False)
+    assert capsys.readouterr() == ("", "")
+    prepare(network.encoder, rows(5, 78), progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "frozen layers" in shown.err
