@@ -27,18 +27,21 @@ ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
 """Kinds of backbone: one that was adapted here, and somebody else's finished classifier."""
 
+# What the mappings of a record must hold, and the least value of its numbers.
+_MAPPINGS: dict[str, set[str]] = {
+    "backbone": {"name", "fingerprint", "dtype", "kind"},
+    "columns": {"text", "label", "pair"},
+    "posterior": {"name"},
+    "head": set(),
+    "results": set(),
+}
+_NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
+
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide a fit's numbers."""
     names = ("bayeslora", "torch", "transformers", "pyro-ppl", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-_PARTS = {
-    "backbone": {"name", "fingerprint", "dtype", "kind"},
-    "columns": {"text", "label", "pair"},
-    "posterior": {"name"},
-}
 
 
 @dataclass(frozen=True)
@@ -171,14 +174,24 @@ def _record(path: Path) -> ModelRecord:
     }
     for name in sorted(required - content.keys()):
         raise InputError(f"{path} is damaged: {name!r} is missing")
-    for name, keys in _PARTS.items():
-        found = content[name]
+    record = ModelRecord(**{name: content[name] for name in fields if name in content})
+    problem = _problem(record)
+    if problem:
+        raise InputError(f"{path} is damaged: {problem}")
+    return record
+
+
+def _problem(record: ModelRecord) -> str:
+    """Return what is wrong with the parts of a record; empty where nothing is."""
+    for name, keys in _MAPPINGS.items():
+        found = getattr(record, name)
         if not isinstance(found, Mapping) or not found.keys() >= keys:
-            needed = ", ".join(map(repr, sorted(keys)))
-            raise InputError(f"{path} is damaged: {name!r} must hold {needed}")
-    if not _are_names(content["classes"]):
-        raise InputError(f"{path} is damaged: 'classes' must list two or more names")
-    return ModelRecord(**{name: content[name] for name in fields if name in content})
+            return f"{name!r} must hold {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
+    for name, least in _NUMBERS.items():
+        found = getattr(record, name)
+        if not isinstance(found, int) or found < least:
+            return f"{name!r} must be an integer >= {least}, got {found!r}"
+    return "" if _are_names(record.classes) else "'classes' must list two or more names"
 
 
 def _are_names(classes: Any) -> bool:

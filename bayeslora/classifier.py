@@ -239,9 +239,9 @@ class BayesianClassifier:
         rows = read_labelled(train, columns)
         held = None if validation is None else read_labelled(validation, columns)
         if posterior is not None:
-            self.posterior = options.resolve("posterior", posterior, POSTERIORS)
-            fitted = fitted.with_posterior(self.posterior)
+            fitted = fitted.with_posterior(options.resolve("posterior", posterior, POSTERIORS))
         self._fitted = fitted.calibrated(rows, held, columns)
+        self.posterior = fitted.posterior
         return self
 
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:

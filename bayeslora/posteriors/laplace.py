@@ -207,5 +207,5 @@ class LaplaceHead(nn.Module):
 
     def _fitted(self) -> AnyCurvature:
         if self.curvature is None:
-            raise InputError("the Laplace posterior has no covariance yet; call fit first")
+            raise InputError("the Laplace posterior has no covariance yet; call fit or calibrate")
         return self.curvature

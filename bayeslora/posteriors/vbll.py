@@ -141,8 +141,9 @@ class VBLLHead(nn.Module):
         )
         if not polished.converged:
             logger.warning("the polish stopped after %d rounds unconverged", len(polished.elbo))
-        self.fitted_mean = polished.mean
-        self.fitted_scale = polished.scale()
+        # Contiguous as it will be read back: products of other layouts differ in the last bit.
+        self.fitted_mean = polished.mean.contiguous()
+        self.fitted_scale = polished.scale().contiguous()
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(labels))

@@ -25,9 +25,9 @@ def negative_elbo(
         prior_variance: σ0², a scalar tensor.
         log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
     """
-    import pyro
-    from pyro.infer import TraceMeanField_ELBO
+    import pyro.infer
 
+    elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
     prior, posterior = _distributions(mean, scale, prior_variance)
 
     def model() -> None:
@@ -37,14 +37,15 @@ def negative_elbo(
     def guide() -> None:
         pyro.sample("weight", posterior)
 
-    loss: Tensor = TraceMeanField_ELBO().differentiable_loss(model, guide)
+    loss: Tensor = elbo().differentiable_loss(model, guide)
     return loss
 
 
 def _distributions(mean: Tensor, scale: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
     """Return prior and posterior of all weights in one family, which has an analytic KL."""
-    import pyro.distributions as dist
+    import pyro.distributions
 
+    dist: Any = pyro.distributions
     variance = prior_variance.to(mean).expand_as(mean)
     zero = torch.zeros_like(mean)
     if scale.ndim == 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bayeslora.checkpoint import ModelRecord
 
 
@@ -26,10 +28,11 @@ def _title(record: ModelRecord) -> str:
 
 
 def _front_matter(record: ModelRecord) -> str:
-    # JSON strings are YAML strings, whatever characters a name holds.
-    import json
+    import yaml
 
-    base = json.dumps(str(record.backbone["name"]))
+    name = str(record.backbone["name"])
+    # Quoted and on one line, whatever characters a name holds.
+    base = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
     return (
         "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
         f"base_model: {base}\ntags: [uncertainty, calibration]\n---"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.checkpoint import FOREIGN, ModelRecord
+from bayeslora.errors import InputError
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import load_examples
@@ -39,7 +40,9 @@ def read_labelled(data: Any, columns: Columns) -> Examples:
         InputError: As `load_examples`, or a label is missing.
     """
     rows = data
-    if not isinstance(data, Examples):
+    if isinstance(data, Examples):
+        _require_labels(data)
+    else:
         rows = load_examples(
             data,
             text_column=columns.text,
@@ -56,6 +59,15 @@ def read_labelled(data: Any, columns: Columns) -> Examples:
         )
     labelled: Examples = rows
     return labelled
+
+
+def _require_labels(rows: Examples) -> None:
+    missing = next((place for place, label in enumerate(rows.labels) if label is None), None)
+    if missing is not None:
+        raise InputError(
+            f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
+            "the label is missing"
+        )
 
 
 def columns_of(record: ModelRecord) -> Columns:

@@ -1,0 +1,115 @@
+"""Who may write to an output directory, and when a fit goes on there."""
+
+import json
+
+import pytest
+from tiny import toy_rows
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import Columns
+from bayeslora.training.data import read_labelled
+from bayeslora.training.resume import claim, data_hash, is_interrupted, last_checkpoint, refuse
+
+IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
+OTHER = {**IDENTITY, "seed": 1}
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_new_directory_is_marked(tmp_path):
+    out = tmp_path / "runs" / "model"
+    refuse(out, IDENTITY)
+    assert not out.exists()
+    work = claim(out, IDENTITY)
+    assert work.parent == out
+    assert is_interrupted(out)
+    assert contents(out) == ["interrupted-fit.json"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_same_fit_goes_on(tmp_path, overwrite):
+    work = claim(tmp_path / "model", IDENTITY)
+    (work / "member-0").mkdir(parents=True)
+    again = claim(tmp_path / "model", dict(IDENTITY), overwrite=overwrite)
+    assert again == work
+    assert (work / "member-0").is_dir()
+
+
+def test_another_fit_is_refused_and_the_difference_named(tmp_path):
+    claim(tmp_path / "model", IDENTITY)
+    with pytest.raises(InputError, match="interrupted fit with another seed; repeat its options"):
+        claim(tmp_path / "model", OTHER)
+    # With permission it starts afresh.
+    (tmp_path / "model" / "checkpoints").mkdir()
+    claim(tmp_path / "model", OTHER, overwrite=True)
+    assert contents(tmp_path / "model") == ["interrupted-fit.json"]
+    assert json.loads((tmp_path / "model" / "interrupted-fit.json").read_text())["seed"] == 1
+
+
+def test_a_finished_model_needs_permission(tmp_path):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "bayeslora.json").write_text("{}")
+    with pytest.raises(InputError, match=r"exists; choose another --out or pass --overwrite"):
+        claim(out, IDENTITY)
+    assert contents(out) == ["bayeslora.json"]
+    claim(out, IDENTITY, overwrite=True)
+    assert contents(out) == ["interrupted-fit.json"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_is_not_ours_is_never_deleted(tmp_path, kind):
+    out = tmp_path / "thesis"
+    if kind == "directory":
+        out.mkdir()
+        (out / "chapter.tex").write_text("years of work")
+    else:
+        out.write_text("years of work")
+    with pytest.raises(InputError, match="is not a model, so it is not overwritten"):
+        claim(out, IDENTITY, overwrite=True)
+    with pytest.raises(InputError, match="exists; choose another"):
+        claim(out, IDENTITY)
+    assert "years of work" in (out / "chapter.tex" if kind == "directory" else out).read_text()
+
+
+def test_an_empty_directory_may_be_used_with_permission(tmp_path):
+    out = tmp_path / "empty"
+    out.mkdir()
+    claim(out, IDENTITY, overwrite=True)
+    assert is_interrupted(out)
+
+
+def test_the_hash_is_that_of_texts_labels_and_order():
+    def hashed(rows):
+        return data_hash(read_labelled(rows, Columns()))
+
+    rows = toy_rows(6)
+    first = hashed(rows)
+    assert hashed([dict(row) for row in rows]) == first
+    assert hashed([{**row, "id": f"x{n}"} for n, row in enumerate(rows)]) == first
+    assert hashed(rows[::-1]) != first
+    assert hashed(rows[:5]) != first
+    assert hashed([{**rows[0], "text": rows[0]["text"] + " a"}, *rows[1:]]) != first
+    assert hashed([{**rows[0], "label": "food"}, *rows[1:]]) != first
+
+
+def test_a_second_text_is_part_of_the_hash():
+    rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
+    moved = [{"text": "a", "pair": "b c", "label": "x"}, rows[1]]
+    pairs = Columns(pair="pair")
+    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(moved, pairs))
+    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, Columns()))
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    assert last_checkpoint(tmp_path) is None
+    for step, state in ((4, "{}"), (12, "{}"), (20, '{"half'), (28, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+    assert contents(tmp_path)[::2] == ["checkpoint-12", "checkpoint-4"]
