@@ -80,7 +80,7 @@ class BayesianClassifier:
         self.max_length = max_length
         self.progress = progress
         self._backbone = backbone
-        self._dtype = dtype
+        self._dtype = dtype if isinstance(backbone, str) else backbone.dtype
         self._device = device
         self._trust = trust_remote_code
         self._fitted: Fitted | None = None

@@ -150,7 +150,9 @@ def test_missing_and_truncated_tensors_are_named(model, name):
 
 def test_a_directory_of_something_else_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match=r"is not a bayeslora model: it has no bayeslora\.json"):
+        with pytest.raises(
+            InputError, match=r"is not a bayeslora model: it has no bayeslora\.json"
+        ):
             read_model(folder)
         assert not is_model(folder)
 

@@ -54,6 +54,13 @@ class Backbone:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    @property
+    def dtype(self) -> str:
+        """The `dtype` of `load_backbone` that gives the same weights and the same cache again."""
+        if self.cache_dtype == torch.float32:
+            return "float32"
+        return "bfloat16" if next(self.model.parameters()).dtype == torch.bfloat16 else "auto"
+
     def clone(self) -> Backbone:
         """Return a backbone with modules of its own that shares every tensor with this one.
 

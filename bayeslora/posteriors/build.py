@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bayeslora.errors import InputError
@@ -11,6 +13,12 @@ from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
+
+logger = logging.getLogger(__name__)
+
+# A dense posterior is held a few times over while it is fitted.
+_DENSE_BYTES = 1 << 30
+_DIAGONAL = ("diagonal", "diagonal")
 
 Head = PointHead | VBLLHead | LaplaceHead
 
@@ -41,6 +49,7 @@ def build(
     """
     head: Head
     if isinstance(config, VBLL):
+        config = affordable(config, num_features, num_classes)
         head = VBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     elif isinstance(config, Laplace):
         head = LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
@@ -54,3 +63,23 @@ def build(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head
+
+
+def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:
+    """Return the configuration with diagonal covariances where dense ones would not fit.
+
+    Args:
+        config: What was asked for.
+        num_features: d.
+        num_classes: C; dense covariances hold C d² numbers.
+    """
+    size = num_classes * num_features**2 * 8
+    if size <= _DENSE_BYTES or (config.covariance, config.training_covariance) == _DIAGONAL:
+        return config
+    logger.warning(
+        "dense covariances of %d classes and %d features would take %.1f GiB; taking diagonal ones",
+        num_classes,
+        num_features,
+        size / 2**30,
+    )
+    return replace(config, covariance=_DIAGONAL[0], training_covariance=_DIAGONAL[1])

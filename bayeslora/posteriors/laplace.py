@@ -207,5 +207,8 @@ class LaplaceHead(nn.Module):
 
     def _fitted(self) -> AnyCurvature:
         if self.curvature is None:
-            raise InputError("the Laplace posterior has no covariance yet; call fit or calibrate")
+            raise InputError(
+                "the Laplace posterior has no covariance yet; call fit first, or calibrate for a "
+                "classifier that is finished"
+            )
         return self.curvature

@@ -108,12 +108,13 @@ class VBLLHead(nn.Module):
     @torch.no_grad()
     def refit(self, features: Tensor, labels: Tensor, iterations: int = 8) -> None:
         """Move the training parameters near their optimum for [N, d] features, in closed form."""
+        bound = self.config.bound
         polished = polish(
             features,
             labels,
             len(self.mean),
             prior_variance=self.prior_variance,
-            bound=self.config.bound,
+            bound=bound if bound in bounds.CLOSED_FORM else self.config.polish_bound,
             covariance=self.config.training_covariance,
             start=self._start(features, self.mean, self.scale),
             max_iterations=iterations,

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Scales are compared by their validation NLL, where a looser fit already ranks them.
 _GRID_TOLERANCE = 1e-4
+# The bound is flat in the prior scale: below this, rounds change no probability's third digit.
+_LEARNING_TOLERANCE = 1e-5
 
 
 def polish_with_prior(
@@ -38,8 +40,10 @@ def polish_with_prior(
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         start: A previous fit of nearly the same features.
         validation: Features and labels of held-out rows; without them `validation` means
-            `DEFAULT_PRIOR_SCALE`.
+            `empirical-bayes`.
     """
+    learn_prior = isinstance(config.prior_scale, str) and validation is None
+    learn_prior = learn_prior or config.prior_scale == "empirical-bayes"
 
     def fit(scale: float, start: Start | None, tolerance: float = 1e-6) -> Polished:
         polished = polish(
@@ -50,18 +54,15 @@ def polish_with_prior(
             bound=config.polish_bound,
             covariance=config.covariance,
             start=start,
-            learn_prior=config.prior_scale == "empirical-bayes",
+            learn_prior=learn_prior,
             tolerance=tolerance,
         )
         return polished.refined() if config.laplace_refinement else polished
 
     if not isinstance(config.prior_scale, str):
         return fit(config.prior_scale, start)
-    if config.prior_scale == "empirical-bayes":
-        return fit(DEFAULT_PRIOR_SCALE, start)
-    if validation is None:
-        logger.info("no validation data: the prior scale stays at %g", DEFAULT_PRIOR_SCALE)
-        return fit(DEFAULT_PRIOR_SCALE, start)
+    if learn_prior or validation is None:
+        return fit(DEFAULT_PRIOR_SCALE, start, _LEARNING_TOLERANCE)
     scores: dict[float, float] = {}
     starts: dict[float, Start] = {}
     for scale in PRIOR_SCALE_GRID:

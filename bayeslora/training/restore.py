@@ -146,7 +146,7 @@ def _members(files: ModelFiles) -> Members:
     for name, tensor in {**files.adapter, **files.posterior}.items():
         place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
         if place is None:
-            raise InputError(f"the model is damaged: tensor {name!r} belongs to no member")
+            raise _misfit(name, "belongs to no member")
         members[place][name.removeprefix(prefixes[place])] = tensor
     return members
 
@@ -182,13 +182,14 @@ def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise InputError(f"the model is damaged: tensor {name!r} is missing")
+            raise _misfit(name, "is missing")
         if name not in expected:
-            raise InputError(f"the model is damaged: its record says nothing of tensor {name!r}")
+            raise _misfit(name, "is not expected")
         found, needed = list(tensors[name].shape), list(expected[name].shape)
         if found != needed:
-            raise InputError(
-                f"the model is damaged: tensor {name!r} has shape {found}, "
-                f"its record needs {needed}"
-            )
+            raise _misfit(name, f"has shape {found}, expected {needed}")
     network.load_trained_state(tensors)
+
+
+def _misfit(name: str, problem: str) -> InputError:
+    return InputError(f"the model's tensors do not fit its record: {name!r} {problem}")

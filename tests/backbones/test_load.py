@@ -33,24 +33,26 @@ def test_a_directory_becomes_a_frozen_backbone(tmp_path, builder, kind):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "weights", "cache"),
+    ("dtype", "weights", "again"),
     [
-        ("float32", torch.float32, torch.float32),
-        ("bfloat16", torch.bfloat16, torch.bfloat16),
-        ("auto", torch.bfloat16, torch.bfloat16),
+        ("float32", torch.float32, "float32"),
+        ("bfloat16", torch.bfloat16, "bfloat16"),
+        ("auto", torch.bfloat16, "bfloat16"),
     ],
 )
-def test_dtypes(tmp_path, monkeypatch, dtype, weights, cache):
+def test_dtypes(tmp_path, monkeypatch, dtype, weights, again):
     monkeypatch.setattr(load, "computes_in_bfloat16", lambda _: True)
     host = loaded(tiny_llama(tmp_path / "model"), dtype)
     assert next(host.model.parameters()).dtype == weights
-    assert host.cache_dtype == cache
+    assert host.cache_dtype == weights
+    assert host.dtype == again
 
 
 def test_auto_stays_in_float32_where_the_device_has_no_bfloat16(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "computes_in_bfloat16", lambda _: False)
     host = loaded(tiny_llama(tmp_path / "model"), "auto")
     assert next(host.model.parameters()).dtype == torch.float32
+    assert (host.cache_dtype, host.dtype) == (torch.bfloat16, "auto")
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):

@@ -236,9 +236,13 @@ def test_a_choice_at_the_edge_is_said(caplog):
     assert f"{PRIOR_SCALE_GRID[0]:g}, is at the edge" in caplog.text
 
 
-def test_no_validation_data_means_the_default_scale():
+def test_no_validation_data_means_empirical_bayes():
     features, labels = toy()
-    assert polish_with_prior(VBLL(), features, labels, 3, mean_sq_norm=1.0).prior_variance == 4.0
+    found = polish_with_prior(VBLL(), features, labels, 3, mean_sq_norm=1.0)
+    learned = polish_with_prior(
+        VBLL(prior_scale="empirical-bayes"), features, labels, 3, mean_sq_norm=1.0
+    )
+    assert found.prior_variance == learned.prior_variance
 
 
 def test_refinement_and_empirical_bayes_by_configuration():
