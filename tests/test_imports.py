@@ -70,9 +70,15 @@ def test_the_version_is_the_installed_one():
     assert bayeslora.__version__ == version("bayeslora")
 
 
-def test_imports_point_down(capsys):
-    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
-
-    config = Path(__file__).parents[1] / ".importlinter"
-    status = lint_imports(config_filename=str(config), no_cache=True)
-    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+def test_imports_point_down():
+    """In a process of its own: the linter switches off every logger that it finds."""
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [str(command), "--no-cache"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout

@@ -15,6 +15,8 @@ from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
 
 Batch = dict[str, Tensor]
 _PREFIX_BATCH = 32
+# A process that predicts for days sees ever new texts.
+_KEPT_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ def extract_features(
         result[rows] = encode(prepared.collate(rows)).cpu()
         advance(len(rows))
     return result
+
+
+def _forget_oldest(known: dict[str, PrefixStates]) -> None:
+    """Drop what was used longest ago where more is kept than may be; the newest always stays."""
+    excess = sum(states.num_bytes for states in known.values()) - _KEPT_BYTES
+    for key in list(known)[:-1]:
+        if excess <= 0:
+            return
+        excess -= known.pop(key).num_bytes
 
 
 class Encoder(nn.Module):
@@ -146,8 +157,9 @@ class Encoder(nn.Module):
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
-        if key not in known:
-            known[key] = compute_prefix(
+        states = known.pop(key, None)
+        if states is None:
+            states = compute_prefix(
                 self._split,
                 tokens,
                 width=self.backbone.num_features,
@@ -156,7 +168,9 @@ class Encoder(nn.Module):
                 batch_size=_PREFIX_BATCH,
                 advance=advance,
             )
-        return known[key]
+        known[key] = states
+        _forget_oldest(known)
+        return states
 
     def _key(self, tokens: Tokens) -> str:
         digest = hashlib.sha256(f"{self.backbone.fingerprint}|{self._split.start}".encode())

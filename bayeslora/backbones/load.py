@@ -33,7 +33,7 @@ class Backbone:
         fingerprint: Hash of the architecture and the weights, the same in every dtype.
         cache_dtype: What the frozen prefix is stored in.
         prefix_states: States of the frozen prefix by content, shared by all clones, so that
-            every method, epoch and draw on the same texts reuses them.
+            every method, epoch and draw on the same texts reuses them; the oldest are forgotten.
     """
 
     name: str

@@ -157,6 +157,11 @@ class PrefixStates:
     values: Tensor
     offsets: Tensor
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the states."""
+        return self.values.numel() * self.values.itemsize
+
     def pad(self, rows: Sequence[int]) -> Tensor:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
         pieces = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.posteriors import scores
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.predictions import Predictions
@@ -37,9 +37,9 @@ def features_of(
 ) -> dict[str, Features]:
     """Return the features of each split with `state` in place."""
     network.load_trained_state(state)
+    values = {name: scaled_features(network, rows.texts) for name, rows in splits.items()}
     return {
-        name: Features(scaled_features(network, rows.texts), rows.labels)
-        for name, rows in splits.items()
+        name: Features(item, splits[name].labels.to(item.device)) for name, item in values.items()
     }
 
 
@@ -58,7 +58,7 @@ def fitted_head(
         validation: For choosing the prior; None chooses it without.
     """
     classes, width = trained.mean_weight.shape
-    head = build(config, width, classes)
+    head = build(config, width, classes).to(train.values.device)
     head.set_mean(trained.mean_weight)
     held = None if validation is None else (validation.values, validation.labels)
     head.fit(train.values, train.labels, held)
@@ -85,20 +85,18 @@ def to_predictions(
     """
     result = link_probabilities(logits, **options)
     return Predictions(
-        probs=result.probs.numpy(),
+        probs=result.probs.cpu().numpy(),
         classes=classes,
         labels=labels.numpy(),
         ids=rows.ids,
-        total=result.total.numpy(),
-        aleatoric=result.aleatoric.numpy(),
-        epistemic=result.epistemic.numpy(),
-        scores={"logit_variance": logits.variance.sum(1).numpy()},
+        total=result.total.cpu().numpy(),
+        aleatoric=result.aleatoric.cpu().numpy(),
+        epistemic=result.epistemic.cpu().numpy(),
+        scores={"logit_variance": logits.variance.sum(1).cpu().numpy()},
         name=name,
     )
 
 
 def nll(logits: GaussianLogits | SampledLogits, labels: Tensor) -> float:
     """Return the mean negative log-likelihood in nats, by the `mc` link."""
-    probs = link_probabilities(logits).probs
-    taken = probs[torch.arange(len(labels)), labels]
-    return -taken.clamp_min(1e-300).log().mean().item()
+    return scores.nll(link_probabilities(logits).probs, labels)

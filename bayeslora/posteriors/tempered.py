@@ -43,7 +43,7 @@ class TemperedHead(PointHead):
         """
         rows, targets = (features, labels) if validation is None else validation
         logits = super().predict(rows).mean
-        self.temperature.fill_(1 / best_inverse(logits.numpy(), targets.numpy()))
+        self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), targets.cpu().numpy()))
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> GaussianLogits:

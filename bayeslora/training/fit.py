@@ -93,7 +93,8 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
 
-    The prior scale stays at its default here; it is chosen once, after the last epoch.
+    These rows choose the epoch here. A prior scale that they are to choose as well is chosen once,
+    after the last epoch; until then its head falls back on what it does without such rows.
 
     Args:
         network: The network as trained so far.

@@ -130,6 +130,7 @@ class Fitted:
             raise InputError("an ensemble has no single last layer to calibrate")
         head = last_layer(config, self.network.head.mean_weight)
         network = Network(self.network.encoder, self.network.sites, head)
+        network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
         record = dataclasses.replace(self.record, posterior=options.as_mapping(config))
         return dataclasses.replace(self, record=record, network=network.eval())

@@ -11,6 +11,7 @@ from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.site import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.sequence import SequenceEncoder
+from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head
 
 
@@ -33,8 +34,18 @@ class Network(nn.Module):
         return self.scaled(self.encoder(batch))
 
     def scaled(self, features: Tensor) -> Tensor:
-        """Return [N, d] features of the encoder as the head sees them, and where the head is."""
-        return features.to(self.feature_scale.device) / self.feature_scale
+        """Return [N, d] features of the encoder as the head sees them, and where the head is.
+
+        Raises:
+            InputError: They are not finite.
+        """
+        scaled = features.to(self.feature_scale.device) / self.feature_scale
+        if not bool(scaled.isfinite().all()):
+            raise InputError(
+                "the network's features are not finite; where training came to this, it diverged: "
+                "lower the adapter's learning rate (lr)"
+            )
+        return scaled
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head and scale."""

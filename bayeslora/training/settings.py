@@ -23,7 +23,7 @@ class TrainingSettings:
 
     epochs: int = 10
     batch_size: int = 16
-    head_lr: float = 5e-3
+    head_lr: float = 2e-2
     patience: int = 3
     warmup: float = 0.03
     max_grad_norm: float = 1.0

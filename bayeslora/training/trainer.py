@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
 from bayeslora.training.heads import HeadUpdate
@@ -106,11 +107,17 @@ class AlternatingTrainer(Trainer):
         inputs: Batch,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Update the head on the batch's features, then leave the adapter's gradient in place."""
+        """Update the head on the batch's features, then leave the adapter's gradient in place.
+
+        Raises:
+            InputError: No adapter has an influence on the features.
+        """
         model.train()
         batch = self._prepare_inputs(inputs)
         labels = batch.pop("labels")
         features = model(batch)
+        if not features.requires_grad:
+            raise InputError("no feature depends on the adapters; choose other target_modules")
         self._update_head(
             self.network, _unwrapped(self.optimizer), features.detach(), labels, self._step
         )

@@ -7,6 +7,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import inject
+from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.prefix import LayerSplit
@@ -147,6 +148,25 @@ def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     prepare(TEXTS[:4])
     prepare(TEXTS, start=2)
     assert sum(calls) == len(TEXTS) + 4 + len(TEXTS)
+
+
+def test_the_oldest_states_are_forgotten(tmp_path, monkeypatch):
+    host = loaded(tiny_llama, tmp_path)
+    reader = Encoder(host, layers_path="layers", start=1, max_length=32)
+    known = host.prefix_states
+    first = reader.prepare(["the cat"]).prefix
+    # Two tokens of 16 float32 numbers.
+    assert first.num_bytes == 2 * 16 * 4
+    monkeypatch.setattr(encoder_module, "_KEPT_BYTES", 2 * first.num_bytes)
+    second = reader.prepare(["the dog"]).prefix
+    assert reader.prepare(["the cat"]).prefix is first
+    third = reader.prepare(["the fish"]).prefix
+    # The dog was used longest ago.
+    assert [id(item) for item in known.values()] == [id(first), id(third)]
+    assert reader.prepare(["the dog"]).prefix is not second
+    # What is too large to be kept is used all the same.
+    large = reader.prepare(TEXTS).prefix
+    assert [id(item) for item in known.values()] == [id(large)]
 
 
 def test_the_prefix_is_computed_without_dropout_and_the_mode_is_kept(tmp_path):

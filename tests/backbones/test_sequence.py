@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from classifiers import FAMILIES, logits, model, saved, saved_peft
+from foreign_models import FAMILIES, logits, model, saved, saved_peft
 from safetensors.torch import load_file, save_file
 from tiny import CLASSES, tiny_bert, tiny_tokenizer, toy_rows
 

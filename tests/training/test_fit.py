@@ -3,13 +3,15 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import equal_states, fresh
+from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.stats import drift
+from bayeslora.errors import InputError
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.training import fit as fit_module
 from bayeslora.training.fit import fit_posterior, scaled_features, validation_metrics
@@ -17,8 +19,7 @@ from bayeslora.training.patience import epochs_without_gain
 
 RECIPES = {
     "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),
-    "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(bound="mc")),
-    "polar-vbll-refit": (PoLAR(r=4, num_layers=2), VBLL(head_step="refit")),
+    "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(head_step="gradient", bound="mc")),
     "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
     "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
 }
@@ -191,7 +192,7 @@ def test_polar_factors_stay_orthonormal_and_the_record_says_so(request, tmp_path
 
 def test_training_does_not_choose_a_prior_scale(encoder, tmp_path, monkeypatch):
     """It is the default in every step, and chosen once when the adapter is finished."""
-    fit = fresh(encoder, VBLL(prior_scale="empirical-bayes"))
+    fit = fresh(encoder, replace(GRADIENT, prior_scale="empirical-bayes"))
     head, seen = fit.network.head, []
     loss = type(head).loss
     monkeypatch.setattr(
@@ -212,8 +213,8 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     rows = (scaled_features(fit.network, fit.train.texts), fit.train.labels)
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
-    # It is the NLL of the fit at the default prior scale.
-    other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
+    # It is the NLL of the fit that sees no validation rows.
+    other = fresh(encoder, VBLL())
     other.network.load_trained_state(before)
     fit_posterior(other.network, other.train, None)
     again = validation_metrics(other.network, None, other.validation)
@@ -250,6 +251,21 @@ def test_the_same_seed_gives_the_same_fit_and_another_does_not(request, tmp_path
     torch.manual_seed(999)
     assert equal_states(first, state(3, "b"))
     assert not equal_states(first, state(4, "c"))
+
+
+def test_a_fit_that_diverges_says_so(encoder, tmp_path):
+    fit = fresh(encoder, MLE(), LoRA(r=2, num_layers=2, lr=1e30))
+    with pytest.raises(
+        InputError, match=r"not finite; .*diverged: lower the adapter's learning rate"
+    ):
+        fit.run(tmp_path)
+
+
+def test_adapters_that_change_no_feature_are_refused(encoder, tmp_path):
+    """The pooler comes after the states that features are made of."""
+    fit = fresh(encoder, MLE(), LoRA(r=2, target_modules=("pooler.dense",)))
+    with pytest.raises(InputError, match="no feature depends on the adapters; choose other target"):
+        fit.run(tmp_path)
 
 
 def test_training_learns(encoder, tmp_path):

@@ -1,0 +1,163 @@
+"""Fit and predict, as a user calls them."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, toy_rows
+from usage import TEST, fitted, load, new, same
+
+import bayeslora as bl
+
+
+def test_predictions_carry_everything(shared):
+    found = shared.predict(TEST)
+    assert found.classes == CLASSES == shared.classes
+    assert found.ids == tuple(row["id"] for row in TEST)
+    assert [CLASSES[label] for label in found.labels] == [row["label"] for row in TEST]
+    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(found.total, found.aleatoric + found.epistemic, atol=1e-12)
+    assert (found.epistemic > 0).all()
+    assert (found.scores["logit_variance"] > 0).all()
+    assert found.name == "polar-vbll"
+    assert found.metadata["link"] == "mc"
+    assert found.metadata["num_samples"] == "1000"
+    assert len(found.metadata["model_fingerprint"]) == 32
+
+
+def test_the_mean_weights_are_deterministic_and_certain(shared):
+    first, second = (shared.predict(TEST, num_samples=0, seed=seed) for seed in (0, 1))
+    assert same(first, second)
+    assert not first.epistemic.any()
+    sampled = [shared.predict(TEST, seed=seed) for seed in (0, 0, 1)]
+    assert same(sampled[0], sampled[1])
+    assert not same(sampled[0], sampled[2])
+
+
+def test_the_order_of_rows_does_not_matter(shared):
+    forward, back = shared.predict(TEST), shared.predict(TEST[::-1])
+    # Batches of another composition round differently in bfloat16.
+    np.testing.assert_allclose(forward.probs, back.probs[::-1], atol=2e-2)
+
+
+def test_labels_are_optional_and_may_be_partly_there(shared):
+    bare = [{"text": row["text"]} for row in TEST]
+    assert shared.predict(bare).labels is None
+    mixed = [{**row, "label": row["label"] if n % 2 else None} for n, row in enumerate(TEST)]
+    found = shared.predict(mixed)
+    assert [label >= 0 for label in found.labels] == [bool(n % 2) for n in range(len(TEST))]
+
+
+def test_unknown_labels_are_an_error_or_out_of_distribution(shared):
+    rows = [TEST[0], {**TEST[1], "label": "sports"}]
+    with pytest.raises(bl.InputError, match=r"row 2, column 'label': unknown label 'sports'"):
+        shared.predict(rows)
+    found = shared.predict(rows, unknown_labels="ood")
+    assert found.labels[0] >= 0
+    assert found.labels[1] == -1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": -1}, "num_samples must be >= 0, got -1"),
+        ({"link": "probitt"}, "unknown link 'probitt' (did you mean 'probit'?)"),
+        ({"unknown_labels": "skip"}, "must be 'error' or 'ood', got 'skip'"),
+    ],
+)
+def test_prediction_options_are_checked(shared, options, message):
+    with pytest.raises(bl.InputError) as caught:
+        shared.predict(TEST, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
+def test_links_are_chosen_and_remembered(shared, link):
+    found = shared.predict(TEST, link=link)
+    assert found.metadata["link"] == link
+    assert (link == "mc") == same(found, shared.predict(TEST))
+
+
+def test_objects_names_and_mappings_mean_the_same():
+    spelled = [
+        new("minilm", bl.LoRA(r=2), bl.VBLL(prior_scale=2.0)),
+        new("minilm", "lora:r=2", "vbll:prior_scale=2"),
+        new("minilm", {"name": "lora", "r": 2}, {"name": "vbll", "prior_scale": 2.0}),
+    ]
+    assert len({(clf.adapter, clf.posterior) for clf in spelled}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapter": "lorra"}, "unknown adapter 'lorra' (did you mean 'lora'?)"),
+        ({"posterior": "vbl"}, "unknown posterior 'vbl' (did you mean 'vbll'?)"),
+        ({"posterior": "vbll:links=mc"}, "unknown option of posterior vbll 'links'"),
+        ({"adapter": None}, "adapter must be a name or an object"),
+        ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
+    ],
+)
+def test_options_are_checked_at_once(options, message):
+    with pytest.raises(bl.InputError) as caught:
+        new("minilm", **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("use", ["predict", "save", "calibrate", "classes", "record"])
+def test_nothing_works_before_a_fit(tmp_path, use):
+    clf = new("minilm")
+    uses = {
+        "predict": lambda: clf.predict(TEST),
+        "save": lambda: clf.save_pretrained(tmp_path / "model"),
+        "calibrate": lambda: clf.calibrate(TEST),
+        "classes": lambda: clf.classes,
+        "record": lambda: clf.record,
+    }
+    with pytest.raises(bl.InputError, match="is not fitted; call fit, from_pretrained or from_tr"):
+        uses[use]()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one(shared):
+    before = shared.predict(TEST)
+    with pytest.raises(bl.InputError):
+        shared.fit([{"text": "a", "label": "x"}])
+    assert same(shared.predict(TEST), before)
+
+
+def test_other_columns_and_pairs(llama, tmp_path):
+    def renamed(rows):
+        return [{"premise": row["text"], "claim": "is it", "topic": row["label"]} for row in rows]
+
+    clf = new(llama).fit(
+        renamed(toy_rows(24)),
+        epochs=1,
+        text_column="premise",
+        label_column="topic",
+        pair_column="claim",
+    )
+    clf.save_pretrained(tmp_path / "model")
+    found = load(tmp_path / "model").predict(renamed(TEST))
+    assert same(found, clf.predict(renamed(TEST)))
+    assert [CLASSES[label] for label in found.labels] == [row["label"] for row in TEST]
+    with pytest.raises(bl.InputError, match="premise"):
+        clf.predict(TEST)
+
+
+def test_stdout_stays_empty_and_progress_is_on_stderr(llama, capsys, caplog):
+    caplog.set_level(logging.WARNING)
+    fitted(llama).predict(TEST)
+    assert capsys.readouterr() == ("", "")
+    fitted(llama, progress=True).predict(TEST)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for title in ("frozen layers", "fit", "predict"):
+        assert title in shown.err
+
+
+def test_the_global_state_of_torch_decides_nothing(llama):
+    torch.manual_seed(1)
+    first = fitted(llama).predict(TEST)
+    torch.manual_seed(2)
+    assert same(fitted(llama).predict(TEST), first)

@@ -1,0 +1,133 @@
+"""Posteriors for networks that are finished: somebody else's, and our own."""
+
+import numpy as np
+import pytest
+import torch
+from foreign_models import FAMILIES, logits, saved, saved_peft
+from tiny import CLASSES, toy_rows
+from usage import TEST, fitted, from_transformers, load, same
+
+import bayeslora as bl
+
+
+def probabilities(path):
+    """Return what the classifier in a directory itself makes of TEST, and its logits."""
+    from transformers import AutoModelForSequenceClassification
+
+    network = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    found = logits(network, [row["text"] for row in TEST]).double()
+    return found.softmax(1).numpy(), found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_keeps_its_mean(tmp_path, family):
+    path = str(saved(family, tmp_path / "theirs"))
+    clf = from_transformers(path).calibrate(toy_rows(30))
+    expected, _ = probabilities(path)
+    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, expected, atol=1e-5)
+    clf.save_pretrained(tmp_path / "ours")
+    assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
+
+
+# peft reads an attribute that transformers renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_peft_checkpoint_keeps_its_mean(tmp_path):
+    path, adapted = saved_peft("distilbert", tmp_path)
+    clf = from_transformers(str(path)).calibrate(toy_rows(30))
+    expected = logits(adapted, [row["text"] for row in TEST]).double().softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, expected, atol=1e-5)
+    clf.save_pretrained(tmp_path / "ours")
+    assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
+
+
+@pytest.mark.parametrize("structure", ["kron", "full", "diag"])
+def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, structure):
+    clf = from_transformers(foreign, f"laplace:structure={structure}").calibrate(toy_rows(30))
+    expected, _ = probabilities(foreign)
+    found = clf.predict(TEST, num_samples=0)
+    np.testing.assert_allclose(found.probs, expected, atol=1e-5)
+    assert found.classes == CLASSES
+    assert found.name == "laplace"
+    # The posterior keeps the mean and adds uncertainty.
+    assert (clf.predict(TEST).epistemic > 0).all()
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
+
+
+@pytest.mark.parametrize("posterior", ["vbll", "temperature", "map"])
+def test_other_posteriors_start_from_a_foreign_classifier(foreign, tmp_path, posterior):
+    clf = from_transformers(foreign, posterior).calibrate(toy_rows(30), toy_rows(15, seed=1))
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
+    assert clf.predict(TEST).name == posterior
+
+
+def test_a_temperature_divides_the_logits(foreign):
+    clf = from_transformers(foreign, "temperature").calibrate(toy_rows(60, seed=4))
+    temperature = clf.record.results["posterior"]["temperature"]
+    expected = (probabilities(foreign)[1] / temperature).softmax(1)
+    np.testing.assert_allclose(clf.predict(TEST).probs, expected.numpy(), atol=1e-5)
+
+
+def test_calibration_leaves_the_network_alone(foreign):
+    clf = from_transformers(foreign)
+    network = clf._fitted.network.encoder.model
+    before = {name: item.clone() for name, item in network.state_dict().items()}
+    clf.calibrate(toy_rows(30))
+    assert all(torch.equal(before[name], item) for name, item in network.state_dict().items())
+
+
+def test_a_foreign_classifier_without_calibration_says_what_to_do(foreign):
+    with pytest.raises(bl.InputError, match="calibrate"):
+        from_transformers(foreign).predict(TEST)
+
+
+@pytest.mark.parametrize("posterior", ["ensemble", "mc_dropout"])
+def test_posteriors_of_a_whole_network_are_refused_for_finished_ones(foreign, shared, posterior):
+    with pytest.raises(
+        bl.InputError, match=f"posterior '{posterior}' is not one of the last layer"
+    ):
+        from_transformers(foreign, posterior)
+    before = shared.posterior
+    with pytest.raises(
+        bl.InputError, match=f"posterior '{posterior}' is not one of the last layer"
+    ):
+        shared.calibrate(toy_rows(12), posterior=posterior)
+    assert shared.posterior == before
+
+
+def test_an_ensemble_has_no_single_last_layer(llama):
+    clf = fitted(llama, "lora:r=2", "ensemble:num_members=2")
+    before = clf.predict(TEST)
+    for posterior in (None, "laplace"):
+        with pytest.raises(bl.InputError, match="last layer"):
+            clf.calibrate(toy_rows(12), posterior=posterior)
+    assert same(clf.predict(TEST), before)
+
+
+def test_another_posterior_starts_from_the_present_mean(llama, tmp_path):
+    clf = fitted(llama, "polar:r=4", "map")
+    before = clf.predict(TEST)
+    clf.calibrate(toy_rows(24), posterior="laplace")
+    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, before.probs, atol=1e-12)
+    assert clf.posterior == bl.Laplace()
+    assert clf.predict(TEST).name == "polar-laplace"
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
+
+
+def test_calibration_can_be_repeated(foreign):
+    clf = from_transformers(foreign).calibrate(toy_rows(30))
+    first = clf.predict(TEST)
+    clf.calibrate(toy_rows(90, seed=6))
+    assert clf.record.num_train == 90
+    assert not same(clf.predict(TEST), first)
+    assert same(clf.calibrate(toy_rows(30)).predict(TEST), first)
+
+
+def test_a_foreign_classifier_may_be_given_integers(foreign):
+    clf = from_transformers(foreign)
+    rows = toy_rows(30)
+    numbered = [{**row, "label": CLASSES.index(row["label"])} for row in rows]
+    first = clf.calibrate(rows).predict(TEST)
+    assert same(clf.calibrate(numbered).predict(TEST), first)

@@ -1,0 +1,194 @@
+"""Saving, loading, resuming, and what is said of a damaged model."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_llama, toy_rows
+from usage import TEST, fitted, load, new, same
+
+import bayeslora as bl
+from bayeslora.backbones.load import load_backbone
+
+COMBINATIONS = [
+    *(("lora:r=2", posterior) for posterior in ("mle", "map", "temperature", "mc_dropout")),
+    ("lora:r=2", "ensemble:num_members=2"),
+    ("polar:r=4", "vbll"),
+    ("polar:r=4", "vbll:covariance=diagonal,link=probit"),
+    ("polar:r=4", "laplace"),
+    ("polar:r=4", "laplace:structure=full"),
+    ("polar:r=4", "laplace:structure=diag,link=bridge"),
+]
+
+
+@pytest.mark.parametrize(("adapter", "posterior"), COMBINATIONS)
+def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
+    clf = fitted(llama, adapter, posterior)
+    clf.save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
+    assert again.record == clf.record
+    assert (again.adapter, again.posterior) == (clf.adapter, clf.posterior)
+    for options in ({}, {"num_samples": 0}, {"num_samples": 7, "seed": 3}):
+        assert same(clf.predict(TEST, **options), again.predict(TEST, **options))
+    # A second round writes the same tensors.
+    again.save_pretrained(tmp_path / "copy")
+    for name in ("adapter.safetensors", "posterior.safetensors"):
+        assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
+
+
+def test_an_encoder_works_too(bert, tmp_path):
+    clf = fitted(bert, "lora:r=2,dropout=0.1", "vbll", dtype="float32")
+    clf.save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
+    assert same(clf.predict(TEST), again.predict(TEST))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
+def test_a_shared_backbone_is_remembered_as_it_was_loaded(llama, tmp_path, dtype):
+    clf = fitted(load_backbone(llama, dtype=dtype, device="cpu"))
+    clf.save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
+    assert same(clf.predict(TEST), again.predict(TEST))
+
+
+def test_another_backbone_is_refused(model, folder):
+    other = tiny_llama(folder / "other", seed=1)
+    with pytest.raises(bl.InputError, match="was made for another backbone than") as caught:
+        load(model, backbone=str(other))
+    found = load_backbone(str(other), device="cpu").fingerprint
+    assert f"fingerprint {found}, expected {load(model).record.backbone['fingerprint']}" in str(
+        caught.value
+    )
+
+
+def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
+    moved = tiny_llama(folder / "moved")
+    record = json.loads((model / "bayeslora.json").read_text())
+    record["backbone"]["name"] = str(folder / "gone")
+    (model / "bayeslora.json").write_text(json.dumps(record))
+    with pytest.raises(bl.InputError, match="gone"):
+        load(model)
+    assert same(load(model, backbone=str(moved)).predict(TEST), shared.predict(TEST))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("adapter.safetensors", "adapter.layers.1.self_attn.q_proj.A"),
+        ("posterior.safetensors", "head.mean"),
+        ("posterior.safetensors", "head.fitted_scale"),
+        ("posterior.safetensors", "feature_scale"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "misshapen", "unexpected"])
+def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
+    tensors = load_file(model / file)
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "misshapen":
+        tensors[name] = torch.zeros(*tensors[name].shape, 2)
+    else:
+        name = f"{name}.more"
+        tensors[name] = torch.zeros(1)
+    save_file(tensors, model / file)
+    with pytest.raises(bl.InputError) as caught:
+        load(model)
+    words = {"missing": "is missing", "misshapen": "has shape", "unexpected": "is not expected"}
+    assert f"do not fit its record: {name!r} {words[damage]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
+        ({"num_members": 2}, "belongs to no member"),
+        ({"classes": ["a", "b"]}, "has shape"),
+        ({"posterior": {"name": "vblll"}}, "unknown posterior 'vblll'"),
+        ({"adapter": {"name": "polar", "r": 2}}, "has shape"),
+        ({"adapter": None}, "adapter must be a name or an object"),
+        ({"format_version": 2}, "has format version 2"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_an_input_error(model, change, message):
+    path = model / "bayeslora.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(bl.InputError) as caught:
+        load(model)
+    assert message in str(caught.value)
+
+
+def test_an_ensemble_checks_every_member(llama, tmp_path):
+    fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "posterior.safetensors"
+    tensors = load_file(path)
+    assert {name.split(".")[0] for name in tensors} == {"member-0", "member-1"}
+    del tensors["member-1.head.weight"]
+    save_file(tensors, path)
+    with pytest.raises(bl.InputError, match=r"'head\.weight' is missing"):
+        load(tmp_path / "model")
+
+
+def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
+    out = tmp_path / "model"
+    clf = new(llama).fit(toy_rows(24), epochs=1, out=out)
+    again = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
+    assert same(clf.predict(TEST), again.predict(TEST))
+    assert not (out / "checkpoints").exists()
+    with pytest.raises(bl.InputError, match="exists; choose another"):
+        new(llama).fit(toy_rows(24), epochs=1, out=out)
+    new(llama, seed=5).fit(toy_rows(24), epochs=1, out=out, overwrite=True)
+    assert bl.BayesianClassifier.from_pretrained(out, progress=False).record.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "message"),
+    [
+        ({"backbone": "minilmm"}, toy_rows(24), "unknown backbone 'minilmm'"),
+        ({"dtype": "float16"}, toy_rows(24), "unknown dtype 'float16'"),
+        ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
+        ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
+        ({"posterior": "mc_dropout"}, toy_rows(24), "needs an adapter with dropout"),
+        ({"posterior": "temperature"}, toy_rows(24), "needs validation data"),
+        ({}, [{"text": "a", "label": "x"}], "at least two classes"),
+        ({}, [{"text": "a"}], "label"),
+        ({"seed": -1}, toy_rows(24), "seed must be an integer >= 0, got -1"),
+    ],
+)
+def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, message):
+    clf = new(**{"backbone": llama, **options})
+    with pytest.raises(bl.InputError) as caught:
+        clf.fit(rows, epochs=1, out=tmp_path / "model")
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(bl.InputError, match="not fitted"):
+        clf.predict(TEST)
+
+
+def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):
+    from bayeslora.training import members
+
+    rows, held = toy_rows(24), toy_rows(12, seed=1)
+    expected = new(llama).fit(rows, held, epochs=2, batch_size=8).predict(TEST)
+    train = members.train_network
+
+    def die(*args, **options):
+        def hook(epoch, _):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        return train(*args, **options, on_epoch=hook)
+
+    out = tmp_path / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", die)
+        with pytest.raises(KeyboardInterrupt):
+            new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
+    with pytest.raises(bl.InputError, match="interrupted fit with another seed"):
+        new(llama, seed=1).fit(rows, held, epochs=2, batch_size=8, out=out)
+    with pytest.raises(bl.InputError, match="interrupted fit with another train"):
+        new(llama).fit(rows[::-1], held, epochs=2, batch_size=8, out=out)
+    with pytest.raises(bl.InputError, match="is not a bayeslora model"):
+        bl.BayesianClassifier.from_pretrained(out)
+    resumed = new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
+    assert same(resumed.predict(TEST), expected)

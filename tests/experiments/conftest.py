@@ -1,0 +1,32 @@
+"""A small data set with an out-of-distribution part, and a backbone to fit to it."""
+
+import pytest
+from tiny import tiny_llama, toy_rows
+
+from bayeslora.adapters.config import PoLAR
+from bayeslora.backbones.load import load_backbone
+from bayeslora.experiments.data import FAR, ExperimentData
+from bayeslora.experiments.fits import FitSpec
+from bayeslora.posteriors.config import VBLL
+from bayeslora.tasks.columns import Columns
+from bayeslora.training.data import read_labelled
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    path = tiny_llama(tmp_path_factory.mktemp("backbones") / "llama")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def data():
+    splits = [
+        read_labelled(toy_rows(count, seed), Columns())
+        for seed, count in enumerate((24, 12, 15, 9))
+    ]
+    return ExperimentData("toy", *splits[:3], {FAR: splits[3]}, {FAR: "the same topics"})
+
+
+@pytest.fixture(scope="session")
+def spec():
+    return FitSpec(PoLAR(r=4, num_layers=2), VBLL(), epochs=2, seed=3, max_length=32)

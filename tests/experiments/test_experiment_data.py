@@ -1,0 +1,91 @@
+"""The fixed rows of an experiment: disjoint, balanced, the same every time."""
+
+import json
+import random
+
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.experiments.data import FAR, NEAR, TASKS, load_experiment
+from bayeslora.tasks.newsgroups import DISTRIBUTION
+
+SIZES = {"num_train": 12, "num_validation": 6, "num_test": 8, "num_ood": 4}
+
+
+def records(count, classes, seed, word):
+    chance = random.Random(seed)
+    return [
+        {
+            "id": f"{seed}-{n}",
+            "question": f"{word} {chance.random()}",
+            "label": classes[n % len(classes)],
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Two tasks, with training rows that repeat, and that occur in the test set."""
+    folder = tmp_path_factory.mktemp("data")
+    for place, (name, classes) in enumerate(
+        (("sst2_sentences", ["negative", "positive"]), ("ag_news_10k", ["sport", "world"]))
+    ):
+        test = records(20, classes, 10 + place, name)
+        train = records(40, classes, 20 + place, name)
+        train += [{**train[0], "id": "repeated"}, *({**row, "id": "leak"} for row in test[:1])]
+        path = folder / name
+        path.mkdir()
+        for split, rows in (("train", train), ("test", test)):
+            path.joinpath(f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        path.joinpath("classes.json").write_text(json.dumps(classes))
+    return folder
+
+
+@pytest.mark.parametrize("task", ["sst2_sentences", "ag_news_10k"])
+def test_known_tasks(data_dir, task):
+    found = load_experiment(task, data_dir=data_dir, **SIZES)
+    splits = (found.train, found.validation, found.test)
+    assert [len(split) for split in splits] == [12, 6, 8]
+    for split in splits:
+        assert split.has_labels
+        assert set(split.labels) == set(found.classes)
+    texts = [text for split in splits for text in split.texts]
+    assert len(set(texts)) == len(texts)
+    assert list(found.ood) == list(found.about) == [FAR]
+    # The other task's texts stand for what the model was not made for.
+    other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
+    assert len(found.ood[FAR]) == 4
+    assert all(text.startswith(other) for text in found.ood[FAR].texts)
+
+
+def test_the_rows_are_the_same_every_time(data_dir):
+    first, second = (load_experiment("ag_news_10k", data_dir=data_dir, **SIZES) for _ in range(2))
+    assert first == second
+
+
+def test_unknown_tasks_and_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"unknown experiment task 'newsgrups'.*'newsgroups'"):
+        load_experiment("newsgrups")
+    with pytest.raises(InputError, match="sst2_sentences"):
+        load_experiment("sst2_sentences", data_dir=tmp_path)
+
+
+def installed():
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return distribution(DISTRIBUTION)
+    except PackageNotFoundError:
+        return None
+
+
+@pytest.mark.assets
+@pytest.mark.skipif(installed() is None, reason="the newsgroups' package is missing")
+def test_newsgroups():
+    found = load_experiment(TASKS[0], num_train=16, num_validation=8, num_test=8, num_ood=8)
+    assert [len(item) for item in (found.train, found.validation, found.test)] == [16, 8, 8]
+    assert len(found.classes) == 8
+    assert list(found.ood) == [NEAR, FAR]
+    assert [len(item) for item in found.ood.values()] == [8, 8]
+    assert not set(found.ood[NEAR].labels) & set(found.classes)

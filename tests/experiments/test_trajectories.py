@@ -1,0 +1,196 @@
+"""Fits that keep every epoch, and what is computed from their states."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bayeslora.experiments import fits
+from bayeslora.experiments.data import FAR
+from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.fits import fresh_network, prepared, trajectory
+from bayeslora.experiments.scoring import fitted_head, nll, to_predictions
+from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.posteriors.config import (
+    MAP,
+    PRIOR_SCALE_GRID,
+    VBLL,
+    Laplace,
+    MCDropout,
+    TemperatureScaling,
+)
+from bayeslora.training.fit import train_network
+from bayeslora.training.settings import TrainingSettings
+
+
+@pytest.fixture(scope="module")
+def states(backbone, data, spec, tmp_path_factory):
+    return trajectory(backbone, spec, data, tmp_path_factory.mktemp("fits") / "vbll")
+
+
+@pytest.fixture(scope="module")
+def lab(backbone, data, spec):
+    return Evaluation(backbone, spec, data)
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_every_epoch_is_kept(backbone, data, spec, states, tmp_path):
+    assert list(states) == [1, 2]
+    assert not equal(states[1], states[2])
+    # The last one is what a plain fit without validation ends in.
+    network = fresh_network(backbone, spec, 3)
+    train_network(
+        network,
+        prepared(network, data.train, data.classes),
+        None,
+        adapter=spec.adapter,
+        posterior=spec.posterior,
+        settings=TrainingSettings(epochs=2, seed=spec.seed),
+        directory=tmp_path,
+        fit_last=False,
+        description=None,
+    )
+    assert equal(states[2], network.trained_state())
+
+
+def test_a_stored_trajectory_is_not_trained_again(backbone, data, spec, tmp_path, monkeypatch):
+    folder = tmp_path / "fit"
+    first = trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
+    runs = []
+    monkeypatch.setattr(fits, "_train", lambda *_: runs.append(1) or {1: first[1], 2: first[1]})
+    again = trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
+    assert equal(first[1], again[1])
+    assert runs == []
+    # Another specification replaces it.
+    assert list(trajectory(backbone, spec, data, folder)) == [1, 2]
+    assert runs == [1]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "epoch-01.safetensors",
+        "epoch-02.safetensors",
+        "spec.json",
+    ]
+
+
+def test_an_unlabelled_or_unknown_row_has_no_class(backbone, data, spec):
+    network = fresh_network(backbone, spec, 3)
+    assert prepared(network, data.test, data.classes).labels.tolist() == [0, 1, 2] * 5
+    assert prepared(network, data.test, ("food", "x", "y")).labels.tolist() == [-1, 0, -1] * 5
+
+
+def test_out_of_distribution_rows_have_no_class_even_with_a_familiar_label(lab):
+    assert set(lab.texts(FAR).labels.tolist()) == {-1}
+    assert lab.scored == [TEST, FAR]
+
+
+def test_splits_are_prepared_once(lab):
+    seen = []
+    lab.texts(TEST, seen.append)
+    seen.clear()
+    assert lab.texts(TEST, seen.append) is lab.texts(TEST)
+    assert seen == []
+
+
+@pytest.mark.parametrize("config", [VBLL(), Laplace(), MAP(), TemperatureScaling(), None])
+def test_last_layers_on_stored_states(lab, states, config):
+    found = lab.features(states[2], [TRAIN, VALIDATION, *lab.scored])
+    outcome = lab.last_layer("method", states[2], found, config)
+    assert set(outcome.predictions) == {TEST, FAR}
+    predictions = outcome.predictions[TEST]
+    assert predictions.name == "method"
+    assert predictions.ids == lab.data.test.ids
+    assert predictions.labels.tolist() == [0, 1, 2] * 5
+    assert not outcome.predictions[FAR].labelled.any()
+    assert bool(outcome.report) == (config is not None)
+    again = lab.last_layer("method", states[2], found, config)
+    assert np.array_equal(again.predictions[TEST].probs, predictions.probs)
+
+
+def test_features_are_those_of_the_state(lab, states):
+    first, second = (lab.features(states[epoch], [TEST])[TEST].values for epoch in (1, 2))
+    assert not torch.allclose(first, second)
+    assert torch.equal(lab.features(states[1], [TEST])[TEST].values, first)
+
+
+def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
+    found = lab.features(states[2], [TRAIN, VALIDATION, TEST])
+    head = lab.trained_head(states[2])
+    rows = found[VALIDATION]
+
+    def score(config, validation):
+        fitted = fitted_head(config, head, found[TRAIN], validation)
+        return nll(fitted.predict(rows.values), rows.labels)
+
+    tuned = score(VBLL(), rows)
+    fixed = [score(VBLL(prior_scale=scale), None) for scale in PRIOR_SCALE_GRID]
+    assert tuned == pytest.approx(min(fixed), rel=1e-4)
+    blind = lab.validation_nll(states[2], found, VBLL())
+    assert blind == pytest.approx(score(VBLL(), None), rel=1e-9)
+    assert tuned < blind
+    assert lab.validation_nll(states[2], found, VBLL(), tuned=True) == tuned
+
+
+def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):
+    found = lab.features(states[2], [TRAIN, TEST])
+    head = lab.trained_head(states[2])
+    before = head.predict(found[TEST].values)
+    fitted_head(VBLL(), head, found[TRAIN], None)
+    assert torch.equal(head.predict(found[TEST].values).mean, before.mean)
+
+
+def test_an_ensemble_averages_probabilities(lab, states):
+    members = [(state, lab.features(state, lab.scored)) for state in states.values()]
+    found = lab.ensemble("ensemble", members).predictions[TEST]
+    logits = [lab.trained_head(state).predict(rows[TEST].values).mean for state, rows in members]
+    expected = torch.stack(logits).softmax(-1).mean(0)
+    np.testing.assert_allclose(found.probs, expected.numpy(), atol=1e-12)
+
+
+def test_dropout_needs_a_network_that_drops_something(lab, states):
+    from bayeslora.errors import InputError
+
+    with pytest.raises(InputError, match="no dropout is live"):
+        lab.dropout("dropout", states[2], MCDropout())
+
+
+def test_predictions_can_be_scored(lab, states):
+    found = lab.features(states[2], [TRAIN, *lab.scored])
+    outcome = lab.last_layer("vbll", states[2], found, VBLL(), tuned=False)
+    scores = evaluate(outcome.predictions[TEST], ood={FAR: outcome.predictions[FAR]})
+    expected = nll(
+        fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(
+            found[TEST].values
+        ),
+        found[TEST].labels,
+    )
+    assert scores["nll"].value == pytest.approx(expected, rel=1e-9)
+
+
+def test_nll_by_hand():
+    """Two rows with probabilities 3/4 and 1/4 of their labels."""
+    certain = torch.log(torch.tensor([[3.0, 1.0], [3.0, 1.0]], dtype=torch.float64))
+    logits = GaussianLogits(certain, torch.zeros_like(certain))
+    expected = -(np.log(3 / 4) + np.log(1 / 4)) / 2
+    assert nll(logits, torch.tensor([0, 1])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_row_without_class_has_no_nll():
+    logits = GaussianLogits(torch.zeros(2, 2), torch.zeros(2, 2))
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        nll(logits, torch.tensor([0, -1]))
+
+
+def test_predictions_hold_what_the_logits_say(data):
+    samples = torch.randn(4, len(data.test), 3, dtype=torch.float64)
+    labels = torch.tensor([-1] * len(data.test))
+    found = to_predictions("x", SampledLogits(samples), data.test, labels, data.classes)
+    np.testing.assert_allclose(found.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)
+    spread = samples.var(0, correction=0).sum(1)
+    np.testing.assert_allclose(found.scores["logit_variance"], spread.numpy(), atol=1e-12)
+    assert not found.labelled.any()
