@@ -77,7 +77,7 @@ class VBLL:
     """
 
     prior_scale: float | str = "validation"
-    bound: str = "jensen"
+    bound: str = "knowles_minka"
     polish_bound: str = "knowles_minka"
     covariance: str = "dense"
     head_step: str = "refit"

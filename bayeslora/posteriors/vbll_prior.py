@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Scales are compared by their validation NLL, where a looser fit already ranks them.
 _GRID_TOLERANCE = 1e-4
-# The bound is flat in the prior scale: below this, rounds change no probability's third digit.
+# The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
 _LEARNING_TOLERANCE = 1e-5
 
 

@@ -17,7 +17,8 @@ from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
 CONTRACT = [
-    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "compare", "report"),
+    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "export", "compare"),
+    "report",
     *("tasks", "methods", "info"),
 ]
 
