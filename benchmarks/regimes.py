@@ -41,7 +41,7 @@ from bayeslora.posteriors.config import (
 LONG, SHORT = 15, 4
 NUM_MEMBERS = 3
 EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
-LEARNING_RATES = {"lora": (1e-3, 3e-4), "polar": (4e-3, 1.3e-3)}
+LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
 
 FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
@@ -87,7 +87,12 @@ ROWS = (
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
     Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
     Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
-    Row("polar-vbll, empirical Bayes", "polar-vbll", untuned=VBLL(prior_scale="empirical-bayes")),
+    Row(
+        "polar-vbll, empirical Bayes",
+        "polar-vbll",
+        tuned=VBLL(prior_scale="empirical-bayes"),
+        untuned=VBLL(prior_scale="empirical-bayes"),
+    ),
     Row("polar-vbll, not polished", "polar-vbll"),
 )
 
