@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.checkpoint import ADAPTED, ModelRecord, read_model, write_model
+from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory
-from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
+from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
-from bayeslora.tasks.examples import class_names, encode_labels
 from bayeslora.training import restore
 from bayeslora.training.card import model_card
 from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
-from bayeslora.training.members import FitPlan, fit_members
+from bayeslora.training.procedure import Choices, TrainingData, default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.resume import claim, data_hash, refuse
 from bayeslora.training.settings import TrainingSettings
-
-DEFAULT_EPOCHS = 5
-DEFAULT_EPOCHS_VALIDATED = 10
 
 
 class BayesianClassifier:
@@ -129,50 +122,16 @@ class BayesianClassifier:
         Raises:
             InputError: The data or an option is not allowed; nothing has been written then.
         """
-        columns = Columns(text_column, label_column, pair_column)
-        rows = read_labelled(train, columns)
-        classes = class_names(rows)
-        held = None if validation is None else read_labelled(validation, columns)
-        fresh = (rows, torch.from_numpy(encode_labels(rows, classes)))
-        kept = None if held is None else (held, torch.from_numpy(encode_labels(held, classes)))
-        if held is None and isinstance(self.posterior, TemperatureScaling):
-            raise InputError(
-                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
-                "that the network was trained on is too low"
-            )
-        default = DEFAULT_EPOCHS if held is None else DEFAULT_EPOCHS_VALIDATED
+        data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         settings = TrainingSettings(
-            default if epochs is None else epochs, batch_size, patience=patience, seed=self.seed
+            default_epochs(data) if epochs is None else epochs,
+            batch_size,
+            patience=patience,
+            seed=self.seed,
         )
-        planned = self._planned(columns, classes, len(rows), settings)
-        hashes = {"train": data_hash(rows), "validation": None if held is None else data_hash(held)}
-        identity = {**planned, **hashes}
-        if out is not None:
-            refuse(out, identity, overwrite=overwrite)
-        backbone = self._load_backbone()
-        plan = FitPlan(
-            backbone,
-            self.adapter,
-            self.posterior,
-            len(classes),
-            self.max_length,
-            settings,
-            self.progress,
+        self._fitted = fit_classifier(
+            self._choices(), data, settings, self._load_backbone, out=out, overwrite=overwrite
         )
-        network, members, results = fit_members(
-            plan,
-            fresh,
-            kept,
-            lambda: None if out is None else claim(out, identity, overwrite=overwrite),
-        )
-        planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
-        record = ModelRecord(
-            **planned,
-            head=network.head.extra_config(),
-            num_members=len(members),
-            results=dataclasses.asdict(results[0]),
-        )
-        self._fitted = Fitted(record, network, members, self.progress)
         if out is not None:
             self.save_pretrained(out, overwrite=True)
         return self
@@ -388,19 +347,14 @@ class BayesianClassifier:
                 )
         return self._backbone
 
-    def _planned(
-        self, columns: Columns, classes: tuple[str, ...], rows: int, settings: TrainingSettings
-    ) -> dict[str, Any]:
-        """Return the part of the record that is known before the fit."""
+    def _choices(self) -> Choices:
         name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
-        return {
-            "backbone": {"name": name, "dtype": self._dtype},
-            "adapter": options.as_mapping(self.adapter),
-            "posterior": options.as_mapping(self.posterior),
-            "classes": list(classes),
-            "columns": dataclasses.asdict(columns),
-            "max_length": self.max_length,
-            "seed": self.seed,
-            "num_train": rows,
-            "training": dataclasses.asdict(settings),
-        }
+        return Choices(
+            name,
+            self._dtype,
+            self.adapter,
+            self.posterior,
+            self.seed,
+            self.max_length,
+            self.progress,
+        )

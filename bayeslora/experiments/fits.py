@@ -28,6 +28,7 @@ from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.fit import LabelledTexts, train_network
 from bayeslora.training.network import Network
+from bayeslora.training.resume import data_hash
 from bayeslora.training.settings import TrainingSettings
 
 State = dict[str, Tensor]
@@ -104,14 +105,18 @@ def trajectory(
     """
     from safetensors.torch import load_file, save_file
 
-    if not (directory / "spec.json").is_file() or read_json(directory / "spec.json") != json.loads(
-        json.dumps(spec.to_json())
-    ):
+    identity = {
+        **spec.to_json(),
+        "train": data_hash(data.train),
+        "backbone_fingerprint": backbone.fingerprint,
+    }
+    mark = directory / "spec.json"
+    if not mark.is_file() or read_json(mark) != json.loads(json.dumps(identity)):
         states = _train(backbone, spec, data, title)
         with atomic_directory(directory, overwrite=True) as aside:
             for epoch, state in states.items():
                 save_file(state, aside / f"epoch-{epoch:02d}.safetensors")
-            write_json(aside / "spec.json", spec.to_json())
+            write_json(aside / "spec.json", identity)
     return {
         int(path.stem.split("-")[1]): load_file(path)
         for path in sorted(directory.glob("epoch-*.safetensors"))

@@ -1,0 +1,170 @@
+"""The whole of a fit: from data as a person passes it to a fitted classifier, saved or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora import options
+from bayeslora.adapters.config import AdapterConfig
+from bayeslora.backbones.load import Backbone
+from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config import PosteriorConfig, TemperatureScaling
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.training.data import read_labelled
+from bayeslora.training.fitted import Fitted
+from bayeslora.training.members import FitPlan, fit_members
+from bayeslora.training.resume import claim, data_hash, refuse
+from bayeslora.training.settings import TrainingSettings
+
+DEFAULT_EPOCHS = 5
+DEFAULT_EPOCHS_VALIDATED = 10
+
+LabelledRows = tuple[Examples, Tensor]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a classifier was told before it saw data.
+
+    Attributes:
+        backbone: Its name.
+        dtype: Of the frozen weights, as it was asked for.
+        adapter: Which adapter.
+        posterior: Which posterior.
+        seed: Decides starts, order and draws.
+        max_length: Tokens kept of a text.
+        progress: Whether to show bars on stderr.
+    """
+
+    backbone: str
+    dtype: str
+    adapter: AdapterConfig
+    posterior: PosteriorConfig
+    seed: int
+    max_length: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked data of a fit.
+
+    Attributes:
+        columns: Where it came from.
+        classes: Names of the classes in index order.
+        train: Training rows and their labels [N] int64.
+        validation: Held-out rows and their labels, or None.
+    """
+
+    columns: Columns
+    classes: tuple[str, ...]
+    train: LabelledRows
+    validation: LabelledRows | None
+
+    @classmethod
+    def read(cls, train: Any, validation: Any, columns: Columns) -> TrainingData:
+        """Read what a person passed; see `BayesianClassifier.fit`.
+
+        Raises:
+            InputError: Something in it is not allowed.
+        """
+        rows = read_labelled(train, columns)
+        classes = class_names(rows)
+        held = None if validation is None else read_labelled(validation, columns)
+        return cls(
+            columns,
+            classes,
+            (rows, torch.from_numpy(encode_labels(rows, classes))),
+            None if held is None else (held, torch.from_numpy(encode_labels(held, classes))),
+        )
+
+    def hashes(self) -> dict[str, str | None]:
+        """Return a hash of each split."""
+        held = None if self.validation is None else data_hash(self.validation[0])
+        return {"train": data_hash(self.train[0]), "validation": held}
+
+
+def default_epochs(data: TrainingData) -> int:
+    """Return the passes over the data where none are asked for."""
+    return DEFAULT_EPOCHS if data.validation is None else DEFAULT_EPOCHS_VALIDATED
+
+
+def fit_classifier(
+    choices: Choices,
+    data: TrainingData,
+    settings: TrainingSettings,
+    load: Callable[[], Backbone],
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Fitted:
+    """Fit a classifier; where `out` holds an interrupted fit of the same kind, go on with it.
+
+    Args:
+        choices: What to fit.
+        data: What to fit it to.
+        settings: How long and how fast.
+        load: Returns the backbone; called after everything that can be checked without it.
+        out: Where the model will be saved, and checkpoints are meanwhile; None for nowhere.
+        overwrite: Whether what is at `out` may be replaced.
+
+    Raises:
+        InputError: An option is not allowed, or `out` holds something else.
+    """
+    if data.validation is None and isinstance(choices.posterior, TemperatureScaling):
+        raise InputError(
+            "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+            "that the network was trained on is too low"
+        )
+    planned = _planned(choices, data, settings)
+    identity = {**planned, **data.hashes()}
+    if out is not None:
+        refuse(out, identity, overwrite=overwrite)
+    backbone = load()
+    plan = FitPlan(
+        backbone,
+        choices.adapter,
+        choices.posterior,
+        len(data.classes),
+        choices.max_length,
+        settings,
+        choices.progress,
+    )
+    network, members, results = fit_members(
+        plan,
+        data.train,
+        data.validation,
+        lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+    )
+    planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
+    record = ModelRecord(
+        **planned,
+        head=network.head.extra_config(),
+        num_members=len(members),
+        results=dataclasses.asdict(results[0]),
+    )
+    return Fitted(record, network, members, choices.progress)
+
+
+def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
+    """Return the part of the record that is known before the fit."""
+    return {
+        "backbone": {"name": choices.backbone, "dtype": choices.dtype},
+        "adapter": options.as_mapping(choices.adapter),
+        "posterior": options.as_mapping(choices.posterior),
+        "classes": list(data.classes),
+        "columns": dataclasses.asdict(data.columns),
+        "max_length": choices.max_length,
+        "seed": choices.seed,
+        "num_train": len(data.train[0]),
+        "training": dataclasses.asdict(settings),
+    }
