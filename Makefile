@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test lint bench clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -14,7 +14,6 @@ help:
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make lint    style, types and import direction only"
 	@echo "make bench   the comparison of methods (hours; DATA_DIR=... for more than newsgroups)"
-	@echo "make docs    regenerate the tables in docs/ that come from the code"
 
 setup: $(STAMP)
 
@@ -41,9 +40,6 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/regimes.py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)
-
-docs: $(STAMP)
-	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

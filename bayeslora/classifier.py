@@ -10,9 +10,9 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
-from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
 from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.predictions import Predictions
@@ -67,8 +67,13 @@ class BayesianClassifier:
         """
         self.adapter = options.resolve("adapter", adapter, ADAPTERS)
         self.posterior = options.resolve("posterior", posterior, POSTERIORS)
-        if not isinstance(max_length, int) or max_length < 1:
-            raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
+        for name, value, least in (("max_length", max_length, 1), ("seed", seed, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} must be an integer >= {least}, got {value!r}")
+        if not isinstance(backbone, str | Backbone):
+            raise InputError(f"backbone must be a name or a Backbone, got {backbone!r}")
+        if dtype not in DTYPES:
+            raise unknown_choice("dtype", dtype, DTYPES)
         self.seed = seed
         self.max_length = max_length
         self.progress = progress
@@ -350,7 +355,7 @@ class BayesianClassifier:
     def _choices(self) -> Choices:
         name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
         return Choices(
-            name,
+            lasting_name(name),
             self._dtype,
             self.adapter,
             self.posterior,

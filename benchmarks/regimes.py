@@ -3,7 +3,7 @@
 fixed   15 epochs, nothing chosen: the papers' setting.
 tuned   epoch, learning rate and a number of its own (temperature, prior precision, prior scale)
         chosen by validation NLL; the same grid of epochs and learning rates for every method.
-none    no validation rows: a few epochs fixed beforehand, priors from the training data alone.
+none    no validation rows: the epochs of `fit`, priors from the training data alone.
 
 Every fit keeps all epochs, so that one fit serves several rows of the table. Everything is stored
 as it comes; the same command goes on where it was interrupted.
@@ -37,8 +37,9 @@ from bayeslora.posteriors.config import (
     PosteriorConfig,
     TemperatureScaling,
 )
+from bayeslora.training.procedure import DEFAULT_EPOCHS
 
-LONG, SHORT = 15, 4
+LONG, SHORT = 15, DEFAULT_EPOCHS
 NUM_MEMBERS = 3
 EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
@@ -79,19 +80,19 @@ ROWS = (
     Row(
         "lora-laplace",
         "lora-mle",
-        tuned=Laplace(prior_precision="validation"),
-        untuned=Laplace(prior_precision="marglik"),
+        tuned=Laplace(),
+        untuned=Laplace(),
     ),
     Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1)),
     Row("polar-mle", "polar-mle"),
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
-    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
-    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=VBLL(prior_scale=2.0)),
+    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL()),
+    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=VBLL()),
     Row(
-        "polar-vbll, empirical Bayes",
+        "polar-vbll, prior scale 2",
         "polar-vbll",
-        tuned=VBLL(prior_scale="empirical-bayes"),
-        untuned=VBLL(prior_scale="empirical-bayes"),
+        tuned=VBLL(prior_scale=2.0),
+        untuned=VBLL(prior_scale=2.0),
     ),
     Row("polar-vbll, not polished", "polar-vbll"),
 )
@@ -202,15 +203,21 @@ class Fits:
         self.adapter, self.posterior = FAMILIES[family]
         self.rates = LEARNING_RATES[self.adapter.name]
         self.lab = Evaluation(bench.backbone, self._spec(LONG, self.rates[0]), data)
-        self._known: dict[int, dict[str, Features]] = {}
+        self._known: dict[int, tuple[State, dict[str, Features]]] = {}
+        self._trajectories: dict[tuple[int, float], dict[int, State]] = {}
 
     def states(self, epochs: int, lr: float) -> dict[int, State]:
         """Return the states after each epoch of a fit, fitting it where it is not stored."""
         name = f"{self.family}-{epochs}-lr-{lr:g}-seed-{self.seed}"
         folder = self.bench.runs / self.data.name / name
         title = f"{self.data.name} {name}"
-        spec = self._spec(epochs, lr)
-        return trajectory(self.bench.backbone, spec, self.data, folder, title=title)
+        key = (epochs, lr)
+        if key not in self._trajectories:
+            spec = self._spec(epochs, lr)
+            self._trajectories[key] = trajectory(
+                self.bench.backbone, spec, self.data, folder, title=title
+            )
+        return self._trajectories[key]
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""
@@ -255,7 +262,8 @@ class Fits:
         return self.lab.validation_nll(state, found, config, tuned=config is not None)
 
     def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
-        known = self._known.setdefault(id(state), {})
+        # The state is kept beside its features, so that no other can take its identity.
+        _, known = self._known.setdefault(id(state), (state, {}))
         missing = [name for name in splits if name not in known]
         known |= self.lab.features(state, missing)
         return {name: known[name] for name in splits}

@@ -26,7 +26,7 @@ COLUMNS = (
 REGIMES = {
     "fixed": "Fixed long budget: 15 epochs, nothing chosen",
     "tuned": "Tuned on validation",
-    "none": "No validation rows: 4 epochs, nothing chosen",
+    "none": "No validation rows: the epochs of `fit`, nothing chosen",
 }
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -53,8 +53,6 @@ def _read(out: Path) -> Cells:
         content = read_json(file)
         for row in content["rows"]:
             key = (content["task"], row["regime"], row["method"])
-            if row["method"] in {"polar-vbll", "lora-vbll"} and "prior_scale" not in row["report"]:
-                key = (*key[:2], f"{row['method']}, not polished")
             cells[key][content["seed"]] = row
     return cells
 

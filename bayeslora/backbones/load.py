@@ -18,6 +18,8 @@ from bayeslora.errors import InputError, unknown_choice
 
 Kind = Literal["decoder", "encoder"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("auto", *_DTYPES)
+"""What the frozen weights can be asked to be."""
 _SAMPLED_VALUES = 4096
 
 
@@ -102,7 +104,8 @@ def load_backbone(
             source, dtype=weights, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"backbone {name!r} cannot be loaded: {_first_line(error)}") from error
+        reason = _first_line(error)
+        raise InputError(f"backbone {name!r} cannot be loaded: {reason}{_short_names()}") from error
     untrained = _untrained(name, loading["missing_keys"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -138,6 +141,10 @@ def pick_device(name: str | None) -> torch.device:
         raise InputError(f"device {name!r} cannot be used: {_first_line(error)}") from None
 
 
+def _short_names() -> str:
+    return f"\ntake a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
+
+
 def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:
     """Return the configuration or the tokenizer of a directory or hub id.
 
@@ -150,11 +157,17 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
     try:
         found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"{source}: no {part} can be loaded: {_first_line(error)}") from error
+        reason = _first_line(error)
+        raise InputError(f"{source}: no {part} can be loaded: {reason}{_short_names()}") from error
     # Where its files are missing, some tokenizers load all the same and know no word.
     if part == "tokenizer" and len(found) <= len(found.all_special_ids):
         raise InputError(f"{source}: the tokenizer has no vocabulary; its files are missing")
     return found
+
+
+def lasting_name(name: str) -> str:
+    """Return a name that leads to the same model from any working directory."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
@@ -193,7 +206,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     if dtype not in _DTYPES:
-        raise unknown_choice("dtype", dtype, ["auto", *_DTYPES])
+        raise unknown_choice("dtype", dtype, DTYPES)
     return _DTYPES[dtype]
 
 

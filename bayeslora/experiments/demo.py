@@ -125,7 +125,7 @@ def _lora_methods(
 def _polar_vbll(
     backbone: Backbone, data: ExperimentData, seed: int, progress: bool
 ) -> dict[str, Outcome]:
-    """Return PoLAR with the variational last layer, as `fit` does it by default."""
+    """Return PoLAR with the variational last layer."""
     name = "polar-vbll"
     spec = FitSpec(PoLAR(lr=POLAR_LR), VBLL(), EPOCHS, seed, MAX_LENGTH)
     lab = Evaluation(backbone, spec, data)
@@ -181,7 +181,11 @@ def _provenance(
             "backbone": BACKBONE,
             "adapters": f"LoRA and PoLAR, r = 8, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} a text",
-            "epochs": f"at most {EPOCHS}, the best by validation NLL",
+            "epochs": f"at most {EPOCHS} of batches of {BATCH_SIZE}, the best by validation NLL",
+            "learning rates": f"LoRA {LORA_LR:g}, PoLAR {POLAR_LR:g}, LoRA's head {HEAD_LR:g}, "
+            "chosen on the validation rows",
+            "LoRA dropout": f"{DROPOUT:g}; MC dropout {NUM_PASSES} passes",
+            "ensemble": f"{NUM_MEMBERS} members",
         },
         "chosen by the posteriors": chosen,
         "versions": library_versions(),

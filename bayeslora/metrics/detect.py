@@ -58,7 +58,7 @@ def detect(
     spread = deviations.reshape(num_resamples, *values.shape)
     by_score = {
         score: {
-            key: bootstrap_interval(float(values[i, k]), spread[:, i, k], "percentile", floor=0.0)
+            key: bootstrap_interval(float(values[i, k]), spread[:, i, k], "percentile", 0.0, 1.0)
             for k, key in enumerate(DETECTION)
         }
         for i, score in enumerate(shared)

@@ -48,6 +48,7 @@ REFLECTED = frozenset({"ece", "aece", "cwece", "mce"})
 """Scores whose noise only adds, and whose interval is therefore the reflected one."""
 
 _SIGNED = "overconfidence"  # the only score that can be below zero
+_UNBOUNDED = frozenset({"nll", "brier"})  # all others are shares, at most 1
 
 
 def evaluate(
@@ -161,7 +162,11 @@ def _scored(rows: LabelledRows, num_bins: int, num_resamples: int, seed: int) ->
     deviations = bootstrap_deviations(prepare, [len(rows)], num_resamples, seed)
     return {
         key: bootstrap_interval(
-            float(values[k]), deviations[:, k], _method(key), -math.inf if key == _SIGNED else 0.0
+            float(values[k]),
+            deviations[:, k],
+            _method(key),
+            -math.inf if key == _SIGNED else 0.0,
+            math.inf if key in _UNBOUNDED else 1.0,
         )
         for k, key in enumerate(SCORE_KEYS)
     }

@@ -40,7 +40,11 @@ def wilson(
 
 
 def bootstrap_interval(
-    value: float, deviations: NDArray[np.float64], method: Method, floor: float = -math.inf
+    value: float,
+    deviations: NDArray[np.float64],
+    method: Method,
+    floor: float = -math.inf,
+    ceiling: float = math.inf,
 ) -> Score:
     """Return a value with the interval that the bootstrap gives it.
 
@@ -56,8 +60,13 @@ def bootstrap_interval(
         deviations: [R] resampled score minus the score.
         method: Which interval.
         floor: The lowest value that the score can have.
+        ceiling: The highest.
     """
     low, high = np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     if method == "reflected":
         low, high = -high, -low
-    return Score(value, max(value + min(low, 0.0), floor), value + max(high, 0.0))
+    return Score(
+        min(value, ceiling),
+        max(value + min(low, 0.0), floor),
+        min(value + max(high, 0.0), ceiling),
+    )

@@ -115,15 +115,17 @@ class Laplace:
 
     Attributes:
         structure: Covariance of all head weights: `full`, `kron` or `diag`.
-        prior_precision: Precision δ of the Gaussian prior on a weight; `marglik` maximises the
-            marginal likelihood, `validation` minimises the validation NLL.
+        prior_precision: Precision δ of the Gaussian prior on a weight; `validation` minimises the
+            validation NLL, and takes the precision of `prior_scale` where there are no validation
+            rows; `marglik` maximises the marginal likelihood, which presumes that the mean weights
+            are its optimum.
         prior_scale: Prior standard deviation of a logit while the mean weights are trained.
         link: How logits become probabilities; the same link is used for tuning.
         num_samples: Draws of the `mc` link.
     """
 
     structure: str = "kron"
-    prior_precision: float | str = "marglik"
+    prior_precision: float | str = "validation"
     prior_scale: float = DEFAULT_PRIOR_SCALE
     link: str = "mc"
     num_samples: int = 1000

@@ -141,7 +141,7 @@ class VBLLHead(nn.Module):
             validation=validation,
         )
         if not polished.converged:
-            logger.warning("the polish stopped after %d rounds unconverged", len(polished.elbo))
+            logger.info("the polish stopped after %d rounds unconverged", len(polished.elbo))
         # Contiguous as it will be read back: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         self.fitted_scale = polished.scale().contiguous()

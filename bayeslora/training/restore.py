@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
-from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
@@ -84,7 +84,7 @@ def foreign_network(
     network = Network(encoder, [], head).to(classifier.backbone.device).eval()
     record = ModelRecord(
         backbone={
-            "name": classifier.backbone.name,
+            "name": lasting_name(classifier.backbone.name),
             "fingerprint": classifier.backbone.fingerprint,
             "kind": FOREIGN,
             "layer": classifier.layer,

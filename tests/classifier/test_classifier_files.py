@@ -145,14 +145,12 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
     ("options", "rows", "message"),
     [
         ({"backbone": "minilmm"}, toy_rows(24), "unknown backbone 'minilmm'"),
-        ({"dtype": "float16"}, toy_rows(24), "unknown dtype 'float16'"),
         ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
         ({"posterior": "mc_dropout"}, toy_rows(24), "needs an adapter with dropout"),
         ({"posterior": "temperature"}, toy_rows(24), "needs validation data"),
         ({}, [{"text": "a", "label": "x"}], "at least two classes"),
         ({}, [{"text": "a"}], "label"),
-        ({"seed": -1}, toy_rows(24), "seed must be an integer >= 0, got -1"),
     ],
 )
 def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, message):
@@ -163,6 +161,22 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(bl.InputError, match="not fitted"):
         clf.predict(TEST)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
+        ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
+        ({"backbone": 3}, "backbone must be a name or a Backbone, got 3"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_at_once(options, message):
+    with pytest.raises(bl.InputError) as caught:
+        bl.BayesianClassifier(**options)
+    assert message in str(caught.value)
 
 
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):

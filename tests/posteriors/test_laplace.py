@@ -176,7 +176,7 @@ def test_marginal_likelihood_is_the_evidence_of_a_gaussian_model():
 @pytest.mark.parametrize("structure", NAMES)
 def test_marginal_likelihood_is_maximal_at_the_chosen_precision(structure):
     features, labels = toy(rows=90)
-    head = build(Laplace(structure=structure), 4, 3).double()
+    head = build(Laplace(structure=structure, prior_precision="marglik"), 4, 3).double()
     head.set_mean(2 * weight())
     head.fit(features, labels)
     best = head.report()["log_evidence"]

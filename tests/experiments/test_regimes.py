@@ -1,0 +1,57 @@
+"""The benchmark of regimes on a tiny backbone: complete tables, and features of the right state."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from bayeslora.backbones.load import load_backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.files import read_json
+from bayeslora.tasks.readers import load_examples
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+regimes = pytest.importorskip("regimes", reason="benchmarks/ is not beside tests/")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(regimes, "LONG", 2)
+    monkeypatch.setattr(regimes, "SHORT", 1)
+    monkeypatch.setattr(regimes, "EPOCHS", (1, 2))
+    backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
+    return regimes.Bench(backbone, tmp_path / "runs", tmp_path / "out")
+
+
+@pytest.fixture
+def data():
+    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
+    return ExperimentData("toy", *rows[:3], {"far": rows[3]}, {"far": "b"})
+
+
+def test_features_belong_to_the_state_that_is_asked_for(bench, data):
+    fits = regimes.Fits(bench, data, "lora-mle", 0)
+    seen = {}
+    for lr in fits.rates:
+        for epoch in (1, 2):
+            state = dict(fits.states(2, lr)[epoch])  # a new object, as a reload would give
+            found = fits._features(state, [regimes.TRAIN])[regimes.TRAIN].values
+            direct = fits.lab.features(state, [regimes.TRAIN])[regimes.TRAIN].values
+            assert (found == direct).all()
+            seen[lr, epoch] = found.sum().item()
+    assert len(set(seen.values())) == 4
+
+
+def test_a_family_fills_all_regimes_and_the_summary(bench, data):
+    for family in ("lora-mle", "polar-vbll"):
+        regimes.run_family(bench, data, family, 0)
+    rows = read_json(bench.out / "scores" / "toy" / "polar-vbll-seed-0.json")["rows"]
+    assert {(row["regime"], row["method"]) for row in rows} >= {
+        (regime, "polar-vbll") for regime in ("fixed", "tuned", "none")
+    }
+    assert all(0 <= row["far logit_variance"] <= 1 for row in rows)
+    regimes.write_summary(bench.out)
+    text = (bench.out / "summary.md").read_text(encoding="utf-8")
+    assert "lora-temperature" in text
+    assert "polar-vbll" in text
