@@ -223,21 +223,24 @@ class BayesianClassifier:
             overwrite=overwrite,
         )
 
-    def export_peft(self, directory: str | Path, *, prefix: str = "") -> None:
+    def export_peft(
+        self, directory: str | Path, *, prefix: str = "", overwrite: bool = False
+    ) -> None:
         """Write the adapter, without the last layer, as a LoRA checkpoint that PEFT loads.
 
         Args:
-            directory: Where the checkpoint goes; it must not exist.
+            directory: Where the checkpoint goes.
             prefix: What comes before the layers' names in the model that PEFT will wrap: empty for
                 `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
+            overwrite: Whether what is there may be replaced.
 
         Raises:
-            InputError: The directory exists, or there is no single adapter.
+            InputError: The directory exists and `overwrite` is false, or no single adapter is there.
         """
         fitted = self._known()
         if len(fitted.members) != 1 or not fitted.network.sites:
             raise InputError(f"{fitted.name} has no single adapter to export")
-        with atomic_directory(directory) as aside:
+        with atomic_directory(directory, overwrite=overwrite) as aside:
             export_peft(fitted.network.sites, aside, fitted.record.backbone["name"], prefix)
 
     @classmethod

@@ -89,3 +89,18 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
     refuse_foreign(target)
+
+
+def check_new_export(path: str | Path, *, overwrite: bool) -> None:
+    """Complain where an adapter may not be exported to, before a model is loaded.
+
+    Raises:
+        InputError: It exists and is not to be replaced, or is something else than a checkpoint.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    if target.exists() and not (target / "adapter_config.json").is_file():
+        raise InputError(
+            f"{target} is not a PEFT checkpoint and is not replaced; choose another --out"
+        )

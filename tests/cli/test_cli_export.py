@@ -39,6 +39,14 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
 def test_an_existing_target_is_refused(refused, world, tmp_path):
     (tmp_path / "lora").mkdir()
     assert "exists" in refused("export", world.model, "--out", tmp_path / "lora")
+    message = refused("export", world.model, "--out", tmp_path / "lora", "--overwrite")
+    assert "is not a PEFT checkpoint" in message
+
+
+def test_a_checkpoint_is_replaced_where_that_is_said(run, world, tmp_path):
+    target = tmp_path / "lora"
+    assert run("export", world.model, "--out", target).code == 0
+    assert run("export", world.model, "--out", target, "--overwrite").code == 0
 
 
 def test_a_model_without_an_adapter_is_refused(run, refused, world, tmp_path):

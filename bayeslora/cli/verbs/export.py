@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from bayeslora.cli.arguments import add_loading
-from bayeslora.cli.outputs import check_new_directory
+from bayeslora.cli.arguments import add_loading, add_overwrite
+from bayeslora.cli.outputs import check_new_export
 
 SUMMARY = "write a model's adapter as a LoRA checkpoint that PEFT loads"
 
@@ -22,11 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`model.` for AutoModelForCausalLM of most decoders",
     )
     add_loading(parser)
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Export the adapter and print where it is."""
-    check_new_directory(args.out, overwrite=False)
+    check_new_export(args.out, overwrite=bool(args.overwrite))
 
     from bayeslora.classifier import BayesianClassifier
 
@@ -36,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
         trust_remote_code=bool(args.trust_remote_code),
         progress=False,
     )
-    clf.export_peft(args.out, prefix=args.prefix)
+    clf.export_peft(args.out, prefix=args.prefix, overwrite=bool(args.overwrite))
     print(args.out)
