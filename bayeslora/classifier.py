@@ -235,7 +235,7 @@ class BayesianClassifier:
             overwrite: Whether what is there may be replaced.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, or no single adapter is there.
+            InputError: The directory exists and `overwrite` is false, or there is not one adapter.
         """
         fitted = self._known()
         if len(fitted.members) != 1 or not fitted.network.sites:
