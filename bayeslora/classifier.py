@@ -100,6 +100,7 @@ class BayesianClassifier:
         *,
         epochs: int | None = None,
         batch_size: int = 16,
+        head_lr: float = 0.02,
         patience: int = 3,
         text_column: str = "text",
         label_column: str = "label",
@@ -116,6 +117,8 @@ class BayesianClassifier:
                 by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 10 with validation data, 5 without.
             batch_size: Rows a step.
+            head_lr: Learning rate of a point estimate's last layer. That of the adapter is its own
+                option, and `VBLL` refits in closed form.
             patience: Epochs without a better validation NLL before training stops.
             text_column: The column of the texts.
             label_column: The column of the labels.
@@ -131,6 +134,7 @@ class BayesianClassifier:
         settings = TrainingSettings(
             default_epochs(data) if epochs is None else epochs,
             batch_size,
+            head_lr=head_lr,
             patience=patience,
             seed=self.seed,
         )

@@ -30,6 +30,17 @@ def whole(low: int) -> Callable[[str], int]:
     return parse
 
 
+def positive(text: str) -> float:
+    """Return a number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}")
+    return value
+
+
 def add_task(parser: Parser) -> list[argparse.Action]:
     """Add the options that name a known task."""
     return [

@@ -122,6 +122,7 @@ def test_defaults_in_the_help_are_those_of_python():
     }
     checked = [
         *("backbone", "adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
+        "head_lr",
         *("patience", "text_column", "label_column"),
     ]
     for name in checked:

@@ -16,6 +16,7 @@ from bayeslora.cli.arguments import (
     add_seed,
     add_task,
     given,
+    positive,
     whole,
 )
 from bayeslora.cli.data import column_options, read
@@ -99,6 +100,12 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
         ),
         parser.add_argument(
+            "--head-lr",
+            type=positive,
+            metavar="X",
+            help="learning rate of a point estimate's last layer (default: 0.02)",
+        ),
+        parser.add_argument(
             "--patience",
             type=whole(1),
             metavar="N",
@@ -121,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.classifier import BayesianClassifier
 
     model = given(args, "backbone", "max_length", "seed", "dtype", "device", "trust_remote_code")
-    training = given(args, "epochs", "batch_size", "patience")
+    training = given(args, "epochs", "batch_size", "head_lr", "patience")
     classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)
     classifier.fit(
         train,
