@@ -9,9 +9,12 @@ import argparse
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from bayeslora.cli.messages import say, third_parties_quiet
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
         return int(stop.code or 0)
     args.command = shlex.join(["bayeslora", *words])
-    with third_parties_quiet(verbose=args.verbose):
+    with third_parties_quiet(verbose=args.verbose), _terminated_like_interrupted():
         return _exit_code(args)
 
 
@@ -57,6 +60,19 @@ def _exit_code(args: argparse.Namespace) -> int:
         say(f"bayeslora: error: {_one_line(error)} (--verbose shows where)")
         return FAILED
     return DONE
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let a request to terminate, as a job scheduler sends it, end a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _never_fail(stream: TextIO) -> None:

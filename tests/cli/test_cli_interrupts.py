@@ -73,9 +73,10 @@ def test_killed(run, world, whole, tmp_path):
     check_same(out, whole)
 
 
-def test_interrupted_by_hand(run, refused, world, whole, tmp_path):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, kind):
     out = tmp_path / "m"
-    code, printed, said = stopped(world, out, signal.SIGINT)
+    code, printed, said = stopped(world, out, kind)
     assert (code, printed) == (130, "")
     assert str(out) in said
     assert "the same command goes on from there" in said
