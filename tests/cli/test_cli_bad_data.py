@@ -83,6 +83,8 @@ def test_a_bad_option_does_not_cost_the_model_it_would_replace(refused, world, t
     fit = ["fit", world.train, "--out", out, "--overwrite", "--quiet"]
     refused(*fit, "--backbone", "/nowhere/x")
     refused(*fit, "--backbone", world.llama, "--posterior", "mc_dropout")
+    kept = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert kept == {file.name: file.read_bytes() for file in world.model.iterdir()}
 
 
 def test_an_out_that_exists(refused, world, tmp_path):

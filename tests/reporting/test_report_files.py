@@ -114,10 +114,13 @@ def test_all_right_and_all_wrong(make, tmp_path, right):
 
 
 def test_one_row_and_certain_rows(make, tmp_path):
-    report(make("x", rows=1), out=tmp_path / "one", **options())
+    one = report(make("x", rows=1), out=tmp_path / "one", **options())
+    assert "1 row" in one.read_text(encoding="utf-8")
     sure = make("x", rows=9)
     certain = sure.replace(probs=np.eye(4)[sure.labels], total=None, aleatoric=None, epistemic=None)
     report(certain, out=tmp_path / "certain", num_bins=100, **options())
+    content = json.loads((tmp_path / "certain" / "scores.json").read_text(encoding="utf-8"))
+    assert content["methods"][0]["scores"]["accuracy"]["value"] == 1.0
 
 
 def test_seeds_of_one_method_are_told_apart(make, tmp_path):

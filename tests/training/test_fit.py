@@ -286,4 +286,5 @@ def test_the_result_is_json(encoder, tmp_path):
     import dataclasses
 
     result = fresh(encoder).run(tmp_path, validates=True)
-    json.dumps(dataclasses.asdict(result), allow_nan=False)
+    text = json.dumps(dataclasses.asdict(result), allow_nan=False)
+    assert json.loads(text)["best_epoch"] == result.best_epoch
