@@ -14,6 +14,7 @@ from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbo
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
+from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
@@ -92,6 +93,11 @@ class BayesianClassifier:
     def record(self) -> ModelRecord:
         """Configuration and results of the fit, as stored in `bayeslora.json`."""
         return self._known().record
+
+    @property
+    def validation_scores(self) -> tuple[Scores, Scores] | None:
+        """Scores of the validation rows before and after the last `calibrate`; None without."""
+        return self._known().validation_scores
 
     def fit(
         self,
@@ -189,7 +195,8 @@ class BayesianClassifier:
         Args:
             train: Labelled data; a prior scale or a temperature is only as honest as the data is
                 fresh, so rows that the network was not trained on are best.
-            validation: Held-out labelled data for choosing the prior, where the posterior does so.
+            validation: Held-out labelled data for choosing the prior, where the posterior does so;
+                scored before and after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, which then starts from the mean of the
                 present one; None keeps it.
             text_column: The column of the texts; None keeps the known one.
@@ -199,7 +206,7 @@ class BayesianClassifier:
         Raises:
             InputError: The data is not allowed, or the posterior is not one of the last layer.
         """
-        fitted = self._known()
+        fitted = earlier = self._known()
         old = fitted.columns
         columns = Columns(
             text_column or old.text, label_column or old.label, pair_column or old.pair
@@ -208,7 +215,8 @@ class BayesianClassifier:
         held = None if validation is None else read_labelled(validation, columns)
         if posterior is not None:
             fitted = fitted.with_posterior(options.resolve("posterior", posterior, POSTERIORS))
-        self._fitted = fitted.calibrated(rows, held, columns)
+        fitted = fitted.calibrated(rows, held, columns)
+        self._fitted = fitted if held is None else fitted.compared(earlier, held)
         self.posterior = fitted.posterior
         return self
 

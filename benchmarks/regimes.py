@@ -14,7 +14,9 @@ as it comes; the same command goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -40,8 +42,10 @@ from bayeslora.posteriors.config import (
 from bayeslora.training.procedure import DEFAULT_EPOCHS
 
 LONG, SHORT = 15, DEFAULT_EPOCHS
-NUM_MEMBERS = 3
-EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
+NUM_SEEDS, NUM_MEMBERS = 5, 3
+NUM_TEST, NUM_OOD = 500, 250
+MAX_LENGTH = 32
+EPOCHS = (1, 2, 3, 4, 6, 8, 10, 15)
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
 
@@ -83,7 +87,7 @@ ROWS = (
         tuned=Laplace(),
         untuned=Laplace(),
     ),
-    Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1)),
+    Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1, num_samples=5)),
     Row("polar-mle", "polar-mle"),
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
     Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL()),
@@ -120,23 +124,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = Bench(load_backbone("smollm2-135m"), args.runs, args.out)
-    for seed in range(args.seeds):
-        for task in args.tasks:
-            data = load_experiment(task, num_test=600, num_ood=300, data_dir=args.data_dir)
-            for family in FAMILIES:
-                run_family(bench, data, family, seed)
-            bench.backbone.prefix_states.clear()
-            write_summary(args.out)
-    for task in args.tasks:
-        data = load_experiment(task, num_test=600, num_ood=300, data_dir=args.data_dir)
-        for seed in range(args.seeds if args.seeds >= NUM_MEMBERS else 0):
-            run_ensemble(bench, data, seed, args.seeds)
+    bench = Bench(load_backbone("smollm2-135m", dtype="bfloat16"), args.runs, args.out)
+    sets = [rows_of(task, args.data_dir) for task in args.tasks]
+    for seed, data in product(args.seeds, sets):
+        for family in FAMILIES:
+            run_family(bench, data, family, seed)
+        bench.backbone.prefix_states.clear()
+        write_summary(args.out)
+    for data in sets if len(args.seeds) >= NUM_MEMBERS else ():
+        for place in range(len(args.seeds)):
+            run_ensemble(bench, data, args.seeds, place)
+        bench.backbone.prefix_states.clear()
     write_summary(args.out)
+
+
+def rows_of(task: str, data_dir: Path | None) -> ExperimentData:
+    """Return the rows that every method and seed sees."""
+    return load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=data_dir)
 
 
 def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
@@ -166,16 +174,18 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
     write_json(file, {"task": data.name, "seed": seed, "family": family, "rows": records})
 
 
-def run_ensemble(bench: Bench, data: ExperimentData, seed: int, seeds: int) -> None:
-    """Score an ensemble of the LoRA fits of this seed and the next ones, which costs no fit.
+def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place: int) -> None:
+    """Score an ensemble of the LoRA fits of a seed and the next ones, which costs no fit.
 
     Ensembles of neighbouring seeds share members, so they vary less over seeds than fresh ones.
     """
+    seed = seeds[place]
     file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
     if file.is_file():
         return
     family = "lora-mle"
-    fits = [Fits(bench, data, family, (seed + k) % seeds) for k in range(NUM_MEMBERS)]
+    members_of = [seeds[(place + k) % len(seeds)] for k in range(NUM_MEMBERS)]
+    fits = [Fits(bench, data, family, member) for member in members_of]
     lab = fits[0].lab
     best = fits[0].best_rate()
     records = []
@@ -255,7 +265,7 @@ class Fits:
         return self.lab.last_layer(row.method, state, found, config, tuned=tuned)
 
     def _spec(self, epochs: int, lr: float) -> FitSpec:
-        return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed)
+        return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed, MAX_LENGTH)
 
     def _validation_nll(self, state: State, config: PosteriorConfig | None) -> float:
         found = self._features(state, [TRAIN, VALIDATION])

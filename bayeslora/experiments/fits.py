@@ -109,6 +109,7 @@ def trajectory(
         **spec.to_json(),
         "train": data_hash(data.train),
         "backbone_fingerprint": backbone.fingerprint,
+        "dtype": backbone.dtype,
     }
     mark = directory / "spec.json"
     if not mark.is_file() or read_json(mark) != json.loads(json.dumps(identity)):

@@ -58,8 +58,9 @@ class VBLL:
     Attributes:
         prior_scale: Prior standard deviation of a logit. At the polish, `empirical-bayes` takes
             the maximum of the ELBO, and `validation` the best of `PRIOR_SCALE_GRID` by validation
-            NLL, or what empirical Bayes gives where there are no validation rows. While the
-            adapter trains, either name stands for `DEFAULT_PRIOR_SCALE`.
+            NLL, or what empirical Bayes gives where there are no validation rows.
+        training_prior_scale: Prior standard deviation of a logit while the adapter trains; None
+            takes `prior_scale`, and `DEFAULT_PRIOR_SCALE` where that is a name.
         bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
             `knowles_minka` or `mc` (sampled, unbiased).
         polish_bound: Bound of the final closed-form fit: `jensen` or `knowles_minka`.
@@ -77,11 +78,12 @@ class VBLL:
     """
 
     prior_scale: float | str = "validation"
+    training_prior_scale: float | None = None
     bound: str = "knowles_minka"
     polish_bound: str = "knowles_minka"
     covariance: str = "dense"
-    head_step: str = "refit"
-    training_covariance: str = "dense"
+    head_step: str = "gradient"
+    training_covariance: str = "diagonal"
     head_lr: float = 5e-3
     head_steps: int = 1
     refits_per_epoch: int = 2
@@ -96,6 +98,8 @@ class VBLL:
 
     def __post_init__(self) -> None:
         _positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
+        if self.training_prior_scale is not None:
+            _positive("training_prior_scale", self.training_prior_scale)
         _choice("bound", self.bound, BOUNDS)
         _choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
         _choice("covariance", self.covariance, COVARIANCES)

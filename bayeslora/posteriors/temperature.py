@@ -59,8 +59,6 @@ class Temperature:
             raise InputError("temperature scaling needs labels, and these predictions have none")
         logits = _log(predictions.probs[labelled])
         inverse = best_inverse(logits, predictions.labels[labelled])
-        if inverse in {SMALLEST, LARGEST}:
-            logger.warning("the best temperature, %g, is at the edge of the search", 1 / inverse)
         self.temperature = 1 / inverse
         self.classes = predictions.classes
         self.num_rows = int(labelled.sum())
@@ -102,7 +100,15 @@ class Temperature:
 
 
 def best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}], by bracketed Newton."""
+    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; say where it is an edge."""
+    inverse = _newton(logits, labels)
+    if inverse in {SMALLEST, LARGEST}:
+        logger.warning("the best temperature, %g, is at the edge of the search", 1 / inverse)
+    return inverse
+
+
+def _newton(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Search between the edges, by Newton's method within a bracket."""
     low, high = SMALLEST, LARGEST
     if _derivatives(logits, labels, low)[0] >= 0:
         return low

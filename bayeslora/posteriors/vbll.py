@@ -84,10 +84,10 @@ class VBLLHead(nn.Module):
     @property
     def prior_variance(self) -> float:
         """σ0² of a weight while training."""
-        scale = self.config.prior_scale
-        return (DEFAULT_PRIOR_SCALE if isinstance(scale, str) else scale) ** 2 / float(
-            self.mean_sq_norm
-        )
+        scale = self.config.training_prior_scale or self.config.prior_scale
+        if isinstance(scale, str):
+            scale = DEFAULT_PRIOR_SCALE
+        return scale**2 / float(self.mean_sq_norm)
 
     @property
     def scale(self) -> Tensor:

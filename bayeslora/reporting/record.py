@@ -61,7 +61,9 @@ def run_record(
         if isinstance(value, Mapping)
     ]
     parts += _method_parts(methods, sets)
-    parts.append(Part("This report", (*settings.items(), *_versions())))
+    known = provenance.get("versions")
+    versions = _versions(known if isinstance(known, Mapping) else {})
+    parts.append(Part("This report", (*settings.items(), *versions)))
     return parts
 
 
@@ -87,8 +89,8 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     unlabelled = one.scores.n - one.scores.n_labelled
     name = clean(one.method.name)
     rows = [] if name == one.label else [("name", name)]
+    rows += [("predictions", _origin(one.method.source))] if one.method.source.path else []
     rows += [
-        ("predictions", _origin(one.method.source)),
         ("rows", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
         ("classes", _classes(predictions.classes)),
     ]
@@ -100,15 +102,16 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
         for key, value in predictions.metadata.items()
     ]
     rows += [
-        (f"unfamiliar: {sets[name]}", f"{len(source.predictions):,} rows, {_origin(source)}")
+        (
+            f"unfamiliar: {sets[name]}",
+            f"{len(source.predictions):,} rows" + (f", {_origin(source)}" if source.path else ""),
+        )
         for name, source in one.method.ood.items()
     ]
     return tuple(rows)
 
 
 def _origin(source: Source) -> str:
-    if source.path is None:
-        return "from memory"
     return f"{clean(str(source.path))} (SHA-256 {source.sha256})"
 
 
@@ -117,11 +120,13 @@ def _classes(names: Sequence[str]) -> str:
     return f"{len(names)}: {listed(shown, MOST_CLASSES)}"
 
 
-def _versions() -> list[tuple[str, str]]:
+def _versions(known: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what runs here, without what `known` says already."""
     found = [("bayeslora", __version__), ("Python", platform.python_version())]
     for package in PACKAGES:
         try:
             found.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return found
+    told = {(name.lower(), number) for name, number in known.items()}
+    return [(name, number) for name, number in found if (name.lower(), number) not in told]

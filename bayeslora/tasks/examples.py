@@ -110,6 +110,7 @@ def encode_labels(
     classes: Sequence[str],
     *,
     unknown: Literal["error", "ood"] = "error",
+    advice: str = "",
 ) -> NDArray[np.int64]:
     """Return the index of every example's label among `classes`.
 
@@ -118,6 +119,7 @@ def encode_labels(
         classes: The names of the classes; an integer label matches its decimal form.
         unknown: What to do with a label that is not among `classes`: raise, or give it -1 so
             that the example counts as out of distribution.
+        advice: What the error says at its end.
 
     Returns:
         [N] int64; -1 where an example is unlabelled, or its label unknown under `ood`.
@@ -135,7 +137,7 @@ def encode_labels(
     if unknown == "error":
         for position in np.flatnonzero(codes < 0):
             if examples.labels[position] is not None:
-                raise _unknown_label(examples, int(position), classes)
+                raise _unknown_label(examples, int(position), classes, advice)
     return codes
 
 
@@ -166,13 +168,14 @@ def _keys(examples: Examples) -> Iterable[Hashable]:
     return zip(_inputs(examples), examples.labels, strict=True)
 
 
-def _unknown_label(examples: Examples, position: int, classes: Sequence[str]) -> InputError:
+def _unknown_label(
+    examples: Examples, position: int, classes: Sequence[str], advice: str
+) -> InputError:
     label = str(examples.labels[position])
     near = get_close_matches(label, classes, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InputError(
         f"{examples.source}, row {examples.rows[position]}, column {examples.label_column!r}: "
         f"unknown label {shown(examples.labels[position])}{hint}; "
-        f"the classes are {listed(classes)}. "
-        "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
+        f"the classes are {listed(classes)}" + (f". {advice}" if advice else "")
     )

@@ -6,6 +6,8 @@ import math
 
 from bayeslora.checkpoint import ModelRecord
 
+_SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
+
 
 def model_card(record: ModelRecord, fingerprint: str) -> str:
     """Return the Markdown of a model's `README.md`."""
@@ -67,6 +69,12 @@ def _measured(record: ModelRecord) -> str:
             f"- Validation after epoch {best}: NLL {kept[0]['validation_nll']:.3f} nats, "
             f"accuracy {kept[0]['validation_accuracy']:.3f}. The epoch was chosen on these rows, "
             "so expect slightly less on new ones."
+        )
+    for key, found in record.results.get("validation", {}).items():
+        before, after = (found[when]["value"] for when in ("before", "after"))
+        lines.append(
+            f"- Validation {_SCORE_NAMES.get(key, key)}: {before:.3f} before calibration, "
+            f"{after:.3f} after"
         )
     for key, value in record.results.get("posterior", {}).items():
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,6 +16,10 @@ from bayeslora.tasks.readers import load_examples
 
 logger = logging.getLogger(__name__)
 
+_KEEP_UNKNOWN = (
+    "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
+)
+
 
 def read_rows(data: Any, columns: Columns) -> Examples:
     """Return the examples in `data`, labelled or not.
@@ -77,21 +81,29 @@ def columns_of(record: ModelRecord) -> Columns:
 
 
 def encode_for(
-    record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] = "error"
+    record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] | None = None
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 where there is none.
 
     A foreign model's data may name classes by their index, unless its classes are numbers.
 
+    Args:
+        record: Of the model.
+        rows: Labelled or not.
+        unknown: What to do with a label that is not a class; None where there is no choice, and
+            the error advises none.
+
     Raises:
-        InputError: A label is not a class and `unknown` is `error`.
+        InputError: A label is not a class and `unknown` is not `ood`.
     """
     classes = tuple(record.classes)
     foreign = record.backbone["kind"] == FOREIGN
     numbered = all(label is None or isinstance(label, int) for label in rows.labels)
     if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
         classes = tuple(str(index) for index in range(len(classes)))
-    return encode_labels(rows, classes, unknown=unknown)
+    return encode_labels(
+        rows, classes, unknown=unknown or "error", advice=_KEEP_UNKNOWN if unknown else ""
+    )
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:

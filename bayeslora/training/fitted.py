@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,8 @@ from bayeslora import options
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.config import POSTERIORS, PosteriorConfig
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
@@ -28,6 +29,7 @@ from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import check_last_layer, last_layer, model_tensors
 
 DEFAULT_LINK = "mc"
+_RECORDED_SCORES = ("accuracy", "nll", "ece")
 Unknown = Literal["error", "ood"]
 
 
@@ -40,12 +42,14 @@ class Fitted:
         network: Holds the first member's tensors.
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         progress: Whether to show bars on stderr.
+        validation_scores: Scores of the validation rows before and after the last calibration.
     """
 
     record: ModelRecord
     network: Network
     members: list[dict[str, Tensor]]
     progress: bool = True
+    validation_scores: tuple[Scores, Scores] | None = None
 
     @property
     def posterior(self) -> PosteriorConfig:
@@ -68,7 +72,7 @@ class Fitted:
         """Return what a model directory holds."""
         return ModelFiles(self.record, *model_tensors(self.members))
 
-    def prepare(self, rows: Examples, unknown: Unknown = "error") -> LabelledTexts:
+    def prepare(self, rows: Examples, unknown: Unknown | None = None) -> LabelledTexts:
         """Return rows ready for the networks."""
         labels = torch.from_numpy(encode_for(self.record, rows, unknown))
         with quiet_transformers():
@@ -132,8 +136,8 @@ class Fitted:
         network = Network(self.network.encoder, self.network.sites, head)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
-        record = dataclasses.replace(self.record, posterior=options.as_mapping(config))
-        return dataclasses.replace(self, record=record, network=network.eval())
+        record = replace(self.record, posterior=options.as_mapping(config))
+        return replace(self, record=record, network=network.eval())
 
     def calibrated(self, train: Examples, validation: Examples | None, columns: Columns) -> Fitted:
         """Return the same network with the posterior fitted to other rows.
@@ -146,14 +150,27 @@ class Fitted:
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)
         chosen = fit_posterior(network, fresh, held)
-        record = dataclasses.replace(
+        record = replace(
             self.record,
-            columns=dataclasses.asdict(columns),
+            columns=asdict(columns),
             num_train=len(train),
             head=network.head.extra_config(),
             results={**self.record.results, "posterior": chosen},
         )
-        return dataclasses.replace(self, record=record, members=[network.trained_state()])
+        return replace(self, record=record, members=[network.trained_state()])
+
+    def compared(self, earlier: Fitted, rows: Examples) -> Fitted:
+        """Return the same with the scores of labelled rows before and after in its record."""
+        before, after = (
+            evaluate(one.predict(rows, num_samples=None, link=None, unknown="error", seed=0))
+            for one in (earlier, self)
+        )
+        kept = {
+            key: {"before": asdict(before[key]), "after": asdict(after[key])}
+            for key in _RECORDED_SCORES
+        }
+        record = replace(self.record, results={**self.record.results, "validation": kept})
+        return replace(self, record=record, validation_scores=(before, after))
 
 
 def _are_unlabelled(rows: Examples) -> bool:

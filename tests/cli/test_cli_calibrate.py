@@ -26,6 +26,9 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     for key in ("nll", "ece"):
         assert f"{before[key].value:.3f} [" in result.out
         assert f"→ {after[key].value:.3f} [" in result.out
+    card = (out / "README.md").read_text(encoding="utf-8")
+    ends = f"{before['nll'].value:.3f} before calibration, {after['nll'].value:.3f} after"
+    assert f"Validation NLL in nats: {ends}" in card
 
 
 def softmax_of(path, data):

@@ -164,6 +164,8 @@ def test_unknown_labels_can_be_kept(run, refused, world, tmp_path):
     message = refused(*predict)
     for part in ("data.jsonl", "row 2", "'label'", "'colours'", "'animals'", "--unknown-labels"):
         assert part in message
+    calibrate = ["calibrate", world.model, data, "--out", tmp_path / "m", "--quiet"]
+    assert "--unknown-labels" not in refused(*calibrate)
     assert run(*predict, "--unknown-labels", "ood").code == 0
     assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [0, -1]
 

@@ -48,6 +48,10 @@ def test_options_as_text():
         (lambda: VBLL(training_covariance="x"), ["unknown training_covariance 'x'"]),
         (lambda: VBLL(head_step="no"), ["unknown head_step 'no'", "'gradient'", "'refit'"]),
         (lambda: VBLL(head_lr=0.0), ["head_lr must be > 0"]),
+        (
+            lambda: VBLL(training_prior_scale=-1.0),
+            ["training_prior_scale must be > 0", "got -1.0"],
+        ),
         (lambda: VBLL(head_steps=0), ["head_steps must be a whole number >= 1", "got 0"]),
         (lambda: VBLL(num_samples=-1), ["num_samples must be a whole number >= 0", "got -1"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),

@@ -11,7 +11,7 @@ from toy_features import toy
 
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.gaussian import kl_to_prior, logit_moments
 from bayeslora.posteriors.vbll_pyro import negative_elbo
 
@@ -37,6 +37,24 @@ def test_loss_is_the_bound_plus_the_kl_a_row(covariance, bound):
     kl = kl_to_prior(made.mean, made.scale, 9.0 / 2.0)
     expected = -bounds.CLOSED_FORM[bound](logits, variance, labels).mean() + kl / 1000
     torch.testing.assert_close(made.loss(features, labels, 1000), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        ({}, DEFAULT_PRIOR_SCALE),
+        ({"prior_scale": 3.0}, 3.0),
+        ({"prior_scale": 3.0, "training_prior_scale": 0.5}, 0.5),
+        ({"prior_scale": "empirical-bayes", "training_prior_scale": 0.5}, 0.5),
+    ],
+)
+def test_the_prior_of_training_can_differ_from_that_of_the_polish(options, scale):
+    features, labels = toy()
+    made = head(**options, mean_sq_norm=2.0)
+    assert made.prior_variance == scale**2 / 2
+    made.fit(features, labels)
+    if isinstance(options.get("prior_scale"), float):
+        assert made.report()["prior_scale"] == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -217,7 +235,7 @@ def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 head = build(VBLL(prior_scale=2.0), 3, 2)
 head.fit(torch.randn(8, 3), torch.arange(8) % 2)
 head.predict(torch.randn(2, 3))

@@ -77,8 +77,7 @@ def test_an_unknown_label_is_named_with_what_is_allowed():
     text = message(encode_labels, make(["sport", None, "politcs"]), ("politics", "sport"))
     for part in ("data.csv", "row 4", "column 'label'", "'politcs'", "did you mean 'politics'"):
         assert part in text
-    assert "the classes are 'politics', 'sport'." in text
-    assert "--unknown-labels ood" in text
+    assert text.endswith("the classes are 'politics', 'sport'")
 
 
 def test_a_long_list_of_classes_is_shortened():

@@ -108,3 +108,11 @@ def test_names_stay_inside_their_code_spans(name):
     assert body.replace(f"`{inside}`", "").count("\n") == harmless.count("\n")
     outside = body.replace(f"`{inside}`", "``")
     assert outside == harmless.replace("`smollm2-135m`", "``").replace("`b`", "``")
+
+
+def test_scores_before_and_after_calibration():
+    ends = {"low": 0.0, "high": 1.0}
+    kept = {"before": {"value": 0.7128, **ends}, "after": {"value": 0.4251, **ends}}
+    card = model_card(record(results={"validation": {"nll": kept, "ece": kept}}), "abc123")
+    assert "- Validation NLL in nats: 0.713 before calibration, 0.425 after" in card
+    assert "- Validation ECE: 0.713 before calibration, 0.425 after" in card

@@ -27,7 +27,6 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.metrics.scores import Scores
     from bayeslora.posteriors.config import PosteriorConfig
     from bayeslora.tasks.columns import Columns
     from bayeslora.tasks.examples import Examples
@@ -75,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
     from bayeslora import options
-    from bayeslora.metrics.evaluate import evaluate
     from bayeslora.posteriors.config import POSTERIORS
 
     check_new_directory(args.out, overwrite=args.overwrite)
@@ -88,12 +86,9 @@ def run(args: argparse.Namespace) -> None:
         held = _rows(args.validation, args, columns, record)
 
     classifier = _load(args, posterior, own=record is not None)
-    before = None if held is None else evaluate(classifier.predict(held))
-    named = column_options(args)
-    classifier.calibrate(train, held, posterior=posterior, **named)
-    after = None if held is None else evaluate(classifier.predict(held))
+    classifier.calibrate(train, held, posterior=posterior, **column_options(args))
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
-    _show(args, classifier.record, before, after)
+    _show(args, classifier)
 
 
 def _own_record(args: argparse.Namespace) -> ModelRecord | None:
@@ -148,13 +143,12 @@ def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) ->
     )
 
 
-def _show(
-    args: argparse.Namespace, record: ModelRecord, before: Scores | None, after: Scores | None
-) -> None:
+def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
+    record, scores = classifier.record, classifier.validation_scores
     chosen = record.results["posterior"]
     if args.json:
-        scores = {"before": before, "after": after}
-        found = {name: one.to_json() for name, one in scores.items() if one is not None}
+        named = zip(("before", "after"), scores or (), strict=False)
+        found = {name: one.to_json() for name, one in named}
         print_json(
             {"model": str(args.out), "posterior": record.posterior, "chosen": chosen} | found
         )
@@ -164,6 +158,6 @@ def _show(
         (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         for key, value in chosen.items()
     ]
-    if before is not None and after is not None:
-        rows += before_and_after("validation", before, after)
+    if scores is not None:
+        rows += before_and_after("validation", *scores)
     print_columns(rows)

@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> None:
     )
     print(
         f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
-        f"{DATA_VARIABLE}."
+        f"{DATA_VARIABLE}.\nA file of your own needs no --task: text-classification is the default."
     )
