@@ -123,8 +123,8 @@ class BayesianClassifier:
                 by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 10 with validation data, 5 without.
             batch_size: Rows a step.
-            head_lr: Learning rate of a point estimate's last layer. That of the adapter is its own
-                option, and `VBLL` refits in closed form.
+            head_lr: Learning rate of a point estimate's last layer; the adapter and `VBLL` have an
+                option of their own.
             patience: Epochs without a better validation NLL before training stops.
             text_column: The column of the texts.
             label_column: The column of the labels.

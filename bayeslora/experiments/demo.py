@@ -35,8 +35,9 @@ from bayeslora.training.settings import TrainingSettings
 BACKBONE = "smollm2-135m"
 MAX_LENGTH = 32
 BATCH_SIZE = 8
-# Chosen on validation rows for this short schedule, for both adapters alike.
-LORA_LR, POLAR_LR, HEAD_LR = 3e-3, 1e-2, 0.1
+# Chosen on the validation rows by `benchmarks/demo_rates.py`, for both adapters alike.
+LORA_LR, LORA_HEAD_LR = 3e-3, 0.1
+POLAR_LR, POLAR_HEAD_LR = 1e-2, 2e-2
 EPOCHS = 3
 DROPOUT = 0.1
 NUM_MEMBERS = 3
@@ -72,7 +73,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
         MissingAssetError: The embedded model or the data is not installed.
     """
     began = time.monotonic()
-    data = load_experiment("newsgroups", num_validation=200, num_test=360, num_ood=180)
+    data = demo_data()
     with quiet_transformers():
         backbone = load_backbone(BACKBONE)
         outcomes = {
@@ -89,19 +90,34 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     )
 
 
+def demo_data() -> ExperimentData:
+    """Return the demo's rows."""
+    return load_experiment("newsgroups", num_validation=200, num_test=360, num_ood=180)
+
+
+def lora_spec(seed: int = 0, lr: float = LORA_LR) -> FitSpec:
+    """Return the fit behind the LoRA methods."""
+    return FitSpec(LoRA(dropout=DROPOUT, lr=lr), MLE(), EPOCHS, seed, MAX_LENGTH)
+
+
+def polar_spec(seed: int = 0, lr: float = POLAR_LR, head_lr: float = POLAR_HEAD_LR) -> FitSpec:
+    """Return the fit of PoLAR-VBLL."""
+    return FitSpec(PoLAR(lr=lr), VBLL(head_lr=head_lr), EPOCHS, seed, MAX_LENGTH)
+
+
 def _lora_methods(
     backbone: Backbone, data: ExperimentData, seed: int, progress: bool
 ) -> dict[str, Outcome]:
     """Return all methods that are built on plain LoRA fits."""
-    spec = FitSpec(LoRA(dropout=DROPOUT, lr=LORA_LR), MLE(), EPOCHS, seed, MAX_LENGTH)
+    spec = lora_spec(seed)
     lab = Evaluation(backbone, spec, data)
     lab.prepare(progress=progress)
     states = [
-        _fit(
+        fit_best_epoch(
             lab,
             backbone,
             replace(spec, seed=seed + _SEED_STEP * place),
-            f"fit LoRA {place + 1} of {NUM_MEMBERS}" if progress else None,
+            title=f"fit LoRA {place + 1} of {NUM_MEMBERS}" if progress else None,
         )
         for place in range(NUM_MEMBERS)
     ]
@@ -127,15 +143,30 @@ def _polar_vbll(
 ) -> dict[str, Outcome]:
     """Return PoLAR with the variational last layer."""
     name = "polar-vbll"
-    spec = FitSpec(PoLAR(lr=POLAR_LR), VBLL(), EPOCHS, seed, MAX_LENGTH)
+    spec = polar_spec(seed)
     lab = Evaluation(backbone, spec, data)
-    state = _fit(lab, backbone, spec, f"fit {name}" if progress else None)
+    state = fit_best_epoch(lab, backbone, spec, title=f"fit {name}" if progress else None)
     found = lab.features(state, [TRAIN, VALIDATION, *lab.scored])
     return {name: lab.last_layer(name, state, found, VBLL())}
 
 
-def _fit(lab: Evaluation, backbone: Backbone, spec: FitSpec, title: str | None) -> State:
-    """Return the tensors of the epoch with the best validation NLL."""
+def fit_best_epoch(
+    lab: Evaluation,
+    backbone: Backbone,
+    spec: FitSpec,
+    *,
+    head_lr: float = LORA_HEAD_LR,
+    title: str | None = None,
+) -> State:
+    """Return the tensors of the epoch with the best validation NLL.
+
+    Args:
+        lab: Holds the rows.
+        backbone: Loaded.
+        spec: What to fit.
+        head_lr: Learning rate of a point estimate's last layer.
+        title: Of a progress bar; None shows none.
+    """
     network = fresh_network(backbone, spec, len(lab.data.classes))
     with tempfile.TemporaryDirectory(prefix="bayeslora-demo-") as folder:
         train_network(
@@ -147,7 +178,7 @@ def _fit(lab: Evaluation, backbone: Backbone, spec: FitSpec, title: str | None) 
             settings=TrainingSettings(
                 epochs=spec.epochs,
                 batch_size=BATCH_SIZE,
-                head_lr=HEAD_LR,
+                head_lr=head_lr,
                 seed=spec.seed,
             ),
             directory=Path(folder),
@@ -182,8 +213,8 @@ def _provenance(
             "adapters": f"LoRA and PoLAR, r = 8, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} a text",
             "epochs": f"at most {EPOCHS} of batches of {BATCH_SIZE}, the best by validation NLL",
-            "learning rates": f"LoRA {LORA_LR:g}, PoLAR {POLAR_LR:g}, LoRA's head {HEAD_LR:g}, "
-            "chosen on the validation rows",
+            "learning rates": f"LoRA {LORA_LR:g}, its head {LORA_HEAD_LR:g}; PoLAR {POLAR_LR:g}, "
+            f"its head {POLAR_HEAD_LR:g}; chosen on the validation rows",
             "LoRA dropout": f"{DROPOUT:g}; MC dropout {NUM_PASSES} passes",
             "ensemble": f"{NUM_MEMBERS} members",
         },

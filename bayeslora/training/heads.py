@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,27 +14,27 @@ from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.network import Network
 
 
-class HeadUpdate(Protocol):
-    """Called once a step, before the adapter's own step."""
+@dataclass(frozen=True)
+class Moment:
+    """What a head can see when its turn comes, before the adapter's own step.
 
-    def __call__(
-        self,
-        network: Network,
-        optimizer: AlternatingOptimizer,
-        features: Tensor,
-        labels: Tensor,
-        step: int,
-    ) -> None:
-        """Update `network.head`.
+    Attributes:
+        network: The network in training.
+        optimizer: Holds the head's parameters.
+        features: [B, d] features of the batch, detached.
+        labels: [B] int64.
+        step: Adapter steps taken so far.
+    """
 
-        Args:
-            network: The network in training.
-            optimizer: Holds the head's parameters.
-            features: [B, d] features of the batch, detached.
-            labels: [B] int64.
-            step: Adapter steps taken so far.
-        """
-        ...
+    network: Network
+    optimizer: AlternatingOptimizer
+    features: Tensor
+    labels: Tensor
+    step: int
+
+
+HeadUpdate = Callable[[Moment], None]
+"""Updates `network.head`."""
 
 
 class GradientSteps:
@@ -44,21 +45,15 @@ class GradientSteps:
         self._num_steps = num_steps
         self._num_train = num_train
 
-    def __call__(
-        self,
-        network: Network,
-        optimizer: AlternatingOptimizer,
-        features: Tensor,
-        labels: Tensor,
-        step: int,
-    ) -> None:
+    def __call__(self, now: Moment) -> None:
         """Update the head by gradient steps."""
+        head = now.network.head
         for _ in range(self._num_steps):
-            network.head.zero_grad()
-            torch.autograd.backward(network.head.loss(features, labels, self._num_train))
-            optimizer.head_step()
+            head.zero_grad()
+            torch.autograd.backward(head.loss(now.features, now.labels, self._num_train))
+            now.optimizer.head_step()
         # The adapter's gradient is clipped by its norm alone.
-        network.head.zero_grad()
+        head.zero_grad()
 
 
 class TrainingFeatures:
@@ -91,16 +86,10 @@ class Refits:
         self._rows = rows
         self._labels = labels
 
-    def __call__(
-        self,
-        network: Network,
-        optimizer: AlternatingOptimizer,
-        features: Tensor,
-        labels: Tensor,
-        step: int,
-    ) -> None:
+    def __call__(self, now: Moment) -> None:
         """Refit the head when its turn has come."""
-        if step % self._every or not isinstance(network.head, VBLLHead):
+        head = now.network.head
+        if now.step % self._every or not isinstance(head, VBLLHead):
             return
-        features = self._rows.at(network, step)
-        network.head.refit(features, self._labels.to(features.device))
+        features = self._rows.at(now.network, now.step)
+        head.refit(features, self._labels.to(features.device))

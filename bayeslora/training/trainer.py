@@ -24,7 +24,7 @@ from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
-from bayeslora.training.heads import HeadUpdate
+from bayeslora.training.heads import HeadUpdate, Moment
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
@@ -118,9 +118,8 @@ class AlternatingTrainer(Trainer):
         features = model(batch)
         if not features.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
-        self._update_head(
-            self.network, _unwrapped(self.optimizer), features.detach(), labels, self._step
-        )
+        optimizer = _unwrapped(self.optimizer)
+        self._update_head(Moment(self.network, optimizer, features.detach(), labels, self._step))
         loss = self.network.head.data_loss(features, labels)
         loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)

@@ -12,7 +12,7 @@ from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
 from bayeslora.training.assemble import build_network
 from bayeslora.training.fit import set_feature_scale
-from bayeslora.training.heads import GradientSteps, Refits, TrainingFeatures
+from bayeslora.training.heads import GradientSteps, Moment, Refits, TrainingFeatures
 from bayeslora.training.trainer import AlternatingTrainer
 
 POSTERIORS = [
@@ -100,7 +100,7 @@ def test_the_head_does_not_see_the_adapter(encoder):
     batch = batch_of(fit)
     labels = batch.pop("labels")
     before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
-    GradientSteps(3, 30)(fit.network, optimizer, fit.network(batch).detach(), labels, 0)
+    GradientSteps(3, 30)(Moment(fit.network, optimizer, fit.network(batch).detach(), labels, 0))
     assert all(item is None for item in adapter_gradients(fit.network).values())
     after = fit.network.trained_state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -112,7 +112,9 @@ def test_the_head_takes_its_number_of_steps(encoder, num_steps):
     head = fit.network.head
     optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
     features = torch.randn(6, 16)
-    GradientSteps(num_steps, 30)(fit.network, optimizer, features, torch.tensor([0, 1, 2] * 2), 0)
+    GradientSteps(num_steps, 30)(
+        Moment(fit.network, optimizer, features, torch.tensor([0, 1, 2] * 2), 0)
+    )
     assert int(optimizer.state[head.mean]["step"]) == num_steps
 
 
@@ -149,7 +151,7 @@ def test_refits_happen_when_their_turn_comes(decoder):
     moved = []
     for step in range(7):
         before = fit.network.head.mean.detach().clone()
-        update(fit.network, None, features, labels, step)
+        update(Moment(fit.network, None, features, labels, step))
         moved.append(not torch.equal(before, fit.network.head.mean))
         fit.network.head.mean.data.zero_()
     assert moved == [True, False, False, True, False, False, True]
@@ -163,7 +165,7 @@ def test_a_refit_lowers_the_heads_own_loss(decoder):
     features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
     before = head.loss(features, fit.train.labels, 30).item()
     update = Refits(1, TrainingFeatures(fit.train.texts), fit.train.labels)
-    update(fit.network, None, features, fit.train.labels, 0)
+    update(Moment(fit.network, None, features, fit.train.labels, 0))
     assert head.loss(features, fit.train.labels, 30).item() < before - 0.1
 
 
