@@ -58,20 +58,35 @@ def pool(hidden: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
-@torch.no_grad()
-def extract_features(
-    encode: Callable[[Batch], Tensor],
-    prepared: PreparedTexts,
-    width: int,
-    batch_size: int,
-    advance: Callable[[int], object],
-) -> Tensor:
-    """Return `encode`'s features [N, width] float32 on the CPU, in the order of the texts."""
-    result = torch.empty(len(prepared), width)
-    for rows in length_batches(prepared.tokens.lengths, batch_size):
-        result[rows] = encode(prepared.collate(rows)).cpu()
-        advance(len(rows))
-    return result
+class FeatureExtractor(nn.Module):
+    """From prepared texts to features, batch by batch; `forward` says what a feature is."""
+
+    @property
+    def num_features(self) -> int:
+        """Width d of a feature."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def features(
+        self,
+        prepared: PreparedTexts,
+        *,
+        batch_size: int = 64,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> Tensor:
+        """Return the features [N, d] float32 on the CPU, in the order of the texts.
+
+        The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
+        """
+        result = torch.empty(len(prepared), self.num_features)
+        for rows in self.batches(prepared, batch_size):
+            result[rows] = self(prepared.collate(rows)).cpu()
+            advance(len(rows))
+        return result
+
+    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
+        """Yield all rows in batches of similar length."""
+        return length_batches(prepared.tokens.lengths, batch_size)
 
 
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
@@ -83,7 +98,7 @@ def _forget_oldest(known: dict[str, PrefixStates]) -> None:
         excess -= known.pop(key).num_bytes
 
 
-class Encoder(nn.Module):
+class Encoder(FeatureExtractor):
     """A backbone with (or without) adapters, from texts to features."""
 
     def __init__(
@@ -107,6 +122,11 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.max_length = max_length
         self._split = LayerSplit(backbone.model, layers_path, start)
+
+    @property
+    def num_features(self) -> int:
+        """d, the width of the backbone."""
+        return self.backbone.num_features
 
     def prepare(
         self,
@@ -136,24 +156,6 @@ class Encoder(nn.Module):
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         return pool(self._split.suffix(input_ids, mask, hidden), mask, self.backbone.kind)
 
-    def features(
-        self,
-        prepared: PreparedTexts,
-        *,
-        batch_size: int = 64,
-        advance: Callable[[int], object] = lambda _: None,
-    ) -> Tensor:
-        """Return the features [N, d] float32 on the CPU, in the order of the texts.
-
-        The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
-        """
-        width = self.backbone.num_features
-        return extract_features(self, prepared, width, batch_size, advance)
-
-    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
-        """Yield all rows in batches of similar length."""
-        return length_batches(prepared.tokens.lengths, batch_size)
-
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
@@ -162,7 +164,7 @@ class Encoder(nn.Module):
             states = compute_prefix(
                 self._split,
                 tokens,
-                width=self.backbone.num_features,
+                width=self.num_features,
                 dtype=self.backbone.cache_dtype,
                 device=self.backbone.device,
                 batch_size=_PREFIX_BATCH,

@@ -6,7 +6,7 @@ mean that a posterior starts from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bayeslora.backbones.encoder import Batch, PreparedTexts, extract_features
+from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.load import (
     Backbone,
     fingerprint,
@@ -23,7 +23,7 @@ from bayeslora.backbones.load import (
     pick_device,
 )
 from bayeslora.backbones.peft_classifier import is_peft, merged_classifier, tokenizer_source
-from bayeslora.backbones.tokens import length_batches, tokenise
+from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
 
 
@@ -42,7 +42,7 @@ class SequenceClassifier:
     layer: str
 
 
-class SequenceEncoder(nn.Module):
+class SequenceEncoder(FeatureExtractor):
     """From texts to the input of a sequence classifier's final linear layer."""
 
     def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
@@ -97,20 +97,6 @@ class SequenceEncoder(nn.Module):
         if self.num_features > features.shape[1]:
             features = torch.cat([features, features.new_ones(len(features), 1)], 1)
         return features
-
-    def features(
-        self,
-        prepared: PreparedTexts,
-        *,
-        batch_size: int = 64,
-        advance: Callable[[int], object] = lambda _: None,
-    ) -> Tensor:
-        """Return the features [N, d] float32 on the CPU, in the order of the texts."""
-        return extract_features(self, prepared, self.num_features, batch_size, advance)
-
-    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
-        """Yield all rows in batches of similar length."""
-        return length_batches(prepared.tokens.lengths, batch_size)
 
 
 def load_sequence_classifier(

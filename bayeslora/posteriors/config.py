@@ -79,7 +79,7 @@ class VBLL:
 
     prior_scale: float | str = "validation"
     training_prior_scale: float | None = None
-    bound: str = "knowles_minka"
+    bound: str = "jensen"
     polish_bound: str = "knowles_minka"
     covariance: str = "dense"
     head_step: str = "gradient"

@@ -121,13 +121,17 @@ def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
     """Say of each score whether it is the best or its interval overlaps the best one's.
 
-    Nothing is marked where there is only one score to choose from.
+    Nothing is marked where that would tell nothing: there is one score alone, or none is worse.
     """
     place = best_index(key, scores)
     best = None if place is None else scores[place]
     if best is None or sum(score is not None for score in scores) < 2:
         return [False] * len(scores)
-    return [score is not None and overlaps(score, best) for score in scores]
+    marked = [score is not None and overlaps(score, best) for score in scores]
+    some_are_worse = any(
+        score is not None and not mark for score, mark in zip(scores, marked, strict=True)
+    )
+    return marked if some_are_worse else [False] * len(scores)
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:

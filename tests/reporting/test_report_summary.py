@@ -184,6 +184,7 @@ def test_best_values_are_marked_with_all_that_overlap():
     assert best_or_tied("accuracy", scores) == [True, True, False, False]
     assert best_or_tied("nll", scores) == [False, False, True, False]
     assert best_or_tied("accuracy", scores[:1]) == [False]
+    assert best_or_tied("accuracy", scores[:2]) == [False, False]
     biases = [Score(-0.01, -0.02, 0.0), Score(0.2, 0.1, 0.3), Score(-0.015, -0.1, 0.1)]
     assert best_or_tied("overconfidence", biases) == [True, False, True]
 
