@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
 from bayeslora.cli.verbs import (
@@ -61,6 +61,23 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"bayeslora: error: {message} (see `{self.prog} --help`)\n")
 
 
+class _VerbParser(_Parser):
+    """A verb's parser, which takes files before, between and after options."""
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, left = super().parse_known_args(args, namespace)
+        if not left or self._mixing:
+            return found, left
+        # The parser of mixed arguments calls this again for its own two passes.
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = _Parser(
@@ -70,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bayeslora {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    verbs = parser.add_subparsers(
+        title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_VerbParser
+    )
     for name, verb in VERBS.items():
         own = verbs.add_parser(
             name,

@@ -42,8 +42,8 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 aleatoric part is not meant to notice unfamiliar rows."""
 
 BOLD = (
-    "Bold: the best of its column, and every value whose interval overlaps the best one's; a column "
-    "without bold has none that is clearly worse."
+    "Bold: the best of its column, and every value whose interval overlaps the best one's; a "
+    "column without bold has none that is clearly worse."
 )
 CLEAR = "Bold: the interval leaves out 0, so chance does not explain the difference."
 

@@ -139,3 +139,10 @@ def test_choices_are_those_of_python():
 
 def test_whole_takes_its_lower_end():
     assert whole(0)("0") == 0
+
+
+def test_files_may_stand_between_options():
+    words = ["report", "a.csv", "--ood", "far=x.csv", "b.csv", "--out", "d", "c.csv"]
+    args = build_parser().parse_args(words)
+    assert [str(file) for file in args.files] == ["a.csv", "b.csv", "c.csv"]
+    assert args.out == "d"
