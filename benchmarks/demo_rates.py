@@ -1,8 +1,8 @@
 """Which learning rates should the demo's short schedule have?
 
-Each adapter gets a grid of the same size over its own rate and its head's; the pair with the lowest
-validation NLL is meant to stand in `bayeslora/experiments/demo.py`. Nothing here looks at a test
-row.
+Each adapter gets a grid of the same size over its own rate and its head's steps; the pair with the
+lowest validation NLL is meant to stand in `bayeslora/experiments/demo.py`. Nothing here looks at a
+test row.
 
     python benchmarks/demo_rates.py
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.demo import (
     BACKBONE,
     demo_data,
@@ -24,11 +25,18 @@ from bayeslora.experiments.demo import (
     polar_spec,
 )
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import read_json, write_json
 from bayeslora.posteriors.config import VBLL
 
-LORA_RATES, LORA_HEAD_RATES = (1e-3, 3e-3, 1e-2), (2e-2, 1e-1)
-POLAR_RATES, POLAR_HEAD_RATES = (4e-3, 1e-2, 2e-2), (5e-3, 2e-2)
+LORA_RATES = (3e-3, 1e-2)
+LORA_HEAD_RATES = (2e-2, 1e-1, 3e-1)
+POLAR_RATES = (4e-3, 1e-2)
+POLAR_HEADS = {
+    "head 0.02": VBLL(head_lr=2e-2),
+    "head 0.1": VBLL(head_lr=1e-1),
+    "refits": VBLL(bound="knowles_minka", head_step="refit", training_covariance="dense"),
+}
 
 
 def main() -> None:
@@ -40,23 +48,30 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     found = read_json(args.out) if args.out.is_file() else {}
     backbone, data = load_backbone(BACKBONE), demo_data()
-    pairs = [
-        *(("lora-mle", *pair) for pair in product(LORA_RATES, LORA_HEAD_RATES)),
-        *(("polar-vbll", *pair) for pair in product(POLAR_RATES, POLAR_HEAD_RATES)),
-    ]
-    for name, lr, head_lr in pairs:
-        key = f"{name}, adapter {lr:g}, head {head_lr:g}"
-        if key in found:
-            continue
-        polar = name == "polar-vbll"
-        spec = polar_spec(lr=lr, head_lr=head_lr) if polar else lora_spec(lr=lr)
-        lab = Evaluation(backbone, spec, data)
-        state = fit_best_epoch(lab, backbone, spec, head_lr=head_lr, title=key)
-        rows = lab.features(state, [TRAIN, VALIDATION])
-        found[key] = lab.validation_nll(state, rows, VBLL() if polar else None, tuned=polar)
-        write_json(args.out, found)
+    for lr, head_lr in product(LORA_RATES, LORA_HEAD_RATES):
+        key = f"lora-mle, adapter {lr:g}, head {head_lr:g}"
+        if key not in found:
+            found[key] = validation_nll(backbone, data, lora_spec(lr=lr), key, head_lr)
+            write_json(args.out, found)
+    for lr, (head, posterior) in product(POLAR_RATES, POLAR_HEADS.items()):
+        key = f"polar-vbll, adapter {lr:g}, {head}"
+        if key not in found:
+            spec = polar_spec(lr=lr, posterior=posterior)
+            found[key] = validation_nll(backbone, data, spec, key)
+            write_json(args.out, found)
     for key, value in sorted(found.items(), key=lambda item: item[1]):
         print(f"{value:.4f}  {key}")
+
+
+def validation_nll(
+    backbone: Backbone, data: ExperimentData, spec: FitSpec, title: str, head_lr: float = 1.0
+) -> float:
+    """Return the validation NLL in nats of the best epoch, a VBLL's prior scale chosen there."""
+    lab = Evaluation(backbone, spec, data)
+    state = fit_best_epoch(lab, backbone, spec, head_lr=head_lr, title=title)
+    rows = lab.features(state, [TRAIN, VALIDATION])
+    last = spec.posterior if isinstance(spec.posterior, VBLL) else None
+    return lab.validation_nll(state, rows, last, tuned=last is not None)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ MAX_LENGTH = 32
 BATCH_SIZE = 8
 # Chosen on the validation rows by `benchmarks/demo_rates.py`, for both adapters alike.
 LORA_LR, LORA_HEAD_LR = 3e-3, 0.1
-POLAR_LR, POLAR_HEAD_LR = 1e-2, 2e-2
+POLAR_LR, POLAR_HEAD = 1e-2, VBLL(head_lr=2e-2)
 EPOCHS = 3
 DROPOUT = 0.1
 NUM_MEMBERS = 3
@@ -100,9 +100,9 @@ def lora_spec(seed: int = 0, lr: float = LORA_LR) -> FitSpec:
     return FitSpec(LoRA(dropout=DROPOUT, lr=lr), MLE(), EPOCHS, seed, MAX_LENGTH)
 
 
-def polar_spec(seed: int = 0, lr: float = POLAR_LR, head_lr: float = POLAR_HEAD_LR) -> FitSpec:
+def polar_spec(seed: int = 0, lr: float = POLAR_LR, posterior: VBLL = POLAR_HEAD) -> FitSpec:
     """Return the fit of PoLAR-VBLL."""
-    return FitSpec(PoLAR(lr=lr), VBLL(head_lr=head_lr), EPOCHS, seed, MAX_LENGTH)
+    return FitSpec(PoLAR(lr=lr), posterior, EPOCHS, seed, MAX_LENGTH)
 
 
 def _lora_methods(
@@ -214,7 +214,7 @@ def _provenance(
             "tokens": f"at most {MAX_LENGTH} a text",
             "epochs": f"at most {EPOCHS} of batches of {BATCH_SIZE}, the best by validation NLL",
             "learning rates": f"LoRA {LORA_LR:g}, its head {LORA_HEAD_LR:g}; PoLAR {POLAR_LR:g}, "
-            f"its head {POLAR_HEAD_LR:g}; chosen on the validation rows",
+            f"its head {POLAR_HEAD.head_lr:g}; chosen on the validation rows",
             "LoRA dropout": f"{DROPOUT:g}; MC dropout {NUM_PASSES} passes",
             "ensemble": f"{NUM_MEMBERS} members",
         },
