@@ -50,6 +50,7 @@ def _refit(bound: str, scale: float) -> VBLL:
 VARIANTS = {
     "jensen, gradient": _gradient("jensen", 5e-3),
     "knowles_minka, gradient": _gradient("knowles_minka", 5e-3),
+    "jensen, gradient, fast head": _gradient("jensen", 2e-2),
     "knowles_minka, gradient, fast head": _gradient("knowles_minka", 2e-2),
     "knowles_minka, refit, scale 2": _refit("knowles_minka", 2.0),
     "knowles_minka, refit, scale 0.5": _refit("knowles_minka", 0.5),
