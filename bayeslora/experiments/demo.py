@@ -216,7 +216,8 @@ def _provenance(
             "tokens": f"at most {MAX_LENGTH} a text",
             "epochs": f"at most {EPOCHS} of batches of {BATCH_SIZE}, the best by validation NLL",
             "learning rates": f"LoRA {LORA_LR:g}, its head {LORA_HEAD_LR:g}; PoLAR {POLAR_LR:g}, "
-            f"its head refitted {POLAR_HEAD.refits_per_epoch} times an epoch; chosen on the validation rows",
+            f"its head refitted {POLAR_HEAD.refits_per_epoch} times an epoch; "
+            "chosen on the validation rows",
             "LoRA dropout": f"{DROPOUT:g}; MC dropout {NUM_PASSES} passes",
             "ensemble": f"{NUM_MEMBERS} members",
         },
