@@ -11,11 +11,12 @@ from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
+from bayeslora.backbones.sequence import IN_MEMORY
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
 from bayeslora.metrics.scores import Scores
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.config import POSTERIORS, VBLL
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.training import restore
@@ -106,7 +107,7 @@ class BayesianClassifier:
         *,
         epochs: int | None = None,
         batch_size: int = 16,
-        head_lr: float = 0.02,
+        head_lr: float | None = None,
         patience: int = 3,
         text_column: str = "text",
         label_column: str = "label",
@@ -123,8 +124,8 @@ class BayesianClassifier:
                 by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 10 with validation data, 5 without.
             batch_size: Rows a step.
-            head_lr: Learning rate of a point estimate's last layer; the adapter and `VBLL` have an
-                option of their own.
+            head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
+                and `VBLL` have an option of their own.
             patience: Epochs without a better validation NLL before training stops.
             text_column: The column of the texts.
             label_column: The column of the labels.
@@ -140,7 +141,7 @@ class BayesianClassifier:
         settings = TrainingSettings(
             default_epochs(data) if epochs is None else epochs,
             batch_size,
-            head_lr=head_lr,
+            head_lr=self._head_lr(head_lr),
             patience=patience,
             seed=self.seed,
         )
@@ -150,6 +151,16 @@ class BayesianClassifier:
         if out is not None:
             self.save_pretrained(out, overwrite=True)
         return self
+
+    def _head_lr(self, head_lr: float | None) -> float:
+        if head_lr is None:
+            return TrainingSettings.head_lr
+        if isinstance(self.posterior, VBLL):
+            raise InputError(
+                "head_lr has no effect on 'vbll', whose rate is an option of its own: "
+                f"VBLL(head_lr={head_lr:g}), --posterior vbll:head_lr={head_lr:g}"
+            )
+        return head_lr
 
     def predict(
         self,
@@ -206,17 +217,20 @@ class BayesianClassifier:
         Raises:
             InputError: The data is not allowed, or the posterior is not one of the last layer.
         """
-        fitted = earlier = self._known()
+        fitted = self._known()
         old = fitted.columns
         columns = Columns(
             text_column or old.text, label_column or old.label, pair_column or old.pair
         )
         rows = read_labelled(train, columns)
         held = None if validation is None else read_labelled(validation, columns)
+        before = None if held is None else fitted.scores_of(held)
         if posterior is not None:
             fitted = fitted.with_posterior(options.resolve("posterior", posterior, POSTERIORS))
         fitted = fitted.calibrated(rows, held, columns)
-        self._fitted = fitted if held is None else fitted.compared(earlier, held)
+        if held is not None and before is not None:
+            fitted = fitted.compared(before, held)
+        self._fitted = fitted
         self.posterior = fitted.posterior
         return self
 
@@ -224,8 +238,14 @@ class BayesianClassifier:
         """Write the fitted classifier to a directory, whole or not at all.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, or nothing is fitted.
+            InputError: The directory exists and `overwrite` is false, nothing is fitted, or the
+                network is a model in memory that nothing could be loaded from later.
         """
+        if self.record.backbone["name"] == IN_MEMORY:
+            raise InputError(
+                "a classifier in memory has no place that its weights could be loaded from: save "
+                "it with its own save_pretrained and pass that directory to from_transformers"
+            )
         files = self._known().files()
         write_model(
             directory,

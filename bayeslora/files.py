@@ -88,7 +88,7 @@ def _swap(aside: Path, target: Path) -> None:
     target.rename(old)
     try:
         aside.rename(target)
-    except OSError:
+    except BaseException:
         old.rename(target)
         raise
     if old.is_dir() and not old.is_symlink():

@@ -55,9 +55,9 @@ def main() -> None:
             if key not in found:
                 found[key] = areas(backbone, data, length)
                 write_json(file, found)
+                write_table(args.out / "summary.md", found)
                 print(key, found[key], flush=True)
             backbone.prefix_states.clear()
-    write_table(args.out / "summary.md", found)
 
 
 def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, dict[str, float]]:

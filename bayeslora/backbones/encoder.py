@@ -35,12 +35,17 @@ class PreparedTexts:
         return len(self.tokens)
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Return the padded batch of `rows`: `input_ids`, `attention_mask` and maybe `hidden`."""
-        input_ids, mask = self.tokens.pad(rows)
-        batch = {"input_ids": input_ids, "attention_mask": mask}
+        """Return the padded batch of `rows`: the model's inputs and maybe `hidden`."""
+        batch = self.tokens.pad(rows)
         if self.prefix is not None:
             batch["hidden"] = self.prefix.pad(rows)
         return batch
+
+
+def model_inputs(batch: Batch, device: torch.device) -> Batch:
+    """Return what a model is called with, where it is."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: batch[name].to(device) for name in names if name in batch}
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
@@ -138,6 +143,7 @@ class Encoder(FeatureExtractor):
         """Tokenise texts and run the frozen prefix over them, once for each new set of texts."""
         tokens = tokenise(self.backbone, texts, pairs, max_length=self.max_length)
         if self._split.start == 0:
+            advance(len(tokens))
             return PreparedTexts(tokens, None)
         was_training = self.model.training
         self.model.eval()
@@ -149,18 +155,19 @@ class Encoder(FeatureExtractor):
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, d] float32 of a collated batch, with gradients."""
         device = self.backbone.device
-        input_ids = batch["input_ids"].to(device)
-        mask = batch["attention_mask"].to(device)
         hidden = batch.get("hidden")
         if hidden is not None:
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
-        return pool(self._split.suffix(input_ids, mask, hidden), mask, self.backbone.kind)
+        states = self._split.suffix(hidden=hidden, **model_inputs(batch, device))
+        return pool(states, batch["attention_mask"].to(device), self.backbone.kind)
 
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
         states = known.pop(key, None)
-        if states is None:
+        if states is not None:
+            advance(len(tokens))
+        else:
             states = compute_prefix(
                 self._split,
                 tokens,
@@ -177,6 +184,6 @@ class Encoder(FeatureExtractor):
     def _key(self, tokens: Tokens) -> str:
         digest = hashlib.sha256(f"{self.backbone.fingerprint}|{self._split.start}".encode())
         digest.update(tokens.lengths.tobytes())
-        for item in tokens.ids:
+        for item in (*tokens.ids, *(tokens.types or ())):
             digest.update(item.tobytes())
         return digest.hexdigest()

@@ -88,25 +88,32 @@ class LayerSplit:
         self._num_outputs: int | None = None
         self.start = start
 
-    def prefix(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the hidden states [B, T, d] that enter layer `start`."""
+    def prefix(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
+        """Return the hidden states [B, T, d] that enter layer `start`.
+
+        `more` is what else the model is called with, such as `token_type_ids`.
+        """
         below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
         with self._replaced([*below, *self._layers[self.start + 1 :]]):
             try:
-                self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+                self._last(input_ids, attention_mask, **more)
             except _Reached as reached:
                 return reached.hidden
         raise RuntimeError("the model ended before its own layers did")
 
-    def suffix(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None) -> Tensor:
+    def suffix(
+        self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None, **more: Tensor
+    ) -> Tensor:
         """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
         if hidden is None or self.start == 0:
-            return self._last(input_ids, attention_mask)
+            return self._last(input_ids, attention_mask, **more)
         with self._replaced(self._above(input_ids, attention_mask, hidden)):
-            return self._last(input_ids, attention_mask)
+            return self._last(input_ids, attention_mask, **more)
 
-    def _last(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        output = self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    def _last(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
+        output = self._model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more
+        )
         last: Tensor = output.last_hidden_state
         return last
 
@@ -194,10 +201,11 @@ def compute_prefix(
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
     values = _allocate(int(offsets[-1]), width, dtype)
     for rows in length_batches(lengths, batch_size):
-        input_ids, mask = tokens.pad(rows)
-        hidden = split.prefix(input_ids.to(device), mask.to(device)).to("cpu", dtype)
+        inputs = tokens.pad(rows)
+        on_device = {name: item.to(device) for name, item in inputs.items()}
+        hidden = split.prefix(**on_device).to("cpu", dtype)
         places = torch.cat([torch.arange(int(offsets[n]), int(offsets[n + 1])) for n in rows])
-        values[places] = hidden[mask.bool()]
+        values[places] = hidden[inputs["attention_mask"].bool()]
         advance(len(rows))
     return PrefixStates(values, offsets)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
+from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts, model_inputs
 from bayeslora.backbones.load import (
     Backbone,
     fingerprint,
@@ -25,6 +25,9 @@ from bayeslora.backbones.load import (
 from bayeslora.backbones.peft_classifier import is_peft, merged_classifier, tokenizer_source
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
+
+IN_MEMORY = "a model in memory"
+"""Name of a classifier that was passed as a module without a place of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class SequenceEncoder(FeatureExtractor):
         seen: list[Tensor] = []
         handle = self._final.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self.model(input_ids=batch["input_ids"].to(device), attention_mask=mask)
+            self.model(**model_inputs(batch, device))
         finally:
             handle.remove()
         features = seen[-1].float()
@@ -148,7 +151,7 @@ def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module,
     """Return the model, its name, and where its tokenizer is (empty where that is unknown)."""
     if isinstance(source, nn.Module):
         path = str(getattr(source, "name_or_path", ""))
-        return source, path or "a model in memory", path
+        return source, path or IN_MEMORY, path
     if is_peft(source):
         return merged_classifier(source), source, tokenizer_source(source)
     from transformers import AutoModelForSequenceClassification

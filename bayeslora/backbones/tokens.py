@@ -22,11 +22,14 @@ class Tokens:
         ids: One int64 array of token ids a text.
         num_truncated: How many texts were longer than the limit.
         pad_id: The id that padding takes.
+        types: For each token of a pair which text it is of, 0 or 1, where the tokenizer says so;
+            None where it does not, and for single texts.
     """
 
     ids: tuple[NDArray[np.int64], ...]
     num_truncated: int
     pad_id: int
+    types: tuple[NDArray[np.int64], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,16 +39,17 @@ class Tokens:
         """[N]: tokens of each text."""
         return np.array([len(item) for item in self.ids], dtype=np.int64)
 
-    def pad(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return `input_ids` and `attention_mask` [B, T] int64 of `rows`, padded on the right."""
+    def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return what a model is called with for `rows`, each [B, T] int64, padded on the right.
+
+        Always `input_ids` and `attention_mask`, and `token_type_ids` where `types` is known.
+        """
         chosen = [self.ids[row] for row in rows]
-        width = max(len(item) for item in chosen)
-        input_ids = np.full((len(chosen), width), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(chosen), width), dtype=np.int64)
-        for place, item in enumerate(chosen):
-            input_ids[place, : len(item)] = item
-            mask[place, : len(item)] = 1
-        return torch.from_numpy(input_ids), torch.from_numpy(mask)
+        ones = [np.ones(len(item), dtype=np.int64) for item in chosen]
+        padded = {"input_ids": _padded(chosen, self.pad_id), "attention_mask": _padded(ones, 0)}
+        if self.types is not None:
+            padded["token_type_ids"] = _padded([self.types[row] for row in rows], 0)
+        return padded
 
 
 def tokenise(
@@ -62,14 +66,29 @@ def tokenise(
     """
     tokenizer = backbone.tokenizer
     limit = min(max_length, _position_limit(backbone))
+    pad_id = int(tokenizer.pad_token_id or 0)
+    types = None
     if pairs is not None and backbone.kind == "decoder":
         ids, cut = _decoder_pairs(tokenizer, texts, pairs, limit)
     else:
-        ids, cut = _plain(tokenizer, texts, pairs, limit)
-    pad_id = int(tokenizer.pad_token_id or 0)
+        found, cut = _plain(tokenizer, texts, pairs, limit)
+        ids = found["input_ids"]
+        if pairs is not None and "token_type_ids" in found:
+            types = _arrays(found["token_type_ids"], 0)
     # A text without tokens still has a feature: that of one padding token.
-    arrays = tuple(np.asarray(item or [pad_id], dtype=np.int64) for item in ids)
-    return Tokens(arrays, cut, pad_id)
+    return Tokens(_arrays(ids, pad_id), cut, pad_id, types)
+
+
+def _arrays(lists: Sequence[list[int]], empty: int) -> tuple[NDArray[np.int64], ...]:
+    return tuple(np.asarray(item or [empty], dtype=np.int64) for item in lists)
+
+
+def _padded(arrays: Sequence[NDArray[np.int64]], fill: int) -> Tensor:
+    width = max(len(item) for item in arrays)
+    result = np.full((len(arrays), width), fill, dtype=np.int64)
+    for place, item in enumerate(arrays):
+        result[place, : len(item)] = item
+    return torch.from_numpy(result)
 
 
 def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
@@ -99,20 +118,21 @@ def _position_limit(backbone: Backbone) -> int:
 
 def _plain(
     tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, limit: int
-) -> tuple[list[list[int]], int]:
+) -> tuple[dict[str, list[list[int]]], int]:
     second = None if pairs is None else list(pairs)
     # verbose=False: exceeding the model's length is expected here and counted below.
-    whole = tokenizer(list(texts), second, add_special_tokens=True, verbose=False)["input_ids"]
-    long = [row for row, item in enumerate(whole) if len(item) > limit]
+    whole = dict(tokenizer(list(texts), second, add_special_tokens=True, verbose=False))
+    long = [row for row, item in enumerate(whole["input_ids"]) if len(item) > limit]
     if long:
         again = tokenizer(
             [texts[row] for row in long],
             None if pairs is None else [pairs[row] for row in long],
             truncation=True,
             max_length=limit,
-        )["input_ids"]
-        for row, item in zip(long, again, strict=True):
-            whole[row] = item
+        )
+        for name, items in whole.items():
+            for row, item in zip(long, again[name], strict=True):
+                items[row] = item
     return whole, len(long)
 
 

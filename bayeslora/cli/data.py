@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bayeslora.cli.arguments import given
 
 if TYPE_CHECKING:
+    from bayeslora.checkpoint import ModelRecord
     from bayeslora.tasks.columns import Columns
     from bayeslora.tasks.examples import Examples
 
@@ -18,6 +19,20 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.text_pair_column is not None:
         options["pair_column"] = args.text_pair_column
     return options
+
+
+def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> Columns:
+    """Return the columns that were named, those of a model of ours where they were not."""
+    from bayeslora.tasks.columns import Columns
+    from bayeslora.training.data import columns_of
+
+    known = Columns() if record is None else columns_of(record)
+    named = column_options(args)
+    return Columns(
+        named.get("text_column", known.text),
+        named.get("label_column", known.label),
+        named.get("pair_column", known.pair),
+    )
 
 
 def read(

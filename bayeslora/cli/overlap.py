@@ -15,6 +15,9 @@ from bayeslora.predictions import Predictions
 MOST_EQUAL = 0.5
 """Share of rows with the very same probabilities from which two files count as one."""
 
+MOST_DISTINCT = 0.9
+"""Share of different rows in a file below which equal probabilities say nothing."""
+
 _FINGERPRINT = "model_fingerprint"
 
 
@@ -22,7 +25,8 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions]) ->
     """Complain where `apply` holds rows of `fit`, or is by another model.
 
     Rows are the same where they share an id that is more than a row number. Without such ids the
-    files count as one where most rows have the very same probabilities.
+    files count as one where most rows have the very same probabilities, unless these repeat within
+    a file as well, as rounded ones and vote shares do.
 
     Args:
         fit: Path and content of the predictions to fit on.
@@ -63,4 +67,6 @@ def _share_of_equal_rows(fitted: Predictions, applied: Predictions) -> float:
     if fitted.num_classes != applied.num_classes:
         return 0.0
     known = {row.tobytes() for row in fitted.probs}
+    if len(known) < MOST_DISTINCT * len(fitted):
+        return 0.0
     return float(np.mean([row.tobytes() in known for row in applied.probs]))

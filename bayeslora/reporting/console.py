@@ -42,7 +42,9 @@ def scores_table(scores: Sequence[Scores], width: int = WIDTH) -> str:
     names = list(dict.fromkeys(name for one in scores for name in one.ood))
     sets = dict(zip(names, unique_labels(names), strict=True))
     if len(named) > 1:
-        return "\n".join([_within(score_table(named, sets), width), "", _STAR, _footnote(scores)])
+        table = _within(score_table(named, sets), width)
+        notes = [_STAR] if "*" in table else []
+        return "\n".join([table, "", *notes, _footnote(scores)])
     blocks = [to_text(_list_of_scores(one, sets)) for one in named]
     return "\n\n".join([*blocks, _footnote(scores)])
 

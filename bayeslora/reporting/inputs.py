@@ -110,7 +110,8 @@ def ood_names(methods: Sequence[Method]) -> dict[str, str]:
 
 
 def _seed_hint(predictions: Predictions) -> str:
-    seed = predictions.metadata.get("seed", "")
+    known = predictions.metadata
+    seed = known.get("fit_seed", known.get("seed", ""))
     return f"seed {seed}" if seed else ""
 
 

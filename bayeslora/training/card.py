@@ -66,7 +66,8 @@ def _measured(record: ModelRecord) -> str:
     kept = [item for item in history if item.get("epoch") == best]
     if kept and "validation_nll" in kept[0]:
         lines.append(
-            f"- Validation after epoch {best}: NLL {kept[0]['validation_nll']:.3f} nats, "
+            f"- Validation{_of_member(record)} after epoch {best}: "
+            f"NLL {kept[0]['validation_nll']:.3f} nats, "
             f"accuracy {kept[0]['validation_accuracy']:.3f}. The epoch was chosen on these rows, "
             "so expect slightly less on new ones."
         )
@@ -84,6 +85,10 @@ def _measured(record: ModelRecord) -> str:
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _of_member(record: ModelRecord) -> str:
+    return f" of the first of {record.num_members} members" if record.num_members > 1 else ""
 
 
 def _made(record: ModelRecord, fingerprint: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, TrainingFeatures
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
@@ -85,11 +86,17 @@ def fit_posterior(
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(1).mean().item())
     network.head.fit(features, labels, held_out)
-    return network.head.report()
+    chosen = network.head.report()
+    if isinstance(network.head, VBLLHead):
+        chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    return chosen
 
 
 def validation_metrics(
-    network: Network, train: tuple[Tensor, Tensor] | None, validation: LabelledTexts
+    network: Network,
+    train: tuple[Tensor, Tensor] | None,
+    validation: LabelledTexts,
+    drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
 
@@ -101,13 +108,14 @@ def validation_metrics(
         train: Features [N, d] and labels [N] of the training rows; None where the head is as
             training left it.
         validation: The rows to score.
+        drawing: `link` and `num_samples` of the prediction; None takes the usual ones.
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
     if train is not None:
         head.fit(*train)
     features, labels = _rows(network, validation)
-    probs = link_probabilities(head.predict(features)).probs
+    probs = link_probabilities(head.predict(features), **(drawing or {})).probs
     accuracy = (probs.argmax(1) == labels).double().mean()
     return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
 
@@ -150,7 +158,7 @@ def train_network(
     rows = TrainingFeatures(train.texts)
     validate = None
     if validation is not None and early_stopping:
-        validate = _validation(rows, train.labels, validation)
+        validate = _validation(rows, train.labels, validation, posterior)
     callbacks = _callbacks(settings, validate is not None, on_epoch, description)
     head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
     optimizer = build_optimizer(network.sites, list(network.head.parameters()), adapter, head_lr)
@@ -174,13 +182,19 @@ def train_network(
     )
 
 
-def _validation(rows: TrainingFeatures, labels: Tensor, held: LabelledTexts) -> Validate:
+def _validation(
+    rows: TrainingFeatures, labels: Tensor, held: LabelledTexts, posterior: PosteriorConfig
+) -> Validate:
+    # Epochs are chosen under the link that predictions will be made with.
+    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
+    drawing = {name: getattr(posterior, name) for name in names}
+
     def validate(network: Network, step: int) -> dict[str, float]:
         train = None
         if network.head.uses_training_features:
             features = rows.at(network, step)
             train = (features, labels.to(features.device))
-        return validation_metrics(network, train, held)
+        return validation_metrics(network, train, held, drawing)
 
     return validate
 

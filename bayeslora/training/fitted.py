@@ -16,7 +16,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
-from bayeslora.posteriors.config import POSTERIORS, PosteriorConfig
+from bayeslora.posteriors.config import MLE, POSTERIORS, PosteriorConfig, TemperatureScaling
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
@@ -120,6 +120,7 @@ class Fitted:
                 "link": chosen,
                 "num_samples": str(draws),
                 "seed": str(seed),
+                "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },
         )
@@ -149,22 +150,31 @@ class Fitted:
         network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)
-        chosen = fit_posterior(network, fresh, held)
+        # A temperature fitted to the rows it is scored on would look better than it is.
+        tunes = not isinstance(self.posterior, TemperatureScaling)
+        chosen = fit_posterior(network, fresh, held if tunes else None)
+        old = self.record.results
         record = replace(
             self.record,
             columns=asdict(columns),
             num_train=len(train),
             head=network.head.extra_config(),
-            results={**self.record.results, "posterior": chosen},
+            # What the fit measured on its validation rows it measured under another posterior.
+            results={"posterior": chosen}
+            | ({"adapter": old["adapter"]} if "adapter" in old else {}),
         )
-        return replace(self, record=record, members=[network.trained_state()])
+        members = [network.trained_state()]
+        return replace(self, record=record, members=members, validation_scores=None)
 
-    def compared(self, earlier: Fitted, rows: Examples) -> Fitted:
+    def scores_of(self, rows: Examples) -> Scores:
+        """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
+        is_fitted = bool(self.record.num_train)
+        one = self if is_fitted else self.with_posterior(MLE())
+        return evaluate(one.predict(rows, num_samples=None, link=None, unknown="error", seed=0))
+
+    def compared(self, before: Scores, rows: Examples) -> Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""
-        before, after = (
-            evaluate(one.predict(rows, num_samples=None, link=None, unknown="error", seed=0))
-            for one in (earlier, self)
-        )
+        after = self.scores_of(rows)
         kept = {
             key: {"before": asdict(before[key]), "after": asdict(after[key])}
             for key in _RECORDED_SCORES

@@ -53,7 +53,7 @@ def test_a_text_of_exactly_the_limit_is_not_cut(decoder):
 def test_a_text_without_tokens_gets_one(decoder, texts):
     tokens = tokenise(decoder, texts, max_length=8)
     assert tokens.ids[1].tolist() == [decoder.tokenizer.pad_token_id]
-    ids, mask = tokens.pad([1])
+    ids, mask = tokens.pad([1]).values()
     assert mask.tolist() == [[1]]
     assert bool(torch.isfinite(decoder.model(input_ids=ids).last_hidden_state).all())
 
@@ -87,7 +87,7 @@ def test_no_text_is_longer_than_the_model_has_positions(encoder):
     limit = SIZES["max_position_embeddings"]
     tokens = tokenise(encoder, ["cat " * 200], max_length=500)
     assert tokens.lengths.tolist() == [limit]
-    ids, mask = tokens.pad([0])
+    ids, mask = tokens.pad([0]).values()
     encoder.model(input_ids=ids, attention_mask=mask)
 
 
@@ -97,13 +97,13 @@ def test_positions_that_roberta_keeps_for_padding_are_left_out():
     host = Backbone("roberta", model, tiny_tokenizer(), "encoder", "", torch.float32)
     tokens = tokenise(host, ["cat " * 200], max_length=500)
     assert tokens.lengths.tolist() == [32 - 2]
-    ids, mask = tokens.pad([0])
+    ids, mask = tokens.pad([0]).values()
     model(input_ids=ids.clamp(2, 39), attention_mask=mask)
 
 
 def test_padding_is_on_the_right():
     tokens = Tokens((np.array([5, 6, 7]), np.array([8])), 0, 9)
-    ids, mask = tokens.pad([1, 0])
+    ids, mask = tokens.pad([1, 0]).values()
     assert ids.tolist() == [[8, 9, 9], [5, 6, 7]]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert ids.dtype == mask.dtype == torch.int64

@@ -161,3 +161,8 @@ def test_the_global_state_of_torch_decides_nothing(llama):
     first = fitted(llama).predict(TEST)
     torch.manual_seed(2)
     assert same(fitted(llama).predict(TEST), first)
+
+
+def test_a_head_lr_that_would_do_nothing_is_refused():
+    with pytest.raises(bl.InputError, match=r"head_lr has no effect on 'vbll'.*vbll:head_lr=0.1"):
+        new("minilm", posterior="vbll").fit(toy_rows(20), head_lr=0.1)

@@ -131,3 +131,78 @@ def test_a_foreign_classifier_may_be_given_integers(foreign):
     numbered = [{**row, "label": CLASSES.index(row["label"])} for row in rows]
     first = clf.calibrate(rows).predict(TEST)
     assert same(clf.calibrate(numbered).predict(TEST), first)
+
+
+def test_a_pair_is_read_as_its_owner_reads_it(tmp_path):
+    """BERT tells the two texts of a pair apart by token types."""
+    from transformers import AutoModelForSequenceClassification, BertTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "cat",
+        "dog",
+        "rain",
+        "warm",
+        "sings",
+    ]
+    tokenizer = BertTokenizerFast(vocab={word: place for place, word in enumerate(words)})
+    path = saved("bert", tmp_path / "theirs", vocab_size=len(words), pad_token_id=0)
+    tokenizer.save_pretrained(path)
+    texts, pairs = ["the cat sings", "warm rain"], ["the dog", "the cat sings"]
+    inputs = tokenizer(texts, pairs, padding=True, return_tensors="pt")
+    assert inputs["token_type_ids"].any()
+    with torch.no_grad():
+        theirs = AutoModelForSequenceClassification.from_pretrained(path).eval()(**inputs).logits
+    rows = [
+        {"text": text, "other": pair, "label": label}
+        for text, pair, label in zip(texts, pairs, CLASSES, strict=False)
+    ]
+    clf = from_transformers(str(path)).calibrate(rows, pair_column="other")
+    found = clf.predict(rows, num_samples=0).probs
+    np.testing.assert_allclose(found, theirs.double().softmax(1).numpy(), atol=1e-5)
+
+
+def test_scores_before_are_those_of_the_classifier_as_it_came(foreign):
+    train, held = toy_rows(30), toy_rows(15, seed=1)
+    clf = from_transformers(foreign, "laplace").calibrate(train, held)
+    before, after = clf.validation_scores
+    plain = from_transformers(foreign, "mle").calibrate(train)
+    assert before["nll"] == bl.evaluate(plain.predict(held))["nll"]
+    assert after["nll"] == bl.evaluate(clf.predict(held))["nll"]
+    assert before["nll"] != after["nll"]
+    assert clf.record.results["validation"]["nll"]["before"]["value"] == before["nll"].value
+    clf.calibrate(toy_rows(20, seed=2))
+    assert clf.validation_scores is None
+    assert "validation" not in clf.record.results
+
+
+def test_a_calibrated_model_does_not_keep_the_numbers_of_its_fit(shared, tmp_path):
+    shared.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model").calibrate(toy_rows(20, seed=3))
+    assert "history" not in again.record.results
+    assert "stable_rank" in again.record.results["adapter"]
+
+
+def test_a_temperature_is_not_fitted_to_the_rows_it_is_scored_on(foreign):
+    train, held = toy_rows(30), toy_rows(15, seed=1)
+    alone = from_transformers(foreign, "temperature").calibrate(train)
+    scored = from_transformers(foreign, "temperature").calibrate(train, held)
+    assert alone.record.results["posterior"] == scored.record.results["posterior"]
+
+
+def test_a_classifier_without_a_place_is_not_saved(tmp_path):
+    from foreign_models import model
+    from tiny import tiny_tokenizer
+
+    theirs = model("bert")
+    theirs.name_or_path = ""
+    clf = bl.BayesianClassifier.from_transformers(
+        theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
+    ).calibrate(toy_rows(20))
+    with pytest.raises(bl.InputError, match="no place that its weights could be loaded from"):
+        clf.save_pretrained(tmp_path / "model")

@@ -80,3 +80,15 @@ def test_recalibrate_needs_labels(refused, tmp_path):
     assert "needs labels" in refused(
         "recalibrate", "--fit", fitted, "--apply", applied, "--out", out
     )
+
+
+def test_rounded_probabilities_may_repeat_in_another_file(run, tmp_path):
+    """101 different rows at most: nearly all of the second file occur in the first."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "valid.csv", tmp_path / "test.csv"]
+    for path in paths:
+        first = np.round(rng.uniform(size=400), 2)
+        lines = [f"{value:.2f},{1 - value:.2f},{rng.choice(['a', 'b'])}" for value in first]
+        path.write_text("\n".join(["prob_a,prob_b,label", *lines]) + "\n")
+    out = tmp_path / "out.csv"
+    assert run("recalibrate", "--fit", paths[0], "--apply", paths[1], "--out", out).code == 0

@@ -15,7 +15,7 @@ from bayeslora.cli.arguments import (
     given,
     whole,
 )
-from bayeslora.cli.data import column_options, read
+from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.outputs import (
     before_and_after,
     check_new_directory,
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     check_new_directory(args.out, overwrite=args.overwrite)
     posterior = options.resolve("posterior", args.posterior or DEFAULT_POSTERIOR, POSTERIORS)
     record = _own_record(args)
-    columns = _columns(args, record)
+    columns = columns_for(args, record)
     train = _rows(args.train, args, columns, record)
     held = None
     if args.validation is not None:
@@ -102,19 +102,6 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} is fixed in {args.model}, a model of ours; leave it out")
     return read_record(args.model)
-
-
-def _columns(args: argparse.Namespace, record: ModelRecord | None) -> Columns:
-    from bayeslora.tasks.columns import Columns
-    from bayeslora.training.data import columns_of
-
-    known = Columns() if record is None else columns_of(record)
-    named = column_options(args)
-    return Columns(
-        named.get("text_column", known.text),
-        named.get("label_column", known.label),
-        named.get("pair_column", known.pair),
-    )
 
 
 def _rows(

@@ -194,8 +194,9 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
         ("epoch kept", f"{best} of {len(results['history'])}"),
     ]
     if "validation_nll" in kept:
+        whose = ", first member" if record.num_members > 1 else ""
         rows += [
-            ("validation NLL (nats)", f"{kept['validation_nll']:.3f}"),
-            ("validation accuracy", f"{kept['validation_accuracy']:.3f}"),
+            (f"validation NLL (nats){whose}", f"{kept['validation_nll']:.3f}"),
+            (f"validation accuracy{whose}", f"{kept['validation_accuracy']:.3f}"),
         ]
     print_columns(rows)

@@ -6,6 +6,7 @@ import argparse
 
 from bayeslora.cli.arguments import (
     LINKS,
+    add_columns,
     add_json,
     add_loading,
     add_overwrite,
@@ -15,7 +16,7 @@ from bayeslora.cli.arguments import (
     given,
     whole,
 )
-from bayeslora.cli.data import read
+from bayeslora.cli.data import columns_for, read
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 
 SUMMARY = "write class probabilities and uncertainties of texts to a file"
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", metavar="NAME", help="where the backbone is now, if it has moved"
     )
+    add_columns(parser, "that of the model, such as {}")
     add_task(parser)
     add_loading(parser)
     add_overwrite(parser)
@@ -56,11 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
-    from bayeslora.training.data import columns_of, encode_for
+    from bayeslora.training.data import encode_for
 
     check_new_file(args.out, overwrite=args.overwrite)
     record = read_record(args.model)
-    rows = read(args.data, args, columns_of(record))
+    rows = read(args.data, args, columns_for(args, record))
     encode_for(record, rows, args.unknown_labels)
 
     from bayeslora.classifier import BayesianClassifier
