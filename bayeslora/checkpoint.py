@@ -89,11 +89,13 @@ class ModelFiles:
         record: The content of `bayeslora.json`.
         adapter: Adapter tensors by name; empty where there is no adapter.
         posterior: Tensors of the last layer and the feature scale by name.
+        directory: Where it was read from; None where it is yet to be written.
     """
 
     record: ModelRecord
     adapter: dict[str, Tensor]
     posterior: dict[str, Tensor]
+    directory: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -136,7 +138,7 @@ def read_model(directory: str | Path) -> ModelFiles:
     """
     folder = Path(directory)
     record = read_record(folder)
-    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR))
+    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
 
 
 def read_record(directory: str | Path) -> ModelRecord:

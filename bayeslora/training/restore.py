@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
-from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
+from bayeslora.backbones.load import Backbone, lasting_name, load_backbone, open_source
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
@@ -36,7 +36,7 @@ def restore_network(
     """
     record = files.record
     if record.backbone["kind"] == FOREIGN:
-        network = _foreign_from_files(record, str(backbone), loading)
+        network = _foreign_from_files(files, str(backbone), loading)
     else:
         base = load_backbone(backbone, **loading) if isinstance(backbone, str) else backbone
         _check_fingerprint(record, base.fingerprint)
@@ -155,9 +155,15 @@ def _prefix(place: int, count: int) -> str:
     return f"member-{place}." if count > 1 else ""
 
 
-def _foreign_from_files(record: ModelRecord, name: str, loading: Mapping[str, Any]) -> Network:
+def _foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> Network:
+    record, folder = files.record, files.directory
+    tokenizer = None
+    # The classifier may have been given another tokenizer than the one that lies beside it.
+    if folder is not None and (folder / "tokenizer_config.json").is_file():
+        tokenizer = open_source("tokenizer", str(folder), loading["trust_remote_code"])
     classifier = load_sequence_classifier(
         name,
+        tokenizer=tokenizer,
         layer=record.backbone.get("layer"),
         device=loading["device"],
         trust_remote_code=loading["trust_remote_code"],

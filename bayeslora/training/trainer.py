@@ -167,7 +167,7 @@ def _arguments(
     settings: TrainingSettings, directory: Path, steps: int, *, validates: bool, on_cpu: bool
 ) -> TrainingArguments:
     when = "epoch" if validates else "no"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -187,6 +187,10 @@ def _arguments(
         dataloader_pin_memory=False,
         use_cpu=on_cpu,
     )
+    # Several GPUs in one process would share one network whose layers are swapped in place.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _unwrapped(optimizer: Any) -> AlternatingOptimizer:

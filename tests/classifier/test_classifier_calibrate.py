@@ -206,3 +206,20 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     ).calibrate(toy_rows(20))
     with pytest.raises(bl.InputError, match="no place that its weights could be loaded from"):
         clf.save_pretrained(tmp_path / "model")
+
+
+def test_a_tokenizer_of_ones_own_comes_back(tmp_path):
+    """The classifier's directory has another tokenizer than the one that was given."""
+    from transformers import BertTokenizerFast
+
+    path = str(saved("bert", tmp_path / "theirs", pad_token_id=0))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "rain"]
+    own = BertTokenizerFast(vocab={word: place for place, word in enumerate(words)})
+    clf = bl.BayesianClassifier.from_transformers(
+        path, "laplace", tokenizer=own, progress=False
+    ).calibrate(toy_rows(30))
+    clf.save_pretrained(tmp_path / "ours")
+    assert not same(
+        clf.predict(TEST), from_transformers(path).calibrate(toy_rows(30)).predict(TEST)
+    )
+    assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
