@@ -272,8 +272,10 @@ class BayesianClassifier:
         fitted = self._known()
         if len(fitted.members) != 1 or not fitted.network.sites:
             raise InputError(f"{fitted.name} has no single adapter to export")
+        # A short name such as `smollm2-135m` would tell PEFT nothing.
+        plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
         with atomic_directory(directory, overwrite=overwrite) as aside:
-            export_peft(fitted.network.sites, aside, fitted.record.backbone["name"], prefix)
+            export_peft(fitted.network.sites, aside, plain, prefix)
 
     @classmethod
     def from_pretrained(

@@ -306,7 +306,7 @@ def scores(outcome: Outcome) -> dict[str, object]:
 def save_predictions(bench: Bench, data: ExperimentData, name: str, outcome: Outcome) -> None:
     """Keep every split's predictions, for paired comparisons and reports."""
     for split, item in outcome.predictions.items():
-        item.save(bench.runs / data.name / "predictions" / name / f"{split}.parquet")
+        item.save(bench.runs / data.name / name / "predictions" / f"{split}.parquet")
 
 
 if __name__ == "__main__":

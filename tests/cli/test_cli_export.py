@@ -1,5 +1,7 @@
 """`bayeslora export`: what PEFT loads computes what our adapter computes."""
 
+import json
+
 import pytest
 import torch
 
@@ -21,7 +23,8 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     result = run("export", tmp_path / "model", "--out", tmp_path / "lora")
     assert result.code == 0, result.err
     assert result.out.strip() == str(tmp_path / "lora")
-    base = AutoModel.from_pretrained(world.llama, dtype=torch.float32)
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    base = AutoModel.from_pretrained(config["base_model_name_or_path"], dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
     clf = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     encoder = clf._known().network.encoder
