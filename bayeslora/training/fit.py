@@ -61,7 +61,7 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
     """Divide features by their root mean square norm, so that prior scales mean logits."""
     network.eval()
     features = network.encoder.features(texts)
-    network.feature_scale.fill_(features.double().square().sum(1).mean().sqrt().item())
+    network.feature_scale.fill_(features.double().square().sum(-1).mean().sqrt().item())
 
 
 def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
@@ -84,7 +84,7 @@ def fit_posterior(
     held_out = None if validation is None else _rows(network, validation)
     if not network.sites:
         # Somebody else's features come in a scale of their own.
-        network.head.set_mean_sq_norm(features.double().square().sum(1).mean().item())
+        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     network.head.fit(features, labels, held_out)
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
