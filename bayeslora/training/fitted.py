@@ -14,6 +14,7 @@ from bayeslora import options
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
+from bayeslora.logits import SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.config import MLE, POSTERIORS, PosteriorConfig, TemperatureScaling
@@ -117,8 +118,9 @@ class Fitted:
             scores={"logit_variance": _array(logits.variance.sum(1))},
             name=self.name,
             metadata={
-                "link": chosen,
-                "num_samples": str(draws),
+                # Logits that come as samples go through softmax one by one, whatever the link.
+                "link": "softmax" if isinstance(logits, SampledLogits) else chosen,
+                "num_samples": str(passes if isinstance(logits, SampledLogits) else draws),
                 "seed": str(seed),
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,

@@ -98,6 +98,8 @@ def test_posteriors_of_a_whole_network_are_refused_for_finished_ones(foreign, sh
 
 def test_an_ensemble_has_no_single_last_layer(llama):
     clf = fitted(llama, "lora:r=2", "ensemble:num_members=2")
+    assert clf.predict(TEST).metadata["num_samples"] == "2"
+    assert clf.predict(TEST).metadata["link"] == "softmax"
     before = clf.predict(TEST)
     for posterior in (None, "laplace"):
         with pytest.raises(bl.InputError, match="last layer"):
