@@ -106,6 +106,8 @@ class LaplaceHead(nn.Module):
         features: Tensor,
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
     ) -> None:
         """Fit curvature and prior precision; the mean weights stay as they are."""
         features = features.double()
@@ -113,7 +115,11 @@ class LaplaceHead(nn.Module):
         self.prepare({"fitted": True, "rank": min(features.shape)})
         self._fitted().fit(features, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
-        precision = self._choose_precision(log_likelihood, validation)
+        precision = self.config.prior_precision
+        if isinstance(precision, str):
+            precision = self.point.prior_precision
+            if choose_prior:
+                precision = self._choose_precision(log_likelihood, validation)
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(labels))
 
@@ -168,11 +174,8 @@ class LaplaceHead(nn.Module):
     def _choose_precision(
         self, log_likelihood: float, validation: tuple[Tensor, Tensor] | None
     ) -> float:
-        chosen = self.config.prior_precision
-        if not isinstance(chosen, str):
-            return chosen
         unit = float(self.point.mean_sq_norm)
-        if chosen == "marglik":
+        if self.config.prior_precision == "marglik":
 
             def evidence(precision: float) -> float:
                 return self._evidence(log_likelihood, precision)

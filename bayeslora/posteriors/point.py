@@ -61,6 +61,8 @@ class PointHead(nn.Module):
         features: Tensor,
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
     ) -> None:
         """Leave the trained weights as they are."""
 

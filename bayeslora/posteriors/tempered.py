@@ -36,6 +36,8 @@ class TemperedHead(PointHead):
         features: Tensor,
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
     ) -> None:
         """Find the temperature of lowest NLL on the validation rows, else on the given ones.
 

@@ -43,6 +43,8 @@ class LastLayer(Protocol):
         features: Tensor,
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
     ) -> None:
         """Fit the posterior that `predict` uses to cached features, in float64.
 
@@ -52,6 +54,8 @@ class LastLayer(Protocol):
             features: [N, d], the whole training set in evaluation mode.
             labels: [N] int64 class indices.
             validation: Features and labels of held-out rows, for choosing the prior.
+            choose_prior: Whether to choose a prior that is not a fixed number; False keeps that
+                of the training, which is quicker and good enough for comparing epochs.
         """
         ...
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,12 +83,15 @@ class VBLLHead(nn.Module):
             self.register_buffer(f"fitted_{name}", None)
 
     @property
+    def training_prior_scale(self) -> float:
+        """τ while training."""
+        scale = self.config.training_prior_scale or self.config.prior_scale
+        return DEFAULT_PRIOR_SCALE if isinstance(scale, str) else scale
+
+    @property
     def prior_variance(self) -> float:
         """σ0² of a weight while training."""
-        scale = self.config.training_prior_scale or self.config.prior_scale
-        if isinstance(scale, str):
-            scale = DEFAULT_PRIOR_SCALE
-        return scale**2 / float(self.mean_sq_norm)
+        return self.training_prior_scale**2 / float(self.mean_sq_norm)
 
     @property
     def scale(self) -> Tensor:
@@ -129,10 +133,15 @@ class VBLLHead(nn.Module):
         features: Tensor,
         labels: Tensor,
         validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
     ) -> None:
         """Fit the posterior that `predict` uses, starting from the last fit."""
+        config = self.config
+        if isinstance(config.prior_scale, str) and not choose_prior:
+            config = replace(config, prior_scale=self.training_prior_scale)
         polished = polish_with_prior(
-            self.config,
+            config,
             features,
             labels,
             len(self.mean),

@@ -100,8 +100,8 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
 
-    These rows choose the epoch here. A prior scale that they are to choose as well is chosen once,
-    after the last epoch; until then its head falls back on what it does without such rows.
+    These rows choose the epoch here, under the prior of the training; the prior itself is chosen
+    once, after the last epoch.
 
     Args:
         network: The network as trained so far.
@@ -113,7 +113,7 @@ def validation_metrics(
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
     if train is not None:
-        head.fit(*train)
+        head.fit(*train, choose_prior=False)
     features, labels = _rows(network, validation)
     probs = link_probabilities(head.predict(features), **(drawing or {})).probs
     accuracy = (probs.argmax(1) == labels).double().mean()

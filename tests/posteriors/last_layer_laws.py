@@ -101,6 +101,11 @@ class LastLayerLaws:
         for old, new in zip(before, head.parameters(), strict=True):
             assert torch.equal(old, new)
 
+    def test_a_prior_that_is_not_chosen_is_that_of_the_training(self):
+        head = self.make()
+        head.fit(*toy(size=SIZE), toy(rows=60, size=SIZE, seed=9), choose_prior=False)
+        assert head.report().get("prior_scale", 2.0) == pytest.approx(2.0)
+
     def test_single_and_double_precision_features_agree(self, rows):
         features, labels = toy(rows=60, size=SIZE)
         outcomes = []

@@ -213,8 +213,8 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     rows = (scaled_features(fit.network, fit.train.texts), fit.train.labels)
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
-    # It is the NLL of the fit that sees no validation rows.
-    other = fresh(encoder, VBLL())
+    # It is the NLL of a fit under the prior of the training.
+    other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
     fit_posterior(other.network, other.train, None)
     again = validation_metrics(other.network, None, other.validation)
