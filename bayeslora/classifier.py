@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -312,7 +313,11 @@ class BayesianClassifier:
                     "trust_remote_code": trust_remote_code,
                 },
             )
-        return cls._around(Fitted(files.record, network, members, progress), source)
+        record = files.record
+        if isinstance(source, str):
+            # Saved again, the model is to name the place where its backbone is now.
+            record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
+        return cls._around(Fitted(record, network, members, progress), source)
 
     @classmethod
     def from_transformers(

@@ -89,6 +89,13 @@ def add_loading(parser: Parser) -> list[argparse.Action]:
     ]
 
 
+def add_moved_backbone(parser: Parser) -> None:
+    """Add the option that says where a model's backbone is."""
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="where the backbone of a model of ours is now, if moved"
+    )
+
+
 def add_overwrite(parser: Parser) -> argparse.Action:
     """Add the option that lets an output be replaced."""
     return parser.add_argument(

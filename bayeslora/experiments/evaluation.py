@@ -15,7 +15,7 @@ from torch import Tensor
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
-from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll, to_predictions
+from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
@@ -23,7 +23,7 @@ from bayeslora.predictions import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.network import Network
-from bayeslora.training.predict import predict_logits
+from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
 
 State = Mapping[str, Tensor]
@@ -151,7 +151,13 @@ class Evaluation:
         """Return the predictions that logits of some splits stand for."""
         return {
             split: to_predictions(
-                name, item, self.rows[split], self.texts(split).labels, self.data.classes, link=link
+                item,
+                self.data.classes,
+                link=link,
+                notes={"fit_seed": str(self.spec.seed)},
+                name=name,
+                labels=self.texts(split).labels.numpy(),
+                ids=self.rows[split].ids,
             )
             for split, item in logits.items()
         }

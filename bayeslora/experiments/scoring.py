@@ -1,10 +1,9 @@
-"""Stored states to features, posteriors and predictions."""
+"""Stored states to features and posteriors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -13,8 +12,6 @@ from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.predictions import Predictions
-from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts, scaled_features
 from bayeslora.training.network import Network
 
@@ -63,38 +60,6 @@ def fitted_head(
     held = None if validation is None else (validation.values, validation.labels)
     head.fit(train.values, train.labels, held)
     return head
-
-
-def to_predictions(
-    name: str,
-    logits: GaussianLogits | SampledLogits,
-    rows: Examples,
-    labels: Tensor,
-    classes: tuple[str, ...],
-    **options: Any,
-) -> Predictions:
-    """Return the predictions that a logit distribution stands for.
-
-    Args:
-        name: Of the method.
-        logits: N rows.
-        rows: The examples, for their ids.
-        labels: [N] int64, -1 where there is no class.
-        classes: Names of the classes.
-        **options: `link`, `num_samples`, `seed` of `link_probabilities`.
-    """
-    result = link_probabilities(logits, **options)
-    return Predictions(
-        probs=result.probs.cpu().numpy(),
-        classes=classes,
-        labels=labels.numpy(),
-        ids=rows.ids,
-        total=result.total.cpu().numpy(),
-        aleatoric=result.aleatoric.cpu().numpy(),
-        epistemic=result.epistemic.cpu().numpy(),
-        scores={"logit_variance": logits.variance.sum(1).cpu().numpy()},
-        name=name,
-    )
 
 
 def nll(logits: GaussianLogits | SampledLogits, labels: Tensor) -> float:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora import options
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
-from bayeslora.logits import SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.config import MLE, POSTERIORS, PosteriorConfig, TemperatureScaling
@@ -25,7 +21,7 @@ from bayeslora.training.data import columns_of, encode_for
 from bayeslora.training.fit import LabelledTexts, fit_posterior
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
-from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.predict import num_passes, predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import check_last_layer, last_layer, model_tensors
 
@@ -106,25 +102,19 @@ class Fitted:
                 seed=seed,
                 advance=bar,
             )
-        result = link_probabilities(logits, link=chosen, num_samples=draws, seed=seed)
-        return Predictions(
-            probs=_array(result.probs),
-            classes=tuple(self.record.classes),
-            labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
-            ids=rows.ids,
-            total=_array(result.total),
-            aleatoric=_array(result.aleatoric),
-            epistemic=_array(result.epistemic),
-            scores={"logit_variance": _array(logits.variance.sum(1))},
-            name=self.name,
-            metadata={
-                # Logits that come as samples go through softmax one by one, whatever the link.
-                "link": "softmax" if isinstance(logits, SampledLogits) else chosen,
-                "num_samples": str(passes if isinstance(logits, SampledLogits) else draws),
-                "seed": str(seed),
+        return to_predictions(
+            logits,
+            self.record.classes,
+            link=chosen,
+            num_samples=draws,
+            seed=seed,
+            notes={
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },
+            name=self.name,
+            labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
+            ids=rows.ids,
         )
 
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
@@ -187,8 +177,3 @@ class Fitted:
 
 def _are_unlabelled(rows: Examples) -> bool:
     return all(label is None for label in rows.labels)
-
-
-def _array(values: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = values.detach().cpu().double().numpy()
-    return array

@@ -1,19 +1,24 @@
-"""Logits of prepared texts under a trained posterior."""
+"""Logits of prepared texts under a trained posterior, and the predictions that they stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.types import WeightPosterior
+from bayeslora.predictions import Predictions
 from bayeslora.training.network import Network
 
 _BATCH = 64
@@ -58,6 +63,49 @@ def predict_logits(
         return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
     features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
     return network.head.predict(network.scaled(features))
+
+
+def to_predictions(
+    logits: GaussianLogits | SampledLogits,
+    classes: Sequence[str],
+    *,
+    link: str = "mc",
+    num_samples: int = 1000,
+    seed: int = 0,
+    notes: Mapping[str, str] | None = None,
+    **about: Any,
+) -> Predictions:
+    """Return the predictions that a logit distribution stands for.
+
+    Args:
+        logits: N rows.
+        classes: Names of the classes.
+        link: How Gaussian logits become probabilities.
+        num_samples: Draws of the link.
+        seed: Of those draws.
+        notes: More of the metadata.
+        **about: `labels`, `ids` and `name` of the `Predictions`.
+    """
+    result = link_probabilities(logits, link=link, num_samples=num_samples, seed=seed)
+    # Logits that come as samples go through softmax one by one, whatever the link.
+    drawn = {"link": link, "num_samples": str(num_samples)}
+    if isinstance(logits, SampledLogits):
+        drawn = {"link": "softmax", "num_samples": str(len(logits.samples))}
+    return Predictions(
+        probs=_array(result.probs),
+        classes=tuple(classes),
+        total=_array(result.total),
+        aleatoric=_array(result.aleatoric),
+        epistemic=_array(result.epistemic),
+        scores={"logit_variance": _array(logits.variance.sum(1))},
+        metadata={**drawn, "seed": str(seed), **(notes or {})},
+        **about,
+    )
+
+
+def _array(values: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = values.detach().cpu().double().numpy()
+    return array
 
 
 def _sampled(

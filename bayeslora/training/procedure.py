@@ -126,10 +126,11 @@ def fit_classifier(
             "that the network was trained on is too low"
         )
     planned = _planned(choices, data, settings)
-    identity = {**planned, **data.hashes()}
+    identity: dict[str, Any] = {**planned, **data.hashes()}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     backbone = load()
+    identity["weights of the backbone"] = backbone.fingerprint
     plan = FitPlan(
         backbone,
         choices.adapter,

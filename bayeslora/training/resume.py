@@ -69,7 +69,7 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     elif not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "
-            f"{_difference(mark, _plain(identity))}; "
+            f"{', '.join(_differences(mark, _plain(identity)))}; "
             "repeat its options, choose another --out, or pass --overwrite"
         )
 
@@ -121,11 +121,11 @@ def _plain(identity: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(identity))
 
 
-def _same(mark: Path, wanted: Any) -> bool:
-    return mark.is_file() and read_json(mark) == wanted
+def _same(mark: Path, wanted: Mapping[str, Any]) -> bool:
+    return mark.is_file() and not _differences(mark, wanted)
 
 
-def _difference(mark: Path, wanted: Mapping[str, Any]) -> str:
+def _differences(mark: Path, wanted: Mapping[str, Any]) -> list[str]:
+    # What is not known yet, such as the backbone's fingerprint before it is loaded, is left open.
     found = read_json(mark)
-    keys = [key for key in wanted if found.get(key) != wanted[key]]
-    return ", ".join(keys) or "configuration"
+    return [key for key in wanted if found.get(key) != wanted[key]]

@@ -197,3 +197,18 @@ def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
     assert "gone" in refused(*predict)
     assert "another backbone" in refused(*predict, "--backbone", world.bert)
     assert run(*predict, "--backbone", world.llama).code == 0
+    # What calibrate writes knows the new place, and export finds it when told.
+    again = tmp_path / "again"
+    calibrate = ["calibrate", moved, world.train, "--posterior", "laplace", "--quiet"]
+    assert run(*calibrate, "--backbone", world.llama, "--out", again).code == 0
+    assert run("predict", again, world.test, "--out", tmp_path / "q.parquet", "--quiet").code == 0
+    export = ["export", moved, "--out", tmp_path / "peft"]
+    assert "gone" in refused(*export)
+    assert run(*export, "--backbone", world.llama).code == 0
+
+
+def test_only_a_model_of_ours_has_a_backbone_elsewhere(refused, world, tmp_path):
+    message = refused(
+        *["calibrate", world.bert, world.train, "--out", tmp_path / "m", "--backbone", world.llama]
+    )
+    assert f"--backbone is for a model of ours, which {world.bert} is not" in message

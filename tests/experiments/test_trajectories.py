@@ -10,7 +10,7 @@ from bayeslora.experiments import fits
 from bayeslora.experiments.data import FAR
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation
 from bayeslora.experiments.fits import fresh_network, prepared, trajectory
-from bayeslora.experiments.scoring import fitted_head, nll, to_predictions
+from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.posteriors.config import (
@@ -22,6 +22,7 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 from bayeslora.training.fit import train_network
+from bayeslora.training.predict import to_predictions
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -188,8 +189,10 @@ def test_a_row_without_class_has_no_nll():
 
 def test_predictions_hold_what_the_logits_say(data):
     samples = torch.randn(4, len(data.test), 3, dtype=torch.float64)
-    labels = torch.tensor([-1] * len(data.test))
-    found = to_predictions("x", SampledLogits(samples), data.test, labels, data.classes)
+    labels = np.full(len(data.test), -1)
+    found = to_predictions(SampledLogits(samples), data.classes, labels=labels, name="x")
+    assert found.name == "x"
+    assert (found.metadata["link"], found.metadata["num_samples"]) == ("softmax", "4")
     np.testing.assert_allclose(found.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)
     spread = samples.var(0, correction=0).sum(1)
     np.testing.assert_allclose(found.scores["logit_variance"], spread.numpy(), atol=1e-12)

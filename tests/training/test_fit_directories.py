@@ -48,6 +48,15 @@ def test_another_fit_is_refused_and_the_difference_named(tmp_path):
     assert json.loads((tmp_path / "model" / "interrupted-fit.json").read_text())["seed"] == 1
 
 
+def test_what_is_known_late_is_compared_late(tmp_path):
+    out = tmp_path / "model"
+    claim(out, {**IDENTITY, "weights": "one"})
+    refuse(out, IDENTITY)
+    claim(out, {**IDENTITY, "weights": "one"})
+    with pytest.raises(InputError, match="interrupted fit with another weights"):
+        claim(out, {**IDENTITY, "weights": "two"})
+
+
 def test_a_finished_model_needs_permission(tmp_path):
     out = tmp_path / "model"
     out.mkdir()

@@ -9,6 +9,7 @@ from bayeslora.cli.arguments import (
     add_columns,
     add_json,
     add_loading,
+    add_moved_backbone,
     add_overwrite,
     add_quiet,
     add_task,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_columns(parser, "{}, or that of a model of ours")
     add_task(parser)
+    add_moved_backbone(parser)
     add_loading(parser)
     add_overwrite(parser)
     add_quiet(parser)
@@ -96,6 +98,8 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
     from bayeslora.checkpoint import is_model, read_record
 
     if not is_model(args.model):
+        if args.backbone is not None:
+            raise InputError(f"--backbone is for a model of ours, which {args.model} is not")
         return None
     for name in ("layer", "max_length"):
         if getattr(args, name) is not None:
@@ -124,7 +128,7 @@ def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) ->
     check_last_layer(posterior)
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
     if own:
-        return BayesianClassifier.from_pretrained(args.model, **loading)
+        return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))
     return BayesianClassifier.from_transformers(
         args.model, "mle", **loading, **given(args, "layer", "max_length")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bayeslora.cli.arguments import add_loading, add_overwrite
+from bayeslora.cli.arguments import add_loading, add_moved_backbone, add_overwrite, given
 from bayeslora.cli.outputs import check_new_export
 
 SUMMARY = "write a model's adapter as a LoRA checkpoint that PEFT loads"
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="before the layers' names in the model that PEFT will wrap: empty for AutoModel, "
         "`model.` for AutoModelForCausalLM of most decoders",
     )
+    add_moved_backbone(parser)
     add_loading(parser)
     add_overwrite(parser)
 
@@ -31,11 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    clf = BayesianClassifier.from_pretrained(
-        args.model,
-        device=args.device,
-        trust_remote_code=bool(args.trust_remote_code),
-        progress=False,
-    )
+    loading = given(args, "backbone", "device", "trust_remote_code")
+    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     clf.export_peft(args.out, prefix=args.prefix, overwrite=bool(args.overwrite))
     print(args.out)

@@ -9,6 +9,7 @@ from bayeslora.cli.arguments import (
     add_columns,
     add_json,
     add_loading,
+    add_moved_backbone,
     add_overwrite,
     add_quiet,
     add_seed,
@@ -44,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: error)",
     )
     add_seed(parser, "seed of the draws")
-    parser.add_argument(
-        "--backbone", metavar="NAME", help="where the backbone is now, if it has moved"
-    )
+    add_moved_backbone(parser)
     add_columns(parser, "that of the model, such as {}")
     add_task(parser)
     add_loading(parser)
