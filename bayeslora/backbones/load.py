@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
+from bayeslora.backbones.hub import check_reachable
 from bayeslora.errors import InputError, unknown_choice
 
 Kind = Literal["decoder", "encoder"]
@@ -155,7 +156,10 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
 
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
+        check_reachable(source)
         found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except InputError as error:
+        raise InputError(f"{error}{_short_names()}") from None
     except (OSError, ValueError) as error:
         reason = _first_line(error)
         raise InputError(f"{source}: no {part} can be loaded: {reason}{_short_names()}") from error

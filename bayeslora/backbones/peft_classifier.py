@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bayeslora.backbones.hub import check_reachable
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.files import read_json
 
@@ -53,6 +54,7 @@ def merged_classifier(source: str) -> nn.Module:
             f"{source} is a PEFT checkpoint; run `pip install bayeslora[peft]`"
         ) from None
     base = base_name(source)
+    check_reachable(base)
     try:
         model = AutoPeftModelForSequenceClassification.from_pretrained(
             source, num_labels=_num_classes(source), dtype=torch.float32

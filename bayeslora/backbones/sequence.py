@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts, model_inputs
+from bayeslora.backbones.hub import check_reachable
 from bayeslora.backbones.load import (
     Backbone,
     fingerprint,
@@ -156,6 +157,7 @@ def _model(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module,
         return merged_classifier(source), source, tokenizer_source(source)
     from transformers import AutoModelForSequenceClassification
 
+    check_reachable(source)
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,

@@ -1,0 +1,70 @@
+"""Hub ids that lead nowhere are found out at once."""
+
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from bayeslora.backbones.hub import check_reachable
+from bayeslora.backbones.load import open_source
+from bayeslora.errors import InputError
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """Let the hub answer every question with an error, or with nothing."""
+
+    def become(error):
+        def model_info(self, repo_id, **options):
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+
+    return become
+
+
+def test_a_path_is_never_asked_about(answer, tmp_path):
+    answer(AssertionError("asked"))
+    check_reachable(str(tmp_path))
+
+
+def test_what_the_hub_knows_passes(answer):
+    answer(None)
+    check_reachable("owner/name")
+
+
+def test_what_is_cached_passes(answer, monkeypatch):
+    answer(AssertionError("asked"))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda source, file: "there" if file == "adapter_config.json" else None,
+    )
+    check_reachable("owner/name")
+
+
+NOT_FOUND = RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NOT_FOUND, "there is no model 'owner/name'"),
+        (OfflineModeIsEnabled("offline mode is on"), "cannot be reached: offline mode is on"),
+        (HTTPError("Name or service not known\nmore"), "reached: Name or service not kno"),
+    ],
+)
+def test_the_answer_is_told_in_a_line(answer, error, said):
+    answer(error)
+    with pytest.raises(InputError, match=said) as caught:
+        open_source("config", "owner/name", trust_remote_code=False)
+    assert "take a directory, a hub id, or a short name" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "a/b/c", "white space"])
+def test_what_cannot_be_a_hub_id_is_said_to_be_none(name):
+    with pytest.raises(InputError, match="neither a directory nor a hub id"):
+        check_reachable(name)
