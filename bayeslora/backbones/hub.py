@@ -22,25 +22,22 @@ def check_reachable(source: str) -> None:
     """
     if Path(source).exists():
         return
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+
+    unreachable: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 
     try:
         if any(isinstance(try_to_load_from_cache(source, file), str) for file in _KEY_FILES):
             return
         HfApi().model_info(source, timeout=_TIMEOUT)
-    except HFValidationError:
+    except errors.HFValidationError:
         raise InputError(f"{source} is neither a directory nor a hub id (owner/name)") from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise InputError(
             f"there is no model {source!r} on the Hugging Face hub, or it is private; "
             "`hf auth login` lets you in"
         ) from None
-    except (HTTPError, OSError) as error:
+    except (unreachable, OSError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(
             f"{source} is no directory here, is not in the hub's cache, and the hub cannot be "
