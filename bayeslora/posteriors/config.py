@@ -6,12 +6,18 @@ mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config_checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive,
+    check_positive_or_name,
+    is_number,
+)
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -48,7 +54,7 @@ class MAP:
     source: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        _positive("prior_scale", self.prior_scale)
+        check_positive("prior_scale", self.prior_scale)
 
 
 @dataclass(frozen=True)
@@ -97,20 +103,20 @@ class VBLL:
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
 
     def __post_init__(self) -> None:
-        _positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
+        check_positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
         if self.training_prior_scale is not None:
-            _positive("training_prior_scale", self.training_prior_scale)
-        _choice("bound", self.bound, BOUNDS)
-        _choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
-        _choice("covariance", self.covariance, COVARIANCES)
-        _choice("head_step", self.head_step, HEAD_STEPS)
-        _choice("training_covariance", self.training_covariance, COVARIANCES)
-        _choice("link", self.link, LINKS)
-        _positive("head_lr", self.head_lr)
+            check_positive("training_prior_scale", self.training_prior_scale)
+        check_choice("bound", self.bound, BOUNDS)
+        check_choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
+        check_choice("covariance", self.covariance, COVARIANCES)
+        check_choice("head_step", self.head_step, HEAD_STEPS)
+        check_choice("training_covariance", self.training_covariance, COVARIANCES)
+        check_choice("link", self.link, LINKS)
+        check_positive("head_lr", self.head_lr)
         for field in ("head_steps", "refits_per_epoch", "num_bound_samples"):
-            _count(field, getattr(self, field), least=1)
-        _count("num_samples", self.num_samples, least=0)
-        _flag("laplace_refinement", self.laplace_refinement)
+            check_count(field, getattr(self, field), least=1)
+        check_count("num_samples", self.num_samples, least=0)
+        check_flag("laplace_refinement", self.laplace_refinement)
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,11 @@ class Laplace:
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
 
     def __post_init__(self) -> None:
-        _choice("structure", self.structure, STRUCTURES)
-        _positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
-        _positive("prior_scale", self.prior_scale)
-        _choice("link", self.link, LINKS)
-        _count("num_samples", self.num_samples, least=0)
+        check_choice("structure", self.structure, STRUCTURES)
+        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
+        check_positive("prior_scale", self.prior_scale)
+        check_choice("link", self.link, LINKS)
+        check_count("num_samples", self.num_samples, least=0)
 
 
 @dataclass(frozen=True)
@@ -172,9 +178,9 @@ class MCDropout:
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
 
     def __post_init__(self) -> None:
-        if not _is_number(self.p) or not 0 < self.p < 1:
+        if not is_number(self.p) or not 0 < self.p < 1:
             raise InputError(f"p must be between 0 and 1, got {self.p!r}")
-        _count("num_samples", self.num_samples, least=0)
+        check_count("num_samples", self.num_samples, least=0)
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class Ensemble:
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
 
     def __post_init__(self) -> None:
-        _count("num_members", self.num_members, least=1)
+        check_count("num_members", self.num_members, least=1)
 
 
 PosteriorConfig = MLE | MAP | VBLL | Laplace | TemperatureScaling | MCDropout | Ensemble
@@ -201,34 +207,3 @@ POSTERIORS: dict[str, type[Any]] = {
     config.name: config
     for config in (MLE, MAP, VBLL, Laplace, TemperatureScaling, MCDropout, Ensemble)
 }
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _positive(field: str, value: object) -> None:
-    if not _is_number(value) or not (math.isfinite(float(value)) and float(value) > 0):  # type: ignore[arg-type]
-        raise InputError(f"{field} must be > 0, got {value!r}")
-
-
-def _positive_or_name(field: str, value: object, names: Collection[str]) -> None:
-    if not isinstance(value, str):
-        _positive(field, value)
-    elif value not in names:
-        raise unknown_choice(f"{field} (a number > 0, or a name)", value, names)
-
-
-def _choice(field: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise unknown_choice(field, str(value), allowed)
-
-
-def _count(field: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
-
-
-def _flag(field: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise InputError(f"{field} must be true or false, got {value!r}")
