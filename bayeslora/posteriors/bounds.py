@@ -1,16 +1,22 @@
-"""Lower bounds of the expected log-likelihood E log softmax(z)_y under independent Gaussian logits.
+"""Lower bounds of the expected log-likelihood E log softmax(z)_y under Gaussian logits.
 
-Every function takes the moments z_c ~ N(m_c, v_c) of a batch and returns nats for each row. With
-lse the log-sum-exp over classes,
+Every function takes the moments z ~ N(m, V) of a batch and returns nats for each row. V is [B, C]
+where the logits of a row are independent (its diagonal v), else [B, C, C]. With lse the log-sum-exp
+over classes,
 
     jensen          m_y − lse(m + v/2)
-    knowles_minka   m_y − ½ Σ_c a_c² v_c − lse(m + ½ (1 − 2a) v),   any a in [0, 1]^C
+    tilted          m_y − ½ aᵀVa − lse(m + ½ v − V a),   any a
+    knowles_minka   the same for independent logits: V a is then a v, element by element
+    gauss_hermite   the expectation itself, by quadrature, for two classes
     mc              the average over draws of z_y − lse(z)
 
-a = 0 turns the second into the first. The best a solves a = softmax(m + ½ (1 − 2a) v).
+The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives the
+tilted bound; a = 0 turns it into Jensen's, and the best a solves a = softmax(m + ½ v − V a). It is
+the only one in closed form whose value depends on the covariance between classes.
 
 Sources: Knowles and Minka 2011 (Advances in Neural Information Processing Systems 24, section 5.1);
-Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen).
+Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen). The tilted bound for a full
+V follows by the same two steps as theirs for a diagonal one.
 """
 
 from __future__ import annotations
@@ -21,149 +27,142 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayeslora.errors import InputError
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.tilts import best_tilt
 
-def jensen(mean: Tensor, variance: Tensor, labels: Tensor) -> Tensor:
+NUM_NODES = 64
+
+
+def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
     """Return Jensen's bound of each row.
 
     Args:
         mean: [B, C] logit means.
-        variance: [B, C] logit variances.
+        covariance: [B, C] logit variances, or [B, C, C].
         labels: [B] int64 class indices.
 
     Returns:
         [B] nats.
     """
-    return tilted(mean, variance, labels, torch.zeros_like(mean))
+    return tilted(mean, covariance, labels, torch.zeros_like(mean))
 
 
-def knowles_minka(mean: Tensor, variance: Tensor, labels: Tensor) -> Tensor:
-    """Return the Knowles-Minka bound of each row, at its detached best tilt.
+def best_tilted(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return the tilted bound of each row at its detached best tilt; arguments as for `jensen`.
 
     The tilt maximises the bound, so its own derivative does not enter the gradient.
-
-    Args:
-        mean: [B, C] logit means.
-        variance: [B, C] logit variances.
-        labels: [B] int64 class indices.
-
-    Returns:
-        [B] nats.
     """
-    return tilted(mean, variance, labels, best_tilt(mean, variance))
+    return tilted(mean, covariance, labels, best_tilt(mean.detach(), covariance.detach()))
 
 
-def tilted(mean: Tensor, variance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-    """Return the Knowles-Minka bound [B] at a given tilt [B, C]; a tilt of zero is Jensen's."""
-    at_label = mean.gather(-1, labels[:, None])[:, 0]
-    shifted = mean + 0.5 * (1 - 2 * tilt) * variance
-    return at_label - 0.5 * (tilt.square() * variance).sum(-1) - shifted.logsumexp(-1)
+def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+    """Return the tilted bound [B] at a given tilt [B, C]."""
+    shift, cost = tilt_terms(covariance, tilt)
+    return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
 
 
-@torch.no_grad()
-def best_tilt(mean: Tensor, variance: Tensor, *, tolerance: float = 1e-12) -> Tensor:
-    """Return the tilt a = softmax(m + ½ (1 − 2a) v) that makes the Knowles-Minka bound tightest.
-
-    Iterating the equation oscillates for large variances, and damping it enough is slow. With λ the
-    log-normaliser, log a_c + a_c v_c = m_c + ½ v_c − λ has the explicit solution
-    a_c v_c = ω(m_c + ½ v_c − λ + log v_c), ω being the Wright omega function. Σ_c a_c is convex and
-    falls in λ, so Newton's method for Σ_c a_c = 1 climbs to the root from the left without a
-    safeguard; at λ = max_c (m_c − ½ v_c) one tilt alone is 1.
-
-    Args:
-        mean: [B, C] logit means.
-        variance: [B, C] logit variances.
-        tolerance: Stop when no row's tilts miss a sum of 1 by more than this.
-    """
-    dtype = mean.dtype
-    mean, variance = mean.double(), variance.double()
-    target = mean + 0.5 * variance
-    normaliser = (mean - 0.5 * variance).amax(-1, keepdim=True)
-    tilt = mean
-    for _ in range(50):
-        reduced = target - normaliser
-        product = wright_omega(reduced + variance.log())
-        tilt = (reduced - product).exp()
-        excess = tilt.sum(-1, keepdim=True) - 1
-        if excess.numel() == 0 or excess.abs().max() <= tolerance:
-            break
-        normaliser = normaliser + excess / (tilt / (1 + product)).sum(-1, keepdim=True)
-    return (tilt / tilt.sum(-1, keepdim=True)).to(dtype)
+def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ½ v − V a, [B, C], and ½ aᵀVa, [B]."""
+    if covariance.ndim == 2:
+        moved, variance = covariance * tilt, covariance
+    else:
+        moved = (covariance @ tilt[..., None])[..., 0]
+        variance = covariance.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * variance - moved, 0.5 * (tilt * moved).sum(-1)
 
 
-def wright_omega(x: Tensor) -> Tensor:
-    """Return ω with ω + log ω = x for real float64 x; zero at −∞.
+def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
+    """Return W with ∂ bound / ∂V = −½ W: [N, C] where the logits are independent, else [N, C, C].
 
-    A rough start and two steps of the fourth-order iteration of Fritsch, Shafer and Crowley 1973
-    (Communications of the ACM 16, algorithm 443) reach rounding error.
-    """
-    inner = x.clamp(-40, None)
-    small = torch.where(
-        inner < -2, inner.clamp_max(0).exp(), (2 / 3 * (inner - 1)).clamp_max(1).exp()
-    )
-    omega = torch.where(inner > 1, inner - inner.clamp_min(1).log(), small)
-    for _ in range(2):
-        residual = inner - omega - omega.log()
-        above = omega + 1
-        square = 2 * above * (above + 2 / 3 * residual)
-        omega = omega * (1 + residual / above * (square - residual) / (square - 2 * residual))
-    return torch.where(x < -40, x.exp(), omega)
-
-
-def curvature(mean: Tensor, variance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the derivatives of a row's bound that a closed-form update needs.
-
-    With q = softmax(m + ½ (1 − 2a) v), the derivative with respect to m_c is 1[y = c] − q_c, and
-    with respect to v_c it is −½ w_c with w = a² + (1 − 2a) q = (a − q)² + q (1 − q) ≥ 0. Jensen
-    (a = 0) weighs a row by q, Knowles-Minka at its best tilt by q (1 − q).
+    With q = softmax(m + ½ v − V a), W = E_q (e − a)(e − a)ᵀ over unit vectors e, which has no
+    negative eigenvalue; its diagonal is (a − q)² + q (1 − q). Jensen (a = 0) weighs a row by q, the
+    best tilt by q (1 − q), or by diag q − q qᵀ. ∂ bound / ∂m is 1[y = c] − q_c.
 
     Args:
         mean: [N, C] logit means.
-        variance: [N, C] logit variances.
+        covariance: [N, C] logit variances, or [N, C, C].
         tilt: [N, C].
-
-    Returns:
-        q and w, [N, C] each.
     """
-    probs = (mean + 0.5 * (1 - 2 * tilt) * variance).softmax(-1)
-    return probs, (tilt - probs).square() + probs * (1 - probs)
+    probs = (mean + tilt_terms(covariance, tilt)[0]).softmax(-1)
+    if covariance.ndim == 2:
+        return (tilt - probs).square() + probs * (1 - probs)
+    gap = tilt - probs
+    spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
+    return spread + gap[..., :, None] * gap[..., None, :]
 
 
-def monte_carlo(mean: Tensor, variance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
     """Return an unbiased estimate of each row's expected log-likelihood.
 
     Args:
         mean: [B, C] logit means.
-        variance: [B, C] logit variances.
+        covariance: [B, C] logit variances, or [B, C, C].
         labels: [B] int64 class indices.
         noise: [K, B, C] standard normal draws, as `links.antithetic_noise` makes them.
 
     Returns:
         [B] nats.
     """
-    # The square root has no derivative at zero; the floor is far below any trained variance.
-    deviation = variance.clamp_min(1e-12).sqrt()
-    normaliser = (mean + deviation * noise).logsumexp(-1).mean(0)
+    if covariance.ndim == 2:
+        # The square root has no derivative at zero; the floor is far below any trained variance.
+        moved = covariance.clamp_min(1e-12).sqrt() * noise
+    else:
+        moved = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
     # E z_y is m_y exactly; only the normaliser needs draws.
-    return mean.gather(-1, labels[:, None])[:, 0] - normaliser
+    return _at_label(mean, labels) - (mean + moved).logsumexp(-1).mean(0)
 
 
-def gauss_hermite(mean: Tensor, variance: Tensor, labels: Tensor, num_nodes: int = 64) -> Tensor:
+def gauss_hermite(
+    mean: Tensor, covariance: Tensor, labels: Tensor, num_nodes: int = NUM_NODES
+) -> Tensor:
     """Return the expected log-likelihood of each row of a two-class problem by quadrature.
 
     Two logits enter through their difference alone, which is Gaussian.
 
     Args:
         mean: [B, 2] logit means.
-        variance: [B, 2] logit variances.
+        covariance: [B, 2] logit variances, or [B, 2, 2].
         labels: [B] int64, 0 or 1.
         num_nodes: Gauss-Hermite nodes.
+
+    Raises:
+        InputError: There are not two classes.
     """
+    points, shares = difference_points(mean, covariance, num_nodes)
+    return torch.nn.functional.logsigmoid((2.0 * labels - 1)[:, None] * points) @ shares
+
+
+def difference_points(
+    mean: Tensor, covariance: Tensor, num_nodes: int = NUM_NODES
+) -> tuple[Tensor, Tensor]:
+    """Return points [B, K] of z_1 − z_0 and their shares [K], by Gauss-Hermite quadrature.
+
+    Raises:
+        InputError: There are not two classes.
+    """
+    if mean.shape[-1] != 2:
+        raise InputError(f"bound 'gauss_hermite' is for two classes, not {mean.shape[-1]}")
+    if covariance.ndim == 2:
+        variance = covariance.sum(-1)
+    else:
+        variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * covariance[:, 0, 1]
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
-    sign = 2.0 * labels - 1
-    centre = sign * (mean[:, 1] - mean[:, 0])
-    points = centre[:, None] + variance.sum(-1).sqrt()[:, None] * torch.from_numpy(nodes).to(mean)
-    values = torch.nn.functional.logsigmoid(points)
-    return values @ torch.from_numpy(weights / math.sqrt(2 * math.pi)).to(mean)
+    # The square root has no derivative at zero.
+    deviation = variance.clamp_min(1e-12).sqrt()
+    points = (mean[:, 1] - mean[:, 0])[:, None] + deviation[:, None] * torch.from_numpy(nodes).to(
+        mean
+    )
+    return points, torch.from_numpy(weights / math.sqrt(2 * math.pi)).to(mean)
 
 
-CLOSED_FORM = {"jensen": jensen, "knowles_minka": knowles_minka}
+def _at_label(mean: Tensor, labels: Tensor) -> Tensor:
+    return mean.gather(-1, labels[:, None])[:, 0]
+
+
+CLOSED_FORM = {
+    "gauss_hermite": gauss_hermite,
+    "jensen": jensen,
+    "knowles_minka": best_tilted,
+    "tilted": best_tilted,
+}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.covariances import shapes
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.tempered import TemperedHead
@@ -16,9 +18,9 @@ from bayeslora.posteriors.vbll import VBLLHead
 
 logger = logging.getLogger(__name__)
 
-# A dense posterior is held a few times over while it is fitted.
-_DENSE_BYTES = 1 << 30
-_DIAGONAL = ("diagonal", "diagonal")
+# A covariance is held a few times over while it is fitted.
+_MOST_BYTES = 1 << 30
+_SIMPLER = {"full": "dense", "dense": "diagonal"}
 
 Head = PointHead | VBLLHead | LaplaceHead
 
@@ -45,10 +47,12 @@ def build(
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: `extra` is not what `extra_config()` of such a head returns.
+        InputError: `extra` is not what `extra_config()` of such a head returns, or a bound is not
+            for so many classes.
     """
     head: Head
     if isinstance(config, VBLL):
+        _check_quadrature(config, num_classes)
         config = affordable(config, num_features, num_classes)
         head = VBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     elif isinstance(config, Laplace):
@@ -66,20 +70,44 @@ def build(
 
 
 def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:
-    """Return the configuration with diagonal covariances where dense ones would not fit.
+    """Return the configuration with simpler covariances where those asked for would not fit.
+
+    More directions than features say nothing more than as many.
 
     Args:
         config: What was asked for.
         num_features: d.
-        num_classes: C; dense covariances hold C d² numbers.
+        num_classes: C.
     """
-    size = num_classes * num_features**2 * 8
-    if size <= _DENSE_BYTES or (config.covariance, config.training_covariance) == _DIAGONAL:
-        return config
+
+    def fitting(family: str) -> str:
+        return _fitting(family, num_classes, num_features, config.rank)
+
+    return replace(
+        config,
+        rank=min(config.rank, num_features),
+        covariance=fitting(config.covariance),
+        training_covariance=fitting(config.training_covariance),
+    )
+
+
+def _fitting(family: str, num_classes: int, num_features: int, rank: int) -> str:
+    """Return the family, or the next simpler one that fits."""
+    numbers = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
+    if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
+        return family
     logger.warning(
-        "dense covariances of %d classes and %d features would take %.1f GiB; taking diagonal ones",
+        "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
+        family,
         num_classes,
         num_features,
-        size / 2**30,
+        8 * numbers / 2**30,
+        _SIMPLER[family],
     )
-    return replace(config, covariance=_DIAGONAL[0], training_covariance=_DIAGONAL[1])
+    return _fitting(_SIMPLER[family], num_classes, num_features, rank)
+
+
+def _check_quadrature(config: VBLL, num_classes: int) -> None:
+    for field in ("bound", "polish_bound"):
+        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
+            raise InputError(f"{field} 'gauss_hermite' is for two classes, not {num_classes}")

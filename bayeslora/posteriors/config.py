@@ -22,9 +22,11 @@ from bayeslora.posteriors.config_checks import (
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
-BOUNDS = ("jensen", "knowles_minka", "mc")
-CLOSED_FORM_BOUNDS = ("jensen", "knowles_minka")
-COVARIANCES = ("dense", "diagonal")
+BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "mc", "tilted")
+CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
+# They see the variances of logits alone, and would drive covariances between classes to zero.
+MARGINAL_BOUNDS = ("jensen", "knowles_minka")
+COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 HEAD_STEPS = ("gradient", "refit")
 LINKS = ("bridge", "mc", "probit")
 STRUCTURES = ("diag", "full", "kron")
@@ -68,12 +70,16 @@ class VBLL:
         training_prior_scale: Prior standard deviation of a logit while the adapter trains; None
             takes `prior_scale`, and `DEFAULT_PRIOR_SCALE` where that is a name.
         bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
-            `knowles_minka` or `mc` (sampled, unbiased).
-        polish_bound: Bound of the final closed-form fit: `jensen` or `knowles_minka`.
-        covariance: Covariance of each class's weights after the polish: `dense` or `diagonal`.
+            `knowles_minka`, `tilted` (the only closed form that sees covariances between classes;
+            the same as `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc`
+            (sampled, unbiased).
+        polish_bound: Bound of the final fit: any of these but `mc`.
+        covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
+            or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
+        rank: Directions of a `low_rank` covariance.
         head_step: How the head follows the adapter: `gradient` steps, or a closed-form `refit`
             under `bound` (under `polish_bound` where `bound` is sampled).
-        training_covariance: Covariance of each class's weights while the adapter trains.
+        training_covariance: Covariance of the weights while the adapter trains.
         head_lr: Learning rate of the gradient steps.
         head_steps: Gradient steps of the head for each step of the adapter.
         refits_per_epoch: Closed-form refits in an epoch, where `head_step` is `refit`.
@@ -88,6 +94,7 @@ class VBLL:
     bound: str = "jensen"
     polish_bound: str = "knowles_minka"
     covariance: str = "dense"
+    rank: int = 16
     head_step: str = "gradient"
     training_covariance: str = "diagonal"
     head_lr: float = 5e-3
@@ -113,7 +120,13 @@ class VBLL:
         check_choice("training_covariance", self.training_covariance, COVARIANCES)
         check_choice("link", self.link, LINKS)
         check_positive("head_lr", self.head_lr)
-        for field in ("head_steps", "refits_per_epoch", "num_bound_samples"):
+        _check_seen("polish_bound", self.polish_bound, "covariance", self.covariance)
+        _check_seen("bound", self.bound, "training_covariance", self.training_covariance)
+        if self.head_step == "refit" and self.bound == "mc":
+            _check_seen(
+                "polish_bound", self.polish_bound, "training_covariance", self.training_covariance
+            )
+        for field in ("rank", "head_steps", "refits_per_epoch", "num_bound_samples"):
             check_count(field, getattr(self, field), least=1)
         check_count("num_samples", self.num_samples, least=0)
         check_flag("laplace_refinement", self.laplace_refinement)
@@ -207,3 +220,12 @@ POSTERIORS: dict[str, type[Any]] = {
     config.name: config
     for config in (MLE, MAP, VBLL, Laplace, TemperatureScaling, MCDropout, Ensemble)
 }
+
+
+def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
+    if covariance == "full" and bound in MARGINAL_BOUNDS:
+        allowed = ", ".join(sorted(set(BOUNDS) - set(MARGINAL_BOUNDS)))
+        raise InputError(
+            f"{covariance_field} 'full' cannot go with {bound_field} {bound!r}, which sees no "
+            f"covariance between classes and would drive it to zero; choose from {allowed}"
+        )

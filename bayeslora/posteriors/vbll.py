@@ -27,7 +27,8 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
-from bayeslora.posteriors.gaussian import logit_moments, lower_triangle, raw_triangle
+from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
+from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_prior import polish_with_prior
 from bayeslora.posteriors.vbll_pyro import negative_elbo
@@ -44,9 +45,11 @@ class VBLLHead(nn.Module):
     Attributes:
         mean: [C, d] parameter, μ while training; zero at the start.
         spread: Parameter behind the training covariance: log standard deviations [C, d], or
-            [C, d, d] triangles as `gaussian.lower_triangle` reads them.
+            triangles [C, d, d] or [C d, C d] as `covariances.lower_triangle` reads them.
+        factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
-        fitted_scale: [C, d] or [C, d, d] float64 buffer, None before `fit`.
+        fitted_scale: Float64 buffer, the `scale` of `covariances.shapes`, None before `fit`.
+        fitted_factor: [C, d, k] float64 buffer of a `low_rank` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
         fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
     """
@@ -56,6 +59,7 @@ class VBLLHead(nn.Module):
     num_draws: Tensor
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
+    fitted_factor: Tensor | None
     fitted_prior_scale: Tensor | None
     fitted_elbo: Tensor | None
 
@@ -73,13 +77,15 @@ class VBLLHead(nn.Module):
         self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
-        spread = torch.full((num_classes, num_features), log_std)
-        dense = config.training_covariance == "dense"
-        self.spread = nn.Parameter(torch.diag_embed(spread) if dense else spread)
+        free = free_start(
+            config.training_covariance, num_classes, num_features, config.rank, log_std
+        )
+        self.spread = nn.Parameter(free["spread"])
+        self.factor = nn.Parameter(free["factor"]) if "factor" in free else None
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
         # Numbers the draws of the sampled bound, so that a resumed training sees new ones.
         self.register_buffer("num_draws", torch.tensor(0))
-        for name in ("mean", "scale", "prior_scale", "elbo"):
+        for name in ("mean", "scale", "factor", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
 
     @property
@@ -94,20 +100,22 @@ class VBLLHead(nn.Module):
         return self.training_prior_scale**2 / float(self.mean_sq_norm)
 
     @property
-    def scale(self) -> Tensor:
-        """Factors of the training covariance: [C, d] deviations or [C, d, d] triangles."""
-        return self.spread.exp() if self.spread.ndim == 2 else lower_triangle(self.spread)
+    def covariance(self) -> Covariance:
+        """Covariance of the weights while training; gradients reach the parameters."""
+        return from_free(self.config.training_covariance, len(self.mean), self.spread, self.factor)
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats a row."""
-        scale = self.scale
-        likelihood = num_train * self._bound(features, labels, self.mean, scale).mean()
+        covariance = self.covariance
+        likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
         prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)
-        return negative_elbo(self.mean, scale, prior_variance, likelihood) / num_train
+        return negative_elbo(self.mean, covariance, prior_variance, likelihood) / num_train
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return −mean bound with q held constant, in nats a row."""
-        return -self._bound(features, labels, self.mean.detach(), self.scale.detach()).mean()
+        held = (self.spread.detach(), None if self.factor is None else self.factor.detach())
+        covariance = from_free(self.config.training_covariance, len(self.mean), *held)
+        return -self._bound(features, labels, self.mean.detach(), covariance).mean()
 
     @torch.no_grad()
     def refit(self, features: Tensor, labels: Tensor, iterations: int = 8) -> None:
@@ -120,12 +128,15 @@ class VBLLHead(nn.Module):
             prior_variance=self.prior_variance,
             bound=bound if bound in bounds.CLOSED_FORM else self.config.polish_bound,
             covariance=self.config.training_covariance,
-            start=self._start(features, self.mean, self.scale),
+            rank=self.config.rank,
+            start=self._start(features, self.mean, self.covariance),
             max_iterations=iterations,
         )
-        scale = polished.scale()
         self.mean.copy_(polished.mean)
-        self.spread.copy_(scale.log() if scale.ndim == 2 else raw_triangle(scale))
+        free = to_free(polished.covariance())
+        self.spread.copy_(free["spread"])
+        if self.factor is not None:
+            self.factor.copy_(free["factor"])
 
     @torch.no_grad()
     def fit(
@@ -153,7 +164,8 @@ class VBLLHead(nn.Module):
             logger.info("the polish stopped after %d rounds unconverged", len(polished.elbo))
         # Contiguous as it will be read back: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
-        self.fitted_scale = polished.scale().contiguous()
+        for name, tensor in polished.covariance().tensors().items():
+            setattr(self, f"fitted_{name}", tensor.contiguous())
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(labels))
@@ -166,7 +178,7 @@ class VBLLHead(nn.Module):
     @torch.no_grad()
     def training_logits(self, features: Tensor) -> GaussianLogits:
         """Return the logits under the training q, fitted or not."""
-        return self._logits(features, self.mean, self.scale)
+        return self._logits(features, self.mean, self.covariance)
 
     @torch.no_grad()
     def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
@@ -194,25 +206,25 @@ class VBLLHead(nn.Module):
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is; the logits' training spread stays."""
         change = 0.5 * math.log(float(self.mean_sq_norm) / value)
-        log_std = self.spread if self.spread.ndim == 2 else self.spread.diagonal(dim1=1, dim2=2)
-        log_std.add_(change)
+        shift_log_std(self.config.training_covariance, self.spread, self.factor, change)
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and of which covariance."""
         if self.fitted_scale is None:
             return {"fitted": False}
-        covariance = "diagonal" if self.fitted_scale.ndim == 2 else "dense"
-        return {"fitted": True, "covariance": covariance}
+        return {"fitted": True, "covariance": self.config.covariance}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the fit that `extra` describes."""
         if not extra.get("fitted"):
             return
+        if extra["covariance"] != self.config.covariance:
+            raise ValueError(f"its covariance is {extra['covariance']!r}")
+        self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
-        shape = (classes, size) if extra["covariance"] == "diagonal" else (classes, size, size)
-        self.fitted_mean = self.mean_sq_norm.new_zeros(classes, size)
-        self.fitted_scale = self.mean_sq_norm.new_zeros(shape)
+        for name, shape in shapes(extra["covariance"], classes, size, self.config.rank).items():
+            setattr(self, f"fitted_{name}", self.mean_sq_norm.new_zeros(shape))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 
@@ -222,20 +234,26 @@ class VBLLHead(nn.Module):
             return {"polished": "no"}
         return {"prior_scale": float(self.fitted_prior_scale), "elbo": float(self.fitted_elbo)}
 
-    def _posterior(self) -> tuple[Tensor, Tensor]:
+    def _posterior(self) -> tuple[Tensor, Covariance]:
         if self.fitted_mean is None or self.fitted_scale is None:
-            return self.mean, self.scale
-        return self.fitted_mean, self.fitted_scale
+            return self.mean, self.covariance
+        tensors = {"scale": self.fitted_scale}
+        if self.fitted_factor is not None:
+            tensors["factor"] = self.fitted_factor
+        return self.fitted_mean, covariance_of(self.config.covariance, len(self.mean), tensors)
 
-    def _start(self, features: Tensor, mean: Tensor, scale: Tensor) -> Start:
-        return Start(mean, logit_moments(features.double(), mean.double(), scale.double())[1])
+    def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
+        return Start(mean, covariance.double().of_logits(features.double()))
 
-    def _logits(self, features: Tensor, mean: Tensor, scale: Tensor) -> GaussianLogits:
-        moments = logit_moments(features.double(), mean.double(), scale.double())
-        return GaussianLogits(*moments)
+    def _logits(self, features: Tensor, mean: Tensor, covariance: Covariance) -> GaussianLogits:
+        features = features.double()
+        return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
 
-    def _bound(self, features: Tensor, labels: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        logits, variance = logit_moments(features.to(mean.dtype), mean, scale)
+    def _bound(
+        self, features: Tensor, labels: Tensor, mean: Tensor, covariance: Covariance
+    ) -> Tensor:
+        features = features.to(mean.dtype)
+        logits, variance = features @ mean.T, covariance.of_logits(features)
         if self.config.bound != "mc":
             return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
         self.num_draws += 1

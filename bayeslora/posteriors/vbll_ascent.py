@@ -1,11 +1,11 @@
 """One round of coordinate ascent for a variational last layer on fixed features.
 
-With q = softmax(m + ½ (1 − 2a) v) and w = a² + (1 − 2a) q at the current logit moments (a = 0 for
-Jensen), the evidence lower bound is stationary where
+With q the bound's own class probabilities and W its curvature at the current logit moments
+(`vbll_bound.py`), the evidence lower bound is stationary where
 
-    μ_c   = σ0² Σ_n (1[y_n = c] − q_nc) φ_n    (`vbll_mean.py`)
-    σ0²   = Σ_c (‖μ_c‖² + tr S_c) / (C d)      (only where the prior is learned)
-    S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ          (`vbll_blocks.py`)
+    μ_c  = σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`vbll_mean.py`)
+    σ0²  = (‖μ‖² + tr S) / (C d)               (only where the prior is learned)
+    S⁻¹  = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ          (`vbll_blocks.py`, as far as the family allows)
 
 Each step takes one of these with the others held still, and none lowers the bound.
 """
@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.bounds import best_tilt, curvature, tilted
-from bayeslora.posteriors.vbll_blocks import BLOCKS, Blocks
+from bayeslora.posteriors.vbll_blocks import Blocks
+from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS, AscentBound
+from bayeslora.posteriors.vbll_families import make_blocks
 from bayeslora.posteriors.vbll_mean import MeanProblem, maximise_mean
 
 # A covariance step that has to be shortened below this share gains nothing worth a factorisation.
@@ -36,7 +37,7 @@ class State:
     Attributes:
         mean: [C, d].
         blocks: The covariances.
-        weights: [N, C] behind `blocks`.
+        weights: [N, C] or [N, C, C], the curvatures behind `blocks`.
         tilt: [N, C], the best for the current moments.
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
@@ -60,8 +61,9 @@ class Ascent:
         features: [N, d] float64.
         labels: [N] int64.
         targets: [N, C] one-hot labels, float64.
-        bound: `jensen` or `knowles_minka`.
-        covariance: `dense` or `diagonal`.
+        bound: A key of `ASCENT_BOUNDS`.
+        covariance: A key of `BLOCKS`.
+        rank: Directions of a `low_rank` covariance.
         tolerance: Relative change of the bound that no longer matters.
     """
 
@@ -70,36 +72,38 @@ class Ascent:
     targets: Tensor
     bound: str
     covariance: str
+    rank: int
     tolerance: float
 
-    def begin(self, mean: Tensor, variance: Tensor, prior_variance: float) -> State:
-        """Return the state with given means and the covariances that suit the given variances.
+    def begin(self, mean: Tensor, covariance: Tensor, prior_variance: float) -> State:
+        """Return the state with given means and the covariances that suit those of the logits.
 
         Args:
             mean: [C, d].
-            variance: [N, C], a guess of the training rows' logit variances.
+            covariance: [N, C] or [N, C, C], a guess of the training rows' logit covariances.
             prior_variance: σ0².
         """
         logits = self.features @ mean.T
-        tilt = self._tilt(mean, variance)
-        _, weights = curvature(logits, variance, tilt)
-        blocks = BLOCKS[self.covariance](self.features, weights, 1 / prior_variance)
-        tilt = self._tilt(mean, blocks.train_variance)
+        tilt = self._bound.tilt(logits, covariance)
+        weights = self._bound.curvature(logits, covariance, tilt)
+        blocks = self._blocks(weights, 1 / prior_variance, None)
+        tilt = self._bound.tilt(logits, blocks.train_covariance)
         return self._rated(State(mean, blocks, weights, tilt, prior_variance, -math.inf))
 
     def improve_mean(self, state: State) -> State:
         """Return the state with better means."""
-        variance = state.blocks.train_variance
+        covariance = state.blocks.train_covariance
         enough = 0.1 * self.tolerance * abs(state.elbo)
-        for _ in range(_TILTS_PER_ROUND if self.bound == "knowles_minka" else 1):
-            offset = 0.5 * (1 - 2 * state.tilt) * variance
+        for _ in range(_TILTS_PER_ROUND if self._bound.follows_means else 1):
+            shifts, shares = self._bound.shifts(covariance, state.tilt)
             mean = maximise_mean(
-                MeanProblem(self.features, self.targets, offset, state.prior_variance),
+                MeanProblem(self.features, self.targets, shifts, shares, state.prior_variance),
                 state.mean,
                 state.blocks.precondition,
                 tolerance=enough,
             )
-            moved = self._rated(replace(state, mean=mean, tilt=self._tilt(mean, variance)))
+            tilt = self._bound.tilt(self.features @ mean.T, covariance)
+            moved = self._rated(replace(state, mean=mean, tilt=tilt))
             gain, state = moved.elbo - state.elbo, moved
             if gain < enough:
                 break
@@ -130,14 +134,14 @@ class Ascent:
         stationary ones is the natural gradient.
         """
         logits = self.features @ state.mean.T
-        _, wanted = curvature(logits, state.blocks.train_variance, state.tilt)
+        wanted = self._bound.curvature(logits, state.blocks.train_covariance, state.tilt)
         held = state.blocks.prior_precision
         step = min(1.0, 2 * state.step)
         while step >= _SMALLEST_STEP:
             weights = torch.lerp(state.weights, wanted, step)
             precision = held + step * (1 / state.prior_variance - held)
-            blocks = BLOCKS[self.covariance](self.features, weights, precision)
-            tilt = self._tilt(state.mean, blocks.train_variance)
+            blocks = self._blocks(weights, precision, state.blocks)
+            tilt = self._bound.tilt(logits, blocks.train_covariance)
             moved = self._rated(
                 replace(state, blocks=blocks, weights=weights, tilt=tilt, step=step)
             )
@@ -146,16 +150,20 @@ class Ascent:
             step /= 2
         return state
 
-    def _tilt(self, mean: Tensor, variance: Tensor) -> Tensor:
-        if self.bound == "jensen":
-            return torch.zeros_like(variance)
-        return best_tilt(self.features @ mean.T, variance)
+    @property
+    def _bound(self) -> AscentBound:
+        return ASCENT_BOUNDS[self.bound]
+
+    def _blocks(self, weights: Tensor, precision: float, before: Blocks | None) -> Blocks:
+        return make_blocks(
+            self.covariance, self.features, weights, precision, rank=self.rank, before=before
+        )
 
     def _rated(self, state: State) -> State:
         """Return the state with its bound: likelihood − KL."""
         logits = self.features @ state.mean.T
-        variance = state.blocks.train_variance
-        likelihood = float(tilted(logits, variance, self.labels, state.tilt).sum())
+        covariance = state.blocks.train_covariance
+        likelihood = float(self._bound.value(logits, covariance, self.labels, state.tilt).sum())
         size = state.mean.numel()
         second_moment = state.blocks.trace + float(state.mean.square().sum())
         spread = size * math.log(state.prior_variance) - state.blocks.log_determinant

@@ -4,8 +4,9 @@ At the optimum of the variational objective the precision of class c is
 
     S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ          (`dense`; its diagonal alone for `diagonal`)
 
-Both classes below hold the factorised precisions and answer the same questions: the variance of
-logits, the log-determinant and trace that the KL needs, and a preconditioner for the means.
+Blocks hold the factorised precisions and answer the same questions: the covariance of logits, the
+log-determinant and trace that the KL needs, and a preconditioner for the means. The other families
+are in `vbll_full_blocks.py` and `vbll_low_rank_blocks.py`.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.gaussian import precision_to_lower
+from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, precision_to_lower
 
 # Elements of a [C, d, rows] intermediate held at a time: 64 MB in float64.
 _CHUNK = 1 << 23
 
 
 class Blocks(Protocol):
-    """Covariances S_c of C classes in d dimensions; all tensors float64.
+    """A covariance S of C classes' weights in d dimensions; all tensors float64.
 
     Attributes:
-        train_variance: [N, C], φ_nᵀS_cφ_n of the training rows.
-        log_determinant: Σ_c log|S_c|.
-        trace: Σ_c tr S_c.
+        train_covariance: Covariance of the training rows' logits, [N, C] or [N, C, C].
+        log_determinant: log|S|.
+        trace: tr S.
         prior_precision: 1/σ0² inside the precisions.
     """
 
     prior_precision: float
-    train_variance: Tensor
+    train_covariance: Tensor
     log_determinant: float
     trace: float
 
-    def variance(self, features: Tensor) -> Tensor:
-        """Return φᵀS_cφ, [M, C], for [M, d] features."""
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return the logits' covariance, [M, C] or [M, C, C], for [M, d] features."""
         ...
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return an approximate inverse Hessian times a [C, d] gradient of the means."""
         ...
 
-    def scale(self) -> Tensor:
-        """Return factors as in `gaussian.py`: [C, d, d] lower triangles or [C, d]."""
+    def stored(self) -> Covariance:
+        """Return the covariance in the form that predictions and files use."""
         ...
 
 
@@ -59,15 +60,15 @@ class DenseBlocks:
         precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
         self._precision = precision
         self._factor = torch.linalg.cholesky(precision)
-        self.train_variance = self.variance(features)
+        self.train_covariance = self.of_logits(features)
         diagonal = self._factor.diagonal(dim1=-2, dim2=-1)
         self.log_determinant = -2 * float(diagonal.log().sum())
         # tr(S_c S_c⁻¹) = d splits into the prior's part and the rows' part.
-        rows = float((weights * self.train_variance).sum())
+        rows = float((weights * self.train_covariance).sum())
         self.trace = (diagonal.numel() - rows) / prior_precision
 
-    def variance(self, features: Tensor) -> Tensor:
-        """Return φᵀS_cφ = ‖R_c⁻¹φ‖²."""
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return φᵀS_cφ = ‖R_c⁻¹φ‖², [M, C]."""
         classes, size, _ = self._factor.shape
         parts = [
             torch.linalg.solve_triangular(self._factor, rows.T.expand(classes, -1, -1), upper=False)
@@ -82,9 +83,9 @@ class DenseBlocks:
         """Return S_c g_c: Newton's step of each class as if the others stood still."""
         return torch.cholesky_solve(gradient[..., None], self._factor)[..., 0]
 
-    def scale(self) -> Tensor:
+    def stored(self) -> Covariance:
         """Return the lower triangles L_c with L_c L_cᵀ = S_c."""
-        return precision_to_lower(self._precision)
+        return Dense(precision_to_lower(self._precision))
 
 
 class DiagonalBlocks:
@@ -94,26 +95,31 @@ class DiagonalBlocks:
         self.prior_precision = prior_precision
         squares = features.square()
         self._variances = 1 / (weights.T @ squares + prior_precision)
-        self.train_variance = squares @ self._variances.T
+        self.train_covariance = squares @ self._variances.T
         self.log_determinant = float(self._variances.log().sum())
         self.trace = float(self._variances.sum())
-        # ½ bounds the curvature of log-sum-exp, and features correlate: the diagonal alone would
-        # be a poor guide for the means.
-        hessian = 0.5 * features.T @ features
-        hessian.diagonal().add_(prior_precision)
-        self._factor = torch.linalg.cholesky(hessian)
+        # Features correlate: the diagonal alone would be a poor guide for the means.
+        self._factor = bounding_factor(features, prior_precision)
 
-    def variance(self, features: Tensor) -> Tensor:
-        """Return Σ_i S_ci φ_i²."""
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i S_ci φ_i², [M, C]."""
         return features.square() @ self._variances.T
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
         return torch.cholesky_solve(gradient.T, self._factor).T
 
-    def scale(self) -> Tensor:
-        """Return the standard deviations, [C, d]."""
-        return self._variances.sqrt()
+    def stored(self) -> Covariance:
+        """Return the standard deviations."""
+        return Diagonal(self._variances.sqrt())
+
+
+def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
+    """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
+    hessian = 0.5 * features.T @ features
+    hessian.diagonal().add_(prior_precision)
+    factor: Tensor = torch.linalg.cholesky(hessian)
+    return factor
 
 
 def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
@@ -133,9 +139,3 @@ def row_chunks(features: Tensor, elements_per_row: int) -> Iterator[Tensor]:
     size = max(1, _CHUNK // elements_per_row)
     for start in range(0, len(features), size):
         yield features[start : start + size]
-
-
-BLOCKS: dict[str, type[DenseBlocks] | type[DiagonalBlocks]] = {
-    "dense": DenseBlocks,
-    "diagonal": DiagonalBlocks,
-}

@@ -2,10 +2,11 @@
 
 Maximise over μ [C, d] the concave
 
-    Σ_n [ m_{n,y_n} − lse(m_n + h_n) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h = ½ (1 − 2a) v  fixed
+    Σ_n [ m_{n,y_n} − Σ_k s_k lse(m_n + h_kn) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
 
-by preconditioned conjugate gradients (Polak-Ribière). Along a direction the logits are m + t Δm, so
-the line search costs N C operations a step and never touches the features.
+by preconditioned conjugate gradients (Polak-Ribière); what the shifts h_k and their shares s_k are
+is in `vbll_bound.py`. Along a direction the logits are m + t Δm, so the line search costs K N C
+operations a step and never touches the features.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,37 +25,42 @@ class MeanProblem:
     Attributes:
         features: [N, d] float64.
         targets: [N, C] one-hot labels, float64.
-        offset: [N, C], the shift h of the logits inside the log-sum-exp.
+        shifts: [K, N, C], the shifts h_k of the logits inside the log-sum-exp.
+        shares: [K], their weights s_k; they sum to one.
         prior_variance: σ0².
     """
 
     features: Tensor
     targets: Tensor
-    offset: Tensor
+    shifts: Tensor
+    shares: Tensor
     prior_variance: float
 
     def gradient(self, mean: Tensor, logits: Tensor) -> Tensor:
         """Return the objective's gradient, [C, d]."""
-        residual = self.targets - (logits + self.offset).softmax(-1)
-        return residual.T @ self.features - mean / self.prior_variance
+        probs = (logits + self.shifts).softmax(-1)
+        residual = self.targets - torch.tensordot(self.shares, probs, 1)
+        slope: Tensor = residual.T @ self.features - mean / self.prior_variance
+        return slope
 
     def line(self, mean: Tensor, logits: Tensor, direction: Tensor, change: Tensor) -> float:
         """Return the step along `direction` that maximises the objective, by safeguarded Newton."""
         linear = float((self.targets * change).sum())
         linear -= float((mean * direction).sum()) / self.prior_variance
         square = float(direction.square().sum()) / self.prior_variance
-        base = logits + self.offset
+        base = logits + self.shifts
 
         def gain(step: float) -> float:
-            normaliser = float((base + step * change).logsumexp(-1).sum())
+            normaliser = float((base + step * change).logsumexp(-1).sum(-1) @ self.shares)
             return step * linear - normaliser - 0.5 * step**2 * square
 
         step, best = 0.0, gain(0.0)
         for _ in range(8):
             probs = (base + step * change).softmax(-1)
             average = (probs * change).sum(-1)
-            slope = linear - float(average.sum()) - step * square
-            bend = float((probs * change.square()).sum() - average.square().sum()) + square
+            slope = linear - float(average.sum(-1) @ self.shares) - step * square
+            spread = (probs * change.square()).sum(-1) - average.square()
+            bend = float(spread.sum(-1) @ self.shares) + square
             move = slope / bend
             while gain(step + move) < best and abs(move) > 1e-12:
                 move /= 2

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from bayeslora.posteriors.bounds import curvature
+from bayeslora.posteriors.covariances import Covariance
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_ascent import Ascent, State
-from bayeslora.posteriors.vbll_blocks import BLOCKS, DenseBlocks
+from bayeslora.posteriors.vbll_families import ROTATABLE, make_blocks
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,11 @@ class Start:
 
     Attributes:
         mean: [C, d].
-        variance: [N, C] logit variances of the training rows.
+        covariance: [N, C] or [N, C, C], of the training rows' logits.
     """
 
     mean: Tensor
-    variance: Tensor
+    covariance: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,51 +39,63 @@ class Polished:
     Attributes:
         mean: [C, d] float64.
         prior_variance: σ0².
-        covariance: `dense` or `diagonal`.
+        family: `dense`, `diagonal`, `low_rank` or `full`.
         elbo: Evidence lower bound in nats after every round; it never falls.
         converged: Whether the last change was within the tolerance.
     """
 
     mean: Tensor
     prior_variance: float
-    covariance: str
+    family: str
     elbo: list[float]
     converged: bool
     _state: State = field(repr=False)
     _space: RowSpace = field(repr=False)
     _features: Tensor = field(repr=False)
+    _rank: int = field(repr=False)
 
     def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return means and variances of the logits, [M, C] each, for [M, d] features."""
+        """Return the logits' means [M, C] and covariances [M, C] or [M, C, C], for [M, d]."""
         features = features.double()
         blocks = self._state.blocks
-        inside = blocks.variance(self._space.coordinates(features))
+        inside = blocks.of_logits(self._space.coordinates(features))
         outside = self._space.outside(features) / blocks.prior_precision
+        if inside.ndim == 3:
+            outside = torch.diag_embed(outside.expand(-1, inside.shape[1]))
         return features @ self.mean.T, inside + outside
 
-    def scale(self) -> Tensor:
-        """Return the factors of the covariances in all d dimensions, as in `gaussian.py`."""
+    def covariance(self) -> Covariance:
+        """Return the covariance of the weights in all d dimensions."""
         blocks = self._state.blocks
-        if self._space.basis is None:
-            return blocks.scale()
-        return DenseBlocks(self._features, self._state.weights, blocks.prior_precision).scale()
+        if self._space.basis is not None:
+            weights = self._state.weights
+            blocks = make_blocks(self.family, self._features, weights, blocks.prior_precision)
+        return blocks.stored()
 
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.
 
-        Rows then weigh p (1 − p) with p = softmax(m): the exact curvature at the mean. The result
-        is no longer the optimum of one objective.
+        Rows then weigh p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact curvature at the
+        mean. The result is no longer the optimum of one objective.
         """
         inside = self._space.coordinates(self._features)
-        probs = (self._features @ self.mean.T).softmax(-1)
-        weights = probs * (1 - probs)
-        blocks = BLOCKS[self.covariance](inside, weights, 1 / self.prior_variance)
+        logits = self._features @ self.mean.T
+        still = torch.zeros_like(self._state.blocks.train_covariance)
+        weights = curvature(logits, still, logits.softmax(-1))
+        blocks = make_blocks(
+            self.family,
+            inside,
+            weights,
+            1 / self.prior_variance,
+            rank=self._rank,
+            before=self._state.blocks,
+        )
         return replace(self, _state=replace(self._state, blocks=blocks, weights=weights))
 
     @property
     def start(self) -> Start:
         """Where a fit of the same rows under another prior should start."""
-        return Start(self.mean, self._state.blocks.train_variance)
+        return Start(self.mean, self._state.blocks.train_covariance)
 
 
 def polish(
@@ -92,6 +106,7 @@ def polish(
     prior_variance: float,
     bound: str = "knowles_minka",
     covariance: str = "dense",
+    rank: int = 1,
     start: Start | None = None,
     learn_prior: bool = False,
     max_iterations: int = 50,
@@ -104,8 +119,9 @@ def polish(
         labels: [N] int64 class indices.
         num_classes: C.
         prior_variance: σ0² of a weight, or where to start where it is learned.
-        bound: `jensen` or `knowles_minka`.
-        covariance: `dense` or `diagonal`.
+        bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
+        covariance: `dense`, `diagonal`, `low_rank` or `full`.
+        rank: Directions of a `low_rank` covariance.
         start: A fit of nearly the same problem; zero means otherwise.
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
         max_iterations: At most this many rounds; at least one.
@@ -113,14 +129,15 @@ def polish(
     """
     features = features.double()
     # A diagonal covariance is not diagonal in rotated coordinates.
-    space = RowSpace.of(features) if covariance == "dense" else RowSpace(None)
+    space = RowSpace.of(features) if covariance in ROTATABLE else RowSpace(None)
     targets = torch.nn.functional.one_hot(labels, num_classes).double()
     if start is None:
         start = Start(features.new_zeros(num_classes, features.shape[1]), torch.zeros_like(targets))
-    ascent = Ascent(space.coordinates(features), labels, targets, bound, covariance, tolerance)
-    state = ascent.begin(
-        space.coordinates(start.mean.double()), start.variance.double(), prior_variance
+    ascent = Ascent(
+        space.coordinates(features), labels, targets, bound, covariance, rank, tolerance
     )
+    around = _in_shape(start.covariance.double(), is_full=covariance == "full")
+    state = ascent.begin(space.coordinates(start.mean.double()), around, prior_variance)
     trace = [state.elbo]
     converged = False
     for _ in range(max_iterations):
@@ -133,10 +150,18 @@ def polish(
     return Polished(
         mean=space.expand(state.mean),
         prior_variance=state.prior_variance,
-        covariance=covariance,
+        family=covariance,
         elbo=trace,
         converged=converged,
         _state=state,
         _space=space,
         _features=features,
+        _rank=rank,
     )
+
+
+def _in_shape(covariance: Tensor, *, is_full: bool) -> Tensor:
+    """Return logit covariances in the shape of the family that starts from them."""
+    if is_full == (covariance.ndim == 3):
+        return covariance
+    return torch.diag_embed(covariance) if is_full else covariance.diagonal(dim1=-2, dim2=-1)

@@ -53,6 +53,7 @@ def polish_with_prior(
             prior_variance=scale**2 / mean_sq_norm,
             bound=config.polish_bound,
             covariance=config.covariance,
+            rank=config.rank,
             start=start,
             learn_prior=learn_prior,
             tolerance=tolerance,

@@ -13,22 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, LowRank
+
 
 def negative_elbo(
-    mean: Tensor, scale: Tensor, prior_variance: Tensor, log_likelihood: Tensor
+    mean: Tensor, covariance: Covariance, prior_variance: Tensor, log_likelihood: Tensor
 ) -> Tensor:
     """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
 
     Args:
         mean: [C, d] means of the weights.
-        scale: [C, d, d] lower triangles or [C, d] standard deviations.
+        covariance: Of the weights.
         prior_variance: σ0², a scalar tensor.
         log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
     """
     import pyro.infer
 
     elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
-    prior, posterior = _distributions(mean, scale, prior_variance)
+    prior, posterior = _distributions(mean, covariance, prior_variance)
 
     def model() -> None:
         pyro.sample("weight", prior)
@@ -41,17 +43,25 @@ def negative_elbo(
     return loss
 
 
-def _distributions(mean: Tensor, scale: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
-    """Return prior and posterior of all weights in one family, which has an analytic KL."""
+def _distributions(mean: Tensor, covariance: Covariance, prior_variance: Tensor) -> tuple[Any, Any]:
+    """Return prior and posterior of all weights in families between which the KL is analytic."""
     import pyro.distributions
 
     dist: Any = pyro.distributions
-    variance = prior_variance.to(mean).expand_as(mean)
-    zero = torch.zeros_like(mean)
-    if scale.ndim == 2:
-        prior = dist.Normal(zero, variance.sqrt()).to_event(2)
-        return prior, dist.Normal(mean, scale).to_event(2)
+    if isinstance(covariance, Diagonal):
+        zero, deviation = torch.zeros_like(mean), prior_variance.to(mean).sqrt().expand_as(mean)
+        posterior = dist.Normal(mean, covariance.std)
+        return dist.Normal(zero, deviation).to_event(2), posterior.to_event(2)
+    if isinstance(covariance, LowRank):
+        posterior = dist.LowRankMultivariateNormal(mean, covariance.factor, covariance.std.square())
+    elif isinstance(covariance, Dense):
+        posterior = dist.MultivariateNormal(mean, scale_tril=covariance.lower)
+    else:
+        # All weights are one vector.
+        mean = mean.reshape(1, -1)
+        posterior = dist.MultivariateNormal(mean, scale_tril=covariance.lower[None])
     # An isotropic prior written as diagonal plus a low rank of zero: its KL costs d² a class,
     # where that of a full prior covariance costs d³.
+    zero, variance = torch.zeros_like(mean), prior_variance.to(mean).expand_as(mean)
     prior = dist.LowRankMultivariateNormal(zero, zero[..., None], variance)
-    return prior.to_event(1), dist.MultivariateNormal(mean, scale_tril=scale).to_event(1)
+    return prior.to_event(1), posterior.to_event(1)

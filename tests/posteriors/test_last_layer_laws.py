@@ -37,6 +37,20 @@ class TestRefinedVBLL(LastLayerLaws):
     config = VBLL(prior_scale=2.0, laplace_refinement=True, bound="knowles_minka")
 
 
+class TestFullVBLL(LastLayerLaws):
+    config = VBLL(
+        prior_scale=2.0,
+        covariance="full",
+        polish_bound="tilted",
+        training_covariance="full",
+        bound="tilted",
+    )
+
+
+class TestLowRankVBLL(LastLayerLaws):
+    config = VBLL(prior_scale=2.0, covariance="low_rank", training_covariance="low_rank", rank=3)
+
+
 class TestFullLaplace(LastLayerLaws):
     config = Laplace(structure="full")
 

@@ -44,7 +44,20 @@ def test_options_as_text():
         (lambda: VBLL(prior_scale="validaton"), ["prior_scale", "did you mean 'validation'"]),
         (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
         (lambda: VBLL(polish_bound="mc"), ["unknown polish_bound 'mc'", "'knowles_minka'"]),
-        (lambda: VBLL(covariance="full"), ["unknown covariance 'full'", "'dense'", "'diagonal'"]),
+        (lambda: VBLL(covariance="wide"), ["unknown covariance 'wide'", "'dense'", "'low_rank'"]),
+        (lambda: VBLL(rank=0), ["rank must be a whole number >= 1", "got 0"]),
+        (
+            lambda: VBLL(covariance="full"),
+            ["covariance 'full' cannot go with polish_bound 'knowles_minka'", "tilted"],
+        ),
+        (
+            lambda: VBLL(training_covariance="full"),
+            ["training_covariance 'full' cannot go with bound 'jensen'", "gauss_hermite, mc, til"],
+        ),
+        (
+            lambda: VBLL(training_covariance="full", bound="mc", head_step="refit"),
+            ["training_covariance 'full' cannot go with polish_bound 'knowles_minka'"],
+        ),
         (lambda: VBLL(training_covariance="x"), ["unknown training_covariance 'x'"]),
         (lambda: VBLL(head_step="no"), ["unknown head_step 'no'", "'gradient'", "'refit'"]),
         (lambda: VBLL(head_lr=0.0), ["head_lr must be > 0"]),

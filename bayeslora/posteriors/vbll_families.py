@@ -1,0 +1,41 @@
+"""From the name of a covariance family to its optimal covariance."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bayeslora.posteriors.vbll_blocks import Blocks, DenseBlocks, DiagonalBlocks
+from bayeslora.posteriors.vbll_full_blocks import FullBlocks
+from bayeslora.posteriors.vbll_low_rank_blocks import LowRankBlocks
+
+ROTATABLE = ("dense", "full")
+"""Families that stay what they are in other coordinates of the feature space."""
+
+
+def make_blocks(
+    family: str,
+    features: Tensor,
+    weights: Tensor,
+    prior_precision: float,
+    *,
+    rank: int = 1,
+    before: Blocks | None = None,
+) -> Blocks:
+    """Return the optimal covariance of a family.
+
+    Args:
+        family: `diagonal`, `dense`, `low_rank` or `full`.
+        features: [N, d] float64.
+        weights: Curvatures W of the bound, [N, C], or [N, C, C] for `full`.
+        prior_precision: 1/σ0².
+        rank: Directions of `low_rank`.
+        before: The covariance of nearly the same problem, where the search is iterative.
+    """
+    if family == "low_rank":
+        return LowRankBlocks(
+            features, weights, prior_precision, rank=min(rank, features.shape[1]), before=before
+        )
+    if family == "full":
+        return FullBlocks(features, weights, prior_precision)
+    blocks = DenseBlocks if family == "dense" else DiagonalBlocks
+    return blocks(features, weights, prior_precision)

@@ -1,0 +1,145 @@
+"""The best covariance of each class's weights that is diagonal plus a few directions.
+
+With S = diag(s²) + F Fᵀ for one class and P = I/σ0² + Σ_n w_n φ_n φ_nᵀ, the variational objective
+asks for the minimum of
+
+    tr(S P) − log|S|
+
+For given s the best F is known: with u_i the eigenvectors of diag(s) P diag(s) and λ_1 ≤ … ≤ λ_k
+its smallest eigenvalues, its columns are diag(s) u_i √(1/λ_i − 1). From there quasi-Newton steps on
+(log s, F) find the nearest optimum; there may be several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.covariances import Covariance, LowRank
+from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, weighted_gram
+
+_MAX_STEPS = 40
+# A direction needs an eigenvalue below one; those that have none are this short.
+_SHORTEST = 1e-6
+
+
+class LowRankBlocks:
+    """Diagonal plus rank-k covariances of C classes."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int,
+        before: Blocks | None = None,
+    ) -> None:
+        """Find the covariances.
+
+        Args:
+            features: [N, d] float64.
+            weights: [N, C].
+            prior_precision: 1/σ0².
+            rank: Directions k of each class.
+            before: Covariances of nearly the same problem, to start from as well.
+        """
+        self.prior_precision = prior_precision
+        precision = weighted_gram(features, weights)
+        precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
+        problem = _Problem(precision)
+        found = problem.minimise(problem.start(rank))
+        earlier = before.stored() if before is not None else None
+        if isinstance(earlier, LowRank):
+            found = problem.better(found, problem.minimise(earlier))
+        self._covariance = found
+        self.train_covariance = self.of_logits(features)
+        self.log_determinant = float(log_determinants(found.std, found.factor).sum())
+        self.trace = float(found.std.square().sum() + found.factor.square().sum())
+        self._factor = bounding_factor(features, prior_precision)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return φᵀS_cφ, [M, C]."""
+        return self._covariance.of_logits(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
+        return torch.cholesky_solve(gradient.T, self._factor).T
+
+    def stored(self) -> Covariance:
+        """Return deviations and directions."""
+        return self._covariance
+
+
+def log_determinants(std: Tensor, factor: Tensor) -> Tensor:
+    """Return log|diag(s_c²) + F_c F_cᵀ| of each class, [C], from a k by k determinant.
+
+    It is not finite where numbers have overflowed.
+    """
+    scaled = factor / std[..., None]
+    inner = scaled.mT @ scaled
+    eye = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
+    triangle, failed = torch.linalg.cholesky_ex(inner + eye)
+    inside = triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 2 * (std.log().sum(-1) + torch.where(failed > 0, torch.nan, inside))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The objective at the head of this file for each class.
+
+    Attributes:
+        precision: [C, d, d], P.
+    """
+
+    precision: Tensor
+
+    def values(self, covariance: LowRank) -> Tensor:
+        """Return each class's objective, [C]."""
+        std, factor = covariance.std, covariance.factor
+        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        trace = (std.square() * diagonal).sum(-1)
+        trace = trace + (factor * (self.precision @ factor)).sum((-2, -1))
+        return trace - log_determinants(std, factor)
+
+    def better(self, one: LowRank, other: LowRank) -> LowRank:
+        """Return the better of two covariances, class by class."""
+        wins = (self.values(one) <= self.values(other))[:, None]
+        std = torch.where(wins, one.std, other.std)
+        return LowRank(std, torch.where(wins[..., None], one.factor, other.factor))
+
+    def start(self, rank: int) -> LowRank:
+        """Return the best directions beside the best independent deviations."""
+        std = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()
+        values, vectors = torch.linalg.eigh(std[:, :, None] * self.precision * std[:, None, :])
+        length = (1 / values[:, None, :rank] - 1).clamp_min(_SHORTEST).sqrt()
+        return LowRank(std, (std[..., None] * vectors[..., :rank] * length).contiguous())
+
+    @torch.enable_grad()
+    def minimise(self, start: LowRank) -> LowRank:
+        """Return the optimum near `start`, or `start` for classes where none was found."""
+        # In units of the start's deviations all numbers are near one.
+        log_ratio = torch.zeros_like(start.std).requires_grad_()
+        direction = (start.factor / start.std[..., None]).requires_grad_()
+        optimiser = torch.optim.LBFGS(
+            [log_ratio, direction],
+            max_iter=_MAX_STEPS,
+            tolerance_grad=1e-9,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
+        )
+
+        def made() -> LowRank:
+            return LowRank(start.std * log_ratio.exp(), start.std[..., None] * direction)
+
+        def objective() -> Tensor:
+            optimiser.zero_grad()
+            value = self.values(made()).sum()
+            torch.autograd.backward(value)
+            return value
+
+        optimiser.step(objective)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            return self.better(made(), start)

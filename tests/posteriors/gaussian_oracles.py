@@ -1,0 +1,43 @@
+"""Gaussian weights written out in full: one [C d, C d] matrix, and torch's own KL."""
+
+import torch
+
+from bayeslora.posteriors import bounds
+from bayeslora.posteriors.covariances import Dense, Diagonal, LowRank
+
+F64 = torch.float64
+FAMILIES = ["dense", "diagonal", "full", "low_rank"]
+
+
+def matrix(covariance):
+    """The covariance of all weights, class after class."""
+    if isinstance(covariance, Diagonal):
+        return torch.diag(covariance.std.square().flatten())
+    if isinstance(covariance, Dense):
+        return torch.block_diag(*(covariance.lower @ covariance.lower.mT))
+    if isinstance(covariance, LowRank):
+        blocks = torch.diag_embed(covariance.std.square())
+        return torch.block_diag(*(blocks + covariance.factor @ covariance.factor.mT))
+    return covariance.lower @ covariance.lower.T
+
+
+def kl_to_prior(mean, covariance, prior_variance):
+    """KL(N(μ, S) ‖ N(0, σ0² I)) over all weights, by torch.distributions."""
+    full = matrix(covariance)
+    prior = prior_variance * torch.eye(len(full), dtype=full.dtype)
+    return torch.distributions.kl_divergence(
+        torch.distributions.MultivariateNormal(mean.flatten(), covariance_matrix=full),
+        torch.distributions.MultivariateNormal(torch.zeros_like(mean.flatten()), prior),
+    )
+
+
+def elbo(data, mean, covariance, prior_variance=4.0, bound="jensen"):
+    """The evidence lower bound from its definition."""
+    features, labels = data
+    values = bounds.CLOSED_FORM[bound](features @ mean.T, covariance.of_logits(features), labels)
+    return values.sum() - kl_to_prior(mean, covariance, prior_variance)
+
+
+def bound_for(family):
+    """A bound that sees what the family can express."""
+    return "tilted" if family == "full" else "jensen"

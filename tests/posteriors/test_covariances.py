@@ -1,0 +1,119 @@
+"""Gaussian weights: moments of logits, free parameters, triangles; and row-space coordinates."""
+
+import pytest
+import torch
+from gaussian_oracles import F64, FAMILIES, matrix
+
+from bayeslora.posteriors import covariances
+from bayeslora.posteriors.covariances import covariance_of, precision_to_lower, shapes
+from bayeslora.posteriors.free_covariance import (
+    free_start,
+    from_free,
+    lower_triangle,
+    raw_triangle,
+    shift_log_std,
+    to_free,
+)
+from bayeslora.posteriors.rowspace import RowSpace
+
+CLASSES, SIZE, RANK = 3, 5, 2
+
+
+def free(family, seed=0):
+    """Random free parameters of a family, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    start = free_start(family, CLASSES, SIZE, RANK, -0.5)
+    return {
+        name: item.double() + 0.5 * torch.randn(item.shape, generator=generator, dtype=F64)
+        for name, item in start.items()
+    }
+
+
+def covariance(family, seed=0):
+    found = free(family, seed)
+    return from_free(family, CLASSES, found["spread"], found.get("factor"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
+    features = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(1), dtype=F64)
+    given = covariance(family)
+    weights = matrix(given).view(CLASSES, SIZE, CLASSES, SIZE)
+    expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
+    monkeypatch.setattr(covariances, "_CHUNK", 3 * CLASSES * CLASSES * SIZE)
+    found = given.of_logits(features)
+    if family != "full":
+        # Different classes are independent.
+        assert (expected - expected.diagonal(dim1=1, dim2=2).diag_embed()).abs().max() < 1e-14
+        found = torch.diag_embed(found)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert given.of_logits(features[:0]).shape == (0, *given.of_logits(features).shape[1:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family):
+    given = covariance(family)
+    tensors = given.tensors()
+    assert {name: tuple(item.shape) for name, item in tensors.items()} == shapes(
+        family, CLASSES, SIZE, RANK
+    )
+    torch.testing.assert_close(matrix(covariance_of(family, CLASSES, tensors)), matrix(given))
+    again = to_free(given)
+    back = from_free(family, CLASSES, again["spread"], again.get("factor"))
+    torch.testing.assert_close(matrix(back), matrix(given))
+    assert back.name == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_deviations_are_multiplied_and_correlations_stay(family):
+    found = free(family)
+    before = matrix(from_free(family, CLASSES, found["spread"], found.get("factor")))
+    shift_log_std(family, found["spread"], found.get("factor"), 0.7)
+    after = matrix(from_free(family, CLASSES, found["spread"], found.get("factor")))
+    torch.testing.assert_close(
+        after, before * torch.tensor(1.4, dtype=F64).exp(), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_starts_with_one_deviation(family):
+    start = free_start(family, CLASSES, SIZE, RANK, -0.5)
+    found = matrix(from_free(family, CLASSES, start["spread"], start.get("factor")))
+    expected = torch.tensor(-1.0).exp() * torch.eye(CLASSES * SIZE)
+    # The directions of a low rank start at a tenth of the deviations, not at zero.
+    tolerance = 0.1 if family == "low_rank" else 1e-6
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+def test_triangles_and_their_free_parameters():
+    triangle = covariance("dense").lower
+    torch.testing.assert_close(lower_triangle(raw_triangle(triangle)), triangle)
+    assert (triangle.diagonal(dim1=1, dim2=2) > 0).all()
+    assert not triangle.triu(1).any()
+
+
+def test_factor_of_an_inverse():
+    root = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=F64)
+    precision = root @ root.mT + torch.eye(6, dtype=F64)
+    lower = precision_to_lower(precision)
+    assert not lower.triu(1).any()
+    torch.testing.assert_close(lower @ lower.mT, torch.linalg.inv(precision))
+
+
+def test_row_space_of_few_rows():
+    features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=F64)
+    space = RowSpace.of(features)
+    assert space.basis.shape == (8, 3)
+    torch.testing.assert_close(space.expand(space.coordinates(features)), features)
+    assert space.outside(features).abs().max() < 1e-24
+    other = torch.randn(2, 8, generator=torch.Generator().manual_seed(1), dtype=F64)
+    inside = space.coordinates(other).square().sum(1, keepdim=True)
+    torch.testing.assert_close(inside + space.outside(other), other.square().sum(1, keepdim=True))
+
+
+def test_row_space_of_many_rows_is_everything():
+    features = torch.randn(9, 4, dtype=F64)
+    space = RowSpace.of(features)
+    assert space.basis is None
+    assert space.coordinates(features) is features
+    assert space.outside(features).shape == (9, 1)
