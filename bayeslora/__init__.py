@@ -26,26 +26,38 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
+    from bayeslora.recalibration.beta import BetaCalibration
+    from bayeslora.recalibration.histogram import HistogramBinning
+    from bayeslora.recalibration.isotonic import IsotonicRegression
+    from bayeslora.recalibration.matrix import MatrixScaling
+    from bayeslora.recalibration.recalibrate import recalibrate
+    from bayeslora.recalibration.temperature import Temperature
+    from bayeslora.recalibration.vector import VectorScaling
     from bayeslora.reporting.report import report
 
 _HOMES = {
     "BayesianClassifier": "bayeslora.classifier",
+    "BetaCalibration": "bayeslora.recalibration.beta",
     "Ensemble": "bayeslora.posteriors.config",
+    "HistogramBinning": "bayeslora.recalibration.histogram",
     "InputError": "bayeslora.errors",
+    "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "Laplace": "bayeslora.posteriors.config",
     "LoRA": "bayeslora.adapters.config",
     "MAP": "bayeslora.posteriors.config",
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.config",
+    "MatrixScaling": "bayeslora.recalibration.matrix",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
-    "Temperature": "bayeslora.posteriors.temperature",
+    "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
+    "VectorScaling": "bayeslora.recalibration.vector",
     "compare": "bayeslora.metrics.compare",
     "evaluate": "bayeslora.metrics.evaluate",
+    "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
 }
 
@@ -54,18 +66,24 @@ __all__ = [
     "MLE",
     "VBLL",
     "BayesianClassifier",
+    "BetaCalibration",
     "Ensemble",
+    "HistogramBinning",
     "InputError",
+    "IsotonicRegression",
     "Laplace",
     "LoRA",
     "MCDropout",
+    "MatrixScaling",
     "PoLAR",
     "Predictions",
     "Temperature",
     "TemperatureScaling",
+    "VectorScaling",
     "__version__",
     "compare",
     "evaluate",
+    "recalibrate",
     "report",
 ]
 

@@ -144,6 +144,20 @@ def add_scored(parser: Parser) -> None:
     add_scoring(parser)
 
 
+def add_fit_and_apply(parser: Parser) -> None:
+    """Add the predictions that a last step is fitted on, those it is applied to, and the output."""
+    parser.add_argument(
+        "--fit",
+        required=True,
+        metavar="FILE",
+        help="labelled predictions of rows that the model was not trained on",
+    )
+    parser.add_argument(
+        "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
+
+
 def add_scoring(parser: Parser) -> None:
     """Add the options of every score: bins and the seed of the bootstrap."""
     parser.add_argument(

@@ -102,7 +102,6 @@ def test_a_terminal_without_arrows_shows_the_help_all_the_same():
         (["evaluate", "p.csv", "--bins", "0"], ["--bins", ">= 1"]),
         (["evaluate"], ["RUN_OR_FILE"]),
         (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),
-        (["recalibrate", "--method", "isotonic"], ["--method", "'temperature'"]),
         (["compare", "a.csv", "--ood", "x=y"], ["--ood"]),
     ],
 )

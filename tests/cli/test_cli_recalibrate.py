@@ -5,7 +5,7 @@ import json
 import numpy as np
 from cli_files import fake
 
-from bayeslora.posteriors.temperature import Temperature
+from bayeslora.recalibration.temperature import Temperature
 from bayeslora.predictions import Predictions
 
 

@@ -32,19 +32,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
-    from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
+    from bayeslora.posteriors.config import POSTERIORS
+    from bayeslora.recalibration.config import RECALIBRATORS
 
     return {
         "adapters": [_described(config) for config in ADAPTERS.values()],
         "posteriors": [_described(config) for config in POSTERIORS.values()],
-        "recalibrators": [
-            {
-                "name": "temperature",
-                "summary": "one temperature fitted to held-out predictions (bayeslora recalibrate)",
-                "source": TemperatureScaling.source,
-                "options": {},
-            }
-        ],
+        "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
     }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.temperature import Temperature
+from bayeslora.recalibration.temperature import Temperature
 from bayeslora.predictions import Predictions
 
 CLASSES = ("a", "b", "c")
