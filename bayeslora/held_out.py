@@ -22,7 +22,7 @@ MOST_EQUAL = 0.5
 MOST_DISTINCT = 0.9
 """Share of different rows in a set below which equal probabilities say nothing."""
 
-_FINGERPRINT = "model_fingerprint"
+_FINGERPRINT, _RECALIBRATION = "model_fingerprint", "recalibration"
 
 
 def held_out(
@@ -46,7 +46,7 @@ def held_out(
 
 
 def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], what: str) -> None:
-    """Complain where `apply` holds rows of `fit`, has other classes, or is by another model.
+    """Complain where `apply` holds rows of `fit`, has other classes, or was made in another way.
 
     Rows are the same where they share an id that is more than a row number. Without such ids the
     sets count as one where most rows have the very same probabilities, unless these repeat within
@@ -58,13 +58,20 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
         what: What is fitted and applied.
 
     Raises:
-        InputError: The two share rows, have different classes, or were made by different models.
+        InputError: The two share rows, have different classes, or were made by different models
+            or recalibrators.
     """
     (fit_name, fitted), (apply_name, applied) = fit, apply
     why = f"{what} must not be applied to the rows it was fitted to"
     models = [one.metadata.get(_FINGERPRINT) for one in (fitted, applied)]
     if None not in models and models[0] != models[1]:
         raise InputError(f"{fit_name} and {apply_name} were made by different models")
+    changed = [one.metadata.get(_RECALIBRATION, "nothing") for one in (fitted, applied)]
+    if fitted.metadata and applied.metadata and changed[0] != changed[1]:
+        raise InputError(
+            f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; they must "
+            "have gone the same way"
+        )
     check_classes(f"{fit_name} has", fitted.classes, applied.classes, f"{apply_name} has")
     shared = sorted(_names(fitted) & _names(applied))
     if shared:

@@ -41,6 +41,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Return a number between 0 and 1, both excluded."""
+    value = positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text!r}")
+    return value
+
+
 def add_task(parser: Parser) -> list[argparse.Action]:
     """Add the options that name a known task."""
     return [

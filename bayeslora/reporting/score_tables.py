@@ -30,6 +30,20 @@ EXTRA_COLUMNS: Mapping[str, Column] = {
 }
 """Further scores, for lists that have room."""
 
+SET_COLUMNS: Mapping[str, Column] = {
+    "coverage": Column("Coverage"),
+    "set_size": Column("Set size", "↓"),
+}
+"""Columns of prediction sets, where a method has them. Nothing is marked the best: sets are better
+when smaller only at the same coverage, and coverage is meant to be what was asked for."""
+
+EXTRA_SET_COLUMNS: Mapping[str, Column] = {
+    "worst_class_coverage": Column("Coverage, lowest of a class"),
+    "singletons": Column("Sets of one class"),
+    "empty_sets": Column("Empty sets"),
+}
+"""Further scores of prediction sets, for lists that have room."""
+
 OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
     "aupr": Column("AUPR", "↑"),
@@ -76,6 +90,11 @@ def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = B
         values.append(
             [score_cell("mean_confidence", one.scores["mean_confidence"]) for one in methods]
         )
+    for key, column in SET_COLUMNS.items():
+        scores = [one.scores.get(key) for one in methods]
+        if any(score is not None for score in scores):
+            columns.append(column)
+            values.append([score_cell(key, score) for score in scores])
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
@@ -164,6 +183,12 @@ def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
     return Cell(number(score.value, signed=signed), ends, best)
 
 
+def sets_note(methods: Sequence[Scores]) -> str:
+    """Return a sentence on the coverage that prediction sets were made for; empty without one."""
+    stated = sorted({f"{one.stated_coverage:g}" for one in methods if one.stated_coverage})
+    return f"Prediction sets were made for a coverage of {' or '.join(stated)}." if stated else ""
+
+
 def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
     marked = best_or_tied(key, scores)
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
@@ -176,7 +201,10 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
     size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
-    return (
-        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap"
-        f" intervals.{ood} {note if len(methods) > 1 else ''}"
-    ).strip()
+    covered = sets_note([one.scores for one in methods])
+    parts = (
+        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap intervals.{ood}",
+        covered and f"{covered} Their shares have Wilson intervals.",
+        note if len(methods) > 1 else "",
+    )
+    return " ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""`bayeslora methods`: adapters, posteriors and recalibrators, with their options."""
+"""`bayeslora methods`: adapters, posteriors and what follows them, with their options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list adapters, posteriors and recalibrators"
+SUMMARY = "list adapters, posteriors, recalibrators and conformal sets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
+    from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config import POSTERIORS
     from bayeslora.recalibration.config import RECALIBRATORS
 
@@ -39,6 +40,7 @@ def _found() -> dict[str, list[dict[str, Any]]]:
         "adapters": [_described(config) for config in ADAPTERS.values()],
         "posteriors": [_described(config) for config in POSTERIORS.values()],
         "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
+        "conformal sets": [_described(config) for config in CONFORMAL.values()],
     }
 
 
