@@ -2,8 +2,9 @@
 
     score of the class in place k = Σ_{j<k} p_(j) + u p_(k) + λ max(0, k − k_reg)
 
-p_(1) ≥ p_(2) ≥ … are a row's probabilities; u is uniform on 0 to 1, one number a row, or 1 where
-the sets are not randomised. Romano, Sesia and Candes 2020, arXiv 2006.02544, with λ = 0 (APS);
+p_(1) ≥ p_(2) ≥ … are a row's probabilities; u is uniform on 0 to 1, one number a row, or 0 where
+the sets are not randomised: they then are the fewest classes whose total exceeds the threshold.
+Romano, Sesia and Candes 2020, arXiv 2006.02544, with λ = 0 (APS);
 Angelopoulos, Bates, Malik and Jordan 2021, arXiv 2009.14193, with λ > 0 (RAPS).
 
 Randomised sets may be empty, at rows whose first class alone exceeds the threshold; they are left
@@ -107,7 +108,7 @@ def _scores(
     options: APSOptions, probs: Array, stream: int, penalty: float = 0.0, k_reg: int = 0
 ) -> Array:
     """Return [N, C] nonconformity scores."""
-    parts = np.ones((len(probs), 1))
+    parts = np.zeros((len(probs), 1))
     if options.randomised:
         generator = np.random.default_rng([options.seed, stream])
         parts[settled_order(probs)] = generator.random((len(probs), 1))

@@ -48,7 +48,8 @@ class APSOptions:
         alpha: The share of labels that may be missed, between 0 and 1.
         classwise: One threshold a class, so that the coverage holds within every class.
         randomised: Let a random part of a class's own probability count, which makes the coverage
-            exact and lets sets be empty; else all of it, which makes sets larger.
+            exact and lets sets be empty. Without it every set holds the most probable class, and
+            the coverage is at least the accuracy.
         seed: Of the random parts.
     """
 

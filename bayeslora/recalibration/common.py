@@ -79,6 +79,7 @@ def with_new_probs(
     are dropped too; further scores are kept.
     """
     new = predictions.with_probs(probs, name)
+    notes = {k: v for k, v in predictions.metadata.items() if not k.startswith("conformal")}
     numbers = {
         key: value if isinstance(value, str) else repr(value)
         for key, value in recalibrator.report().items()
@@ -86,7 +87,7 @@ def with_new_probs(
     return new.replace(
         total=None if predictions.total is None else new.uncertainty("entropy"),
         metadata={
-            **predictions.metadata,
+            **notes,
             "recalibration": recalibrator.name,
             **numbers,
             "recalibration_rows": str(recalibrator.num_rows),
