@@ -58,9 +58,9 @@ def assert_same_columns(one: Predictions, other: Predictions) -> None:
 def test_a_round_trip_keeps_every_bit_and_every_name(tmp_path_factory, suffix, classes, seed):
     path = tmp_path_factory.mktemp("files") / f"p{suffix}"
     predictions = random_predictions(7, classes, seed)
-    for given in (predictions, random_sets(predictions, seed)):
-        given.save(path)
-        assert_same_columns(Predictions.load(path), given)
+    for one in (predictions, random_sets(predictions, seed)):
+        one.save(path)
+        assert_same_columns(Predictions.load(path), one)
 
 
 def test_parquet_carries_the_name_and_the_notes(tmp_path):
@@ -251,9 +251,7 @@ def test_a_newer_format_is_refused(tmp_path, version):
 def test_sets_may_be_written_as_words_or_as_numbers(tmp_path):
     path = tmp_path / "p.csv"
     for yes, no in (("true", "false"), ("True", "False"), ("1", "0")):
-        path.write_text(
-            f"prob_a,prob_b,set_b,set_a\n0.5,0.5,{yes},{no}\n0.2,0.8,{yes},{yes}\n"
-        )
+        path.write_text(f"prob_a,prob_b,set_b,set_a\n0.5,0.5,{yes},{no}\n0.2,0.8,{yes},{yes}\n")
         assert Predictions.load(path).sets.tolist() == [[False, True], [True, True]]
 
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from faulty_rows import nll, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from faulty_rows import nll, rows
 
 from bayeslora.errors import InputError
 from bayeslora.recalibration.config import RECALIBRATORS
