@@ -104,7 +104,9 @@ def test_every_recalibrator_shows_before_and_after(run, tmp_path, method):
     out = tmp_path / "out.parquet"
     options = ["--fit", fitted, "--apply", applied, "--out", out, "--method", method]
     text = run("recalibrate", *options).out
-    assert text.count("→") == 4
+    for score in ("NLL (nats)", "ECE"):
+        for rows in ("--fit", "--apply"):
+            assert any(f"{score}, {rows}" in line and "→" in line for line in text.splitlines())
     name = method.partition(":")[0]
     assert ["method", name] in [line.split() for line in text.splitlines()]
     expected = build(method).fit(Predictions.load(fitted))
@@ -118,6 +120,10 @@ def test_every_recalibrator_shows_before_and_after(run, tmp_path, method):
         content["apply"][side]["scores"]["nll"]["value"] for side in ("before", "after")
     )
     assert after < before
+    for side, rows in content.items():
+        if side in {"fit", "apply"}:
+            moved = {rows[when]["scores"]["accuracy"]["value"] for when in ("before", "after")}
+            assert (f"accuracy, --{side}" in text) == (len(moved) == 2)
 
 
 @pytest.mark.parametrize(

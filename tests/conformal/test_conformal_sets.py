@@ -13,7 +13,7 @@ from bayeslora.conformal.aps import adaptive_scores
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.sets import build
 
-METHODS = ["lac", "aps", "aps:randomised=false", "raps", "raps:randomised=false,penalty=0.1"]
+METHODS = [*CONFORMAL, "aps:randomised=false", "raps:randomised=false,penalty=0.1"]
 METHODS += [f"{name}{',' if ':' in name else ':'}classwise=true" for name in METHODS]
 
 

@@ -26,7 +26,7 @@ def splits(rows, method, fit):
     for seed in range(SPLITS):
         order = generator.permutation(len(rows))
         options = {"seed": seed} if "aps" in method else {}
-        given = {**dict(alpha=ALPHA, name=method.partition(":")[0]), **options}
+        given = {"alpha": ALPHA, "name": method.partition(":")[0], **options}
         given |= {"classwise": True} if "classwise" in method else {}
         given |= {"randomised": False} if "plain" in method else {}
         predictor = build(given).fit(rows.take(order[:fit]))
