@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.thresholds import (
     classwise_thresholds,
     marginal_threshold,
@@ -64,13 +68,14 @@ def with_sets(
         predictions: N rows.
         scores: [N, C] nonconformity of every class.
     """
+    chosen = dataclasses.fields(CONFORMAL[predictor.name])
+    values = {one.name: getattr(predictor, one.name) for one in chosen}
     return predictions.replace(
         sets=scores <= np.asarray(predictor.thresholds),
         metadata={
             **predictions.metadata,
             "conformal": predictor.name,
-            "conformal_alpha": repr(float(predictor.alpha)),
-            "conformal_classwise": str(predictor.classwise).lower(),
+            **{f"conformal_{name}": json.dumps(value) for name, value in values.items()},
             "conformal_rows": str(predictor.num_rows),
         },
     )

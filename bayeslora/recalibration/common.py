@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes
 from bayeslora.predictions import Predictions
+from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.types import Recalibrator
 
 FLOOR = float(np.finfo(np.float64).eps)
@@ -72,13 +76,15 @@ def with_new_probs(
     probs: NDArray[np.float64],
     name: str | None,
 ) -> Predictions:
-    """Return the predictions with recalibrated probabilities, and say in the metadata by what.
+    """Return the predictions with recalibrated probabilities; the metadata say by what.
 
     `total` becomes the entropy of the new probabilities where it was known; `aleatoric` and
     `epistemic` are dropped, because they describe draws that this does not change. Prediction sets
     are dropped too; further scores are kept.
     """
     new = predictions.with_probs(probs, name)
+    chosen = dataclasses.fields(RECALIBRATORS[recalibrator.name])
+    values = {one.name: getattr(recalibrator, one.name) for one in chosen}
     notes = {k: v for k, v in predictions.metadata.items() if not k.startswith("conformal")}
     numbers = {
         key: value if isinstance(value, str) else repr(value)
@@ -89,6 +95,7 @@ def with_new_probs(
         metadata={
             **notes,
             "recalibration": recalibrator.name,
+            **{f"recalibration_{name}": json.dumps(value) for name, value in values.items()},
             **numbers,
             "recalibration_rows": str(recalibrator.num_rows),
         },

@@ -164,6 +164,8 @@ def test_what_is_returned_and_carried():
         "conformal": "aps",
         "conformal_alpha": "0.2",
         "conformal_classwise": "true",
+        "conformal_randomised": "true",
+        "conformal_seed": "0",
         "conformal_rows": "200",
     }
     np.testing.assert_array_equal(found.predictions.probs, apply.probs)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
+from bayeslora.options import as_mapping
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.recalibrate import build
 
@@ -129,9 +130,13 @@ def test_what_becomes_of_the_other_columns(method):
     np.testing.assert_array_equal(new.scores["mine"], np.arange(20.0))
     numbers = {key: repr(value) for key, value in fitted.report().items()}
     assert numbers
+    chosen = as_mapping(RECALIBRATORS[fitted.name]())
+    chosen = {f"recalibration_{key}": json.dumps(value) for key, value in chosen.items()}
+    del chosen["recalibration_name"]
     assert new.metadata == {
         "link": "mc",
         "recalibration": fitted.name,
+        **chosen,
         **numbers,
         "recalibration_rows": "20",
     }
