@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
@@ -66,6 +66,7 @@ def test_files_are_called_by_their_paths(tmp_path):
         held_out(tmp_path / "none.csv", tmp_path / "none.csv", WHAT)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_settled_order_follows_the_rows(seed):
     generator = np.random.default_rng(seed)

@@ -67,11 +67,10 @@ def fit_linear(
     """
     rows, num_classes = logs.shape
     targets = one_hot(labels, num_classes)
+    blocks = 2 if off_diagonal_scale is None else 2 + num_classes
     # In units of their prior deviations all parameters have a curvature of at least 1/N.
-    scales = np.full((2 if off_diagonal_scale is None else 2 + num_classes, num_classes), 1.0)
-    scales[:2] *= prior_scale
-    if off_diagonal_scale is not None:
-        scales[2:] *= off_diagonal_scale
+    scales = np.full((blocks, num_classes), float(prior_scale))
+    scales[2:] = off_diagonal_scale or 0.0
 
     def objective(free: Array) -> tuple[float, Array]:
         changes = free.reshape(scales.shape) * scales

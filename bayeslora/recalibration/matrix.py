@@ -4,9 +4,10 @@
 
 On logits this is the matrix scaling of Guo et al. 2017 (arXiv 1706.04599); on log-probabilities,
 which is what a `Predictions` holds, it is the linear form of Dirichlet calibration (Kull et al.
-2019, arXiv 1910.12656). The off-diagonal entries and the intercepts are regularised
-(their ODIR) as in `linear.py`; how much, cross-validation on the fit rows decides. Without that, C²
-weights fitted to some hundred rows make the probabilities worse. Classes may change their order.
+2019, arXiv 1910.12656). The off-diagonal entries and the intercepts are regularised as in
+`linear.py` (their ODIR); how much, cross-validation on the fit rows decides for the former. Without
+that, C² weights fitted to some hundred rows make the probabilities worse. Classes may change their
+order within a row.
 """
 
 from __future__ import annotations

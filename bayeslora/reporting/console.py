@@ -9,16 +9,14 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.score_tables import (
     EXTRA_COLUMNS,
-    EXTRA_SET_COLUMNS,
     OOD_COLUMNS,
     SCORE_COLUMNS,
-    SET_COLUMNS,
     Named,
     difference_table,
     score_cell,
     score_table,
-    sets_note,
 )
+from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import display_columns, unique_labels
 
@@ -108,5 +106,5 @@ def _footnote(scores: Sequence[Scores]) -> str:
     return (
         f"n = {' or '.join(rows)} labelled rows, {scores[0].num_bins} bins; 95 % bootstrap"
         f" intervals, {notes['num_resamples']:,} resamples, seed {notes['seed']}"
-        + (f"\n{covered} Their shares have Wilson intervals." if covered else "")
+        + (f"\n{covered}" if covered else "")
     )

@@ -9,6 +9,7 @@ from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.set_columns import SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, named, number
 
@@ -29,20 +30,6 @@ EXTRA_COLUMNS: Mapping[str, Column] = {
     "mean_confidence": Column("Mean confidence"),
 }
 """Further scores, for lists that have room."""
-
-SET_COLUMNS: Mapping[str, Column] = {
-    "coverage": Column("Coverage"),
-    "set_size": Column("Set size", "↓"),
-}
-"""Columns of prediction sets, where a method has them. Nothing is marked the best: sets are better
-when smaller only at the same coverage, and coverage is meant to be what was asked for."""
-
-EXTRA_SET_COLUMNS: Mapping[str, Column] = {
-    "worst_class_coverage": Column("Coverage, lowest of a class"),
-    "singletons": Column("Sets of one class"),
-    "empty_sets": Column("Empty sets"),
-}
-"""Further scores of prediction sets, for lists that have room."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
@@ -183,12 +170,6 @@ def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
     return Cell(number(score.value, signed=signed), ends, best)
 
 
-def sets_note(methods: Sequence[Scores]) -> str:
-    """Return a sentence on the coverage that prediction sets were made for; empty without one."""
-    stated = sorted({f"{one.stated_coverage:g}" for one in methods if one.stated_coverage})
-    return f"Prediction sets were made for a coverage of {' or '.join(stated)}." if stated else ""
-
-
 def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
     marked = best_or_tied(key, scores)
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
@@ -201,10 +182,9 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
     size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
-    covered = sets_note([one.scores for one in methods])
     parts = (
         f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap intervals.{ood}",
-        covered and f"{covered} Their shares have Wilson intervals.",
+        sets_note([one.scores for one in methods]),
         note if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))

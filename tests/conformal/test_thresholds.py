@@ -5,7 +5,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.conformal.thresholds import (
@@ -37,6 +37,7 @@ def test_the_rank_by_hand(count, alpha, rank):
     assert quantile_rank(count, alpha) == rank
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 10_000), hundredths=st.integers(1, 99))
 def test_the_rank_is_that_of_whole_numbers(count, hundredths):
     expected = ceil((count + 1) * (100 - hundredths) / 100)
@@ -54,6 +55,7 @@ def test_the_threshold_is_a_score_or_infinite():
     assert marginal_threshold(scores[:0], 0.5) == np.inf
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), count=st.integers(0, 60), alpha=st.sampled_from([0.05, 0.2, 0.5]))
 def test_the_threshold_of_a_class_is_that_of_its_rows(seed, count, alpha):
     generator = np.random.default_rng(seed)
