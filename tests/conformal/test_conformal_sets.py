@@ -135,6 +135,13 @@ def test_the_seed_decides_about_random_parts():
     assert (sets[0] != sets[2]).any()
 
 
+def test_fit_rows_and_others_have_random_parts_of_their_own():
+    """Certain rows have their random part as score: with the same parts 90 of 99 are in."""
+    certain = bl.Predictions(np.eye(3)[np.arange(99) % 3], ("a", "b", "c"), np.arange(99) % 3)
+    sets = [bl.APS(seed=seed).fit(certain).apply(certain) for seed in range(8)]
+    assert len({covered(one).sum() for one in sets}) > 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_certain_rows_are_survived(method):
     certain = bl.Predictions(np.eye(3)[np.arange(60) % 3], ("a", "b", "c"), np.arange(60) % 3)

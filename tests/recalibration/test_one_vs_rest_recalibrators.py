@@ -149,14 +149,17 @@ def test_isotonic_regression_by_hand():
 
 
 def test_smoothed_blocks_rise_all_the_same():
-    """A single 0 before fifty rows with a mean of 0.02: alone it would be lifted above them."""
-    labels = np.zeros(60, dtype=int)
-    labels[[30, 55, 56, 57, 58, 59]] = 1
-    found = IsotonicRegression(smoothing=1).fit(two(np.linspace(0.01, 0.99, 60), labels))
-    for _, values in found.knots:
-        assert (np.diff(values) >= 0).all()
-        assert (values > 0).all()
-        assert (values < 1).all()
+    """A single 0, then 50 rows with one 1, then 20 rows of 1.
+
+    With the share 22 / 73 counted once in each block, the single row would lie above the next
+    block; the two become one, with both shares in it.
+    """
+    labels = np.array([0, 1] + [0] * 49 + [1] * 20)
+    stated = np.linspace(0.01, 0.99, 71)
+    found = IsotonicRegression(smoothing=1).fit(two(stated, labels))
+    share = 22 / 73
+    expected = [(1 + 2 * share) / 53] * 51 + [(20 + share) / 21] * 20
+    np.testing.assert_allclose(np.interp(stated, *found.knots[1]), expected)
 
 
 def test_a_row_of_zeros_keeps_its_probabilities():
