@@ -14,6 +14,9 @@ from bayeslora._version import __version__
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.conformal.aps import APS, RAPS
+    from bayeslora.conformal.lac import LAC
+    from bayeslora.conformal.sets import ConformalSets, conformal_sets
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import compare
     from bayeslora.metrics.evaluate import evaluate
@@ -26,46 +29,74 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
+    from bayeslora.recalibration.beta import BetaCalibration
+    from bayeslora.recalibration.histogram import HistogramBinning
+    from bayeslora.recalibration.isotonic import IsotonicRegression
+    from bayeslora.recalibration.matrix import MatrixScaling
+    from bayeslora.recalibration.recalibrate import recalibrate
+    from bayeslora.recalibration.temperature import Temperature
+    from bayeslora.recalibration.vector import VectorScaling
     from bayeslora.reporting.report import report
 
 _HOMES = {
+    "APS": "bayeslora.conformal.aps",
     "BayesianClassifier": "bayeslora.classifier",
+    "BetaCalibration": "bayeslora.recalibration.beta",
+    "ConformalSets": "bayeslora.conformal.sets",
     "Ensemble": "bayeslora.posteriors.config",
+    "HistogramBinning": "bayeslora.recalibration.histogram",
     "InputError": "bayeslora.errors",
+    "IsotonicRegression": "bayeslora.recalibration.isotonic",
+    "LAC": "bayeslora.conformal.lac",
     "Laplace": "bayeslora.posteriors.config",
     "LoRA": "bayeslora.adapters.config",
     "MAP": "bayeslora.posteriors.config",
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.config",
+    "MatrixScaling": "bayeslora.recalibration.matrix",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
-    "Temperature": "bayeslora.posteriors.temperature",
+    "RAPS": "bayeslora.conformal.aps",
+    "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
+    "VectorScaling": "bayeslora.recalibration.vector",
     "compare": "bayeslora.metrics.compare",
+    "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
 }
 
 __all__ = [
+    "APS",
+    "LAC",
     "MAP",
     "MLE",
+    "RAPS",
     "VBLL",
     "BayesianClassifier",
+    "BetaCalibration",
+    "ConformalSets",
     "Ensemble",
+    "HistogramBinning",
     "InputError",
+    "IsotonicRegression",
     "Laplace",
     "LoRA",
     "MCDropout",
+    "MatrixScaling",
     "PoLAR",
     "Predictions",
     "Temperature",
     "TemperatureScaling",
+    "VectorScaling",
     "__version__",
     "compare",
+    "conformal_sets",
     "evaluate",
+    "recalibrate",
     "report",
 ]
 

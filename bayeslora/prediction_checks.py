@@ -118,6 +118,19 @@ def named_score(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
     return finite(f"score {name!r}", given, rows)
 
 
+def prediction_sets(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.bool_] | None:
+    """Return [N, C] booleans, or None where there are none."""
+    if given is None:
+        return None
+    sets = np.array(given)
+    if sets.shape != (rows, columns) or sets.dtype != np.bool_:
+        raise InputError(
+            f"sets must be booleans of shape [{rows}, {columns}], "
+            f"got {sets.dtype} of shape {list(sets.shape)}"
+        )
+    return _frozen(sets)
+
+
 def notes(given: Mapping[str, str]) -> dict[str, str]:
     """Return metadata as strings; the keys that files use for themselves are refused."""
     for key in sorted(RESERVED & given.keys()):

@@ -7,10 +7,12 @@
 | `prob_<class>` | probability, one column a class, at least two; `logit_<class>` is taken instead |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
+| `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
-Other columns are ignored. The order of the classes is that of the columns, unless the Parquet
-metadata lists the same classes in another order. Labels are names where every one of them is a
-class name; only where that fails are they read as indices, and a column never mixes the two.
+Other columns are ignored, and so are `set_<class>` columns where a class has none. The order of the
+classes is that of the columns, unless the Parquet metadata lists the same classes in another order.
+Labels are names where every one of them is a class name; only where that fails are they read as
+indices, and a column never mixes the two.
 
 Values are checked by the record that is built from them (`bayeslora.predictions`); this file checks
 what only a file can get wrong.
@@ -63,6 +65,9 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     fields |= {name: _numbers(path, table, name) for name in present}
     if "label" in table.column_names:
         fields["labels"] = _labels(path, _strings(table["label"]), classes)
+    if all(f"set_{name}" in table.column_names for name in classes):
+        members = [_truths(path, table, f"set_{name}") for name in classes]
+        fields["sets"] = np.column_stack(members)
     if "id" in table.column_names:
         fields["ids"] = _ids(path, _strings(table["id"]))
     return fields
@@ -125,6 +130,19 @@ def _numbers(path: str | Path, table: Any, column: str) -> NDArray[np.float64]:
         kind = table.schema.field(column).type
         raise InputError(f"{path}: column {column!r} holds {kind}, not numbers") from None
     return np.asarray(values.to_numpy(), dtype=np.float64)
+
+
+def _truths(path: str | Path, table: Any, column: str) -> NDArray[np.bool_]:
+    """Return one column of true and false, which may be written as 1 and 0."""
+    values = _numbers(path, table, column)
+    bad = (values != 0) & (values != 1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        value = table[column][row].as_py()
+        raise InputError(
+            f"{path}: row {row + 1}, column {column!r}: {value!r} is not true or false"
+        )
+    return np.asarray(values == 1)
 
 
 def _softmax(

@@ -42,6 +42,8 @@ class Predictions:
         name: What made the predictions, for tables and legends.
         metadata: Notes that Parquet files carry: `link`, `num_samples`, `seed`,
             `model_fingerprint` and others.
+        sets: [N, C] bool: which classes are in a row's prediction set, or None; see
+            `bayeslora.conformal`.
 
     Raises:
         InputError: Something above does not hold; the message names the row.
@@ -57,6 +59,7 @@ class Predictions:
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     name: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sets: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         classes = checks.class_names(self.classes)
@@ -69,6 +72,7 @@ class Predictions:
             "ids": checks.row_ids(self.ids, rows),
             "scores": {name: checks.named_score(name, v, rows) for name, v in self.scores.items()},
             "metadata": checks.notes(self.metadata),
+            "sets": checks.prediction_sets(self.sets, rows, len(classes)),
         }
         for name in UNCERTAINTIES:
             values = getattr(self, name)
@@ -142,20 +146,21 @@ class Predictions:
             labels=pick(self.labels),
             ids=None if self.ids is None else tuple(self.ids[row] for row in chosen.tolist()),
             scores={name: values[chosen] for name, values in self.scores.items()},
+            sets=pick(self.sets),
             **{name: pick(getattr(self, name)) for name in UNCERTAINTIES},
         )
 
     def with_probs(self, probs: ArrayLike, name: str | None = None) -> Predictions:
         """Return the same rows with other probabilities, as a recalibrator makes them.
 
-        `total`, `aleatoric` and `epistemic` decompose the old probabilities and are dropped;
-        `scores` are kept.
+        `total`, `aleatoric` and `epistemic` decompose the old probabilities, and `sets` were made
+        from them: all four are dropped. `scores` are kept.
 
         Args:
             probs: [N, C].
             name: The new name; the old one if None.
         """
-        dropped: dict[str, Any] = dict.fromkeys(UNCERTAINTIES)
+        dropped: dict[str, Any] = dict.fromkeys((*UNCERTAINTIES, "sets"))
         return self.replace(probs=probs, name=self.name if name is None else name, **dropped)
 
     def replace(self, **changes: Any) -> Predictions:
@@ -181,6 +186,8 @@ class Predictions:
             name: getattr(self, name) for name in UNCERTAINTIES if getattr(self, name) is not None
         }
         columns |= {f"score_{name}": values for name, values in self.scores.items()}
+        if self.sets is not None:
+            columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
         fixed = {
             "format_version": str(FORMAT_VERSION),
             "name": self.name,

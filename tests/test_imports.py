@@ -41,7 +41,14 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
 
 
 @pytest.mark.parametrize(
-    "module", ["bayeslora.predictions", "bayeslora.metrics.evaluate", "bayeslora.tasks.readers"]
+    "module",
+    [
+        "bayeslora.predictions",
+        "bayeslora.metrics.evaluate",
+        "bayeslora.recalibration.recalibrate",
+        "bayeslora.conformal.sets",
+        "bayeslora.tasks.readers",
+    ],
 )
 def test_scoring_a_file_needs_no_model_library(module):
     loaded = loaded_after(f"import {module}")

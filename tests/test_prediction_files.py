@@ -37,11 +37,17 @@ def random_predictions(rows: int, classes: list[str], seed: int = 0) -> Predicti
     )
 
 
+def random_sets(predictions: Predictions, seed: int) -> Predictions:
+    members = np.random.default_rng(seed).random(predictions.probs.shape) < 0.5
+    return predictions.replace(sets=members)
+
+
 def assert_same_columns(one: Predictions, other: Predictions) -> None:
     assert one.classes == other.classes
     assert one.ids == other.ids
     for name in ("probs", "labels", "total", "aleatoric", "epistemic"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert np.array_equal(one.sets, other.sets)
     assert one.scores.keys() == other.scores.keys()
     assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
 
@@ -52,8 +58,9 @@ def assert_same_columns(one: Predictions, other: Predictions) -> None:
 def test_a_round_trip_keeps_every_bit_and_every_name(tmp_path_factory, suffix, classes, seed):
     path = tmp_path_factory.mktemp("files") / f"p{suffix}"
     predictions = random_predictions(7, classes, seed)
-    predictions.save(path)
-    assert_same_columns(Predictions.load(path), predictions)
+    for one in (predictions, random_sets(predictions, seed)):
+        one.save(path)
+        assert_same_columns(Predictions.load(path), one)
 
 
 def test_parquet_carries_the_name_and_the_notes(tmp_path):
@@ -238,4 +245,35 @@ def test_a_newer_format_is_refused(tmp_path, version):
     table = table.replace_schema_metadata({"bayeslora.format_version": version})
     pa.parquet.write_table(table, tmp_path / "p.parquet")
     with pytest.raises(InputError, match=rf"p\.parquet has .* version {version}; .* up to 1"):
+        Predictions.load(tmp_path / "p.parquet")
+
+
+def test_sets_may_be_written_as_words_or_as_numbers(tmp_path):
+    path = tmp_path / "p.csv"
+    for yes, no in (("true", "false"), ("True", "False"), ("1", "0")):
+        path.write_text(f"prob_a,prob_b,set_b,set_a\n0.5,0.5,{yes},{no}\n0.2,0.8,{yes},{yes}\n")
+        assert Predictions.load(path).sets.tolist() == [[False, True], [True, True]]
+
+
+def test_set_columns_of_some_classes_alone_are_other_columns(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("prob_a,prob_b,set_a,set_name\n0.5,0.5,true,test\n")
+    assert Predictions.load(path).sets is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("0.5", r"row 2, column 'set_b': 0.5 is not true or false"), ("yes", "'set_b' holds string")],
+)
+def test_a_set_column_of_something_else_is_refused(tmp_path, value, message):
+    path = tmp_path / "p.csv"
+    path.write_text(f"prob_a,prob_b,set_a,set_b\n0.5,0.5,1,1\n0.2,0.8,0,{value}\n")
+    with pytest.raises(InputError, match=message):
+        Predictions.load(path)
+
+
+def test_a_missing_value_in_a_set_column_is_refused(tmp_path):
+    table = pa.table({"prob_a": [0.5], "prob_b": [0.5], "set_a": [True], "set_b": [None]})
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(InputError, match="'set_b': None is not true or false"):
         Predictions.load(tmp_path / "p.parquet")

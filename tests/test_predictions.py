@@ -87,6 +87,7 @@ def full() -> Predictions:
         scores={"s": [3, 2, 1]},
         name="m",
         metadata={"link": "probit"},
+        sets=np.eye(3, dtype=bool),
     )
 
 
@@ -98,6 +99,7 @@ def test_take_picks_every_part(rows):
     assert taken.ids == tuple(np.array(["x", "y", "z"])[index])
     assert np.array_equal(taken.total, np.array([1.0, 2.0, 3.0])[index])
     assert np.array_equal(taken.scores["s"], np.array([3.0, 2.0, 1.0])[index])
+    assert np.array_equal(taken.sets, np.eye(3, dtype=bool)[index])
     assert (taken.name, taken.metadata) == ("m", {"link": "probit"})
 
 
@@ -110,6 +112,7 @@ def test_other_probabilities_drop_the_decomposition_of_the_old_ones():
         full().metadata,
     )
     assert changed.labels.tolist() == [1, -1, 0]
+    assert changed.sets is None
     assert full().with_probs(PROBS).name == "m"
 
 
@@ -147,6 +150,8 @@ NAN, INF = float("nan"), float("inf")
         ({"total": [0, 1]}, r"total must have shape \[3\], got \[2\]"),
         ({"scores": {"s": [0, 0, INF]}}, r"row 3: score 's' is inf"),
         ({"scores": {"entropy": [0, 0, 0]}}, r"cannot be called 'entropy'"),
+        ({"sets": np.eye(2, dtype=bool)}, r"booleans of shape \[3, 3\], got bool .*\[2, 2\]"),
+        ({"sets": np.eye(3)}, r"sets must be booleans .* got float64"),
         ({"metadata": {"classes": "x"}}, r"metadata cannot hold 'classes'"),
     ],
 )

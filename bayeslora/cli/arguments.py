@@ -41,6 +41,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Return a number between 0 and 1, both excluded."""
+    value = positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text!r}")
+    return value
+
+
 def add_task(parser: Parser) -> list[argparse.Action]:
     """Add the options that name a known task."""
     return [
@@ -142,6 +150,20 @@ def add_scored(parser: Parser) -> None:
         help="the uncertainty to judge detection by (default: epistemic, else max_probability)",
     )
     add_scoring(parser)
+
+
+def add_fit_and_apply(parser: Parser) -> None:
+    """Add the predictions that a last step is fitted on, those it is applied to, and the output."""
+    parser.add_argument(
+        "--fit",
+        required=True,
+        metavar="FILE",
+        help="labelled predictions of rows that the model was not trained on",
+    )
+    parser.add_argument(
+        "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
 
 
 def add_scoring(parser: Parser) -> None:

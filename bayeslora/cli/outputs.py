@@ -40,7 +40,9 @@ def score_rows(scores: Scores) -> list[tuple[str, str]]:
 
 
 def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str, str]]:
-    """Return how NLL and ECE changed on some rows; nothing where none has a label.
+    """Return how NLL and ECE changed on some rows, and accuracy where it did.
+
+    Nothing is returned where no row has a label.
 
     Args:
         rows: What the rows are called.
@@ -51,8 +53,8 @@ def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str
 
     return [
         (f"{SCORE_NAMES[key]}, {rows}", f"{shown(before[key])} → {shown(after[key])}")
-        for key in ("nll", "ece")
-        if key in before
+        for key in ("nll", "ece", "accuracy")
+        if key in before and (key != "accuracy" or before[key].value != after[key].value)
     ]
 
 

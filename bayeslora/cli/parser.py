@@ -10,6 +10,7 @@ from bayeslora._version import __version__
 from bayeslora.cli.verbs import (
     calibrate,
     compare,
+    conformal,
     demo,
     evaluate,
     export,
@@ -44,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": evaluate,
     "calibrate": calibrate,
     "recalibrate": recalibrate,
+    "conformal": conformal,
     "export": export,
     "compare": compare,
     "report": report,

@@ -26,6 +26,7 @@ from bayeslora.metrics.intervals import LEVEL, Method, bootstrap_interval
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.metrics.selective import aurc, harmonic_numbers
+from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
 from bayeslora.metrics.standard import calibration_errors
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions import Predictions
@@ -62,9 +63,12 @@ def evaluate(
 ) -> Scores:
     """Return the scores of some predictions, each with a 95 % bootstrap interval over rows.
 
+    Where the predictions carry prediction sets, these are scored too.
+
     Args:
         predictions: In-distribution predictions, or the file they are in. Rows without a label
-            count for OOD detection alone; without any label only `mean_confidence` is scored.
+            count for OOD detection alone; without any label only `mean_confidence` and the sizes
+            of prediction sets are scored.
         ood: Predictions, or their files, for out-of-distribution rows, by name of the set.
         ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
             `epistemic` where both sets have it and it is not zero throughout, else
@@ -93,14 +97,16 @@ def evaluate(
             )
             for name, other in (ood or {}).items()
         },
-        intervals=_interval_notes(num_resamples, seed),
+        intervals=_interval_notes(num_resamples, seed, sets=inside.sets is not None),
+        stated_coverage=stated_coverage(inside),
     )
+    sets = set_scores(inside, num_resamples, seed)
     if not len(rows):
-        return replace(scores, scores=_confidence_alone(inside, num_resamples, seed))
+        return replace(scores, scores=_confidence_alone(inside, num_resamples, seed) | sets)
     surest = top_label(rows.confidence, rows.correct)
     return replace(
         scores,
-        scores=_scored(rows, num_bins, num_resamples, seed),
+        scores=_scored(rows, num_bins, num_resamples, seed) | sets,
         bins=reliability_bins(surest, num_bins),
         nll_clamped=rows.clamped,
         ece_if_calibrated=ece_if_calibrated(surest, num_bins),
@@ -113,12 +119,13 @@ def _loaded(given: Predictions | str | Path) -> tuple[Predictions, str]:
     return Predictions.load(given), str(given)
 
 
-def _interval_notes(num_resamples: int, seed: int) -> dict[str, str | int | float]:
+def _interval_notes(num_resamples: int, seed: int, *, sets: bool) -> dict[str, str | int | float]:
     return {
         "level": LEVEL,
         "method": "percentile bootstrap over rows",
         **dict.fromkeys(sorted(REFLECTED), "reflected (basic) bootstrap over rows"),
         "bins": "Wilson",
+        **(SET_KEYS if sets else {}),
         "num_resamples": num_resamples,
         "max_rows": MAX_ROWS,
         "seed": seed,

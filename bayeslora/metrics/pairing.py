@@ -70,7 +70,12 @@ def _classes_of(first: Predictions, other: Predictions) -> Predictions:
     if other.labels is not None:
         to_first = np.append(np.argsort(columns), -1)  # -1, unlabelled, stays -1
         labels = to_first[other.labels]
-    return other.replace(classes=first.classes, probs=other.probs[:, columns], labels=labels)
+    return other.replace(
+        classes=first.classes,
+        probs=other.probs[:, columns],
+        labels=labels,
+        sets=None if other.sets is None else other.sets[:, columns],
+    )
 
 
 def _check_labels(first: Predictions, other: Predictions, where: str) -> None:

@@ -75,7 +75,9 @@ class Scores(Mapping[str, Score]):
     """All scores of one set of predictions; a mapping from a score's key to its `Score`.
 
     Keys: `accuracy`, `nll` (nats), `brier`, `ece`, `aece`, `cwece`, `mce`, `aurc`,
-    `mean_confidence`, `overconfidence`. Without labels only `mean_confidence` is there.
+    `mean_confidence`, `overconfidence`; of prediction sets, where there are any, `coverage`,
+    `set_size`, `singletons`, `empty_sets`, `worst_class_coverage`. Without labels only
+    `mean_confidence` is there, and what can be said of sets without them.
 
     Attributes:
         name: What made the predictions.
@@ -90,6 +92,8 @@ class Scores(Mapping[str, Score]):
         nll_clamped: Rows whose label had a probability below 1e-12, where `nll` is cut off.
         ece_if_calibrated: What `ece` would read on average, were the confidences exactly right.
         intervals: How the intervals were made: level, method, number of resamples, seed.
+        stated_coverage: The coverage that the prediction sets were made for; None where there are
+            none, or their file does not say.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Scores(Mapping[str, Score]):
     nll_clamped: int = 0
     ece_if_calibrated: float | None = None
     intervals: Mapping[str, str | int | float] = field(default_factory=dict)
+    stated_coverage: float | None = None
 
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]

@@ -1,45 +1,21 @@
-"""Checks of option values: `InputError` names the field, the value and what is allowed."""
+"""Checks of option values, as the posteriors' configurations use them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
+from bayeslora.option_checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive,
+    check_positive_or_name,
+    is_number,
+)
 
-from bayeslora.errors import InputError, unknown_choice
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a number; truth values are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_positive(field: str, value: object) -> None:
-    """Refuse anything but a finite number above zero."""
-    if not is_number(value) or not (math.isfinite(float(value)) and float(value) > 0):  # type: ignore[arg-type]
-        raise InputError(f"{field} must be > 0, got {value!r}")
-
-
-def check_positive_or_name(field: str, value: object, names: Collection[str]) -> None:
-    """Refuse anything but a finite number above zero or one of `names`."""
-    if not isinstance(value, str):
-        check_positive(field, value)
-    elif value not in names:
-        raise unknown_choice(f"{field} (a number > 0, or a name)", value, names)
-
-
-def check_choice(field: str, value: object, allowed: Collection[str]) -> None:
-    """Refuse anything that is not in `allowed`."""
-    if value not in allowed:
-        raise unknown_choice(field, str(value), allowed)
-
-
-def check_count(field: str, value: object, least: int) -> None:
-    """Refuse anything but a whole number from `least` on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
-
-
-def check_flag(field: str, value: object) -> None:
-    """Refuse anything but true or false."""
-    if not isinstance(value, bool):
-        raise InputError(f"{field} must be true or false, got {value!r}")
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_positive",
+    "check_positive_or_name",
+    "is_number",
+]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.temperature import best_inverse
+from bayeslora.recalibration.temperature import best_inverse
 
 
 class TemperedHead(PointHead):

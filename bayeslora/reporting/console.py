@@ -16,13 +16,14 @@ from bayeslora.reporting.score_tables import (
     score_cell,
     score_table,
 )
+from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import display_columns, unique_labels
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
 
-_LISTED = {**SCORE_COLUMNS, **EXTRA_COLUMNS}
+_LISTED = {**SCORE_COLUMNS, **EXTRA_COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
 _STAR = "* the best of its column, or its interval overlaps the best one's"
 _CLEAR = "* the interval leaves out 0"
 
@@ -101,7 +102,9 @@ def _list_of_scores(one: Named, sets: Mapping[str, str]) -> Table:
 def _footnote(scores: Sequence[Scores]) -> str:
     notes = scores[0].intervals
     rows = sorted({f"{one.n_labelled:,}" for one in scores})
+    covered = sets_note(scores)
     return (
         f"n = {' or '.join(rows)} labelled rows, {scores[0].num_bins} bins; 95 % bootstrap"
         f" intervals, {notes['num_resamples']:,} resamples, seed {notes['seed']}"
+        + (f"\n{covered}" if covered else "")
     )

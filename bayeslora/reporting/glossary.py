@@ -46,6 +46,12 @@ TERMS = (
         " confidence is low.",
     ),
     Term(
+        "Prediction sets: coverage and size",
+        "A method may name a set of classes for every row in place of one. Coverage is the share of"
+        " labelled rows whose set holds the label, and is meant to be what the sets were made for."
+        " Size is the mean number of classes in a set: at the same coverage, fewer say more.",
+    ),
+    Term(
         "Out of distribution (OOD), unfamiliar",
         "Rows unlike those that the method was made for, such as texts on a subject that"
         " none of its classes covers. They are the positive class of the three scores"

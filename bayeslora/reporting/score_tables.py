@@ -9,6 +9,7 @@ from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.set_columns import SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, named, number
 
@@ -76,6 +77,11 @@ def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = B
         values.append(
             [score_cell("mean_confidence", one.scores["mean_confidence"]) for one in methods]
         )
+    for key, column in SET_COLUMNS.items():
+        scores = [one.scores.get(key) for one in methods]
+        if any(score is not None for score in scores):
+            columns.append(column)
+            values.append([score_cell(key, score) for score in scores])
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
@@ -176,7 +182,9 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
     size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
-    return (
-        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap"
-        f" intervals.{ood} {note if len(methods) > 1 else ''}"
-    ).strip()
+    parts = (
+        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap intervals.{ood}",
+        sets_note([one.scores for one in methods]),
+        note if len(methods) > 1 else "",
+    )
+    return " ".join(filter(None, parts))

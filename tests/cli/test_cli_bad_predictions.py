@@ -43,6 +43,7 @@ def test_predictions_files(refused, tmp_path, case):
         ["compare", good, path],
         ["report", path, "--out", tmp_path / "report"],
         ["recalibrate", "--fit", path, "--apply", good, "--out", tmp_path / "o.parquet"],
+        ["conformal", "--fit", good, "--apply", path, "--out", tmp_path / "o.parquet"],
     )
     for command in commands:
         message = refused(*command)

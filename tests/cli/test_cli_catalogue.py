@@ -6,7 +6,9 @@ import torch
 
 from bayeslora import __version__
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.conformal.config import CONFORMAL
 from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.tasks.known import KNOWN_TASKS
 
 
@@ -27,11 +29,15 @@ def test_methods_lists_everything_with_its_defaults(run):
     content = json.loads(run("methods", "--json").out)
     assert {item["name"] for item in content["adapters"]} == set(ADAPTERS)
     assert {item["name"] for item in content["posteriors"]} == set(POSTERIORS)
-    for item in (*content["adapters"], *content["posteriors"], *content["recalibrators"]):
+    assert {item["name"] for item in content["recalibrators"]} == set(RECALIBRATORS)
+    assert {item["name"] for item in content["conformal sets"]} == set(CONFORMAL)
+    for item in (item for kind in content.values() for item in kind):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
     polar = next(item for item in content["adapters"] if item["name"] == "polar")
     assert polar["options"]["r"] == ADAPTERS["polar"]().r
+    temperature, *_, isotonic = content["recalibrators"]
+    assert (temperature["options"], isotonic["options"]) == ({}, {"smoothing": 1.0})
 
 
 def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):

@@ -18,9 +18,8 @@ from bayeslora.training.settings import TrainingSettings
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
 CONTRACT = [
-    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "export", "compare"),
-    "report",
-    *("tasks", "methods", "info"),
+    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal", "export"),
+    *("compare", "report", "tasks", "methods", "info"),
 ]
 
 
@@ -102,7 +101,8 @@ def test_a_terminal_without_arrows_shows_the_help_all_the_same():
         (["evaluate", "p.csv", "--bins", "0"], ["--bins", ">= 1"]),
         (["evaluate"], ["RUN_OR_FILE"]),
         (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),
-        (["recalibrate", "--method", "isotonic"], ["--method", "'temperature'"]),
+        (["conformal", "--alpha", "1.5"], ["--alpha", "between 0 and 1", "'1.5'"]),
+        (["conformal", "--alpha", "none"], ["--alpha", "'none'"]),
         (["compare", "a.csv", "--ood", "x=y"], ["--ood"]),
     ],
 )

@@ -1,12 +1,15 @@
-"""recalibrate: a temperature from one predictions file, applied to another."""
+"""recalibrate: a recalibrator from one predictions file, applied to another."""
 
 import json
 
 import numpy as np
+import pytest
 from cli_files import fake
 
-from bayeslora.posteriors.temperature import Temperature
 from bayeslora.predictions import Predictions
+from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import build
+from bayeslora.recalibration.temperature import Temperature
 
 
 def test_recalibrate_fits_on_one_file_and_applies_to_another(run, tmp_path):
@@ -92,3 +95,51 @@ def test_rounded_probabilities_may_repeat_in_another_file(run, tmp_path):
         path.write_text("\n".join(["prob_a,prob_b,label", *lines]) + "\n")
     out = tmp_path / "out.csv"
     assert run("recalibrate", "--fit", paths[0], "--apply", paths[1], "--out", out).code == 0
+
+
+@pytest.mark.parametrize("method", [*RECALIBRATORS, "histogram:num_bins=5,bins=equal-width"])
+def test_every_recalibrator_shows_before_and_after(run, tmp_path, method):
+    fitted = fake(tmp_path / "valid.parquet", rows=90, seed=1, sharp=4, ids="v-")
+    applied = fake(tmp_path / "test.parquet", seed=2, sharp=4, ids="t-")
+    out = tmp_path / "out.parquet"
+    options = ["--fit", fitted, "--apply", applied, "--out", out, "--method", method]
+    text = run("recalibrate", *options).out
+    for score in ("NLL (nats)", "ECE"):
+        for rows in ("--fit", "--apply"):
+            assert any(f"{score}, {rows}" in line and "→" in line for line in text.splitlines())
+    name = method.partition(":")[0]
+    assert ["method", name] in [line.split() for line in text.splitlines()]
+    expected = build(method).fit(Predictions.load(fitted))
+    written = Predictions.load(out)
+    np.testing.assert_array_equal(written.probs, expected.apply(Predictions.load(applied)).probs)
+    assert written.metadata["recalibration"] == name
+    content = json.loads(run("recalibrate", *options, "--overwrite", "--json").out)
+    assert (content["method"], content["rows"]) == (name, 90)
+    assert content.items() >= expected.report().items()
+    before, after = (
+        content["apply"][side]["scores"]["nll"]["value"] for side in ("before", "after")
+    )
+    assert after < before
+    for side, rows in content.items():
+        if side in {"fit", "apply"}:
+            moved = {rows[when]["scores"]["accuracy"]["value"] for when in ("before", "after")}
+            assert (f"accuracy, --{side}" in text) == (len(moved) == 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("platt", ["unknown method 'platt'", "'beta'", "'temperature'"]),
+        ("histogram:bins=even", ["unknown bins 'even'", "'equal-mass'"]),
+        ("matrix:scale=1", ["unknown option of method matrix 'scale'", "'prior_scale'"]),
+        ("vector:prior_scale", ["key=value", "'prior_scale'"]),
+    ],
+)
+def test_a_wrong_method_is_refused(refused, tmp_path, method, parts):
+    fitted = fake(tmp_path / "valid.parquet", seed=1, ids="v-")
+    applied = fake(tmp_path / "test.parquet", seed=2, ids="t-")
+    out = tmp_path / "out.parquet"
+    options = ["--fit", fitted, "--apply", applied, "--out", out, "--method", method]
+    message = refused("recalibrate", *options)
+    for part in parts:
+        assert part in message

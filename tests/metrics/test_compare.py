@@ -8,6 +8,7 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.pairing import paired
 from bayeslora.predictions import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 10
@@ -76,6 +77,20 @@ def test_rows_and_classes_are_brought_into_the_same_order():
     ).take(order)
     straight = compare([method(), other], num_resamples=30)
     assert compare([method(), moved], num_resamples=30) == straight
+
+
+def test_sets_follow_their_classes():
+    sets = np.eye(3, dtype=bool)[[0, 2, 1, 0]]
+    first = Predictions(np.full((4, 3), 1 / 3), ("a", "b", "c"), [0, 1, 2, 0], name="x")
+    order = [2, 0, 1]
+    other = Predictions(
+        np.full((4, 3), 1 / 3),
+        ("c", "a", "b"),
+        [1, 2, 0, 1],
+        name="y",
+        sets=sets[:, order],
+    )
+    assert np.array_equal(paired([first, other])[1].sets, sets)
 
 
 def test_rows_are_matched_by_position_where_ids_are_missing():

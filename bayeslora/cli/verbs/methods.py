@@ -1,4 +1,4 @@
-"""`bayeslora methods`: adapters, posteriors and recalibrators, with their options."""
+"""`bayeslora methods`: adapters, posteriors and what follows them, with their options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list adapters, posteriors and recalibrators"
+SUMMARY = "list adapters, posteriors, recalibrators and conformal sets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,19 +32,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
-    from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
+    from bayeslora.conformal.config import CONFORMAL
+    from bayeslora.posteriors.config import POSTERIORS
+    from bayeslora.recalibration.config import RECALIBRATORS
 
     return {
         "adapters": [_described(config) for config in ADAPTERS.values()],
         "posteriors": [_described(config) for config in POSTERIORS.values()],
-        "recalibrators": [
-            {
-                "name": "temperature",
-                "summary": "one temperature fitted to held-out predictions (bayeslora recalibrate)",
-                "source": TemperatureScaling.source,
-                "options": {},
-            }
-        ],
+        "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
+        "conformal sets": [_described(config) for config in CONFORMAL.values()],
     }
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.temperature import Temperature
 from bayeslora.predictions import Predictions
+from bayeslora.recalibration.temperature import Temperature
 
 CLASSES = ("a", "b", "c")
 

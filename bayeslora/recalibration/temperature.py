@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.held_out import fitting_rows
 from bayeslora.predictions import Predictions
+from bayeslora.recalibration.common import (
+    check_applicable,
+    log_probs,
+    log_sum_exp,
+    softmax,
+    with_new_probs,
+)
+from bayeslora.recalibration.config import TemperatureOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +36,12 @@ SMALLEST, LARGEST = 1e-3, 1e3
 
 _TOLERANCE = 1e-10
 
+# Zero probabilities are read as the smallest normal number.
+_TINY = float(np.finfo(np.float64).tiny)
+
 
 @dataclass
-class Temperature:
+class Temperature(TemperatureOptions):
     """A recalibrator with one parameter; it never changes which class is the most probable.
 
     Attributes:
@@ -54,14 +66,10 @@ class Temperature:
         Raises:
             InputError: No row has a label.
         """
-        labelled = predictions.labelled
-        if predictions.labels is None or not labelled.any():
-            raise InputError("temperature scaling needs labels, and these predictions have none")
-        logits = _log(predictions.probs[labelled])
-        inverse = best_inverse(logits, predictions.labels[labelled])
-        self.temperature = 1 / inverse
+        probs, labels = fitting_rows(predictions, "temperature scaling")
+        self.temperature = 1 / best_inverse(log_probs(probs, _TINY), labels)
         self.classes = predictions.classes
-        self.num_rows = int(labelled.sum())
+        self.num_rows = len(labels)
         return self
 
     def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
@@ -80,23 +88,13 @@ class Temperature:
         """
         if self.temperature is None:
             raise InputError("this temperature is not fitted yet; call fit first")
-        if self.classes != predictions.classes:
-            raise InputError(
-                f"the temperature was fitted on classes {_names(self.classes)}, "
-                f"these predictions have {_names(predictions.classes)}"
-            )
-        logits = _log(predictions.probs) / self.temperature
-        probs = np.exp(logits - _log_sum_exp(logits)[:, None])
-        scaled = predictions.with_probs(probs, name)
-        return scaled.replace(
-            total=None if predictions.total is None else scaled.uncertainty("entropy"),
-            metadata={
-                **predictions.metadata,
-                "recalibration": "temperature",
-                "temperature": repr(self.temperature),
-                "recalibration_rows": str(self.num_rows),
-            },
-        )
+        check_applicable(self, predictions)
+        probs = softmax(log_probs(predictions.probs, _TINY) / self.temperature)
+        return with_new_probs(self, predictions, probs, name)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the temperature."""
+        return {"temperature": float(self.temperature or 1.0)}
 
 
 def best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -135,22 +133,8 @@ def _derivatives(
 ) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
     scaled = inverse * logits
-    probs = np.exp(scaled - _log_sum_exp(scaled)[:, None])
+    probs = np.exp(scaled - log_sum_exp(scaled)[:, None])
     average = (probs * logits).sum(1)
     at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     spread = (probs * (logits - average[:, None]) ** 2).sum(1)
     return float((average - at_label).mean()), float(spread.mean())
-
-
-def _log(probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return logarithms with zero probabilities read as the smallest normal number."""
-    return np.log(np.maximum(probs, np.finfo(np.float64).tiny))
-
-
-def _log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = logits.max(1)
-    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(1)))
-
-
-def _names(classes: tuple[str, ...]) -> str:
-    return "[" + ", ".join(repr(name) for name in classes) + "]"

@@ -1,0 +1,102 @@
+"""`bayeslora conformal`: sets of classes that hold the label as often as is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bayeslora.cli.arguments import (
+    add_fit_and_apply,
+    add_json,
+    add_overwrite,
+    add_seed,
+    given,
+    share,
+)
+from bayeslora.cli.outputs import check_new_file, print_columns, print_json
+
+if TYPE_CHECKING:
+    from bayeslora.conformal.sets import ConformalSets
+    from bayeslora.metrics.scores import Scores
+
+SUMMARY = "make sets of classes that hold the label with a chosen coverage"
+
+_NAMES = {
+    "coverage": "coverage",
+    "worst_class_coverage": "coverage, lowest of a class",
+    "set_size": "mean set size",
+    "singletons": "sets of one class",
+    "empty_sets": "empty sets",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_fit_and_apply(parser)
+    parser.add_argument(
+        "--alpha",
+        type=share,
+        metavar="SHARE",
+        help="the share of labels that may be missed (default: 0.1)",
+    )
+    parser.add_argument(
+        "--method",
+        default="lac",
+        metavar="NAME[:KEY=VALUE,…]",
+        help="a kind of conformal sets (default: lac; `bayeslora methods` lists them)",
+    )
+    add_seed(parser, "seed of the bootstrap intervals")
+    add_overwrite(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check that the rows differ, fit, apply, save, and print coverage and sizes."""
+    from bayeslora.conformal.sets import conformal_sets
+    from bayeslora.metrics.evaluate import evaluate
+
+    check_new_file(args.out, overwrite=args.overwrite)
+    result = conformal_sets(args.fit, args.apply, args.alpha, args.method)
+    result.predictions.save(args.out)
+    _show(args, result, evaluate(result.predictions, **given(args, "seed")))
+
+
+def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> None:
+    from bayeslora.reporting.text import shown
+
+    predictor = result.predictor
+    thresholds = _thresholds(result)
+    if args.json:
+        head = {"file": str(args.out), "method": predictor.name, "alpha": predictor.alpha}
+        fitted = {"classwise": predictor.classwise, "rows": predictor.num_rows}
+        print_json({**head, **fitted, "thresholds": thresholds, "apply": scores.to_json()})
+        return
+    values = {value for value in thresholds.values() if value is not None}
+    infinite = sum(value is None for value in thresholds.values())
+    rows = [
+        ("predictions", str(args.out)),
+        ("method", f"{predictor.name}{', one threshold a class' if predictor.classwise else ''}"),
+        ("coverage asked for", f"{1 - predictor.alpha:.4g}"),
+        ("rows fitted on", f"{predictor.num_rows:,}"),
+    ]
+    if values:
+        low, high = f"{min(values):.4f}", f"{max(values):.4f}"
+        rows.append(("threshold", low if low == high else f"{low} to {high}"))
+    if infinite:
+        rows.append(("classes in every set", f"{infinite} of {len(thresholds)}: too few rows"))
+    rows += [
+        (f"{name}, --apply", shown(scores[key])) for key, name in _NAMES.items() if key in scores
+    ]
+    print_columns(rows)
+
+
+def _thresholds(result: ConformalSets) -> dict[str, float | None]:
+    """Return the threshold of each class; None where it is infinite, which JSON cannot say."""
+    import numpy as np
+
+    predictor = result.predictor
+    values = np.asarray(predictor.thresholds).tolist()
+    return {
+        name: value if value < float("inf") else None
+        for name, value in zip(predictor.classes, values, strict=True)
+    }

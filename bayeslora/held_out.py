@@ -1,0 +1,171 @@
+"""Rows to fit a last step on, and other rows to apply it to.
+
+A recalibrator or a conformal threshold that is judged on the rows it was fitted to looks better
+than it is, so the two sets of predictions must be by the same model, over the same classes, and
+without a row in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+
+MOST_EQUAL = 0.5
+"""Share of rows with the very same probabilities from which two sets count as one."""
+
+MOST_DISTINCT = 0.9
+"""Share of different rows in a set below which equal probabilities say nothing."""
+
+_FINGERPRINT, _RECALIBRATION = "model_fingerprint", "recalibration"
+
+
+def held_out(
+    fit: Predictions | str | Path, apply: Predictions | str | Path, what: str
+) -> tuple[Predictions, Predictions]:
+    """Return the predictions to fit on and those to apply to, read where files are named.
+
+    Args:
+        fit: Predictions, or the file they are in.
+        apply: Predictions, or the file they are in.
+        what: What is fitted and applied, for messages: `a recalibrator`.
+
+    Raises:
+        InputError: A file or a value in it is wrong; the two share rows, have different classes,
+            or were made by different models.
+    """
+    _check_files(fit, apply, what)
+    fitted, applied = _loaded(fit), _loaded(apply)
+    check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), what)
+    return fitted, applied
+
+
+def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], what: str) -> None:
+    """Complain where `apply` holds rows of `fit`, has other classes, or was made in another way.
+
+    Rows are the same where they share an id that is more than a row number. Without such ids the
+    sets count as one where most rows have the very same probabilities, unless these repeat within
+    a set as well, as rounded ones and vote shares do.
+
+    Args:
+        fit: What the predictions to fit on are called, and they themselves.
+        apply: What the predictions to apply to are called, and they themselves.
+        what: What is fitted and applied.
+
+    Raises:
+        InputError: The two share rows, have different classes, or were made by different models
+            or recalibrators.
+    """
+    (fit_name, fitted), (apply_name, applied) = fit, apply
+    why = f"{what} must not be applied to the rows it was fitted to"
+    models = [one.metadata.get(_FINGERPRINT) for one in (fitted, applied)]
+    if None not in models and models[0] != models[1]:
+        raise InputError(f"{fit_name} and {apply_name} were made by different models")
+    changed = [one.metadata.get(_RECALIBRATION, "nothing") for one in (fitted, applied)]
+    if fitted.metadata and applied.metadata and changed[0] != changed[1]:
+        raise InputError(
+            f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; they must "
+            "have gone the same way"
+        )
+    check_classes(f"{fit_name} has", fitted.classes, applied.classes, f"{apply_name} has")
+    shared = sorted(_names(fitted) & _names(applied))
+    if shared:
+        raise InputError(
+            f"{fit_name} and {apply_name} share {len(shared)} rows, such as id {shared[0]!r}; {why}"
+        )
+    equal = _share_of_equal_rows(fitted, applied)
+    if equal > MOST_EQUAL:
+        raise InputError(
+            f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
+            f"{fit_name}; {why}"
+        )
+
+
+def check_classes(
+    whose: str, classes: Sequence[str], others: Sequence[str], other: str = "these predictions have"
+) -> None:
+    """Complain where what was fitted and what it is applied to have different classes.
+
+    Args:
+        whose: Subject and verb for `classes`, such as `the temperature was fitted on`.
+        classes: Of what was fitted.
+        others: Of what it is applied to.
+        other: Subject and verb for `others`.
+
+    Raises:
+        InputError: The names differ, or their order does.
+    """
+    if tuple(classes) != tuple(others):
+        listed = [", ".join(map(repr, names)) for names in (classes, others)]
+        raise InputError(f"{whose} classes [{listed[0]}], {other} [{listed[1]}]")
+
+
+def fitting_rows(
+    predictions: Predictions, what: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return probabilities [N, C] and labels [N] of the labelled rows.
+
+    Args:
+        predictions: Rows, some of which may have no label.
+        what: What needs the labels, for the message.
+
+    Raises:
+        InputError: No row has a label.
+    """
+    labelled = predictions.labelled
+    if predictions.labels is None or not labelled.any():
+        raise InputError(f"{what} needs labels, and these predictions have none")
+    return predictions.probs[labelled], predictions.labels[labelled]
+
+
+def settled_order(
+    probs: NDArray[np.float64], labels: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Return [N]: an order of the rows that depends on their content alone.
+
+    Random numbers that are handed out in this order fall to the same rows however the rows are
+    shuffled and the classes are arranged.
+
+    Args:
+        probs: [N, C].
+        labels: [N]; ties of the sorted probabilities are broken by that of the label, where given.
+    """
+    keys = list(np.sort(probs, axis=1).T)
+    if labels is not None:
+        keys.insert(0, np.take_along_axis(probs, labels[:, None], 1)[:, 0])
+    return np.lexsort(keys)
+
+
+def _check_files(fit: Predictions | str | Path, apply: Predictions | str | Path, what: str) -> None:
+    why = f"{what} must not be applied to the rows it was fitted to"
+    if isinstance(fit, Predictions) or isinstance(apply, Predictions):
+        if fit is apply:
+            raise InputError(f"fit and apply are the same predictions; {why}")
+        return
+    if Path(fit).exists() and Path(apply).exists() and Path(fit).samefile(apply):
+        raise InputError(f"the rows to fit on and to apply to are the same file, {fit}; {why}")
+
+
+def _loaded(given: Predictions | str | Path) -> Predictions:
+    return given if isinstance(given, Predictions) else Predictions.load(given)
+
+
+def _called(given: Predictions | str | Path, default: str) -> str:
+    return default if isinstance(given, Predictions) else str(given)
+
+
+def _names(predictions: Predictions) -> set[str]:
+    """Return the ids that name a row, not its number, which two files may well share."""
+    return {name for name in predictions.ids or () if not name.isdecimal()}
+
+
+def _share_of_equal_rows(fitted: Predictions, applied: Predictions) -> float:
+    known = {row.tobytes() for row in fitted.probs}
+    if len(known) < MOST_DISTINCT * len(fitted):
+        return 0.0
+    return float(np.mean([row.tobytes() in known for row in applied.probs]))

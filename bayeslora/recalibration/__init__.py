@@ -1,0 +1,1 @@
+"""Recalibrators: held-out predictions in, better probabilities out; no model is seen."""

@@ -1,0 +1,123 @@
+"""Beta calibration: the map between two beta distributions, for each class against the rest.
+
+    logit p'_c = a_c log p_c − b_c log(1 − p_c) + c_c,   a_c, b_c ≥ 0
+
+    minimised for each class: Σ_n NLL of (y_n = c)  +  ((a − 1)² + (b − 1)² + c²) / 2τ²
+
+Kull, Silva Filho and Flach 2017, AISTATS (PMLR 54). The bounds keep each class's map
+from falling; the prior around leaving the probabilities alone keeps the optimum finite where a
+class is absent or its rows are separated, and fades as N grows. With several classes the results
+are renormalised, so classes may change their order within a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.held_out import fitting_rows
+from bayeslora.predictions import Predictions
+from bayeslora.recalibration.common import (
+    FLOOR,
+    check_applicable,
+    one_hot,
+    renormalised,
+    with_new_probs,
+)
+from bayeslora.recalibration.config import BetaOptions
+from bayeslora.recalibration.optimum import minimise
+
+Array = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class BetaCalibration(BetaOptions):
+    """A recalibrator with three parameters a class; it does not keep the ranking.
+
+    Attributes:
+        parameters: [3, C] float64: a, b, c; None before `fit`.
+        classes: Class names of the rows it was fitted on.
+        num_rows: Labelled rows it was fitted on.
+    """
+
+    parameters: Array | None = None
+    classes: tuple[str, ...] = ()
+    num_rows: int = 0
+
+    def fit(self, predictions: Predictions) -> BetaCalibration:
+        """Fit to the labelled rows.
+
+        Args:
+            predictions: Of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label.
+        """
+        probs, labels = fitting_rows(predictions, "beta calibration")
+        self.parameters = _fit(probs, labels, self.prior_scale)
+        self.classes, self.num_rows = predictions.classes, len(labels)
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with mapped probabilities; see `common.with_new_probs`.
+
+        Args:
+            predictions: Rows over the same classes, labelled or not.
+            name: The new name; the old one if None.
+
+        Raises:
+            InputError: Not fitted, or fitted on other classes.
+        """
+        check_applicable(self, predictions)
+        values = _sigmoid(_logits(np.asarray(self.parameters), predictions.probs))
+        probs = renormalised(values, predictions.probs)
+        return with_new_probs(self, predictions, probs, name)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the means of a and b and the largest c (nats)."""
+        a, b, c = np.asarray(self.parameters)
+        return {
+            "mean_a": float(a.mean()),
+            "mean_b": float(b.mean()),
+            "largest_c": float(np.abs(c).max()),
+        }
+
+
+def _fit(probs: Array, labels: NDArray[np.int64], prior_scale: float) -> Array:
+    """Return [3, C]; the classes share one search, in which they do not meet."""
+    rows, num_classes = probs.shape
+    targets = one_hot(labels, num_classes)
+    near, far = _features(probs)
+    identity = np.repeat([[1.0], [1.0], [0.0]], num_classes, axis=1)
+
+    def objective(flat: Array) -> tuple[float, Array]:
+        values = flat.reshape(3, num_classes)
+        logits = values[0] * near + values[1] * far + values[2]
+        changes = (values - identity) / prior_scale
+        loss = (np.logaddexp(0, logits) - targets * logits).sum() + (changes**2).sum() / 2
+        residuals = _sigmoid(logits) - targets
+        slopes = np.stack([(residuals * near).sum(0), (residuals * far).sum(0), residuals.sum(0)])
+        return loss / rows, (slopes + changes / prior_scale).ravel() / rows
+
+    bounds = [(0.0, None)] * (2 * num_classes) + [(None, None)] * num_classes
+    return minimise(objective, identity.ravel(), bounds).reshape(3, num_classes)
+
+
+def _features(probs: Array) -> tuple[Array, Array]:
+    """Return log p and −log(1 − p), both [N, C], with p kept off 0 and 1."""
+    inside = np.clip(probs, FLOOR, 1 - FLOOR)
+    return np.log(inside), -np.log1p(-inside)
+
+
+def _logits(parameters: Array, probs: Array) -> Array:
+    near, far = _features(probs)
+    return np.asarray(parameters[0] * near + parameters[1] * far + parameters[2])
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.exp(-np.logaddexp(0, -logits))

@@ -1,0 +1,120 @@
+"""Histogram binning: the share of a class among the fit rows in the same bin.
+
+    p'_c = (k_b + m π_c) / (n_b + m),   n_b fit rows in the bin of p_c, k_b of them of class c
+
+Zadrozny and Elkan 2001, ICML, with their m-estimate: the class's share π_c of all fit rows counts
+as m further rows of every bin. With m = 0 a bin without rows of the class gives a probability of 0,
+and one miss an infinite NLL. Each class is taken against the rest, as in Zadrozny and Elkan 2002,
+KDD, and rows are renormalised. Probabilities in a bin become equal, and classes may change their
+order.
+
+netcal's class of this name is not used: its bins are left-closed in the fit and right-closed in the
+transform, its equal-mass bins cannot be applied, and rows of zeros become NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.held_out import fitting_rows
+from bayeslora.predictions import Predictions
+from bayeslora.recalibration.common import (
+    base_rates,
+    check_applicable,
+    one_hot,
+    renormalised,
+    with_new_probs,
+)
+from bayeslora.recalibration.config import HistogramOptions
+
+Array = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class HistogramBinning(HistogramOptions):
+    """A recalibrator with a value a bin and class; it does not keep the ranking.
+
+    Attributes:
+        edges: [B + 1, C] float64, from 0 to 1; None before `fit`.
+        values: [B, C] float64, p' before rows are renormalised; NaN in a bin that holds no row,
+            where `smoothing` is 0.
+        classes: Class names of the rows it was fitted on.
+        num_rows: Labelled rows it was fitted on.
+    """
+
+    edges: Array | None = None
+    values: Array | None = None
+    classes: tuple[str, ...] = ()
+    num_rows: int = 0
+
+    def fit(self, predictions: Predictions) -> HistogramBinning:
+        """Fit to the labelled rows.
+
+        Args:
+            predictions: Of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label.
+        """
+        probs, labels = fitting_rows(predictions, "histogram binning")
+        num_classes = probs.shape[1]
+        even = np.linspace(0.0, 1.0, self.num_bins + 1)
+        edges = np.repeat(even[:, None], num_classes, axis=1)
+        if self.bins == "equal-mass":
+            edges[1:-1] = np.quantile(probs, even[1:-1], axis=0)
+        cells = (_places(edges, probs) * num_classes + np.arange(num_classes)).ravel()
+        hits = one_hot(labels, num_classes).ravel()
+
+        def summed(weights: Array) -> Array:
+            flat = np.bincount(cells, weights, self.num_bins * num_classes)
+            return np.asarray(flat, dtype=np.float64).reshape(self.num_bins, num_classes)
+
+        rows = summed(np.ones_like(hits)) + self.smoothing
+        known = summed(hits) + self.smoothing * base_rates(labels, num_classes)
+        self.edges = edges
+        self.values = np.divide(known, rows, out=np.full_like(rows, np.nan), where=rows > 0)
+        self.classes, self.num_rows = predictions.classes, len(labels)
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with binned probabilities; see `common.with_new_probs`.
+
+        A value whose bin held no fit row stays the stated probability, and so does a whole row
+        whose values are all zero; only `smoothing` 0 allows either.
+
+        Args:
+            predictions: Rows over the same classes, labelled or not.
+            name: The new name; the old one if None.
+
+        Raises:
+            InputError: Not fitted, or fitted on other classes.
+        """
+        check_applicable(self, predictions)
+        stated = predictions.probs
+        places = _places(np.asarray(self.edges), stated)
+        values = np.take_along_axis(np.asarray(self.values), places, 0)
+        values = np.where(np.isnan(values), stated, values)
+        return with_new_probs(self, predictions, renormalised(values, stated), name)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the number of bins a class, and the lowest and the highest value of any."""
+        values = np.asarray(self.values)
+        return {
+            "num_bins": self.num_bins,
+            "lowest_value": float(np.nanmin(values)),
+            "highest_value": float(np.nanmax(values)),
+        }
+
+
+def _places(edges: Array, probs: Array) -> NDArray[np.int64]:
+    """Return [N, C]: the bin of each probability, from 0; the last bin holds 1 as well."""
+    places = np.zeros(probs.shape, dtype=np.int64)
+    for edge in edges[1:-1]:
+        places += probs >= edge
+    return places

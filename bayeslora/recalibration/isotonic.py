@@ -1,0 +1,103 @@
+"""Isotonic regression: the rising curve that fits a class's probability best.
+
+    p'_c = f_c(p_c),   f_c rising,   Σ_n (f_c(p_nc) − [y_n = c])² least
+
+Zadrozny and Elkan 2002, KDD, each class against the rest; f is scikit-learn's, linear between its
+knots and constant outside them. It is constant on blocks of rows, often exactly 0 or 1 at its ends,
+and one miss then makes the NLL infinite. So each block of n rows with mean v gets the m-estimate
+(n v + m π_c) / (n + m), where π_c is the class's share of all fit rows, and the blocks a second
+isotonic fit with n + m as their weights. With m = 0 f is the textbook's. Rows are renormalised:
+probabilities within a block become equal, and classes may change their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.held_out import fitting_rows
+from bayeslora.predictions import Predictions
+from bayeslora.recalibration.common import (
+    base_rates,
+    check_applicable,
+    one_hot,
+    renormalised,
+    with_new_probs,
+)
+from bayeslora.recalibration.config import IsotonicOptions
+
+Array = NDArray[np.float64]
+Knots = tuple[Array, Array]
+
+
+@dataclass(eq=False)
+class IsotonicRegression(IsotonicOptions):
+    """A recalibrator with a rising curve for each class; it does not keep the ranking.
+
+    Attributes:
+        knots: C pairs ([K] stated probabilities, [K] fitted values), float64, both rising; the
+            number of knots differs from class to class. Empty before `fit`.
+        classes: Class names of the rows it was fitted on.
+        num_rows: Labelled rows it was fitted on.
+    """
+
+    knots: tuple[Knots, ...] = ()
+    classes: tuple[str, ...] = ()
+    num_rows: int = 0
+
+    def fit(self, predictions: Predictions) -> IsotonicRegression:
+        """Fit to the labelled rows.
+
+        Args:
+            predictions: Of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label.
+        """
+        probs, labels = fitting_rows(predictions, "isotonic regression")
+        num_classes = probs.shape[1]
+        shares = base_rates(labels, num_classes)
+        columns = zip(probs.T, one_hot(labels, num_classes).T, shares, strict=True)
+        # scikit-learn fits one curve at a time, and the curves have knots of their own.
+        self.knots = tuple(_curve(*column, self.smoothing) for column in columns)
+        self.classes, self.num_rows = predictions.classes, len(labels)
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with mapped probabilities; see `common.with_new_probs`.
+
+        A row whose values are all zero, which only `smoothing` 0 allows, keeps its probabilities.
+
+        Args:
+            predictions: Rows over the same classes, labelled or not.
+            name: The new name; the old one if None.
+
+        Raises:
+            InputError: Not fitted, or fitted on other classes.
+        """
+        check_applicable(self, predictions)
+        stated = predictions.probs
+        pairs = zip(stated.T, self.knots, strict=True)
+        values = np.column_stack([np.interp(column, *knots) for column, knots in pairs])
+        return with_new_probs(self, predictions, renormalised(values, stated), name)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the number of knots of all classes."""
+        return {"num_knots": sum(len(places) for places, _ in self.knots)}
+
+
+def _curve(probs: Array, hits: Array, share: float, smoothing: float) -> Knots:
+    """Return the knots for one class: [K] stated probabilities and [K] values."""
+    from sklearn.isotonic import IsotonicRegression as Curve
+
+    curve = Curve(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    fitted = curve.fit(probs, hits).predict(probs)
+    means, block, sizes = np.unique(fitted, return_inverse=True, return_counts=True)
+    smoothed = (sizes * means + smoothing * share) / (sizes + smoothing)
+    found = curve.fit(probs, smoothed[block], (1 + smoothing / sizes)[block])
+    return np.asarray(found.X_thresholds_), np.asarray(found.y_thresholds_)

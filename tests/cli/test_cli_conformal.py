@@ -1,0 +1,120 @@
+"""conformal: sets for one predictions file by thresholds from another, and how others see them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from cli_files import fake
+
+from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal.sets import conformal_sets
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.sets import SET_KEYS
+from bayeslora.predictions import Predictions
+
+
+@pytest.fixture
+def files(tmp_path):
+    fitted = fake(tmp_path / "valid.parquet", rows=90, seed=1, ids="v-", metadata={"link": "mc"})
+    applied = fake(tmp_path / "test.parquet", seed=2, ids="t-", metadata={"link": "mc"})
+    return ["--fit", fitted, "--apply", applied, "--out", tmp_path / "out.parquet"]
+
+
+@pytest.mark.parametrize(
+    "method", [*CONFORMAL, "aps:randomised=false", "raps:penalty=0.2,k_reg=2,classwise=true"]
+)
+def test_sets_are_made_shown_and_saved(run, files, method):
+    result = run("conformal", *files, "--alpha", 0.2, "--method", method)
+    assert result.code == 0
+    expected = conformal_sets(files[1], files[3], 0.2, method)
+    written = Predictions.load(files[5])
+    np.testing.assert_array_equal(written.sets, expected.sets)
+    assert written.metadata["conformal"] == method.partition(":")[0]
+    assert written.metadata["conformal_alpha"] == "0.2"
+    scores = evaluate(written)
+    assert "coverage asked for" in result.out
+    for key in SET_KEYS:
+        assert f"{scores[key].value:.3f} [" in result.out
+    content = json.loads(run("conformal", *files, "--method", method, "--overwrite", "--json").out)
+    assert (content["method"], content["alpha"], content["rows"]) == (
+        method.partition(":")[0],
+        0.1,
+        90,
+    )
+    assert content["classwise"] == ("classwise" in method)
+    assert content["apply"]["stated_coverage"] == 0.9
+    assert set(content["thresholds"]) == {"a", "b", "c"}
+
+
+def test_too_few_rows_are_said(run, files):
+    fake(files[1], rows=20, seed=1, ids="v-", metadata={"link": "mc"})
+    result = run("conformal", *files, "--method", "lac:classwise=true")
+    assert "fewer than 9 labelled rows" in result.err
+    assert "classes in every set" in result.out
+    content = json.loads(
+        run("conformal", *files, "--method", "lac:classwise=true", "--overwrite", "--json").out
+    )
+    assert list(content["thresholds"].values()) == [None] * 3
+
+
+def test_rows_without_labels_get_sets_and_sizes(run, files, tmp_path):
+    fake(files[3], seed=2, ids="t-", outside=True)
+    result = run("conformal", *files)
+    assert result.code == 0
+    assert "mean set size" in result.out
+    assert "coverage, --apply" not in result.out
+    assert Predictions.load(files[5]).sets is not None
+
+
+def test_evaluate_report_and_csv_carry_the_sets(run, files, tmp_path):
+    files[5] = tmp_path / "out.csv"
+    assert run("conformal", *files).code == 0
+    with files[5].open(newline="") as stream:
+        header = next(csv.reader(stream))
+    assert header[-3:] == ["set_a", "set_b", "set_c"]
+    content = json.loads(run("evaluate", files[5], "--json").out)
+    expected = evaluate(files[5])
+    assert content["scores"]["coverage"]["value"] == expected["coverage"].value
+    for word in ("Coverage", "Set size", "Sets of one class", "Empty sets"):
+        assert word in run("evaluate", files[5]).out
+        if word in {"Coverage", "Set size"}:
+            assert word in run("evaluate", files[5], files[3]).out
+    assert run("report", files[5], files[3], "--out", tmp_path / "report").code == 0
+    scores = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert scores["methods"][0]["scores"].keys() >= SET_KEYS.keys()
+    assert "Set size" in (tmp_path / "report" / "report.md").read_text()
+    assert "Set size" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_the_stated_coverage_is_shown(run, files):
+    run("conformal", *files, "--alpha", 0.25)
+    assert "made for a coverage of 0.75" in run("evaluate", files[5]).out
+    assert "made for a coverage of 0.75" in run("evaluate", files[5], files[3]).out
+
+
+def test_a_recalibrated_file_loses_its_sets(run, files, tmp_path):
+    run("conformal", *files)
+    options = ["--fit", files[1], "--apply", files[5], "--out", tmp_path / "r.parquet"]
+    assert run("recalibrate", *options).code == 0
+    written = Predictions.load(tmp_path / "r.parquet")
+    assert written.sets is None
+    assert "conformal_alpha" not in written.metadata
+    message = run("conformal", *files[:2], "--apply", tmp_path / "r.parquet", "--out", "o.csv").err
+    assert "was recalibrated by nothing" in message
+
+
+def test_refusals(refused, files, tmp_path):
+    out = files[4:]
+    message = refused("conformal", "--fit", files[1], "--apply", files[1], *out)
+    assert "same file" in message
+    assert "a conformal threshold must not be applied" in message
+    shared = fake(tmp_path / "shared.parquet", seed=5, ids="v-")
+    assert "share 60 rows" in refused("conformal", "--fit", files[1], "--apply", shared, *out)
+    bare = fake(tmp_path / "bare.parquet", seed=6, ids="b-", outside=True)
+    assert "needs labels" in refused("conformal", "--fit", bare, "--apply", files[3], *out)
+    assert "unknown method 'mondrian'" in refused("conformal", *files, "--method", "mondrian")
+    assert "alpha must be between 0 and 1" in refused(
+        "conformal", *files, "--method", "lac:alpha=2"
+    )
+    assert "ends in .parquet or .csv" in refused("conformal", *files[:5], tmp_path / "out.json")

@@ -1,0 +1,235 @@
+"""Conformal sets: their scores by hand and by loop, their laws, and what is refused."""
+
+import logging
+
+import numpy as np
+import pytest
+from drawn_rows import covered, drawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bayeslora as bl
+from bayeslora.conformal.aps import adaptive_scores
+from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal.sets import build
+
+METHODS = [*CONFORMAL, "aps:randomised=false", "raps:randomised=false,penalty=0.1"]
+METHODS += [f"{name}{',' if ':' in name else ':'}classwise=true" for name in METHODS]
+
+
+def slow_scores(probs, part, penalty, k_reg):
+    """The scores of one row, class by class, as the papers word them."""
+    found = np.empty(len(probs))
+    for c, own in enumerate(probs):
+        above = [d for d in range(len(probs)) if probs[d] > own or (probs[d] == own and d < c)]
+        place = len(above) + 1
+        found[c] = probs[above].sum() + part * own + penalty * max(0, place - k_reg)
+    return found
+
+
+@pytest.mark.parametrize(("penalty", "k_reg"), [(0.0, 0), (0.3, 1), (0.05, 3)])
+def test_scores_are_those_of_the_papers(penalty, k_reg):
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.full(5, 0.4), size=40)
+    probs[0] = 0.2
+    parts = generator.random((40, 1))
+    expected = [slow_scores(p, u, penalty, k_reg) for p, u in zip(probs, parts[:, 0], strict=True)]
+    # Sums of five numbers in another order.
+    np.testing.assert_allclose(adaptive_scores(probs, parts, penalty, k_reg), expected, atol=1e-14)
+
+
+def test_scores_by_hand():
+    probs, half = np.array([[0.2, 0.7, 0.1]]), np.array([[0.5]])
+    np.testing.assert_allclose(adaptive_scores(probs, half), [[0.8, 0.35, 0.95]])
+    found = adaptive_scores(probs, half, penalty=0.1, k_reg=1)
+    np.testing.assert_allclose(found, [[0.8 + 0.1, 0.35, 0.95 + 0.2]])
+
+
+def test_lac_by_hand():
+    """Nine rows with label probabilities .1 … .9: 1 − alpha = .8 takes the 8th score, 1 − .2."""
+    own = np.arange(1, 10) / 10
+    fit = bl.Predictions(np.column_stack([own, 1 - own]), ("a", "b"), np.zeros(9, dtype=int))
+    apply = bl.Predictions([[0.15, 0.85], [0.25, 0.75], [0.5, 0.5]], ("a", "b"))
+    found = bl.LAC(alpha=0.2).fit(fit)
+    np.testing.assert_allclose(found.thresholds, 0.8)
+    assert found.apply(apply).sets.tolist() == [[False, True], [True, True], [True, True]]
+
+
+def test_plain_aps_takes_classes_until_their_total_exceeds_the_threshold():
+    fit, apply = drawn(), drawn(seed=1)
+    found = bl.APS(alpha=0.2, randomised=False).fit(fit)
+    threshold = found.thresholds[0]
+    for row, chosen in zip(apply.probs, found.apply(apply).sets, strict=True):
+        order = np.argsort(-row)
+        needed = int(np.argmax(np.cumsum(row[order]) > threshold)) + 1
+        assert set(np.flatnonzero(chosen)) == set(order[:needed])
+
+
+def test_without_a_penalty_raps_is_aps():
+    fit, apply = drawn(), drawn(seed=1)
+    for options in ({}, {"randomised": False}, {"classwise": True, "seed": 3}):
+        aps = bl.APS(**options).fit(fit).apply(apply)
+        for free in ({"penalty": 0.0}, {"k_reg": 4}):
+            raps = bl.RAPS(**{**options, **free}).fit(fit).apply(apply)
+            np.testing.assert_array_equal(raps.sets, aps.sets)
+
+
+def test_a_penalty_makes_the_largest_sets_smaller():
+    fit, apply = drawn(1000, 10, sharp=0.5), drawn(500, 10, seed=1, sharp=0.5)
+    plain, penalised = (
+        bl.conformal_sets(fit, apply, method=method).sizes
+        for method in ("aps", "raps:penalty=1,k_reg=4")
+    )
+    assert penalised.max() < plain.max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 500))
+@settings(max_examples=8, deadline=None)
+def test_neither_the_order_of_rows_nor_that_of_classes_matters(method, seed):
+    generator = np.random.default_rng(seed)
+    fit, apply = drawn(60, seed=seed), drawn(30, seed=seed + 1)
+    rows, columns = generator.permutation(60), generator.permutation(4)
+
+    def moved(given):
+        return given.replace(
+            probs=given.probs[:, columns],
+            classes=tuple(given.classes[c] for c in columns),
+            labels=np.argsort(columns)[given.labels],
+        )
+
+    plain = build(method).fit(fit).apply(apply).sets
+    other = build(method).fit(moved(fit.take(rows))).apply(moved(apply.take(np.arange(30)[::-1])))
+    np.testing.assert_array_equal(other.sets[::-1], plain[:, columns])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_smaller_alphas_give_larger_sets(method):
+    fit, apply = drawn(), drawn(seed=1)
+    sets = [bl.conformal_sets(fit, apply, alpha, method).sets for alpha in (0.4, 0.2, 0.05)]
+    assert (sets[0] <= sets[1]).all()
+    assert (sets[1] <= sets[2]).all()
+    assert sets[0].sum() < sets[2].sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_too_few_rows_put_every_class_into_every_set(method, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = bl.conformal_sets(drawn(8), drawn(20, seed=1), 0.1, method)
+    assert found.sets.all()
+    assert "fewer than 9 labelled rows" in caplog.text
+
+
+def test_a_class_without_rows_is_in_every_set_where_each_has_its_threshold(caplog):
+    fit = drawn(400)
+    found = bl.LAC(classwise=True).fit(fit.take(fit.labels != 2))
+    assert found.apply(drawn(50, seed=1)).sets[:, 2].all()
+    assert np.isfinite(found.thresholds).tolist() == [True, True, False, True]
+    assert "labelled rows of 'c'" in caplog.text
+
+
+def test_the_seed_decides_about_random_parts():
+    fit, apply = drawn(), drawn(300, seed=1)
+    sets = [bl.APS(seed=seed).fit(fit).apply(apply).sets for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(sets[0], sets[1])
+    assert (sets[0] != sets[2]).any()
+
+
+def test_fit_rows_and_others_have_random_parts_of_their_own():
+    """Certain rows have their random part as score: with the same parts 90 of 99 are in."""
+    certain = bl.Predictions(np.eye(3)[np.arange(99) % 3], ("a", "b", "c"), np.arange(99) % 3)
+    sets = [bl.APS(seed=seed).fit(certain).apply(certain) for seed in range(8)]
+    assert len({covered(one).sum() for one in sets}) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_certain_rows_are_survived(method):
+    certain = bl.Predictions(np.eye(3)[np.arange(60) % 3], ("a", "b", "c"), np.arange(60) % 3)
+    share = covered(build(method).fit(certain).apply(certain)).mean()
+    # Where every score is equal all labels are covered; random parts leave about a tenth out.
+    assert share == 1 if "lac" in method or "randomised=false" in method else share > 0.75
+
+
+@pytest.mark.parametrize("method", ["aps:randomised=false", "raps:randomised=false"])
+def test_plain_adaptive_sets_are_never_empty(method):
+    found = bl.conformal_sets(drawn(sharp=6), drawn(300, seed=1, sharp=6), 0.4, method)
+    assert found.sizes.min() == 1
+    accuracy = (found.predictions.prediction == found.predictions.labels).mean()
+    assert covered(found.predictions).mean() >= accuracy
+
+
+def test_what_is_returned_and_carried():
+    fit = drawn(metadata={"link": "mc"})
+    apply = drawn(50, seed=1, metadata={"link": "mc"}, epistemic=np.ones(50))
+    found = bl.conformal_sets(fit, apply, 0.2, "aps:classwise=true")
+    assert (found.alpha, found.method) == (0.2, "aps")
+    assert found.sets.dtype == np.bool_
+    assert found.sets.shape == (50, 4)
+    np.testing.assert_array_equal(found.sizes, found.predictions.sets.sum(1))
+    assert found.predictions.metadata == {
+        "link": "mc",
+        "conformal": "aps",
+        "conformal_alpha": "0.2",
+        "conformal_classwise": "true",
+        "conformal_randomised": "true",
+        "conformal_seed": "0",
+        "conformal_rows": "200",
+    }
+    np.testing.assert_array_equal(found.predictions.probs, apply.probs)
+    np.testing.assert_array_equal(found.predictions.epistemic, apply.epistemic)
+    again = found.predictor.apply(apply)
+    np.testing.assert_array_equal(again.sets, found.sets)
+
+
+def test_alpha_goes_before_that_of_the_method():
+    assert build("lac").alpha == 0.1
+    assert build("lac:alpha=0.3").alpha == 0.3
+    assert build(bl.LAC(alpha=0.3), 0.2).alpha == 0.2
+
+
+def test_the_object_that_is_passed_in_stays_as_it_is():
+    chosen = bl.RAPS(penalty=0.2)
+    found = bl.conformal_sets(drawn(), drawn(seed=1), method=chosen)
+    assert chosen.thresholds is None
+    assert found.predictor.penalty == 0.2
+
+
+def test_unlabelled_rows_are_left_out_of_the_fit():
+    fit = drawn()
+    labels = np.where(np.arange(200) < 150, fit.labels, -1)
+    partly = bl.LAC().fit(fit.replace(labels=labels))
+    assert partly.num_rows == 150
+    whole = bl.LAC().fit(fit.take(np.arange(150)))
+    np.testing.assert_array_equal(partly.thresholds, whole.thresholds)
+
+
+@pytest.mark.parametrize("name", CONFORMAL)
+def test_refusals(name):
+    fit = drawn(30)
+    with pytest.raises(bl.InputError, match="needs labels"):
+        build(name).fit(fit.replace(labels=None))
+    with pytest.raises(bl.InputError, match="not fitted yet; call fit first"):
+        build(name).apply(fit)
+    with pytest.raises(bl.InputError, match=r"sets were fitted on classes \['a', 'b', 'c', 'd'\]"):
+        build(name).fit(fit).apply(drawn(5, 3))
+    with pytest.raises(bl.InputError, match="same predictions; a conformal threshold must not"):
+        bl.conformal_sets(fit, fit, method=name)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("split", "unknown method 'split'; choose from 'aps', 'lac', 'raps'"),
+        ("lac:alpha=1", "alpha must be between 0 and 1, got 1"),
+        ("lac:alpha=0", "alpha must be between 0 and 1, got 0"),
+        ("lac:seed=1", "unknown option of method lac 'seed'"),
+        ("aps:randomised=maybe", "randomised must be true or false"),
+        ("aps:seed=-1", "seed must be a whole number >= 0"),
+        ("aps:classwise=1", "classwise must be true or false"),
+        ("raps:penalty=-1", "penalty must be >= 0, got -1"),
+        ("raps:k_reg=0.5", "k_reg must be a whole number >= 0"),
+    ],
+)
+def test_wrong_options_are_refused(method, message):
+    with pytest.raises(bl.InputError, match=message):
+        build(method)

@@ -1,0 +1,108 @@
+"""Scores of prediction sets: by hand, against scipy, and among the other scores."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
+from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.sets import SET_KEYS, worst_class_coverage
+from bayeslora.predictions import Predictions
+
+SIZES = ("set_size", "singletons", "empty_sets")
+
+
+def with_sets(rows=200, seed=0, **parts):
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.ones(3), size=rows)
+    labels = generator.integers(3, size=rows)
+    sets = generator.random((rows, 3)) < 0.6
+    return Predictions(probs, ("a", "b", "c"), labels, sets=sets, name="m", **parts)
+
+
+def test_four_rows_by_hand():
+    sets = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=bool)
+    given = Predictions(np.full((4, 2), 0.5), ("a", "b"), [0, 1, 0, 0], sets=sets)
+    scores = evaluate(given, num_resamples=50)
+    assert tuple(scores) == (*SCORE_KEYS, *SET_KEYS)
+    expected = {
+        "coverage": 2 / 4,
+        "set_size": (1 + 2 + 0 + 1) / 4,
+        "singletons": 2 / 4,
+        "empty_sets": 1 / 4,
+        "worst_class_coverage": 1 / 3,
+    }
+    assert {key: scores[key].value for key in SET_KEYS} == pytest.approx(expected)
+    for key in SET_KEYS:
+        assert scores[key].low < scores[key].value < scores[key].high
+
+
+def test_shares_have_wilson_intervals():
+    given = with_sets()
+    held = given.sets[np.arange(200), given.labels]
+    expected = binomtest(int(held.sum()), 200).proportion_ci(method="wilson")
+    found = evaluate(given, num_resamples=50)["coverage"]
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_the_size_has_a_bootstrap_interval():
+    found = evaluate(with_sets(2000), num_resamples=2000)["set_size"]
+    deviation = with_sets(2000).sets.sum(1).std() / np.sqrt(2000)
+    # The ends of 2,000 resamples are known to some 5 % of the width.
+    assert found.low == pytest.approx(found.value - 1.96 * deviation, abs=0.1 * deviation * 2)
+    assert found.high == pytest.approx(found.value + 1.96 * deviation, abs=0.1 * deviation * 2)
+
+
+def test_the_interval_of_the_lowest_coverage_minds_that_it_was_sought_out():
+    """Twenty classes of the same true coverage: the lowest of twenty shares lies below it."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 50)
+    found = [worst_class_coverage(generator.random(1000) < 0.9, labels) for _ in range(400)]
+    assert np.mean([one.value for one in found]) < 0.85
+    held = np.mean([one.low <= 0.9 <= one.high for one in found])
+    # 400 draws of a share of 0.95 or more have a standard deviation of 0.011 at most.
+    assert held > 0.95 - 4 * 0.011
+
+
+def test_classes_without_rows_do_not_count():
+    found = worst_class_coverage(np.array([True, False, True]), np.array([0, 0, 3]))
+    assert found.value == 0.5
+
+
+def test_sizes_are_scored_without_labels_and_coverage_is_not():
+    given = with_sets()
+    scores = evaluate(given.replace(labels=None), num_resamples=50)
+    assert tuple(scores) == ("mean_confidence", *SIZES)
+    assert scores["set_size"].value == given.sets.sum(1).mean()
+
+
+def test_rows_without_a_label_do_not_count_where_others_have_one():
+    given = with_sets()
+    some = given.replace(labels=np.where(np.arange(200) < 150, given.labels, -1))
+    part = evaluate(given.take(np.arange(150)), num_resamples=50)
+    found = evaluate(some, num_resamples=50)
+    assert [found[key] for key in SET_KEYS] == [part[key] for key in SET_KEYS]
+
+
+def test_the_stated_coverage_comes_from_the_notes():
+    def stated(noted):
+        return evaluate(with_sets(metadata=noted), num_resamples=5).stated_coverage
+
+    assert stated({"conformal_alpha": "0.1"}) == 0.9
+    assert stated({"conformal_alpha": "a tenth"}) is None
+    assert stated({"conformal_alpha": "2"}) is None
+    assert stated({}) is None
+
+
+def test_json_keeps_them_and_old_json_is_read():
+    scores = evaluate(with_sets(metadata={"conformal_alpha": "0.1"}), num_resamples=50)
+    content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    assert Scores.from_json(content) == scores
+    assert content["intervals"]["coverage"] == "Wilson"
+    plain = evaluate(with_sets().replace(sets=None), num_resamples=50)
+    assert not SET_KEYS.keys() & (plain.keys() | plain.intervals.keys())
+    older = plain.to_json()
+    del older["stated_coverage"]
+    assert Scores.from_json(older) == plain

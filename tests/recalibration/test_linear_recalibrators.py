@@ -1,0 +1,151 @@
+"""Vector and matrix scaling against a naive objective, scikit-learn, and each other."""
+
+import logging
+
+import numpy as np
+import pytest
+from faulty_rows import nll, rows, softmax
+from scipy.optimize import check_grad
+from scipy.optimize import minimize as scipy_minimize
+
+from bayeslora.predictions import Predictions
+from bayeslora.recalibration import optimum
+from bayeslora.recalibration.matrix import GRID, MatrixScaling
+from bayeslora.recalibration.optimum import minimise
+from bayeslora.recalibration.vector import VectorScaling
+
+# In log-probabilities no further from 0 than some 20 nats, a gradient of 1e-9 and a curvature of
+# at least 1 / N = 1/150 (the prior's) leave parameters within about 1e-6.
+CLOSE = 1e-5
+
+
+def objective(weights, intercept, given, scale, others):
+    """The penalised NLL of W and b, written row by row and entry by entry."""
+    total = 0.0
+    for probs, label in zip(given.probs, given.labels, strict=True):
+        logits = weights @ np.log(np.maximum(probs, np.finfo(float).eps)) + intercept
+        total += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
+    for i, row in enumerate(weights):
+        total += intercept[i] ** 2 / (2 * scale**2)
+        for j, weight in enumerate(row):
+            change = weight - (i == j)
+            total += change**2 / (2 * (scale if i == j else others) ** 2)
+    return total
+
+
+def test_vector_scaling_is_the_optimum_of_the_naive_objective():
+    given = rows(150, tilt=1.0)
+
+    def naive(free):
+        return objective(np.diag(free[:3]), free[3:], given, 0.7, 1.0)
+
+    found = VectorScaling(prior_scale=0.7).fit(given)
+    ours = np.concatenate([found.scale, found.intercept])
+    searched = scipy_minimize(naive, [1, 1, 1, 0, 0, 0], method="BFGS", options={"gtol": 1e-4})
+    # Their gradient is by differences of a sum of 150 rows, which stops them at about 1e-4.
+    np.testing.assert_allclose(ours, searched.x, atol=2e-4)
+    assert naive(ours) <= searched.fun + 1e-9
+
+
+def test_matrix_scaling_is_the_optimum_of_the_naive_objective():
+    given = rows(150, tilt=1.0)
+
+    def naive(free):
+        return objective(free[:9].reshape(3, 3), free[9:], given, 0.7, 0.2)
+
+    found = MatrixScaling(off_diagonal_scale=0.2, prior_scale=0.7).fit(given)
+    ours = np.concatenate([found.weights.ravel(), found.intercept])
+    start = np.concatenate([np.eye(3).ravel(), np.zeros(3)])
+    searched = scipy_minimize(naive, start, method="BFGS", options={"gtol": 1e-4})
+    np.testing.assert_allclose(ours, searched.x, atol=2e-4)
+    assert naive(ours) <= searched.fun + 1e-9
+
+
+def test_the_gradient_is_zero_at_the_optimum():
+    """The slope of the penalised NLL in every parameter, by the textbook formula."""
+    given = rows(150, tilt=1.0)
+    found = MatrixScaling(off_diagonal_scale=0.3, prior_scale=0.5).fit(given)
+    logs = np.log(given.probs)
+    residuals = softmax(logs @ found.weights.T + found.intercept)
+    residuals[np.arange(150), given.labels] -= 1
+    deviations = np.where(np.eye(3) == 1, 0.5, 0.3)
+    slopes = residuals.T @ logs + (found.weights - np.eye(3)) / deviations**2
+    np.testing.assert_allclose(slopes / 150, 0, atol=1e-7)
+    np.testing.assert_allclose((residuals.sum(0) + found.intercept / 0.25) / 150, 0, atol=1e-7)
+
+
+def test_a_flat_prior_gives_scikit_learns_softmax_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    given = rows(600, sharp=2, tilt=0.5)
+    found = MatrixScaling(off_diagonal_scale=1e4, prior_scale=1e4).fit(given)
+    theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000)
+    theirs.fit(np.log(given.probs), given.labels)
+    # Weights are free up to a shift common to all classes; probabilities are not.
+    expected = theirs.predict_proba(np.log(given.probs))
+    np.testing.assert_allclose(found.apply(given).probs, expected, atol=1e-4)
+
+
+def test_without_room_beside_the_diagonal_matrix_scaling_is_vector_scaling():
+    given, other = rows(200, tilt=1.0), rows(50, tilt=1.0, seed=1)
+    vector = VectorScaling().fit(given).apply(other).probs
+    matrix = MatrixScaling(off_diagonal_scale=1e-7).fit(given).apply(other).probs
+    np.testing.assert_allclose(matrix, vector, atol=CLOSE)
+
+
+def test_a_narrow_prior_leaves_probabilities_alone():
+    given = rows(100, tilt=1.0)
+    kept = MatrixScaling(off_diagonal_scale=1e-7, prior_scale=1e-7).fit(given).apply(given)
+    np.testing.assert_allclose(kept.probs, given.probs, atol=1e-6)
+
+
+def test_vector_scaling_undoes_what_was_done():
+    found = VectorScaling().fit(rows(20_000, sharp=2.0, tilt=1.5))
+    # Stated logits are 2 z + 1.5 c: z is half of them, less 0.75 c up to a shift. The standard
+    # errors of 20,000 rows are about 0.01 and 0.03.
+    np.testing.assert_allclose(found.scale, 0.5, atol=0.04)
+    np.testing.assert_allclose(np.diff(found.intercept), -0.75, atol=0.1)
+
+
+def confused(count, seed):
+    """Rows whose stated probabilities mix the logits of neighbouring classes."""
+    generator = np.random.default_rng(seed)
+    logits = 2 * generator.standard_normal((count, 3))
+    labels = (softmax(logits).cumsum(1) > generator.random((count, 1))).argmax(1)
+    mixed = logits + 0.8 * logits[:, [1, 2, 0]]
+    return Predictions(softmax(mixed), ("a", "b", "c"), labels)
+
+
+def test_cross_validation_finds_whether_classes_are_mixed():
+    fit, apply = confused(1500, 0), confused(1500, 1)
+    mixing = MatrixScaling().fit(fit)
+    assert mixing.chosen >= 0.1
+    assert nll(mixing.apply(apply)) < nll(VectorScaling().fit(fit).apply(apply)) - 0.05
+    apart = MatrixScaling().fit(rows(400, classes=8, sharp=3))
+    assert apart.chosen == GRID[0]
+
+
+def test_cross_validation_needs_two_rows():
+    assert MatrixScaling().fit(rows(1)).chosen == GRID[0]
+    assert MatrixScaling().fit(rows(2)).chosen in GRID
+
+
+def test_the_search_minds_bounds_and_says_when_it_gives_up(monkeypatch, caplog):
+    def bowl(at):
+        return float(((at - [3, -2]) ** 2).sum()), 2 * (at - [3, -2])
+
+    assert check_grad(lambda x: bowl(x)[0], lambda x: bowl(x)[1], np.zeros(2)) < 1e-6
+    np.testing.assert_allclose(minimise(bowl, np.zeros(2)), [3, -2], atol=1e-8)
+    bounded = minimise(bowl, np.zeros(2), [(0.0, 1.0), (0.0, None)])
+    np.testing.assert_allclose(bounded, [1, 0], atol=1e-12)
+    monkeypatch.setattr(optimum, "MAX_STEPS", 1)
+    with caplog.at_level(logging.WARNING):
+        MatrixScaling(off_diagonal_scale=1.0).fit(rows(50))
+    assert "stopped after 1 steps" in caplog.text
+
+
+@pytest.mark.parametrize("method", [VectorScaling(), MatrixScaling(off_diagonal_scale=0.1)])
+def test_the_fit_never_raises_the_nll_of_its_own_rows(method):
+    for seed in range(5):
+        given = rows(40, classes=4, tilt=1.0, seed=seed)
+        assert nll(method.fit(given).apply(given)) <= nll(given) + 1e-9

@@ -1,0 +1,63 @@
+"""The one call: what it returns, and that it keeps fit and evaluation rows apart."""
+
+import numpy as np
+import pytest
+from faulty_rows import nll, rows
+
+import bayeslora as bl
+from bayeslora.recalibration.config import RECALIBRATORS
+
+
+@pytest.mark.parametrize("method", RECALIBRATORS)
+def test_it_fits_applies_and_returns_both_sides(method):
+    fit, apply = rows(300), rows(200, seed=1)
+    found = bl.recalibrate(fit, apply, method)
+    expected = found.recalibrator.apply(apply)
+    np.testing.assert_array_equal(found.predictions.probs, expected.probs)
+    np.testing.assert_array_equal(found.fit_after.probs, found.recalibrator.apply(fit).probs)
+    assert found.before is apply
+    assert found.fit_before is fit
+    assert found.predictions.name == f"m+{method}"
+    assert nll(found.predictions) < nll(found.before)
+
+
+def test_options_may_be_text_a_mapping_or_an_object():
+    fit, apply = rows(100), rows(50, seed=1)
+    chosen = bl.HistogramBinning(num_bins=4)
+    given = ("histogram:num_bins=4", {"name": "histogram", "num_bins": 4}, chosen)
+    found = [bl.recalibrate(fit, apply, method) for method in given]
+    for one in found[1:]:
+        np.testing.assert_array_equal(one.predictions.probs, found[0].predictions.probs)
+    assert chosen.values is None, "the object that was passed in was fitted"
+    refitted = bl.recalibrate(fit, apply, found[0].recalibrator)
+    assert refitted.recalibrator is not found[0].recalibrator
+
+
+def test_temperature_is_the_default_and_unchanged():
+    fit, apply = rows(100), rows(50, seed=1)
+    found = bl.recalibrate(fit, apply)
+    by_hand = bl.Temperature().fit(fit)
+    assert found.recalibrator == by_hand
+    np.testing.assert_array_equal(found.predictions.probs, by_hand.apply(apply).probs)
+
+
+def test_files_are_read(tmp_path):
+    fit, apply = rows(100, ids="v-"), rows(50, seed=1, ids="t-")
+    fit.save(tmp_path / "v.parquet")
+    apply.save(tmp_path / "t.parquet")
+    found = bl.recalibrate(tmp_path / "v.parquet", str(tmp_path / "t.parquet"), "beta")
+    expected = bl.recalibrate(fit, apply, "beta").predictions
+    np.testing.assert_array_equal(found.predictions.probs, expected.probs)
+
+
+def test_the_method_is_checked_before_anything_is_read():
+    with pytest.raises(bl.InputError, match="unknown method 'platt'; choose from 'beta'"):
+        bl.recalibrate("nowhere.csv", "nowhere.csv", "platt")
+
+
+def test_rows_that_were_fitted_to_are_refused():
+    fit = rows(60)
+    with pytest.raises(bl.InputError, match=r"same predictions; a recalibrator must not be"):
+        bl.recalibrate(fit, fit)
+    with pytest.raises(bl.InputError, match="100 % of the rows of apply"):
+        bl.recalibrate(fit, fit.take(np.arange(40)))

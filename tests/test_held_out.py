@@ -1,0 +1,77 @@
+"""Rows to fit on and rows to apply to: what makes two sets of predictions fit for that."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.held_out import held_out, settled_order
+from bayeslora.predictions import Predictions
+
+WHAT = "a last step"
+
+
+def drawn(count=40, seed=0, ids="", classes=("a", "b", "c"), **parts):
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.ones(len(classes)), size=count)
+    named = {"ids": [f"{ids}{row}" for row in range(count)]} if ids else {}
+    labels = generator.integers(len(classes), size=count)
+    return Predictions(probs, classes, labels, **named, **parts)
+
+
+def test_different_rows_pass_as_they_are():
+    fit, apply = drawn(), drawn(seed=1)
+    assert held_out(fit, apply, WHAT) == (fit, apply)
+
+
+def test_rows_are_the_same_by_id_unless_it_is_a_number():
+    with pytest.raises(InputError, match=r"fit and apply share 40 rows, such as id 'r-0'; a last"):
+        held_out(drawn(ids="r-"), drawn(seed=1, ids="r-"), WHAT)
+    one, other = (drawn(seed=k).replace(ids=list(map(str, range(40)))) for k in (0, 1))
+    held_out(one, other, WHAT)
+
+
+def test_rows_are_the_same_by_their_probabilities():
+    with pytest.raises(InputError, match="100 % of the rows of apply have the very same"):
+        held_out(drawn(), drawn().take(np.arange(30)), WHAT)
+    rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
+    rounded = [one.with_probs(np.round(one.probs, 2)) for one in rounded]
+    held_out(*rounded, WHAT)
+
+
+def test_the_two_must_have_been_made_alike():
+    first, second = ({"model_fingerprint": name} for name in "xy")
+    with pytest.raises(InputError, match="fit and apply were made by different models"):
+        held_out(drawn(metadata=first), drawn(seed=1, metadata=second), WHAT)
+    scaled = {**first, "recalibration": "beta"}
+    with pytest.raises(InputError, match="fit was recalibrated by nothing, apply by beta"):
+        held_out(drawn(metadata=first), drawn(seed=1, metadata=scaled), WHAT)
+    # A CSV file has no notes, and says nothing of how it was made.
+    held_out(drawn(), drawn(seed=1, metadata=scaled), WHAT)
+    message = r"fit has classes \['a', 'b'\], apply has \['a', 'b', 'c'\]"
+    with pytest.raises(InputError, match=message):
+        held_out(drawn(classes=("a", "b")), drawn(seed=1), WHAT)
+
+
+def test_files_are_called_by_their_paths(tmp_path):
+    one, other = tmp_path / "v.csv", tmp_path / "t.csv"
+    drawn(ids="r-").save(one)
+    drawn(seed=1, ids="r-").save(other)
+    with pytest.raises(InputError, match=r"v\.csv and .*t\.csv share 40 rows"):
+        held_out(one, other, WHAT)
+    with pytest.raises(InputError, match=r"are the same file, .*v\.csv"):
+        held_out(one, tmp_path / "." / "v.csv", WHAT)
+    with pytest.raises(InputError, match="does not exist"):
+        held_out(tmp_path / "none.csv", tmp_path / "none.csv", WHAT)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_the_settled_order_follows_the_rows(seed):
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.ones(4), size=12)
+    rows, columns = generator.permutation(12), generator.permutation(4)
+    settled = probs[settled_order(probs)]
+    moved = probs[rows][:, columns]
+    np.testing.assert_array_equal(np.sort(moved[settled_order(moved)], 1), np.sort(settled, 1))
