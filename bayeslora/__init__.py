@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
+    from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
@@ -39,6 +40,7 @@ _HOMES = {
     "MAP": "bayeslora.posteriors.config",
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.config",
+    "NUTS": "bayeslora.posteriors.config_nuts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "Temperature": "bayeslora.posteriors.temperature",
@@ -52,6 +54,7 @@ _HOMES = {
 __all__ = [
     "MAP",
     "MLE",
+    "NUTS",
     "VBLL",
     "BayesianClassifier",
     "Ensemble",

@@ -336,7 +336,7 @@ class BayesianClassifier:
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
-            posterior: Of the last layer: `laplace`, `vbll` or `temperature`.
+            posterior: Of the last layer: `laplace`, `vbll`, `nuts` or `temperature`.
             tokenizer: With a model in memory whose tokenizer cannot be found.
             layer: Dotted name of the final linear layer, where it cannot be found.
             max_length: Tokens kept of a text.

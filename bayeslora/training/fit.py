@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from bayeslora.adapters.stats import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, TrainingFeatures
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
-from bayeslora.training.progress import TrainingBar, quiet_transformers
+from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transformers
 from bayeslora.training.resume import last_checkpoint
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
@@ -77,19 +80,45 @@ def _rows(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
 
 
 def fit_posterior(
-    network: Network, train: LabelledTexts, validation: LabelledTexts | None
+    network: Network,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; return what it chose."""
+    """Fit the last layer to the features of the finished adapter; return what it chose.
+
+    Args:
+        network: Holds the last layer.
+        train: Rows to fit to.
+        validation: Held-out rows, for choosing the prior.
+        progress: Whether to show a bar where the fit takes long: the steps of Markov chains.
+    """
     features, labels = _rows(network, train)
     held_out = None if validation is None else _rows(network, validation)
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
-    network.head.fit(features, labels, held_out)
+    with _watched(network.head, shown=progress):
+        network.head.fit(features, labels, held_out)
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
     return chosen
+
+
+@contextmanager
+def _watched(head: Head, *, shown: bool) -> Iterator[None]:
+    """Show a bar of the chains' steps while the context lasts."""
+    if not isinstance(head, NUTSHead):
+        yield
+        return
+    ignore = head.advance
+    try:
+        with progress_bar("chains", head.num_steps, shown=shown, unit="step") as head.advance:
+            yield
+    finally:
+        head.advance = ignore
 
 
 def validation_metrics(
@@ -176,7 +205,9 @@ def train_network(
             callbacks=callbacks,
         )
         trainer.train(resume_from_checkpoint=last)
-    chosen = fit_posterior(network, train, validation) if fit_last else {}
+    chosen: dict[str, float | str] = {}
+    if fit_last:
+        chosen = fit_posterior(network, train, validation, progress=description is not None)
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )

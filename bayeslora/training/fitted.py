@@ -125,7 +125,7 @@ class Fitted:
         """
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
-        head = last_layer(config, self.network.head.mean_weight)
+        head = last_layer(config, self.network.head.mean_weight, self.record.seed)
         network = Network(self.network.encoder, self.network.sites, head)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
@@ -144,7 +144,7 @@ class Fitted:
         held = None if validation is None else self.prepare(validation)
         # A temperature fitted to the rows it is scored on would look better than it is.
         tunes = not isinstance(self.posterior, TemperatureScaling)
-        chosen = fit_posterior(network, fresh, held if tunes else None)
+        chosen = fit_posterior(network, fresh, held if tunes else None, progress=self.progress)
         old = self.record.results
         record = replace(
             self.record,

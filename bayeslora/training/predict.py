@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
@@ -41,7 +41,7 @@ def predict_logits(
     num_samples: int | None = None,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
-) -> GaussianLogits | SampledLogits:
+) -> Logits:
     """Return the logits' distribution for each text.
 
     Args:
@@ -49,8 +49,9 @@ def predict_logits(
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
-        num_samples: Passes of MC dropout, instead of the posterior's own number; 0 is the mean
-            network. Other posteriors take the passes they need, whatever the number.
+        num_samples: Passes of MC dropout, instead of the posterior's own number, or the most
+            draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
+            posteriors take the passes they need, whatever the number.
         seed: Of the draws.
         advance: Called with the number of texts after each batch of a pass.
     """
@@ -62,11 +63,14 @@ def predict_logits(
         draws = EnsembleDraws(network.load_trained_state, members)
         return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
     features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-    return network.head.predict(network.scaled(features))
+    logits = network.head.predict(network.scaled(features))
+    if num_samples is None or not isinstance(logits, SampledLogits):
+        return logits
+    return logits.thinned(num_samples) if num_samples else logits.at_mean()
 
 
 def to_predictions(
-    logits: GaussianLogits | SampledLogits,
+    logits: Logits,
     classes: Sequence[str],
     *,
     link: str = "mc",

@@ -101,15 +101,20 @@ def foreign_network(
     return network, record
 
 
-def last_layer(posterior: PosteriorConfig, weight: Tensor) -> Head:
+def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Head:
     """Return an unfitted last layer that starts from [C, d] weights.
+
+    Args:
+        posterior: Which one.
+        weight: [C, d].
+        seed: Of its draws.
 
     Raises:
         InputError: The posterior is not one of the last layer.
     """
     check_last_layer(posterior)
     classes, width = weight.shape
-    head = build(posterior, width, classes)
+    head = build(posterior, width, classes, seed=seed)
     head.set_mean(weight)
     return head
 
@@ -123,7 +128,7 @@ def check_last_layer(posterior: PosteriorConfig) -> None:
     if isinstance(posterior, Ensemble | MCDropout):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            "finished network; choose 'laplace', 'vbll' or 'temperature'"
+            "finished network; choose 'laplace', 'vbll', 'nuts' or 'temperature'"
         )
 
 

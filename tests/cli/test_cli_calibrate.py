@@ -72,3 +72,23 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     ):
         message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
         assert "not a model" in message
+
+
+def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
+    options = "nuts:kernel=hmc,num_chains=2,num_warmup=20,num_samples=20"
+    out = tmp_path / "reference"
+    result = run(
+        "calibrate", world.model, world.train, "--posterior", options, "--out", out, "--quiet"
+    )
+    assert result.code == 0, result.err
+    for word in ("max rhat", "min ess", "divergences"):
+        assert word in result.out
+    fit = tmp_path / "fit"
+    result = run(
+        *["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", options],
+        *["--out", fit, "--quiet", "--json"],
+    )
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["posterior"]["divergences"] == 0
+    predicted = run("predict", fit, world.test, "--out", tmp_path / "p.parquet", "--quiet")
+    assert predicted.code == 0
