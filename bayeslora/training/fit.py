@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
@@ -84,6 +85,7 @@ def fit_posterior(
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
+    feature_scores: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the finished adapter; return what it chose.
@@ -92,6 +94,7 @@ def fit_posterior(
         network: Holds the last layer.
         train: Rows to fit to.
         validation: Held-out rows, for choosing the prior.
+        feature_scores: Names of scores to fit to the same features.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains.
     """
     features, labels = _rows(network, train)
@@ -104,7 +107,19 @@ def fit_posterior(
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    network.feature_scores = FeatureScores()
+    if feature_scores:
+        split, rows = ("train", features) if held_out is None else ("validation", held_out[0])
+        drawing = drawing_of(getattr(network.head, "config", None))
+        familiar = Familiar(network.head.predict(rows), split, drawing)
+        network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
     return chosen
+
+
+def drawing_of(posterior: object) -> dict[str, Any]:
+    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
+    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
+    return {name: getattr(posterior, name) for name in names}
 
 
 @contextmanager
@@ -160,6 +175,7 @@ def train_network(
     directory: Path,
     early_stopping: bool = True,
     fit_last: bool = True,
+    feature_scores: Sequence[str] = (),
     on_epoch: EpochHook | None = None,
     description: str | None = "fit",
 ) -> FitResult:
@@ -179,6 +195,7 @@ def train_network(
         early_stopping: Whether to stop after `settings.patience` epochs without a better
             validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
+        feature_scores: Names of scores to fit beside the posterior at the end.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         description: Title of the progress bar; None shows none.
     """
@@ -207,7 +224,13 @@ def train_network(
         trainer.train(resume_from_checkpoint=last)
     chosen: dict[str, float | str] = {}
     if fit_last:
-        chosen = fit_posterior(network, train, validation, progress=description is not None)
+        chosen = fit_posterior(
+            network,
+            train,
+            validation,
+            feature_scores=feature_scores,
+            progress=description is not None,
+        )
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )
@@ -217,8 +240,7 @@ def _validation(
     rows: TrainingFeatures, labels: Tensor, held: LabelledTexts, posterior: PosteriorConfig
 ) -> Validate:
     # Epochs are chosen under the link that predictions will be made with.
-    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
-    drawing = {name: getattr(posterior, name) for name in names}
+    drawing = drawing_of(posterior)
 
     def validate(network: Network, step: int) -> dict[str, float]:
         train = None

@@ -15,6 +15,7 @@ from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
 
@@ -49,6 +50,9 @@ def restore_network(
             max_length=record.max_length,
             extra=record.head,
         )
+    width = network.head.mean_weight.shape[1]
+    scores = FeatureScores.empty(record.feature_scores, width)
+    network.feature_scores = scores.to(network.feature_scale.device)
     members = _members(files)
     # Each is loaded once, so that a damaged one is found now; the first stays in place.
     for tensors in reversed(members):

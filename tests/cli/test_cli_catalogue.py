@@ -7,6 +7,7 @@ import torch
 from bayeslora import __version__
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.config_scores import FEATURE_SCORES
 from bayeslora.tasks.known import KNOWN_TASKS
 
 
@@ -27,9 +28,10 @@ def test_methods_lists_everything_with_its_defaults(run):
     content = json.loads(run("methods", "--json").out)
     assert {item["name"] for item in content["adapters"]} == set(ADAPTERS)
     assert {item["name"] for item in content["posteriors"]} == set(POSTERIORS)
-    for item in (*content["adapters"], *content["posteriors"], *content["recalibrators"]):
+    for item in (item for kind in content.values() for item in kind):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
+    assert {item["name"] for item in content["feature_scores"]} == set(FEATURE_SCORES)
     polar = next(item for item in content["adapters"] if item["name"] == "polar")
     assert polar["options"]["r"] == ADAPTERS["polar"]().r
 

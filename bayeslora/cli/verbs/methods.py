@@ -1,14 +1,15 @@
-"""`bayeslora methods`: adapters, posteriors and recalibrators, with their options."""
+"""`bayeslora methods`: adapters, posteriors, recalibrators and scores, with their options."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list adapters, posteriors and recalibrators"
+SUMMARY = "list adapters, posteriors, recalibrators and feature scores"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows: list[tuple[str, str, str]] = []
     for kind, entries in found.items():
-        rows.append((kind, "", ""))
+        rows.append((kind.replace("_", " "), "", ""))
         rows += [(f"  {item['name']}", item["summary"], item["source"]) for item in entries]
     print_columns(rows)
     print("\n--json lists the options of each with their defaults.")
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.posteriors.config import POSTERIORS, TemperatureScaling
+    from bayeslora.posteriors.config_scores import FEATURE_SCORES
 
     return {
         "adapters": [_described(config) for config in ADAPTERS.values()],
@@ -44,6 +46,9 @@ def _found() -> dict[str, list[dict[str, Any]]]:
                 "source": TemperatureScaling.source,
                 "options": {},
             }
+        ],
+        "feature_scores": [
+            {**dataclasses.asdict(info), "options": {}} for info in FEATURE_SCORES.values()
         ],
     }
 
