@@ -22,8 +22,8 @@ class NUTS:
 
     Attributes:
         prior_scale: Prior standard deviation of a logit.
-        kernel: `nuts`, which chooses the length of its trajectories, or `hmc`, whose length is
-            fixed.
+        kernel: `nuts`, which fits the length of each trajectory to the posterior, or `hmc`, which
+            draws it at random: quicker, with fewer effective draws a step.
         num_chains: Independent chains, run one after the other.
         num_warmup: Steps of each chain that adapt it and are thrown away.
         num_samples: Draws of each chain after that.

@@ -13,10 +13,12 @@ from torch import Tensor
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.nuts_target import Target
 
-# The best length for a standard normal, which the target nearly is, is a quarter of its period 2π;
-# Pyro rounds down to whole steps, which may cost almost half. Its own default, the whole period,
-# would come back to where it started.
-_TRAJECTORY = 0.7 * math.pi
+# Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the
+# target nearly is, is 2π: after a whole one a weight is where it was, after a half one where it was
+# on the other side of its mean, which leaves its distance from the mean the same for ever. Weights
+# whose scale is off by a factor of two have other periods, so no one length would be safe (Neal
+# 2011, section 3.2).
+_LENGTHS = (math.pi / 4, math.pi)
 # Deviations of a chain's start: wider than the posterior, as R-hat wants it.
 _OVERDISPERSION = 2.0
 
@@ -70,6 +72,8 @@ def _run_chain(
 
     def after_step(kernel: Any, _params: object, stage: str, _step: int) -> None:
         advance(1)
+        if config.kernel == "hmc":
+            kernel.trajectory_length = _length()
         # Pyro forgets them when the run is over.
         if stage.startswith("Sample"):
             divergences[:] = kernel.diagnostics()["divergences"]
@@ -96,7 +100,7 @@ def _kernel(mcmc: Any, target: Target, config: NUTS) -> Any:
     if config.kernel == "hmc":
         return mcmc.HMC(
             potential_fn=potential,
-            trajectory_length=_TRAJECTORY,
+            trajectory_length=_length(),
             target_accept_prob=config.target_accept,
         )
     return mcmc.NUTS(
@@ -104,6 +108,11 @@ def _kernel(mcmc: Any, target: Target, config: NUTS) -> Any:
         target_accept_prob=config.target_accept,
         max_tree_depth=config.max_tree_depth,
     )
+
+
+def _length() -> float:
+    low, high = _LENGTHS
+    return low + (high - low) * float(torch.rand(()))
 
 
 def _chain_seed(seed: int, chain: int) -> int:
