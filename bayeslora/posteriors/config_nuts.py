@@ -37,7 +37,7 @@ class NUTS:
     kernel: str = "nuts"
     num_chains: int = 4
     num_warmup: int = 300
-    num_samples: int = 500
+    num_samples: int = 1000
     max_draws: int = 1000
     max_tree_depth: int = 10
     target_accept: float = 0.8

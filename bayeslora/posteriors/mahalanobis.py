@@ -1,12 +1,15 @@
 """Mahalanobis distance of features to the training rows, with one covariance for all classes.
 
     mahalanobis            min_c (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c)
-    relative_mahalanobis   the same − (φ − μ)ᵀ Σ_0⁻¹ (φ − μ),  μ and Σ_0 of all rows as one class
+    relative_mahalanobis   the same − (φ − μ)ᵀ Σ_0⁻¹ (φ − μ),  μ and Σ_0 of all rows as one class,
+                           Σ_0 = Σ + Σ_c π_c (μ_c − μ)(μ_c − μ)ᵀ,  π_c the class's share of rows
 
 Σ is the covariance of the rows around their class means, S, shrunk towards a multiple of the
 identity, (1 − ρ) S + ρ (tr S / d) I, with ρ by Ledoit and Wolf 2004 (Journal of Multivariate
 Analysis 88): so it has an inverse however few rows there are. With fewer rows than features S lives
-in their row space, and is held and decomposed there.
+in their row space, and is held and decomposed there. Σ_0 is built from the shrunk Σ: were it shrunk
+by itself, directions without any training row would not cancel in the difference, and the one with
+the smaller floor would decide about far rows.
 
 Sources: Lee, Lee, Lee and Shin 2018, arXiv 1807.03888; Ren et al. 2021, arXiv 2106.09022.
 """
@@ -86,11 +89,12 @@ class TiedGaussian(nn.Module):
 
     def distances(self, features: Tensor) -> Tensor:
         """Return the squared distance of [N, d] float64 features to each mean, [N, K]."""
-        rows, centres = self._whitened(features), self._whitened(self.means)
+        rows, centres = self.whitened(features), self.whitened(self.means)
         exact = "donot_use_mm_for_euclid_dist"
         return torch.cdist(rows, centres, compute_mode=exact).square()
 
-    def _whitened(self, features: Tensor) -> Tensor:
+    def whitened(self, features: Tensor) -> Tensor:
+        """Return [N, d] float64 features in coordinates in which Σ is the identity."""
         inside = features @ self.directions
         whitened = inside * self.precisions.sqrt()
         if self.directions.shape[0] == self.directions.shape[1]:
@@ -104,34 +108,55 @@ class Mahalanobis(nn.Module):
 
     Attributes:
         classes: Gaussian of the classes.
-        whole: Gaussian of all rows as one class; None where the score is not relative.
+        shares: [K] float64, each class's share of the rows; None where the score is not relative.
     """
 
-    def __init__(self, classes: TiedGaussian, whole: TiedGaussian | None = None) -> None:
+    shares: Tensor | None
+
+    def __init__(self, classes: TiedGaussian, *, relative: bool) -> None:
         super().__init__()
         self.classes = classes
-        self.whole = whole
+        count = classes.means.shape[0]
+        shares = torch.zeros(count, dtype=torch.float64) if relative else None
+        self.register_buffer("shares", shares)
 
     @classmethod
     def fitted(cls, features: Tensor, labels: Tensor, *, relative: bool) -> Mahalanobis:
         """Return the score of [N, d] float64 training features with labels [N]."""
-        whole = TiedGaussian.fitted(features, torch.zeros_like(labels)) if relative else None
-        return cls(TiedGaussian.fitted(features, labels), whole)
+        found = cls(TiedGaussian.fitted(features, labels), relative=relative).to(features.device)
+        if found.shares is not None:
+            counts = torch.unique(labels, return_counts=True)[1]
+            found.shares.copy_(counts.double() / len(labels))
+        return found
 
     @classmethod
     def empty(cls, extra: Mapping[str, Any], num_features: int, *, relative: bool) -> Mahalanobis:
         """Return a score of the shapes that `extra_config` states, to load tensors into."""
-        rank = int(extra["rank"])
-        whole = TiedGaussian(1, num_features, rank) if relative else None
-        return cls(TiedGaussian(int(extra["classes"]), num_features, rank), whole)
+        classes = TiedGaussian(int(extra["classes"]), num_features, int(extra["rank"]))
+        return cls(classes, relative=relative)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the score [N] of [N, d] float64 features."""
         nearest = self.classes.distances(features).min(1).values
-        return nearest if self.whole is None else nearest - self.whole.distances(features)[:, 0]
+        return nearest if self.shares is None else nearest - self._to_all(features, self.shares)
+
+    def _to_all(self, features: Tensor, shares: Tensor) -> Tensor:
+        """Return the squared distance [N] to all rows as one class.
+
+        Whitened by Σ, Σ_0 is the identity plus the means' covariance, whose rank is below K.
+        """
+        means = self.classes.whitened(self.classes.means)
+        centre = shares @ means
+        _, singular, axes = torch.linalg.svd(
+            shares.sqrt()[:, None] * (means - centre), full_matrices=False
+        )
+        rows = self.classes.whitened(features) - centre
+        explained = singular.square() / (1 + singular.square())
+        distance: Tensor = rows.square().sum(1) - (rows @ axes.T).square() @ explained
+        return distance
 
     def extra_config(self) -> dict[str, Any]:
-        """Return the shapes, and the shrinkage of the classes' covariance."""
+        """Return the shapes, and the shrinkage of the covariance."""
         classes = self.classes
         return {
             "classes": classes.means.shape[0],

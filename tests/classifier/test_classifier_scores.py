@@ -87,7 +87,7 @@ def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
 
 
 def test_markov_chains_have_the_scores_too(foreign):
-    posterior = bl.NUTS(kernel="hmc", num_chains=1, num_warmup=20, num_samples=20)
+    posterior = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=40, num_samples=40)
     clf = from_transformers(foreign, posterior)
     clf.calibrate(toy_rows(30), toy_rows(15, seed=1), feature_scores=EVERY)
     assert set(clf.predict(TEST).scores) == ALWAYS | set(FEATURE_SCORES)

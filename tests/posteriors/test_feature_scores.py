@@ -44,8 +44,10 @@ def test_mahalanobis_is_that_of_scikit_learns_ledoit_wolf(rows, size, relative):
     means = [features[labels == c].mean(0) for c in range(3)]
     expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
     if relative:
-        whole = LedoitWolf().fit(features.numpy())
-        expected = expected - whole.mahalanobis(other.numpy())
+        between = np.cov(np.array(means)[labels].T, bias=True)
+        apart = (other - features.mean(0)).numpy()
+        precision = np.linalg.inv(tied.covariance_ + between)
+        expected = expected - np.einsum("ni,ij,nj->n", apart, precision, apart)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-8)
     centred = around_means(features, labels)
     shrinkage = ledoit_wolf(centred, torch.linalg.eigvalsh(centred.T @ centred / rows))
@@ -61,6 +63,31 @@ def test_many_rows_need_no_shrinkage():
     assert gaussian.shrinkage < 1e-3
     plain = EmpiricalCovariance().fit(features.numpy()).mahalanobis(features[:50].numpy())
     np.testing.assert_allclose(gaussian.distances(features[:50])[:, 0].numpy(), plain, rtol=0.01)
+
+
+def test_without_shrinkage_relative_distances_are_those_of_two_plain_covariances():
+    features, labels = toy(rows=9000, size=3, separation=0.5)
+    other = toy(rows=20, size=3, seed=3)[0]
+    tied = EmpiricalCovariance(assume_centered=True).fit(around_means(features, labels).numpy())
+    means = [features[labels == c].mean(0) for c in range(3)]
+    expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
+    expected = expected - EmpiricalCovariance().fit(features.numpy()).mahalanobis(other.numpy())
+    found = Mahalanobis.fitted(features, labels, relative=True)
+    # White noise is what Ledoit and Wolf shrink to: any shrinkage gives the same matrix here.
+    np.testing.assert_allclose(found(other).numpy(), expected, atol=0.2)
+
+
+def test_what_no_training_row_has_cancels_in_relative_distances():
+    features, labels = toy(rows=12, size=20)
+    other = toy(rows=5, size=20, seed=3)[0]
+    basis = torch.linalg.qr(features.T)[0]
+    beyond = toy(rows=5, size=20, seed=4)[0]
+    beyond -= beyond @ basis @ basis.T
+    plain, relative = (
+        Mahalanobis.fitted(features, labels, relative=relative) for relative in (False, True)
+    )
+    assert (plain(other + 5 * beyond) > plain(other) + 1).all()
+    torch.testing.assert_close(relative(other + 5 * beyond), relative(other), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("rows", "size"), SHAPES)
