@@ -74,7 +74,7 @@ def test_without_shrinkage_relative_distances_are_those_of_two_plain_covariances
     expected = expected - EmpiricalCovariance().fit(features.numpy()).mahalanobis(other.numpy())
     found = Mahalanobis.fitted(features, labels, relative=True)
     # White noise is what Ledoit and Wolf shrink to: any shrinkage gives the same matrix here.
-    np.testing.assert_allclose(found(other).numpy(), expected, atol=0.2)
+    np.testing.assert_allclose(found(other).numpy(), expected, atol=0.05)
 
 
 def test_what_no_training_row_has_cancels_in_relative_distances():
