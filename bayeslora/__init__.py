@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
+    from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.predictions import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
@@ -55,6 +56,7 @@ _HOMES = {
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.config",
     "MatrixScaling": "bayeslora.recalibration.matrix",
+    "NUTS": "bayeslora.posteriors.config_nuts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "RAPS": "bayeslora.conformal.aps",
@@ -74,6 +76,7 @@ __all__ = [
     "LAC",
     "MAP",
     "MLE",
+    "NUTS",
     "RAPS",
     "VBLL",
     "BayesianClassifier",

@@ -32,6 +32,7 @@ _MAPPINGS: dict[str, set[str]] = {
     "backbone": {"name", "fingerprint", "dtype", "kind"},
     "columns": {"text", "label", "pair"},
     "posterior": {"name"},
+    "feature_scores": set(),
     "head": set(),
     "results": set(),
 }
@@ -58,6 +59,7 @@ class ModelRecord:
         num_train: Training rows N.
         adapter: Name and options; None where the network was not adapted here.
         head: `extra_config()` of the last layer.
+        feature_scores: `extra_config()` of the scores fitted beside the posterior, by name.
         num_members: Networks in the model; more than one in an ensemble.
         training: Settings of the fit.
         results: What the fit measured: history, best epoch, posterior, adapter.
@@ -74,6 +76,7 @@ class ModelRecord:
     num_train: int
     adapter: dict[str, Any] | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    feature_scores: dict[str, Any] = field(default_factory=dict)
     num_members: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class ModelFiles:
     Attributes:
         record: The content of `bayeslora.json`.
         adapter: Adapter tensors by name; empty where there is no adapter.
-        posterior: Tensors of the last layer and the feature scale by name.
+        posterior: Tensors of the last layer, the feature scores and the feature scale by name.
         directory: Where it was read from; None where it is yet to be written.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
 from bayeslora.metrics.scores import Scores
+from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import POSTERIORS, VBLL
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
@@ -113,6 +115,7 @@ class BayesianClassifier:
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
+        feature_scores: str | Sequence[str] = (),
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
@@ -131,6 +134,8 @@ class BayesianClassifier:
             text_column: The column of the texts.
             label_column: The column of the labels.
             pair_column: The column of a second text.
+            feature_scores: Out-of-distribution scores to fit beside the posterior, which
+                predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`, `combined`.
             out: A directory to save the model in. A fit that was interrupted goes on from its last
                 checkpoint there when it is called again in the same way.
             overwrite: Whether `out` may be replaced.
@@ -138,6 +143,7 @@ class BayesianClassifier:
         Raises:
             InputError: The data or an option is not allowed; nothing has been written then.
         """
+        scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         settings = TrainingSettings(
             default_epochs(data) if epochs is None else epochs,
@@ -146,8 +152,9 @@ class BayesianClassifier:
             patience=patience,
             seed=self.seed,
         )
+        choices = self._choices(scores)
         self._fitted = fit_classifier(
-            self._choices(), data, settings, self._load_backbone, out=out, overwrite=overwrite
+            choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
         )
         if out is not None:
             self.save_pretrained(out, overwrite=True)
@@ -201,6 +208,7 @@ class BayesianClassifier:
         text_column: str | None = None,
         label_column: str | None = None,
         pair_column: str | None = None,
+        feature_scores: str | Sequence[str] | None = None,
     ) -> BayesianClassifier:
         """Fit the posterior to labelled data and leave the network's weights as they are.
 
@@ -214,11 +222,20 @@ class BayesianClassifier:
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
+            feature_scores: As for `fit`; None fits those that the classifier has already to the
+                new rows.
 
         Raises:
-            InputError: The data is not allowed, or the posterior is not one of the last layer.
+            InputError: The data or a score is not allowed, or the posterior is not one of the last
+                layer.
         """
         fitted = self._known()
+        kept = tuple(fitted.record.feature_scores)
+        scores = kept if feature_scores is None else config_scores.feature_scores(feature_scores)
+        config = fitted.posterior
+        if posterior is not None:
+            config = options.resolve("posterior", posterior, POSTERIORS)
+        config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(
             text_column or old.text, label_column or old.label, pair_column or old.pair
@@ -227,8 +244,8 @@ class BayesianClassifier:
         held = None if validation is None else read_labelled(validation, columns)
         before = None if held is None else fitted.scores_of(held)
         if posterior is not None:
-            fitted = fitted.with_posterior(options.resolve("posterior", posterior, POSTERIORS))
-        fitted = fitted.calibrated(rows, held, columns)
+            fitted = fitted.with_posterior(config)
+        fitted = fitted.calibrated(rows, held, columns, scores)
         if held is not None and before is not None:
             fitted = fitted.compared(before, held)
         self._fitted = fitted
@@ -336,7 +353,7 @@ class BayesianClassifier:
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
-            posterior: Of the last layer: `laplace`, `vbll` or `temperature`.
+            posterior: Of the last layer: `laplace`, `vbll`, `nuts` or `temperature`.
             tokenizer: With a model in memory whose tokenizer cannot be found.
             layer: Dotted name of the final linear layer, where it cannot be found.
             max_length: Tokens kept of a text.
@@ -394,7 +411,7 @@ class BayesianClassifier:
                 )
         return self._backbone
 
-    def _choices(self) -> Choices:
+    def _choices(self, feature_scores: tuple[str, ...]) -> Choices:
         name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
         return Choices(
             lasting_name(name),
@@ -404,4 +421,5 @@ class BayesianClassifier:
             self.seed,
             self.max_length,
             self.progress,
+            feature_scores,
         )

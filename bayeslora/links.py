@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import unknown_choice
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import GaussianLogits, Logits, SampledLogits
 
 # Draws x rows x classes held at a time: 32 MB in float64.
 _CHUNK = 1 << 22
@@ -47,7 +47,7 @@ class LinkResult:
 
 
 def link_probabilities(
-    logits: GaussianLogits | SampledLogits,
+    logits: Logits,
     link: str = "mc",
     num_samples: int = 1000,
     seed: int = 0,
@@ -181,9 +181,14 @@ def _sample_rows(mean: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Ten
 
 def _average_samples(samples: Tensor) -> LinkResult:
     """Return the mean of the softmax over the first axis of [S, N, C]."""
-    probs = samples.softmax(-1)
-    mean = probs.mean(0)
-    return _decompose(mean, entropy(mean) - entropy(probs).mean(0))
+    draws, rows, classes = samples.shape
+    size = max(1, _CHUNK // (draws * classes))
+    means, conditional = samples.new_zeros(rows, classes), samples.new_zeros(rows)
+    for start in range(0, rows, size):
+        some = slice(start, start + size)
+        probs = samples[:, some].softmax(-1)
+        means[some], conditional[some] = probs.mean(0), entropy(probs).mean(0)
+    return _decompose(means, entropy(means) - conditional)
 
 
 def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:

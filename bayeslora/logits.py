@@ -84,6 +84,12 @@ class SampledLogits:
         return self.samples.var(0, correction=0)
 
     @property
+    def covariance(self) -> Tensor:
+        """[N, C, C]: the covariance over draws (population form)."""
+        centred = self.samples - self.mean
+        return torch.einsum("snc,snk->nck", centred, centred) / len(centred)
+
+    @property
     def is_point(self) -> bool:
         """True where no logit varies between draws."""
         return not bool(torch.any(self.variance > 0))
@@ -91,3 +97,27 @@ class SampledLogits:
     def scaled(self, factor: float) -> SampledLogits:
         """Return the draws of `factor` times the logits."""
         return SampledLogits(self.samples * factor)
+
+    def at_mean(self) -> GaussianLogits:
+        """Return the mean over draws as a point estimate."""
+        mean = self.mean
+        return GaussianLogits(mean, torch.zeros_like(mean))
+
+    def thinned(self, most: int) -> SampledLogits:
+        """Return at most `most` of the draws, evenly spaced; the same object where there are fewer.
+
+        Args:
+            most: At least 1.
+        """
+        if len(self.samples) <= most:
+            return self
+        return SampledLogits(self.samples[evenly(len(self.samples), most)])
+
+
+def evenly(total: int, most: int) -> Tensor:
+    """Return at most `most` of the places 0 to `total` − 1, evenly spaced, int64."""
+    return torch.arange(min(total, most)) * total // min(total, most)
+
+
+Logits = GaussianLogits | SampledLogits
+"""What a last layer or a weight posterior predicts."""

@@ -1,11 +1,12 @@
 """Gaussian and sampled logits: moments, roots, and the point case."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import GaussianLogits, SampledLogits, evenly
 
 
 def gaussian(rows=4, classes=3, seed=0):
@@ -63,6 +64,35 @@ def test_moments_of_samples():
     # Population form: ((1 - 2)² + (3 - 2)²) / 2 and ((2 - 4)² + (6 - 4)²) / 2.
     assert torch.equal(sampled.variance, torch.tensor([[1.0, 4.0]]))
     assert not sampled.is_point
+
+
+def test_covariance_of_samples_is_numpys():
+    generator = torch.Generator().manual_seed(0)
+    sampled = SampledLogits(torch.randn(7, 2, 3, generator=generator, dtype=torch.float64))
+    expected = [np.cov(sampled.samples[:, n].T.numpy(), bias=True) for n in range(2)]
+    np.testing.assert_allclose(sampled.covariance.numpy(), expected, atol=1e-14)
+    torch.testing.assert_close(
+        sampled.covariance.diagonal(dim1=1, dim2=2), sampled.variance, atol=1e-14, rtol=0
+    )
+
+
+def test_the_mean_of_samples_is_a_point():
+    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
+    assert torch.equal(sampled.at_mean().mean, sampled.mean)
+    assert sampled.at_mean().is_point
+
+
+@pytest.mark.parametrize("total", [1, 7, 100])
+@pytest.mark.parametrize("most", [1, 5, 7, 200])
+def test_thinned_draws_are_spread_evenly(total, most):
+    places = evenly(total, most)
+    assert len(places) == min(total, most)
+    assert places[0] == 0
+    gaps = places.diff()
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+    assert places[-1] < total <= places[-1] + -(-total // len(places))
+    sampled = SampledLogits(torch.arange(float(total)).view(total, 1, 1))
+    assert torch.equal(sampled.thinned(most).samples[:, 0, 0], places.float())
 
 
 def test_points():

@@ -128,6 +128,33 @@ def add_seed(parser: Parser, what: str) -> argparse.Action:
     return parser.add_argument("--seed", type=whole(0), metavar="N", help=f"{what} (default: 0)")
 
 
+def score_names(text: str) -> tuple[str, ...]:
+    """Return the names of feature scores in text such as `mahalanobis,knn`."""
+    from bayeslora.errors import InputError
+    from bayeslora.posteriors.config_scores import feature_scores
+
+    try:
+        return feature_scores(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
+    """Add the option that names out-of-distribution scores to fit.
+
+    Args:
+        parser: Gets it.
+        default: What happens without it.
+    """
+    return parser.add_argument(
+        "--feature-scores",
+        type=score_names,
+        metavar="NAME[,NAME…]",
+        help="out-of-distribution scores to fit beside the posterior: mahalanobis, "
+        f"relative_mahalanobis, knn, combined (default: {default})",
+    )
+
+
 def add_scored(parser: Parser) -> None:
     """Add the predictions that are scored, their out-of-distribution sets, and how."""
     parser.add_argument(

@@ -16,7 +16,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
 from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.predictions import Predictions
@@ -27,7 +27,6 @@ from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
 
 State = Mapping[str, Tensor]
-Logits = GaussianLogits | SampledLogits
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 

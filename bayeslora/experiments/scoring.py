@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayeslora.links import link_probabilities
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import Logits
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import PosteriorConfig
@@ -62,6 +62,6 @@ def fitted_head(
     return head
 
 
-def nll(logits: GaussianLogits | SampledLogits, labels: Tensor) -> float:
+def nll(logits: Logits, labels: Tensor) -> float:
     """Return the mean negative log-likelihood in nats, by the `mc` link."""
     return scores.nll(link_probabilities(logits).probs, labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic, bootstrap_deviations
 from bayeslora.metrics.calibration import NUM_BINS, ece
+from bayeslora.metrics.distances import distances
 from bayeslora.metrics.intervals import bootstrap_interval
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
@@ -37,11 +38,14 @@ class ComparisonRow:
         name: Of the predictions.
         scores: The method's own scores on the common rows, by the keys of `COMPARED`.
         differences: Its scores minus those of the reference, paired; zero for the reference.
+        distances: Its distances from the method of `Comparison.distance_to`, by the keys of
+            `DISTANCES`; empty where there is none.
     """
 
     name: str
     scores: Mapping[str, Score]
     differences: Mapping[str, Score]
+    distances: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Comparison:
         num_resamples: Paired bootstrap resamples behind the 95 % intervals.
         seed: Of the bootstrap.
         rows: One a method.
+        distance_to: The method that distances are measured from; None where none are.
     """
 
     by: str
@@ -65,6 +70,7 @@ class Comparison:
     num_resamples: int
     seed: int
     rows: tuple[ComparisonRow, ...]
+    distance_to: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
@@ -76,6 +82,7 @@ def compare(
     by: str = "nll",
     *,
     reference: str | None = None,
+    distance_to: str | None = None,
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -88,6 +95,8 @@ def compare(
         predictions: Two or more methods' predictions of the same rows, with distinct names.
         by: The score to order the methods by: `accuracy`, `nll`, `brier` or `ece`.
         reference: Name of the method that the others are compared with; the first by default.
+        distance_to: Name of the method to measure each method's distance from, such as that of
+            exact chains; None measures none. See `bayeslora.metrics.distances`.
         num_bins: Bins of `ece`.
         num_resamples: Bootstrap resamples.
         seed: Of the bootstrap.
@@ -101,8 +110,9 @@ def compare(
     aligned = paired(predictions)
     names = [one.name for one in aligned]
     chosen = names[0] if reference is None else reference
-    if chosen not in names:
-        raise unknown_choice("reference", chosen, names)
+    for option, name in (("reference", chosen), ("method to measure distances from", distance_to)):
+        if name is not None and name not in names:
+            raise unknown_choice(option, name, names)
     methods = [row_scores(one) for one in aligned]
     base = names.index(chosen)
 
@@ -113,17 +123,23 @@ def compare(
     shape = (2, len(methods), len(COMPARED))
     values = prepare(np.arange(n))(np.ones(n, dtype=np.int64)).reshape(shape)
     deviations = bootstrap_deviations(prepare, [n], num_resamples, seed).reshape(-1, *shape)
+    far: list[Mapping[str, Score]] = [{} for _ in names]
+    if distance_to is not None:
+        labelled = [one.take(one.labelled) for one in aligned]
+        place = names.index(distance_to)
+        far = distances(labelled, place, num_resamples=num_resamples, seed=seed)
     rows = [
         ComparisonRow(
             name,
             scores=_intervals(values[0, m], deviations[:, 0, m], floor=0.0),
             differences=_intervals(values[1, m], deviations[:, 1, m], floor=-math.inf),
+            distances=far[m],
         )
         for m, name in enumerate(names)
     ]
     sign = -1 if by == "accuracy" else 1
     rows.sort(key=lambda row: sign * row.scores[by].value)
-    return Comparison(by, chosen, n, num_bins, num_resamples, seed, tuple(rows))
+    return Comparison(by, chosen, n, num_bins, num_resamples, seed, tuple(rows), distance_to)
 
 
 def _statistic(methods: Sequence[LabelledRows], base: int, num_bins: int) -> Statistic:

@@ -10,8 +10,10 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.covariances import shapes
 from bayeslora.posteriors.laplace import LaplaceHead
+from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 30
 _SIMPLER = {"full": "dense", "dense": "diagonal"}
 
-Head = PointHead | VBLLHead | LaplaceHead
+Head = PointHead | VBLLHead | LaplaceHead | NUTSHead
 
 
 def build(
@@ -43,7 +45,7 @@ def build(
         num_features: d, the constant column included where there is one.
         num_classes: C.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-        seed: Of the draws that a sampled bound takes.
+        seed: Of the draws that a sampled bound takes, and of Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
@@ -57,6 +59,8 @@ def build(
         head = VBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     elif isinstance(config, Laplace):
         head = LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+    elif isinstance(config, NUTS):
+        head = NUTSHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     elif isinstance(config, TemperatureScaling):
         head = TemperedHead(num_features, num_classes)
     else:

@@ -18,6 +18,7 @@ from bayeslora.posteriors.config_checks import (
     check_positive_or_name,
     is_number,
 )
+from bayeslora.posteriors.config_nuts import NUTS
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -214,11 +215,11 @@ class Ensemble:
         check_count("num_members", self.num_members, least=1)
 
 
-PosteriorConfig = MLE | MAP | VBLL | Laplace | TemperatureScaling | MCDropout | Ensemble
+PosteriorConfig = MLE | MAP | VBLL | Laplace | NUTS | TemperatureScaling | MCDropout | Ensemble
 
 POSTERIORS: dict[str, type[Any]] = {
     config.name: config
-    for config in (MLE, MAP, VBLL, Laplace, TemperatureScaling, MCDropout, Ensemble)
+    for config in (MLE, MAP, VBLL, Laplace, NUTS, TemperatureScaling, MCDropout, Ensemble)
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bayeslora.logits import GaussianLogits
+from bayeslora.logits import Logits
 
 
 class LastLayer(Protocol):
@@ -59,7 +59,7 @@ class LastLayer(Protocol):
         """
         ...
 
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, features: Tensor) -> Logits:
         """Return the logits' distribution for [N, d] features, in float64."""
         ...
 

@@ -57,12 +57,19 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
         comparison: What `compare` returned.
         width: Columns of the terminal.
     """
+    notes = []
+    if comparison.distance_to is not None:
+        notes.append(
+            f"TV: mean total variation distance from the probabilities of {comparison.distance_to};"
+            " epistemic ratio: mean epistemic uncertainty over its own"
+        )
     return "\n".join(
         [
             _within(difference_table(comparison), width),
             "",
             f"score minus that of {comparison.reference}, on the same {comparison.n:,} labelled"
             " rows",
+            *notes,
             _CLEAR,
             f"95 % paired bootstrap intervals, {comparison.num_resamples:,} resamples,"
             f" seed {comparison.seed}; ECE with {comparison.num_bins} bins",

@@ -31,6 +31,11 @@ SCORE_WORDS = {
     "aleatoric": "aleatoric uncertainty",
     "epistemic": "epistemic uncertainty",
     "logit_variance": "logit variance",
+    "max_logit": "highest logit, negative",
+    "mahalanobis": "Mahalanobis distance",
+    "relative_mahalanobis": "relative Mahalanobis distance",
+    "knn": "distance to the nearest rows",
+    "combined": "probability and logit variance combined",
 }
 """Uncertainty scores in words; others are shown by their own names."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
 from bayeslora.metrics.scores import Score, Scores
@@ -37,6 +37,12 @@ OOD_COLUMNS: Mapping[str, Column] = {
     "fpr95": Column("FPR95", "↓"),
 }
 """Columns of the table of out-of-distribution detection, by the key of their score."""
+
+DISTANCE_COLUMNS: Mapping[str, Column] = {
+    "tv": Column("TV", "↓"),
+    "epistemic_ratio": Column("Epistemic ratio", "→1"),
+}
+"""Columns of a comparison that measures distances, by the key of their score."""
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
@@ -131,26 +137,41 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
 def difference_table(comparison: Comparison, note: str = CLEAR) -> Table:
     """Return paired differences from the reference, which has its own scores, best method first.
 
+    Distances, where they are measured, stand in two more columns.
+
     Args:
         comparison: What was compared.
         note: What marks a difference whose interval leaves out zero.
     """
-    columns = tuple(SCORE_COLUMNS[key] for key in COMPARED)
-    rows = tuple(
-        Row((row.name,), tuple(_difference_cell(row, key) for key in COMPARED))
-        if row.name != comparison.reference
-        else Row(
-            (f"{row.name} (reference)",),
-            tuple(Cell(number(row.scores[key].value)) for key in COMPARED),
-        )
-        for row in comparison.rows
-    )
+    columns = [SCORE_COLUMNS[key] for key in COMPARED]
+    if comparison.distance_to is not None:
+        detail = f"to {comparison.distance_to}"
+        columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
+    rows = tuple(_difference_row(row, comparison) for row in comparison.rows)
     caption = (
         f"Differences from {named(comparison.reference)}, row"
         f" by row on the same {comparison.n:,} labelled rows: the method's score minus that of"
         f" {named(comparison.reference)}, with 95 % paired bootstrap intervals. {note}"
     )
-    return Table(caption, ("Method",), columns, rows)
+    return Table(caption, ("Method",), tuple(columns), rows)
+
+
+def _difference_row(row: ComparisonRow, comparison: Comparison) -> Row:
+    if row.name == comparison.reference:
+        heading = f"{row.name} (reference)"
+        cells = [Cell(number(row.scores[key].value)) for key in COMPARED]
+    else:
+        heading = row.name
+        cells = [_difference_cell(row, key) for key in COMPARED]
+    if comparison.distance_to is not None:
+        cells += [_distance_cell(row, key, comparison.distance_to) for key in DISTANCE_COLUMNS]
+    return Row((heading,), tuple(cells))
+
+
+def _distance_cell(row: ComparisonRow, key: str, origin: str) -> Cell:
+    if row.name == origin and key in row.distances:
+        return Cell(number(row.distances[key].value))
+    return score_cell(key, row.distances.get(key))
 
 
 def _difference_cell(row: ComparisonRow, key: str) -> Cell:

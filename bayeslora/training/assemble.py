@@ -34,7 +34,7 @@ def build_network(
         adapter: Which adapter, where, how large.
         posterior: Which last layer.
         num_classes: C.
-        seed: Of the adapter's start.
+        seed: Of the adapter's start and of the last layer's draws.
         max_length: Tokens kept of a text.
         extra: `extra_config()` of a fitted head whose tensors will be loaded.
 
@@ -50,7 +50,7 @@ def build_network(
         start=first_adapted_layer(names),
         max_length=max_length,
     )
-    head = build(posterior, backbone.num_features, num_classes, extra=extra)
+    head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     return Network(encoder, sites, head).to(backbone.device)
 
 

@@ -78,13 +78,19 @@ def _measured(record: ModelRecord) -> str:
             f"{after:.3f} after"
         )
     for key, value in record.results.get("posterior", {}).items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        lines.append(f"- {key.replace('_', ' ')}: {shown}")
+        lines.append(f"- {key.replace('_', ' ')}: {_number(value)}")
+    for name, about in record.feature_scores.items():
+        parts = ", ".join(f"{key} {_number(value)}" for key, value in about.items())
+        lines.append(f"- score {name.replace('_', ' ')}: {parts}")
     for key in ("stable_rank", "drift"):
         value = record.results.get("adapter", {}).get(key)
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _of_member(record: ModelRecord) -> str:

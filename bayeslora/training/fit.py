@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from bayeslora.adapters.stats import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import build_optimizer
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
+from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, TrainingFeatures
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
-from bayeslora.training.progress import TrainingBar, quiet_transformers
+from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transformers
 from bayeslora.training.resume import last_checkpoint
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
@@ -77,19 +81,59 @@ def _rows(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
 
 
 def fit_posterior(
-    network: Network, train: LabelledTexts, validation: LabelledTexts | None
+    network: Network,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    feature_scores: Sequence[str] = (),
+    progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; return what it chose."""
+    """Fit the last layer to the features of the finished adapter; return what it chose.
+
+    Args:
+        network: Holds the last layer.
+        train: Rows to fit to.
+        validation: Held-out rows, for choosing the prior.
+        feature_scores: Names of scores to fit to the same features.
+        progress: Whether to show a bar where the fit takes long: the steps of Markov chains.
+    """
     features, labels = _rows(network, train)
     held_out = None if validation is None else _rows(network, validation)
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
-    network.head.fit(features, labels, held_out)
+    with _watched(network.head, shown=progress):
+        network.head.fit(features, labels, held_out)
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    network.feature_scores = FeatureScores()
+    if feature_scores:
+        split, rows = ("train", features) if held_out is None else ("validation", held_out[0])
+        drawing = drawing_of(getattr(network.head, "config", None))
+        familiar = Familiar(network.head.predict(rows), split, drawing)
+        network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
     return chosen
+
+
+def drawing_of(posterior: object) -> dict[str, Any]:
+    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
+    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
+    return {name: getattr(posterior, name) for name in names}
+
+
+@contextmanager
+def _watched(head: Head, *, shown: bool) -> Iterator[None]:
+    """Show a bar of the chains' steps while the context lasts."""
+    if not isinstance(head, NUTSHead):
+        yield
+        return
+    ignore = head.advance
+    try:
+        with progress_bar("chains", head.num_steps, shown=shown, unit="step") as head.advance:
+            yield
+    finally:
+        head.advance = ignore
 
 
 def validation_metrics(
@@ -131,6 +175,7 @@ def train_network(
     directory: Path,
     early_stopping: bool = True,
     fit_last: bool = True,
+    feature_scores: Sequence[str] = (),
     on_epoch: EpochHook | None = None,
     description: str | None = "fit",
 ) -> FitResult:
@@ -150,6 +195,7 @@ def train_network(
         early_stopping: Whether to stop after `settings.patience` epochs without a better
             validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
+        feature_scores: Names of scores to fit beside the posterior at the end.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         description: Title of the progress bar; None shows none.
     """
@@ -176,7 +222,15 @@ def train_network(
             callbacks=callbacks,
         )
         trainer.train(resume_from_checkpoint=last)
-    chosen = fit_posterior(network, train, validation) if fit_last else {}
+    chosen: dict[str, float | str] = {}
+    if fit_last:
+        chosen = fit_posterior(
+            network,
+            train,
+            validation,
+            feature_scores=feature_scores,
+            progress=description is not None,
+        )
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
     )
@@ -186,8 +240,7 @@ def _validation(
     rows: TrainingFeatures, labels: Tensor, held: LabelledTexts, posterior: PosteriorConfig
 ) -> Validate:
     # Epochs are chosen under the link that predictions will be made with.
-    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
-    drawing = {name: getattr(posterior, name) for name in names}
+    drawing = drawing_of(posterior)
 
     def validate(network: Network, step: int) -> dict[str, float]:
         train = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -21,7 +22,7 @@ from bayeslora.training.data import columns_of, encode_for
 from bayeslora.training.fit import LabelledTexts, fit_posterior
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
-from bayeslora.training.predict import num_passes, predict_logits, to_predictions
+from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import check_last_layer, last_layer, model_tensors
 
@@ -93,7 +94,7 @@ class Fitted:
         texts = self.prepare(rows, unknown)
         passes = num_passes(posterior, num_samples)
         with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
-            logits = predict_logits(
+            logits, scores = answer(
                 self.network,
                 self.members,
                 posterior,
@@ -108,6 +109,8 @@ class Fitted:
             link=chosen,
             num_samples=draws,
             seed=seed,
+            feature_scores=self.network.feature_scores,
+            further=scores,
             notes={
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
@@ -125,15 +128,27 @@ class Fitted:
         """
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
-        head = last_layer(config, self.network.head.mean_weight)
+        head = last_layer(config, self.network.head.mean_weight, self.record.seed)
         network = Network(self.network.encoder, self.network.sites, head)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
         record = replace(self.record, posterior=options.as_mapping(config))
         return replace(self, record=record, network=network.eval())
 
-    def calibrated(self, train: Examples, validation: Examples | None, columns: Columns) -> Fitted:
+    def calibrated(
+        self,
+        train: Examples,
+        validation: Examples | None,
+        columns: Columns,
+        feature_scores: Sequence[str] = (),
+    ) -> Fitted:
         """Return the same network with the posterior fitted to other rows.
+
+        Args:
+            train: Labelled rows.
+            validation: Held-out ones.
+            columns: Where the data came from.
+            feature_scores: Names of scores to fit as well.
 
         Raises:
             InputError: The posterior is not one of the last layer, or the data is not allowed.
@@ -144,13 +159,20 @@ class Fitted:
         held = None if validation is None else self.prepare(validation)
         # A temperature fitted to the rows it is scored on would look better than it is.
         tunes = not isinstance(self.posterior, TemperatureScaling)
-        chosen = fit_posterior(network, fresh, held if tunes else None)
+        chosen = fit_posterior(
+            network,
+            fresh,
+            held if tunes else None,
+            feature_scores=feature_scores,
+            progress=self.progress,
+        )
         old = self.record.results
         record = replace(
             self.record,
             columns=asdict(columns),
             num_train=len(train),
             head=network.head.extra_config(),
+            feature_scores=network.feature_scores.extra_config(),
             # What the fit measured on its validation rows it measured under another posterior.
             results={"posterior": chosen}
             | ({"adapter": old["adapter"]} if "adapter" in old else {}),

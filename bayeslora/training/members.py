@@ -38,6 +38,7 @@ class FitPlan:
         max_length: Tokens kept of a text.
         settings: Epochs, batch size, seed.
         progress: Whether to show bars on stderr.
+        feature_scores: Names of scores to fit beside the posterior.
     """
 
     backbone: Backbone
@@ -47,6 +48,7 @@ class FitPlan:
     max_length: int
     settings: TrainingSettings
     progress: bool
+    feature_scores: tuple[str, ...] = ()
 
 
 def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
@@ -104,6 +106,7 @@ def fit_members(
                     posterior=plan.posterior,
                     settings=dataclasses.replace(plan.settings, seed=seed),
                     directory=directory,
+                    feature_scores=plan.feature_scores,
                     description=title if plan.progress else None,
                 )
             )

@@ -13,10 +13,15 @@ from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.sequence import SequenceEncoder
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.feature_scores import FeatureScores
 
 
 class Network(nn.Module):
-    """Encoder, adapter sites and last layer, with the scale that features are divided by."""
+    """Encoder, adapter sites and last layer, with the scale that features are divided by.
+
+    Attributes:
+        feature_scores: Out-of-distribution scores fitted to the features of training rows.
+    """
 
     def __init__(
         self, encoder: Encoder | SequenceEncoder, sites: list[LowRank], head: Head
@@ -26,6 +31,7 @@ class Network(nn.Module):
         self.encoder = encoder
         self.sites = sites
         self.head = head
+        self.feature_scores = FeatureScores()
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 
@@ -51,6 +57,7 @@ class Network(nn.Module):
         """Return copies of all tensors that training changes: adapter, head and scale."""
         state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
+        state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
@@ -58,7 +65,12 @@ class Network(nn.Module):
         """Put back what `trained_state` returned."""
         load_adapter_state(self.sites, _under("adapter.", state))
         self.head.load_state_dict(_under("head.", state))
+        self._scores.load_state_dict(_under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])
+
+    @property
+    def _scores(self) -> nn.ModuleDict:
+        return self.feature_scores.parts
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
-from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
+from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.types import WeightPosterior
 from bayeslora.predictions import Predictions
 from bayeslora.training.network import Network
@@ -31,7 +32,6 @@ def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
     return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
-@torch.no_grad()
 def predict_logits(
     network: Network,
     members: Sequence[Mapping[str, Tensor]],
@@ -41,41 +41,72 @@ def predict_logits(
     num_samples: int | None = None,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
-) -> GaussianLogits | SampledLogits:
-    """Return the logits' distribution for each text.
+) -> Logits:
+    """Return the logits' distribution for each text; see `answer`."""
+    return answer(
+        network, members, posterior, texts, num_samples=num_samples, seed=seed, advance=advance
+    )[0]
+
+
+@torch.no_grad()
+def answer(
+    network: Network,
+    members: Sequence[Mapping[str, Tensor]],
+    posterior: PosteriorConfig,
+    texts: PreparedTexts,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[Logits, dict[str, Tensor]]:
+    """Return the logits' distribution for each text, and the feature scores [N] by name.
 
     Args:
         network: Holds the first member's tensors.
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
-        num_samples: Passes of MC dropout, instead of the posterior's own number; 0 is the mean
-            network. Other posteriors take the passes they need, whatever the number.
+        num_samples: Passes of MC dropout, instead of the posterior's own number, or the most
+            draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
+            posteriors take the passes they need, whatever the number.
         seed: Of the draws.
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
     passes = num_passes(posterior, num_samples)
     if isinstance(posterior, MCDropout) and num_samples != 0 and posterior.num_samples > 0:
-        return _sampled(network, MCDropoutDraws(network), texts, passes, seed=seed, advance=advance)
+        draws: WeightPosterior = MCDropoutDraws(network)
+        return _sampled(network, draws, texts, passes, seed=seed, advance=advance), {}
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
-        return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
-    features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-    return network.head.predict(network.scaled(features))
+        return _sampled(network, draws, texts, passes, seed=seed, advance=advance), {}
+    features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
+    scores = network.feature_scores.of_features(features)
+    logits: Logits = network.head.predict(features)
+    if num_samples is not None and isinstance(logits, SampledLogits):
+        logits = logits.thinned(num_samples) if num_samples else logits.at_mean()
+    return logits, scores
 
 
 def to_predictions(
-    logits: GaussianLogits | SampledLogits,
+    logits: Logits,
     classes: Sequence[str],
     *,
     link: str = "mc",
     num_samples: int = 1000,
     seed: int = 0,
+    feature_scores: FeatureScores | None = None,
+    further: Mapping[str, Tensor] | None = None,
     notes: Mapping[str, str] | None = None,
     **about: Any,
 ) -> Predictions:
     """Return the predictions that a logit distribution stands for.
+
+    Every method gets the scores `logit_variance`, Σ_c v_c; `energy`, −logsumexp of the mean logits;
+    and `max_logit`, minus the highest of them. For the latter two a row's mean logits, averaged
+    over draws where there are some, are shifted to sum to zero: softmax cannot see a shift, so what
+    training left of it is arbitrary. With two classes both then order rows as the highest
+    probability of the mean does.
 
     Args:
         logits: N rows.
@@ -83,6 +114,8 @@ def to_predictions(
         link: How Gaussian logits become probabilities.
         num_samples: Draws of the link.
         seed: Of those draws.
+        feature_scores: Give `combined`, where it is among them.
+        further: More scores [N] by name.
         notes: More of the metadata.
         **about: `labels`, `ids` and `name` of the `Predictions`.
     """
@@ -91,16 +124,26 @@ def to_predictions(
     drawn = {"link": link, "num_samples": str(num_samples)}
     if isinstance(logits, SampledLogits):
         drawn = {"link": "softmax", "num_samples": str(len(logits.samples))}
+    variance = logits.variance.sum(1)
+    scores = {"logit_variance": variance, **_of_mean_logits(logits), **(further or {})}
+    if feature_scores is not None:
+        scores |= feature_scores.of_probabilities(1 - result.probs.max(1).values, variance)
     return Predictions(
         probs=_array(result.probs),
         classes=tuple(classes),
         total=_array(result.total),
         aleatoric=_array(result.aleatoric),
         epistemic=_array(result.epistemic),
-        scores={"logit_variance": _array(logits.variance.sum(1))},
+        scores={name: _array(values) for name, values in scores.items()},
         metadata={**drawn, "seed": str(seed), **(notes or {})},
         **about,
     )
+
+
+def _of_mean_logits(logits: Logits) -> dict[str, Tensor]:
+    mean = logits.mean.double()
+    centred = mean - mean.mean(1, keepdim=True)
+    return {"energy": -centred.logsumexp(1), "max_logit": -centred.max(1).values}
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config_scores import check_feature_scores
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.data import read_labelled
@@ -43,6 +44,7 @@ class Choices:
         seed: Decides starts, order and draws.
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
+        feature_scores: Names of scores to fit beside the posterior.
     """
 
     backbone: str
@@ -52,6 +54,7 @@ class Choices:
     seed: int
     max_length: int
     progress: bool
+    feature_scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def fit_classifier(
     Raises:
         InputError: An option is not allowed, or `out` holds something else.
     """
+    check_feature_scores(choices.feature_scores, choices.posterior)
     if data.validation is None and isinstance(choices.posterior, TemperatureScaling):
         raise InputError(
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
@@ -139,6 +143,7 @@ def fit_classifier(
         choices.max_length,
         settings,
         choices.progress,
+        choices.feature_scores,
     )
     network, members, results = fit_members(
         plan,
@@ -150,6 +155,7 @@ def fit_classifier(
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
         results=dataclasses.asdict(results[0]),
     )

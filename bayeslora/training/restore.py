@@ -15,6 +15,7 @@ from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
 
@@ -49,6 +50,9 @@ def restore_network(
             max_length=record.max_length,
             extra=record.head,
         )
+    width = network.head.mean_weight.shape[1]
+    scores = FeatureScores.empty(record.feature_scores, width)
+    network.feature_scores = scores.to(network.feature_scale.device)
     members = _members(files)
     # Each is loaded once, so that a damaged one is found now; the first stays in place.
     for tensors in reversed(members):
@@ -101,15 +105,20 @@ def foreign_network(
     return network, record
 
 
-def last_layer(posterior: PosteriorConfig, weight: Tensor) -> Head:
+def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Head:
     """Return an unfitted last layer that starts from [C, d] weights.
+
+    Args:
+        posterior: Which one.
+        weight: [C, d].
+        seed: Of its draws.
 
     Raises:
         InputError: The posterior is not one of the last layer.
     """
     check_last_layer(posterior)
     classes, width = weight.shape
-    head = build(posterior, width, classes)
+    head = build(posterior, width, classes, seed=seed)
     head.set_mean(weight)
     return head
 
@@ -123,7 +132,7 @@ def check_last_layer(posterior: PosteriorConfig) -> None:
     if isinstance(posterior, Ensemble | MCDropout):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            "finished network; choose 'laplace', 'vbll' or 'temperature'"
+            "finished network; choose 'laplace', 'vbll', 'nuts' or 'temperature'"
         )
 
 

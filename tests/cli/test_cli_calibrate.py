@@ -72,3 +72,49 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     ):
         message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
         assert "not a model" in message
+
+
+def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
+    options = "nuts:kernel=hmc,num_chains=2,num_warmup=20,num_samples=20"
+    out = tmp_path / "reference"
+    result = run(
+        "calibrate", world.model, world.train, "--posterior", options, "--out", out, "--quiet"
+    )
+    assert result.code == 0, result.err
+    for word in ("max rhat", "min ess", "divergences"):
+        assert word in result.out
+    fit = tmp_path / "fit"
+    result = run(
+        *["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", options],
+        *["--out", fit, "--quiet", "--json"],
+    )
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["posterior"]["divergences"] == 0
+    predicted = run("predict", fit, world.test, "--out", tmp_path / "p.parquet", "--quiet")
+    assert predicted.code == 0
+
+
+def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
+    names = "mahalanobis,relative_mahalanobis,knn,combined"
+    out = tmp_path / "scored"
+    result = run(
+        *["calibrate", world.model, world.train, "--validation", world.valid, "--out", out],
+        *["--feature-scores", names, "--quiet"],
+    )
+    assert result.code == 0, result.err
+    files = [tmp_path / "inside.parquet", tmp_path / "outside.parquet"]
+    for data, file in zip((world.test, world.valid), files, strict=True):
+        assert run("predict", out, data, "--out", file, "--quiet").code == 0
+    assert set(names.split(",")) < set(Predictions.load(files[0]).scores)
+    content = json.loads(run("evaluate", files[0], "--ood", f"x={files[1]}", "--json").out)
+    assert set(names.split(",")) < set(content["ood"]["x"]["by_score"])
+    config = tmp_path / "fit.yaml"
+    config.write_text("feature_scores: knn\nepochs: 1\n")
+    fit = tmp_path / "fit"
+    options = ["--backbone", world.llama, "--config", config, "--out", fit, "--quiet"]
+    assert run("fit", world.train, *options).code == 0
+    assert json.loads((fit / "bayeslora.json").read_text())["feature_scores"]["knn"]["rows"] == 90
+    calibrate = ["calibrate", world.model, world.train, "--out", tmp_path / "x"]
+    assert "did you mean 'knn'" in refused(*calibrate, "--feature-scores", "kn")
+    message = refused(*calibrate, "--posterior", "map", "--feature-scores", "combined")
+    assert "needs logit variance" in message

@@ -8,6 +8,7 @@ from bayeslora import __version__
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.config_scores import FEATURE_SCORES
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.tasks.known import KNOWN_TASKS
 
@@ -34,6 +35,7 @@ def test_methods_lists_everything_with_its_defaults(run):
     for item in (item for kind in content.values() for item in kind):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
+    assert {item["name"] for item in content["feature_scores"]} == set(FEATURE_SCORES)
     polar = next(item for item in content["adapters"] if item["name"] == "polar")
     assert polar["options"]["r"] == ADAPTERS["polar"]().r
     temperature, *_, isotonic = content["recalibrators"]

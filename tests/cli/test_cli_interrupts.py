@@ -91,7 +91,7 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
 def test_killed_while_a_checkpoint_was_written(run, world, whole, tmp_path, monkeypatch):
     out = tmp_path / "m"
 
-    def die(*args):
+    def die(*args, **options):
         # As after a power cut: the last checkpoint lacks the file that is written last.
         folders = sorted(
             (out / "checkpoints" / "member-0").iterdir(), key=lambda path: path.stat().st_mtime
@@ -109,7 +109,7 @@ def test_killed_while_a_checkpoint_was_written(run, world, whole, tmp_path, monk
 def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, whole, monkeypatch):
     out = tmp_path / "m"
 
-    def stop(*args):
+    def stop(*args, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

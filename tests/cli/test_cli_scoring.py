@@ -184,3 +184,16 @@ def test_report_never_overwrites_something_else(refused, tmp_path, files):
     assert "not a report" in refused(
         "report", files["a"], "--out", tmp_path / "thesis", "--overwrite"
     )
+
+
+def test_distances_to_a_method(run, refused, tmp_path):
+    first, second = (fake(tmp_path / f"{name}.csv", seed=n) for n, name in enumerate("ab"))
+    shown = run("compare", first, second, "--distance-to", "b")
+    assert shown.code == 0
+    for part in ("TV ↓", "Epistemic ratio →1", "to b"):
+        assert part in shown.out
+    content = json.loads(run("compare", first, second, "--distance-to", "b", "--json").out)
+    loaded = [Predictions.load(path) for path in (first, second)]
+    assert content == compare(loaded, distance_to="b").to_json()
+    message = refused("compare", first, second, "--distance-to", "c")
+    assert "unknown method to measure distances from 'c'" in message

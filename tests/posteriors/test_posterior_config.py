@@ -9,6 +9,7 @@ from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.config import (
     MAP,
+    NUTS,
     POSTERIORS,
     VBLL,
     Ensemble,
@@ -75,6 +76,14 @@ def test_options_as_text():
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
         (lambda: MCDropout(p=1.0), ["p must be between 0 and 1", "got 1.0"]),
         (lambda: MCDropout(num_samples=-2), ["num_samples", "got -2"]),
+        (lambda: NUTS(prior_scale="validation"), ["prior_scale must be > 0", "'validation'"]),
+        (lambda: NUTS(kernel="gibbs"), ["unknown kernel 'gibbs'", "'hmc'", "'nuts'"]),
+        (lambda: NUTS(num_chains=0), ["num_chains must be a whole number >= 1", "got 0"]),
+        (lambda: NUTS(num_warmup=0), ["num_warmup must be a whole number >= 1", "got 0"]),
+        (lambda: NUTS(num_samples=3), ["num_samples must be a whole number >= 4", "got 3"]),
+        (lambda: NUTS(max_draws=0), ["max_draws must be a whole number >= 1", "got 0"]),
+        (lambda: NUTS(max_tree_depth=0), ["max_tree_depth", "got 0"]),
+        (lambda: NUTS(target_accept=1), ["target_accept must be between 0 and 1", "got 1"]),
         (lambda: Ensemble(num_members=0), ["num_members must be a whole number >= 1", "got 0"]),
     ],
 )

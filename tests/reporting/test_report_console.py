@@ -63,3 +63,15 @@ def test_comparison_shows_differences_and_their_reference(methods):
     assert "(reference)" in reference
     assert "score minus that of temperature, on the same 240 labelled" in text
     assert "50 resamples, seed 0" in text
+
+
+def test_comparison_shows_distances_where_they_are_measured(methods):
+    assert "TV" not in compare_table(compare(methods, num_resamples=20))
+    comparison = compare(methods, distance_to="temperature", num_resamples=20)
+    text = compare_table(comparison, width=200)
+    for part in ("TV ↓", "Epistemic ratio →1", "to temperature"):
+        assert part in text
+    row = next(one for one in comparison.rows if one.name == "mle")
+    line = next(line for line in text.splitlines() if line.startswith("mle"))
+    assert number(row.distances["tv"].value) in line
+    assert "mean total variation distance from the probabilities of temperature" in text

@@ -63,7 +63,9 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     whole = fresh(encoder, epochs=2)
     expected = whole.run(tmp_path / "whole", validates=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "fit_posterior", lambda *_: (_ for _ in ()).throw(KilledError))
+        patch.setattr(
+            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+        )
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
     resumed, seen = fresh(encoder, epochs=2), []
@@ -131,7 +133,9 @@ def test_patience_that_ran_out_before_a_crash_allows_no_further_epoch(
 ):
     scripted(monkeypatch, iter([0.5, 0.7, 0.6]))
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "fit_posterior", lambda *_: (_ for _ in ()).throw(KilledError))
+        patch.setattr(
+            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+        )
         with pytest.raises(KilledError):
             fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
     scripted(monkeypatch, iter([0.1]))

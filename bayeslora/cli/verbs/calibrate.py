@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
     add_columns,
+    add_feature_scores,
     add_json,
     add_loading,
     add_moved_backbone,
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
     )
+    add_feature_scores(parser, "those of a model of ours, else none")
     add_columns(parser, "{}, or that of a model of ours")
     add_task(parser)
     add_moved_backbone(parser)
@@ -77,9 +79,11 @@ def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
     from bayeslora import options
     from bayeslora.posteriors.config import POSTERIORS
+    from bayeslora.posteriors.config_scores import check_feature_scores
 
     check_new_directory(args.out, overwrite=args.overwrite)
     posterior = options.resolve("posterior", args.posterior or DEFAULT_POSTERIOR, POSTERIORS)
+    check_feature_scores(args.feature_scores or (), posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
     train = _rows(args.train, args, columns, record)
@@ -88,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
         held = _rows(args.validation, args, columns, record)
 
     classifier = _load(args, posterior, own=record is not None)
-    classifier.calibrate(train, held, posterior=posterior, **column_options(args))
+    scores = given(args, "feature_scores")
+    classifier.calibrate(train, held, posterior=posterior, **scores, **column_options(args))
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
 

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the method that the others are compared with (default: the first)",
     )
+    parser.add_argument(
+        "--distance-to",
+        metavar="NAME",
+        help="the method to measure each one's distance from: total variation of the probabilities "
+        "and ratio of epistemic uncertainty",
+    )
     add_scoring(parser)
     add_json(parser)
 
@@ -45,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
 
     methods = find(args.files).methods()
     options = given(args, "by", "num_bins", "seed")
-    if args.reference is not None:
-        options["reference"] = _label(args.reference, methods)
+    for name in ("reference", "distance_to"):
+        if (chosen := getattr(args, name)) is not None:
+            options[name] = _label(f"--{name.replace('_', '-')}", chosen, methods)
     comparison = compare(
         [method.predictions.replace(name=method.label) for method in methods], **options
     )
@@ -56,12 +63,12 @@ def run(args: argparse.Namespace) -> None:
         print(compare_table(comparison, terminal_width()))
 
 
-def _label(given_name: str, methods: Sequence[Method]) -> str:
+def _label(option: str, given_name: str, methods: Sequence[Method]) -> str:
     """Return the label of the method that was named by its name or label."""
     labels = [method.label for method in methods]
     same = [method.label for method in methods if method.name == given_name]
     if given_name in labels or not same:
         return given_name
     if len(same) > 1:
-        raise InputError(f"--reference {given_name!r} may be any of {', '.join(same)}; name one")
+        raise InputError(f"{option} {given_name!r} may be any of {', '.join(same)}; name one")
     return same[0]

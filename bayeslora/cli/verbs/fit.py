@@ -9,6 +9,7 @@ from bayeslora.cli import config
 from bayeslora.cli.arguments import (
     DTYPES,
     add_columns,
+    add_feature_scores,
     add_json,
     add_loading,
     add_overwrite,
@@ -111,6 +112,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="N",
             help="epochs without a better validation NLL before training stops (default: 3)",
         ),
+        add_feature_scores(parser, "none"),
         add_seed(parser, "decides starts, order and draws"),
     ]
 
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.classifier import BayesianClassifier
 
     model = given(args, "backbone", "max_length", "seed", "dtype", "device", "trust_remote_code")
-    training = given(args, "epochs", "batch_size", "head_lr", "patience")
+    training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
     classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)
     classifier.fit(
         train,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list adapters, posteriors, recalibrators and conformal sets"
+SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and feature scores"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows: list[tuple[str, str, str]] = []
     for kind, entries in found.items():
-        rows.append((kind, "", ""))
+        rows.append((kind.replace("_", " "), "", ""))
         rows += [(f"  {item['name']}", item["summary"], item["source"]) for item in entries]
     print_columns(rows)
     print("\n--json lists the options of each with their defaults.")
@@ -34,6 +35,7 @@ def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config import POSTERIORS
+    from bayeslora.posteriors.config_scores import FEATURE_SCORES
     from bayeslora.recalibration.config import RECALIBRATORS
 
     return {
@@ -41,6 +43,9 @@ def _found() -> dict[str, list[dict[str, Any]]]:
         "posteriors": [_described(config) for config in POSTERIORS.values()],
         "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
         "conformal sets": [_described(config) for config in CONFORMAL.values()],
+        "feature_scores": [
+            {**dataclasses.asdict(info), "options": {}} for info in FEATURE_SCORES.values()
+        ],
     }
 
 

@@ -1,0 +1,57 @@
+"""Options of the Markov chain reference posterior, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config_checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    is_number,
+)
+
+KERNELS = ("hmc", "nuts")
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """The exact posterior of the last layer, sampled by Hamiltonian Monte Carlo: the reference.
+
+    Attributes:
+        prior_scale: Prior standard deviation of a logit.
+        kernel: `nuts`, which fits the length of each trajectory to the posterior, or `hmc`, which
+            draws it at random: quicker, with fewer effective draws a step.
+        num_chains: Independent chains, run one after the other.
+        num_warmup: Steps of each chain that adapt it and are thrown away.
+        num_samples: Draws of each chain after that.
+        max_draws: Draws kept for prediction, at most, evenly spaced over all chains; files and
+            predictions grow with it.
+        max_tree_depth: Limit of a `nuts` trajectory: 2 to this power steps.
+        target_accept: Acceptance probability that the step size is adapted to.
+    """
+
+    prior_scale: float = 2.0
+    kernel: str = "nuts"
+    num_chains: int = 4
+    num_warmup: int = 300
+    num_samples: int = 1000
+    max_draws: int = 1000
+    max_tree_depth: int = 10
+    target_accept: float = 0.8
+
+    name: ClassVar[str] = "nuts"
+    summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
+    source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
+
+    def __post_init__(self) -> None:
+        check_positive("prior_scale", self.prior_scale)
+        check_choice("kernel", self.kernel, KERNELS)
+        for field in ("num_chains", "num_warmup", "max_draws", "max_tree_depth"):
+            check_count(field, getattr(self, field), least=1)
+        # Each chain is split in two, and a variance takes two draws.
+        check_count("num_samples", self.num_samples, least=4)
+        if not is_number(self.target_accept) or not 0 < self.target_accept < 1:
+            raise InputError(f"target_accept must be between 0 and 1, got {self.target_accept!r}")

@@ -1,0 +1,90 @@
+"""Out-of-distribution scores fitted beside a posterior: names and checks, free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.posteriors.config import (
+    MAP,
+    MLE,
+    Ensemble,
+    MCDropout,
+    PosteriorConfig,
+    TemperatureScaling,
+)
+
+COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class ScoreInfo:
+    """What a list of scores says of one.
+
+    Attributes:
+        name: In `score_<name>` of the predictions.
+        summary: A few words.
+        source: Of the formula; empty where it is ours.
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+
+
+FEATURE_SCORES = {
+    info.name: info
+    for info in (
+        ScoreInfo(
+            "mahalanobis",
+            "squared Mahalanobis distance to the nearest class mean, shared covariance",
+            "Lee, Lee, Lee and Shin 2018, arXiv 1807.03888",
+        ),
+        ScoreInfo(
+            "relative_mahalanobis",
+            "the same minus the distance to all training rows taken as one class",
+            "Ren et al. 2021, arXiv 2106.09022",
+        ),
+        ScoreInfo(
+            "knn",
+            "distance to the tenth nearest training row, features of length 1",
+            "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
+        ),
+        ScoreInfo(
+            COMBINED, "tail probabilities of the highest probability and of logit variance, joined"
+        ),
+    )
+}
+
+
+def feature_scores(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of scores, each once, from a sequence or from text with commas.
+
+    Raises:
+        InputError: A name is unknown.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    names = [part.strip() if isinstance(part, str) else repr(part) for part in parts]
+    for name in names:
+        if name and name not in FEATURE_SCORES:
+            raise unknown_choice("feature score", name, FEATURE_SCORES)
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def check_feature_scores(names: Sequence[str], posterior: PosteriorConfig) -> None:
+    """Complain about scores that a posterior cannot have.
+
+    Raises:
+        InputError: The posterior has several feature maps, or `combined` finds no logit variance.
+    """
+    if names and isinstance(posterior, Ensemble | MCDropout):
+        raise InputError(
+            f"feature scores need one set of features, and posterior {posterior.name!r} has "
+            "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'"
+        )
+    if COMBINED in names and isinstance(posterior, MLE | MAP | TemperatureScaling):
+        raise InputError(
+            f"feature score {COMBINED!r} needs logit variance, and posterior {posterior.name!r} "
+            "has none; choose 'vbll', 'laplace' or 'nuts'"
+        )

@@ -1,0 +1,129 @@
+"""The scores that are fitted beside a posterior, kept together for fitting, saving and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits
+from bayeslora.posteriors.combined import TailCombination
+from bayeslora.posteriors.config_scores import COMBINED
+from bayeslora.posteriors.mahalanobis import Mahalanobis
+from bayeslora.posteriors.nearest import NearestRows
+
+AnyScore = Mahalanobis | NearestRows | TailCombination
+
+_RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """Rows of the distribution, for `combined`.
+
+    Attributes:
+        logits: Of these rows, under the posterior.
+        split: Which rows: `validation` or `train`.
+        drawing: `link` and `num_samples` of predictions.
+    """
+
+    logits: Logits
+    split: str
+    drawing: Mapping[str, Any]
+
+
+class FeatureScores(nn.Module):
+    """Some scores by name; without any it does nothing.
+
+    Attributes:
+        parts: The scores, in the order they were asked for.
+    """
+
+    def __init__(self, parts: Mapping[str, AnyScore] | None = None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(parts or {}))
+
+    def _by_name(self) -> Mapping[str, AnyScore]:
+        return cast(Mapping[str, AnyScore], self.parts)
+
+    @classmethod
+    @torch.no_grad()
+    def fitted(
+        cls,
+        names: Sequence[str],
+        features: Tensor,
+        labels: Tensor,
+        familiar: Familiar,
+        seed: int = 0,
+    ) -> FeatureScores:
+        """Fit scores to training rows, and `combined` to familiar ones.
+
+        Args:
+            names: Of `FEATURE_SCORES`.
+            features: [N, d], as the head sees them.
+            labels: [N] int64.
+            familiar: For `combined`.
+            seed: Of the choice of rows that `knn` keeps.
+
+        Raises:
+            InputError: The rows do not allow a score.
+        """
+        rows = features.double()
+        parts: dict[str, AnyScore] = {}
+        for name in names:
+            if name in _RELATIVE:
+                parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
+            elif name == COMBINED:
+                probs = link_probabilities(familiar.logits, **familiar.drawing).probs
+                doubt, variance = 1 - probs.max(1).values, familiar.logits.variance.sum(1)
+                parts[name] = TailCombination.fitted(doubt, variance, familiar.split)
+            else:
+                parts[name] = NearestRows.fitted(features, seed)
+        return cls(parts).to(features.device)
+
+    @classmethod
+    def empty(cls, extra: Mapping[str, Any], num_features: int) -> FeatureScores:
+        """Return scores of the shapes that `extra_config` states, to load tensors into.
+
+        Raises:
+            InputError: `extra` is not what `extra_config` returns.
+        """
+        parts: dict[str, AnyScore] = {}
+        try:
+            for name, one in extra.items():
+                if name in _RELATIVE:
+                    parts[name] = Mahalanobis.empty(one, num_features, relative=_RELATIVE[name])
+                elif name == COMBINED:
+                    parts[name] = TailCombination.empty(one)
+                else:
+                    parts[name] = {"knn": NearestRows}[name].empty(one, num_features)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the record of the feature scores is damaged: {error}") from None
+        return cls(parts)
+
+    @torch.no_grad()
+    def of_features(self, features: Tensor) -> dict[str, Tensor]:
+        """Return each score [N] of [N, d] features, float64; `combined` is none of these."""
+        rows = features.double()
+        return {name: part(rows) for name, part in self._by_name().items() if name != COMBINED}
+
+    @torch.no_grad()
+    def of_probabilities(self, doubt: Tensor, variance: Tensor) -> dict[str, Tensor]:
+        """Return `combined` [N], where it is among the scores.
+
+        Args:
+            doubt: [N], 1 − highest probability.
+            variance: [N], sum of the logit variances.
+        """
+        if COMBINED not in self.parts:
+            return {}
+        return {COMBINED: self._by_name()[COMBINED](doubt, variance)}
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return, JSON-ready, the shapes of each score and what it was fitted to."""
+        return {name: part.extra_config() for name, part in self._by_name().items()}

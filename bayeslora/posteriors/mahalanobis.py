@@ -1,0 +1,179 @@
+"""Mahalanobis distance of features to the training rows, with one covariance for all classes.
+
+    mahalanobis            min_c (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c)
+    relative_mahalanobis   the same − (φ − μ)ᵀ Σ_0⁻¹ (φ − μ),  μ and Σ_0 of all rows as one class,
+                           Σ_0 = Σ + Σ_c π_c (μ_c − μ)(μ_c − μ)ᵀ,  π_c the class's share of rows
+
+Σ is the covariance of the rows around their class means, S, shrunk towards a multiple of the
+identity, (1 − ρ) S + ρ (tr S / d) I, with ρ by Ledoit and Wolf 2004 (Journal of Multivariate
+Analysis 88): so it has an inverse however few rows there are. With fewer rows than features S lives
+in their row space, and is held and decomposed there. Σ_0 is built from the shrunk Σ: were it shrunk
+by itself, directions without any training row would not cancel in the difference, and the one with
+the smaller floor would decide about far rows.
+
+Sources: Lee, Lee, Lee and Shin 2018, arXiv 1807.03888; Ren et al. 2021, arXiv 2106.09022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+
+# Keeps the inverse finite where Ledoit and Wolf see no need to shrink.
+_LEAST_SHRINKAGE = 1e-8
+
+
+class TiedGaussian(nn.Module):
+    """Means of K groups and one covariance for all, in a form that distances are quick to take in.
+
+    Attributes:
+        means: [K, d] float64.
+        directions: [d, r] float64, eigenvectors of S.
+        precisions: [r] float64, inverse eigenvalues of Σ along them.
+        beyond: Inverse eigenvalue of Σ in every other direction.
+        shrinkage: ρ.
+    """
+
+    means: Tensor
+    directions: Tensor
+    precisions: Tensor
+    beyond: Tensor
+    shrinkage: Tensor
+
+    def __init__(self, num_groups: int, num_features: int, rank: int) -> None:
+        super().__init__()
+        shapes: dict[str, tuple[int, ...]] = {
+            "means": (num_groups, num_features),
+            "directions": (num_features, rank),
+            "precisions": (rank,),
+            "beyond": (),
+            "shrinkage": (),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    @classmethod
+    def fitted(cls, features: Tensor, groups: Tensor) -> TiedGaussian:
+        """Return the Gaussian of [N, d] float64 features with group numbers [N].
+
+        Raises:
+            InputError: Rows do not differ within any group.
+        """
+        _, place = torch.unique(groups, return_inverse=True)
+        count, (rows, size) = int(place.max()) + 1, features.shape
+        sums = features.new_zeros(count, size).index_add_(0, place, features)
+        means = sums / place.bincount()[:, None]
+        centred = features - means[place]
+        mean_variance = float(centred.square().sum()) / rows / size
+        if not mean_variance > 0:
+            raise InputError("Mahalanobis distances need a class whose rows differ; there is none")
+        if rows < size:
+            _, singular, transposed = torch.linalg.svd(centred, full_matrices=False)
+            values, directions = singular.square() / rows, transposed.T
+        else:
+            values, directions = torch.linalg.eigh(centred.T @ centred / rows)
+        shrinkage = max(ledoit_wolf(centred, values), _LEAST_SHRINKAGE)
+        floor = shrinkage * mean_variance
+        found = cls(count, size, len(values)).to(features.device)
+        found.means.copy_(means)
+        found.directions.copy_(directions)
+        found.precisions.copy_(1 / ((1 - shrinkage) * values.clamp_min(0) + floor))
+        found.beyond.fill_(1 / floor)
+        found.shrinkage.fill_(shrinkage)
+        return found
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Return the squared distance of [N, d] float64 features to each mean, [N, K]."""
+        rows, centres = self.whitened(features), self.whitened(self.means)
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(rows, centres, compute_mode=exact).square()
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """Return [N, d] float64 features in coordinates in which Σ is the identity."""
+        inside = features @ self.directions
+        whitened = inside * self.precisions.sqrt()
+        if self.directions.shape[0] == self.directions.shape[1]:
+            return whitened
+        outside = features - inside @ self.directions.T
+        return torch.cat([whitened, outside * self.beyond.sqrt()], dim=1)
+
+
+class Mahalanobis(nn.Module):
+    """The score, relative or not.
+
+    Attributes:
+        classes: Gaussian of the classes.
+        shares: [K] float64, each class's share of the rows; None where the score is not relative.
+    """
+
+    shares: Tensor | None
+
+    def __init__(self, classes: TiedGaussian, *, relative: bool) -> None:
+        super().__init__()
+        self.classes = classes
+        count = classes.means.shape[0]
+        shares = torch.zeros(count, dtype=torch.float64) if relative else None
+        self.register_buffer("shares", shares)
+
+    @classmethod
+    def fitted(cls, features: Tensor, labels: Tensor, *, relative: bool) -> Mahalanobis:
+        """Return the score of [N, d] float64 training features with labels [N]."""
+        found = cls(TiedGaussian.fitted(features, labels), relative=relative).to(features.device)
+        if found.shares is not None:
+            counts = torch.unique(labels, return_counts=True)[1]
+            found.shares.copy_(counts.double() / len(labels))
+        return found
+
+    @classmethod
+    def empty(cls, extra: Mapping[str, Any], num_features: int, *, relative: bool) -> Mahalanobis:
+        """Return a score of the shapes that `extra_config` states, to load tensors into."""
+        classes = TiedGaussian(int(extra["classes"]), num_features, int(extra["rank"]))
+        return cls(classes, relative=relative)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score [N] of [N, d] float64 features."""
+        nearest = self.classes.distances(features).min(1).values
+        return nearest if self.shares is None else nearest - self._to_all(features, self.shares)
+
+    def _to_all(self, features: Tensor, shares: Tensor) -> Tensor:
+        """Return the squared distance [N] to all rows as one class.
+
+        Whitened by Σ, Σ_0 is the identity plus the means' covariance, whose rank is below K.
+        """
+        means = self.classes.whitened(self.classes.means)
+        centre = shares @ means
+        _, singular, axes = torch.linalg.svd(
+            shares.sqrt()[:, None] * (means - centre), full_matrices=False
+        )
+        rows = self.classes.whitened(features) - centre
+        explained = singular.square() / (1 + singular.square())
+        distance: Tensor = rows.square().sum(1) - (rows @ axes.T).square() @ explained
+        return distance
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return the shapes, and the shrinkage of the covariance."""
+        classes = self.classes
+        return {
+            "classes": classes.means.shape[0],
+            "rank": classes.directions.shape[1],
+            "shrinkage": float(classes.shrinkage),
+        }
+
+
+def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
+    """Return the shrinkage ρ in [0, 1] that is best for the expected squared error.
+
+    Args:
+        centred: [N, d] rows around their means.
+        values: Eigenvalues of S = XᵀX/N, zeros left out or not.
+    """
+    rows, size = centred.shape
+    square = float(values.square().sum())
+    spread = square - float(values.sum()) ** 2 / size
+    noise = float(centred.square().sum(1).square().sum()) / rows**2 - square / rows
+    return min(noise, spread) / spread if spread > 0 else 1.0

@@ -1,0 +1,222 @@
+"""The exact posterior of a softmax last layer by Markov chains: the yardstick of the others.
+
+    p(W | D) ∝ Π_n softmax(W φ_n)_{y_n} · N(W; 0, σ0² I),   σ0² = τ² / mean ‖φ‖²
+
+The weights are trained with the adapter as a MAP head. `fit` finds the mode for the cached
+features and runs chains around it, in the directions that the likelihood sees; in all others the
+posterior is the prior, exactly and independently. A row with parts φ_in inside and φ_out outside
+the row space of the training features therefore has, under draw s,
+
+    z_s = W_s φ_in + σ0 ‖φ_out‖ ε_s + σ0 ‖φ_in‖ η_s 1/√C,   ε_s ~ N(0, I_C), η_s ~ N(0, 1)
+
+whose last term is the shift common to all classes, which softmax cannot see but a logit's variance
+does. ε and η are drawn once and serve all rows: exact for each row, not for two rows together.
+
+Sources: Neal 2011, arXiv 1206.1901, for Hamiltonian Monte Carlo; Hoffman and Gelman 2014,
+arXiv 1111.4246, for its no-U-turn form.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+from bayeslora.links import antithetic_noise
+from bayeslora.logits import SampledLogits, evenly
+from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.convergence import RHAT_LIMIT, convergence
+from bayeslora.posteriors.nuts_chains import Chains, run_chains
+from bayeslora.posteriors.nuts_target import Target
+from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.rowspace import RowSpace
+
+logger = logging.getLogger(__name__)
+
+# Draws of the Gaussian that stands in for the chains while epochs are compared.
+_STAND_IN_DRAWS = 200
+_MEASURED = ("max_rhat", "min_ess", "divergences")
+
+
+class NUTSHead(nn.Module):
+    """The head; a `LastLayer`.
+
+    Attributes:
+        point: The MAP head that training moves; the chains' mode is found from it.
+        draws: [S, C, r] float32 weights in row-space coordinates; they sum to zero over classes.
+        noise: [S, C + 1] float64: ε and, last, η.
+        basis: [d, r] float64 of the row space, None where r = d.
+        max_rhat: Largest R-hat over all weights and the energy; NaN before chains were run.
+        min_ess: Smallest bulk effective sample size over the same.
+        divergences: Divergent steps of all chains.
+        advance: Called with the number of chain steps done, for a progress bar.
+    """
+
+    uses_training_features = True
+    draws: Tensor | None
+    noise: Tensor | None
+    basis: Tensor | None
+    max_rhat: Tensor
+    min_ess: Tensor
+    divergences: Tensor
+
+    def __init__(
+        self,
+        config: NUTS,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.point = PointHead(
+            num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
+        )
+        self.advance: Callable[[int], object] = _ignore
+        for name in ("draws", "noise", "basis"):
+            self.register_buffer(name, None)
+        for name in _MEASURED:
+            self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all chains of a fit, warm-up included."""
+        return self.config.num_chains * (self.config.num_warmup + self.config.num_samples)
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the MAP objective of the mean weights."""
+        return self.point.loss(features, labels, num_train)
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy with the weights held constant."""
+        return self.point.data_loss(features, labels)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
+    ) -> None:
+        """Run the chains, on the CPU whatever the device; the trained weights stay as they are.
+
+        `choose_prior=False`, with which epochs are compared, takes draws of a Gaussian around the
+        mode in place of chains: what they are started from.
+
+        Raises:
+            InputError: The chains did not move.
+        """
+        rows = features.double().cpu()
+        space = RowSpace.of(rows)
+        start = space.coordinates(self.point.weight.double().cpu())
+        target = Target.of(space.coordinates(rows), labels.cpu(), start, self.point.prior_precision)
+        if choose_prior:
+            chains = run_chains(target, self.config, self.seed, self.advance)
+            self._measure(chains)
+            draws = chains.draws.flatten(0, 1)
+            draws = draws[evenly(len(draws), self.config.max_draws)]
+        else:
+            count = min(_STAND_IN_DRAWS, self.config.max_draws)
+            draws = antithetic_noise(count, tuple(target.mode.shape), self.seed)
+        self._keep(target.class_weights(draws), space)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> SampledLogits:
+        """Return the logits of each draw, [S, N, C].
+
+        Raises:
+            InputError: The head has not been fitted.
+        """
+        if self.draws is None or self.noise is None:
+            raise InputError(
+                "the posterior 'nuts' has no draws yet; call fit first, or calibrate for a "
+                "classifier that is finished"
+            )
+        features = features.double()
+        space = RowSpace(self.basis)
+        inside = space.coordinates(features)
+        classes = self.draws.shape[1]
+        logits = (self.draws.double() @ inside.T).transpose(1, 2)
+        norm = inside.norm(dim=-1, keepdim=True) / math.sqrt(classes)
+        noise = self.noise[:, None]
+        beyond = space.outside(features).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
+        return SampledLogits(logits + beyond / math.sqrt(self.point.prior_precision))
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the mean of the draws; before a fit, the trained weights."""
+        if self.draws is None:
+            return self.point.mean_weight
+        return RowSpace(self.basis).expand(self.draws.double().mean(0)).to(self.point.weight)
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Start from given [C, d] weights instead of zero."""
+        self.point.set_mean(weight)
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        self.point.set_mean_sq_norm(value)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return the number of draws and the rank of the features they were fitted to."""
+        if self.draws is None:
+            return {"fitted": False}
+        return {"fitted": True, "draws": self.draws.shape[0], "rank": self.draws.shape[2]}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the draws that `extra` describes."""
+        if not extra.get("fitted"):
+            return
+        classes, size = self.point.weight.shape
+        count, rank = int(extra["draws"]), int(extra["rank"])
+        self.draws = torch.zeros(count, classes, rank)
+        self.noise = torch.zeros(count, classes + 1, dtype=torch.float64)
+        self.basis = torch.zeros(size, rank, dtype=torch.float64) if rank < size else None
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior scale and, after chains, R-hat, effective draws and divergences."""
+        found: dict[str, float | str] = {"prior_scale": self.config.prior_scale}
+        if self.draws is None:
+            return {"fitted": "no"}
+        if math.isnan(self.max_rhat):
+            return found
+        return found | {name: float(getattr(self, name)) for name in _MEASURED}
+
+    def _keep(self, draws: Tensor, space: RowSpace) -> None:
+        device = self.point.weight.device
+        count, classes, _ = draws.shape
+        self.draws = draws.float().to(device)
+        self.noise = antithetic_noise(count, (classes + 1,), self.seed).to(device)
+        self.basis = None if space.basis is None else space.basis.to(device)
+
+    def _measure(self, chains: Chains) -> None:
+        found = convergence(torch.cat([chains.draws.flatten(2), chains.energies[..., None]], -1))
+        self.max_rhat.fill_(found.max_rhat)
+        self.min_ess.fill_(found.min_ess)
+        self.divergences.fill_(chains.divergences)
+        if found.max_rhat > RHAT_LIMIT:
+            logger.warning(
+                "the chains differ: R-hat is %.3f at worst, above %g, with %.0f effective draws; "
+                "raise num_samples or num_warmup",
+                found.max_rhat,
+                RHAT_LIMIT,
+                found.min_ess,
+            )
+        if chains.divergences:
+            logger.warning(
+                "%d steps of the chains diverged; raise target_accept", chains.divergences
+            )
+
+
+def _ignore(_: int) -> None:
+    """Show no progress."""

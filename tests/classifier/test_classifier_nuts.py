@@ -1,0 +1,73 @@
+"""The reference posterior in a classifier: fitted with it, calibrated with it, saved and loaded."""
+
+import numpy as np
+import pytest
+from tiny import toy_rows
+from usage import TEST, fitted, from_transformers, load, new, same
+
+import bayeslora as bl
+
+QUICK = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=30, num_samples=40)
+
+
+@pytest.fixture(scope="module")
+def sampled(llama):
+    return fitted(llama, "polar:r=4", QUICK)
+
+
+def test_a_fit_ends_in_chains(sampled, tmp_path):
+    found = sampled.predict(TEST)
+    assert found.metadata["link"] == "softmax"
+    assert found.metadata["num_samples"] == "80"
+    assert (found.epistemic > 0).all()
+    report = sampled.record.results["posterior"]
+    assert set(report) == {"prior_scale", "max_rhat", "min_ess", "divergences"}
+    assert sampled.record.head == {"fitted": True, "draws": 80, "rank": 16}
+    sampled.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert same(again.predict(TEST), found)
+    assert again.posterior == QUICK
+    assert "max rhat" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_numbers_of_samples(sampled):
+    """0 is the mean of the draws, fewer than there are are spread evenly, more are all."""
+    certain = sampled.predict(TEST, num_samples=0)
+    assert not certain.epistemic.any()
+    assert certain.metadata["num_samples"] == "0"
+    assert not same(certain, sampled.predict(TEST))
+    few = sampled.predict(TEST, num_samples=8)
+    assert few.metadata["num_samples"] == "8"
+    assert same(sampled.predict(TEST, num_samples=500), sampled.predict(TEST))
+
+
+def test_the_seed_of_the_fit_is_that_of_the_chains(foreign, llama):
+    first = from_transformers(foreign, QUICK).calibrate(toy_rows(30))
+    again = from_transformers(foreign).calibrate(toy_rows(30), posterior=QUICK)
+    assert same(first.predict(TEST), again.predict(TEST))
+    heads = [fitted(llama, "lora:r=2", QUICK, seed=seed)._fitted.network.head for seed in (0, 5)]
+    assert [head.seed for head in heads] == [0, 5]
+
+
+def test_another_posterior_starts_from_the_mean_of_the_draws(foreign):
+    clf = from_transformers(foreign, QUICK).calibrate(toy_rows(30))
+    mean = clf.predict(TEST, num_samples=0).probs
+    clf.calibrate(toy_rows(30), posterior="laplace")
+    # Draws are kept in single precision, as the weights are.
+    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, mean, atol=1e-5)
+
+
+def test_the_chains_have_a_bar_on_stderr(foreign, capsys):
+    from_transformers(foreign, QUICK).calibrate(toy_rows(30))
+    assert capsys.readouterr() == ("", "")
+    loud = bl.BayesianClassifier.from_transformers(foreign, QUICK, device="cpu")
+    loud.calibrate(toy_rows(30))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "chains: 100%" in shown.err
+    assert "140/140" in shown.err
+
+
+def test_wrong_options_are_refused_before_anything_is_loaded():
+    with pytest.raises(bl.InputError, match="unknown kernel 'gibbs'"):
+        new("/nowhere", posterior="nuts:kernel=gibbs")

@@ -1,0 +1,106 @@
+"""Out-of-distribution scores of a classifier: in its predictions, on disk, through calibration."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import toy_rows
+from usage import TEST, fitted, from_transformers, load, new, same
+
+import bayeslora as bl
+from bayeslora.posteriors.config_scores import FEATURE_SCORES
+
+ALWAYS = {"logit_variance", "energy", "max_logit"}
+EVERY = ",".join(FEATURE_SCORES)
+
+
+@pytest.fixture(scope="module")
+def scored(llama):
+    clf = new(llama)
+    return clf.fit(toy_rows(24), toy_rows(12, seed=1), epochs=1, batch_size=8, feature_scores=EVERY)
+
+
+def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
+    found = scored.predict(TEST)
+    assert set(found.scores) == ALWAYS | set(FEATURE_SCORES)
+    assert list(scored.record.feature_scores) == list(FEATURE_SCORES)
+    assert scored.record.feature_scores["combined"] == {"rows": 12, "split": "validation"}
+    assert scored.record.feature_scores["knn"] == {"rows": 24, "neighbour": 10}
+    scored.save_pretrained(tmp_path / "model")
+    names = load_file(tmp_path / "model" / "posterior.safetensors")
+    assert "scores.mahalanobis.classes.means" in names
+    assert "scores.combined.variance" in names
+    again = load(tmp_path / "model").predict(TEST)
+    assert same(again, found)
+    for name, values in found.scores.items():
+        np.testing.assert_array_equal(again.scores[name], values)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "score combined: rows 12, split validation" in card
+    found.save(tmp_path / "p.parquet")
+    assert set(bl.Predictions.load(tmp_path / "p.parquet").scores) == set(found.scores)
+
+
+def test_scores_are_those_of_the_training_features(scored):
+    """The nearest of the training texts themselves are no farther than others."""
+    own, other = (scored.predict(toy_rows(24, seed=seed)).scores for seed in (0, 40))
+    assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
+
+
+def test_the_probabilities_do_not_depend_on_scores(scored, llama):
+    plain = fitted(llama)
+    assert plain.record.feature_scores == {}
+    assert same(plain.predict(TEST), scored.predict(TEST))
+    assert set(plain.predict(TEST).scores) == ALWAYS
+
+
+def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
+    clf = from_transformers(foreign).calibrate(toy_rows(30))
+    network = clf._fitted.network
+    texts = clf._fitted.prepare(bl_rows(clf, TEST)).texts
+    with torch.no_grad():
+        features = network.scaled(network.encoder.features(texts)).double()
+    logits = (features @ network.head.mean_weight.double().T).numpy()
+    logits -= logits.mean(1, keepdims=True)
+    found = clf.predict(TEST).scores
+    np.testing.assert_allclose(found["max_logit"], -logits.max(1), atol=1e-6)
+    np.testing.assert_allclose(found["energy"], -np.log(np.exp(logits).sum(1)), atol=1e-6)
+
+
+def bl_rows(clf, rows):
+    from bayeslora.training.data import read_rows
+
+    return read_rows(rows, clf._fitted.columns)
+
+
+def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
+    clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores=["knn", "combined"])
+    assert clf.record.feature_scores["combined"] == {"rows": 30, "split": "train"}
+    first = clf.predict(TEST).scores
+    clf.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict(TEST).scores["combined"], first["combined"])
+    again.calibrate(toy_rows(45, seed=3), posterior="vbll")
+    assert again.record.feature_scores["knn"]["rows"] == 45
+    again.calibrate(toy_rows(45, seed=3), feature_scores=())
+    assert again.record.feature_scores == {}
+    assert set(again.predict(TEST).scores) == ALWAYS
+
+
+def test_markov_chains_have_the_scores_too(foreign):
+    posterior = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=40, num_samples=40)
+    clf = from_transformers(foreign, posterior)
+    clf.calibrate(toy_rows(30), toy_rows(15, seed=1), feature_scores=EVERY)
+    assert set(clf.predict(TEST).scores) == ALWAYS | set(FEATURE_SCORES)
+
+
+def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
+    rows = toy_rows(6)
+    with pytest.raises(bl.InputError, match="unknown feature score 'novelty'"):
+        new("/nowhere").fit(rows, feature_scores="novelty")
+    with pytest.raises(bl.InputError, match="'ensemble' has several"):
+        new("/nowhere", "lora", "ensemble").fit(rows, feature_scores="knn")
+    with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
+        new("/nowhere", "lora", "mle").fit(rows, feature_scores="combined")
+    clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores="combined")
+    with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
+        clf.calibrate(rows, posterior="temperature")

@@ -1,0 +1,121 @@
+"""Distances between predictions of the same rows: definitions, invariances, intervals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.distances import DISTANCES, distances
+from bayeslora.predictions import Predictions
+
+CLOSE = 1e-12  # sums of a few hundred numbers below 2
+
+
+def method(name, seed, rows=150, labelled=True, **parts):
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.ones(4), size=rows)
+    labels = np.random.default_rng(99).integers(4, size=rows) if labelled else None
+    fields = {"epistemic": generator.random(rows), "labels": labels, "name": name, **parts}
+    return Predictions(probs, ("a", "b", "c", "d"), **fields)
+
+
+def by_name(comparison):
+    return {row.name: row.distances for row in comparison.rows}
+
+
+def test_both_numbers_are_their_sums():
+    first, second = method("first", 0), method("second", 1)
+    found = distances([first, second], 1, num_resamples=20)[0]
+    # The largest gap between the probabilities of any set of classes, over all 16 sets.
+    sets = np.array([[(k >> c) & 1 for c in range(4)] for k in range(16)])
+    gaps = np.abs((first.probs - second.probs) @ sets.T).max(1)
+    assert found["tv"].value == pytest.approx(gaps.mean(), abs=CLOSE)
+    ratio = first.epistemic.mean() / second.epistemic.mean()
+    assert found["epistemic_ratio"].value == pytest.approx(ratio, abs=CLOSE)
+
+
+def test_from_itself_a_method_is_nothing_apart():
+    pair = [method("first", 0), method("second", 1)]
+    own = by_name(compare(pair, distance_to="second", num_resamples=20))["second"]
+    assert (own["tv"].low, own["tv"].value, own["tv"].high) == (0, 0, 0)
+    ends = [getattr(own["epistemic_ratio"], end) for end in ("low", "value", "high")]
+    assert ends == [pytest.approx(1, abs=CLOSE)] * 3
+
+
+def test_total_variation_is_symmetric_and_ratios_are_reciprocal():
+    pair = [method("first", 0), method("second", 1)]
+    there = by_name(compare(pair, distance_to="second", num_resamples=20))["first"]
+    back = by_name(compare(pair, distance_to="first", num_resamples=20))["second"]
+    assert there["tv"] == back["tv"]
+    product = there["epistemic_ratio"].value * back["epistemic_ratio"].value
+    assert product == pytest.approx(1, abs=CLOSE)
+
+
+def test_classes_and_rows_may_come_in_another_order():
+    ids = [f"row-{k}" for k in range(150)]
+    first, second = method("first", 0, ids=ids), method("second", 1, ids=ids)
+    moved = second.replace(
+        classes=("d", "a", "b", "c"),
+        probs=second.probs[:, [3, 0, 1, 2]],
+        labels=(second.labels + 1) % 4,
+    ).take(np.random.default_rng(3).permutation(150))
+    expected = by_name(compare([first, second], distance_to="second", num_resamples=20))
+    found = by_name(compare([first, moved], distance_to="second", num_resamples=20))
+    for key in DISTANCES:
+        assert found["first"][key].value == pytest.approx(expected["first"][key].value, abs=CLOSE)
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_rows():
+    first, second = method("first", 0, rows=400), method("second", 1, rows=400)
+    score = distances([first, second], 1, num_resamples=2000)[0]["tv"]
+    apart = 0.5 * np.abs(first.probs - second.probs).sum(1)
+    # A mean of 400 bounded numbers is nearly normal; quantiles of 2,000 resamples err by 5 %.
+    half = 1.96 * apart.std() / 20
+    assert score.high - score.value == pytest.approx(half, rel=0.15)
+    assert score.value - score.low == pytest.approx(half, rel=0.15)
+
+
+def test_without_epistemic_uncertainty_there_is_no_ratio():
+    bare, zero = method("bare", 0, epistemic=None), method("zero", 1, epistemic=np.zeros(150))
+    whole = method("whole", 2)
+    methods = [bare, zero, whole]
+    found = by_name(compare(methods, distance_to="whole", num_resamples=10))
+    assert set(found["bare"]) == {"tv"}
+    assert found["zero"]["epistemic_ratio"].value == 0
+    for name in ("bare", "zero"):
+        found = by_name(compare(methods, distance_to=name, num_resamples=10))
+        assert all(set(one) == {"tv"} for one in found.values())
+
+
+def test_resamples_without_a_doubtful_row_are_no_accident():
+    """One row in three holds all the epistemic uncertainty, so a resample may miss it."""
+    few = {"rows": 3, "epistemic": np.array([0.0, 0.0, 0.5])}
+    pair = [method("first", 0, **few), method("second", 1, **few)]
+    found = by_name(compare(pair, distance_to="second", num_resamples=200))
+    ratio = found["first"]["epistemic_ratio"]
+    assert (ratio.low, ratio.value, ratio.high) == (1, 1, 1)
+
+
+def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():
+    labels = np.where(np.arange(150) < 50, method("x", 0).labels, -1)
+    pair = [method("first", 0, labels=labels), method("second", 1, labels=labels)]
+    found = compare(pair, distance_to="first", num_resamples=10)
+    whole = compare(
+        [one.take(np.arange(50)) for one in pair], distance_to="first", num_resamples=10
+    )
+    assert found == whole
+    plain = compare(pair, num_resamples=10)
+    assert plain.distance_to is None
+    assert all(not row.distances for row in plain.rows)
+    assert [row.differences for row in plain.rows] == [row.differences for row in found.rows]
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert content["distance_to"] == "first"
+    assert set(content["rows"][0]["distances"]["tv"]) == {"value", "low", "high"}
+
+
+def test_an_unknown_method_is_refused():
+    pair = [method("first", 0), method("second", 1)]
+    with pytest.raises(InputError, match="unknown method to measure distances from 'nuts'"):
+        compare(pair, distance_to="nuts")

@@ -1,0 +1,141 @@
+"""R-hat and effective sample size against direct sums and chains of known correlation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm, rankdata
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.convergence import convergence, normal_scores, split_chains
+
+
+def noise(chains, length, quantities=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(chains, length, quantities, generator=generator, dtype=torch.float64)
+
+
+def autoregressive(rho, chains=4, length=2000):
+    steps = noise(chains, length)
+    values = [steps[:, 0]]
+    for step in range(1, length):
+        values.append(rho * values[-1] + math.sqrt(1 - rho**2) * steps[:, step])
+    return torch.stack(values, dim=1)
+
+
+def direct_scores(chains):
+    rank = rankdata(chains.ravel()).reshape(chains.shape)
+    return norm.ppf((rank - 0.375) / (chains.size + 0.25))
+
+
+def direct_rhat(chains):
+    """Gelman and Rubin's ratio of [M, L] chains, sum by sum."""
+    length = chains.shape[1]
+    within = np.mean([chain.var(ddof=1) for chain in chains])
+    between = np.var([chain.mean() for chain in chains], ddof=1)
+    return math.sqrt((length - 1) / length + between / within)
+
+
+def direct_ess(chains):
+    """Geyer's initial monotone sequence of [M, L] chains, lag by lag."""
+    count, length = chains.shape
+    centred = chains - chains.mean(1, keepdims=True)
+    within = centred.var(1, ddof=1).mean()
+    total = (length - 1) / length * within + chains.mean(1).var(ddof=1)
+    rho = []
+    for lag in range(length):
+        # Pyro, as Stan once did, divides each lag by its own number of pairs.
+        pairs = [(c[lag:] * c[: length - lag]).sum() / (length - lag) for c in centred]
+        rho.append(1 - (within - np.mean(pairs)) / total)
+    rho[0] = 1.0
+    sums = [rho[k] + rho[k + 1] for k in range(0, length - 1, 2)]
+    time, smallest = -1 + 2 * sums[0], math.inf
+    for value in sums[1:]:
+        smallest = min(smallest, max(value, 0))
+        time += 2 * smallest
+    return count * length / max(time, 1 / math.log10(count * length))
+
+
+@pytest.mark.parametrize("length", [60, 61])
+def test_both_numbers_against_direct_sums(length):
+    draws = autoregressive(0.5, chains=3, length=length)
+    draws = torch.cat([draws, draws.exp(), draws.round()], dim=2)  # skewed, and with ties
+    found = [convergence(draws[..., [k]]) for k in range(3)]
+    half = length // 2
+    chains = draws.numpy()
+    for k, one in enumerate(found):
+        split = np.concatenate([chains[:, :half, k], chains[:, -half:, k]])
+        scores = direct_scores(split)
+        # Torch's median is the lower of the two middle values.
+        middle = np.sort(split.ravel())[(split.size - 1) // 2]
+        folded = direct_scores(np.abs(split - middle))
+        rhat = max(direct_rhat(scores), direct_rhat(folded))
+        # Normal quantiles of two libraries, and a Fourier transform against sums.
+        assert one.max_rhat == pytest.approx(rhat, abs=1e-9)
+        assert one.min_ess == pytest.approx(direct_ess(scores), rel=1e-6)
+    worst = convergence(draws)
+    assert worst.max_rhat == pytest.approx(max(one.max_rhat for one in found), abs=1e-12)
+    assert worst.min_ess == pytest.approx(min(one.min_ess for one in found), abs=1e-9)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_effective_draws_of_known_correlation(rho):
+    """An autoregressive chain of n draws is worth n (1 − ρ) / (1 + ρ)."""
+    expected = 8000 * (1 - rho) / (1 + rho)
+    assert convergence(autoregressive(rho)).min_ess == pytest.approx(expected, rel=0.25)
+
+
+def test_chains_apart_and_chains_of_unequal_spread_are_seen():
+    draws = noise(4, 400)
+    assert convergence(draws).max_rhat < 1.01
+    apart = draws.clone()
+    apart[0] += 2
+    assert convergence(apart).max_rhat > 1.2
+    wide = draws.clone()
+    wide[0] *= 4
+    assert convergence(wide).max_rhat > 1.1
+
+
+def test_a_chain_that_drifts_is_seen_alone():
+    drifting = noise(1, 400) + torch.linspace(-2, 2, 400, dtype=torch.float64)[:, None]
+    assert convergence(drifting).max_rhat > 1.2
+
+
+def test_swinging_chains_count_more_than_their_draws_but_not_without_limit():
+    found = convergence(autoregressive(-0.9)).min_ess
+    assert 8000 < found <= 8000 * math.log10(8000) * (1 + 1e-12)
+
+
+def test_any_monotone_change_of_scale_is_the_same():
+    draws = noise(2, 50)
+    first, second = convergence(draws), convergence(draws.exp())
+    assert first.min_ess == pytest.approx(second.min_ess, rel=1e-9)
+
+
+def test_scores_share_ties_and_are_symmetric():
+    scores = normal_scores(torch.tensor([[[1.0], [2.0]], [[2.0], [3.0]]]))
+    assert scores[0, 1] == scores[1, 0] == 0
+    assert scores[0, 0].item() == pytest.approx(-scores[1, 1].item(), abs=1e-15)
+
+
+def test_halves_leave_out_the_middle():
+    halves = split_chains(torch.arange(5.0).view(1, 5, 1))
+    assert halves[..., 0].tolist() == [[0, 1], [3, 4]]
+
+
+def test_many_quantities_in_parts_make_no_difference(monkeypatch):
+    draws = noise(2, 40, quantities=7)
+    whole = convergence(draws)
+    monkeypatch.setattr("bayeslora.posteriors.convergence._CHUNK", 200)
+    parts = convergence(draws)
+    # Transforms of other shapes round differently.
+    assert parts.max_rhat == pytest.approx(whole.max_rhat, abs=1e-12)
+    assert parts.min_ess == pytest.approx(whole.min_ess, rel=1e-12)
+
+
+def test_chains_that_stand_still_are_refused():
+    draws = noise(2, 20, quantities=2)
+    draws[..., 1] = 3.0
+    with pytest.raises(InputError, match="the chains did not move"):
+        convergence(draws)

@@ -1,0 +1,248 @@
+"""Feature-space scores against scikit-learn and direct formulas, and what leaves them alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+from toy_features import toy
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors import nearest
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, MCDropout, TemperatureScaling
+from bayeslora.posteriors.config_scores import (
+    FEATURE_SCORES,
+    check_feature_scores,
+    feature_scores,
+)
+from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
+from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
+from bayeslora.posteriors.nearest import NearestRows
+
+F64 = torch.float64
+
+
+def around_means(features, labels):
+    return features - torch.stack([features[labels == c].mean(0) for c in range(3)])[labels]
+
+
+# Fewer rows than features, as many, and more.
+SHAPES = [(12, 20), (20, 20), (90, 6)]
+
+
+@pytest.mark.parametrize(("rows", "size"), SHAPES)
+@pytest.mark.parametrize("relative", [False, True])
+def test_mahalanobis_is_that_of_scikit_learns_ledoit_wolf(rows, size, relative):
+    features, labels = toy(rows=rows, size=size)
+    other = toy(rows=15, size=size, seed=3)[0]
+    found = Mahalanobis.fitted(features, labels, relative=relative)(other)
+    tied = LedoitWolf(assume_centered=True).fit(around_means(features, labels).numpy())
+    means = [features[labels == c].mean(0) for c in range(3)]
+    expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
+    if relative:
+        between = np.cov(np.array(means)[labels].T, bias=True)
+        apart = (other - features.mean(0)).numpy()
+        precision = np.linalg.inv(tied.covariance_ + between)
+        expected = expected - np.einsum("ni,ij,nj->n", apart, precision, apart)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-8)
+    centred = around_means(features, labels)
+    shrinkage = ledoit_wolf(centred, torch.linalg.eigvalsh(centred.T @ centred / rows))
+    assert shrinkage == pytest.approx(tied.shrinkage_, abs=1e-12)
+
+
+def test_many_rows_need_no_shrinkage():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20_000, 4, generator=generator, dtype=F64)
+    features *= torch.tensor([1.0, 1.5, 2.0, 3.0])
+    one_class = torch.zeros(20_000, dtype=torch.int64)
+    gaussian = TiedGaussian.fitted(features, one_class)
+    assert gaussian.shrinkage < 1e-3
+    plain = EmpiricalCovariance().fit(features.numpy()).mahalanobis(features[:50].numpy())
+    np.testing.assert_allclose(gaussian.distances(features[:50])[:, 0].numpy(), plain, rtol=0.01)
+
+
+def test_without_shrinkage_relative_distances_are_those_of_two_plain_covariances():
+    features, labels = toy(rows=9000, size=3, separation=0.5)
+    other = toy(rows=20, size=3, seed=3)[0]
+    tied = EmpiricalCovariance(assume_centered=True).fit(around_means(features, labels).numpy())
+    means = [features[labels == c].mean(0) for c in range(3)]
+    expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
+    expected = expected - EmpiricalCovariance().fit(features.numpy()).mahalanobis(other.numpy())
+    found = Mahalanobis.fitted(features, labels, relative=True)
+    # White noise is what Ledoit and Wolf shrink to: any shrinkage gives the same matrix here.
+    np.testing.assert_allclose(found(other).numpy(), expected, atol=0.05)
+
+
+def test_what_no_training_row_has_cancels_in_relative_distances():
+    features, labels = toy(rows=12, size=20)
+    other = toy(rows=5, size=20, seed=3)[0]
+    basis = torch.linalg.qr(features.T)[0]
+    beyond = toy(rows=5, size=20, seed=4)[0]
+    beyond -= beyond @ basis @ basis.T
+    plain, relative = (
+        Mahalanobis.fitted(features, labels, relative=relative) for relative in (False, True)
+    )
+    assert (plain(other + 5 * beyond) > plain(other) + 1).all()
+    torch.testing.assert_close(relative(other + 5 * beyond), relative(other), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("rows", "size"), SHAPES)
+def test_rotations_and_shifts_of_all_features_change_nothing(rows, size):
+    features, labels = toy(rows=rows, size=size)
+    other = toy(rows=10, size=size, seed=3)[0]
+    generator = torch.Generator().manual_seed(1)
+    turn = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=F64))[0]
+    shift = torch.randn(size, generator=generator, dtype=F64)
+    for relative in (False, True):
+        before = Mahalanobis.fitted(features, labels, relative=relative)(other)
+        moved = Mahalanobis.fitted(features @ turn + shift, labels, relative=relative)
+        torch.testing.assert_close(moved(other @ turn + shift), before, rtol=1e-8, atol=1e-8)
+    knn = NearestRows.fitted(features, seed=0)(other)
+    turned = NearestRows.fitted(features @ turn, seed=0)(other @ turn)
+    # Rows are kept in single precision.
+    torch.testing.assert_close(turned, knn, rtol=0, atol=1e-5)
+
+
+def test_class_names_and_missing_classes_make_no_difference():
+    features, labels = toy(rows=40, size=5)
+    other = toy(rows=10, size=5, seed=3)[0]
+    expected = Mahalanobis.fitted(features, labels, relative=False)(other)
+    renamed = Mahalanobis.fitted(features, torch.tensor([7, 2, 4])[labels], relative=False)
+    torch.testing.assert_close(renamed(other), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_class_mean_is_at_no_distance_and_far_is_farther():
+    features, labels = toy(rows=12, size=20)
+    score = Mahalanobis.fitted(features, labels, relative=False)
+    mean = features[labels == 1].mean(0, keepdim=True)
+    assert score(mean).item() == pytest.approx(0, abs=1e-9)
+    direction = toy(rows=1, size=20, seed=5)[0]
+    distances = torch.cat([score(mean + step * direction) for step in (1, 2, 4, 8)])
+    assert (distances.diff() > 0).all()
+
+
+def test_rows_that_do_not_differ_within_a_class_are_refused():
+    features, labels = toy(rows=3, size=4)
+    with pytest.raises(InputError, match="need a class whose rows differ"):
+        Mahalanobis.fitted(features, labels, relative=False)
+
+
+@pytest.mark.parametrize("rows", [4, 60])
+def test_knn_is_that_of_scikit_learn(rows):
+    features, _ = toy(rows=rows, size=6)
+    other = toy(rows=25, size=6, seed=3)[0]
+    k = min(nearest.NEIGHBOUR, rows)
+    unit = [part / part.norm(dim=1, keepdim=True) for part in (features, other)]
+    model = NearestNeighbors(n_neighbors=k).fit(unit[0].numpy())
+    expected = model.kneighbors(unit[1].numpy())[0][:, -1]
+    score = NearestRows.fitted(features, seed=0)
+    # Rows are kept in single precision.
+    np.testing.assert_allclose(score(other).numpy(), expected, atol=1e-6)
+    assert score.extra_config() == {"rows": rows, "neighbour": k}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1e-3, 1e3))
+def test_knn_is_blind_to_length(factor):
+    features, _ = toy(rows=30, size=6)
+    other = toy(rows=5, size=6, seed=3)[0]
+    score = NearestRows.fitted(features, seed=0)
+    torch.testing.assert_close(score(factor * other), score(other), rtol=0, atol=1e-9)
+
+
+def test_knn_keeps_a_seeded_choice_of_many_rows(monkeypatch):
+    monkeypatch.setattr(nearest, "MAX_ROWS", 20)
+    features, _ = toy(rows=50, size=6)
+    first, again, other = (NearestRows.fitted(features, seed=seed) for seed in (1, 1, 2))
+    assert first.rows.shape == (20, 6)
+    assert torch.equal(first.rows, again.rows)
+    assert not torch.equal(first.rows, other.rows)
+    unit = (features / features.norm(dim=1, keepdim=True)).float()
+    assert all((unit == row).all(1).any() for row in first.rows)
+
+
+def test_knn_in_parts_makes_no_difference(monkeypatch):
+    features, _ = toy(rows=30, size=6)
+    score = NearestRows.fitted(features, seed=0)
+    whole = score(features)
+    monkeypatch.setattr(nearest, "_CHUNK", 90)
+    torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
+
+
+def all_fitted(rows=60, size=6):
+    features, labels = toy(rows=rows, size=size)
+    head = build(VBLL(prior_scale=2.0), size, 3)
+    head.fit(features, labels)
+    familiar = Familiar(head.predict(features), "train", {"link": "mc", "num_samples": 100})
+    return head, FeatureScores.fitted(tuple(FEATURE_SCORES), features.float(), labels, familiar)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])
+def test_saved_and_loaded_is_bit_equal(rows, size):
+    head, scores = all_fitted(rows, size)
+    extra = scores.extra_config()
+    assert list(extra) == list(FEATURE_SCORES)
+    assert extra["combined"] == {"rows": rows, "split": "train"}
+    loaded = FeatureScores.empty(extra, size)
+    loaded.load_state_dict(scores.state_dict())
+    other = toy(rows=10, size=size, seed=3)[0].float()
+    expected, found = scores.of_features(other), loaded.of_features(other)
+    assert list(expected) == ["mahalanobis", "relative_mahalanobis", "knn"]
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    assert all(values.dtype == F64 and values.shape == (10,) for values in found.values())
+    logits = head.predict(other)
+    seen = 1 - link_probabilities(logits).probs.max(1).values, logits.variance.sum(1)
+    assert torch.equal(
+        loaded.of_probabilities(*seen)["combined"], scores.of_probabilities(*seen)["combined"]
+    )
+    assert loaded.extra_config() == extra
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"mahalanobis": {"rank": 3}},
+        {"knn": {"rows": "many"}},
+        {"combined": {}},
+        {"novelty": {}},
+        {"knn": 3},
+    ],
+)
+def test_damaged_records_are_refused(extra):
+    with pytest.raises(InputError, match="record of the feature scores is damaged"):
+        FeatureScores.empty(extra, 4)
+
+
+def test_without_scores_there_is_nothing():
+    scores = FeatureScores()
+    assert scores.of_features(torch.zeros(2, 3)) == {}
+    assert scores.of_probabilities(torch.zeros(2), torch.zeros(2)) == {}
+    assert not scores.state_dict()
+
+
+def test_names_come_as_text_or_as_a_sequence():
+    assert feature_scores("knn, mahalanobis,knn") == ("knn", "mahalanobis")
+    assert feature_scores(["combined"]) == ("combined",)
+    assert feature_scores("") == feature_scores(()) == ()
+    with pytest.raises(InputError, match=r"unknown feature score 'mahalanobi'.*'mahalanobis'"):
+        feature_scores("knn,mahalanobi")
+    with pytest.raises(InputError, match="unknown feature score '3'"):
+        feature_scores([3])
+
+
+@pytest.mark.parametrize("posterior", [Ensemble(), MCDropout()])
+def test_several_feature_maps_are_refused(posterior):
+    check_feature_scores((), posterior)
+    with pytest.raises(InputError, match=f"one set of features.*{posterior.name!r} has several"):
+        check_feature_scores(("knn",), posterior)
+
+
+@pytest.mark.parametrize("posterior", [MLE(), MAP(), TemperatureScaling()])
+def test_the_combination_needs_logit_variance(posterior):
+    check_feature_scores(("knn", "mahalanobis"), posterior)
+    with pytest.raises(InputError, match=f"'combined' needs logit variance.*{posterior.name!r}"):
+        check_feature_scores(("combined",), posterior)

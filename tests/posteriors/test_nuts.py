@@ -1,0 +1,247 @@
+"""Markov chains against quadrature, each other and the approximations that they judge."""
+
+import logging
+import math
+
+import pyro
+import pytest
+import torch
+from toy_features import toy
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors import nuts
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, NUTS, VBLL, Laplace
+from bayeslora.posteriors.nuts_chains import Chains, run_chains
+from bayeslora.posteriors.nuts_target import Target
+
+F64 = torch.float64
+TAU = 2.0
+QUICK = {"num_chains": 2, "num_warmup": 30, "num_samples": 20}
+
+
+def fitted(features, labels, classes=3, seed=0, **options):
+    head = build(NUTS(prior_scale=TAU, **options), features.shape[1], classes, seed=seed)
+    head.fit(features, labels)
+    return head
+
+
+def on_grid(features, labels):
+    """Grid points [G, d] of θ_1 − θ_0 ~ N(0, 2τ²I) for two classes, and their weights [G]."""
+    size = features.shape[1]
+    axis = torch.linspace(-12, 12, 4001 if size == 1 else 401, dtype=F64)
+    grid = torch.cartesian_prod(*[axis] * size).reshape(-1, size)
+    signs = 2.0 * labels - 1
+    log_likelihood = torch.nn.functional.logsigmoid(signs * (grid @ features.T)).sum(1)
+    return grid, (log_likelihood - grid.square().sum(1) / (4 * TAU**2)).softmax(0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("kernel", ["nuts", "hmc"])
+def test_two_classes_against_a_grid(size, kernel):
+    features, labels = toy(rows=30, size=size, classes=2, seed=1)
+    other = toy(rows=20, size=size, classes=2, seed=2)[0]
+    grid, weights = on_grid(features, labels)
+    options = {"num_chains": 2, "num_warmup": 150, "num_samples": 500}
+    head = fitted(features, labels, 2, kernel=kernel, **options)
+    samples = head.predict(other).samples
+    effective = min(head.report()["min_ess"], 1000)
+    assert effective > 150
+    # Five standard errors of a mean, and of a variance that is near that of a normal.
+    found = samples[..., 1] - samples[..., 0]
+    exact = grid @ other.T
+    mean = weights @ exact
+    variance = weights @ (exact - mean).square()
+    error = 5 / math.sqrt(effective)
+    assert ((found.mean(0) - mean).abs() < error * variance.sqrt()).all()
+    assert ((found.var(0) / variance - 1).abs() < error * math.sqrt(2)).all()
+    probs = exact.sigmoid()
+    expected = weights @ probs
+    spread = (weights @ (probs - expected).square()).sqrt()
+    predicted = link_probabilities(head.predict(other)).probs[:, 1]
+    assert ((predicted - expected).abs() < error * spread).all()
+
+
+def total_variation(first, second):
+    return 0.5 * (first - second).abs().sum(1).mean().item()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A N = 150, d = 3, C = 3 problem with rows to predict and its posterior by NUTS."""
+    features, labels = toy(rows=150, size=3, seed=5)
+    other = toy(rows=60, size=3, seed=6)[0]
+    head = fitted(features, labels, num_warmup=100, num_samples=400)
+    return features, labels, other, head
+
+
+def test_both_kernels_agree(reference):
+    features, labels, other, head = reference
+    second = fitted(features, labels, seed=7, kernel="hmc", num_warmup=100, num_samples=400)
+    pair = [link_probabilities(one.predict(other)) for one in (head, second)]
+    # Probabilities vary by about 0.05 over the posterior, and some 500 draws are effective.
+    assert total_variation(pair[0].probs, pair[1].probs) < 0.01
+    ratio = pair[0].epistemic.mean() / pair[1].epistemic.mean()
+    assert ratio.item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Laplace(structure="full", prior_precision=1 / TAU**2), VBLL(prior_scale=TAU)],
+    ids=["laplace", "vbll"],
+)
+def test_approximations_come_close_where_rows_are_many(reference, config):
+    features, labels, other, head = reference
+    approximate = build(config, 3, 3)
+    approximate.set_mean(head.mean_weight)
+    approximate.fit(features, labels)
+    found, exact = (link_probabilities(one.predict(other)) for one in (approximate, head))
+    assert total_variation(found.probs, exact.probs) < 0.02
+    # Both are unimodal with 50 rows a class: their spread is right to within a third.
+    assert 0.67 < (found.epistemic.mean() / exact.epistemic.mean()).item() < 1.5
+
+
+def test_what_no_row_speaks_of_keeps_the_prior():
+    """Of 4 rows in 6 dimensions, and of the shift that all classes share."""
+    features, labels = toy(rows=4, size=6, seed=3)
+    head = fitted(features, labels, kernel="hmc", num_warmup=100, num_samples=500)
+    basis = torch.linalg.qr(features.T)[0]
+    row = toy(rows=1, size=6, seed=9)[0]
+    outside = row - row @ basis @ basis.T
+    variance = TAU**2 * outside.square().sum()
+    logits = head.predict(outside)
+    # 1,000 independent draws of each of three logits: 4.5 % a standard error of a variance.
+    torch.testing.assert_close(logits.variance[0], variance.expand(3), rtol=0.2, atol=0)
+    covariance = logits.covariance[0]
+    assert (covariance - covariance.diag().diag()).abs().max() < 0.2 * variance
+    assert logits.mean.abs().max() < 1e-9
+    shift = head.predict(row).samples.mean(-1)
+    expected = TAU**2 * row.square().sum().item() / 3
+    assert shift.var().item() == pytest.approx(expected, rel=0.2)
+
+
+def test_the_mode_is_stationary_and_the_scale_is_near_that_of_the_posterior():
+    features, labels = toy(rows=80, size=4, seed=2)
+    target = Target.of(features, labels, torch.zeros(3, 4, dtype=F64), 0.25)
+    z = torch.zeros_like(target.mode).requires_grad_()
+    target.potential(z).backward()
+    assert z.grad.abs().max() < 1e-3
+    hessian = torch.autograd.functional.hessian(target.potential, torch.zeros_like(target.mode))
+    values = torch.linalg.eigvalsh(hessian.reshape(8, 8))
+    # Unwhitened, the largest is 40 times the smallest.
+    assert values[0] > 0.25
+    assert values[-1] < 4
+
+
+def test_the_potential_is_the_negative_log_posterior():
+    features, labels = toy(rows=30, size=4, seed=2)
+    target = Target.of(features, labels, torch.zeros(3, 4, dtype=F64), 0.25)
+    z = torch.randn(5, 2, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    weights = target.class_weights(z)
+    direct = torch.stack(
+        [
+            torch.nn.functional.cross_entropy(features @ one.T, labels, reduction="sum")
+            + 0.125 * one.square().sum()
+            for one in weights
+        ]
+    )
+    torch.testing.assert_close(target.potential(z), direct, atol=1e-10, rtol=0)
+    assert weights.sum(1).abs().max() < 1e-12
+
+
+def test_the_seed_decides_and_nothing_global_changes():
+    features, labels = toy()
+    state = torch.get_rng_state()
+    pyro.clear_param_store()
+    first = fitted(features, labels, seed=3, **QUICK)
+    torch.rand(3)
+    again, other = (fitted(features, labels, seed=seed, **QUICK) for seed in (3, 4))
+    assert torch.equal(first.draws, again.draws)
+    assert torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.draws, other.draws)
+    assert len(pyro.get_param_store()) == 0
+    torch.set_rng_state(state)
+    fitted(features, labels, **QUICK)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_draws_are_thinned_and_progress_is_told():
+    features, labels = toy()
+    head = build(NUTS(**QUICK, max_draws=10), 4, 3)
+    steps = []
+    head.advance = steps.append
+    head.fit(features, labels)
+    assert head.draws.shape == (10, 3, 4)
+    assert sum(steps) == head.num_steps == 100
+    # Evenly over both chains.
+    whole = fitted(features, labels, **QUICK)
+    assert torch.equal(head.draws, whole.draws[::4])
+
+
+def test_comparing_epochs_takes_no_chains(monkeypatch):
+    features, labels = toy(rows=150, size=3, seed=5)
+    head = build(NUTS(kernel="hmc", num_warmup=100), 3, 3)
+
+    def refuse(*_):
+        raise AssertionError("chains were run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nuts, "run_chains", refuse)
+        head.fit(features, labels, choose_prior=False)
+    assert head.report() == {"prior_scale": 2.0}
+    stand_in = head.predict(features)
+    head.fit(features, labels)
+    exact = head.predict(features)
+    gap = total_variation(*(link_probabilities(one).probs for one in (stand_in, exact)))
+    assert gap < 0.03
+
+
+def test_chains_that_differ_or_diverge_are_said(caplog, monkeypatch):
+    features, labels = toy()
+    with caplog.at_level(logging.WARNING):
+        head = fitted(features, labels, num_chains=2, num_warmup=4, num_samples=20)
+    assert "R-hat is" in caplog.text
+    assert head.report()["max_rhat"] > 1.01
+
+    def diverging(*args):
+        chains = run_chains(*args)
+        return Chains(chains.draws, chains.energies, 3)
+
+    monkeypatch.setattr(nuts, "run_chains", diverging)
+    caplog.clear()
+    assert fitted(features, labels, **QUICK).report()["divergences"] == 3
+    assert "3 steps of the chains diverged; raise target_accept" in caplog.text
+
+
+def test_long_chains_raise_no_warning(reference, caplog):
+    head = reference[-1]
+    report = head.report()
+    assert report["max_rhat"] < 1.02
+    assert report["min_ess"] > 400
+    assert report["divergences"] == 0
+    assert report["prior_scale"] == TAU
+
+
+def test_a_trained_mean_is_kept_until_there_are_draws():
+    features, labels = toy()
+    head = build(NUTS(**QUICK), 4, 3)
+    start = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    head.set_mean(start)
+    assert torch.equal(head.mean_weight, start)
+    assert head.report() == {"fitted": "no"}
+    with pytest.raises(InputError, match="'nuts' has no draws yet; call fit first"):
+        head.predict(features)
+    head.fit(features, labels)
+    torch.testing.assert_close(
+        head.predict(features).mean, features @ head.mean_weight.double().T, atol=1e-5, rtol=0
+    )
+
+
+def test_a_damaged_record_is_refused():
+    with pytest.raises(InputError, match="record of a fitted nuts head is damaged"):
+        build(NUTS(), 4, 3, extra={"fitted": True, "rank": 4})
+
+
+def test_the_default_prior_is_that_of_the_other_heads():
+    assert NUTS().prior_scale == DEFAULT_PRIOR_SCALE
