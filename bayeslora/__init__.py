@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
+    from bayeslora.posteriors.config_weights import SWAG
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
@@ -41,6 +42,7 @@ _HOMES = {
     "MLE": "bayeslora.posteriors.config",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
+    "SWAG": "bayeslora.posteriors.config_weights",
     "Temperature": "bayeslora.posteriors.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
@@ -52,6 +54,7 @@ _HOMES = {
 __all__ = [
     "MAP",
     "MLE",
+    "SWAG",
     "VBLL",
     "BayesianClassifier",
     "Ensemble",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
 
@@ -21,6 +24,7 @@ _DENSE_BYTES = 1 << 30
 _DIAGONAL = ("diagonal", "diagonal")
 
 Head = PointHead | VBLLHead | LaplaceHead
+Weights = SWAGWeights
 
 
 def build(
@@ -34,7 +38,7 @@ def build(
 ) -> Head:
     """Return the head of a configuration: an `nn.Module` that satisfies `LastLayer`.
 
-    MC dropout and ensembles are random in other weights: their head is a plain MLE head.
+    Posteriors that are random in other weights have a plain MLE head.
 
     Args:
         config: Which posterior, with its options.
@@ -63,6 +67,23 @@ def build(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head
+
+
+def build_weights(config: PosteriorConfig, sites: Sequence[LowRank], head: Head) -> Weights | None:
+    """Return the posterior over adapter weights of a configuration: an `nn.Module` with `draw`.
+
+    None where the configuration has none, or where its draws need no tensors of their own (MC
+    dropout, ensembles).
+
+    Args:
+        config: Which posterior, with its options.
+        sites: The adapters, inside their model already.
+        head: The last layer.
+    """
+    if isinstance(config, SWAG):
+        adapter = [item for site in sites for item in site.trainable().values()]
+        return SWAGWeights(config, [*adapter, *head.parameters()])
+    return None
 
 
 def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:

@@ -12,7 +12,7 @@ from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.training.network import Network
 
@@ -51,7 +51,8 @@ def build_network(
         max_length=max_length,
     )
     head = build(posterior, backbone.num_features, num_classes, extra=extra)
-    return Network(encoder, sites, head).to(backbone.device)
+    weights = build_weights(posterior, sites, head)
+    return Network(encoder, sites, head, weights).to(backbone.device)
 
 
 def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:

@@ -12,20 +12,32 @@ from bayeslora.adapters.site import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.sequence import SequenceEncoder
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.build import Head, Weights
 
 
 class Network(nn.Module):
     """Encoder, adapter sites and last layer, with the scale that features are divided by."""
 
     def __init__(
-        self, encoder: Encoder | SequenceEncoder, sites: list[LowRank], head: Head
+        self,
+        encoder: Encoder | SequenceEncoder,
+        sites: list[LowRank],
+        head: Head,
+        weights: Weights | None = None,
     ) -> None:
-        """Put the parts together; `sites` are inside `encoder` already."""
+        """Put the parts together.
+
+        Args:
+            encoder: From texts to features.
+            sites: The adapters, inside `encoder` already.
+            head: The last layer.
+            weights: A posterior over the weights of `sites`, where there is one.
+        """
         super().__init__()
         self.encoder = encoder
         self.sites = sites
         self.head = head
+        self.weights = weights
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 
@@ -48,10 +60,12 @@ class Network(nn.Module):
         return scaled
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return copies of all tensors that training changes: adapter, head and scale."""
+        """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
         state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state["feature_scale"] = self.feature_scale
+        if self.weights is not None:
+            state |= {f"weights.{name}": item for name, item in self.weights.state_dict().items()}
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
@@ -59,6 +73,8 @@ class Network(nn.Module):
         load_adapter_state(self.sites, _under("adapter.", state))
         self.head.load_state_dict(_under("head.", state))
         self.feature_scale.copy_(state["feature_scale"])
+        if self.weights is not None:
+            self.weights.load_state_dict(_under("weights.", state))
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

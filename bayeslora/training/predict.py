@@ -13,7 +13,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
@@ -26,8 +26,8 @@ _BATCH = 64
 
 def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
     """Return how many passes of the adapted layers a prediction takes."""
-    if isinstance(posterior, MCDropout):
-        return max(1, posterior.num_samples if num_samples is None else num_samples)
+    if isinstance(posterior, Sampled):
+        return max(1, _num_draws(posterior, num_samples))
     return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
@@ -49,20 +49,26 @@ def predict_logits(
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
-        num_samples: Passes of MC dropout, instead of the posterior's own number; 0 is the mean
-            network. Other posteriors take the passes they need, whatever the number.
+        num_samples: Draws of a posterior over adapter weights, instead of its own number; 0 is
+            the mean network. Other posteriors take the passes they need, whatever the number.
         seed: Of the draws.
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
     passes = num_passes(posterior, num_samples)
-    if isinstance(posterior, MCDropout) and num_samples != 0 and posterior.num_samples > 0:
-        return _sampled(network, MCDropoutDraws(network), texts, passes, seed=seed, advance=advance)
+    draws: WeightPosterior
+    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+        draws = MCDropoutDraws(network) if network.weights is None else network.weights
+        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance)
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
-        return _sampled(network, draws, texts, passes, seed=seed, advance=advance)
+        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance)
     features = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
     return network.head.predict(network.scaled(features))
+
+
+def _num_draws(posterior: Sampled, num_samples: int | None) -> int:
+    return posterior.num_samples if num_samples is None else num_samples
 
 
 def to_predictions(
@@ -108,15 +114,25 @@ def _array(values: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _sampled(
+def sampled_logits(
     network: Network,
     draws: WeightPosterior,
     texts: PreparedTexts,
     passes: int,
     *,
     seed: int,
-    advance: Callable[[int], object],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> SampledLogits:
+    """Return the logits [S, N, C] of each text under draws of the network's weights.
+
+    Args:
+        network: In evaluation mode.
+        draws: What to draw from.
+        texts: N texts, whose frozen prefix all draws share.
+        passes: Draws S.
+        seed: Of the draws.
+        advance: Called with the number of texts after each batch of a pass.
+    """
     batches = list(network.encoder.batches(texts, _BATCH))
 
     def logits(rows: list[int]) -> Tensor:

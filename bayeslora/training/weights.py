@@ -1,0 +1,94 @@
+"""What a posterior over adapter weights adds to training.
+
+A posterior may do any of these, and the others do nothing: run the training passes under noise;
+watch the steps; train parameters of its own beside the adapter's; bring another optimiser for the
+adapter; forbid early stopping; be finished after the last step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.optim.alternating import Euclidean
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config_weights import SWAG
+from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
+from bayeslora.training.network import Network
+from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.trainer import Noise
+
+Finish = Callable[[PreparedTexts, Tensor], None]
+
+
+def _nothing(texts: PreparedTexts, labels: Tensor) -> None:
+    del texts, labels
+
+
+@dataclass(frozen=True)
+class WeightTraining:
+    """Where a posterior over adapter weights takes part in training; by default nowhere.
+
+    Attributes:
+        noise: What each training pass happens under.
+        callbacks: What watches the steps.
+        parameters: What is trained with the adapter, in the learning rate of the adapter.
+        optimizer: Moves the adapter's parameters that live on no manifold; None is AdamW.
+        schedule: Learning rates after the warm-up.
+        early_stopping: Whether validation rows may choose the epoch.
+        finish: Called with the training texts and labels [N] after the last step.
+    """
+
+    noise: Noise = nullcontext
+    callbacks: tuple[TrainerCallback, ...] = ()
+    parameters: tuple[nn.Parameter, ...] = ()
+    optimizer: Euclidean | None = None
+    schedule: str = "cosine"
+    early_stopping: bool = True
+    finish: Finish = _nothing
+
+
+def weight_training(
+    posterior: PosteriorConfig, network: Network, num_train: int, settings: TrainingSettings
+) -> WeightTraining:
+    """Return how the posterior over the network's adapter weights takes part in its training.
+
+    Args:
+        posterior: What was chosen.
+        network: Fresh, with the posterior's module in `weights`.
+        num_train: Training rows N.
+        settings: Epochs, batch size, seed.
+
+    Raises:
+        InputError: The training is too short for the posterior.
+    """
+    weights = network.weights
+    num_steps = settings.epochs * math.ceil(num_train / settings.batch_size)
+    if isinstance(posterior, SWAG) and isinstance(weights, SWAGWeights):
+        return WeightTraining(
+            callbacks=(Snapshots(weights, snapshot_steps(posterior, num_steps)),),
+            schedule=posterior.schedule,
+            early_stopping=False,
+            finish=lambda *_: weights.put_mean(),
+        )
+    return WeightTraining()
+
+
+class Snapshots(TrainerCallback):
+    """Shows SWAG the weights after given steps."""
+
+    def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
+        self._weights = weights
+        self._steps = frozenset(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Collect a snapshot where its turn has come."""
+        if state.global_step in self._steps:
+            self._weights.collect()
