@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.config_weights import SWAG
+    from bayeslora.posteriors.config_weights import SWAG, TFB
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
@@ -43,6 +43,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "SWAG": "bayeslora.posteriors.config_weights",
+    "TFB": "bayeslora.posteriors.config_weights",
     "Temperature": "bayeslora.posteriors.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
@@ -55,6 +56,7 @@ __all__ = [
     "MAP",
     "MLE",
     "SWAG",
+    "TFB",
     "VBLL",
     "BayesianClassifier",
     "Ensemble",

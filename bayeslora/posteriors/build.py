@@ -10,11 +10,12 @@ from typing import Any
 from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.config_weights import SWAG
+from bayeslora.posteriors.config_weights import SWAG, TFB
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tempered import TemperedHead
+from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.posteriors.vbll import VBLLHead
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _DENSE_BYTES = 1 << 30
 _DIAGONAL = ("diagonal", "diagonal")
 
 Head = PointHead | VBLLHead | LaplaceHead
-Weights = SWAGWeights
+Weights = SWAGWeights | TFBWeights
 
 
 def build(
@@ -83,6 +84,8 @@ def build_weights(config: PosteriorConfig, sites: Sequence[LowRank], head: Head)
     if isinstance(config, SWAG):
         adapter = [item for site in sites for item in site.trainable().values()]
         return SWAGWeights(config, [*adapter, *head.parameters()])
+    if isinstance(config, TFB):
+        return TFBWeights(sites)
     return None
 
 

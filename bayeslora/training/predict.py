@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import length_batches
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
@@ -121,6 +122,7 @@ def sampled_logits(
     passes: int,
     *,
     seed: int,
+    rows: Sequence[int] | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> SampledLogits:
     """Return the logits [S, N, C] of each text under draws of the network's weights.
@@ -129,17 +131,21 @@ def sampled_logits(
         network: In evaluation mode.
         draws: What to draw from.
         texts: N texts, whose frozen prefix all draws share.
-        passes: Draws S.
+        passes: Draws S; 0 is one pass of the mean weights.
         seed: Of the draws.
+        rows: Numbers of the texts to take; None takes all N.
         advance: Called with the number of texts after each batch of a pass.
     """
-    batches = list(network.encoder.batches(texts, _BATCH))
+    chosen = range(len(texts)) if rows is None else rows
+    lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
+    batches = list(length_batches(lengths, _BATCH))
 
-    def logits(rows: list[int]) -> Tensor:
-        mean = network.head.predict(network(texts.collate(rows))).mean
-        advance(len(rows))
+    def logits(places: list[int]) -> Tensor:
+        batch = texts.collate([chosen[place] for place in places])
+        mean = network.head.predict(network(batch)).mean
+        advance(len(places))
         return mean
 
     found = sample_logits(draws, logits, batches, passes, seed)
-    order = torch.tensor([row for rows in batches for row in rows])
+    order = torch.tensor([place for places in batches for place in places])
     return SampledLogits(found.samples[:, torch.argsort(order)])

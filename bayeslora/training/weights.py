@@ -19,8 +19,10 @@ from transformers import TrainerCallback
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_weights import SWAG
+from bayeslora.posteriors.config_weights import SWAG, TFB
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
+from bayeslora.posteriors.tfb import TFBWeights
+from bayeslora.training.anchors import degradation_on_anchors
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import Noise
@@ -78,6 +80,17 @@ def weight_training(
             early_stopping=False,
             finish=lambda *_: weights.put_mean(),
         )
+    if isinstance(posterior, TFB) and isinstance(weights, TFBWeights):
+
+        def choose_sigma(texts: PreparedTexts, labels: Tensor) -> None:
+            weights.fit(
+                posterior,
+                degradation_on_anchors(
+                    posterior, network, weights, texts, labels, seed=settings.seed
+                ),
+            )
+
+        return WeightTraining(finish=choose_sigma)
     return WeightTraining()
 
 

@@ -85,7 +85,7 @@ def test_deviations_are_the_newest_from_the_running_mean(count):
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_formula():
-    """20,000 draws: 5 standard errors of a covariance entry are 5 · √2 · var / √20000 = 0.05 var."""
+    """20,000 draws: 5 standard errors of an entry are 5 · √2 · var / √20000 = 0.05 var."""
     trajectory = autoregressive(30, size=3)
     swag, parameter = collected(trajectory, rank=4, scale=0.5)
     draws = drawn(swag, parameter, 20_000)

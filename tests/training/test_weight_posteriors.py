@@ -9,7 +9,7 @@ from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.posteriors.config import MLE
-from bayeslora.posteriors.config_weights import SWAG
+from bayeslora.posteriors.config_weights import SWAG, TFB
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits
 
@@ -18,6 +18,8 @@ POLAR = PoLAR(r=2, num_layers=2)
 RECIPES = {
     "swag": (LORA, SWAG(num_samples=3)),
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
+    "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
+    "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
 }
 every = pytest.mark.parametrize("recipe", RECIPES)
 
