@@ -26,12 +26,13 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.config_weights import SWAG, TFB
+    from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
 
 _HOMES = {
+    "BLoB": "bayeslora.posteriors.config_weights",
     "BayesianClassifier": "bayeslora.classifier",
     "Ensemble": "bayeslora.posteriors.config",
     "InputError": "bayeslora.errors",
@@ -58,6 +59,7 @@ __all__ = [
     "SWAG",
     "TFB",
     "VBLL",
+    "BLoB",
     "BayesianClassifier",
     "Ensemble",
     "InputError",

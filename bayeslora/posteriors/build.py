@@ -9,8 +9,9 @@ from typing import Any
 
 from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
+from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.config_weights import SWAG, TFB
+from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.swag import SWAGWeights
@@ -23,9 +24,11 @@ logger = logging.getLogger(__name__)
 # A dense posterior is held a few times over while it is fitted.
 _DENSE_BYTES = 1 << 30
 _DIAGONAL = ("diagonal", "diagonal")
+# Other numbers than those that the adapters start from.
+_SEED_STEP = 1 << 32
 
 Head = PointHead | VBLLHead | LaplaceHead
-Weights = SWAGWeights | TFBWeights
+Weights = SWAGWeights | TFBWeights | BLoBWeights
 
 
 def build(
@@ -70,7 +73,9 @@ def build(
     return head
 
 
-def build_weights(config: PosteriorConfig, sites: Sequence[LowRank], head: Head) -> Weights | None:
+def build_weights(
+    config: PosteriorConfig, sites: Sequence[LowRank], head: Head, seed: int = 0
+) -> Weights | None:
     """Return the posterior over adapter weights of a configuration: an `nn.Module` with `draw`.
 
     None where the configuration has none, or where its draws need no tensors of their own (MC
@@ -80,12 +85,15 @@ def build_weights(config: PosteriorConfig, sites: Sequence[LowRank], head: Head)
         config: Which posterior, with its options.
         sites: The adapters, inside their model already.
         head: The last layer.
+        seed: Of a random start.
     """
     if isinstance(config, SWAG):
         adapter = [item for site in sites for item in site.trainable().values()]
         return SWAGWeights(config, [*adapter, *head.parameters()])
     if isinstance(config, TFB):
         return TFBWeights(sites)
+    if isinstance(config, BLoB):
+        return BLoBWeights(config, sites, seed + _SEED_STEP)
     return None
 
 

@@ -51,7 +51,7 @@ def build_network(
         max_length=max_length,
     )
     head = build(posterior, backbone.num_features, num_classes, extra=extra)
-    weights = build_weights(posterior, sites, head)
+    weights = build_weights(posterior, sites, head, seed)
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 

@@ -18,11 +18,13 @@ from transformers import TrainerCallback
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
+from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_weights import SWAG, TFB
+from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
 from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.training.anchors import degradation_on_anchors
+from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import Noise
@@ -91,7 +93,22 @@ def weight_training(
             )
 
         return WeightTraining(finish=choose_sigma)
+    if isinstance(posterior, BLoB) and isinstance(weights, BLoBWeights):
+        return _variational(posterior, weights, num_train, settings)
     return WeightTraining()
+
+
+def _variational(
+    posterior: BLoB, weights: BLoBWeights, num_train: int, settings: TrainingSettings
+) -> WeightTraining:
+    weight = uniform_weight(num_train)
+    if posterior.kl_weights == "cyclic":
+        weight = cyclic_weight(num_train, settings.batch_size)
+    return WeightTraining(
+        noise=weights.noise,
+        callbacks=(KLSteps(weights, posterior.kl_lr, weight),),
+        parameters=tuple(weights.parameters()),
+    )
 
 
 class Snapshots(TrainerCallback):

@@ -9,7 +9,7 @@ from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.posteriors.config import MLE
-from bayeslora.posteriors.config_weights import SWAG, TFB
+from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits
 
@@ -19,6 +19,8 @@ RECIPES = {
     "swag": (LORA, SWAG(num_samples=3)),
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
     "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
+    "blob": (LORA, BLoB(num_samples=3)),
+    "polar-blob": (POLAR, BLoB(num_samples=3, kl_weights="cyclic")),
     "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
 }
 every = pytest.mark.parametrize("recipe", RECIPES)
