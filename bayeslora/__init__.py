@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
+    from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
@@ -35,6 +35,7 @@ _HOMES = {
     "BLoB": "bayeslora.posteriors.config_weights",
     "BayesianClassifier": "bayeslora.classifier",
     "Ensemble": "bayeslora.posteriors.config",
+    "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
     "Laplace": "bayeslora.posteriors.config",
     "LoRA": "bayeslora.adapters.config",
@@ -44,6 +45,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "SWAG": "bayeslora.posteriors.config_weights",
+    "ScalaBL": "bayeslora.posteriors.config_weights",
     "TFB": "bayeslora.posteriors.config_weights",
     "Temperature": "bayeslora.posteriors.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
@@ -54,6 +56,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "IVON",
     "MAP",
     "MLE",
     "SWAG",
@@ -68,6 +71,7 @@ __all__ = [
     "MCDropout",
     "PoLAR",
     "Predictions",
+    "ScalaBL",
     "Temperature",
     "TemperatureScaling",
     "__version__",

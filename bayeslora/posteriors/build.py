@@ -11,9 +11,11 @@ from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.tfb import TFBWeights
@@ -28,7 +30,7 @@ _DIAGONAL = ("diagonal", "diagonal")
 _SEED_STEP = 1 << 32
 
 Head = PointHead | VBLLHead | LaplaceHead
-Weights = SWAGWeights | TFBWeights | BLoBWeights
+Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights
 
 
 def build(
@@ -94,6 +96,10 @@ def build_weights(
         return TFBWeights(sites)
     if isinstance(config, BLoB):
         return BLoBWeights(config, sites, seed + _SEED_STEP)
+    if isinstance(config, IVON):
+        return IVONWeights(config, sites)
+    if isinstance(config, ScalaBL):
+        return ScalaBLWeights(config, sites, seed + _SEED_STEP)
     return None
 
 

@@ -18,7 +18,7 @@ from bayeslora.posteriors.config_checks import (
     check_positive_or_name,
     is_number,
 )
-from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -216,11 +216,11 @@ class Ensemble:
         check_count("num_members", self.num_members, least=1)
 
 
-Sampled = MCDropout | SWAG | TFB | BLoB
+Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL
 """Posteriors over adapter weights, which predict with `num_samples` passes."""
 
 PosteriorConfig = MLE | MAP | VBLL | Laplace | TemperatureScaling | Ensemble | Sampled
 
 _LAST_LAYER = (MLE, MAP, VBLL, Laplace, TemperatureScaling)
-_WEIGHTS = (MCDropout, Ensemble, SWAG, TFB, BLoB)
+_WEIGHTS = (MCDropout, Ensemble, SWAG, TFB, BLoB, IVON, ScalaBL)
 POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}

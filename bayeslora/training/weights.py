@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import TrainerCallback
 
+from bayeslora.adapters.config import AdapterConfig
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
+from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.ivon import IVONWeights
+from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
 from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.training.anchors import degradation_on_anchors
@@ -60,13 +65,18 @@ class WeightTraining:
 
 
 def weight_training(
-    posterior: PosteriorConfig, network: Network, num_train: int, settings: TrainingSettings
+    posterior: PosteriorConfig,
+    network: Network,
+    adapter: AdapterConfig,
+    num_train: int,
+    settings: TrainingSettings,
 ) -> WeightTraining:
     """Return how the posterior over the network's adapter weights takes part in its training.
 
     Args:
         posterior: What was chosen.
         network: Fresh, with the posterior's module in `weights`.
+        adapter: Whose learning rate counts.
         num_train: Training rows N.
         settings: Epochs, batch size, seed.
 
@@ -93,13 +103,18 @@ def weight_training(
             )
 
         return WeightTraining(finish=choose_sigma)
-    if isinstance(posterior, BLoB) and isinstance(weights, BLoBWeights):
+    if isinstance(posterior, BLoB | ScalaBL) and isinstance(weights, BLoBWeights | ScalaBLWeights):
         return _variational(posterior, weights, num_train, settings)
+    if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
+        return _natural(posterior, weights, adapter)
     return WeightTraining()
 
 
 def _variational(
-    posterior: BLoB, weights: BLoBWeights, num_train: int, settings: TrainingSettings
+    posterior: BLoB | ScalaBL,
+    weights: BLoBWeights | ScalaBLWeights,
+    num_train: int,
+    settings: TrainingSettings,
 ) -> WeightTraining:
     weight = uniform_weight(num_train)
     if posterior.kl_weights == "cyclic":
@@ -109,6 +124,52 @@ def _variational(
         callbacks=(KLSteps(weights, posterior.kl_lr, weight),),
         parameters=tuple(weights.parameters()),
     )
+
+
+def check_installed(posterior: PosteriorConfig) -> None:
+    """Complain where training needs an optional package that is not there.
+
+    Raises:
+        MissingAssetError: It is not installed; the message says how to install it.
+    """
+    if isinstance(posterior, IVON):
+        require_ivon()
+
+
+def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> WeightTraining:
+    optimizers: list[Optimizer] = []
+
+    def build(parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer = build_ivon(
+            parameters,
+            lr=posterior.lr or adapter.lr / posterior.clip_radius,
+            ess=posterior.ess,
+            hess_init=posterior.hess_init,
+            beta1=posterior.beta1,
+            beta2=posterior.beta2,
+            weight_decay=posterior.weight_decay,
+            clip_radius=posterior.clip_radius,
+        )
+        optimizers.append(optimizer)
+        return optimizer
+
+    return WeightTraining(
+        noise=lambda: sampled(optimizers[-1]),
+        callbacks=(Curvature(weights, optimizers),),
+        optimizer=build,
+    )
+
+
+class Curvature(TrainerCallback):
+    """Keeps the posterior's curvature equal to the optimiser's."""
+
+    def __init__(self, weights: IVONWeights, optimizers: list[Optimizer]) -> None:
+        self._weights = weights
+        self._optimizers = optimizers
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Copy what the last step found."""
+        self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
 
 
 class Snapshots(TrainerCallback):

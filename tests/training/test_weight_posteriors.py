@@ -8,8 +8,10 @@ from small_fits import equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MLE
-from bayeslora.posteriors.config_weights import SWAG, TFB, BLoB
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.training.assemble import build_network
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits
 
@@ -21,6 +23,9 @@ RECIPES = {
     "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
     "blob": (LORA, BLoB(num_samples=3)),
     "polar-blob": (POLAR, BLoB(num_samples=3, kl_weights="cyclic")),
+    "ivon": (LORA, IVON(num_samples=3)),
+    "polar-ivon": (POLAR, IVON(num_samples=3, beta2=0.9, ess=1e4)),
+    "scalabl": (LORA, ScalaBL(num_samples=3)),
     "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
 }
 every = pytest.mark.parametrize("recipe", RECIPES)
@@ -162,3 +167,22 @@ def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tm
     assert result.best_epoch == 3
     assert result.posterior["num_snapshots"] == 6
     assert result.posterior["weight_std"] > 0
+
+
+def test_the_posterior_has_the_curvature_that_the_optimiser_found(encoder, fitted, tmp_path):
+    fit, _ = fitted("polar-ivon")
+    hess = fit.network.weights.hess
+    assert float(hess.min()) > 0
+    assert float(hess.std()) > 0.1 * fit.posterior.hess_init
+
+
+def test_ivon_learns(encoder, tmp_path):
+    fit = fresh(encoder, IVON(), replace(LORA, lr=1e-2), epochs=12, num_train=60)
+    losses = [entry["loss"] for entry in fit.run(tmp_path).history]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("posterior", [ScalaBL()], ids=lambda posterior: posterior.name)
+def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
+    with pytest.raises(InputError, match=f"posterior '{posterior.name}' .* 'lora'.*'polar'"):
+        build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
