@@ -26,13 +26,14 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
-    from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+    from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+    from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
     from bayeslora.posteriors.temperature import Temperature
     from bayeslora.predictions import Predictions
     from bayeslora.reporting.report import report
 
 _HOMES = {
-    "BLoB": "bayeslora.posteriors.config_weights",
+    "BLoB": "bayeslora.posteriors.config_variational",
     "BayesianClassifier": "bayeslora.classifier",
     "Ensemble": "bayeslora.posteriors.config",
     "IVON": "bayeslora.posteriors.config_weights",
@@ -45,7 +46,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "SWAG": "bayeslora.posteriors.config_weights",
-    "ScalaBL": "bayeslora.posteriors.config_weights",
+    "ScalaBL": "bayeslora.posteriors.config_variational",
     "TFB": "bayeslora.posteriors.config_weights",
     "Temperature": "bayeslora.posteriors.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.site import LowRank
-from bayeslora.posteriors.config_weights import BLoB
+from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.posteriors.weights import (
     gaussian_kl,
     initial_root,

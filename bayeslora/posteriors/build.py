@@ -11,7 +11,8 @@ from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead

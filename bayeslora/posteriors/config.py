@@ -18,7 +18,8 @@ from bayeslora.posteriors.config_checks import (
     check_positive_or_name,
     is_number,
 )
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.site import LowRank
-from bayeslora.posteriors.config_weights import ScalaBL
+from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.posteriors.weights import gaussian_kl, replaced, standard_normal
 
 

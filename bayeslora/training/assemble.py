@@ -14,7 +14,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
-from bayeslora.posteriors.config_weights import ScalaBL
+from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.training.network import Network
 
 

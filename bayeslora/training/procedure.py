@@ -24,7 +24,7 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.members import FitPlan, fit_members
 from bayeslora.training.resume import claim, data_hash, refuse
 from bayeslora.training.settings import TrainingSettings
-from bayeslora.training.weights import check_installed
+from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_VALIDATED = 10
@@ -127,7 +127,7 @@ def fit_classifier(
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
             "that the network was trained on is too low"
         )
-    check_installed(choices.posterior)
+    check_possible(choices.posterior, len(data.train[0]), settings)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}
     if out is not None:

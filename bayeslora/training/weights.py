@@ -23,7 +23,8 @@ from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
@@ -84,10 +85,10 @@ def weight_training(
         InputError: The training is too short for the posterior.
     """
     weights = network.weights
-    num_steps = settings.epochs * math.ceil(num_train / settings.batch_size)
     if isinstance(posterior, SWAG) and isinstance(weights, SWAGWeights):
+        steps = snapshot_steps(posterior, _num_steps(num_train, settings))
         return WeightTraining(
-            callbacks=(Snapshots(weights, snapshot_steps(posterior, num_steps)),),
+            callbacks=(Snapshots(weights, steps),),
             schedule=posterior.schedule,
             early_stopping=False,
             finish=lambda *_: weights.put_mean(),
@@ -126,14 +127,21 @@ def _variational(
     )
 
 
-def check_installed(posterior: PosteriorConfig) -> None:
-    """Complain where training needs an optional package that is not there.
+def check_possible(posterior: PosteriorConfig, num_train: int, settings: TrainingSettings) -> None:
+    """Complain where a fit could not end, before anything is loaded or written.
 
     Raises:
-        MissingAssetError: It is not installed; the message says how to install it.
+        InputError: The training is too short for the posterior.
+        MissingAssetError: The posterior needs a package that is not installed.
     """
+    if isinstance(posterior, SWAG):
+        snapshot_steps(posterior, _num_steps(num_train, settings))
     if isinstance(posterior, IVON):
         require_ivon()
+
+
+def _num_steps(num_train: int, settings: TrainingSettings) -> int:
+    return settings.epochs * math.ceil(num_train / settings.batch_size)
 
 
 def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> WeightTraining:

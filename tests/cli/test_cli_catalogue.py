@@ -30,6 +30,12 @@ def test_methods_lists_everything_with_its_defaults(run):
     for item in (*content["adapters"], *content["posteriors"], *content["recalibrators"]):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
+    for item in content["posteriors"]:
+        assert f" {item['passes']} " in result.out
+        assert item["parameters"] in result.out
+    blob = next(item for item in content["posteriors"] if item["name"] == "blob")
+    assert blob["passes"] == "num_samples"
+    assert blob["passes"] in blob["options"]
     polar = next(item for item in content["adapters"] if item["name"] == "polar")
     assert polar["options"]["r"] == ADAPTERS["polar"]().r
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.config_weights import BLoB
+from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.posteriors.weights import step_root
 
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_fits import fresh
 
 from bayeslora.adapters.config import LoRA
-from bayeslora.posteriors.config_weights import BLoB
+from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
 
 

@@ -10,7 +10,8 @@ from test_fit import KilledError, die_after
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MLE
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB, BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training.assemble import build_network
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits

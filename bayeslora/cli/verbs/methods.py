@@ -10,6 +10,9 @@ from bayeslora.cli.outputs import print_columns, print_json
 
 SUMMARY = "list adapters, posteriors and recalibrators"
 
+# Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
+_COSTS = ("passes", "parameters")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
@@ -22,10 +25,19 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(found)
         return
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
     for kind, entries in found.items():
-        rows.append((kind, "", ""))
-        rows += [(f"  {item['name']}", item["summary"], item["source"]) for item in entries]
+        costs = [name for name in _COSTS if any(name in item for item in entries)]
+        rows.append((kind, "", *(name if name in costs else "" for name in _COSTS), ""))
+        rows += [
+            (
+                f"  {item['name']}",
+                item["summary"],
+                *(item.get(name, "") for name in _COSTS),
+                item["source"],
+            )
+            for item in entries
+        ]
     print_columns(rows)
     print("\n--json lists the options of each with their defaults.")
 
@@ -55,6 +67,7 @@ def _described(config: type[Any]) -> dict[str, Any]:
     return {
         "name": defaults.pop("name"),
         "summary": config.summary,
+        **{name: getattr(config, name) for name in _COSTS if hasattr(config, name)},
         "source": config.source,
         "options": defaults,
     }
