@@ -107,7 +107,7 @@ def build_optimizer(
     """Return the optimiser for an adapter's sites and a head.
 
     The adapter's groups come first, so the first learning rate is the adapter's. Each group's
-    `name` is `adapter`, `posterior`, `factors` or `head`. Frozen parameters are left out.
+    `name` is `adapter`, `posterior`, `factors` or `head`.
 
     Args:
         sites: The adapters; may be empty.
@@ -125,7 +125,6 @@ def build_optimizer(
     free, factors = euclidean_parameters(sites), manifold_parameters(sites)
     if factors and not isinstance(config, PoLAR):
         raise InputError(f"the sites have orthonormal factors, which {config.name!r} cannot train")
-    free = [parameter for parameter in free if parameter.requires_grad]
     if free and euclidean is not None:
         adapter.append(_named("adapter", euclidean(free)))
     elif free:

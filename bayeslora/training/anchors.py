@@ -24,6 +24,7 @@ def degradation_on_anchors(
     labels: Tensor,
     *,
     seed: int,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Callable[[], float]:
     """Return a function that measures the relative loss of a metric under draws of the weights.
 
@@ -34,13 +35,16 @@ def degradation_on_anchors(
         texts: The training texts.
         labels: [N] int64.
         seed: Of the choice of rows, and of the noise.
+        advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(texts), generator=generator)[: config.num_anchors].tolist()
 
     def probs(num_samples: int) -> Tensor:
-        found = sampled_logits(network, weights, texts, num_samples, seed=seed, rows=rows)
+        found = sampled_logits(
+            network, weights, texts, num_samples, seed=seed, rows=rows, advance=advance
+        )
         return found.samples.softmax(-1).mean(0)
 
     mean = probs(0)

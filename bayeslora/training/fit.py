@@ -160,7 +160,14 @@ def train_network(
     torch.manual_seed(settings.seed)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
-    weights = weight_training(posterior, network, adapter, len(train.labels), settings)
+    weights = weight_training(
+        posterior,
+        network,
+        adapter,
+        len(train.labels),
+        settings,
+        progress=description is not None,
+    )
     validate = None
     if validation is not None and not weights.early_stopping:
         logger.warning(

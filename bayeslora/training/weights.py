@@ -32,6 +32,7 @@ from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.training.anchors import degradation_on_anchors
 from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
 from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import Noise
 
@@ -71,6 +72,8 @@ def weight_training(
     adapter: AdapterConfig,
     num_train: int,
     settings: TrainingSettings,
+    *,
+    progress: bool = False,
 ) -> WeightTraining:
     """Return how the posterior over the network's adapter weights takes part in its training.
 
@@ -80,6 +83,7 @@ def weight_training(
         adapter: Whose learning rate counts.
         num_train: Training rows N.
         settings: Epochs, batch size, seed.
+        progress: Whether what happens after the last step shows a bar on stderr.
 
     Raises:
         InputError: The training is too short for the posterior.
@@ -94,21 +98,28 @@ def weight_training(
             finish=lambda *_: weights.put_mean(),
         )
     if isinstance(posterior, TFB) and isinstance(weights, TFBWeights):
-
-        def choose_sigma(texts: PreparedTexts, labels: Tensor) -> None:
-            weights.fit(
-                posterior,
-                degradation_on_anchors(
-                    posterior, network, weights, texts, labels, seed=settings.seed
-                ),
-            )
-
-        return WeightTraining(finish=choose_sigma)
+        return _training_free(posterior, weights, network, settings.seed, shown=progress)
     if isinstance(posterior, BLoB | ScalaBL) and isinstance(weights, BLoBWeights | ScalaBLWeights):
         return _variational(posterior, weights, num_train, settings)
     if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
         return _natural(posterior, weights, adapter)
     return WeightTraining()
+
+
+def _training_free(
+    posterior: TFB, weights: TFBWeights, network: Network, seed: int, *, shown: bool
+) -> WeightTraining:
+    def choose_sigma(texts: PreparedTexts, labels: Tensor) -> None:
+        # The mean's pass, the upper end of the search, and its steps.
+        passes = 1 + posterior.num_search_samples * (1 + posterior.num_steps)
+        total = passes * min(posterior.num_anchors, len(texts))
+        with progress_bar("search for sigma", total, shown=shown, unit="text") as advance:
+            degradation = degradation_on_anchors(
+                posterior, network, weights, texts, labels, seed=seed, advance=advance
+            )
+            weights.fit(posterior, degradation)
+
+    return WeightTraining(finish=choose_sigma)
 
 
 def _variational(

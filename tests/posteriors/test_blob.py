@@ -89,23 +89,23 @@ def test_without_spread_a_noisy_pass_is_the_plain_one(make):
 
 @SITES
 def test_flipout_has_the_variance_of_drawn_weights(make):
-    """Direct draws of the weights, 8,000 of each: the standard error of a variance is
-    √(2 / 8000) = 1.6 % of it, so two of them differ by less than 5 · √2 · 1.6 % = 11.2 %.
+    """Direct draws of the weights, 4,000 of each: the standard error of a variance is
+    √(2 / 4000) = 2.2 % of it, so two of them differ by less than 5 · √2 · 2.2 % = 15.8 %.
     """
     site = make(out=3, inputs=4)
     weights = BLoBWeights(BLoB(initial_std=0.4), [site])
     x = torch.randn(1, 2, 4)
-    direct = drawn(weights, lambda: site(x), 8000)
+    direct = drawn(weights, lambda: site(x), 4000)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
         # One E for the batch would tie its rows together; these passes have one row each.
-        flipped = torch.stack([site(x) for _ in range(8000)]).double()
-    torch.testing.assert_close(flipped.var(0), direct.var(0), rtol=0.112, atol=0)
+        flipped = torch.stack([site(x) for _ in range(4000)]).double()
+    torch.testing.assert_close(flipped.var(0), direct.var(0), rtol=0.158, atol=0)
     # The tokens of a text see the same weights, so they vary together as they do directly.
     for out in range(3):
         one = flipped[:, 0, :, out].T.cov()
         other = direct[:, 0, :, out].T.cov()
-        torch.testing.assert_close(one, other, rtol=0, atol=0.112 * float(other.diagonal().max()))
+        torch.testing.assert_close(one, other, rtol=0, atol=0.158 * float(other.diagonal().max()))
 
 
 def test_texts_of_a_batch_vary_independently():
@@ -115,21 +115,21 @@ def test_texts_of_a_batch_vary_independently():
     x = torch.randn(1, 4).repeat(2, 1)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
-        found = torch.stack([site(x)[:, 0] for _ in range(8000)]).double()
+        found = torch.stack([site(x)[:, 0] for _ in range(4000)]).double()
     correlation = float(torch.corrcoef(found.T)[0, 1])
-    assert abs(correlation) < 5 / 8000**0.5
+    assert abs(correlation) < 5 / 4000**0.5
 
 
 @SITES
 def test_draws_have_the_means_and_spreads(make):
-    """5 standard errors of mean and standard deviation from 10,000 draws."""
+    """5 standard errors of mean and standard deviation from 4,000 draws."""
     site = make()
     weights = BLoBWeights(BLoB(initial_std=0.4), [site])
     factor = random_factor(site).weight
     mean, std = factor.detach().double(), weights.roots[0].detach().double().square()
-    found = drawn(weights, lambda: factor, 10_000)
-    assert ((found.mean(0) - mean) / std).abs().max() < 5 / 100
-    torch.testing.assert_close(found.std(0), std, rtol=5 / 20_000**0.5, atol=0)
+    found = drawn(weights, lambda: factor, 4000)
+    assert ((found.mean(0) - mean) / std).abs().max() < 5 / 4000**0.5
+    torch.testing.assert_close(found.std(0), std, rtol=5 / 8000**0.5, atol=0)
     assert torch.equal(factor.detach().double(), mean)
 
 

@@ -63,17 +63,17 @@ def test_the_adapter_follows_the_means():
 
 
 def test_a_noisy_pass_has_the_mean_and_variance_of_drawn_weights():
-    """8,000 draws of each: two variances differ by less than 5 · √2 · √(2 / 8000) = 11.2 %."""
+    """4,000 draws of each: two variances differ by less than 5 · √2 · √(2 / 4000) = 15.8 %."""
     (site,), weights = made(initial_std=0.4)
     x = torch.randn(1, 2, 4).double()
-    direct = drawn(weights, lambda: site(x), 8000)
+    direct = drawn(weights, lambda: site(x), 4000)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
-        noisy = site(x.repeat(8000, 1, 1))
+        noisy = site(x.repeat(4000, 1, 1))
     spread = direct.std(0)
-    torch.testing.assert_close(noisy.var(0)[None], spread.square(), rtol=0.112, atol=0)
-    assert ((noisy.mean(0) - direct.mean(0)) / spread).abs().max() < 5 * (2 / 8000) ** 0.5
-    assert ((direct.mean(0) - site(x)) / spread).abs().max() < 5 / 8000**0.5
+    torch.testing.assert_close(noisy.var(0)[None], spread.square(), rtol=0.158, atol=0)
+    assert ((noisy.mean(0) - direct.mean(0)) / spread).abs().max() < 5 * (2 / 4000) ** 0.5
+    assert ((direct.mean(0) - site(x)) / spread).abs().max() < 5 / 4000**0.5
 
 
 def test_gradients_of_the_noisy_pass_are_those_of_the_formula():

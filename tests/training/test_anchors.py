@@ -8,6 +8,7 @@ from bayeslora.adapters.config import LoRA
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.anchors import degradation_on_anchors
 from bayeslora.training.predict import predict_logits
+from bayeslora.training.weights import weight_training
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,17 @@ def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
     assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
     after = predict_logits(again.network, [], TFB(), again.validation.texts, num_samples=0).mean
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+
+
+def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys):
+    fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
+    training = weight_training(fit.posterior, fit.network, fit.adapter, 30, fit.settings)
+    fit.run(tmp_path, fit_last=False)
+    assert capsys.readouterr().err == ""
+    training.finish(fit.train.texts, fit.train.labels)
+    assert capsys.readouterr().err == ""
+    loud = weight_training(fit.posterior, fit.network, fit.adapter, 30, fit.settings, progress=True)
+    loud.finish(fit.train.texts, fit.train.labels)
+    shown = capsys.readouterr()
+    assert "search for sigma" in shown.err
+    assert shown.out == ""

@@ -1,5 +1,6 @@
 """What every posterior over adapter weights keeps to, from training to the saved model."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,17 +10,19 @@ from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MLE
+from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
 from bayeslora.posteriors.config_variational import BLoB, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.training import weights as weights_module
 from bayeslora.training.assemble import build_network
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.weights import Snapshots, WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
 RECIPES = {
-    "swag": (LORA, SWAG(num_samples=3)),
+    "swag": (LORA, SWAG(num_samples=3, start=0.0)),
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
     "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
     "blob": (LORA, BLoB(num_samples=3)),
@@ -140,13 +143,11 @@ def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, recipe):
 @every
 def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, recipe):
     """The encoder has dropout; what is drawn in training must come back as well."""
-    whole = begin(encoder, recipe, epochs=3)
+    whole = begin(encoder, recipe)
     expected = whole.run(tmp_path / "whole", validates=True)
     with pytest.raises(KilledError):
-        begin(encoder, recipe, epochs=3).run(
-            tmp_path / "again", validates=True, on_epoch=die_after(3)
-        )
-    resumed = begin(encoder, recipe, epochs=3)
+        begin(encoder, recipe).run(tmp_path / "again", validates=True, on_epoch=die_after(2))
+    resumed = begin(encoder, recipe)
     torch.manual_seed(12345)
     assert resumed.run(tmp_path / "again", validates=True) == expected
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
@@ -166,7 +167,7 @@ def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tm
     result = fit.run(tmp_path, validates=True)
     assert "'swag' trains for all its epochs: the validation rows choose nothing" in caplog.text
     assert result.best_epoch == 3
-    assert result.posterior["num_snapshots"] == 6
+    assert result.posterior["num_snapshots"] == 12
     assert result.posterior["weight_std"] > 0
 
 
@@ -187,3 +188,33 @@ def test_ivon_learns(encoder, tmp_path):
 def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
     with pytest.raises(InputError, match=f"posterior '{posterior.name}' .* 'lora'.*'polar'"):
         build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
+
+
+@pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), MCDropout(), Ensemble()])
+def test_other_posteriors_train_as_without_all_this(encoder, posterior):
+    fit = fresh(encoder, posterior, LORA)
+    assert fit.network.weights is None
+    assert not any(name.startswith("weights") for name in fit.network.trained_state())
+    found = weight_training(posterior, fit.network, LORA, 30, fit.settings)
+    assert found == WeightTraining()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("constant", 1.0), ("cosine", (1 + math.cos(7 * math.pi / 8)) / 2)]
+)
+def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
+    """Of 8 steps, which are too few for a warm-up."""
+    fit = fresh(encoder, SWAG(schedule=schedule), LORA)
+    rates = []
+
+    class Rates(Snapshots):
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            group = kwargs["optimizer"].param_groups[0]
+            rates.append(group["lr"] / group["initial_lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_module, "Snapshots", Rates)
+        fit.run(tmp_path)
+    assert len(rates) == 8
+    assert rates[0] == 1
+    assert rates[-1] == pytest.approx(last)
