@@ -12,6 +12,8 @@ A training pass takes one draw a text by flipout, Z_n = M + (Ω ∘ E) ∘ t_n r
 batch and random signs r_n, t_n: each is a draw from the posterior, and texts are uncorrelated. (The
 published code draws signs a token, so that one text is seen through many weights at once.) The
 likelihood moves M, G and B by AdamW; the KL then moves M and G by a plain gradient step of its own.
+AdamW rescales gradients and the plain step does not, so where the two balance depends on both
+learning rates: it is not exactly the optimum of the ELBO.
 
 Source: Wang, Shi, Han, Metaxas and Wang 2024, arXiv 2406.11675; flipout: Wen et al. 2018,
 arXiv 1803.04386.

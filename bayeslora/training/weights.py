@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,6 +34,7 @@ from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import Noise
+from bayeslora.training.watchers import Curvature, Snapshots
 
 Finish = Callable[[PreparedTexts, Tensor], None]
 
@@ -177,28 +177,3 @@ def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> W
         callbacks=(Curvature(weights, optimizers),),
         optimizer=build,
     )
-
-
-class Curvature(TrainerCallback):
-    """Keeps the posterior's curvature equal to the optimiser's."""
-
-    def __init__(self, weights: IVONWeights, optimizers: list[Optimizer]) -> None:
-        self._weights = weights
-        self._optimizers = optimizers
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Copy what the last step found."""
-        self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
-
-
-class Snapshots(TrainerCallback):
-    """Shows SWAG the weights after given steps."""
-
-    def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
-        self._weights = weights
-        self._steps = frozenset(steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Collect a snapshot where its turn has come."""
-        if state.global_step in self._steps:
-            self._weights.collect()
