@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         TemperatureScaling,
     )
     from bayeslora.posteriors.config_nuts import NUTS
+    from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+    from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
     from bayeslora.predictions import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
@@ -42,11 +44,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "APS": "bayeslora.conformal.aps",
+    "BLoB": "bayeslora.posteriors.config_variational",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "ConformalSets": "bayeslora.conformal.sets",
     "Ensemble": "bayeslora.posteriors.config",
     "HistogramBinning": "bayeslora.recalibration.histogram",
+    "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
@@ -61,6 +65,9 @@ _HOMES = {
     "Predictions": "bayeslora.predictions",
     "RAPS": "bayeslora.conformal.aps",
     "Temperature": "bayeslora.recalibration.temperature",
+    "SWAG": "bayeslora.posteriors.config_weights",
+    "ScalaBL": "bayeslora.posteriors.config_variational",
+    "TFB": "bayeslora.posteriors.config_weights",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
     "VectorScaling": "bayeslora.recalibration.vector",
@@ -73,12 +80,16 @@ _HOMES = {
 
 __all__ = [
     "APS",
+    "IVON",
     "LAC",
     "MAP",
     "MLE",
     "NUTS",
     "RAPS",
+    "SWAG",
+    "TFB",
     "VBLL",
+    "BLoB",
     "BayesianClassifier",
     "BetaCalibration",
     "ConformalSets",
@@ -92,6 +103,7 @@ __all__ = [
     "MatrixScaling",
     "PoLAR",
     "Predictions",
+    "ScalaBL",
     "Temperature",
     "TemperatureScaling",
     "VectorScaling",

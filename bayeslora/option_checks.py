@@ -31,6 +31,12 @@ def check_share(field: str, value: object) -> None:
         raise InputError(f"{field} must be between 0 and 1, got {value!r}")
 
 
+def check_below_one(field: str, value: object) -> None:
+    """Refuse anything but a number from 0 to just below 1."""
+    if not is_number(value) or not 0 <= float(value) < 1:  # type: ignore[arg-type]
+        raise InputError(f"{field} must be at least 0 and below 1, got {value!r}")
+
+
 def check_positive_or_name(field: str, value: object, names: Collection[str]) -> None:
     """Refuse anything but a finite number above zero or one of `names`."""
     if not isinstance(value, str):

@@ -21,6 +21,9 @@ from bayeslora.optim.landing import LandingAdamW
 from bayeslora.optim.riemannian import RiemannianAdamW
 from bayeslora.optim.stiefel import euclidean_parameters, manifold_parameters
 
+Euclidean = Callable[[list[nn.Parameter]], Optimizer]
+"""From parameters to the optimiser, of one group, that moves them."""
+
 
 class AlternatingOptimizer(Optimizer):
     """Several optimisers behind the interface of one.
@@ -97,17 +100,23 @@ def build_optimizer(
     head_parameters: Iterable[nn.Parameter],
     config: AdapterConfig,
     head_lr: float,
+    *,
+    more: Iterable[nn.Parameter] = (),
+    euclidean: Euclidean | None = None,
 ) -> AlternatingOptimizer:
     """Return the optimiser for an adapter's sites and a head.
 
     The adapter's groups come first, so the first learning rate is the adapter's. Each group's
-    `name` is `adapter`, `factors` or `head`.
+    `name` is `adapter`, `posterior`, `factors` or `head`.
 
     Args:
         sites: The adapters; may be empty.
         head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
         config: Learning rate, weight decay and constraint of the adapter.
         head_lr: Learning rate of the head.
+        more: Parameters that `step()` moves with the adapter, without weight decay.
+        euclidean: Returns the optimiser of the adapter's parameters that live on no manifold;
+            None takes AdamW.
 
     Raises:
         InputError: There is nothing to optimise, or the sites are not those of `config`.
@@ -116,9 +125,14 @@ def build_optimizer(
     free, factors = euclidean_parameters(sites), manifold_parameters(sites)
     if factors and not isinstance(config, PoLAR):
         raise InputError(f"the sites have orthonormal factors, which {config.name!r} cannot train")
-    if free:
+    if free and euclidean is not None:
+        adapter.append(_named("adapter", euclidean(free)))
+    elif free:
         group = {"params": free, "name": "adapter"}
         adapter.append(AdamW([group], lr=config.lr, weight_decay=config.weight_decay))
+    if spreads := list(more):
+        group = {"params": spreads, "name": "posterior"}
+        adapter.append(AdamW([group], lr=config.lr, weight_decay=0.0))
     # After the cores, so that absorption is the last thing that a step does.
     if isinstance(config, PoLAR) and factors:
         adapter.append(_factor_optimizer(sites, config))
@@ -141,5 +155,10 @@ def _factor_optimizer(sites: Sequence[LowRank], config: PoLAR) -> Optimizer:
             absorb_every=config.absorb_every,
             project=config.constraint == "landing",
         )
-    inner.param_groups[0]["name"] = "factors"
+    return _named("factors", inner)
+
+
+def _named(name: str, inner: Optimizer) -> Optimizer:
+    """Return an optimiser of one group with a name on that group."""
+    inner.param_groups[0]["name"] = name
     return inner

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
+from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.covariances import shapes
+from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.scalabl import ScalaBLWeights
+from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tempered import TemperedHead
+from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.posteriors.vbll import VBLLHead
 
 logger = logging.getLogger(__name__)
@@ -23,8 +31,11 @@ logger = logging.getLogger(__name__)
 # A covariance is held a few times over while it is fitted.
 _MOST_BYTES = 1 << 30
 _SIMPLER = {"full": "dense", "dense": "diagonal"}
+# Other numbers than those that the adapters start from.
+_SEED_STEP = 1 << 32
 
 Head = PointHead | VBLLHead | LaplaceHead | NUTSHead
+Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights
 
 
 def build(
@@ -38,7 +49,7 @@ def build(
 ) -> Head:
     """Return the head of a configuration: an `nn.Module` that satisfies `LastLayer`.
 
-    MC dropout and ensembles are random in other weights: their head is a plain MLE head.
+    Posteriors that are random in other weights have a plain MLE head.
 
     Args:
         config: Which posterior, with its options.
@@ -71,6 +82,34 @@ def build(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head
+
+
+def build_weights(
+    config: PosteriorConfig, sites: Sequence[LowRank], head: Head, seed: int = 0
+) -> Weights | None:
+    """Return the posterior over adapter weights of a configuration: an `nn.Module` with `draw`.
+
+    None where the configuration has none, or where its draws need no tensors of their own (MC
+    dropout, ensembles).
+
+    Args:
+        config: Which posterior, with its options.
+        sites: The adapters, inside their model already.
+        head: The last layer.
+        seed: Of a random start.
+    """
+    if isinstance(config, SWAG):
+        adapter = [item for site in sites for item in site.trainable().values()]
+        return SWAGWeights(config, [*adapter, *head.parameters()])
+    if isinstance(config, TFB):
+        return TFBWeights(sites)
+    if isinstance(config, BLoB):
+        return BLoBWeights(config, sites, seed + _SEED_STEP)
+    if isinstance(config, IVON):
+        return IVONWeights(config, sites)
+    if isinstance(config, ScalaBL):
+        return ScalaBLWeights(config, sites, seed + _SEED_STEP)
+    return None
 
 
 def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_checks import (
+from bayeslora.option_checks import (
     check_choice,
     check_count,
     check_flag,
@@ -19,6 +19,8 @@ from bayeslora.posteriors.config_checks import (
     is_number,
 )
 from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -40,6 +42,8 @@ class MLE:
     name: ClassVar[str] = "mle"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
     source: ClassVar[str] = ""
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class MAP:
     name: ClassVar[str] = "map"
     summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
     source: ClassVar[str] = ""
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)
@@ -109,6 +115,8 @@ class VBLL:
     name: ClassVar[str] = "vbll"
     summary: ClassVar[str] = "variational Bayesian last layer, polished in closed form"
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "a covariance a class"
 
     def __post_init__(self) -> None:
         check_positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
@@ -157,6 +165,8 @@ class Laplace:
     name: ClassVar[str] = "laplace"
     summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "a covariance of the last layer"
 
     def __post_init__(self) -> None:
         check_choice("structure", self.structure, STRUCTURES)
@@ -173,6 +183,8 @@ class TemperatureScaling:
     name: ClassVar[str] = "temperature"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "one"
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,8 @@ class MCDropout:
     name: ClassVar[str] = "mc_dropout"
     summary: ClassVar[str] = "dropout left on while predicting, several passes"
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
         if not is_number(self.p) or not 0 < self.p < 1:
@@ -210,17 +224,21 @@ class Ensemble:
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "independently trained adapters, averaged"
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
+    passes: ClassVar[str] = "num_members"
+    parameters: ClassVar[str] = "an adapter and a last layer a member"
 
     def __post_init__(self) -> None:
         check_count("num_members", self.num_members, least=1)
 
 
-PosteriorConfig = MLE | MAP | VBLL | Laplace | NUTS | TemperatureScaling | MCDropout | Ensemble
+Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL
+"""Posteriors over adapter weights, which predict with `num_samples` passes."""
 
-POSTERIORS: dict[str, type[Any]] = {
-    config.name: config
-    for config in (MLE, MAP, VBLL, Laplace, NUTS, TemperatureScaling, MCDropout, Ensemble)
-}
+PosteriorConfig = MLE | MAP | VBLL | Laplace | NUTS | TemperatureScaling | Ensemble | Sampled
+
+_LAST_LAYER = (MLE, MAP, VBLL, Laplace, NUTS, TemperatureScaling)
+_WEIGHTS = (MCDropout, Ensemble, SWAG, TFB, BLoB, IVON, ScalaBL)
+POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}
 
 
 def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_checks import (
+from bayeslora.option_checks import (
     check_choice,
     check_count,
     check_positive,
@@ -45,6 +45,8 @@ class NUTS:
     name: ClassVar[str] = "nuts"
     summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "max_draws last layers"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)

@@ -10,8 +10,8 @@ from bayeslora.posteriors.config import (
     MAP,
     MLE,
     Ensemble,
-    MCDropout,
     PosteriorConfig,
+    Sampled,
     TemperatureScaling,
 )
 
@@ -78,7 +78,7 @@ def check_feature_scores(names: Sequence[str], posterior: PosteriorConfig) -> No
     Raises:
         InputError: The posterior has several feature maps, or `combined` finds no logit variance.
     """
-    if names and isinstance(posterior, Ensemble | MCDropout):
+    if names and isinstance(posterior, Ensemble | Sampled):
         raise InputError(
             f"feature scores need one set of features, and posterior {posterior.name!r} has "
             "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'"

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayeslora.adapters.config import AdapterConfig, PoLAR
+from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.training.network import Network
 
 
@@ -41,6 +42,7 @@ def build_network(
     Raises:
         InputError: The adapter does not fit the backbone or the posterior.
     """
+    _check_adapter(adapter, posterior)
     clone = backbone.clone()
     sites = inject(clone.model, with_dropout(adapter, posterior), seed)
     names = [site.name for site in sites]
@@ -51,7 +53,8 @@ def build_network(
         max_length=max_length,
     )
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
-    return Network(encoder, sites, head).to(backbone.device)
+    weights = build_weights(posterior, sites, head, seed)
+    return Network(encoder, sites, head, weights).to(backbone.device)
 
 
 def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:
@@ -65,6 +68,14 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     if isinstance(adapter, PoLAR):
         raise InputError("posterior 'mc_dropout' needs an adapter with dropout; choose 'lora'")
     return replace(adapter, dropout=posterior.p)
+
+
+def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+    if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
+        raise InputError(
+            f"posterior 'scalabl' scales the free first factor of adapter 'lora'; {adapter.name!r} "
+            "has none"
+        )
 
 
 def _layers_path(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transfo
 from bayeslora.training.resume import last_checkpoint
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
+from bayeslora.training.weights import weight_training
+
+logger = logging.getLogger(__name__)
 
 EpochHook = Callable[[int, Network], None]
 
@@ -113,7 +117,7 @@ def fit_posterior(
         drawing = drawing_of(getattr(network.head, "config", None))
         familiar = Familiar(network.head.predict(rows), split, drawing)
         network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
-    return chosen
+    return chosen if network.weights is None else chosen | network.weights.report()
 
 
 def drawing_of(posterior: object) -> dict[str, Any]:
@@ -202,12 +206,32 @@ def train_network(
     torch.manual_seed(settings.seed)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
+    weights = weight_training(
+        posterior,
+        network,
+        adapter,
+        len(train.labels),
+        settings,
+        progress=description is not None,
+    )
     validate = None
-    if validation is not None and early_stopping:
+    if validation is not None and not weights.early_stopping:
+        logger.warning(
+            "posterior %r trains for all its epochs: the validation rows choose nothing",
+            posterior.name,
+        )
+    elif validation is not None and early_stopping:
         validate = _validation(rows, train.labels, validation, posterior)
     callbacks = _callbacks(settings, validate is not None, on_epoch, description)
     head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
-    optimizer = build_optimizer(network.sites, list(network.head.parameters()), adapter, head_lr)
+    optimizer = build_optimizer(
+        network.sites,
+        list(network.head.parameters()),
+        adapter,
+        head_lr,
+        more=weights.parameters,
+        euclidean=weights.optimizer,
+    )
     last = last_checkpoint(directory)
     with quiet_transformers():
         trainer = AlternatingTrainer(
@@ -219,11 +243,14 @@ def train_network(
             settings=what_is_left(settings, last),
             directory=directory,
             validate=validate,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *weights.callbacks],
+            noise=weights.noise,
+            schedule=weights.schedule,
         )
         trainer.train(resume_from_checkpoint=last)
     chosen: dict[str, float | str] = {}
     if fit_last:
+        weights.finish(train.texts, train.labels)
         chosen = fit_posterior(
             network,
             train,

@@ -12,7 +12,7 @@ from bayeslora.adapters.site import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.sequence import SequenceEncoder
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.build import Head, Weights
 from bayeslora.posteriors.feature_scores import FeatureScores
 
 
@@ -24,14 +24,26 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder | SequenceEncoder, sites: list[LowRank], head: Head
+        self,
+        encoder: Encoder | SequenceEncoder,
+        sites: list[LowRank],
+        head: Head,
+        weights: Weights | None = None,
     ) -> None:
-        """Put the parts together; `sites` are inside `encoder` already."""
+        """Put the parts together.
+
+        Args:
+            encoder: From texts to features.
+            sites: The adapters, inside `encoder` already.
+            head: The last layer.
+            weights: A posterior over the weights of `sites`, where there is one.
+        """
         super().__init__()
         self.encoder = encoder
         self.sites = sites
         self.head = head
         self.feature_scores = FeatureScores()
+        self.weights = weights
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 
@@ -54,11 +66,13 @@ class Network(nn.Module):
         return scaled
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return copies of all tensors that training changes: adapter, head and scale."""
+        """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
         state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
+        if self.weights is not None:
+            state |= {f"weights.{name}": item for name, item in self.weights.state_dict().items()}
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
@@ -67,6 +81,8 @@ class Network(nn.Module):
         self.head.load_state_dict(_under("head.", state))
         self._scores.load_state_dict(_under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])
+        if self.weights is not None:
+            self.weights.load_state_dict(_under("weights.", state))
 
     @property
     def _scores(self) -> nn.ModuleDict:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import length_batches
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits, SampledLogits
-from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
@@ -27,8 +28,8 @@ _BATCH = 64
 
 def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
     """Return how many passes of the adapted layers a prediction takes."""
-    if isinstance(posterior, MCDropout):
-        return max(1, posterior.num_samples if num_samples is None else num_samples)
+    if isinstance(posterior, Sampled):
+        return max(1, _num_draws(posterior, num_samples))
     return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
@@ -66,26 +67,31 @@ def answer(
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
-        num_samples: Passes of MC dropout, instead of the posterior's own number, or the most
-            draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
+        num_samples: Draws of a posterior over adapter weights, instead of its own number, or the
+            most draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
             posteriors take the passes they need, whatever the number.
         seed: Of the draws.
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
     passes = num_passes(posterior, num_samples)
-    if isinstance(posterior, MCDropout) and num_samples != 0 and posterior.num_samples > 0:
-        draws: WeightPosterior = MCDropoutDraws(network)
-        return _sampled(network, draws, texts, passes, seed=seed, advance=advance), {}
+    draws: WeightPosterior
+    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+        draws = MCDropoutDraws(network) if network.weights is None else network.weights
+        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
-        return _sampled(network, draws, texts, passes, seed=seed, advance=advance), {}
+        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
     scores = network.feature_scores.of_features(features)
     logits: Logits = network.head.predict(features)
     if num_samples is not None and isinstance(logits, SampledLogits):
         logits = logits.thinned(num_samples) if num_samples else logits.at_mean()
     return logits, scores
+
+
+def _num_draws(posterior: Sampled, num_samples: int | None) -> int:
+    return posterior.num_samples if num_samples is None else num_samples
 
 
 def to_predictions(
@@ -151,22 +157,37 @@ def _array(values: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _sampled(
+def sampled_logits(
     network: Network,
     draws: WeightPosterior,
     texts: PreparedTexts,
     passes: int,
     *,
     seed: int,
-    advance: Callable[[int], object],
+    rows: Sequence[int] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> SampledLogits:
-    batches = list(network.encoder.batches(texts, _BATCH))
+    """Return the logits [S, N, C] of each text under draws of the network's weights.
 
-    def logits(rows: list[int]) -> Tensor:
-        mean = network.head.predict(network(texts.collate(rows))).mean
-        advance(len(rows))
+    Args:
+        network: In evaluation mode.
+        draws: What to draw from.
+        texts: N texts, whose frozen prefix all draws share.
+        passes: Draws S; 0 is one pass of the mean weights.
+        seed: Of the draws.
+        rows: Numbers of the texts to take; None takes all N.
+        advance: Called with the number of texts after each batch of a pass.
+    """
+    chosen = range(len(texts)) if rows is None else rows
+    lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
+    batches = list(length_batches(lengths, _BATCH))
+
+    def logits(places: list[int]) -> Tensor:
+        batch = texts.collate([chosen[place] for place in places])
+        mean = network.head.predict(network(batch)).mean
+        advance(len(places))
         return mean
 
     found = sample_logits(draws, logits, batches, passes, seed)
-    order = torch.tensor([row for rows in batches for row in rows])
+    order = torch.tensor([place for places in batches for place in places])
     return SampledLogits(found.samples[:, torch.argsort(order)])

@@ -25,6 +25,7 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.members import FitPlan, fit_members
 from bayeslora.training.resume import claim, data_hash, refuse
 from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_VALIDATED = 10
@@ -122,6 +123,7 @@ def fit_classifier(
 
     Raises:
         InputError: An option is not allowed, or `out` holds something else.
+        MissingAssetError: The posterior needs a package that is not installed.
     """
     check_feature_scores(choices.feature_scores, choices.posterior)
     if data.validation is None and isinstance(choices.posterior, TemperatureScaling):
@@ -129,6 +131,7 @@ def fit_classifier(
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
             "that the network was trained on is too low"
         )
+    check_possible(choices.posterior, len(data.train[0]), settings)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}
     if out is not None:

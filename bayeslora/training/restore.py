@@ -14,7 +14,7 @@ from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifi
 from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
-from bayeslora.posteriors.config import POSTERIORS, Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import POSTERIORS, Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
@@ -129,7 +129,7 @@ def check_last_layer(posterior: PosteriorConfig) -> None:
     Raises:
         InputError: The posterior is not one of the last layer.
     """
-    if isinstance(posterior, Ensemble | MCDropout):
+    if isinstance(posterior, Ensemble | Sampled):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
             "finished network; choose 'laplace', 'vbll', 'nuts' or 'temperature'"

@@ -10,6 +10,7 @@ Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ from bayeslora.training.settings import TrainingSettings
 _WEIGHTS = "model.safetensors"
 
 Validate = Callable[[Network, int], dict[str, float]]
+Noise = Callable[[], AbstractContextManager[None]]
+"""Opens what a training pass happens under, such as a draw of the weights."""
+
+_SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 class AlternatingTrainer(Trainer):
@@ -48,6 +53,8 @@ class AlternatingTrainer(Trainer):
         directory: Path,
         validate: Validate | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        noise: Noise = nullcontext,
+        schedule: str = "cosine",
     ) -> None:
         """Set up the loop.
 
@@ -62,11 +69,14 @@ class AlternatingTrainer(Trainer):
             validate: Returns the metrics after so many steps, with `nll`; training then keeps the
                 best epoch.
             callbacks: More callbacks of the Trainer's own kind.
+            noise: What each training pass, forward and backward, happens under.
+            schedule: Learning rates after the warm-up: `cosine` or `constant`.
         """
         sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
         self._batches = sampler
         self._validate = validate
         self._update_head = update_head
+        self._noise = noise
         super().__init__(
             model=network,
             args=_arguments(
@@ -75,6 +85,7 @@ class AlternatingTrainer(Trainer):
                 len(sampler),
                 validates=validate is not None,
                 on_cpu=network.feature_scale.device.type == "cpu",
+                schedule=schedule,
             ),
             data_collator=Collator(train, labels),
             train_dataset=RowNumbers(len(train)),
@@ -115,6 +126,10 @@ class AlternatingTrainer(Trainer):
         model.train()
         batch = self._prepare_inputs(inputs)
         labels = batch.pop("labels")
+        with self._noise():
+            return self._pass(model, batch, labels)
+
+    def _pass(self, model: torch.nn.Module, batch: Batch, labels: Tensor) -> Tensor:
         features = model(batch)
         if not features.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
@@ -164,14 +179,20 @@ class AlternatingTrainer(Trainer):
 
 
 def _arguments(
-    settings: TrainingSettings, directory: Path, steps: int, *, validates: bool, on_cpu: bool
+    settings: TrainingSettings,
+    directory: Path,
+    steps: int,
+    *,
+    validates: bool,
+    on_cpu: bool,
+    schedule: str,
 ) -> TrainingArguments:
     when = "epoch" if validates else "no"
     arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=_SCHEDULES[schedule],
         warmup_steps=round(settings.warmup * steps * settings.epochs),
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,

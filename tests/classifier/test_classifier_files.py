@@ -11,9 +11,12 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
 
+WEIGHTS = ("swag", "tfb", "blob", "ivon", "scalabl")
 COMBINATIONS = [
     *(("lora:r=2", posterior) for posterior in ("mle", "map", "temperature", "mc_dropout")),
     ("lora:r=2", "ensemble:num_members=2"),
+    *(("lora:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS),
+    *(("polar:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS[:-1]),
     ("polar:r=4", "vbll"),
     ("polar:r=4", "vbll:covariance=diagonal,link=probit"),
     ("polar:r=4", "laplace"),

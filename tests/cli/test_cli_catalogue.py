@@ -36,6 +36,12 @@ def test_methods_lists_everything_with_its_defaults(run):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
     assert {item["name"] for item in content["feature_scores"]} == set(FEATURE_SCORES)
+    for item in content["posteriors"]:
+        assert f" {item['passes']} " in result.out
+        assert item["parameters"] in result.out
+    blob = next(item for item in content["posteriors"] if item["name"] == "blob")
+    assert blob["passes"] == "num_samples"
+    assert blob["passes"] in blob["options"]
     polar = next(item for item in content["adapters"] if item["name"] == "polar")
     assert polar["options"]["r"] == ADAPTERS["polar"]().r
     temperature, *_, isotonic = content["recalibrators"]

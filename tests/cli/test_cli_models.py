@@ -212,3 +212,28 @@ def test_only_a_model_of_ours_has_a_backbone_elsewhere(refused, world, tmp_path)
         *["calibrate", world.bert, world.train, "--out", tmp_path / "m", "--backbone", world.llama]
     )
     assert f"--backbone is for a model of ours, which {world.bert} is not" in message
+
+
+def test_a_posterior_over_adapter_weights_by_its_name(run, world, tmp_path):
+    fit = run(
+        *["fit", world.train, "--out", tmp_path / "m", "--backbone", world.llama],
+        *["--adapter", "lora:r=2", "--posterior", "swag:num_samples=3,num_snapshots=4"],
+        *["--epochs", 2, "--quiet", "--json"],
+    )
+    assert fit.code == 0, fit.err
+    assert json.loads(fit.out)["posterior"]["num_snapshots"] == 4
+    for options, draws in (((), "3"), (("--num-samples", 5), "5"), (("--num-samples", 0), "0")):
+        out = tmp_path / f"draws-{draws}.parquet"
+        done = run("predict", tmp_path / "m", world.test, "--out", out, "--quiet", *options)
+        assert done.code == 0, done.err
+        found = Predictions.load(out)
+        assert found.metadata["num_samples"] == draws
+        assert bool(found.epistemic.any()) == (draws != "0")
+
+
+def test_a_posterior_that_the_training_is_too_short_for_is_refused(refused, world, tmp_path):
+    said = refused(
+        *["fit", world.train, "--out", tmp_path / "m", "--backbone", world.llama],
+        *["--posterior", "swag", "--epochs", 1, "--batch-size", 64],
+    )
+    assert "needs at least 2 snapshots, and 2 training steps leave room for 1" in said

@@ -12,6 +12,7 @@ from bayeslora.adapters.stats import drift
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.riemannian import RiemannianAdamW
+from bayeslora.optim.stiefel import euclidean_parameters
 
 
 @pytest.fixture(params=CONFIGS)
@@ -161,3 +162,40 @@ def test_groups_from_outside_are_refused():
     optimizer = AlternatingOptimizer([SGD([nn.Parameter(torch.zeros(2))], lr=0.1)])
     with pytest.raises(InputError, match="build a new optimiser"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+
+
+@pytest.mark.parametrize("key", ["lora", "polar"])
+def test_a_posteriors_parameters_move_with_the_adapter_without_decay(key):
+    """They come after the adapter's, whose learning rate stays the first."""
+    problem, spread = Problem(CONFIGS[key]), nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(
+        problem.sites, problem.head.parameters(), CONFIGS[key], 0.02, more=[spread]
+    )
+    names = [group["name"] for group in optimizer.param_groups]
+    assert names == ["adapter", "posterior", *(["factors"] if key == "polar" else []), "head"]
+    group = optimizer.param_groups[1]
+    assert (group["lr"], group["weight_decay"]) == (CONFIGS[key].lr, 0.0)
+    spread.grad = torch.ones(3)
+    optimizer.head_step()
+    assert torch.equal(spread, torch.ones(3))
+    optimizer.step()
+    assert spread.max() < 1
+
+
+@pytest.mark.parametrize("key", ["lora", "polar"])
+def test_another_optimiser_takes_what_is_on_no_manifold(key):
+    problem, given = Problem(CONFIGS[key]), []
+
+    def make(parameters):
+        given.extend(parameters)
+        return SGD(parameters, lr=0.5)
+
+    optimizer = build_optimizer(problem.sites, [], CONFIGS[key], 0.02, euclidean=make)
+    expected = euclidean_parameters(problem.sites)
+    assert list(map(id, given)) == list(map(id, expected))
+    assert optimizer.param_groups[0]["name"] == "adapter"
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    before = given[0].detach().clone()
+    given[0].grad = torch.ones_like(before)
+    optimizer.step()
+    torch.testing.assert_close(given[0].detach(), before - 0.5)

@@ -25,6 +25,7 @@ PACKAGES = (
     "matplotlib",
     "peft",
     "gguf",
+    "ivon-opt",
     "datasets",
 )
 

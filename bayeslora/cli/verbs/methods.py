@@ -11,6 +11,9 @@ from bayeslora.cli.outputs import print_columns, print_json
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and feature scores"
 
+# Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
+_COSTS = ("passes", "parameters")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
@@ -23,10 +26,21 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(found)
         return
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
     for kind, entries in found.items():
-        rows.append((kind.replace("_", " "), "", ""))
-        rows += [(f"  {item['name']}", item["summary"], item["source"]) for item in entries]
+        costs = [name for name in _COSTS if any(name in item for item in entries)]
+        rows.append(
+            (kind.replace("_", " "), "", *(name if name in costs else "" for name in _COSTS), "")
+        )
+        rows += [
+            (
+                f"  {item['name']}",
+                item["summary"],
+                *(item.get(name, "") for name in _COSTS),
+                item["source"],
+            )
+            for item in entries
+        ]
     print_columns(rows)
     print("\n--json lists the options of each with their defaults.")
 
@@ -56,6 +70,7 @@ def _described(config: type[Any]) -> dict[str, Any]:
     return {
         "name": defaults.pop("name"),
         "summary": config.summary,
+        **{name: getattr(config, name) for name in _COSTS if hasattr(config, name)},
         "source": config.source,
         "options": defaults,
     }

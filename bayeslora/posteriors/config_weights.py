@@ -1,0 +1,153 @@
+"""What can be chosen about a posterior over adapter weights, free of torch.
+
+Each of these predicts with `num_samples` draws, a pass of the adapted layers each, and 0 is one
+pass of the mean weights. Their last layer is a plain point estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bayeslora.errors import InputError
+from bayeslora.option_checks import (
+    check_below_one,
+    check_choice,
+    check_count,
+    check_positive,
+)
+
+ANCHOR_LABELS = ("mean", "true")
+METRICS = ("accuracy", "nll")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class SWAG:
+    """A Gaussian with the mean and covariance of the weights that training passes through.
+
+    Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
+
+    Attributes:
+        num_snapshots: Snapshots taken, evenly spaced.
+        start: Share of the training after which the first may be taken.
+        rank: Newest deviations from the running mean that are kept for the covariance.
+        scale: Factor of the covariance; 0.5 makes diagonal and low-rank part count half each.
+        schedule: Learning rate after the warm-up: `constant`, so that snapshots spread as wide at
+            the end as at the start, or `cosine`.
+        num_samples: Draws of a prediction.
+    """
+
+    num_snapshots: int = 20
+    start: float = 0.5
+    rank: int = 5
+    scale: float = 0.5
+    schedule: str = "constant"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "swag"
+    summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
+    source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "2 + rank numbers a trained weight"
+
+    def __post_init__(self) -> None:
+        check_count("num_snapshots", self.num_snapshots, least=2)
+        check_count("rank", self.rank, least=2)
+        check_below_one("start", self.start)
+        check_positive("scale", self.scale)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_count("num_samples", self.num_samples, least=0)
+
+
+@dataclass(frozen=True)
+class TFB:
+    """Training-free: isotropic noise on a trained adapter's directions, as wide as it may be.
+
+    Attributes:
+        tolerance: Loss of `metric` on the anchor rows that is allowed, relative to the mean
+            weights' value.
+        metric: `nll` or `accuracy`.
+        labels: Whose labels the anchor rows are scored by: the `true` ones, or what the `mean`
+            weights predict.
+        num_anchors: Training rows in the search; all, where there are fewer.
+        sigma_min: Smallest standard deviation in the search.
+        sigma_max: Largest one. Both are of the change ΔW itself, the factor alpha / r included,
+            along each of its r output directions.
+        num_steps: Halvings of the interval between the two, on the scale of the logarithm.
+        num_search_samples: Draws for each σ of the search, the same noise for all.
+        num_samples: Draws of a prediction.
+    """
+
+    tolerance: float = 0.003
+    metric: str = "nll"
+    labels: str = "true"
+    num_anchors: int = 500
+    sigma_min: float = 1e-3
+    sigma_max: float = 0.5
+    num_steps: int = 6
+    num_search_samples: int = 10
+    num_samples: int = 10
+
+    name: ClassVar[str] = "tfb"
+    summary: ClassVar[str] = "noise added to a trained adapter, as wide as training rows allow"
+    source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one"
+
+    def __post_init__(self) -> None:
+        for field in ("tolerance", "sigma_min", "sigma_max"):
+            check_positive(field, getattr(self, field))
+        if self.sigma_min >= self.sigma_max:
+            raise InputError(
+                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}"
+            )
+        check_choice("metric", self.metric, METRICS)
+        check_choice("labels", self.labels, ANCHOR_LABELS)
+        for field in ("num_anchors", "num_steps", "num_search_samples"):
+            check_count(field, getattr(self, field), least=1)
+        check_count("num_samples", self.num_samples, least=0)
+
+
+@dataclass(frozen=True)
+class IVON:
+    """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains.
+
+    Attributes:
+        ess: Effective number of rows: the larger, the narrower the posterior. The training rows'
+            own number would be exact; the published recipe takes 1e6 to 1e8.
+        hess_init: Curvature h of the loss at the start.
+        lr: Learning rate; None takes the adapter's, divided by `clip_radius`: no entry then moves
+            further in a step than the adapter's learning rate.
+        clip_radius: Limit on each entry of the Newton step before the learning rate.
+        beta1: Decay rate of the running gradient.
+        beta2: Decay rate of the running curvature.
+        weight_decay: δ, which adds `ess` · δ to the precision of every weight.
+        num_samples: Draws of a prediction.
+    """
+
+    ess: float = 1e7
+    hess_init: float = 1e-3
+    lr: float | None = None
+    clip_radius: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.99999
+    weight_decay: float = 0.0
+    num_samples: int = 10
+
+    name: ClassVar[str] = "ivon"
+    summary: ClassVar[str] = "Gaussian with the curvature that the optimiser IVON estimates"
+    source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one an adapter weight"
+
+    def __post_init__(self) -> None:
+        for field in ("ess", "hess_init", "clip_radius"):
+            check_positive(field, getattr(self, field))
+        if self.lr is not None:
+            check_positive("lr", self.lr)
+        for field in ("beta1", "beta2"):
+            check_below_one(field, getattr(self, field))
+        if self.weight_decay != 0:
+            check_positive("weight_decay", self.weight_decay)
+        check_count("num_samples", self.num_samples, least=0)

@@ -1,0 +1,57 @@
+"""Gradient steps on a KL beside those on the likelihood, and how much each of them weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+# N^(π/8), with the published digits of π.
+_CYCLE_EXPONENT = 3.14159 / 8
+
+
+class HasKL(Protocol):
+    """A posterior that can move towards its prior."""
+
+    def kl_step(self, rate: float) -> None:
+        """Take a gradient step of length `rate` on the KL."""
+
+
+KLWeight = Callable[[int], float]
+"""From the number of steps taken to the weight of the KL in the next, for a loss a row."""
+
+
+def uniform_weight(num_train: int) -> KLWeight:
+    """Return 1 / N for every step: the mean loss of a row plus KL / N is the negative ELBO / N."""
+    return lambda _: 1 / num_train
+
+
+def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
+    """Return weights 2^(i − 1) / (2^M − 1) of the steps i = 1 … M of a cycle; they sum to one.
+
+    M = 100 N^(π/8) / batch size. Nearly all of the weight is in the last ten steps of a cycle.
+    Source: Wang et al. 2024, arXiv 2406.11675; the form is that of Blundell et al. 2015,
+    arXiv 1505.05424, backwards.
+    """
+    length = max(1, int(100 * num_train**_CYCLE_EXPONENT / batch_size))
+    # With negative exponents, since 2^M overflows.
+    return lambda step: 2.0 ** (step % length - length) / (1 - 2.0**-length)
+
+
+class KLSteps(TrainerCallback):
+    """Takes a step on the KL after each step of the adapter, in its schedule.
+
+    It keeps no count: the Trainer's is in the checkpoints.
+    """
+
+    def __init__(self, weights: HasKL, lr: float, weight: KLWeight) -> None:
+        self._weights = weights
+        self._lr = lr
+        self._weight = weight
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the posterior towards its prior."""
+        group = kwargs["optimizer"].param_groups[0]
+        share = group["lr"] / group["initial_lr"]
+        self._weights.kl_step(self._lr * share * self._weight(state.global_step))

@@ -1,0 +1,179 @@
+"""What a posterior over adapter weights adds to training.
+
+A posterior may do any of these, and the others do nothing: run the training passes under noise;
+watch the steps; train parameters of its own beside the adapter's; bring another optimiser for the
+adapter; forbid early stopping; be finished after the last step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback
+
+from bayeslora.adapters.config import AdapterConfig
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.optim.alternating import Euclidean
+from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
+from bayeslora.posteriors.blob import BLoBWeights
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.posteriors.ivon import IVONWeights
+from bayeslora.posteriors.scalabl import ScalaBLWeights
+from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
+from bayeslora.posteriors.tfb import TFBWeights
+from bayeslora.training.anchors import degradation_on_anchors
+from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
+from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
+from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.trainer import Noise
+from bayeslora.training.watchers import Curvature, Snapshots
+
+Finish = Callable[[PreparedTexts, Tensor], None]
+
+
+def _nothing(texts: PreparedTexts, labels: Tensor) -> None:
+    del texts, labels
+
+
+@dataclass(frozen=True)
+class WeightTraining:
+    """Where a posterior over adapter weights takes part in training; by default nowhere.
+
+    Attributes:
+        noise: What each training pass happens under.
+        callbacks: What watches the steps.
+        parameters: What is trained with the adapter, in the learning rate of the adapter.
+        optimizer: Moves the adapter's parameters that live on no manifold; None is AdamW.
+        schedule: Learning rates after the warm-up.
+        early_stopping: Whether validation rows may choose the epoch.
+        finish: Called with the training texts and labels [N] after the last step.
+    """
+
+    noise: Noise = nullcontext
+    callbacks: tuple[TrainerCallback, ...] = ()
+    parameters: tuple[nn.Parameter, ...] = ()
+    optimizer: Euclidean | None = None
+    schedule: str = "cosine"
+    early_stopping: bool = True
+    finish: Finish = _nothing
+
+
+def weight_training(
+    posterior: PosteriorConfig,
+    network: Network,
+    adapter: AdapterConfig,
+    num_train: int,
+    settings: TrainingSettings,
+    *,
+    progress: bool = False,
+) -> WeightTraining:
+    """Return how the posterior over the network's adapter weights takes part in its training.
+
+    Args:
+        posterior: What was chosen.
+        network: Fresh, with the posterior's module in `weights`.
+        adapter: Whose learning rate counts.
+        num_train: Training rows N.
+        settings: Epochs, batch size, seed.
+        progress: Whether what happens after the last step shows a bar on stderr.
+
+    Raises:
+        InputError: The training is too short for the posterior.
+    """
+    weights = network.weights
+    if isinstance(posterior, SWAG) and isinstance(weights, SWAGWeights):
+        steps = snapshot_steps(posterior, _num_steps(num_train, settings))
+        return WeightTraining(
+            callbacks=(Snapshots(weights, steps),),
+            schedule=posterior.schedule,
+            early_stopping=False,
+            finish=lambda *_: weights.put_mean(),
+        )
+    if isinstance(posterior, TFB) and isinstance(weights, TFBWeights):
+        return _training_free(posterior, weights, network, settings.seed, shown=progress)
+    if isinstance(posterior, BLoB | ScalaBL) and isinstance(weights, BLoBWeights | ScalaBLWeights):
+        return _variational(posterior, weights, num_train, settings)
+    if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
+        return _natural(posterior, weights, adapter)
+    return WeightTraining()
+
+
+def _training_free(
+    posterior: TFB, weights: TFBWeights, network: Network, seed: int, *, shown: bool
+) -> WeightTraining:
+    def choose_sigma(texts: PreparedTexts, labels: Tensor) -> None:
+        # The mean's pass, the upper end of the search, and its steps.
+        passes = 1 + posterior.num_search_samples * (1 + posterior.num_steps)
+        total = passes * min(posterior.num_anchors, len(texts))
+        with progress_bar("search for sigma", total, shown=shown, unit="text") as advance:
+            degradation = degradation_on_anchors(
+                posterior, network, weights, texts, labels, seed=seed, advance=advance
+            )
+            weights.fit(posterior, degradation)
+
+    return WeightTraining(finish=choose_sigma)
+
+
+def _variational(
+    posterior: BLoB | ScalaBL,
+    weights: BLoBWeights | ScalaBLWeights,
+    num_train: int,
+    settings: TrainingSettings,
+) -> WeightTraining:
+    weight = uniform_weight(num_train)
+    if posterior.kl_weights == "cyclic":
+        weight = cyclic_weight(num_train, settings.batch_size)
+    return WeightTraining(
+        noise=weights.noise,
+        callbacks=(KLSteps(weights, posterior.kl_lr, weight),),
+        parameters=tuple(weights.parameters()),
+    )
+
+
+def check_possible(posterior: PosteriorConfig, num_train: int, settings: TrainingSettings) -> None:
+    """Complain where a fit could not end, before anything is loaded or written.
+
+    Raises:
+        InputError: The training is too short for the posterior.
+        MissingAssetError: The posterior needs a package that is not installed.
+    """
+    if isinstance(posterior, SWAG):
+        snapshot_steps(posterior, _num_steps(num_train, settings))
+    if isinstance(posterior, IVON):
+        require_ivon()
+
+
+def _num_steps(num_train: int, settings: TrainingSettings) -> int:
+    return settings.epochs * math.ceil(num_train / settings.batch_size)
+
+
+def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> WeightTraining:
+    optimizers: list[Optimizer] = []
+
+    def build(parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer = build_ivon(
+            parameters,
+            lr=posterior.lr or adapter.lr / posterior.clip_radius,
+            ess=posterior.ess,
+            hess_init=posterior.hess_init,
+            beta1=posterior.beta1,
+            beta2=posterior.beta2,
+            weight_decay=posterior.weight_decay,
+            clip_radius=posterior.clip_radius,
+        )
+        optimizers.append(optimizer)
+        return optimizer
+
+    return WeightTraining(
+        noise=lambda: sampled(optimizers[-1]),
+        callbacks=(Curvature(weights, optimizers),),
+        optimizer=build,
+    )

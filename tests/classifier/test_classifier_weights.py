@@ -1,0 +1,128 @@
+"""Posteriors over adapter weights, as a user meets them."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from tiny import toy_rows
+from usage import TEST, fitted, load, new, same
+
+import bayeslora as bl
+from bayeslora.optim import ivon
+
+POSTERIORS = ("swag", "tfb", "blob", "ivon", "scalabl")
+
+
+@pytest.mark.parametrize(
+    ("name", "posterior"),
+    [
+        ("swag", bl.SWAG(num_samples=2)),
+        ("tfb", bl.TFB(num_samples=2)),
+        ("blob", bl.BLoB(num_samples=2)),
+        ("ivon", bl.IVON(num_samples=2)),
+        ("scalabl", bl.ScalaBL(num_samples=2)),
+    ],
+)
+def test_an_object_and_its_text_are_the_same_fit(bert, name, posterior):
+    first = fitted(bert, "lora:r=2", posterior).predict(TEST)
+    second = fitted(bert, "lora:r=2", f"{name}:num_samples=2").predict(TEST)
+    assert same(first, second)
+    assert first.name == f"lora-{name}"
+    assert first.metadata["num_samples"] == "2"
+    assert first.metadata["link"] == "softmax"
+    assert float(first.epistemic.max()) > 0
+
+
+def test_more_draws_on_demand_and_none_for_the_mean(bert):
+    clf = fitted(bert, "lora:r=2", "blob:initial_std=0.3")
+    assert clf.predict(TEST, num_samples=4).metadata["num_samples"] == "4"
+    mean = clf.predict(TEST, num_samples=0)
+    assert not mean.epistemic.any()
+    assert not np.array_equal(mean.probs, clf.predict(TEST).probs)
+    assert same(mean, clf.predict(TEST, num_samples=0, seed=9))
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, posterior):
+    """And the calibrated model is one of its own, without the first posterior's tensors."""
+    clf = fitted(bert, "lora:r=2", f"{posterior}:num_samples=2")
+    mean = clf.predict(TEST, num_samples=0)
+    clf.calibrate(toy_rows(24, seed=5), posterior="laplace")
+    assert np.array_equal(clf.predict(TEST, num_samples=0).probs, mean.probs)
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_they_cannot_be_fitted_to_a_finished_network(bert, posterior):
+    clf = fitted(bert, "lora:r=2", "mle")
+    with pytest.raises(bl.InputError, match=f"'{posterior}' is not one of the last layer"):
+        clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
+
+
+def test_the_card_says_what_was_chosen(bert, tmp_path):
+    clf = fitted(bert, "polar:r=2", "tfb:num_samples=2")
+    clf.save_pretrained(tmp_path / "model")
+    sigma = clf.record.results["posterior"]["sigma"]
+    assert sigma > 0
+    assert f"- sigma: {sigma:.4g}" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("polar", "scalabl"), "'scalabl' scales .* 'lora'; 'polar' has none"),
+        (("lora", "swag:num_snapshots=3"), "needs at least 2 snapshots, and 2 training steps"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_path, options, text):
+    clf = new(bert, *options)
+    with pytest.raises(bl.InputError, match=text):
+        clf.fit(toy_rows(24), epochs=1, batch_size=12, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_missing_package_is_said_before_the_backbone_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
+    clf = new(str(tmp_path / "no-backbone"), "lora", "ivon")
+    with pytest.raises(bl.InputError, match=r"pip install bayeslora\[ivon\]"):
+        clf.fit(toy_rows(24), out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_saved_ivon_model_predicts_without_the_package(bert, tmp_path, monkeypatch):
+    clf = fitted(bert, "lora:r=2", "ivon:num_samples=2")
+    clf.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
+    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
+
+
+def test_an_interrupted_fit_goes_on_in_its_directory(bert, tmp_path, monkeypatch, caplog):
+    from bayeslora.posteriors.swag import SWAGWeights
+
+    collect = SWAGWeights.collect
+    seen = []
+
+    def dying(self):
+        seen.append(1)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        collect(self)
+
+    options = {"epochs": 4, "batch_size": 8, "out": tmp_path / "model"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SWAGWeights, "collect", dying)
+        with pytest.raises(KeyboardInterrupt):
+            new(bert, "lora:r=2", "swag").fit(toy_rows(24), **options)
+    clf = new(bert, "lora:r=2", "swag").fit(toy_rows(24), **options)
+    whole = new(bert, "lora:r=2", "swag").fit(toy_rows(24), epochs=4, batch_size=8)
+    assert same(clf.predict(TEST), whole.predict(TEST))
+    record = json.loads((tmp_path / "model" / "bayeslora.json").read_text())
+    assert record["results"]["posterior"]["num_snapshots"] == 6
+
+
+def test_validation_rows_that_choose_nothing_are_said(bert, caplog):
+    with caplog.at_level(logging.WARNING):
+        fitted(bert, "lora:r=2", "swag")
+    assert "the validation rows choose nothing" in caplog.text
