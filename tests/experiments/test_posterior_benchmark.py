@@ -1,6 +1,8 @@
 """The benchmark of posteriors on a tiny backbone: every kind of fit ends in complete rows."""
 
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from bayeslora.tasks.readers import load_examples
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
+ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
 
 
 @pytest.fixture
@@ -46,6 +49,20 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     before = cell.file(fit).read_bytes()
     posteriors.run(cell, fit)
     assert cell.file(fit).read_bytes() == before
+
+
+def test_ablations_fill_their_table(cell, monkeypatch):
+    monkeypatch.setattr(ablations, "EPOCHS", 2)
+    monkeypatch.setattr(ablations, "POLISHES", {"covariance diagonal": "vbll:covariance=diagonal"})
+    for seed, fit in product((0, 1), ("default", "head step joint")):
+        ablations.run(replace(cell, adapter="variants", seed=seed), fit)
+    ablations.write_summary(cell.out)
+    lines = (cell.out / "summary.md").read_text(encoding="utf-8").splitlines()
+    table = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
+    assert list(table)[1:] == ["default", "head step joint", "covariance diagonal"]
+    assert all(row[1] == "2" for name, row in table.items() if name != "variant")
+    assert "±" in table["head step joint"][-3]
+    assert not table["default"][-3]
 
 
 def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell):
