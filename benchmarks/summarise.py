@@ -85,13 +85,14 @@ def _table(cells: Cells, task: str, regime: str) -> str:
     reference = cells.get((task, regime, REFERENCE), {})
     for method in methods:
         rows = cells[task, regime, method]
-        values = [_interval([row[column] for row in rows.values()]) for column in present]
+        values = [interval([row[column] for row in rows.values()]) for column in present]
         deltas = [_difference(rows, reference, column) for column in ("nll", "ece")]
         lines.append("| " + " | ".join([method, str(len(rows)), *values, *deltas]) + " |")
     return "\n".join(lines)
 
 
-def _interval(values: list[float]) -> str:
+def interval(values: list[float]) -> str:
+    """Return the mean ± half the 95 % t interval; one value alone has none."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.3f}"
@@ -105,7 +106,7 @@ def _difference(
     shared = sorted(rows.keys() & reference.keys())
     if not shared or rows is reference:
         return ""
-    return _interval([rows[seed][column] - reference[seed][column] for seed in shared])
+    return interval([rows[seed][column] - reference[seed][column] for seed in shared])
 
 
 def _write_csv(path: Path, cells: Cells) -> None:

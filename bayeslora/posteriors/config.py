@@ -30,7 +30,7 @@ CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
 # They see the variances of logits alone, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COVARIANCES = ("dense", "diagonal", "full", "low_rank")
-HEAD_STEPS = ("gradient", "refit")
+HEAD_STEPS = ("gradient", "joint", "refit")
 LINKS = ("bridge", "mc", "probit")
 STRUCTURES = ("diag", "full", "kron")
 
@@ -84,10 +84,11 @@ class VBLL:
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
         rank: Directions of a `low_rank` covariance.
-        head_step: How the head follows the adapter: `gradient` steps, or a closed-form `refit`
-            under `bound` (under `polish_bound` where `bound` is sampled).
+        head_step: How the head follows the adapter: `gradient` steps before each of the adapter's,
+            one `joint` gradient for both, or a closed-form `refit` under `bound` (under
+            `polish_bound` where `bound` is sampled).
         training_covariance: Covariance of the weights while the adapter trains.
-        head_lr: Learning rate of the gradient steps.
+        head_lr: Learning rate of the head's gradient steps.
         head_steps: Gradient steps of the head for each step of the adapter.
         refits_per_epoch: Closed-form refits in an epoch, where `head_step` is `refit`.
         num_bound_samples: Draws of the `mc` bound.

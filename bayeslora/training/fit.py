@@ -26,7 +26,13 @@ from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
-from bayeslora.training.heads import GradientSteps, HeadUpdate, Refits, TrainingFeatures
+from bayeslora.training.heads import (
+    GradientSteps,
+    HeadUpdate,
+    JointSteps,
+    Refits,
+    TrainingFeatures,
+)
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transformers
@@ -285,6 +291,8 @@ def _head_update(
     if isinstance(posterior, VBLL) and posterior.head_step == "refit":
         steps_per_epoch = math.ceil(len(labels) / settings.batch_size)
         return Refits(max(1, steps_per_epoch // posterior.refits_per_epoch), rows, labels)
+    if isinstance(posterior, VBLL) and posterior.head_step == "joint":
+        return JointSteps(len(labels))
     steps = posterior.head_steps if isinstance(posterior, VBLL) else 1
     return GradientSteps(steps, len(labels))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +32,21 @@ class Moment:
     step: int
 
 
-HeadUpdate = Callable[[Moment], None]
-"""Updates `network.head`."""
+class HeadUpdate:
+    """Updates `network.head` before the adapter's step, unless a subclass says otherwise."""
+
+    def __call__(self, now: Moment) -> None:
+        """Update the head before the adapter's gradient is taken."""
+
+    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+        """Return what the adapter's gradient is taken of, for [B, d] features with a graph."""
+        return now.network.head.data_loss(features, now.labels)
+
+    def after(self, now: Moment) -> None:
+        """Do what is left once the adapter's gradient is there."""
 
 
-class GradientSteps:
+class GradientSteps(HeadUpdate):
     """Steps of the head's optimizer on the batch's features: the published alternation."""
 
     def __init__(self, num_steps: int, num_train: int) -> None:
@@ -54,6 +63,25 @@ class GradientSteps:
             now.optimizer.head_step()
         # The adapter's gradient is clipped by its norm alone.
         head.zero_grad()
+
+
+class JointSteps(HeadUpdate):
+    """One gradient for adapter and head together, without alternation."""
+
+    def __init__(self, num_train: int) -> None:
+        """Weigh the KL by `num_train` rows."""
+        self._num_train = num_train
+
+    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+        """Return the head's own objective, whose gradient reaches both."""
+        now.network.head.zero_grad()
+        return now.network.head.loss(features, now.labels, self._num_train)
+
+    def after(self, now: Moment) -> None:
+        """Move the head by the gradient that the adapter's step uses as well."""
+        now.optimizer.head_step()
+        # The adapter's gradient is clipped by its norm alone.
+        now.network.head.zero_grad()
 
 
 class TrainingFeatures:
@@ -77,7 +105,7 @@ class TrainingFeatures:
         return self._values
 
 
-class Refits:
+class Refits(HeadUpdate):
     """Closed-form fits of the head to the features of all training rows, now and then."""
 
     def __init__(self, every: int, rows: TrainingFeatures, labels: Tensor) -> None:

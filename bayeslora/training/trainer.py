@@ -134,10 +134,12 @@ class AlternatingTrainer(Trainer):
         if not features.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
         optimizer = _unwrapped(self.optimizer)
-        self._update_head(Moment(self.network, optimizer, features.detach(), labels, self._step))
-        loss = self.network.head.data_loss(features, labels)
+        now = Moment(self.network, optimizer, features.detach(), labels, self._step)
+        self._update_head(now)
+        loss = self._update_head.adapter_loss(now, features)
         loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
+        self._update_head.after(now)
         return loss.detach()
 
     def evaluate(

@@ -60,7 +60,10 @@ def test_options_as_text():
             ["training_covariance 'full' cannot go with polish_bound 'knowles_minka'"],
         ),
         (lambda: VBLL(training_covariance="x"), ["unknown training_covariance 'x'"]),
-        (lambda: VBLL(head_step="no"), ["unknown head_step 'no'", "'gradient'", "'refit'"]),
+        (
+            lambda: VBLL(head_step="no"),
+            ["unknown head_step 'no'", "'gradient'", "'joint'", "'refit'"],
+        ),
         (lambda: VBLL(head_lr=0.0), ["head_lr must be > 0"]),
         (
             lambda: VBLL(training_prior_scale=-1.0),

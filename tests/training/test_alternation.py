@@ -12,7 +12,7 @@ from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
 from bayeslora.training.assemble import build_network
 from bayeslora.training.fit import set_feature_scale
-from bayeslora.training.heads import GradientSteps, Moment, Refits, TrainingFeatures
+from bayeslora.training.heads import GradientSteps, JointSteps, Moment, Refits, TrainingFeatures
 from bayeslora.training.trainer import AlternatingTrainer
 
 POSTERIORS = [
@@ -26,7 +26,7 @@ POSTERIORS = [
 ]
 
 
-def trainer_of(fit, directory):
+def trainer_of(fit, directory, update_head=None):
     set_feature_scale(fit.network, fit.train.texts)
     optimizer = build_optimizer(
         fit.network.sites, list(fit.network.head.parameters()), fit.adapter, head_lr=0.05
@@ -36,7 +36,7 @@ def trainer_of(fit, directory):
         optimizer,
         train=fit.train.texts,
         labels=fit.train.labels,
-        update_head=GradientSteps(1, len(fit.train.labels)),
+        update_head=update_head or GradientSteps(1, len(fit.train.labels)),
         settings=fit.settings,
         directory=directory,
     )
@@ -91,6 +91,28 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
     (-bound.mean()).backward()
     for name, expected in adapter_gradients(fit.network).items():
         torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
+
+
+def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
+    """The adapter's gradient is the ELBO's at the head of before, and the head moves by its own."""
+    fit = fresh(decoder, GRADIENT)
+    trainer = trainer_of(fit, tmp_path, JointSteps(30))
+    batch = batch_of(fit)
+    before = fit.network.trained_state()
+    trainer.training_step(fit.network, dict(batch))
+    found = adapter_gradients(fit.network)
+    after = fit.network.trained_state()
+    assert all(item.grad is None for item in fit.network.head.parameters())
+    fit.network.load_trained_state(before)
+    fit.network.zero_grad()
+    labels = batch.pop("labels")
+    fit.network.head.loss(fit.network(batch), labels, 30).backward()
+    for name, expected in adapter_gradients(fit.network).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
+    # The first step of Adam goes by its learning rate against the gradient's sign.
+    slope = fit.network.head.mean.grad
+    moved = (after["head.mean"] - before["head.mean"])[slope.abs() > 1e-6]
+    torch.testing.assert_close(moved, -0.05 * slope.sign()[slope.abs() > 1e-6], rtol=1e-2, atol=0)
 
 
 def test_the_head_does_not_see_the_adapter(encoder):

@@ -1,0 +1,222 @@
+"""Every posterior on LoRA and PoLAR: the same rows, seeds and epochs, tuned on validation rows.
+
+A fit serves all posteriors of the last layer that leave its adapter alone: they are calibrated on
+its features, with the time of the fit added to their own. Each kind of fit takes the better of two
+learning rates, by validation NLL with the first seed. Everything is stored as it comes; the same
+command goes on where it was interrupted.
+
+    python benchmarks/posteriors.py --data-dir DIR
+
+Seconds are processor time of one thread: they can be compared while other processes run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bayeslora as bl
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.files import read_json, write_json
+from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.predictions import Predictions
+from bayeslora.training.predict import num_passes
+
+EPOCHS, MAX_LENGTH = 10, 32
+NUM_TEST, NUM_OOD = 500, 250
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
+LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
+
+# Fits, and the last layers that are calibrated on the features of each.
+FITS: dict[str, tuple[str, ...]] = {
+    "mle": ("temperature",),
+    "map": (
+        "laplace",
+        "laplace:prior_precision=marglik",
+        "laplace:structure=full",
+        "laplace:structure=diag",
+        "nuts:kernel=hmc,num_samples=500",
+    ),
+    "vbll": (
+        "vbll:covariance=diagonal",
+        "vbll:polish_bound=jensen",
+        "vbll:laplace_refinement=true",
+    ),
+    "swag": (),
+    "tfb": (),
+    "blob": (),
+    "ivon": (),
+    "scalabl": (),
+    "mc_dropout": (),
+    "ensemble": (),
+}
+LORA_ONLY = {"scalabl", "mc_dropout"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set, adapter and seed.
+
+    Attributes:
+        backbone: Shared by all.
+        data: The rows.
+        adapter: `lora` or `polar`.
+        seed: Of the fit.
+        out: Where scores and predictions go.
+    """
+
+    backbone: Backbone
+    data: ExperimentData
+    adapter: str
+    seed: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where this cell's results are."""
+        return self.out / "scores" / self.data.name / self.adapter
+
+    def file(self, fit: str) -> Path:
+        """Where the scores of a fit and what is calibrated on it are."""
+        return self.folder / f"{fit}-seed-{self.seed}.json"
+
+
+def main() -> None:
+    """Run what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/posteriors"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--fits", nargs="+", choices=list(FITS), default=list(FITS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    for seed, task in product(args.seeds, args.tasks):
+        data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
+        for adapter, fit in product(LEARNING_RATES, args.fits):
+            if adapter == "lora" or fit not in LORA_ONLY:
+                run(Cell(backbone, data, adapter, seed, args.out), fit)
+        backbone.prefix_states.clear()
+
+
+def run(cell: Cell, fit: str) -> None:
+    """Fit, calibrate, score and store."""
+    if cell.file(fit).is_file():
+        return
+    clf, seconds = fitted(cell, fit, best_rate(cell, fit))
+    rows = [scored(cell, clf, fit, seconds)]
+    with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
+        clf.save_pretrained(Path(folder) / "fit")
+        for posterior in FITS[fit]:
+            # A calibration starts from the trained mean, whatever was calibrated before.
+            more = bl.BayesianClassifier.from_pretrained(
+                Path(folder) / "fit", backbone=cell.backbone, progress=False
+            )
+            _, taken = timed(partial(calibrate, cell, more, posterior))
+            rows.append(scored(cell, more, posterior, seconds + taken))
+    head = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
+    write_json(cell.file(fit), {**head, "rows": rows})
+
+
+def best_rate(cell: Cell, fit: str) -> float:
+    """Return the learning rate of a kind of fit, chosen once by validation NLL."""
+    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
+    if not file.is_file():
+        rates = LEARNING_RATES[cell.adapter]
+        found = {lr: validation_nll(cell, fitted(cell, fit, lr)[0]) for lr in rates}
+        best = min(found, key=found.__getitem__)
+        write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
+    return float(read_json(file)["lr"])
+
+
+def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
+    """Return a classifier and the seconds that its fit took."""
+    adapter = ADAPTERS[cell.adapter](lr=lr)
+    if cell.adapter == "lora":
+        adapter = replace(adapter, dropout=0.1)
+    clf = bl.BayesianClassifier(
+        cell.backbone, adapter, fit, seed=cell.seed, max_length=MAX_LENGTH, progress=False
+    )
+    data = cell.data
+    _, seconds = timed(
+        partial(clf.fit, data.train, data.validation, epochs=EPOCHS, patience=EPOCHS)
+    )
+    return clf, seconds
+
+
+def calibrate(cell: Cell, clf: bl.BayesianClassifier, posterior: str) -> None:
+    """Give a classifier another last layer on the same adapter."""
+    if posterior == "temperature":
+        # Rows that the network was trained on would say that it is always right.
+        clf.calibrate(cell.data.validation, posterior=posterior)
+    else:
+        clf.calibrate(cell.data.train, cell.data.validation, posterior=posterior)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `work` returns and the processor seconds it took."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def validation_nll(cell: Cell, clf: bl.BayesianClassifier) -> float:
+    """Return the NLL of validation rows, in nats."""
+    return float(bl.evaluate(clf.predict(cell.data.validation), num_resamples=1)["nll"].value)
+
+
+def scored(
+    cell: Cell, clf: bl.BayesianClassifier, method: str, fit_seconds: float
+) -> dict[str, Any]:
+    """Return a classifier's scores and costs, with its predictions kept."""
+    inside, predict_seconds = timed(lambda: clf.predict(cell.data.test))
+    outside = {name: clf.predict(rows) for name, rows in cell.data.ood.items()}
+    folder = cell.folder / "predictions" / f"{method.replace(':', '-')}-seed-{cell.seed}"
+    for name, item in {"test": inside, **outside}.items():
+        item.save(folder / f"{name}.parquet")
+    return {
+        "method": method,
+        "chosen": clf.record.results.get("posterior", {}),
+        "epoch": clf.record.results.get("best_epoch"),
+        "fit_seconds": fit_seconds,
+        "predict_seconds": predict_seconds,
+        **costs(clf),
+        **{key: score.value for key, score in bl.evaluate(inside, num_resamples=1).items()},
+        **detections(inside, outside),
+    }
+
+
+def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
+    """Return the passes of a prediction and the bytes of adapter and posterior on disk."""
+    with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
+        clf.save_pretrained(Path(folder) / "model")
+        files = (Path(folder) / "model").glob("*.safetensors")
+        size = sum(file.stat().st_size for file in files)
+    return {"passes": num_passes(clf.posterior, None), "bytes": size}
+
+
+def detections(inside: Predictions, outside: Mapping[str, Predictions]) -> dict[str, float]:
+    """Return the AUROC of every out-of-distribution set by every score."""
+    return {
+        f"{name} {score}": detection(
+            thresholds(inside.uncertainty(score), item.uncertainty(score))
+        )[0]
+        for name, item in outside.items()
+        for score in OOD_SCORES
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The benchmark of posteriors on a tiny backbone: every kind of fit ends in complete rows."""
+
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import tiny
+
+from bayeslora.backbones.load import load_backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.files import read_json
+from bayeslora.tasks.readers import load_examples
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
+ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(posteriors, "EPOCHS", 2)
+    monkeypatch.setitem(
+        posteriors.FITS,
+        "map",
+        ("laplace:structure=diag", "nuts:kernel=hmc,num_chains=1,num_warmup=5,num_samples=4"),
+    )
+    backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
+    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
+    data = ExperimentData("toy", *rows[:3], {"far": rows[3]}, {"far": "b"})
+    return posteriors.Cell(backbone, data, "lora", 0, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fit", ["mle", "map", "vbll", "mc_dropout"])
+def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
+    posteriors.run(cell, fit)
+    content = read_json(cell.file(fit))
+    assert [row["method"] for row in content["rows"]] == [fit, *posteriors.FITS[fit]]
+    for row in content["rows"]:
+        assert row["passes"] == (10 if fit == "mc_dropout" else 1)
+        assert row["bytes"] > 0
+        assert row["nll"] > 0
+        assert 0 <= row["far logit_variance"] <= 1
+    first, *others = content["rows"]
+    # The time of the fit is part of every calibration's.
+    assert all(row["fit_seconds"] > first["fit_seconds"] for row in others)
+    # What is stored is not made again.
+    before = cell.file(fit).read_bytes()
+    posteriors.run(cell, fit)
+    assert cell.file(fit).read_bytes() == before
+
+
+def test_ablations_fill_their_table(cell, monkeypatch):
+    monkeypatch.setattr(ablations, "EPOCHS", 2)
+    monkeypatch.setattr(ablations, "POLISHES", {"covariance diagonal": "vbll:covariance=diagonal"})
+    for seed, fit in product((0, 1), ("default", "head step joint")):
+        ablations.run(replace(cell, adapter="variants", seed=seed), fit)
+    ablations.write_summary(cell.out)
+    lines = (cell.out / "summary.md").read_text(encoding="utf-8").splitlines()
+    table = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
+    assert list(table)[1:] == ["default", "head step joint", "covariance diagonal"]
+    assert all(row[1] == "2" for name, row in table.items() if name != "variant")
+    assert "±" in table["head step joint"][-3]
+    assert not table["default"][-3]
+
+
+def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell):
+    rate = posteriors.best_rate(cell, "mle")
+    file = cell.out / "learning-rates" / "toy" / "lora-mle.json"
+    stored = dict(map(tuple, read_json(file)["validation_nll"]))
+    assert stored[rate] == min(stored.values())
+    other = posteriors.Cell(cell.backbone, cell.data, "lora", 5, cell.out)
+    assert posteriors.best_rate(other, "mle") == rate
+    assert read_json(file)["seed"] == 0
