@@ -15,6 +15,7 @@ from bayeslora.posteriors.config import MLE, PosteriorConfig
 from bayeslora.posteriors.config_variational import BLoB, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
+from bayeslora.posteriors.registry import described
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tfb import TFBWeights
@@ -59,7 +60,7 @@ def build(
     """
     make = _factory(config)
     head: Head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-    _check_head(config.name, head)
+    _check_head(config, head)
     try:
         head.prepare(extra or {})
     except (KeyError, TypeError, ValueError) as error:
@@ -74,22 +75,22 @@ def _factory(config: PosteriorConfig) -> Callable[..., Any]:
         return found
     try:
         factory: Callable[..., Any] = resolve_name(found)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"the head of posterior {config.name!r}, {found!r}, cannot be loaded: {error}"
+            f"the head of {described(config)}, {found!r}, cannot be loaded: {error}"
         ) from error
     return factory
 
 
-def _check_head(name: str, head: object) -> None:
+def _check_head(config: PosteriorConfig, head: object) -> None:
     if not isinstance(head, nn.Module):
         raise InputError(
-            f"the head of posterior {name!r} must be a torch.nn.Module, got {type(head).__name__}"
+            f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}"
         )
     missing = ", ".join(repr(verb) for verb in _VERBS if not hasattr(head, verb))
     if missing:
         raise InputError(
-            f"the head of posterior {name!r}, a {type(head).__name__}, lacks {missing}; "
+            f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; "
             "bayeslora.posteriors.types.LastLayer says what a last layer must be able to do"
         )
 

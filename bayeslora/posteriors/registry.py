@@ -138,6 +138,12 @@ def provider(config: Any) -> dict[str, str]:
     return {dist.name: dist.version for dist in dists if dist is not None}
 
 
+def described(config: Any) -> str:
+    """Return the name of a posterior, with its package where it is not our own, for messages."""
+    packages = ", ".join(f"{name} {version}" for name, version in provider(config).items())
+    return f"posterior {config.name!r}" + (packages and f" of package {packages}")
+
+
 def listed_posteriors() -> list[Listed]:
     """Return every posterior that works; a warning names each package whose one does not."""
     ours = f"bayeslora {__version__}"
