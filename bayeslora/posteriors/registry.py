@@ -120,7 +120,7 @@ def stored_posterior(record: Mapping[str, Any]) -> Any:
     Raises:
         InputError: Nothing installed provides it, or an option is not allowed.
     """
-    name = record.get("name")
+    name = str(record.get("name"))
     if name not in _AVAILABLE:
         raise InputError(
             f"the model's posterior {name!r} is not built in and no installed package provides it; "
