@@ -75,7 +75,8 @@ class Forgetful(Sound):
 
 class Random(Sound):
     def mean(self, features):
-        return super().mean(features) + torch.rand(())
+        mean = super().mean(features)
+        return mean + torch.rand(mean.shape)
 
 
 class Social(Sound):
