@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.posteriors.config_variational import BLoB, ScalaBL
     from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+    from bayeslora.posteriors.registry import register_posterior
     from bayeslora.predictions import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
@@ -74,6 +75,7 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "register_posterior": "bayeslora.posteriors.registry",
     "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
 }
@@ -112,6 +114,7 @@ __all__ = [
     "conformal_sets",
     "evaluate",
     "recalibrate",
+    "register_posterior",
     "report",
 ]
 

@@ -19,7 +19,8 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import POSTERIORS, VBLL
+from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.training import restore
@@ -71,7 +72,7 @@ class BayesianClassifier:
             InputError: A name or an option is not allowed.
         """
         self.adapter = options.resolve("adapter", adapter, ADAPTERS)
-        self.posterior = options.resolve("posterior", posterior, POSTERIORS)
+        self.posterior = resolve_posterior(posterior)
         for name, value, least in (("max_length", max_length, 1), ("seed", seed, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} must be an integer >= {least}, got {value!r}")
@@ -234,7 +235,7 @@ class BayesianClassifier:
         scores = kept if feature_scores is None else config_scores.feature_scores(feature_scores)
         config = fitted.posterior
         if posterior is not None:
-            config = options.resolve("posterior", posterior, POSTERIORS)
+            config = resolve_posterior(posterior)
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(
@@ -367,7 +368,7 @@ class BayesianClassifier:
         with quiet_transformers():
             network, record = restore.foreign_network(
                 model,
-                options.resolve("posterior", posterior, POSTERIORS),
+                resolve_posterior(posterior),
                 tokenizer=tokenizer,
                 layer=layer,
                 max_length=max_length,

@@ -28,7 +28,7 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     Raises:
         InputError: The name, an option or an option's value is not allowed.
     """
-    if isinstance(value, tuple(choices.values())):
+    if _is_one_of(value, choices):
         return value
     if isinstance(value, str):
         name, options = _parse(what, value)
@@ -41,6 +41,12 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if name not in choices:
         raise unknown_choice(what, name, choices)
     return _build(f"{what} {name}", choices[name], options)
+
+
+def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
+    # By its name: to look through all classes would import those that load when they are asked for.
+    name = getattr(value, "name", None)
+    return isinstance(name, str) and name in choices and isinstance(value, choices[name])
 
 
 def as_mapping(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ HEAVY = (
     "peft",
     "pyarrow",
     "pyro",
+    "pytest",
     "torch",
     "torchmetrics",
     "transformers",
@@ -33,11 +34,20 @@ def loaded_after(statement):
     [
         "import bayeslora; bayeslora.InputError; bayeslora.__version__; dir(bayeslora)",
         "import bayeslora; bayeslora.VBLL(); bayeslora.Laplace(); bayeslora.PoLAR()",
+        "import bayeslora; bayeslora.register_posterior",
         "from bayeslora import errors, files, options",
+        "from bayeslora.posteriors.registry import listed_posteriors; listed_posteriors()",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
     assert loaded_after(statement) == "[]"
+
+
+def test_importing_the_package_looks_through_no_others():
+    code = "import sys; before = {*sys.modules}; import bayeslora; print({*sys.modules} - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "bayeslora" in done.stdout
+    assert "importlib.metadata" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def fitted_head(
         validation: For choosing the prior; None chooses it without.
     """
     classes, width = trained.mean_weight.shape
-    head = build(config, width, classes).to(train.values.device)
+    head = build(config, width, classes)
+    head.to(train.values.device)
     head.set_mean(trained.mean_weight)
     held = None if validation is None else (validation.values, validation.labels)
     head.fit(train.values, train.labels, held)

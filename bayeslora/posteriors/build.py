@@ -1,41 +1,35 @@
-"""From a configuration to the last layer that it describes."""
+"""From a configuration to the last layer, and the posterior over weights, that it describes."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
+
+from torch import nn
 
 from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.config import MAP, VBLL, Laplace, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.config import MLE, PosteriorConfig
 from bayeslora.posteriors.config_variational import BLoB, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
-from bayeslora.posteriors.covariances import shapes
 from bayeslora.posteriors.ivon import IVONWeights
-from bayeslora.posteriors.laplace import LaplaceHead
-from bayeslora.posteriors.nuts import NUTSHead
-from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.registry import described
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
-from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.posteriors.types import LastLayer
 
-logger = logging.getLogger(__name__)
-
-# A covariance is held a few times over while it is fitted.
-_MOST_BYTES = 1 << 30
-_SIMPLER = {"full": "dense", "dense": "diagonal"}
 # Other numbers than those that the adapters start from.
 _SEED_STEP = 1 << 32
 
-Head = PointHead | VBLLHead | LaplaceHead | NUTSHead
+Head = LastLayer
 Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights
+
+_VERBS = sorted(
+    name for name in {*vars(LastLayer), *LastLayer.__annotations__} if not name.startswith("_")
+)
 
 
 def build(
@@ -49,7 +43,8 @@ def build(
 ) -> Head:
     """Return the head of a configuration: an `nn.Module` that satisfies `LastLayer`.
 
-    Posteriors that are random in other weights have a plain MLE head.
+    The configuration's class says in `head` who makes it. Posteriors that are random in other
+    weights say nothing there and have a plain MLE head.
 
     Args:
         config: Which posterior, with its options.
@@ -60,28 +55,44 @@ def build(
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: `extra` is not what `extra_config()` of such a head returns, or a bound is not
-            for so many classes.
+        InputError: `extra` is not what `extra_config()` of such a head returns, a bound is not
+            for so many classes, or a third party's head cannot be found or is no `LastLayer`.
     """
-    head: Head
-    if isinstance(config, VBLL):
-        _check_quadrature(config, num_classes)
-        config = affordable(config, num_features, num_classes)
-        head = VBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-    elif isinstance(config, Laplace):
-        head = LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
-    elif isinstance(config, NUTS):
-        head = NUTSHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-    elif isinstance(config, TemperatureScaling):
-        head = TemperedHead(num_features, num_classes)
-    else:
-        scale = config.prior_scale if isinstance(config, MAP) else None
-        head = PointHead(num_features, num_classes, prior_scale=scale, mean_sq_norm=mean_sq_norm)
+    make = _factory(config)
+    head: Head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+    _check_head(config, head)
     try:
         head.prepare(extra or {})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head
+
+
+def _factory(config: PosteriorConfig) -> Callable[..., Any]:
+    # Looked up on the class, where a function is not bound to the options.
+    found: str | Callable[..., Any] = getattr(type(config), "head", MLE.head)
+    if not isinstance(found, str):
+        return found
+    try:
+        factory: Callable[..., Any] = resolve_name(found)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"the head of {described(config)}, {found!r}, cannot be loaded: {error}"
+        ) from error
+    return factory
+
+
+def _check_head(config: PosteriorConfig, head: object) -> None:
+    if not isinstance(head, nn.Module):
+        raise InputError(
+            f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}"
+        )
+    missing = ", ".join(repr(verb) for verb in _VERBS if not hasattr(head, verb))
+    if missing:
+        raise InputError(
+            f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; "
+            "bayeslora.posteriors.types.LastLayer says what a last layer must be able to do"
+        )
 
 
 def build_weights(
@@ -110,47 +121,3 @@ def build_weights(
     if isinstance(config, ScalaBL):
         return ScalaBLWeights(config, sites, seed + _SEED_STEP)
     return None
-
-
-def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:
-    """Return the configuration with simpler covariances where those asked for would not fit.
-
-    More directions than features say nothing more than as many.
-
-    Args:
-        config: What was asked for.
-        num_features: d.
-        num_classes: C.
-    """
-
-    def fitting(family: str) -> str:
-        return _fitting(family, num_classes, num_features, config.rank)
-
-    return replace(
-        config,
-        rank=min(config.rank, num_features),
-        covariance=fitting(config.covariance),
-        training_covariance=fitting(config.training_covariance),
-    )
-
-
-def _fitting(family: str, num_classes: int, num_features: int, rank: int) -> str:
-    """Return the family, or the next simpler one that fits."""
-    numbers = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
-    if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
-        return family
-    logger.warning(
-        "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
-        family,
-        num_classes,
-        num_features,
-        8 * numbers / 2**30,
-        _SIMPLER[family],
-    )
-    return _fitting(_SIMPLER[family], num_classes, num_features, rank)
-
-
-def _check_quadrature(config: VBLL, num_classes: int) -> None:
-    for field in ("bound", "polish_bound"):
-        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
-            raise InputError(f"{field} 'gauss_hermite' is for two classes, not {num_classes}")

@@ -44,6 +44,7 @@ class MLE:
     source: ClassVar[str] = ""
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:mle"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class MAP:
     source: ClassVar[str] = ""
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:map_estimate"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)
@@ -118,6 +120,7 @@ class VBLL:
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance a class"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:vbll"
 
     def __post_init__(self) -> None:
         check_positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))
@@ -168,6 +171,7 @@ class Laplace:
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the last layer"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:laplace"
 
     def __post_init__(self) -> None:
         check_choice("structure", self.structure, STRUCTURES)
@@ -186,6 +190,7 @@ class TemperatureScaling:
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:tempered"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class NUTS:
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:nuts"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)

@@ -15,11 +15,17 @@ from bayeslora.logits import Logits
 class LastLayer(Protocol):
     """A distribution over the weights of a linear head; it sees features, never tokens.
 
-    Every implementation is also an `nn.Module`, with state made of tensors only.
+    Every implementation is also an `nn.Module`, with state made of tensors only. One whose logits
+    have variance keeps its options as `config`, where `link` and `num_samples` are looked up.
     """
 
     uses_training_features: bool
     """Whether `fit` does anything; where it does, `predict` should follow a fit."""
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the posterior's mean, detached."""
+        ...
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
         """Return the head's own objective: mean nats a row, KL / `num_train` included.
@@ -97,6 +103,10 @@ class LastLayer(Protocol):
 
     def zero_grad(self) -> None:
         """Forget gradients."""
+        ...
+
+    def to(self, device: torch.device, /) -> Any:
+        """Move all tensors, as every `nn.Module` does."""
         ...
 
 

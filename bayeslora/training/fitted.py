@@ -14,7 +14,8 @@ from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
-from bayeslora.posteriors.config import MLE, POSTERIORS, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
@@ -52,7 +53,7 @@ class Fitted:
     @property
     def posterior(self) -> PosteriorConfig:
         """The posterior's options."""
-        config: PosteriorConfig = options.resolve("posterior", self.record.posterior, POSTERIORS)
+        config: PosteriorConfig = stored_posterior(self.record.posterior)
         return config
 
     @property
@@ -132,7 +133,11 @@ class Fitted:
         network = Network(self.network.encoder, self.network.sites, head)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
-        record = replace(self.record, posterior=options.as_mapping(config))
+        record = replace(
+            self.record,
+            posterior=options.as_mapping(config),
+            versions=self.record.versions | provider(config),
+        )
         return replace(self, record=record, network=network.eval())
 
     def calibrated(

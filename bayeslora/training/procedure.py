@@ -14,10 +14,11 @@ from torch import Tensor
 from bayeslora import options
 from bayeslora.adapters.config import AdapterConfig
 from bayeslora.backbones.load import Backbone
-from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.config_scores import check_feature_scores
+from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.data import read_labelled
@@ -161,6 +162,7 @@ def fit_classifier(
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
         results=dataclasses.asdict(results[0]),
+        versions=library_versions() | provider(choices.posterior),
     )
     return Fitted(record, network, members, choices.progress)
 

@@ -11,11 +11,12 @@ from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone, open_source
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
-from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord
+from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
-from bayeslora.posteriors.config import POSTERIORS, Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
 
@@ -44,7 +45,7 @@ def restore_network(
         network = build_network(
             base,
             options.resolve("adapter", record.adapter, ADAPTERS),
-            options.resolve("posterior", record.posterior, POSTERIORS),
+            stored_posterior(record.posterior),
             num_classes=len(record.classes),
             seed=record.seed,
             max_length=record.max_length,
@@ -101,6 +102,7 @@ def foreign_network(
         seed=0,
         num_train=0,
         head=head.extra_config(),
+        versions=library_versions() | provider(posterior),
     )
     return network, record
 
@@ -179,7 +181,7 @@ def _foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]
     )
     _check_fingerprint(record, classifier.backbone.fingerprint)
     encoder = SequenceEncoder(classifier, max_length=record.max_length)
-    posterior = options.resolve("posterior", record.posterior, POSTERIORS)
+    posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
     return Network(encoder, [], head).to(classifier.backbone.device)
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.neighbors import NearestNeighbors
-from toy_features import toy
 
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
@@ -22,6 +21,7 @@ from bayeslora.posteriors.config_scores import (
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
 from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
 from bayeslora.posteriors.nearest import NearestRows
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 

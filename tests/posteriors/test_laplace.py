@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from toy_features import toy
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors import laplace_full
@@ -15,6 +14,7 @@ from bayeslora.posteriors.config import Laplace
 from bayeslora.posteriors.laplace import STRUCTURES
 from bayeslora.posteriors.laplace_full import FullCurvature, class_contrasts
 from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 NAMES = sorted(STRUCTURES)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toy_features import toy
 
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import Laplace
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 

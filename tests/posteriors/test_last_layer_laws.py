@@ -1,8 +1,7 @@
 """The laws of last-layer posteriors, for each of ours."""
 
-from last_layer_laws import LastLayerLaws
-
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
+from bayeslora.testing.last_layer import LastLayerLaws
 
 
 class TestMLE(LastLayerLaws):

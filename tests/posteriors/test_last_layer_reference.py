@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from toy_features import toy
 
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import MAP, VBLL, Laplace
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 TAU = 2.0

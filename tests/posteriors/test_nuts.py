@@ -6,7 +6,6 @@ import math
 import pyro
 import pytest
 import torch
-from toy_features import toy
 
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
@@ -15,6 +14,7 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.nuts_chains import Chains, run_chains
 from bayeslora.posteriors.nuts_target import Target
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 TAU = 2.0

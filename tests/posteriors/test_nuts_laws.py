@@ -3,9 +3,8 @@
 import copy
 import functools
 
-from last_layer_laws import LastLayerLaws
-
 from bayeslora.posteriors.config import NUTS
+from bayeslora.testing.last_layer import LastLayerLaws
 
 
 class TestNUTS(LastLayerLaws):
@@ -21,6 +20,3 @@ class TestNUTS(LastLayerLaws):
     @functools.cache
     def _fitted_once(cls, rows):
         return LastLayerLaws.fitted(cls(), rows)
-
-    def without_samples(self, logits):
-        return logits.at_mean()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from toy_features import toy
 
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import MAP, MLE
+from bayeslora.testing.toy import toy
 
 
 def test_map_is_mle_plus_the_negative_log_prior_a_row():

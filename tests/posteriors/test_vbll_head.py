@@ -8,13 +8,13 @@ import pyro
 import pytest
 import torch
 from gaussian_oracles import FAMILIES, bound_for, kl_to_prior
-from toy_features import toy
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MARGINAL_BOUNDS, VBLL
 from bayeslora.posteriors.vbll_pyro import negative_elbo
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 
@@ -236,11 +236,11 @@ def test_quadrature_is_refused_for_three_classes():
 
 @pytest.mark.parametrize("asked", ["full", "dense"])
 def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplog):
-    monkeypatch.setattr("bayeslora.posteriors.build._MOST_BYTES", 500)
+    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 500)
     config = VBLL(covariance=asked, polish_bound="tilted")
     assert build(config, 4, 3).config.covariance == "dense"
     assert ("a full covariance of 3 classes and 4 features" in caplog.text) == (asked == "full")
-    monkeypatch.setattr("bayeslora.posteriors.build._MOST_BYTES", 300)
+    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 300)
     assert build(config, 4, 3).config.covariance == "diagonal"
     assert "taking a diagonal one" in caplog.text
 

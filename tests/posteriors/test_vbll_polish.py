@@ -8,7 +8,6 @@ import torch
 from gaussian_oracles import FAMILIES, bound_for, elbo, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_features import toy
 
 from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.covariances import Dense, Full, LowRank
@@ -16,6 +15,7 @@ from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_f
 from bayeslora.posteriors.vbll_blocks import DenseBlocks, weighted_gram
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_prior import polish_with_prior
+from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]

@@ -77,12 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora import options
-    from bayeslora.posteriors.config import POSTERIORS
     from bayeslora.posteriors.config_scores import check_feature_scores
+    from bayeslora.posteriors.registry import resolve_posterior
 
     check_new_directory(args.out, overwrite=args.overwrite)
-    posterior = options.resolve("posterior", args.posterior or DEFAULT_POSTERIOR, POSTERIORS)
+    posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
     check_feature_scores(args.feature_scores or (), posterior)
     record = _own_record(args)
     columns = columns_for(args, record)

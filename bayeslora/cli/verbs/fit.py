@@ -155,13 +155,14 @@ def _methods(args: argparse.Namespace) -> dict[str, Any]:
     """Return the adapter and the posterior that were named, as keyword arguments."""
     from bayeslora import options
     from bayeslora.adapters.config import ADAPTERS
-    from bayeslora.posteriors.config import POSTERIORS
+    from bayeslora.posteriors.registry import resolve_posterior
 
-    choices: dict[str, dict[str, type[Any]]] = {"adapter": ADAPTERS, "posterior": POSTERIORS}
-    return {
-        name: options.resolve(name, value, choices[name])
-        for name, value in given(args, *choices).items()
-    }
+    found = given(args, "adapter", "posterior")
+    if "adapter" in found:
+        found["adapter"] = options.resolve("adapter", found["adapter"], ADAPTERS)
+    if "posterior" in found:
+        found["posterior"] = resolve_posterior(found["posterior"])
+    return found
 
 
 def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         rows += [
             (
                 f"  {item['name']}",
-                item["summary"],
+                item["summary"] + _origin(item),
                 *(item.get(name, "") for name in _COSTS),
                 item["source"],
             )
@@ -48,19 +48,26 @@ def run(args: argparse.Namespace) -> None:
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.conformal.config import CONFORMAL
-    from bayeslora.posteriors.config import POSTERIORS
     from bayeslora.posteriors.config_scores import FEATURE_SCORES
+    from bayeslora.posteriors.registry import listed_posteriors
     from bayeslora.recalibration.config import RECALIBRATORS
 
     return {
         "adapters": [_described(config) for config in ADAPTERS.values()],
-        "posteriors": [_described(config) for config in POSTERIORS.values()],
+        "posteriors": [
+            {**_described(item.config), "package": item.package} for item in listed_posteriors()
+        ],
         "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
         "conformal sets": [_described(config) for config in CONFORMAL.values()],
         "feature_scores": [
             {**dataclasses.asdict(info), "options": {}} for info in FEATURE_SCORES.values()
         ],
     }
+
+
+def _origin(item: dict[str, Any]) -> str:
+    package = item.get("package", "bayeslora")
+    return "" if package.split()[0] == "bayeslora" else f" ({package})"
 
 
 def _described(config: type[Any]) -> dict[str, Any]:

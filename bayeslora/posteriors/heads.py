@@ -1,0 +1,122 @@
+"""The last layers that come with the package: what `head` of their configurations names.
+
+Each function takes what `bayeslora.posteriors.build.build` passes to every factory of a head.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config import MAP, VBLL, Laplace, TemperatureScaling
+from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.covariances import shapes
+from bayeslora.posteriors.laplace import LaplaceHead
+from bayeslora.posteriors.nuts import NUTSHead
+from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.tempered import TemperedHead
+from bayeslora.posteriors.vbll import VBLLHead
+
+logger = logging.getLogger(__name__)
+
+# A covariance is held a few times over while it is fitted.
+_MOST_BYTES = 1 << 30
+_SIMPLER = {"full": "dense", "dense": "diagonal"}
+
+
+def mle(
+    config: Any, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> PointHead:
+    """Return a point estimate without a prior, whatever the configuration."""
+    return PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm)
+
+
+def map_estimate(
+    config: MAP, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> PointHead:
+    """Return a point estimate under a Gaussian prior."""
+    return PointHead(
+        num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
+    )
+
+
+def tempered(
+    config: TemperatureScaling,
+    num_features: int,
+    num_classes: int,
+    *,
+    mean_sq_norm: float,
+    seed: int,
+) -> TemperedHead:
+    """Return a point estimate with a temperature."""
+    return TemperedHead(num_features, num_classes)
+
+
+def laplace(
+    config: Laplace, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> LaplaceHead:
+    """Return a Laplace approximation."""
+    return LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+
+
+def nuts(
+    config: NUTS, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> NUTSHead:
+    """Return draws of Markov chains."""
+    return NUTSHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+
+def vbll(
+    config: VBLL, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> VBLLHead:
+    """Return a variational last layer, with covariances that fit into memory.
+
+    Raises:
+        InputError: A bound is not for so many classes.
+    """
+    for field in ("bound", "polish_bound"):
+        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
+            raise InputError(f"{field} 'gauss_hermite' is for two classes, not {num_classes}")
+    fitting = affordable(config, num_features, num_classes)
+    return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+
+def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:
+    """Return the configuration with simpler covariances where those asked for would not fit.
+
+    More directions than features say nothing more than as many.
+
+    Args:
+        config: What was asked for.
+        num_features: d.
+        num_classes: C.
+    """
+
+    def fitting(family: str) -> str:
+        return _fitting(family, num_classes, num_features, config.rank)
+
+    return replace(
+        config,
+        rank=min(config.rank, num_features),
+        covariance=fitting(config.covariance),
+        training_covariance=fitting(config.training_covariance),
+    )
+
+
+def _fitting(family: str, num_classes: int, num_features: int, rank: int) -> str:
+    """Return the family, or the next simpler one that fits."""
+    numbers = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
+    if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
+        return family
+    logger.warning(
+        "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
+        family,
+        num_classes,
+        num_features,
+        8 * numbers / 2**30,
+        _SIMPLER[family],
+    )
+    return _fitting(_SIMPLER[family], num_classes, num_features, rank)

@@ -1,0 +1,82 @@
+"""The posterior that laws are tried on: its configuration, its heads, its rows, its tolerances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.build import Head, build
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE
+from bayeslora.testing.toy import toy
+
+Rows = tuple[Tensor, Tensor]
+
+
+class LastLayerCase:
+    """What a suite of laws needs to know of a last-layer posterior.
+
+    Attributes:
+        config: The options under test; the only attribute without a default.
+        num_classes: C of the toy rows; 2 for a method of two classes.
+        num_features: d of the toy rows.
+        training_prior_scale: What `report()["prior_scale"]` is, where it is reported, after a fit
+            that was told not to choose the prior.
+        fit_tolerance: How far, in nats of a logit, two fits may lie apart that have one optimum.
+            Iterative fits stop within 1e-6 of their optimum's value, where it is flat: 5e-3.
+        precision_tolerance: How far fits to float32 and to float64 features may lie apart.
+            float32 features carry a relative error of 6e-8; fits amplify it by far less than 1e4,
+            hence 1e-3.
+        noise: How far, in nats of a logit and relative, two independent runs of a sampler for one
+            posterior may lie apart; set it from the sampler's effective number of draws. Laws of
+            numbers that come from one run stay exact.
+    """
+
+    config: Any
+    num_classes: int = 3
+    num_features: int = 5
+    training_prior_scale: float = DEFAULT_PRIOR_SCALE
+    fit_tolerance: float = 5e-3
+    precision_tolerance: float = 1e-3
+    noise: float = 0.0
+
+    def build(self, **options: Any) -> Head:
+        """Return a fresh head; `options` are those of `bayeslora.posteriors.build.build`."""
+        return build(self.config, self.num_features, self.num_classes, **options)
+
+    def start(self) -> Tensor:
+        """Return [C, d] random weights, like those that training leaves."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.num_classes, self.num_features, generator=generator)
+
+    def make(self, **options: Any) -> Head:
+        """Return a float32 head with random means, the state that training leaves."""
+        head = self.build(**options)
+        head.set_mean(self.start())
+        return head
+
+    def toy(self, rows: int = 60, seed: int = 0) -> Rows:
+        """Return features [N, d] float64 and labels [N]."""
+        return toy(rows, self.num_features, self.num_classes, seed)
+
+    def held_out(self) -> Rows:
+        """Return validation rows."""
+        return self.toy(seed=9)
+
+    def fitted(self, rows: int = 60) -> Head:
+        """Return a head fitted to so many rows; override it to cache a slow fit."""
+        head = self.make()
+        head.fit(*self.toy(rows), self.held_out())
+        return head
+
+    @pytest.fixture
+    def head(self) -> Head:
+        """A fitted head."""
+        return self.fitted()
+
+    @pytest.fixture
+    def rows(self) -> Tensor:
+        """[20, d] features of fresh rows."""
+        return self.toy(rows=20, seed=4)[0]

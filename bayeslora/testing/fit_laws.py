@@ -1,0 +1,91 @@
+"""Laws of how a last layer trains beside an adapter and is fitted afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from bayeslora.posteriors.build import Head
+from bayeslora.testing.case import LastLayerCase
+
+F64 = torch.float64
+
+
+class FitLaws(LastLayerCase):
+    """A fit depends on the rows and the trained mean, on nothing else, and disturbs no training."""
+
+    def test_permuted_labels_permute_the_logits(self, head: Head, rows: Tensor) -> None:
+        """No class is special."""
+        order = torch.arange(self.num_classes).roll(1)
+        features, labels = self.toy()
+        held, held_labels = self.held_out()
+        moved = self.build()
+        moved.set_mean(self.start()[order.argsort()])
+        moved.fit(features, order[labels], (held, order[held_labels]))
+        expected, found = head.predict(rows), moved.predict(rows)
+        atol, rtol = self.fit_tolerance + self.noise, self.noise
+        assert_close(found.mean[:, order], expected.mean, atol=atol, rtol=rtol)
+        assert_close(found.variance[:, order], expected.variance, atol=atol, rtol=rtol)
+
+    def test_fitting_twice_changes_nothing(self, head: Head, rows: Tensor) -> None:
+        """A fit starts from what training left, not from the fit before.
+
+        Where the prior is wide and logits are large the optimum is flat relative to its size.
+        """
+        before = head.predict(rows)
+        head.fit(*self.toy(), self.held_out())
+        after = head.predict(rows)
+        atol = rtol = self.fit_tolerance
+        assert_close(after.mean, before.mean, atol=atol, rtol=rtol)
+        assert_close(after.covariance, before.covariance, atol=atol, rtol=rtol)
+
+    def test_fit_leaves_trained_parameters_alone(self) -> None:
+        """Training goes on after a fit that only scored an epoch."""
+        head = self.make()
+        before = [parameter.detach().clone() for parameter in head.parameters()]
+        head.fit(*self.toy())
+        for old, new in zip(before, head.parameters(), strict=True):
+            assert torch.equal(old, new)
+
+    def test_a_prior_that_is_not_chosen_is_that_of_the_training(self) -> None:
+        """`choose_prior=False` makes epochs comparable."""
+        head = self.make()
+        head.fit(*self.toy(), self.held_out(), choose_prior=False)
+        expected = self.training_prior_scale
+        assert head.report().get("prior_scale", expected) == pytest.approx(expected)
+
+    def test_single_and_double_precision_features_agree(self, rows: Tensor) -> None:
+        """Fits compute in float64 whatever they are given."""
+        features, labels = self.toy()
+        outcomes = []
+        for dtype in (torch.float32, F64):
+            head = self.make()
+            head.fit(features.to(dtype), labels)
+            outcomes.append(head.predict(rows.to(dtype)))
+        single, double = outcomes
+        tolerance = self.precision_tolerance + self.noise
+        assert_close(single.mean, double.mean, atol=tolerance, rtol=self.noise)
+        assert_close(single.covariance, double.covariance, atol=tolerance, rtol=tolerance)
+
+    def test_loss_is_a_scalar_that_trains_every_parameter(self) -> None:
+        """With finite gradients."""
+        head = self.make()
+        features, labels = self.toy()
+        loss = head.loss(features.float(), labels, 60)
+        assert loss.shape == ()
+        torch.autograd.backward(loss)
+        for parameter in head.parameters():
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
+
+    def test_data_loss_reaches_the_features_alone(self) -> None:
+        """The adapter's step leaves no gradients in the head."""
+        head = self.make()
+        features, labels = self.toy()
+        features = features.float().requires_grad_()
+        torch.autograd.backward(head.data_loss(features, labels))
+        assert features.grad is not None
+        assert features.grad.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in head.parameters())

@@ -1,0 +1,28 @@
+"""Small classification problems on features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def toy(
+    rows: int = 60, size: int = 4, classes: int = 3, seed: int = 0, separation: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return features of Gaussian clusters, and labels that hold every class.
+
+    Args:
+        rows: N.
+        size: d.
+        classes: C.
+        seed: Of centres and rows.
+        separation: Standard deviation of the centres, in units of that within a cluster.
+
+    Returns:
+        Features [N, d] float64 with mean ‖φ‖² = 1, and labels [N] int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % classes
+    centres = separation * torch.randn(classes, size, generator=generator, dtype=torch.float64)
+    features = centres[labels] + torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    return features / features.square().sum(1).mean().sqrt(), labels

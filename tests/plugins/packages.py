@@ -1,0 +1,45 @@
+"""Installed packages of a few lines: files and a dist-info directory, as installers leave them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from bayeslora.posteriors.plugins import GROUP
+
+GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+_FILE = re.compile(r"^`([\w./]+)`[^\n]*\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def guide_files():
+    """Return the files of the guide's example by path."""
+    return dict(_FILE.findall(GUIDE.read_text(encoding="utf-8")))
+
+
+def install(site, package, version, entries, files=()):
+    """Put a package into the directory `site`.
+
+    Args:
+        site: Where; made if need be.
+        package: Its name.
+        version: Its version.
+        entries: Its posteriors: name and object path.
+        files: Content by path.
+    """
+    info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    for path, content in dict(files).items():
+        place = site / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content, encoding="utf-8")
+
+
+def install_guide(site):
+    """Install the guide's example, tests included; return the path of the tests."""
+    files = guide_files()
+    project = tomllib.loads(files["pyproject.toml"])["project"]
+    entries = project["entry-points"][GROUP]
+    install(site, project["name"], project["version"], entries, files)
+    return site / "tests"

@@ -1,0 +1,170 @@
+"""Packages with a mistake in them: each is named, and what is built in never notices."""
+
+import dataclasses
+
+import pytest
+from packages import install
+
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+from bayeslora.posteriors import plugins, registry
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import POSTERIORS, VBLL
+from bayeslora.posteriors.registry import listed_posteriors, resolve_posterior, stored_posterior
+
+GOOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+@dataclass(frozen=True)
+class Config:
+    size: float = 1.0
+    name: ClassVar[str] = "theirs"
+    summary: ClassVar[str] = "s"
+    source: ClassVar[str] = ""
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+    head: ClassVar[str] = "bayeslora.posteriors.heads:mle"
+"""
+
+
+def offer(site, content, package="acme-broken", name="theirs", value=None):
+    module = f"{package.replace('-', '_')}_module"
+    install(
+        site, package, "0.3", {name: value or f"{module}:Config"}, {f"{module}.py": content or GOOD}
+    )
+
+
+def changed(old, new):
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+MISTAKES = {
+    "no such module": ({"value": "acme_nowhere:Config"}, "'acme_nowhere:Config': ModuleNotFound"),
+    "no such class": ({"value": "acme_broken_module:Other"}, "AttributeError: .*'Other'"),
+    "error on import": ({"content": "1 / 0"}, "ZeroDivisionError: division by zero"),
+    "no class": ({"content": "Config = 3"}, "must be a frozen dataclass of options, got 3"),
+    "no dataclass": ({"content": "class Config: pass"}, "must be a frozen dataclass of options"),
+    "not frozen": ({"content": changed("(frozen=True)", "")}, "dataclass Config must be frozen"),
+    "no summary": (
+        {"content": changed('    summary: ClassVar[str] = "s"\n', "")},
+        "Config lacks the class variables 'summary';",
+    ),
+    "an option for a class variable": (
+        {"content": changed("passes: ClassVar[str]", "passes: str")},
+        "Config lacks the class variables 'passes';",
+    ),
+    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "lacks the class variables 'head';"),
+    "head without a module": (
+        {"content": changed("bayeslora.posteriors.heads:mle", "mle")},
+        "lacks the class variables 'head';",
+    ),
+    "another name": (
+        {"content": changed('"theirs"', '"other"')},
+        "calls itself 'other' in 'acme_broken_module:Config'",
+    ),
+    "a name that cannot be typed": (
+        {"content": changed('"theirs"', '"The:irs"'), "name": "The.irs"},
+        "name must be lower-case letters, digits and underscores, got 'The:irs'",
+    ),
+    "an option without a default": (
+        {"content": changed("size: float = 1.0", "size: float")},
+        r"every option needs a default that is allowed, but Config\(\) raises TypeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
+    about, message = MISTAKES[mistake]
+    about = {"content": None} | about
+    offer(site, about.pop("content"), **about)
+    name = about.get("name", "theirs")
+    where = f"posterior '{name}' of package acme-broken 0.3"
+    with pytest.raises(InputError, match=f"^{where}.*{message}"):
+        resolve_posterior(name)
+    with pytest.raises(InputError, match=where):
+        stored_posterior({"name": name})
+    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert where in caplog.text
+    assert resolve_posterior("vbll") == VBLL()
+    assert main(["methods"]) == 0
+    said = capsys.readouterr()
+    assert where in said.err
+    assert "Traceback" not in said.err
+    assert "vbll" in said.out
+
+
+def test_the_package_without_a_mistake_is_found(site):
+    offer(site, GOOD)
+    assert resolve_posterior("theirs:size=2").size == 2
+    assert listed_posteriors()[-1].package == "acme-broken 0.3"
+
+
+def test_the_name_of_a_built_in_posterior_stays_its_own(site, caplog):
+    offer(site, changed('"theirs"', '"vbll"'), name="vbll")
+    assert resolve_posterior("vbll") == VBLL()
+    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert "posterior 'vbll' of package acme-broken 0.3 is not used" in caplog.text
+    from acme_broken_module import Config
+
+    with pytest.raises(InputError, match=r"'vbll': class acme_broken_module\.Config is not regis"):
+        resolve_posterior(Config())
+
+
+def test_two_packages_with_one_name_are_both_named(site, caplog):
+    offer(site, GOOD)
+    offer(site, GOOD, package="bond-broken")
+    both = "'theirs' is offered by several packages: acme-broken 0.3, bond-broken 0.3"
+    with pytest.raises(InputError, match=both):
+        resolve_posterior("theirs")
+    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert both in caplog.text
+
+
+def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
+    def damaged(**_):
+        raise ValueError("no '=' in line 3")
+
+    monkeypatch.setattr(plugins, "entry_points", damaged)
+    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert "entry points of the installed packages cannot be read: no '=' in line 3" in caplog.text
+    with pytest.raises(InputError, match="unknown posterior 'theirs'"):
+        resolve_posterior("theirs")
+
+
+def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
+    monkeypatch.setattr(registry, "offers", lambda: pytest.fail("packages were looked through"))
+    for value in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL()):
+        resolve_posterior(value)
+    stored_posterior({"name": "nuts"})
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("acme_nowhere:Head", r"head of posterior 'theirs', 'acme_nowhere:Head', cannot be loaded"),
+        ("bayeslora.posteriors.heads:no", "cannot be loaded: .*'no'"),
+        ("not a module:Head", "'not a module:Head', cannot be loaded: invalid format"),
+        (lambda *_, **__: {}, "must be a torch.nn.Module, got dict"),
+        ("acme_heads:linear", "a Linear, lacks 'data_loss', 'extra_config', 'fit', 'loss', 'mean_"),
+    ],
+)
+def test_a_head_that_is_none_is_refused(site, head, message):
+    (site / "acme_heads.py").write_text(
+        "from torch.nn import Linear\n"
+        "def linear(config, num_features, num_classes, *, mean_sq_norm, seed):\n"
+        "    return Linear(num_features, num_classes)\n"
+    )
+    config = dataclasses.make_dataclass("Config", [], frozen=True)
+    config.name, config.head = "theirs", head
+    with pytest.raises(InputError, match=message):
+        build(config(), 4, 3)
+
+
+def test_a_head_of_a_package_is_refused_with_its_package(site):
+    offer(site, changed("bayeslora.posteriors.heads:mle", "acme_nowhere:Head"))
+    with pytest.raises(
+        InputError, match=r"head of posterior 'theirs' of package acme-broken 0\.3,"
+    ):
+        build(resolve_posterior("theirs"), 4, 3)

@@ -1,0 +1,147 @@
+"""The example of docs/extending.md: its tests, and its life in the classifier and the commands."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from packages import guide_files, install_guide
+from tiny import tiny_classifier, toy_rows
+
+import bayeslora as bl
+from bayeslora.cli import main
+from bayeslora.posteriors.plugins import GROUP
+
+FROM = {"device": "cpu", "progress": False}
+OPTIONS = {**FROM, "max_length": 32}
+
+
+def fitted(backbone, posterior):
+    classifier = bl.BayesianClassifier(backbone, "polar:r=4", posterior, **OPTIONS)
+    return classifier.fit(toy_rows(24), toy_rows(12, seed=1), epochs=1, batch_size=8)
+
+
+@pytest.fixture
+def uninstall(acme, monkeypatch):
+    """Return a function that takes the package away again."""
+
+    def take_away():
+        for name in [name for name in sys.modules if name.startswith("acme_posteriors")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(sys, "path", [item for item in sys.path if item != str(acme)])
+
+    return take_away
+
+
+def test_the_guide_has_every_file():
+    assert sorted(guide_files()) == [
+        "acme_posteriors/config.py",
+        "acme_posteriors/head.py",
+        "pyproject.toml",
+        "tests/test_isotropic.py",
+    ]
+    assert f'entry-points."{GROUP}"' in guide_files()["pyproject.toml"]
+
+
+def test_the_example_inherits_the_laws_and_passes_them(tmp_path):
+    """In a process of its own, with no settings of ours, as its author would run them."""
+    tests = install_guide(tmp_path / "site")
+    (tests / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    path = os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split(" passed")[0].split()[-1]) >= 20
+
+
+@pytest.mark.usefixtures("acme")
+def test_names_options_and_objects_mean_the_same():
+    from acme_posteriors.config import Isotropic
+
+    for value in (
+        "isotropic:prior_scale=3",
+        {"name": "isotropic", "prior_scale": 3},
+        Isotropic(prior_scale=3),
+    ):
+        assert bl.BayesianClassifier(posterior=value).posterior == Isotropic(prior_scale=3)
+    with pytest.raises(bl.InputError, match=r"posterior isotropic 'prior_scal' .*'prior_scale'"):
+        bl.BayesianClassifier(posterior="isotropic:prior_scal=3")
+    with pytest.raises(bl.InputError, match="prior_scale must be > 0, got -1"):
+        bl.BayesianClassifier(posterior="isotropic:prior_scale=-1")
+
+
+def test_it_is_fitted_saved_and_loaded_until_its_package_is_gone(llama, uninstall, tmp_path):
+    classifier = fitted(llama, "isotropic")
+    predictions = classifier.predict(toy_rows(9, seed=8))
+    assert predictions.epistemic.min() > 0
+    assert classifier.record.versions["acme-posteriors"] == "1.0"
+    classifier.save_pretrained(tmp_path / "model")
+    loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
+    assert np.array_equal(loaded.predict(toy_rows(9, seed=8)).probs, predictions.probs)
+    uninstall()
+    with pytest.raises(bl.InputError, match="'isotropic' is not built in and no installed package"):
+        bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    with pytest.raises(bl.InputError, match=r"unknown posterior 'isotropic'.*'vbll'"):
+        bl.BayesianClassifier(posterior="isotropic")
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_fitted_classifier_is_calibrated_to_it(llama):
+    classifier = fitted(llama, "map")
+    assert classifier.predict(toy_rows(9, seed=8)).epistemic.max() == 0
+    classifier.calibrate(toy_rows(24, seed=5), posterior="isotropic", feature_scores="combined")
+    predictions = classifier.predict(toy_rows(9, seed=8))
+    assert predictions.epistemic.min() > 0
+    assert "combined" in predictions.scores
+    assert classifier.record.versions["acme-posteriors"] == "1.0"
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_finished_classifier_is_calibrated_to_it_by_command(tmp_path, capsys):
+    model, train = tiny_classifier(tmp_path / "theirs"), tmp_path / "train.jsonl"
+    train.write_text("".join(f"{json.dumps(row)}\n" for row in toy_rows(24)))
+    out = ["--out", str(tmp_path / "model"), "--quiet", "--json"]
+    assert main(["calibrate", str(model), str(train), "--posterior", "isotropic", *out]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["posterior"] == {
+        "name": "isotropic",
+        "prior_scale": 2.0,
+        "link": "mc",
+        "num_samples": 1000,
+    }
+    loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **FROM)
+    assert loaded.predict(toy_rows(9, seed=8)).epistemic.min() > 0
+
+
+def test_commands_fit_list_and_predict(llama, uninstall, tmp_path, capsys):
+    train, model = tmp_path / "train.jsonl", tmp_path / "model"
+    train.write_text("".join(f"{json.dumps(row)}\n" for row in toy_rows(24)))
+    options = ["--backbone", llama, "--posterior", "isotropic:num_samples=3", "--epochs", "1"]
+    assert main(["fit", str(train), *options, "--quiet", "--out", str(model)]) == 0
+    record = json.loads((model / "bayeslora.json").read_text())
+    assert record["posterior"]["num_samples"] == 3
+
+    capsys.readouterr()
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr()
+    assert "Laplace approximation with one variance (acme-posteriors 1.0)" in listed.out
+    assert listed.err == ""
+    assert main(["methods", "--json"]) == 0
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["posteriors"]}
+    assert found["isotropic"]["package"] == "acme-posteriors 1.0"
+    assert found["isotropic"]["options"]["prior_scale"] == 2.0
+    assert found["vbll"]["package"] == f"bayeslora {bl.__version__}"
+
+    out = ["--out", str(tmp_path / "test.parquet"), "--quiet"]
+    assert main(["predict", str(model), str(train), *out]) == 0
+    uninstall()
+    capsys.readouterr()
+    assert main(["predict", str(model), str(train), *out, "--overwrite"]) == 2
+    assert "no installed package provides it" in capsys.readouterr().err
