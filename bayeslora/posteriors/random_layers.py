@@ -58,7 +58,7 @@ def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
             f"weights, and here are {total}; choose 'kron' or 'diag', or adapter 'polar', of which "
             "only the core is random"
         )
-    num_bytes = 8 * _num_stored(structure, shapes)
+    num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
     if structure == "kron" and num_bytes > _MOST_BYTES:
         logger.warning(
             "Kronecker factors of these adapters would take %.1f GiB; taking a diagonal curvature",
@@ -66,12 +66,3 @@ def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
         )
         return "diag"
     return structure
-
-
-def _num_stored(structure: str, shapes: Sequence[tuple[int, int]]) -> int:
-    """Return how many numbers a structure keeps."""
-    if structure == "full":
-        return sum(out * size for out, size in shapes) ** 2
-    if structure == "kron":
-        return sum(out**2 + size**2 for out, size in shapes)
-    return sum(out * size for out, size in shapes)
