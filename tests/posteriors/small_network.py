@@ -113,7 +113,7 @@ def jacobians(network, names, texts):
         values = {f"network.{name}": network.get_parameter(name).detach() for name in names}
         parts = jacrev(logits)(values)
         found.append(torch.cat([parts[name].flatten(1) for name in values], 1))
-    return torch.stack(found)
+    return torch.stack(found).detach()
 
 
 def gauss_newton(network, names, texts):
