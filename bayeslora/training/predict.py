@@ -84,8 +84,9 @@ def answer(
     draws: WeightPosterior
     weights = network.weights
     if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
-        draws = MCDropoutDraws(network)
-        if weights is not None and not isinstance(weights, LaplaceLoRAWeights):
+        if weights is None or isinstance(weights, LaplaceLoRAWeights):
+            draws = MCDropoutDraws(network)
+        else:
             draws = weights
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     if isinstance(posterior, Ensemble):
