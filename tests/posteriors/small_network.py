@@ -47,7 +47,7 @@ class SmallNetwork(nn.Module):
         self.head = PointHead(6, classes).double()
         generator = torch.Generator().manual_seed(2)
         self.head.set_mean(torch.randn(classes, 6, generator=generator, dtype=F64))
-        # Only in lists and hooks, never through `.encoder`'s own module machinery.
+        # Past the module's own machinery, which would walk in circles.
         object.__setattr__(self, "encoder", self)
 
     def forward(self, batch):
