@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
+    from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
     from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.posteriors.config_variational import BLoB, ScalaBL
     from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
@@ -56,6 +57,7 @@ _HOMES = {
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
     "Laplace": "bayeslora.posteriors.config",
+    "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
     "LoRA": "bayeslora.adapters.config",
     "MAP": "bayeslora.posteriors.config",
     "MCDropout": "bayeslora.posteriors.config",
@@ -100,6 +102,7 @@ __all__ = [
     "InputError",
     "IsotonicRegression",
     "Laplace",
+    "LaplaceLoRA",
     "LoRA",
     "MCDropout",
     "MatrixScaling",

@@ -218,8 +218,8 @@ class BayesianClassifier:
                 fresh, so rows that the network was not trained on are best.
             validation: Held-out labelled data for choosing the prior, where the posterior does so;
                 scored before and after in `validation_scores` and on the model card.
-            posterior: Another posterior of the last layer, which then starts from the mean of the
-                present one; None keeps it.
+            posterior: Another posterior of the last layer, or `laplace_lora` where there is an
+                adapter of ours; it starts from the mean of the present one. None keeps that.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
@@ -227,8 +227,8 @@ class BayesianClassifier:
                 new rows.
 
         Raises:
-            InputError: The data or a score is not allowed, or the posterior is not one of the last
-                layer.
+            InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
+                finished network.
         """
         fitted = self._known()
         kept = tuple(fitted.record.feature_scores)
@@ -236,6 +236,7 @@ class BayesianClassifier:
         config = fitted.posterior
         if posterior is not None:
             config = resolve_posterior(posterior)
+        restore.check_last_layer(config, adapted=bool(fitted.network.sites))
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(

@@ -12,9 +12,11 @@ from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.config import MLE, PosteriorConfig
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_variational import BLoB, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import described
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
@@ -25,7 +27,7 @@ from bayeslora.posteriors.types import LastLayer
 _SEED_STEP = 1 << 32
 
 Head = LastLayer
-Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights
+Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights | LaplaceLoRAWeights
 
 _VERBS = sorted(
     name for name in {*vars(LastLayer), *LastLayer.__annotations__} if not name.startswith("_")
@@ -98,26 +100,33 @@ def _check_head(config: PosteriorConfig, head: object) -> None:
 def build_weights(
     config: PosteriorConfig, sites: Sequence[LowRank], head: Head, seed: int = 0
 ) -> Weights | None:
-    """Return the posterior over adapter weights of a configuration: an `nn.Module` with `draw`.
+    """Return the posterior over adapter weights of a configuration, an `nn.Module`.
 
-    None where the configuration has none, or where its draws need no tensors of their own (MC
-    dropout, ensembles).
+    It has `draw`, except for a Laplace approximation, which is linearised instead. None where the
+    configuration has none, or where its draws need no tensors of their own (MC dropout, ensembles).
 
     Args:
         config: Which posterior, with its options.
         sites: The adapters, inside their model already.
         head: The last layer.
         seed: Of a random start.
+
+    Raises:
+        InputError: There are too many weights for the structure that was asked for.
     """
-    if isinstance(config, SWAG):
+    weights: Weights | None = None
+    if isinstance(config, LaplaceLoRA):
+        classes, width = head.mean_weight.shape
+        weights = LaplaceLoRAWeights(config, sites, (classes, width))
+    elif isinstance(config, SWAG):
         adapter = [item for site in sites for item in site.trainable().values()]
-        return SWAGWeights(config, [*adapter, *head.parameters()])
-    if isinstance(config, TFB):
-        return TFBWeights(sites)
-    if isinstance(config, BLoB):
-        return BLoBWeights(config, sites, seed + _SEED_STEP)
-    if isinstance(config, IVON):
-        return IVONWeights(config, sites)
-    if isinstance(config, ScalaBL):
-        return ScalaBLWeights(config, sites, seed + _SEED_STEP)
-    return None
+        weights = SWAGWeights(config, [*adapter, *head.parameters()])
+    elif isinstance(config, TFB):
+        weights = TFBWeights(sites)
+    elif isinstance(config, BLoB):
+        weights = BLoBWeights(config, sites, seed + _SEED_STEP)
+    elif isinstance(config, IVON):
+        weights = IVONWeights(config, sites)
+    elif isinstance(config, ScalaBL):
+        weights = ScalaBLWeights(config, sites, seed + _SEED_STEP)
+    return weights

@@ -15,6 +15,7 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_variational import ScalaBL
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.training.network import Network
 
 
@@ -37,7 +38,8 @@ def build_network(
         num_classes: C.
         seed: Of the adapter's start and of the last layer's draws.
         max_length: Tokens kept of a text.
-        extra: `extra_config()` of a fitted head whose tensors will be loaded.
+        extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
+            will be loaded.
 
     Raises:
         InputError: The adapter does not fit the backbone or the posterior.
@@ -54,6 +56,8 @@ def build_network(
     )
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     weights = build_weights(posterior, sites, head, seed)
+    if extra is not None and isinstance(weights, LaplaceLoRAWeights):
+        weights.prepare()
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 

@@ -19,10 +19,12 @@ from bayeslora.adapters.config import AdapterConfig
 from bayeslora.adapters.stats import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
@@ -33,6 +35,7 @@ from bayeslora.training.heads import (
     Refits,
     TrainingFeatures,
 )
+from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transformers
@@ -100,12 +103,18 @@ def fit_posterior(
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the finished adapter; return what it chose.
 
+    A Laplace approximation over the adapter's weights is fitted here too.
+
     Args:
         network: Holds the last layer.
         train: Rows to fit to.
         validation: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
-        progress: Whether to show a bar where the fit takes long: the steps of Markov chains.
+        progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
+            gradients of a Laplace approximation.
+
+    Raises:
+        InputError: The features or the curvature are not finite.
     """
     features, labels = _rows(network, train)
     held_out = None if validation is None else _rows(network, validation)
@@ -117,13 +126,35 @@ def fit_posterior(
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    if isinstance(network.weights, LaplaceLoRAWeights):
+        _fit_linearised(network, network.weights, train, validation, shown=progress)
     network.feature_scores = FeatureScores()
     if feature_scores:
         split, rows = ("train", features) if held_out is None else ("validation", held_out[0])
         drawing = drawing_of(getattr(network.head, "config", None))
-        familiar = Familiar(network.head.predict(rows), split, drawing)
+        logits: Logits = network.head.predict(rows)
+        if isinstance(network.weights, LaplaceLoRAWeights):
+            texts = (train if validation is None else validation).texts
+            logits = linearised_logits(network, network.weights, texts, logits.mean)
+            drawing = drawing_of(network.weights.config)
+        familiar = Familiar(logits, split, drawing)
         network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def _fit_linearised(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    shown: bool,
+) -> None:
+    held = None if validation is None else (validation.texts, validation.labels)
+    tunes = weights.config.prior_precision == "validation" and validation is not None
+    total = len(train.texts) + (len(validation.texts) if validation is not None and tunes else 0)
+    with progress_bar("curvature", total, shown=shown, unit="text") as advance:
+        fit_laplace_lora(network, weights, (train.texts, train.labels), held, advance)
 
 
 def drawing_of(posterior: object) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
+from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.predictions import Predictions
@@ -122,15 +123,18 @@ class Fitted:
         )
 
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
-        """Return the same network with an unfitted last layer that starts from the present mean.
+        """Return the same network with an unfitted posterior that starts from the present mean.
 
         Raises:
-            InputError: There is no single last layer, or `config` is not one.
+            InputError: There is no single last layer, or `config` cannot be fitted to this network.
         """
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
+        sites = self.network.sites
+        check_last_layer(config, adapted=bool(sites))
         head = last_layer(config, self.network.head.mean_weight, self.record.seed)
-        network = Network(self.network.encoder, self.network.sites, head)
+        weights = build_weights(config, sites, head, self.record.seed)
+        network = Network(self.network.encoder, sites, head, weights)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
         record = replace(

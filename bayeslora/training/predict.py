@@ -15,21 +15,27 @@ from bayeslora.backbones.tokens import length_batches
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.types import WeightPosterior
 from bayeslora.predictions import Predictions
+from bayeslora.training.linearised import linearised_logits
 from bayeslora.training.network import Network
 
 _BATCH = 64
 
 
 def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
-    """Return how many passes of the adapted layers a prediction takes."""
+    """Return how many passes of the adapted layers a prediction takes, backward ones apart."""
     if isinstance(posterior, Sampled):
         return max(1, _num_draws(posterior, num_samples))
+    if isinstance(posterior, LaplaceLoRA):
+        # The mean is computed as without the posterior, to be the same in every bit.
+        return 2 if _num_draws(posterior, num_samples) > 0 else 1
     return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
@@ -76,8 +82,12 @@ def answer(
     network.eval()
     passes = num_passes(posterior, num_samples)
     draws: WeightPosterior
+    weights = network.weights
     if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
-        draws = MCDropoutDraws(network) if network.weights is None else network.weights
+        if weights is None or isinstance(weights, LaplaceLoRAWeights):
+            draws = MCDropoutDraws(network)
+        else:
+            draws = weights
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
@@ -85,12 +95,14 @@ def answer(
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
     scores = network.feature_scores.of_features(features)
     logits: Logits = network.head.predict(features)
+    if isinstance(weights, LaplaceLoRAWeights) and passes > 1:
+        logits = linearised_logits(network, weights, texts, logits.mean, advance)
     if num_samples is not None and isinstance(logits, SampledLogits):
         logits = logits.thinned(num_samples) if num_samples else logits.at_mean()
     return logits, scores
 
 
-def _num_draws(posterior: Sampled, num_samples: int | None) -> int:
+def _num_draws(posterior: Sampled | LaplaceLoRA, num_samples: int | None) -> int:
     return posterior.num_samples if num_samples is None else num_samples
 
 

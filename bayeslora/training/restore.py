@@ -15,6 +15,7 @@ from bayeslora.checkpoint import FOREIGN, ModelFiles, ModelRecord, library_versi
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.training.assemble import build_network
@@ -76,7 +77,7 @@ def foreign_network(
     Raises:
         InputError: There is no such model, or the posterior is not one of the last layer.
     """
-    check_last_layer(posterior)
+    check_last_layer(posterior, adapted=False)
     classifier = load_sequence_classifier(
         model,
         tokenizer=tokenizer,
@@ -125,12 +126,23 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
     return head
 
 
-def check_last_layer(posterior: PosteriorConfig) -> None:
+def check_last_layer(posterior: PosteriorConfig, *, adapted: bool = True) -> None:
     """Complain about a posterior that cannot be fitted to a finished network.
 
+    Args:
+        posterior: Which one.
+        adapted: Whether the network has adapters of ours.
+
     Raises:
-        InputError: The posterior is not one of the last layer.
+        InputError: The posterior is neither one of the last layer nor a Laplace approximation over
+            adapters that are there.
     """
+    if isinstance(posterior, LaplaceLoRA) and not adapted:
+        raise InputError(
+            f"posterior {posterior.name!r} is over the weights of an adapter of ours, and a "
+            "classifier from elsewhere has none, also where it is a LoRA checkpoint, which is "
+            "merged when it is read; choose 'laplace', which is over the last layer"
+        )
     if isinstance(posterior, Ensemble | Sampled):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "

@@ -16,6 +16,7 @@ from bayeslora.posteriors.config import (
     Laplace,
     MCDropout,
 )
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 
 
 def test_importing_configurations_does_not_import_torch():
@@ -77,6 +78,11 @@ def test_options_as_text():
         (lambda: Laplace(structure="lowrank"), ["unknown structure 'lowrank'", "'kron'"]),
         (lambda: Laplace(prior_precision=0), ["prior_precision must be > 0", "got 0"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
+        (lambda: LaplaceLoRA(structure="low_rank"), ["unknown structure 'low_rank'", "'kron'"]),
+        (lambda: LaplaceLoRA(prior_precision=-1), ["prior_precision must be > 0", "got -1"]),
+        (lambda: LaplaceLoRA(last_layer=1), ["last_layer", "true or false", "1"]),
+        (lambda: LaplaceLoRA(link="softmax"), ["unknown link 'softmax'", "'bridge'"]),
+        (lambda: LaplaceLoRA(num_samples=-1), ["num_samples", "got -1"]),
         (lambda: MCDropout(p=1.0), ["p must be between 0 and 1", "got 1.0"]),
         (lambda: MCDropout(num_samples=-2), ["num_samples", "got -2"]),
         (lambda: NUTS(prior_scale="validation"), ["prior_scale must be > 0", "'validation'"]),

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--posterior",
         metavar="NAME[:KEY=VALUE,…]",
-        help=f"of the last layer; see `bayeslora methods` (default: {DEFAULT_POSTERIOR})",
+        help="of the last layer, or `laplace_lora` for a model of ours; see `bayeslora methods` "
+        f"(default: {DEFAULT_POSTERIOR})",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
     parser.add_argument(
@@ -129,7 +130,7 @@ def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) ->
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.training.restore import check_last_layer
 
-    check_last_layer(posterior)
+    check_last_layer(posterior, adapted=own)
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
     if own:
         return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))

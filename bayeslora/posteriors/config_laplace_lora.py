@@ -1,0 +1,55 @@
+"""What can be chosen about the Laplace approximation over adapter weights, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bayeslora.option_checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive_or_name,
+)
+
+ADAPTER_STRUCTURES = ("diag", "full", "kron")
+LAPLACE_LINKS = ("bridge", "mc", "probit")
+
+
+@dataclass(frozen=True)
+class LaplaceLoRA:
+    """Laplace approximation over the adapter's weights, linearised for prediction.
+
+    Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
+    network is trained by maximum likelihood and stays as it is.
+
+    Attributes:
+        structure: Curvature: `kron`, two Kronecker factors a layer; `diag`; or `full`, one matrix
+            over all random weights, for few of them.
+        prior_precision: Precision δ of the Gaussian prior on every random weight; `validation`
+            minimises the validation NLL, and does as `marglik` where there are no validation rows;
+            `marglik` maximises the marginal likelihood, which presumes that the mean weights are
+            its optimum.
+        last_layer: Whether the last layer is random too.
+        link: How logits become probabilities; the same link is used for tuning.
+        num_samples: Draws of the `mc` link; 0 predicts with the mean weights.
+    """
+
+    structure: str = "kron"
+    prior_precision: float | str = "validation"
+    last_layer: bool = True
+    link: str = "mc"
+    num_samples: int = 1000
+
+    name: ClassVar[str] = "laplace_lora"
+    summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
+    passes: ClassVar[str] = "2, and a backward one a class"
+    parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
+
+    def __post_init__(self) -> None:
+        check_choice("structure", self.structure, ADAPTER_STRUCTURES)
+        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
+        check_flag("last_layer", self.last_layer)
+        check_choice("link", self.link, LAPLACE_LINKS)
+        check_count("num_samples", self.num_samples, least=0)

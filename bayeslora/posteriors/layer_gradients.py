@@ -1,0 +1,129 @@
+"""Gradients of the logits with respect to some linear layers' weights, row by row.
+
+A linear layer `h = W a` that is called once a forward pass has, for a row with tokens t,
+
+    ∂(vᵀz) / ∂W = Σ_t g_t a_tᵀ,   g_t = ∂(vᵀz) / ∂h_t
+
+so inputs a and output gradients g, caught by hooks, say it for every row of a batch at once. Each
+vector v costs one backward pass, down to the lowest of the layers and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+
+
+@dataclass
+class Seen:
+    """What a hook caught in a layer's last forward pass.
+
+    Attributes:
+        inputs: [..., in], without their graph.
+        outputs: [..., out], inside the graph.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """Inputs and output gradients of one linear layer for a batch; zero at padding.
+
+    Attributes:
+        inputs: [B, T, in].
+        gradients: [K, B, T, out], for each of K vectors v.
+        num_tokens: Real tokens of the batch.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    num_tokens: int
+
+    def matrices(self) -> Tensor:
+        """Return ∂(vᵀz)/∂W of each row, [B, K, out, in] float64."""
+        return torch.einsum("kbto,bti->bkoi", self.gradients.double(), self.inputs.double())
+
+
+@contextmanager
+def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
+    """Yield what each layer saw in the last forward pass, None before the first."""
+    seen: list[Seen | None] = [None] * len(layers)
+
+    def keep(place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+            seen[place] = Seen(inputs[0].detach(), outputs)
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(place)) for place, layer in enumerate(layers)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def backward(
+    features: Tensor,
+    seen: Sequence[Seen | None],
+    names: Sequence[str],
+    directions: Tensor,
+    mask: Tensor,
+) -> list[LayerGradients]:
+    """Return the gradients of `directions · features` for every layer, K backward passes.
+
+    Args:
+        features: [B, d], with their graph.
+        seen: What the hooks caught in the pass that gave `features`.
+        names: Of the layers, for messages.
+        directions: [K, B, d]: what multiplies the features; for the gradient of vᵀWφ it is Wᵀv.
+        mask: [B, T], 1 at real tokens.
+
+    Raises:
+        InputError: A layer took no part in the pass, or sees other than tokens or rows.
+    """
+    caught = [_found(item, name) for item, name in zip(seen, names, strict=True)]
+    outputs = [item.outputs for item in caught]
+    found = [
+        torch.autograd.grad(features, outputs, direction, retain_graph=True, materialize_grads=True)
+        for direction in directions.to(features.dtype)
+    ]
+    return [
+        _masked(item.inputs, torch.stack(gradients), mask.to(features.device), name)
+        for item, gradients, name in zip(caught, zip(*found, strict=True), names, strict=True)
+    ]
+
+
+def _found(item: Seen | None, name: str) -> Seen:
+    if item is None:
+        raise InputError(f"adapter layer {name} took no part in the network's forward pass")
+    return item
+
+
+def _masked(inputs: Tensor, gradients: Tensor, mask: Tensor, name: str) -> LayerGradients:
+    """Return both as [..., B, T, ·] with zeros at padding; a layer may see one state a row."""
+    rows, tokens = mask.shape
+    leading = tuple(inputs.shape[:-1])
+    if leading == (rows,):
+        mask = torch.ones(rows, 1, device=mask.device, dtype=mask.dtype)
+    elif leading not in {(rows, tokens), (rows * tokens,)}:
+        raise InputError(
+            f"adapter layer {name} sees inputs of shape {list(inputs.shape)}, which are neither "
+            f"{rows} rows of {tokens} tokens nor {rows} rows; choose other target_modules"
+        )
+    # where, not a product: what padding holds need not be finite.
+    real = mask.bool()[..., None]
+    a = inputs.reshape(*mask.shape, inputs.shape[-1])
+    g = gradients.reshape(len(gradients), *mask.shape, gradients.shape[-1])
+    zero = torch.zeros((), dtype=a.dtype, device=a.device)
+    return LayerGradients(
+        torch.where(real, a, zero), torch.where(real, g, zero.to(g.dtype)), int(mask.sum())
+    )

@@ -1,0 +1,68 @@
+"""Which linear layers of an adapter are random, and which structure their curvature can have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bayeslora.adapters.site import LowRank
+from bayeslora.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+MOST_FULL = 3000
+"""Random weights of a `full` curvature: 72 MB, and half a minute of eigenvalues, at the most."""
+
+# As for the covariances of VBLL.
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class RandomLayer:
+    """A linear layer inside a site whose weight is random.
+
+    Attributes:
+        name: The site's dotted name and the layer's own: `A`, `B` or `core`.
+        layer: The layer.
+        origin: [out, in], what its prior is centred on.
+    """
+
+    name: str
+    layer: nn.Linear
+    origin: Tensor
+
+
+def random_layers(site: LowRank) -> list[RandomLayer]:
+    """Return the layers of a site whose weights are free: not on a manifold."""
+    origin, fixed = site.origin(), site.manifold()
+    return [
+        RandomLayer(f"{site.name}.{key}", layer, origin[key])
+        for key, layer in site.linears().items()
+        if key not in fixed
+    ]
+
+
+def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
+    """Return the structure, or `diag` where Kronecker factors would take too much.
+
+    Raises:
+        InputError: `full`, and too many weights for it.
+    """
+    total = sum(out * size for out, size in shapes)
+    if structure == "full" and total > MOST_FULL:
+        raise InputError(
+            f"structure 'full' of posterior 'laplace_lora' is for at most {MOST_FULL} random "
+            f"weights, and here are {total}; choose 'kron' or 'diag', or adapter 'polar', of which "
+            "only the core is random"
+        )
+    num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
+    if structure == "kron" and num_bytes > _MOST_BYTES:
+        logger.warning(
+            "Kronecker factors of these adapters would take %.1f GiB; taking a diagonal curvature",
+            num_bytes / 2**30,
+        )
+        return "diag"
+    return structure
