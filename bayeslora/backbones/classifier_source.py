@@ -65,7 +65,9 @@ def class_names(config: Any, name: str, given: Sequence[str] | None = None) -> t
     if config.problem_type == "multi_label_classification":
         raise InputError(f"{name} gives a text any number of labels; only one label a text is read")
     if config.num_labels < 2:
-        raise InputError(f"{name} has {config.num_labels} output; a classifier has two or more classes")
+        raise InputError(
+            f"{name} has {config.num_labels} output; a classifier has two or more classes"
+        )
     if config.problem_type == "regression":
         raise InputError(f"{name} predicts {config.num_labels} numbers (a regression), not a class")
     if given is not None:
@@ -113,8 +115,8 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
         raise InputError(f"{source} cannot be loaded as a sequence classifier: {reason}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(
-            f"{source} is a PEFT checkpoint on the hub, whose tensors are checked on disk: download "
-            "it (`hf download`) and pass the directory"
+            f"{source} is a PEFT checkpoint on the hub, and its tensors are checked on "
+            "disk: download it (`hf download`) and pass the directory"
         )
     for architecture in getattr(model.config, "architectures", None) or ():
         _check_kind(source, architecture)

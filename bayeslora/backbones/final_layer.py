@@ -107,7 +107,7 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     if not seen:
         raise InputError(f"layer {name!r} did not run, so it has no features; name another layer")
     # Heads that average over several dropout masks call the layer again on the same input.
-    if any(item.shape != seen[-1].shape or not torch.equal(item, seen[-1]) for item in seen):
+    if any(item.shape != seen[-1].shape or not torch.equal(item, seen[-1]) for item in seen[:-1]):
         raise InputError(
             f"layer {name!r} ran {len(seen)} times on different inputs; a posterior over its "
             "weights needs one input a row"

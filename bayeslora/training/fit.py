@@ -78,7 +78,7 @@ def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
     return network.scaled(network.encoder.features(texts))
 
 
-def _rows(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
+def features_and_labels(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
     """Return features [N, d] and labels [N] where the head is."""
     features = scaled_features(network, rows.texts)
     return features, rows.labels.to(features.device)
@@ -92,17 +92,34 @@ def fit_posterior(
     feature_scores: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; return what it chose.
+    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
+    return fit_last_layer(
+        network,
+        features_and_labels(network, train),
+        None if validation is None else features_and_labels(network, validation),
+        feature_scores=feature_scores,
+        progress=progress,
+    )
+
+
+def fit_last_layer(
+    network: Network,
+    train: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor] | None,
+    *,
+    feature_scores: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to features of the finished adapter; return what it chose.
 
     Args:
         network: Holds the last layer.
-        train: Rows to fit to.
-        validation: Held-out rows, for choosing the prior.
+        train: Features [N, d] and labels [N] to fit to.
+        held_out: The same of held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains.
     """
-    features, labels = _rows(network, train)
-    held_out = None if validation is None else _rows(network, validation)
+    features, labels = train
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
@@ -162,7 +179,7 @@ def validation_metrics(
     head = copy.deepcopy(network.head)
     if train is not None:
         head.fit(*train, choose_prior=False)
-    features, labels = _rows(network, validation)
+    features, labels = features_and_labels(network, validation)
     probs = link_probabilities(head.predict(features), **(drawing or {})).probs
     accuracy = (probs.argmax(1) == labels).double().mean()
     return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
