@@ -69,15 +69,11 @@ def load_sequence_classifier(
         tokenizer = open_source("tokenizer", reader, trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    text_config = config.get_text_config()
-    skipped = getattr(text_config, "pad_token_id", None)
-    if skipped is None:
-        text_config.pad_token_id = tokenizer.pad_token_id or 0
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))
     check_layer(model, final, len(names))
-    return _checked(SequenceClassifier(backbone, names, final, skipped))
+    return _checked(SequenceClassifier(backbone, names, final))
 
 
 @torch.no_grad()

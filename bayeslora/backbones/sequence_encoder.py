@@ -26,14 +26,12 @@ class SequenceClassifier:
         backbone: The whole classifier, its tokenizer and its kind.
         classes: Names of the classes in index order.
         layer: Dotted name of the final linear layer.
-        skipped_id: The token that its decoder passes over when it looks for the last one.
         padding: Where padding leaves a text's logits as they are.
     """
 
     backbone: Backbone
     classes: tuple[str, ...]
     layer: str
-    skipped_id: int | None = None
     padding: Padding = "right"
 
 
@@ -48,7 +46,6 @@ class SequenceEncoder(FeatureExtractor):
         self.max_length = max_length
         self.layer = classifier.layer
         self._final = self.model.get_submodule(classifier.layer)
-        self._skipped_id = classifier.skipped_id
         self._padding = classifier.padding
         self._takes = named_inputs(self.model)
 
@@ -93,12 +90,33 @@ class SequenceEncoder(FeatureExtractor):
         device = self.backbone.device
         inputs = model_inputs(batch, device)
         inputs = {name: item for name, item in inputs.items() if name in self._takes}
-        states, output = received(self._final, self.layer, lambda: self.model(**inputs))
+        states, output = received(self._final, self.layer, lambda: self._call(inputs))
         if states.ndim == 3:
             # Decoders classify every position and read the answer at the last real one.
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
         check_one_vector(states, self.layer)
         return with_constant(states, self._final), getattr(output, "logits", output)
+
+    def _call(self, inputs: Batch) -> Any:
+        if self._skipped_id is not None:
+            return self.model(**inputs)
+        # Decoders without a padding token refuse batches; this one is no token.
+        self._config.pad_token_id = -1
+        try:
+            return self.model(**inputs)
+        finally:
+            self._config.pad_token_id = None
+
+    @property
+    def _config(self) -> Any:
+        config: Any = self.model.config
+        return config.get_text_config()
+
+    @property
+    def _skipped_id(self) -> int | None:
+        """The token that a decoder passes over when it looks for the last one."""
+        found: int | None = getattr(self._config, "pad_token_id", None)
+        return found
 
     def _last(self, batch: Batch) -> Tensor:
         """Return the place [B] of each row's last token that is neither padding nor passed over."""
