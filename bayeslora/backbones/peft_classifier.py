@@ -62,7 +62,7 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
             or its base lacks tensors, or it was made for another base.
     """
     try:
-        from peft import PeftModelForSequenceClassification
+        from peft import PeftConfig, PeftModelForSequenceClassification
     except ImportError:
         raise MissingAssetError(
             f"{source} is a PEFT checkpoint; run `pip install bayeslora[peft]`"
@@ -75,20 +75,26 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     shapes = _shapes(source)
     try:
         plain, untrained = _base(source, base, _num_classes(source, shapes), trust_remote_code)
+        config = PeftConfig.from_pretrained(source)
+        config.inference_mode = True
         with warnings.catch_warnings():
-            # It warns of missing tensors, which are an error here.
+            # It warns where it cannot ask the hub for the base's configuration.
             warnings.simplefilter("ignore")
-            model = PeftModelForSequenceClassification.from_pretrained(plain, source)
+            model = PeftModelForSequenceClassification(plain, config)
             _check_tensors(source, base, model, shapes.keys(), untrained)
+            model.load_adapter(source, "default")
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()[:40])
         raise InputError(
             f"{source} (adapters of {base}) cannot be loaded as a sequence classifier: {reason}"
         ) from error
-    if not hasattr(model, "merge_and_unload"):
-        raise InputError(f"{source} holds {_settings(source).get('peft_type')}, not mergeable")
+    if not hasattr(model.base_model, "merge_and_unload"):
+        raise InputError(
+            f"{source} holds {_settings(source).get('peft_type')}, which cannot be merged into "
+            "its base"
+        )
     merged: nn.Module = model.merge_and_unload()
     return merged
 
