@@ -214,9 +214,10 @@ class BayesianClassifier:
         """Fit the posterior to labelled data and leave the network's weights as they are.
 
         The posterior describes what these rows say of the last layer, so no training data is
-        needed: held-out rows are better, because a network is too sure of rows it was trained on.
-        Fewer rows give a wider posterior. `record.results["calibration"]` has the number of rows
-        and the accuracy on them; a warning is given where 59 or more are all right.
+        needed. Rows that the network was trained on hide its mistakes, and what is chosen on them
+        (a prior, a temperature) is too sure. Where there is one held-out sample, half of it as
+        `validation` lets `laplace` choose its prior. `record.results["calibration"]` has the number
+        of rows and the accuracy on them; a warning is given where 59 or more are all right.
 
         Args:
             train: Labelled data, best of rows that the network was not trained on.

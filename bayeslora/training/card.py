@@ -60,8 +60,8 @@ def _calibrated(record: ModelRecord) -> str:
     place = f", {_code(layer)}," if record.backbone["kind"] != ADAPTED and layer else ""
     return (
         f"\n\nThe network was finished before. The posterior is over its last layer{place} and "
-        "says what these rows say about it and nothing of other layers; rows that the network was "
-        "trained on make it too sure."
+        "says what these rows say about it and nothing of other layers. Rows that the network was "
+        "trained on hide its mistakes: what is chosen on them is too sure."
     )
 
 

@@ -213,8 +213,8 @@ def _accuracy(network: Network, rows: tuple[Tensor, Tensor], source: str) -> flo
     accuracy = (found == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(
-            "%s: the network has all %d rows right. If it was trained on them, the posterior is "
-            "too sure of itself: take rows it has not seen",
+            "%s: the network has all %d rows right. If it was trained on them they hide its "
+            "mistakes, and what is chosen on them is too sure: take rows it has not seen",
             source,
             len(labels),
         )

@@ -266,7 +266,7 @@ def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
     assert (
         "The posterior is over its last layer, `classifier`, and says what these rows say" in card
     )
-    assert "rows that the network was trained on make it too sure" in card
+    assert "Rows that the network was trained on hide its mistakes" in card
 
 
 def test_rows_known_by_heart_are_pointed_out(foreign, caplog):

@@ -224,3 +224,44 @@ def test_one_of_several_layers_has_to_be_named():
         wrapped(module)
     clf = wrapped(module, "mle", layer="1").calibrate(TRAIN)
     np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
+
+
+def test_what_is_chosen_on_rows_known_by_heart_is_too_sure():
+    """A network that has learned noisy labels by heart is wrong on new rows alone."""
+    rows = noisy_rows(240)
+    learned, first, second = rows[:120], rows[120:180], rows[180:]
+    module = trained(Net(), learned)
+
+    def chosen(posterior, *data):
+        clf = wrapped(module, posterior).calibrate(*data)
+        return clf.record.results
+
+    known, new = chosen("temperature", learned), chosen("temperature", first)
+    assert known["calibration"]["accuracy"] == 1
+    assert new["calibration"]["accuracy"] < 0.7
+    assert known["posterior"]["temperature"] < 0.5
+    assert new["posterior"]["temperature"] > 2
+    known, new = chosen("laplace", learned, learned), chosen("laplace", first, second)
+    assert known["posterior"]["prior_precision"] > 1e3 * new["posterior"]["prior_precision"]
+
+
+def noisy_rows(n):
+    """Return rows of which every other has a label drawn at random."""
+    labels = np.random.default_rng(0).integers(3, size=n)
+    return [
+        {**row, "label": CLASSES[label] if place % 2 else row["label"]}
+        for place, (row, label) in enumerate(zip(toy_rows(n, seed=5), labels, strict=True))
+    ]
+
+
+def trained(module, rows):
+    counts = encode([row["text"] for row in rows])
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+    module.hidden = nn.Sequential(nn.Linear(WORDS, 64), nn.Tanh(), nn.Linear(64, 12), nn.Tanh())
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        logits = module.fc(module.hidden(counts))
+        nn.functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+    return module

@@ -19,10 +19,11 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert result.code == 0, result.err
     assert str(out) in result.out
     assert "prior precision" in result.out
+    assert "would choose it" not in result.out
     lines = {line.split("  ")[0]: " ".join(line.split()) for line in result.out.splitlines()}
     assert lines["of the layer"] == "of the layer classifier"
     assert "90 rows; it says what these say of the last layer" in lines["fitted to"]
-    assert "too high if trained on them" in lines["accuracy on them"]
+    assert "flattering if trained on them" in lines["accuracy on them"]
     clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
     clf.calibrate(world.train, world.valid)
     after = evaluate(clf.predict(world.valid))
@@ -67,7 +68,9 @@ def test_calibrate_a_model_of_ours_keeps_the_adapter(run, world, tmp_path):
 def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_path):
     out = tmp_path / "m"
     calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet"]
-    assert run(*calibrate).code == 0
+    result = run(*calibrate)
+    assert result.code == 0
+    assert "--validation rows would choose it" in result.out
     assert "exists" in refused(*calibrate)
     assert run(*calibrate, "--overwrite").code == 0
     (tmp_path / "thesis").mkdir()

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "train",
         metavar="TRAIN",
-        help="labelled rows, best held-out ones: rows that MODEL was trained on make it too sure",
+        help="labelled rows, best held-out ones: rows MODEL was trained on hide its mistakes",
     )
     parser.add_argument(
         "--posterior",
@@ -162,8 +162,10 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
         rows.append(("of the layer", layer))
     rows += [
         ("fitted to", f"{calibration['rows']} rows; it says what these say of the last layer"),
-        ("accuracy on them", f"{calibration['accuracy']:.3f}; too high if trained on them"),
+        ("accuracy on them", f"{calibration['accuracy']:.3f}; flattering if trained on them"),
     ]
+    if record.posterior.get("prior_precision") == "validation" and args.validation is None:
+        rows.append(("prior", "as by default; --validation rows would choose it"))
     rows += [
         (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         for key, value in chosen.items()
