@@ -25,7 +25,9 @@ CARD = "README.md"
 
 ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
-"""Kinds of backbone: one that was adapted here, and somebody else's finished classifier."""
+MODULE = "module"
+"""Kinds of backbone: one that was adapted here, somebody else's finished classifier on disk or hub,
+and any module, which is in memory only."""
 
 # What the mappings of a record must hold, and the least value of its numbers.
 _MAPPINGS: dict[str, set[str]] = {
@@ -50,7 +52,7 @@ class ModelRecord:
     """The content of `bayeslora.json`.
 
     Attributes:
-        backbone: `name`, `fingerprint`, `dtype` and `kind`: `ADAPTED` or `FOREIGN`.
+        backbone: `name`, `fingerprint`, `dtype` and `kind`: `ADAPTED`, `FOREIGN` or `MODULE`.
         posterior: Name and options.
         classes: Names of the classes in index order.
         columns: Data columns: `text`, `label`, `pair`.
@@ -130,7 +132,8 @@ def write_model(
         save_file(files.adapter, aside / ADAPTER)
         save_file(files.posterior, aside / POSTERIOR)
         (aside / CARD).write_text(card, encoding="utf-8")
-        tokenizer.save_pretrained(aside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
 
 
 def read_model(directory: str | Path) -> ModelFiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.backbones.classifier_source import IN_MEMORY
 from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
-from bayeslora.backbones.sequence import IN_MEMORY
+from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory
@@ -23,10 +24,11 @@ from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
-from bayeslora.training import restore
+from bayeslora.training import foreign, restore
 from bayeslora.training.card import model_card
 from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
+from bayeslora.training.last_layer import check_last_layer
 from bayeslora.training.procedure import Choices, TrainingData, default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
@@ -213,9 +215,14 @@ class BayesianClassifier:
     ) -> BayesianClassifier:
         """Fit the posterior to labelled data and leave the network's weights as they are.
 
+        The posterior describes what these rows say of the last layer, so no training data is
+        needed. Rows that the network was trained on hide its mistakes, and what is chosen on them
+        (a prior, a temperature) is too sure. Where there is one held-out sample, half of it as
+        `validation` lets `laplace` choose its prior. `record.results["calibration"]` has the number
+        of rows and the accuracy on them; a warning is given where 59 or more are all right.
+
         Args:
-            train: Labelled data; a prior scale or a temperature is only as honest as the data is
-                fresh, so rows that the network was not trained on are best.
+            train: Labelled data, best of rows that the network was not trained on.
             validation: Held-out labelled data for choosing the prior, where the posterior does so;
                 scored before and after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, or `laplace_lora` where there is an
@@ -236,7 +243,7 @@ class BayesianClassifier:
         config = fitted.posterior
         if posterior is not None:
             config = resolve_posterior(posterior)
-        restore.check_last_layer(config, adapted=bool(fitted.network.sites))
+        check_last_layer(config, adapted=bool(fitted.network.sites))
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(
@@ -259,7 +266,8 @@ class BayesianClassifier:
 
         Raises:
             InputError: The directory exists and `overwrite` is false, nothing is fitted, or the
-                network is a model in memory that nothing could be loaded from later.
+                network is a classifier in memory that nothing could be loaded from later (one of
+                `from_module` is given again when loading).
         """
         if self.record.backbone["name"] == IN_MEMORY:
             raise InputError(
@@ -303,6 +311,8 @@ class BayesianClassifier:
         directory: str | Path,
         *,
         backbone: str | Backbone | None = None,
+        module: nn.Module | None = None,
+        encode: Callable[..., Any] | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
         progress: bool = True,
@@ -312,6 +322,8 @@ class BayesianClassifier:
         Args:
             directory: The model directory.
             backbone: Where the backbone is now, if it has moved.
+            module: The module of a classifier that `from_module` made, with the same weights.
+            encode: What encodes its texts.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
             progress: Whether to show progress bars.
@@ -331,9 +343,11 @@ class BayesianClassifier:
                     "device": device,
                     "trust_remote_code": trust_remote_code,
                 },
+                module,
+                encode,
             )
         record = files.record
-        if isinstance(source, str):
+        if isinstance(source, str) and module is None:
             # Saved again, the model is to name the place where its backbone is now.
             record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
         return cls._around(Fitted(record, network, members, progress), source)
@@ -346,6 +360,7 @@ class BayesianClassifier:
         *,
         tokenizer: Any = None,
         layer: str | None = None,
+        classes: Sequence[str] | None = None,
         max_length: int = 128,
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -355,27 +370,77 @@ class BayesianClassifier:
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
-            posterior: Of the last layer: `laplace`, `vbll`, `nuts` or `temperature`.
+            posterior: Of the last layer: `laplace`, whose mean is the classifier itself; `vbll` and
+                `nuts`, which move it; `temperature`; or `mle` or `map`, both the classifier's own
+                softmax, to compare with. Others need training and are refused.
             tokenizer: With a model in memory whose tokenizer cannot be found.
-            layer: Dotted name of the final linear layer, where it cannot be found.
+            layer: Dotted name of the final linear layer, where it cannot be found; the one found is
+                `record.backbone["layer"]`.
+            classes: Names of the classes in index order; None takes those of the configuration.
+                Labels of the data are these names, or indices where no name is a number.
             max_length: Tokens kept of a text.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the model's repository may run.
             progress: Whether to show progress bars.
 
         Raises:
-            InputError: There is no such model, or the posterior is not one of the last layer.
+            InputError: There is no such model, weights are missing from it, its final layer has no
+                features, or the posterior is not one of the last layer.
         """
         with quiet_transformers():
-            network, record = restore.foreign_network(
+            network, record = foreign.foreign_network(
                 model,
                 resolve_posterior(posterior),
                 tokenizer=tokenizer,
                 layer=layer,
+                classes=classes,
                 max_length=max_length,
                 device=device,
                 trust_remote_code=trust_remote_code,
             )
+        return cls._around(
+            Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
+        )
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        posterior: Any = "laplace",
+        *,
+        encode: Callable[..., Any],
+        classes: Sequence[str],
+        layer: str | None = None,
+        device: str | None = None,
+        progress: bool = True,
+    ) -> BayesianClassifier:
+        """Take any finished torch module; `calibrate` then fits the posterior.
+
+        A saved classifier holds the posterior and not the module:
+        `from_pretrained(directory, module=module, encode=encode)` reads it, and checks that the
+        weights are the same.
+
+        Args:
+            module: From a batch to logits [B, C], returned alone or as `.logits`: the output of a
+                final `nn.Linear`, whose input [B, d] is the feature. It is frozen and put in
+                evaluation mode.
+            posterior: As for `from_transformers`.
+            encode: From a list of texts to a batch: a tensor, a mapping (passed by name) or a tuple
+                (by place), whose tensors are moved to the module's device. Where the data has
+                second texts it is called with two lists. Texts come in any order, 64 at most.
+            classes: Names of the C classes in index order.
+            layer: Dotted name of the final layer; None takes the only one with C outputs.
+            device: A torch device; None leaves the module where it is.
+            progress: Whether to show progress bars.
+
+        Raises:
+            InputError: An argument is not allowed, or the final layer cannot be told. `calibrate`
+                raises it where the layer does not have one input a row, or the module's logits are
+                not its output.
+        """
+        config = resolve_posterior(posterior)
+        classifier = wrap_module(module, encode, classes, layer=layer, device=device)
+        network, record = foreign.module_network(classifier, config)
         return cls._around(
             Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
         )

@@ -15,6 +15,34 @@ FAMILIES = {
     "distilbert": ("DistilBert", {}, "classifier", ["q_lin", "v_lin"]),
     "llama": ("Llama", {"num_key_value_heads": 2}, "score", ["q_proj", "v_proj"]),
 }
+# The same without the layers of a checkpoint: what is only read.
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+_MARKS = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+_GROUPED = {"num_key_value_heads": 2, "head_dim": 4}
+_GPT = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, **_MARKS}
+ARCHITECTURES = {
+    **{name: (*parts[:3], None) for name, parts in FAMILIES.items()},
+    "albert": ("Albert", {"embedding_size": 8}, "classifier", None),
+    "deberta": ("Deberta", _DEBERTA, "classifier", None),
+    "deberta-v2": ("DebertaV2", _DEBERTA, "classifier", None),
+    "electra": ("Electra", {"embedding_size": 8}, "classifier.out_proj", None),
+    "mpnet": ("MPNet", {}, "classifier.out_proj", None),
+    "modernbert": ("ModernBert", _MARKS, "classifier", None),
+    "modernbert-mean": ("ModernBert", {**_MARKS, "classifier_pooling": "mean"}, "classifier", None),
+    "fnet": ("FNet", {}, "classifier", None),
+    "gemma2": ("Gemma2", _GROUPED, "score", None),
+    "gpt2": ("GPT2", _GPT, "score", None),
+    "mistral": ("Mistral", {"num_key_value_heads": 2}, "score", None),
+    "qwen2": ("Qwen2", {"num_key_value_heads": 2}, "score", None),
+    "qwen3": ("Qwen3", _GROUPED, "score", None),
+    "xlnet": (
+        "XLNet",
+        {"d_model": 16, "d_inner": 24, "n_layer": 2, "n_head": 4, "bos_token_id": 2},
+        "logits_proj",
+        None,
+    ),
+}
+_OWN_SIZES = ("distilbert", "gpt2", "xlnet")
 _DISTILBERT = {
     "dim": 16,
     "hidden_dim": 24,
@@ -28,8 +56,9 @@ def model(family, **changes):
     """Return a classifier in memory whose logits differ clearly between texts."""
     import transformers
 
-    name, options, _, _ = FAMILIES[family]
-    sizes = _DISTILBERT if family == "distilbert" else {**SIZES, "num_hidden_layers": 2}
+    name, options, _, _ = ARCHITECTURES[family]
+    sizes = {} if family in _OWN_SIZES else {**SIZES, "num_hidden_layers": 2}
+    sizes = _DISTILBERT if family == "distilbert" else sizes
     tokenizer = tiny_tokenizer()
     config = getattr(transformers, f"{name}Config")(
         **{

@@ -174,7 +174,7 @@ def lasting_name(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
+def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: bool = False) -> str:
     """Return a hash of the parameters' names, shapes and a spread of their values.
 
     Values are rounded to bfloat16 first, so that a model has one fingerprint in every dtype.
@@ -182,9 +182,13 @@ def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     Args:
         model: Any model.
         without: Names of parameters to leave out.
+        buffers: Whether stored buffers, such as running means, count as well.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.named_parameters()):
+    parts = dict(model.named_parameters())
+    if buffers:
+        parts |= {name: item for name, item in model.state_dict().items() if name not in parts}
+    for name, tensor in sorted(parts.items()):
         if name in without:
             continue
         digest.update(f"{name}{list(tensor.shape)}".encode())

@@ -1,8 +1,15 @@
-"""A PEFT checkpoint of a sequence classifier: adapters and head, to be merged into its base."""
+"""A PEFT checkpoint of a sequence classifier: adapters and head, to be merged into its base.
+
+PEFT loads a checkpoint that lacks tensors and leaves the rest at random values. Here every tensor
+of the adapters has to be in the file, and every one that the base has no trained values for.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +20,14 @@ from bayeslora.files import read_json
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-_HEADS = (".score.weight", ".classifier.weight", ".classifier.out_proj.weight")
+_PREFIX = "base_model.model."
+_HEADS = (
+    ".score.weight",
+    ".classifier.weight",
+    ".logits_proj.weight",
+    ".score.out_proj.weight",
+    ".classifier.out_proj.weight",
+)
 
 
 def is_peft(source: str) -> bool:
@@ -28,8 +42,7 @@ def base_name(source: str) -> str:
         InputError: The checkpoint does not say.
     """
     path = Path(source) / _CONFIG
-    config = read_json(path)
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    name = _settings(source).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path} does not name its base model")
     return name
@@ -41,35 +54,123 @@ def tokenizer_source(source: str) -> str:
     return source if has_own else base_name(source)
 
 
-def merged_classifier(source: str) -> nn.Module:
+def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Module:
     """Return the base model with the checkpoint's adapters merged into it and its head in place.
 
     Raises:
-        InputError: peft is not installed, the checkpoint has no head, or it cannot be loaded.
+        InputError: peft is not installed, the checkpoint is of another task, it has no head, it
+            or its base lacks tensors, or it was made for another base.
     """
     try:
-        from peft import AutoPeftModelForSequenceClassification
+        from peft import PeftConfig, PeftModelForSequenceClassification
     except ImportError:
         raise MissingAssetError(
             f"{source} is a PEFT checkpoint; run `pip install bayeslora[peft]`"
         ) from None
     base = base_name(source)
+    task = _settings(source).get("task_type")
+    if task not in {None, "SEQ_CLS"}:
+        raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
     check_reachable(base)
+    shapes = _shapes(source)
     try:
-        model = AutoPeftModelForSequenceClassification.from_pretrained(
-            source, num_labels=_num_classes(source), dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        plain, untrained = _base(source, base, _num_classes(source, shapes), trust_remote_code)
+        config = PeftConfig.from_pretrained(source)
+        config.inference_mode = True
+        with warnings.catch_warnings():
+            # It warns where it cannot ask the hub for the base's configuration.
+            warnings.simplefilter("ignore")
+            model = PeftModelForSequenceClassification(plain, config)
+            _check_tensors(source, base, model, shapes.keys(), untrained)
+            model.load_adapter(source, "default")
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:40])
         raise InputError(
             f"{source} (adapters of {base}) cannot be loaded as a sequence classifier: {reason}"
         ) from error
+    if not hasattr(model.base_model, "merge_and_unload"):
+        raise InputError(
+            f"{source} holds {_settings(source).get('peft_type')}, which cannot be merged into "
+            "its base"
+        )
     merged: nn.Module = model.merge_and_unload()
     return merged
 
 
-def _num_classes(source: str) -> int:
-    """Return the number of outputs of the head that a checkpoint holds."""
+def _settings(source: str) -> dict[str, Any]:
+    config = read_json(Path(source) / _CONFIG)
+    return config if isinstance(config, dict) else {}
+
+
+def _base(
+    source: str, base: str, num_classes: int, trust_remote_code: bool
+) -> tuple[nn.Module, set[str]]:
+    """Return the base model and the names of its tensors that have random values."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        base,
+        num_labels=num_classes,
+        revision=_settings(source).get("revision") or "main",
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        # A base may come with a head of its own for other classes.
+        ignore_mismatched_sizes=True,
+    )
+    untrained = set(loading["missing_keys"])
+    untrained |= {item[0] for item in loading["mismatched_keys"]}
+    _make_room(model, source, trust_remote_code)
+    return model, untrained
+
+
+def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
+    """Give the base as many tokens as the checkpoint's own tokenizer has."""
+    if tokenizer_source(source) != source:
+        return
+    from transformers import AutoTokenizer
+
+    tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
+    if tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(tokens)
+
+
+def _check_tensors(
+    source: str, base: str, model: Any, found: Collection[str], untrained: Collection[str]
+) -> None:
+    """Complain about tensors that are missing from a checkpoint, or that its base has no place for.
+
+    Raises:
+        InputError: There are some; the message names three of them.
+    """
+    from peft import get_peft_model_state_dict
+
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    missing = sorted(expected - set(found))
+    if missing:
+        raise InputError(
+            f"{source} lacks {len(missing)} tensors of its adapters or head, such as "
+            f"{_few(missing)}: it is damaged, or {base} is not the base that it was trained on"
+        )
+    random = sorted(key for key in untrained if _PREFIX + key not in found)
+    if random:
+        raise InputError(
+            f"{source}: neither it nor its base {base} has trained weights for {_few(random)}; "
+            "name their modules in modules_to_save when training"
+        )
+    known = {name.replace(".base_layer.", ".") for name in model.state_dict()}
+    strange = sorted(set(found) - expected - known)
+    if strange:
+        raise InputError(
+            f"{source} holds {len(strange)} tensors that {base} has no place for, such as "
+            f"{_few(strange)}: it was trained on another base"
+        )
+
+
+def _shapes(source: str) -> dict[str, list[int]]:
+    """Return the shape of every tensor in a checkpoint by name."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(source) / _WEIGHTS
@@ -77,10 +178,19 @@ def _num_classes(source: str) -> int:
         raise InputError(f"{source} has no {_WEIGHTS}; pickled weights are not read")
     try:
         with safe_open(str(path), "pt") as file:
-            heads = [name for name in file.keys() if name.endswith(_HEADS)]  # noqa: SIM118 - no mapping
-            shapes = [file.get_slice(name).get_shape() for name in heads]
+            names = file.keys()
+            return {name: list(file.get_slice(name).get_shape()) for name in names}
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or truncated: {error}") from None
-    if not shapes:
+
+
+def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
+    """Return the number of outputs of the head that a checkpoint holds."""
+    heads = [shape for name, shape in shapes.items() if name.endswith(_HEADS)]
+    if not heads:
         raise InputError(f"{source} holds no classification head; save it with modules_to_save")
-    return int(shapes[-1][0])
+    return int(heads[-1][0])
+
+
+def _few(names: Collection[str]) -> str:
+    return ", ".join(name.removeprefix(_PREFIX) for name in list(names)[:3])

@@ -23,13 +23,15 @@ class Tokens:
         num_truncated: How many texts were longer than the limit.
         pad_id: The id that padding takes.
         types: For each token of a pair which text it is of, 0 or 1, where the tokenizer says so;
-            None where it does not, and for single texts.
+            None where it does not.
+        pads_left: Whether padding goes before the text.
     """
 
     ids: tuple[NDArray[np.int64], ...]
     num_truncated: int
     pad_id: int
     types: tuple[NDArray[np.int64], ...] | None = None
+    pads_left: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,16 +42,16 @@ class Tokens:
         return np.array([len(item) for item in self.ids], dtype=np.int64)
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Return what a model is called with for `rows`, each [B, T] int64, padded on the right.
+        """Return what a model is called with for `rows`, each [B, T] int64.
 
         Always `input_ids` and `attention_mask`, and `token_type_ids` where `types` is known.
         """
         chosen = [self.ids[row] for row in rows]
         ones = [np.ones(len(item), dtype=np.int64) for item in chosen]
-        padded = {"input_ids": _padded(chosen, self.pad_id), "attention_mask": _padded(ones, 0)}
+        found = {"input_ids": (chosen, self.pad_id), "attention_mask": (ones, 0)}
         if self.types is not None:
-            padded["token_type_ids"] = _padded([self.types[row] for row in rows], 0)
-        return padded
+            found["token_type_ids"] = ([self.types[row] for row in rows], 0)
+        return {name: _padded(*item, left=self.pads_left) for name, item in found.items()}
 
 
 def tokenise(
@@ -58,22 +60,31 @@ def tokenise(
     pairs: Sequence[str] | None = None,
     *,
     max_length: int,
+    as_its_owner: bool = False,
 ) -> Tokens:
     """Tokenise texts, or pairs of texts, to at most `max_length` tokens.
 
     An encoder's pair is joined and cut as its tokenizer does it. A decoder reads the two texts on
     separate lines; the first is cut, so that the end, where the feature is read, is kept.
+
+    Args:
+        backbone: Has the tokenizer and the longest text.
+        texts: N texts.
+        pairs: N second texts, or None.
+        max_length: Tokens kept.
+        as_its_owner: Whether everything is left to the tokenizer, as for a classifier that was
+            trained elsewhere: a decoder's pairs, and the types of single texts.
     """
     tokenizer = backbone.tokenizer
     limit = min(max_length, _position_limit(backbone))
     pad_id = int(tokenizer.pad_token_id or 0)
     types = None
-    if pairs is not None and backbone.kind == "decoder":
+    if pairs is not None and backbone.kind == "decoder" and not as_its_owner:
         ids, cut = _decoder_pairs(tokenizer, texts, pairs, limit)
     else:
         found, cut = _plain(tokenizer, texts, pairs, limit)
         ids = found["input_ids"]
-        if pairs is not None and "token_type_ids" in found:
+        if (pairs is not None or as_its_owner) and "token_type_ids" in found:
             types = _arrays(found["token_type_ids"], 0)
     # A text without tokens still has a feature: that of one padding token.
     return Tokens(_arrays(ids, pad_id), cut, pad_id, types)
@@ -83,11 +94,12 @@ def _arrays(lists: Sequence[list[int]], empty: int) -> tuple[NDArray[np.int64], 
     return tuple(np.asarray(item or [empty], dtype=np.int64) for item in lists)
 
 
-def _padded(arrays: Sequence[NDArray[np.int64]], fill: int) -> Tensor:
+def _padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool) -> Tensor:
     width = max(len(item) for item in arrays)
     result = np.full((len(arrays), width), fill, dtype=np.int64)
     for place, item in enumerate(arrays):
-        result[place, : len(item)] = item
+        start = width - len(item) if left else 0
+        result[place, start : start + len(item)] = item
     return torch.from_numpy(result)
 
 

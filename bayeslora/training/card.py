@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bayeslora.checkpoint import ModelRecord
+from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
@@ -15,7 +15,7 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         _front_matter(record),
         f"# {_title(record)}",
         _what(record),
-        _use(),
+        _use(record),
         _measured(record),
         _made(record, fingerprint),
     ]
@@ -35,9 +35,11 @@ def _front_matter(record: ModelRecord) -> str:
     name = str(record.backbone["name"])
     # Quoted and on one line, whatever characters a name holds.
     base = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
+    # A module in memory is no model of the hub's.
+    line = "" if record.backbone["kind"] == MODULE else f"base_model: {base}\n"
     return (
         "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
-        f"base_model: {base}\ntags: [uncertainty, calibration]\n---"
+        f"{line}tags: [uncertainty, calibration]\n---"
     )
 
 
@@ -47,14 +49,27 @@ def _what(record: ModelRecord) -> str:
     return (
         f"Sorts texts into {len(record.classes)} classes: {names}{more}. The posterior "
         f"`{record.posterior['name']}` was fitted to {record.num_train} labelled rows; it gives "
-        "total, aleatoric and epistemic uncertainty of each text."
+        "total, aleatoric and epistemic uncertainty of each text." + _calibrated(record)
     )
 
 
-def _use() -> str:
+def _calibrated(record: ModelRecord) -> str:
+    if "calibration" not in record.results:
+        return ""
+    layer = record.backbone.get("layer")
+    place = f", {_code(layer)}," if record.backbone["kind"] != ADAPTED and layer else ""
+    return (
+        f"\n\nThe network was finished before. The posterior is over its last layer{place} and "
+        "says what these rows say about it and nothing of other layers. Rows that the network was "
+        "trained on hide its mistakes: what is chosen on them is too sure."
+    )
+
+
+def _use(record: ModelRecord) -> str:
+    more = ", module=module, encode=encode" if record.backbone["kind"] == MODULE else ""
     return (
         "```python\nimport bayeslora as bl\n\n"
-        'clf = bl.BayesianClassifier.from_pretrained("this-directory")\n'
+        f'clf = bl.BayesianClassifier.from_pretrained("this-directory"{more})\n'
         'predictions = clf.predict("test.jsonl")\n```'
     )
 
@@ -70,6 +85,10 @@ def _measured(record: ModelRecord) -> str:
             f"NLL {kept[0]['validation_nll']:.3f} nats, "
             f"accuracy {kept[0]['validation_accuracy']:.3f}. The epoch was chosen on these rows, "
             "so expect slightly less on new ones."
+        )
+    if calibration := record.results.get("calibration"):
+        lines.append(
+            f"- Accuracy on the {calibration['rows']} rows fitted to: {calibration['accuracy']:.3f}"
         )
     for key, found in record.results.get("validation", {}).items():
         before, after = (found[when]["value"] for when in ("before", "after"))
@@ -99,9 +118,10 @@ def _of_member(record: ModelRecord) -> str:
 
 def _made(record: ModelRecord, fingerprint: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    length = f", at most {record.max_length} tokens a text"
+    length = "" if record.backbone["kind"] == MODULE else length
     return (
-        f"## Made with\n\n- {versions}\n- seed {record.seed}, at most {record.max_length} tokens a "
-        f"text\n- fingerprint `{fingerprint}`"
+        f"## Made with\n\n- {versions}\n- seed {record.seed}{length}\n- fingerprint `{fingerprint}`"
     )
 
 

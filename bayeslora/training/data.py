@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.checkpoint import FOREIGN, ModelRecord
+from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, encode_labels
@@ -16,6 +17,8 @@ from bayeslora.tasks.readers import load_examples
 
 logger = logging.getLogger(__name__)
 
+# What transformers calls classes that nobody named.
+_GENERIC = re.compile(r"LABEL_\d+")
 _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
 )
@@ -85,7 +88,8 @@ def encode_for(
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 where there is none.
 
-    A foreign model's data may name classes by their index, unless its classes are numbers.
+    The data of a classifier that was trained elsewhere may name classes by their index, unless its
+    classes are numbers.
 
     Args:
         record: Of the model.
@@ -97,13 +101,17 @@ def encode_for(
         InputError: A label is not a class and `unknown` is not `ood`.
     """
     classes = tuple(record.classes)
-    foreign = record.backbone["kind"] == FOREIGN
-    numbered = all(label is None or isinstance(label, int) for label in rows.labels)
+    foreign = record.backbone["kind"] != ADAPTED
+    numbered = all(label is None or str(label).isdecimal() for label in rows.labels)
     if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
         classes = tuple(str(index) for index in range(len(classes)))
-    return encode_labels(
-        rows, classes, unknown=unknown or "error", advice=_KEEP_UNKNOWN if unknown else ""
-    )
+    advice = [_KEEP_UNKNOWN] if unknown else []
+    if foreign and all(_GENERIC.fullmatch(name) for name in classes):
+        advice.append(
+            f"The classifier came without class names: name them in index order, classes=[...] "
+            f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
+        )
+    return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:

@@ -87,10 +87,30 @@ def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
     return network.scaled(network.encoder.features(texts))
 
 
-def _rows(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
-    """Return features [N, d] and labels [N] where the head is."""
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows as the last layer sees them.
+
+    Attributes:
+        source: The texts and labels.
+        features: [N, d] float32, where the head is.
+        labels: [N] int64, where the head is.
+    """
+
+    source: LabelledTexts
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Features and labels."""
+        return self.features, self.labels
+
+
+def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
+    """Return rows with the features that the network gives them in evaluation mode."""
     features = scaled_features(network, rows.texts)
-    return features, rows.labels.to(features.device)
+    return FeatureRows(rows, features, rows.labels.to(features.device))
 
 
 def fit_posterior(
@@ -101,14 +121,32 @@ def fit_posterior(
     feature_scores: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; return what it chose.
+    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
+    return fit_last_layer(
+        network,
+        feature_rows(network, train),
+        None if validation is None else feature_rows(network, validation),
+        feature_scores=feature_scores,
+        progress=progress,
+    )
+
+
+def fit_last_layer(
+    network: Network,
+    train: FeatureRows,
+    held_out: FeatureRows | None,
+    *,
+    feature_scores: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to features of the finished adapter; return what it chose.
 
     A Laplace approximation over the adapter's weights is fitted here too.
 
     Args:
         network: Holds the last layer.
         train: Rows to fit to.
-        validation: Held-out rows, for choosing the prior.
+        held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
             gradients of a Laplace approximation.
@@ -116,25 +154,25 @@ def fit_posterior(
     Raises:
         InputError: The features or the curvature are not finite.
     """
-    features, labels = _rows(network, train)
-    held_out = None if validation is None else _rows(network, validation)
+    features, labels = train.pair
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     with _watched(network.head, shown=progress):
-        network.head.fit(features, labels, held_out)
+        network.head.fit(features, labels, None if held_out is None else held_out.pair)
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
     if isinstance(network.weights, LaplaceLoRAWeights):
-        _fit_linearised(network, network.weights, train, validation, shown=progress)
+        held = None if held_out is None else held_out.source
+        _fit_linearised(network, network.weights, train.source, held, shown=progress)
     network.feature_scores = FeatureScores()
     if feature_scores:
-        split, rows = ("train", features) if held_out is None else ("validation", held_out[0])
+        split, rows = ("train", train) if held_out is None else ("validation", held_out)
         drawing = drawing_of(getattr(network.head, "config", None))
-        logits: Logits = network.head.predict(rows)
+        logits: Logits = network.head.predict(rows.features)
         if isinstance(network.weights, LaplaceLoRAWeights):
-            texts = (train if validation is None else validation).texts
+            texts = rows.source.texts
             logits = linearised_logits(network, network.weights, texts, logits.mean)
             drawing = drawing_of(network.weights.config)
         familiar = Familiar(logits, split, drawing)
@@ -199,7 +237,8 @@ def validation_metrics(
     head = copy.deepcopy(network.head)
     if train is not None:
         head.fit(*train, choose_prior=False)
-    features, labels = _rows(network, validation)
+    rows = feature_rows(network, validation)
+    features, labels = rows.pair
     probs = link_probabilities(head.predict(features), **(drawing or {})).probs
     accuracy = (probs.argmax(1) == labels).double().mean()
     return {"nll": nll(probs, labels), "accuracy": accuracy.item()}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.site import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
-from bayeslora.backbones.sequence import SequenceEncoder
+from bayeslora.backbones.module import ModuleEncoder
+from bayeslora.backbones.sequence_encoder import SequenceEncoder
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, Weights
 from bayeslora.posteriors.feature_scores import FeatureScores
@@ -25,7 +26,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder | SequenceEncoder,
+        encoder: Encoder | SequenceEncoder | ModuleEncoder,
         sites: list[LowRank],
         head: Head,
         weights: Weights | None = None,

@@ -130,6 +130,7 @@ CALIBRATE = {
     "no data": (["{classifier}", "/nowhere.jsonl"], ["/nowhere.jsonl does not exist"]),
     "posterior": (["{classifier}", "{train}", "--posterior", "ensemble"], ["not one of the last"]),
     "layer of ours": (["{model}", "{train}", "--layer", "score"], ["--layer is fixed"]),
+    "classes of ours": (["{model}", "{train}", "--classes", "a,b"], ["--classes is fixed"]),
     "length of ours": (["{model}", "{train}", "--max-length", "9"], ["--max-length is fixed"]),
 }
 

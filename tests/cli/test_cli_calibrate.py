@@ -19,6 +19,11 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert result.code == 0, result.err
     assert str(out) in result.out
     assert "prior precision" in result.out
+    assert "would choose it" not in result.out
+    lines = {line.split("  ")[0]: " ".join(line.split()) for line in result.out.splitlines()}
+    assert lines["of the layer"] == "of the layer classifier"
+    assert "90 rows; it says what these say of the last layer" in lines["fitted to"]
+    assert "flattering if trained on them" in lines["accuracy on them"]
     clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
     clf.calibrate(world.train, world.valid)
     after = evaluate(clf.predict(world.valid))
@@ -52,6 +57,8 @@ def test_calibrate_a_model_of_ours_keeps_the_adapter(run, world, tmp_path):
     content = json.loads(result.out)
     assert content["posterior"]["structure"] == "full"
     assert content["chosen"]["prior_precision"] > 0
+    assert content["layer"] is None
+    assert content["calibration"]["rows"] == 45
     old, new = (load_file(path / "adapter.safetensors") for path in (world.model, out))
     assert all(torch.equal(old[name], new[name]) for name in old | new)
     predicted = run("predict", out, world.test, "--out", tmp_path / "p.parquet", "--quiet")
@@ -61,7 +68,9 @@ def test_calibrate_a_model_of_ours_keeps_the_adapter(run, world, tmp_path):
 def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_path):
     out = tmp_path / "m"
     calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet"]
-    assert run(*calibrate).code == 0
+    result = run(*calibrate)
+    assert result.code == 0
+    assert "--validation rows would choose it" in result.out
     assert "exists" in refused(*calibrate)
     assert run(*calibrate, "--overwrite").code == 0
     (tmp_path / "thesis").mkdir()
@@ -118,3 +127,41 @@ def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
     assert "did you mean 'knn'" in refused(*calibrate, "--feature-scores", "kn")
     message = refused(*calibrate, "--posterior", "map", "--feature-scores", "combined")
     assert "needs logit variance" in message
+
+
+def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):
+    out = tmp_path / "named"
+    names = ",".join(tiny.CLASSES[::-1])
+    calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet", "--json"]
+    result = run(*calibrate, "--classes", names.replace(",", ", "))
+    assert result.code == 0, result.err
+    content = json.loads(result.out)
+    assert content["layer"] == "classifier"
+    # Names in the wrong order: the classifier is right about almost nothing.
+    assert content["calibration"]["accuracy"] < 0.5
+    assert BayesianClassifier.from_pretrained(out).classes == tiny.CLASSES[::-1]
+    out = tmp_path / "none"
+    message = refused(*calibrate[:3], "--out", out, "--classes", "a,b", "--quiet")
+    assert "classes has 2 names and the classifier 3 outputs" in message
+
+
+def test_a_layer_is_named_on_the_command_line(refused, world, tmp_path):
+    message = refused(
+        *["calibrate", world.classifier, world.train, "--out", tmp_path / "m", "--quiet"],
+        *["--layer", "clasifier"],
+    )
+    assert "did you mean 'classifier'?" in message
+
+
+def test_a_posterior_for_a_module_is_read_in_python_alone(run, refused, world, tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    clf = BayesianClassifier.from_module(
+        module,
+        encode=lambda texts: torch.tensor([[len(text), 1, 0, 0] for text in texts]).float(),
+        classes=tiny.CLASSES,
+        progress=False,
+    )
+    clf.calibrate(world.train).save_pretrained(tmp_path / "model")
+    assert run("info", tmp_path / "model").code == 0
+    message = refused("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.parquet")
+    assert "holds a posterior for a module in memory" in message

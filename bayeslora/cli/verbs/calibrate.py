@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a Hugging Face sequence classifier, a PEFT checkpoint, or a model directory of ours",
     )
     parser.add_argument(
-        "train", metavar="TRAIN", help="labelled rows, best some that MODEL was not trained on"
+        "train",
+        metavar="TRAIN",
+        help="labelled rows, best held-out ones: rows MODEL was trained on hide its mistakes",
     )
     parser.add_argument(
         "--posterior",
@@ -62,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="A,B[,…]",
+        help="names of the classes in index order, where MODEL has none or others than the data",
     )
     parser.add_argument(
         "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
@@ -106,7 +113,7 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
         if args.backbone is not None:
             raise InputError(f"--backbone is for a model of ours, which {args.model} is not")
         return None
-    for name in ("layer", "max_length"):
+    for name in ("layer", "classes", "max_length"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} is fixed in {args.model}, a model of ours; leave it out")
@@ -128,28 +135,37 @@ def _rows(
 def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) -> BayesianClassifier:
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.training.restore import check_last_layer
+    from bayeslora.training.last_layer import check_last_layer
 
     check_last_layer(posterior, adapted=own)
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
     if own:
         return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))
-    return BayesianClassifier.from_transformers(
-        args.model, "mle", **loading, **given(args, "layer", "max_length")
-    )
+    foreign = given(args, "layer", "max_length")
+    if args.classes is not None:
+        foreign["classes"] = [name.strip() for name in args.classes.split(",")]
+    return BayesianClassifier.from_transformers(args.model, "mle", **loading, **foreign)
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     record, scores = classifier.record, classifier.validation_scores
-    chosen = record.results["posterior"]
+    chosen, calibration = record.results["posterior"], record.results["calibration"]
+    layer = record.backbone.get("layer")
     if args.json:
         named = zip(("before", "after"), scores or (), strict=False)
         found = {name: one.to_json() for name, one in named}
-        print_json(
-            {"model": str(args.out), "posterior": record.posterior, "chosen": chosen} | found
-        )
+        about = {"layer": layer, "posterior": record.posterior, "chosen": chosen}
+        print_json({"model": str(args.out), **about, "calibration": calibration} | found)
         return
     rows = [("model", str(args.out)), ("posterior", record.posterior["name"])]
+    if layer is not None:
+        rows.append(("of the layer", layer))
+    rows += [
+        ("fitted to", f"{calibration['rows']} rows; it says what these say of the last layer"),
+        ("accuracy on them", f"{calibration['accuracy']:.3f}; flattering if trained on them"),
+    ]
+    if record.posterior.get("prior_precision") == "validation" and args.validation is None:
+        rows.append(("prior", "as by default; --validation rows would choose it"))
     rows += [
         (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         for key, value in chosen.items()

@@ -1,0 +1,179 @@
+"""The final linear layer of a finished classifier: which it is, and what it receives.
+
+A posterior over that layer needs one vector a row, and logits that are the layer's own output.
+Both are checked by running the classifier, because names and classes of modules promise neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+
+# Of the largest logit: rounding in float32 stays far below, another layer far above.
+_TOLERANCE = 1e-3
+_HALF_TOLERANCE = 5e-2
+
+
+@torch.no_grad()
+def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) -> str:
+    """Return the name of the last linear layer to run whose outputs are the classes.
+
+    Args:
+        model: The classifier.
+        run: Calls it once.
+        num_classes: C.
+
+    Raises:
+        InputError: No such layer ran.
+    """
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == num_classes
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise InputError(
+            f"no linear layer with {num_classes} outputs ran; name the final layer, one of "
+            + _last_linear(model)
+        )
+    return ran[-1]
+
+
+def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
+    """Complain where `name` is no linear layer of plain weights with `num_classes` outputs.
+
+    Raises:
+        InputError: It is not; the message has the nearest name, and what there is.
+    """
+    modules = dict(model.named_modules())
+    module = modules.get(name)
+    if not isinstance(module, nn.Linear) or module.out_features != num_classes:
+        linear = [key for key, part in modules.items() if isinstance(part, nn.Linear)]
+        near = [] if module is not None else get_close_matches(name, linear, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(
+            f"layer {name!r} is no linear layer with {num_classes} outputs{hint}; the last linear "
+            "layers are " + _last_linear(model)
+        )
+    if not module.weight.is_floating_point():
+        raise InputError(
+            f"layer {name!r} has quantised weights ({module.weight.dtype}); leave the final layer "
+            "out of the quantisation"
+        )
+
+
+def layer_weight(layer: nn.Module) -> Tensor:
+    """Return [C, d] float32: a linear layer's weight, its bias as the last column if it has one."""
+    final: Any = layer
+    weight: Tensor = final.weight.detach().float().cpu()
+    if final.bias is None:
+        return weight
+    return torch.cat([weight, final.bias.detach().float().cpu().unsqueeze(1)], 1)
+
+
+def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tensor, Any]:
+    """Return what a layer receives while `run` calls its model, and what `run` returns.
+
+    Args:
+        layer: The final layer.
+        name: Its name, for messages.
+        run: Calls the model once.
+
+    Raises:
+        InputError: The layer did not run, or ran on several inputs.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["input"])
+
+    handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        output = run()
+    finally:
+        handle.remove()
+    if not seen:
+        raise InputError(f"layer {name!r} did not run, so it has no features; name another layer")
+    # Heads that average over several dropout masks call the layer again on the same input.
+    if any(item.shape != seen[-1].shape or not torch.equal(item, seen[-1]) for item in seen[:-1]):
+        raise InputError(
+            f"layer {name!r} ran {len(seen)} times on different inputs; a posterior over its "
+            "weights needs one input a row"
+        )
+    return seen[-1], output
+
+
+def with_constant(features: Tensor, layer: nn.Module) -> Tensor:
+    """Return [B, d] features as float32, a 1 appended where the layer has a bias."""
+    features = features.float()
+    if getattr(layer, "bias", None) is None:
+        return features
+    return torch.cat([features, features.new_ones(len(features), 1)], 1)
+
+
+def check_one_vector(features: Tensor, name: str) -> None:
+    """Complain about a layer whose input is not [B, d].
+
+    Raises:
+        InputError: It is not.
+    """
+    if features.ndim != 2:
+        raise InputError(
+            f"layer {name!r} receives shape {list(features.shape)}; a posterior needs one vector "
+            "a row, [rows, features]"
+        )
+
+
+def gap(features: Tensor, weight: Tensor, logits: Tensor) -> float:
+    """Return the largest difference between a layer's output and logits, 1 = what is tolerated.
+
+    Args:
+        features: [B, d] with the constant column.
+        weight: [C, d] with the bias.
+        logits: [B, C] of the classifier itself.
+    """
+    half = logits.dtype in {torch.bfloat16, torch.float16}
+    expected = logits.detach().double().cpu()
+    found = features.detach().double().cpu() @ weight.double().T
+    tolerated = (_HALF_TOLERANCE if half else _TOLERANCE) * max(1.0, float(expected.abs().max()))
+    return float((found - expected).abs().max()) / tolerated
+
+
+def check_logits(features: Tensor, weight: Tensor, logits: Any, name: str) -> None:
+    """Complain where the classifier's logits are not the layer's output.
+
+    Raises:
+        InputError: They have another shape, or other values.
+    """
+    rows, classes = len(features), len(weight)
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the classifier returns {type(logits).__name__}, not a tensor of logits")
+    if list(logits.shape) != [rows, classes]:
+        raise InputError(
+            f"the classifier gives logits of shape {list(logits.shape)} for {rows} rows and "
+            f"{classes} classes; expected {[rows, classes]}"
+        )
+    if not bool(logits.isfinite().all()):
+        raise InputError("the classifier's logits are not finite")
+    if gap(features, weight, logits) > 1:
+        raise InputError(
+            f"the classifier's logits are not the output of layer {name!r}: something comes after "
+            "it, so a posterior over its weights would not describe them; name another layer"
+        )
+
+
+def _last_linear(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return ", ".join(names[-5:])

@@ -1,0 +1,134 @@
+"""From texts to what a finished sequence classifier's final linear layer receives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts, model_inputs
+from bayeslora.backbones.final_layer import check_one_vector, layer_weight, received, with_constant
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.tokens import tokenise
+
+Padding = Literal["right", "left", "none"]
+
+
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A loaded sequence classifier.
+
+    Attributes:
+        backbone: The whole classifier, its tokenizer and its kind.
+        classes: Names of the classes in index order.
+        layer: Dotted name of the final linear layer.
+        padding: Where padding leaves a text's logits as they are.
+    """
+
+    backbone: Backbone
+    classes: tuple[str, ...]
+    layer: str
+    padding: Padding = "right"
+
+
+class SequenceEncoder(FeatureExtractor):
+    """From texts to the input of a sequence classifier's final linear layer."""
+
+    def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
+        """Wrap a classifier, which stays as it is; texts are cut to `max_length` tokens."""
+        super().__init__()
+        self.backbone = classifier.backbone
+        self.model = classifier.backbone.model
+        self.max_length = max_length
+        self.layer = classifier.layer
+        self._final = self.model.get_submodule(classifier.layer)
+        self._padding = classifier.padding
+        self._takes = named_inputs(self.model)
+
+    @property
+    def num_features(self) -> int:
+        """d, with the constant column where the final layer has a bias."""
+        return self.weight.shape[1]
+
+    @property
+    def weight(self) -> Tensor:
+        """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
+        return layer_weight(self._final)
+
+    def prepare(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> PreparedTexts:
+        """Tokenise texts as the classifier's owner does; nothing is run yet."""
+        tokens = tokenise(
+            self.backbone, texts, pairs, max_length=self.max_length, as_its_owner=True
+        )
+        advance(len(tokens))
+        return PreparedTexts(replace(tokens, pads_left=self._padding == "left"), None)
+
+    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
+        """Yield all rows in batches of similar length, alone where padding changes the logits."""
+        return super().batches(prepared, 1 if self._padding == "none" else batch_size)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the final layer's input [B, d] float32, a 1 appended where it has a bias."""
+        return self.run(batch)[0]
+
+    def run(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Return the features of a batch, and the logits [B, C] of the classifier itself.
+
+        Raises:
+            InputError: The final layer does not have one input a row.
+        """
+        device = self.backbone.device
+        inputs = model_inputs(batch, device)
+        inputs = {name: item for name, item in inputs.items() if name in self._takes}
+        states, output = received(self._final, self.layer, lambda: self._call(inputs))
+        if states.ndim == 3:
+            # Decoders classify every position and read the answer at the last real one.
+            states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
+        check_one_vector(states, self.layer)
+        return with_constant(states, self._final), getattr(output, "logits", output)
+
+    def _call(self, inputs: Batch) -> Any:
+        if self._skipped_id is not None:
+            return self.model(**inputs)
+        # Decoders without a padding token refuse batches; this one is no token.
+        self._config.pad_token_id = -1
+        try:
+            return self.model(**inputs)
+        finally:
+            self._config.pad_token_id = None
+
+    @property
+    def _config(self) -> Any:
+        config: Any = self.model.config
+        return config.get_text_config()
+
+    @property
+    def _skipped_id(self) -> int | None:
+        """The token that a decoder passes over when it looks for the last one."""
+        found: int | None = getattr(self._config, "pad_token_id", None)
+        return found
+
+    def _last(self, batch: Batch) -> Tensor:
+        """Return the place [B] of each row's last token that is neither padding nor passed over."""
+        real = batch["attention_mask"]
+        if self._skipped_id is not None:
+            # transformers looks for the token and not at the mask: with a padding token that also
+            # ends texts it reads the answer before the end.
+            real = real * (batch["input_ids"] != self._skipped_id)
+        return (real * torch.arange(real.shape[1])).argmax(1)
+
+
+def named_inputs(model: Any) -> set[str]:
+    """Return the names that a model's `forward` spells out; others it may misread."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"input_ids", *inspect.signature(inner.forward).parameters}

@@ -1,0 +1,174 @@
+"""The final layer of a classifier: found, named wrongly, or without features."""
+
+import pytest
+import torch
+from foreign_models import model
+from tiny import CLASSES, tiny_tokenizer
+from torch import nn
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    LlamaForTokenClassification,
+)
+
+from bayeslora.backbones.final_layer import received
+from bayeslora.backbones.sequence import load_sequence_classifier
+from bayeslora.errors import InputError
+
+
+def loaded(source, **options):
+    return load_sequence_classifier(source, device="cpu", tokenizer=tiny_tokenizer(), **options)
+
+
+def of_class(kind, family="bert"):
+    network = model(family)
+    other = kind(network.config)
+    other.load_state_dict(network.state_dict(), strict=False)
+    return other.eval()
+
+
+class Scaled(BertForSequenceClassification):
+    """Divides its logits by a temperature, after the final layer."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits / 2
+        return output
+
+
+class Twice(BertForSequenceClassification):
+    """Calls its final layer on two inputs."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + self.classifier(output.logits.new_ones(1, 16))
+        return output
+
+
+class Averaged(BertForSequenceClassification):
+    """Averages over masks of a dropout, which are all the same in evaluation mode."""
+
+    def forward(self, *args, **kwargs):
+        final, self.classifier = self.classifier, nn.Identity()
+        output = super().forward(*args, **kwargs)
+        self.classifier = final
+        masked = [final(self.dropout(output.logits)) for _ in range(3)]
+        output.logits = torch.stack(masked).mean(0)
+        return output
+
+
+class Spare(BertForSequenceClassification):
+    """Has a second head that it does not call."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.spare = nn.Linear(16, config.num_labels)
+
+
+def test_a_near_name_is_offered():
+    with pytest.raises(InputError) as caught:
+        loaded(model("roberta"), layer="classifier.out_pro")
+    assert "no linear layer with 3 outputs (did you mean 'classifier.out_proj'?)" in str(
+        caught.value
+    )
+
+
+def test_logits_that_are_changed_after_the_layer_are_refused():
+    with pytest.raises(InputError, match="logits are not the output of layer 'classifier'"):
+        loaded(of_class(Scaled))
+
+
+def test_a_layer_with_several_inputs_a_row_is_refused():
+    with pytest.raises(InputError, match="'classifier' ran 2 times on different inputs"):
+        loaded(of_class(Twice))
+
+
+def test_a_layer_that_sees_the_same_input_again_is_read():
+    assert loaded(of_class(Averaged), layer="classifier").layer == "classifier"
+
+
+def test_a_layer_that_does_not_run_is_refused():
+    network = of_class(Spare)
+    assert loaded(network).layer == "classifier"
+    with pytest.raises(InputError, match="layer 'spare' did not run, so it has no features"):
+        loaded(network, layer="spare")
+
+
+def test_quantised_final_layers_are_refused():
+    network = model("bert")
+    network.classifier.weight = nn.Parameter(torch.ones(3, 16, dtype=torch.int8), False)
+    with pytest.raises(InputError, match=r"has quantised weights \(torch.int8\)"):
+        loaded(network, layer="classifier")
+
+
+def test_logits_that_are_not_finite_are_refused():
+    network = model("bert")
+    network.classifier.weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="logits are not finite"):
+        loaded(network)
+
+
+def test_the_hook_is_gone_after_an_error():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError):
+        received(layer, "x", lambda: layer(torch.ones(3)))
+    assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "what"),
+    [
+        (BertForTokenClassification, "bert", "each token"),
+        (LlamaForTokenClassification, "llama", "each token"),
+        (BertForQuestionAnswering, "bert", "spans of a text"),
+    ],
+)
+def test_other_heads_are_refused(tmp_path, kind, family, what):
+    """Llama's for tokens keeps its weights under the names of the one for texts."""
+    network = of_class(kind, family)
+    network.name_or_path = ""
+    network.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    for source in (network, str(tmp_path)):
+        with pytest.raises(InputError, match=f"is a {kind.__name__}, which classifies {what}"):
+            loaded(source)
+
+
+def test_a_plain_module_is_pointed_to_another_way():
+    with pytest.raises(InputError, match=r"Linear is no Hugging Face classifier .*from_module"):
+        loaded(nn.Linear(3, 2))
+
+
+def test_a_regression_of_several_numbers_is_refused():
+    with pytest.raises(InputError, match=r"predicts 3 numbers \(a regression\)"):
+        loaded(model("bert", problem_type="regression"))
+
+
+def test_class_names_can_be_given():
+    assert loaded(model("bert")).classes == CLASSES
+    assert loaded(model("bert"), classes=["x", "y", "z"]).classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["x", "y"], "classes has 2 names and the classifier 3 outputs"),
+        (["x", "y", "x"], "two or more distinct names"),
+        (["x", " ", "y"], "a list of names in index order"),
+        ([1, 2, 3], "a list of names in index order"),
+        ("xyz", "a list of names in index order"),
+    ],
+)
+def test_wrong_class_names_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        loaded(model("bert"), classes=given)
+
+
+@pytest.mark.parametrize("names", [{0: "a", 1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c"}])
+def test_class_names_that_do_not_tell_classes_apart_are_refused(names):
+    network = model("bert")
+    network.config.id2label = names
+    with pytest.raises(InputError, match="name the classes in index order with classes"):
+        loaded(network)
+    assert loaded(network, classes=["x", "y", "z"]).classes == ("x", "y", "z")

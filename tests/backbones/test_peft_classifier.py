@@ -1,0 +1,181 @@
+"""PEFT checkpoints: every tensor is there, has a place, and was trained."""
+
+import json
+
+import pytest
+import torch
+from foreign_models import FAMILIES, logits, model, saved, saved_peft
+from safetensors.torch import load_file, save_file
+from tiny import SIZES, tiny_tokenizer, toy_rows
+
+from bayeslora.backbones.sequence import load_sequence_classifier
+from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.errors import InputError
+
+# peft reads an attribute that transformers renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+TEXTS = [row["text"] for row in toy_rows(7, seed=2)]
+
+
+def loaded(source, **options):
+    return load_sequence_classifier(source, device="cpu", **options)
+
+
+def linear_logits(classifier):
+    encoder = SequenceEncoder(classifier, max_length=32)
+    return encoder.features(encoder.prepare(TEXTS)) @ encoder.weight.T
+
+
+def change(path, edit):
+    """Edit the tensors of a checkpoint."""
+    weights = path / "adapter_model.safetensors"
+    save_file(edit(load_file(weights)), weights, {"format": "pt"})
+
+
+def headless(family, path):
+    """Write the backbone of a classifier alone, as pre-trained models come."""
+    path.mkdir()
+    model(family).base_model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def adapted_backbone(family, path, modules_to_save=None):
+    """Write a PEFT checkpoint whose base has no head; return its directory and the model."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    name, _, _, targets = FAMILIES[family]
+    kind = getattr(transformers, f"{name}ForSequenceClassification")
+    plain = kind.from_pretrained(headless(family, path / "base"), num_labels=3)
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=2,
+        target_modules=targets,
+        init_lora_weights=False,
+        modules_to_save=modules_to_save,
+    )
+    adapted = get_peft_model(plain, config).eval()
+    adapted.save_pretrained(path / "peft")
+    return path / "peft", adapted
+
+
+@pytest.mark.parametrize(
+    ("family", "modules"),
+    [("distilbert", ["pre_classifier", "classifier"]), ("roberta", None), ("llama", None)],
+)
+def test_a_head_that_only_the_checkpoint_has_is_read(tmp_path, family, modules):
+    path, adapted = adapted_backbone(family, tmp_path, modules)
+    # Merging rounds W + BA once, where the checkpoint adds two products.
+    found = linear_logits(loaded(str(path)))
+    torch.testing.assert_close(found, logits(adapted, TEXTS), atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_that_nobody_saved_is_named(tmp_path):
+    """BERT's pooler is trained where the base has none, but PEFT does not save it by itself."""
+    path, _ = adapted_backbone("bert", tmp_path)
+    loaded(str(path))
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = {key: item for key, item in load_file(weights).items() if "pooler" not in key}
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(InputError) as caught:
+        loaded(str(path))
+    message = str(caught.value)
+    assert "has trained weights for bert.pooler.dense.bias, bert.pooler.dense.weight" in message
+    assert "modules_to_save" in message
+
+
+def test_a_base_with_a_head_for_other_classes_gets_the_checkpoints(tmp_path):
+    path, adapted = saved_peft("bert", tmp_path)
+    names = {0: "no", 1: "yes"}
+    saved("bert", tmp_path / "two", id2label=names, label2id={"no": 0, "yes": 1})
+    # The same base with a head of two classes in its place.
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    tensors |= {key: tensors[key][:2].clone() for key in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, weights, {"format": "pt"})
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    classifier = loaded(str(path), classes=["x", "y", "z"])
+    assert classifier.classes == ("x", "y", "z")
+    torch.testing.assert_close(
+        linear_logits(classifier), logits(adapted, TEXTS), atol=1e-4, rtol=1e-4
+    )
+    assert loaded(str(path)).classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [("lora_B", "lora_B.weight"), ("classifier.bias", "classifier.bias")],
+)
+def test_missing_tensors_are_named(tmp_path, lost, named):
+    path, _ = saved_peft("bert", tmp_path)
+    change(path, lambda tensors: {key: item for key, item in tensors.items() if lost not in key})
+    with pytest.raises(InputError) as caught:
+        loaded(str(path))
+    message = str(caught.value)
+    assert f"{path} lacks" in message
+    assert named in message
+    assert "not the base that it was trained on" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 1}, "has no place for, such as bert.encoder.layer.1"),
+        ({"num_hidden_layers": 3}, "lacks 4 tensors of its adapters or head, such as"),
+        ({"hidden_size": 24}, "size mismatch"),
+    ],
+)
+def test_another_base_is_seen_by_layers_and_shapes(tmp_path, changes, message):
+    path, _ = saved_peft("bert", tmp_path)
+    saved("bert", tmp_path / "base", **{**SIZES, "num_hidden_layers": 2, **changes})
+    with pytest.raises(InputError, match=message):
+        loaded(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_type": "CAUSAL_LM"}, "PEFT checkpoint of the task CAUSAL_LM, not of SEQ_CLS"),
+        ({"peft_type": "NO_SUCH"}, "cannot be loaded as a sequence classifier"),
+    ],
+)
+def test_other_kinds_of_checkpoints_are_refused(tmp_path, changes, message):
+    path, _ = saved_peft("bert", tmp_path)
+    settings = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(settings | changes))
+    with pytest.raises(InputError, match=message):
+        loaded(str(path))
+
+
+def test_prompts_cannot_be_merged(tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    base = saved("bert", tmp_path / "base")
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(base)
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    get_peft_model(plain, config).save_pretrained(tmp_path / "peft")
+    with pytest.raises(InputError, match="holds PROMPT_TUNING, which cannot be merged"):
+        loaded(str(tmp_path / "peft"))
+
+
+def test_a_peft_model_in_memory_is_read_without_merging(tmp_path):
+    _, adapted = saved_peft("bert", tmp_path)
+    expected = logits(adapted, TEXTS)
+    classifier = loaded(adapted, tokenizer=tiny_tokenizer())
+    assert classifier.layer.endswith("classifier.modules_to_save.default")
+    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, monkeypatch):
+    """As happens with one on the hub, whose missing tensors nobody would look for."""
+    from bayeslora.backbones import classifier_source
+
+    path, _ = saved_peft("bert", tmp_path)
+    monkeypatch.setattr(classifier_source, "is_peft", lambda _: False)
+    with pytest.raises(InputError, match="is a PEFT checkpoint on the hub"):
+        loaded(str(path))

@@ -1,0 +1,267 @@
+"""Posteriors for torch modules that are no Hugging Face classifiers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, tiny_tokenizer, toy_rows
+from torch import nn
+from usage import TEST, load, same
+
+import bayeslora as bl
+
+TRAIN, HELD = toy_rows(60, seed=3), toy_rows(15, seed=1)
+WORDS = len(tiny_tokenizer())
+
+
+def encode(texts, pairs=None):
+    """Return counts of words [N, V]; those of second texts are subtracted."""
+    tokenizer = tiny_tokenizer()
+    counts = torch.zeros(len(texts), WORDS)
+    for sign, some in ((1.0, texts), (-1.0, pairs or [])):
+        for row, ids in enumerate(tokenizer(list(some))["input_ids"] if some else []):
+            counts[row].index_add_(0, torch.tensor(ids), torch.full((len(ids),), sign))
+    return counts
+
+
+class Net(nn.Module):
+    """Two layers on counts of words."""
+
+    def __init__(self, bias=True, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.hidden = nn.Sequential(nn.Linear(WORDS, 12), nn.BatchNorm1d(12), nn.Tanh())
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(12, len(CLASSES), bias=bias)
+
+    def forward(self, counts):
+        return self.fc(self.drop(self.hidden(counts)))
+
+
+class Pieces(Net):
+    def forward(self, counts, scale):
+        return SimpleNamespace(logits=super().forward(counts * scale))
+
+
+class Kept(Net):
+    """Calls its final layer by keyword, after a name that comes first."""
+
+    def forward(self, counts):
+        return self.fc(input=self.hidden(counts))
+
+
+class Positions(Net):
+    def forward(self, counts):
+        return self.fc(self.hidden(counts).unsqueeze(1)).squeeze(1)
+
+
+class Halved(Net):
+    def forward(self, counts):
+        return super().forward(counts) / 2
+
+
+class Lazy(Net):
+    def forward(self, counts):
+        return counts[:, :3]
+
+
+class Doubled(Net):
+    def forward(self, counts):
+        return super().forward(torch.cat([counts, counts]))
+
+
+class Tupled(Net):
+    def forward(self, counts):
+        return super().forward(counts), None
+
+
+def wrapped(module, posterior="laplace", **options):
+    return bl.BayesianClassifier.from_module(
+        module, posterior, **{"encode": encode, "classes": CLASSES, "progress": False} | options
+    )
+
+
+def softmax_of(module, rows=TEST):
+    with torch.no_grad():
+        return module(encode([row["text"] for row in rows])).double().softmax(1).numpy()
+
+
+def test_a_module_keeps_its_mean_and_gains_uncertainty():
+    module = Net()
+    clf = wrapped(module).calibrate(TRAIN, HELD)
+    # Features are float32; softmax of logits of order 1.
+    np.testing.assert_allclose(
+        clf.predict(TEST, num_samples=0).probs, softmax_of(module), atol=1e-6
+    )
+    assert (clf.predict(TEST).epistemic > 0).all()
+    assert clf.classes == CLASSES
+    assert clf.record.backbone["layer"] == "fc"
+    assert clf.record.num_train == len(TRAIN)
+    assert bl.evaluate(clf.predict(TEST))["nll"].value > 0
+
+
+@pytest.mark.parametrize("posterior", ["mle", "laplace:structure=full", "vbll", "temperature"])
+def test_posteriors_of_the_last_layer_fit_a_module(tmp_path, posterior):
+    module = Net(bias=False)
+    clf = wrapped(module, posterior).calibrate(TRAIN, HELD)
+    expected = clf.predict(TEST)
+    if posterior == "mle":
+        np.testing.assert_allclose(expected.probs, softmax_of(module), atol=1e-6)
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model", module=module, encode=encode).predict(TEST), expected)
+
+
+def test_the_module_is_frozen_and_its_weights_stay():
+    module = Net().train()
+    before = {name: item.clone() for name, item in module.state_dict().items()}
+    wrapped(module).calibrate(TRAIN)
+    assert not module.training
+    assert not any(item.requires_grad for item in module.parameters())
+    assert all(torch.equal(before[name], item) for name, item in module.state_dict().items())
+
+
+def test_batches_may_be_mappings_and_tuples_with_logits_by_name():
+    module = Pieces().eval()
+    expected = softmax_of(lambda counts: module(counts, 2.0).logits)
+    for pack in (
+        lambda texts: {"scale": torch.tensor(2.0), "counts": encode(texts)},
+        lambda texts: (encode(texts), torch.tensor(2.0)),
+    ):
+        clf = wrapped(module, encode=pack).calibrate(TRAIN)
+        found = clf.predict(TEST, num_samples=0).probs
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_layer_called_by_keyword_is_read():
+    module = Kept()
+    clf = wrapped(module, "mle").calibrate(TRAIN)
+    np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
+
+
+def test_second_texts_are_encoded_with_the_first():
+    module = Net()
+    rows = [{**row, "other": HELD[place % 15]["text"]} for place, row in enumerate(TRAIN)]
+    clf = wrapped(module, "mle").calibrate(rows, pair_column="other")
+    counts = encode([row["text"] for row in rows], [row["other"] for row in rows])
+    with torch.no_grad():
+        expected = module(counts).double().softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict(rows).probs, expected, atol=1e-6)
+
+
+def test_feature_scores_are_fitted_to_a_module():
+    clf = wrapped(Net()).calibrate(TRAIN, feature_scores="mahalanobis,knn")
+    assert {"mahalanobis", "knn"} < set(clf.predict(TEST).scores)
+
+
+def test_a_saved_posterior_needs_its_module_again(tmp_path):
+    module = Net()
+    wrapped(module).calibrate(TRAIN).save_pretrained(tmp_path / "model")
+    with pytest.raises(bl.InputError, match=r"for a module in memory .*Net\).*module=..., encode="):
+        load(tmp_path / "model")
+    with pytest.raises(bl.InputError, match="made for another backbone"):
+        load(tmp_path / "model", module=Net(seed=1), encode=encode)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "module=module, encode=encode" in card
+    assert "base_model" not in card
+    assert "tokens a text" not in card
+
+
+def test_running_means_are_part_of_a_module(tmp_path):
+    module = Net()
+    wrapped(module).calibrate(TRAIN).save_pretrained(tmp_path / "model")
+    module.hidden[1].running_mean += 1
+    with pytest.raises(bl.InputError, match="made for another backbone"):
+        load(tmp_path / "model", module=module, encode=encode)
+
+
+def test_other_models_take_no_module(model):
+    with pytest.raises(bl.InputError, match="module is for a model that from_module made"):
+        load(model, module=Net(), encode=encode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Positions, r"'fc' receives shape \[\d+, 1, 12\]; a posterior needs one vector a row"),
+        (Halved, "logits are not the output of layer 'fc'"),
+        (Lazy, "layer 'fc' did not run, so it has no features"),
+        (Doubled, r"'fc' receives \d+ rows for \d+ texts"),
+        (Tupled, "returns tuple, not a tensor of logits"),
+    ],
+)
+def test_modules_without_features_are_refused(kind, message):
+    with pytest.raises(bl.InputError, match=message):
+        wrapped(kind()).calibrate(TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "fcc"}, r"no linear layer with 3 outputs \(did you mean 'fc'\?\)"),
+        ({"layer": "hidden.0"}, "no linear layer with 3 outputs"),
+        ({"classes": ["a", "b"]}, "no linear layers have 2 outputs"),
+        ({"classes": ["a", "b"], "layer": "fc"}, "no linear layer with 2 outputs"),
+        ({"classes": ["a"]}, "two or more distinct names"),
+        ({"encode": "words"}, "encode must be a function"),
+        ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
+        ({"posterior": "swag"}, "averages the weights that training passes through"),
+    ],
+)
+def test_wrong_arguments_are_refused(options, message):
+    with pytest.raises(bl.InputError, match=message):
+        wrapped(Net(), **options)
+
+
+def test_only_a_module_is_taken():
+    with pytest.raises(bl.InputError, match=r"must be a torch\.nn\.Module, got function"):
+        wrapped(encode)
+
+
+def test_one_of_several_layers_has_to_be_named():
+    module = nn.Sequential(nn.Linear(WORDS, 3), nn.Linear(3, 3))
+    with pytest.raises(bl.InputError, match=r"2 linear layers have 3 outputs \(0, 1\); name"):
+        wrapped(module)
+    clf = wrapped(module, "mle", layer="1").calibrate(TRAIN)
+    np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
+
+
+def test_what_is_chosen_on_rows_known_by_heart_is_too_sure():
+    """A network that has learned noisy labels by heart is wrong on new rows alone."""
+    rows = noisy_rows(240)
+    learned, first, second = rows[:120], rows[120:180], rows[180:]
+    module = trained(Net(), learned)
+
+    def chosen(posterior, *data):
+        clf = wrapped(module, posterior).calibrate(*data)
+        return clf.record.results
+
+    known, new = chosen("temperature", learned), chosen("temperature", first)
+    assert known["calibration"]["accuracy"] == 1
+    assert new["calibration"]["accuracy"] < 0.7
+    assert known["posterior"]["temperature"] < 0.5
+    assert new["posterior"]["temperature"] > 2
+    known, new = chosen("laplace", learned, learned), chosen("laplace", first, second)
+    assert known["posterior"]["prior_precision"] > 1e3 * new["posterior"]["prior_precision"]
+
+
+def noisy_rows(n):
+    """Return rows of which every other has a label drawn at random."""
+    labels = np.random.default_rng(0).integers(3, size=n)
+    return [
+        {**row, "label": CLASSES[label] if place % 2 else row["label"]}
+        for place, (row, label) in enumerate(zip(toy_rows(n, seed=5), labels, strict=True))
+    ]
+
+
+def trained(module, rows):
+    counts = encode([row["text"] for row in rows])
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+    module.hidden = nn.Sequential(nn.Linear(WORDS, 64), nn.Tanh(), nn.Linear(64, 12), nn.Tanh())
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        logits = module.fc(module.hidden(counts))
+        nn.functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+    return module
