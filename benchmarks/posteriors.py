@@ -182,7 +182,9 @@ def scored(
 ) -> dict[str, Any]:
     """Return a classifier's scores and costs, with its predictions kept."""
     inside, predict_seconds = timed(lambda: clf.predict(cell.data.test))
-    outside = {name: clf.predict(rows) for name, rows in cell.data.ood.items()}
+    outside = {
+        name: clf.predict(rows, unknown_labels="ood") for name, rows in cell.data.ood.items()
+    }
     folder = cell.folder / "predictions" / f"{method.replace(':', '-')}-seed-{cell.seed}"
     for name, item in {"test": inside, **outside}.items():
         item.save(folder / f"{name}.parquet")

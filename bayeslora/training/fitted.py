@@ -78,11 +78,13 @@ class Fitted:
         """Return what a model directory holds."""
         return ModelFiles(self.record, *model_tensors(self.members))
 
-    def prepare(self, rows: Examples, unknown: Unknown | None = None) -> LabelledTexts:
-        """Return rows ready for the networks."""
+    def prepare(
+        self, rows: Examples, unknown: Unknown | None = None, *, say: bool = True
+    ) -> LabelledTexts:
+        """Return rows ready for the networks, saying how many texts were cut."""
         labels = torch.from_numpy(encode_for(self.record, rows, unknown))
         with quiet_transformers():
-            return prepare(self.network.encoder, (rows, labels), progress=self.progress)
+            return prepare(self.network.encoder, (rows, labels), progress=self.progress, say=say)
 
     def predict(
         self,
@@ -92,14 +94,18 @@ class Fitted:
         link: str | None,
         unknown: Unknown,
         seed: int,
+        say: bool = True,
     ) -> Predictions:
-        """Return the predictions of rows; see `BayesianClassifier.predict`."""
+        """Return the predictions of rows; see `BayesianClassifier.predict`.
+
+        `say=False` leaves out what was said of the rows before.
+        """
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
         posterior = self.posterior
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
-        texts = self.prepare(rows, unknown)
+        texts = self.prepare(rows, unknown, say=say)
         passes = num_passes(posterior, num_samples)
         with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
             logits, scores = answer(
@@ -202,7 +208,8 @@ class Fitted:
         """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
         is_fitted = bool(self.record.num_train)
         one = self if is_fitted else self.with_posterior(MLE())
-        return evaluate(one.predict(rows, num_samples=None, link=None, unknown="error", seed=0))
+        found = one.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
+        return evaluate(found)
 
     def compared(self, before: Scores, rows: Examples) -> Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""

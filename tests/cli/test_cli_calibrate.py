@@ -129,6 +129,16 @@ def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
     assert "needs logit variance" in message
 
 
+def test_cut_texts_are_told_once_a_file(run, world, tmp_path):
+    result = run(
+        *["calibrate", world.classifier, world.train, "--validation", world.valid, "--quiet"],
+        *["--max-length", 4, "--out", tmp_path / "short"],
+    )
+    assert result.code == 0, result.err
+    assert [result.err.count(f"{path}:") for path in (world.train, world.valid)] == [1, 1]
+    assert result.err.count("were cut") == 2
+
+
 def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):
     out = tmp_path / "named"
     names = ",".join(tiny.CLASSES[::-1])

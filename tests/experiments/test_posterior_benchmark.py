@@ -28,7 +28,9 @@ def cell(tmp_path, monkeypatch):
     )
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
-    data = ExperimentData("toy", *rows[:3], {"far": rows[3]}, {"far": "b"})
+    # Out of the distribution labels are no classes.
+    far = replace(rows[3], labels=("elsewhere",) * len(rows[3]))
+    data = ExperimentData("toy", *rows[:3], {"far": far}, {"far": "b"})
     return posteriors.Cell(backbone, data, "lora", 0, tmp_path / "out")
 
 
