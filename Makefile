@@ -30,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/bayeslora demo --out reports/demo --overwrite
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
