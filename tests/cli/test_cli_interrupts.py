@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bayeslora.training import fit as training
 
-EPOCHS = 8
+EPOCHS = 20
 
 
 def command(world, out, **changes):
