@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bayeslora.training import fit as training
 
-EPOCHS = 20
+EPOCHS = 8
 
 
 def command(world, out, **changes):
@@ -43,6 +43,8 @@ def stopped(world, out, kind):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, a shell has them ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while process.poll() is None and not list(out.glob("checkpoints/*/*/trainer_state.json")):
         time.sleep(0.005)
