@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.prediction_files import RESERVED, UNCERTAINTIES
+from bayeslora.prediction_files import RESERVED, UNCERTAINTIES, is_ours
 
 SUM_TOLERANCE = 1e-5
 """How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
@@ -129,6 +129,20 @@ def prediction_sets(given: ArrayLike | None, rows: int, columns: int) -> NDArray
             f"got {sets.dtype} of shape {list(sets.shape)}"
         )
     return _frozen(sets)
+
+
+def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, NDArray[Any]]:
+    """Return further columns as [N] arrays of objects, each a string or None."""
+    return {name: _texts(name, values, rows) for name, values in given.items()}
+
+
+def _texts(name: str, given: Sequence[str | None], rows: int) -> NDArray[Any]:
+    if is_ours(name):
+        raise InputError(f"a further column cannot be called {name!r}: files use that name")
+    if len(given) != rows:
+        raise InputError(f"column {name!r} has {len(given)} values for {rows} rows")
+    values = np.array([None if value is None else str(value) for value in given], dtype=object)
+    return _frozen(values)
 
 
 def notes(given: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,8 @@
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
-Other columns are ignored, and so are `set_<class>` columns where a class has none. The order of the
+Other columns are read where they are asked for by name, as texts; else they are ignored, and so are
+`set_<class>` columns where a class has none. The order of the
 classes is that of the columns, unless the Parquet metadata lists the same classes in another order.
 Labels are names where every one of them is a class name; only where that fails are they read as
 indices, and a column never mixes the two.
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.prediction_tables import PREFIX, read_table
 
 FORMAT_VERSION = 1
@@ -37,16 +38,22 @@ UNCERTAINTIES = ("total", "aleatoric", "epistemic")
 RESERVED = frozenset({"format_version", "name", "classes"})
 
 _NUMERIC = ("prob_", "logit_", "score_")
+_FIXED = frozenset({"id", "label", "prediction", "confidence", *UNCERTAINTIES})
 _TOO_LARGE = 2**53  # integers beyond this are not exact in the float columns of some writers
 
 
-def read_fields(path: str | Path) -> dict[str, Any]:
+def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a file says, as keyword arguments of `Predictions`.
 
+    Args:
+        path: A `.parquet` or `.csv` file.
+        columns: Further columns to read.
+
     Raises:
-        InputError: The file is missing, unreadable, of a newer format, or not a predictions file.
+        InputError: The file is missing, unreadable, of a newer format, not a predictions file, or
+            without one of `columns`.
     """
-    table = read_table(path, is_numeric=_is_numeric)
+    table = read_table(path, is_numeric=_is_numeric, texts=columns)
     metadata = _metadata(path, table)
     prefix, classes = _classes(path, table.column_names, metadata)
     values = np.column_stack([_numbers(path, table, f"{prefix}{name}") for name in classes])
@@ -70,7 +77,21 @@ def read_fields(path: str | Path) -> dict[str, Any]:
         fields["sets"] = np.column_stack(members)
     if "id" in table.column_names:
         fields["ids"] = _ids(path, _strings(table["id"]))
+    fields["columns"] = {name: _further(path, table, name) for name in columns}
     return fields
+
+
+def is_ours(column: str) -> bool:
+    """Say whether a column's name has a meaning of its own in predictions files."""
+    return column in _FIXED or column.startswith((*_NUMERIC, "set_"))
+
+
+def _further(path: str | Path, table: Any, column: str) -> list[str | None]:
+    choices = [name for name in table.column_names if not is_ours(name)]
+    if column not in choices:
+        raise InputError(f"{path}: {unknown_choice('further column', column, choices)}")
+    values: list[str | None] = _strings(table[column]).to_pylist()
+    return values
 
 
 def _is_numeric(name: str) -> bool:

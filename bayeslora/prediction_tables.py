@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,16 @@ def write_table(
             pa.parquet.write_table(table, aside)
 
 
-def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
+def read_table(
+    path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str] = ()
+) -> Any:
     """Return the file as a `pyarrow.Table`.
 
     Args:
         path: A `.parquet` or `.csv` file.
-        is_numeric: Says of a column's name whether a CSV column of that name holds numbers; the
-            columns `id` and `label` are read as text, so that `01` stays what it is.
+        is_numeric: Says of a column's name whether a CSV column of that name holds numbers.
+        texts: Columns of a CSV file that are read as text beside `id` and `label`, so that `01`
+            stays what it is.
 
     Raises:
         InputError: The file is missing or unreadable, has no rows, or repeats a column.
@@ -62,7 +65,7 @@ def read_table(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
     kind = file_kind(path)
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file")
-    table = _read_csv(path, is_numeric) if kind == ".csv" else _read_parquet(path)
+    table = _read_csv(path, is_numeric, texts) if kind == ".csv" else _read_parquet(path)
     for name, times in Counter(table.column_names).items():
         if times > 1:
             raise InputError(f"{path}: column {name!r} appears {times} times")
@@ -93,7 +96,7 @@ def _read_parquet(path: str | Path) -> Any:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from None
 
 
-def _read_csv(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
+def _read_csv(path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str]) -> Any:
     import pyarrow as pa
     import pyarrow.csv
 
@@ -101,7 +104,7 @@ def _read_csv(path: str | Path, is_numeric: Callable[[str], bool]) -> Any:
         with Path(path).open(encoding="utf-8-sig", newline="") as handle:
             header = next(csv.reader(handle), [])
         types = {name: pa.float64() for name in header if is_numeric(name)}
-        types |= {"id": pa.string(), "label": pa.string()}
+        types |= dict.fromkeys(("id", "label", *texts), pa.string())
         return pa.csv.read_csv(
             path,
             # one thread: only then do Arrow's messages name the row

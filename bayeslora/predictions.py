@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Predictions:
             `model_fingerprint` and others.
         sets: [N, C] bool: which classes are in a row's prediction set, or None; see
             `bayeslora.conformal`.
+        columns: What else is known of the rows, by name: [N] of strings, None where unknown. For
+            scores by group and for showing examples; no score depends on them.
 
     Raises:
         InputError: Something above does not hold; the message names the row.
@@ -60,6 +62,7 @@ class Predictions:
     name: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     sets: NDArray[np.bool_] | None = None
+    columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         classes = checks.class_names(self.classes)
@@ -73,6 +76,7 @@ class Predictions:
             "scores": {name: checks.named_score(name, v, rows) for name, v in self.scores.items()},
             "metadata": checks.notes(self.metadata),
             "sets": checks.prediction_sets(self.sets, rows, len(classes)),
+            "columns": checks.row_columns(self.columns, rows),
         }
         for name in UNCERTAINTIES:
             values = getattr(self, name)
@@ -147,6 +151,7 @@ class Predictions:
             ids=None if self.ids is None else tuple(self.ids[row] for row in chosen.tolist()),
             scores={name: values[chosen] for name, values in self.scores.items()},
             sets=pick(self.sets),
+            columns={name: np.asarray(v)[chosen] for name, v in self.columns.items()},
             **{name: pick(getattr(self, name)) for name in UNCERTAINTIES},
         )
 
@@ -188,6 +193,7 @@ class Predictions:
         columns |= {f"score_{name}": values for name, values in self.scores.items()}
         if self.sets is not None:
             columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
+        columns |= {name: list(values) for name, values in self.columns.items()}
         fixed = {
             "format_version": str(FORMAT_VERSION),
             "name": self.name,
@@ -196,18 +202,22 @@ class Predictions:
         write_table(path, columns, {**self.metadata, **fixed})
 
     @classmethod
-    def load(cls, path: str | Path, name: str | None = None) -> Predictions:
+    def load(
+        cls, path: str | Path, name: str | None = None, *, columns: Sequence[str] = ()
+    ) -> Predictions:
         """Read a predictions file that we or any other tool wrote; see `prediction_files`.
 
         Args:
             path: A `.parquet` or `.csv` file.
             name: The name to use; else the stored one, else the file's name without its suffix.
+            columns: Names of further columns to keep, such as the one that says where a row is
+                from.
 
         Raises:
             InputError: The file is missing or unreadable, or a value in it is wrong; the message
                 names the file and the row (from 1, a header not counted).
         """
-        fields = read_fields(path)
+        fields = read_fields(path, columns)
         if name is not None:
             fields["name"] = name
         try:

@@ -277,3 +277,36 @@ def test_a_missing_value_in_a_set_column_is_refused(tmp_path):
     pa.parquet.write_table(table, tmp_path / "p.parquet")
     with pytest.raises(InputError, match="'set_b': None is not true or false"):
         Predictions.load(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_further_columns_are_kept_where_they_are_asked_for(tmp_path, suffix):
+    path = tmp_path / f"p{suffix}"
+    predictions = random_predictions(4, ["a", "b"]).replace(
+        columns={"source": ["02", "1.0", None, "01"], "text": ["x", "y\nz", 'q"', "é"]}
+    )
+    predictions.save(path)
+    loaded = Predictions.load(path, columns=["source"])
+    assert list(loaded.columns) == ["source"]
+    assert list(loaded.columns["source"]) == ["02", "1.0", None, "01"]
+    assert list(loaded.take([3, 0]).columns["source"]) == ["01", "02"]
+    assert not Predictions.load(path).columns
+    assert_same_columns(predictions, loaded)
+
+
+def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    path = tmp_path / "p.parquet"
+    random_predictions(3, ["a", "b"]).replace(columns={"source": ["s", "t", "u"]}).save(path)
+    with pytest.raises(InputError, match=r"'sauce'.*source"):
+        Predictions.load(path, columns=["sauce"])
+
+
+@pytest.mark.parametrize("name", ["id", "prob_a", "set_a", "epistemic", "confidence"])
+def test_a_further_column_cannot_take_a_name_that_files_use(name):
+    with pytest.raises(InputError, match=name):
+        random_predictions(2, ["a", "b"]).replace(columns={name: ["x", "y"]})
+
+
+def test_a_further_column_has_a_value_a_row():
+    with pytest.raises(InputError, match="3 values for 2 rows"):
+        random_predictions(2, ["a", "b"]).replace(columns={"source": ["x", "y", "z"]})
