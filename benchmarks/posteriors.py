@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from posteriors_summary import write_summary
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
@@ -53,6 +54,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "vbll:polish_bound=jensen",
         "vbll:laplace_refinement=true",
     ),
+    "laplace_lora": (),
     "swag": (),
     "tfb": (),
     "blob": (),
@@ -93,7 +95,7 @@ class Cell:
 
 
 def main() -> None:
-    """Run what is not there yet."""
+    """Run what is not there yet, then write tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/posteriors"))
@@ -108,6 +110,7 @@ def main() -> None:
         for adapter, fit in product(LEARNING_RATES, args.fits):
             if adapter == "lora" or fit not in LORA_ONLY:
                 run(Cell(backbone, data, adapter, seed, args.out), fit)
+                write_summary(args.out)
         backbone.prefix_states.clear()
 
 

@@ -10,11 +10,12 @@ import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import read_json
+from bayeslora.files import read_json, write_json
 from bayeslora.tasks.readers import load_examples
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
+posteriors_summary = pytest.importorskip("posteriors_summary")
 ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
 
 
@@ -75,3 +76,34 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell):
     other = posteriors.Cell(cell.backbone, cell.data, "lora", 5, cell.out)
     assert posteriors.best_rate(other, "mle") == rate
     assert read_json(file)["seed"] == 0
+
+
+def test_the_summary_names_the_front_and_the_gaps(tmp_path):
+    def row(method, nll, seconds):
+        scores = dict.fromkeys(posteriors_summary.SCORES, 0.5) | {"nll": nll}
+        costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0, "predict_seconds": seconds}
+        return {"method": method, **scores, **costs}
+
+    for seed, shift in ((0, 0.0), (1, 0.02)):
+        for adapter, rows in {
+            "polar": [row("vbll", 0.40 + shift, 1.0)],
+            "lora": [row("mle", 0.50 + shift, 0.9), row("blob", 0.45, 10.0)],
+        }.items():
+            head = {"task": "toy", "adapter": adapter, "seed": seed, "fit": adapter}
+            file = tmp_path / "scores" / "toy" / adapter / f"fit-seed-{seed}.json"
+            write_json(file, {**head, "rows": rows})
+    posteriors_summary.write_summary(tmp_path)
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    table = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    assert list(table)[1:] == ["polar vbll ★", "lora blob", "lora mle"]
+    assert "| 0.100 ± 0.000 |" in table["lora mle"]
+    figure = (tmp_path / "figures" / "toy.svg").read_text()
+    assert "lora blob" in figure
+
+
+def test_the_front_holds_what_nothing_beats():
+    points = [
+        posteriors_summary.Point(name, cost, nll)
+        for name, cost, nll in [("a", 1, 0.5), ("b", 1.1, 0.4), ("c", 2, 0.41), ("d", 3, 0.3)]
+    ]
+    assert posteriors_summary.pareto_front(points) == ["b", "d"]
