@@ -102,7 +102,7 @@ def _preamble(tasks: Mapping[str, Mapping[str, Rows]]) -> str:
         "prediction of the test rows, the frozen layers included. MB are those of adapter and "
         "posterior on disk. A star marks the Pareto front: no method with a lower NLL takes at "
         f"most {SAME_COST - 1:.0%} more seconds to predict. Made by "
-        " `python benchmarks/posteriors.py --data-dir DIR`."
+        "`python benchmarks/posteriors.py --data-dir DIR`."
     )
 
 

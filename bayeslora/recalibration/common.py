@@ -23,17 +23,6 @@ def log_probs(probs: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.fl
     return np.log(np.maximum(probs, floor))
 
 
-def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [N]: log Σ_c exp(z_c) of every row of [N, C]."""
-    top = logits.max(1)
-    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(1)))
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [N, C] probabilities."""
-    return np.exp(logits - log_sum_exp(logits)[:, None])
-
-
 def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
     """Return [N, C] float64: 1 at the label, else 0."""
     return np.asarray(labels[:, None] == np.arange(num_classes), dtype=np.float64)

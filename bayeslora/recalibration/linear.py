@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp, softmax
 
-from bayeslora.recalibration.common import log_sum_exp, one_hot, softmax
+from bayeslora.recalibration.common import one_hot
 from bayeslora.recalibration.optimum import EXACT, minimise
 
 Array = NDArray[np.float64]
@@ -76,7 +77,7 @@ def fit_linear(
         changes = free.reshape(scales.shape) * scales
         logits = _unpacked(changes).logits(logs)
         loss = _nll(logits, labels).sum() + free @ free / 2
-        residuals = softmax(logits) - targets
+        residuals = softmax(logits, axis=1) - targets
         slopes = np.empty_like(scales)
         slopes[0], slopes[1] = (residuals * logs).sum(0), residuals.sum(0)
         if len(slopes) > 2:
@@ -95,7 +96,9 @@ def mean_nll(found: LinearMap, logs: Array, labels: NDArray[np.int64]) -> float:
 
 
 def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
-    return log_sum_exp(logits) - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    return (
+        np.asarray(logsumexp(logits, axis=1)) - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    )
 
 
 def _packed(given: LinearMap) -> Array:

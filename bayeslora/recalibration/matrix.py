@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from bayeslora.held_out import fitting_rows, settled_order
 from bayeslora.predictions import Predictions
 from bayeslora.recalibration.common import (
     check_applicable,
     log_probs,
-    softmax,
     with_new_probs,
 )
 from bayeslora.recalibration.config import MatrixOptions
@@ -95,7 +95,7 @@ class MatrixScaling(MatrixOptions):
         """
         check_applicable(self, predictions)
         logits = log_probs(predictions.probs) @ np.asarray(self.weights).T + self.intercept
-        return with_new_probs(self, predictions, softmax(logits), name)
+        return with_new_probs(self, predictions, softmax(logits, axis=1), name)
 
     def report(self) -> dict[str, float | str]:
         """Return the off-diagonal scale used, the mean diagonal weight and the largest other."""

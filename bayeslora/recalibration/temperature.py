@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import fitting_rows
@@ -23,8 +24,6 @@ from bayeslora.predictions import Predictions
 from bayeslora.recalibration.common import (
     check_applicable,
     log_probs,
-    log_sum_exp,
-    softmax,
     with_new_probs,
 )
 from bayeslora.recalibration.config import TemperatureOptions
@@ -89,7 +88,7 @@ class Temperature(TemperatureOptions):
         if self.temperature is None:
             raise InputError("this temperature is not fitted yet; call fit first")
         check_applicable(self, predictions)
-        probs = softmax(log_probs(predictions.probs, _TINY) / self.temperature)
+        probs = softmax(log_probs(predictions.probs, _TINY) / self.temperature, axis=1)
         return with_new_probs(self, predictions, probs, name)
 
     def report(self) -> dict[str, float | str]:
@@ -132,8 +131,7 @@ def _derivatives(
     logits: NDArray[np.float64], labels: NDArray[np.int64], inverse: float
 ) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
-    scaled = inverse * logits
-    probs = np.exp(scaled - log_sum_exp(scaled)[:, None])
+    probs = softmax(inverse * logits, axis=1)
     average = (probs * logits).sum(1)
     at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     spread = (probs * (logits - average[:, None]) ** 2).sum(1)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from bayeslora.held_out import fitting_rows
 from bayeslora.predictions import Predictions
 from bayeslora.recalibration.common import (
     check_applicable,
     log_probs,
-    softmax,
     with_new_probs,
 )
 from bayeslora.recalibration.config import VectorOptions
@@ -71,7 +71,7 @@ class VectorScaling(VectorOptions):
             InputError: Not fitted, or fitted on other classes.
         """
         check_applicable(self, predictions)
-        probs = softmax(self._map().logits(log_probs(predictions.probs)))
+        probs = softmax(self._map().logits(log_probs(predictions.probs)), axis=1)
         return with_new_probs(self, predictions, probs, name)
 
     def report(self) -> dict[str, float | str]:
