@@ -187,10 +187,10 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
     """
     seed = seeds[place]
     file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
-    if file.is_file():
-        return
     family = "lora-mle"
     members_of = [seeds[(place + k) % len(seeds)] for k in range(NUM_MEMBERS)]
+    if file.is_file() and read_json(file).get("members") == members_of:
+        return
     fits = [Fits(bench, data, family, member) for member in members_of]
     lab = fits[0].lab
     best = fits[0].best_rate()
@@ -208,7 +208,8 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
         outcome = lab.ensemble("lora-ensemble", members)
         records.append({"regime": regime, "epoch": epochs, "lr": lr} | scores(outcome))
         save_predictions(bench, data, f"lora-ensemble-{regime}-seed-{seed}", outcome)
-    write_json(file, {"task": data.name, "seed": seed, "family": "lora-ensemble", "rows": records})
+    head = {"task": data.name, "seed": seed, "family": "lora-ensemble", "members": members_of}
+    write_json(file, {**head, "rows": records})
 
 
 class Fits:
