@@ -58,6 +58,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "blob": (),
     "ivon": (),
     "scalabl": (),
+    "clora": (),
     "mc_dropout": (),
     "ensemble": (),
 }
