@@ -77,23 +77,15 @@ class CLoRAWeights(nn.Module):
         Raises:
             InputError: A gate took no part in the pass, or saw other than tokens or rows.
         """
-        parts = [
-            gaussian_kl(mean, std.clamp_min(_LEAST_STD), self.prior_std) / len(mean)
-            for mean, std in self._moments(seen, mask)
-        ]
-        return torch.stack(parts).sum()
+        return self._kl(self._moments(seen, mask))
 
     @torch.no_grad()
     def figures(self, seen: Seen, mask: Tensor) -> Tensor:
         """Return what `measured` holds, [3] float64, for the pass that `seen` comes from."""
-        squares = torch.tensor(
-            [
-                [float(mean.square().mean()), float(std.square().mean())]
-                for mean, std in self._moments(seen, mask)
-            ],
-            dtype=torch.float64,
-        ).mean(0)
-        return torch.cat([self.kl(seen, mask).double().cpu()[None], squares])
+        moments = self._moments(seen, mask)
+        squares = [[item.square().mean() for item in pair] for pair in moments]
+        means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
+        return torch.cat([self._kl(moments)[None], means]).double().cpu()
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
@@ -134,6 +126,13 @@ class CLoRAWeights(nn.Module):
         finally:
             for gate in self._gates:
                 gate.noise = None
+
+    def _kl(self, moments: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        parts = [
+            gaussian_kl(change, std.clamp_min(_LEAST_STD), self.prior_std) / len(change)
+            for change, std in moments
+        ]
+        return torch.stack(parts).sum()
 
     def _moments(self, seen: Seen, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return M and σ of each site at the real tokens, [tokens, r, r]."""
