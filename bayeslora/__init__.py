@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
     from bayeslora.posteriors.config_nuts import NUTS
-    from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+    from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
     from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
     from bayeslora.posteriors.registry import register_posterior
     from bayeslora.predictions import Predictions
@@ -49,6 +49,7 @@ _HOMES = {
     "BLoB": "bayeslora.posteriors.config_variational",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
+    "CLoRA": "bayeslora.posteriors.config_variational",
     "ConformalSets": "bayeslora.conformal.sets",
     "Ensemble": "bayeslora.posteriors.config",
     "HistogramBinning": "bayeslora.recalibration.histogram",
@@ -96,6 +97,7 @@ __all__ = [
     "BLoB",
     "BayesianClassifier",
     "BetaCalibration",
+    "CLoRA",
     "ConformalSets",
     "Ensemble",
     "HistogramBinning",

@@ -243,7 +243,9 @@ class BayesianClassifier:
         config = fitted.posterior
         if posterior is not None:
             config = resolve_posterior(posterior)
-        check_last_layer(config, adapted=bool(fitted.network.sites))
+        sites = fitted.network.sites
+        gated = any(site.is_gated for site in sites)
+        check_last_layer(config, adapted=bool(sites), gated=gated)
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(
@@ -295,7 +297,8 @@ class BayesianClassifier:
             overwrite: Whether what is there may be replaced.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, or there is not one adapter.
+            InputError: The directory exists and `overwrite` is false, there is not one adapter, or
+                its change of the weights depends on the input (posterior `clora`).
         """
         fitted = self._known()
         if len(fitted.members) != 1 or not fitted.network.sites:

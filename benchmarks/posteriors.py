@@ -60,6 +60,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "blob": (),
     "ivon": (),
     "scalabl": (),
+    "clora": (),
     "mc_dropout": (),
     "ensemble": (),
 }

@@ -4,10 +4,14 @@
 
 PoLAR's equation `ΔW = s·X·Θ·Yᵀ` reads `B = X`, `core = Θ`, `A = Yᵀ` here. The factors are plain
 linear layers, so anything that hooks linear layers (K-FAC, Jacobians) finds them.
+
+A gate may change what `A` hands on, `B(core(gate(A(x))))`. The change of the weight is then another
+one for every input: no matrix says it, and what asks for one is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.init import Factors
+from bayeslora.errors import InputError
+
+Gate = Callable[[Tensor], Tensor]
+"""From the outputs of `A`, [..., r], to what goes on from there, of the same shape."""
 
 
 @runtime_checkable
@@ -75,6 +83,8 @@ class LowRank(nn.Module):
         self.B = _linear(factors.B, device)
         self.core = None if factors.core is None else _linear(factors.core, device)
         self.orthonormal = factors.orthonormal
+        # In a tuple a module is not registered: its tensors belong to whoever attached it.
+        self._gate: tuple[Gate, ...] = ()
         if factors.orthonormal:
             # Not saved: they only say where point-estimated directions started from.
             self.register_buffer("_A0", self.A.weight.detach().clone(), persistent=False)
@@ -100,24 +110,56 @@ class LowRank(nn.Module):
         """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
         base = F.linear(x, self.weight, self.bias)
         h = self.A(self.dropout(x.to(self.A.weight.dtype)))
+        for gate in self._gate:
+            h = gate(h)
         if self.core is not None:
             h = self.core(h)
         change: Tensor = self.scale * self.B(h)
         return base + change.to(base.dtype)
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether the change of the weight depends on the input."""
+        return bool(self._gate)
+
+    def attach(self, gate: Gate) -> None:
+        """Let `gate` change the outputs of `A` in every pass from now on.
+
+        Its tensors stay the caller's to train, move and save.
+        """
+        self._gate = (gate,)
+
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return `(A [r, in], B·core [out, r])`, the change being `s` times their product."""
+        """Return `(A [r, in], B·core [out, r])`, the change being `s` times their product.
+
+        Raises:
+            InputError: There is a gate.
+        """
+        if self.is_gated:
+            raise InputError(
+                f"the adapter at {self.name} cannot be merged or exported: a gate between its "
+                "factors (as in posterior 'clora') makes the change of the weight depend on the "
+                "input, so there is no one matrix to add or to write"
+            )
         B = self.B.weight
         return self.A.weight, B if self.core is None else B @ self.core.weight
 
     def delta(self) -> Tensor:
-        """Return the change of the weight, [out, in], in the adapter's precision."""
+        """Return the change of the weight, [out, in], in the adapter's precision.
+
+        Raises:
+            InputError: There is a gate.
+        """
         A, B = self.factors()
         return self.scale * (B @ A)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return a plain layer with the change added in, in the host's precision and frozen."""
+        """Return a plain layer with the change added in, in the host's precision and frozen.
+
+        Raises:
+            InputError: There is a gate.
+        """
         weight = (self.weight.to(self.A.weight.dtype) + self.delta()).to(self.weight.dtype)
         bias = None if self.bias is None else self.bias.detach().clone()
         return _plain(weight, bias, self.training)

@@ -11,9 +11,10 @@ from torch import nn
 from bayeslora.adapters.site import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
+from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config import MLE, PosteriorConfig
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -27,7 +28,15 @@ from bayeslora.posteriors.types import LastLayer
 _SEED_STEP = 1 << 32
 
 Head = LastLayer
-Weights = SWAGWeights | TFBWeights | BLoBWeights | IVONWeights | ScalaBLWeights | LaplaceLoRAWeights
+Weights = (
+    SWAGWeights
+    | TFBWeights
+    | BLoBWeights
+    | IVONWeights
+    | ScalaBLWeights
+    | CLoRAWeights
+    | LaplaceLoRAWeights
+)
 
 _VERBS = sorted(
     name for name in {*vars(LastLayer), *LastLayer.__annotations__} if not name.startswith("_")
@@ -129,4 +138,6 @@ def build_weights(
         weights = IVONWeights(config, sites)
     elif isinstance(config, ScalaBL):
         weights = ScalaBLWeights(config, sites, seed + _SEED_STEP)
+    elif isinstance(config, CLoRA):
+        weights = CLoRAWeights(config, sites, seed + _SEED_STEP)
     return weights

@@ -20,7 +20,7 @@ from bayeslora.option_checks import (
 )
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
-from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 
 DEFAULT_PRIOR_SCALE = 2.0
@@ -238,7 +238,7 @@ class Ensemble:
         check_count("num_members", self.num_members, least=1)
 
 
-Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL
+Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL | CLoRA
 """Posteriors over adapter weights, which predict with `num_samples` passes."""
 
 PosteriorConfig = (
@@ -246,7 +246,7 @@ PosteriorConfig = (
 )
 
 _LAST_LAYER = (MLE, MAP, VBLL, Laplace, NUTS, TemperatureScaling)
-_WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL)
+_WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
 POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}
 
 

@@ -1,8 +1,8 @@
 """What can be chosen about a variational posterior over adapter weights, free of torch.
 
-These are trained with the adapter, by noise in each training pass and steps on a KL. They predict
-with `num_samples` draws, and 0 is one pass of the mean weights. Their last layer is a plain point
-estimate.
+These are trained with the adapter, by noise in each training pass and the gradient of a KL. They
+predict with `num_samples` draws, and 0 is one pass of the mean weights. Their last layer is a plain
+point estimate.
 """
 
 from __future__ import annotations
@@ -79,5 +79,37 @@ class ScalaBL:
     def __post_init__(self) -> None:
         for field in ("prior_std", "initial_std", "kl_lr"):
             check_positive(field, getattr(self, field))
+        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
+        check_count("num_samples", self.num_samples, least=0)
+
+
+@dataclass(frozen=True)
+class CLoRA:
+    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token.
+
+    Attributes:
+        prior_std: Standard deviation of the prior on an entry; its mean is the identity.
+        initial_std: Largest standard deviation of an entry at the start; the smallest is half.
+        num_hidden: Hidden units of the small network that gives mean and standard deviation.
+        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, as for BLoB.
+        num_samples: Draws of a prediction.
+    """
+
+    prior_std: float = 0.2
+    initial_std: float = 0.05
+    num_hidden: int = 64
+    kl_weights: str = "uniform"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "clora"
+    summary: ClassVar[str] = "Gaussian inside each adapter whose mean and spread follow the input"
+    source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
+
+    def __post_init__(self) -> None:
+        for field in ("prior_std", "initial_std"):
+            check_positive(field, getattr(self, field))
+        check_count("num_hidden", self.num_hidden, least=1)
         check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
         check_count("num_samples", self.num_samples, least=0)

@@ -14,7 +14,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
-from bayeslora.posteriors.config_variational import ScalaBL
+from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.training.network import Network
 
@@ -79,6 +79,15 @@ def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
         raise InputError(
             f"posterior 'scalabl' scales the free first factor of adapter 'lora'; {adapter.name!r} "
             "has none"
+        )
+    if not isinstance(posterior, CLoRA) or not isinstance(adapter, PoLAR):
+        return
+    if adapter.constraint != "retraction" and adapter.absorb_every:
+        raise InputError(
+            "posterior 'clora' puts a gate between PoLAR's factors, and moving their drift past it "
+            f"into the core (constraint {adapter.constraint!r}, absorb_every="
+            f"{adapter.absorb_every}) would change what the network computes; choose "
+            "constraint='retraction' or absorb_every=0"
         )
 
 

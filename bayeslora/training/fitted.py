@@ -143,7 +143,8 @@ class Fitted:
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
         sites = self.network.sites
-        check_last_layer(config, adapted=bool(sites))
+        gated = any(site.is_gated for site in sites)
+        check_last_layer(config, adapted=bool(sites), gated=gated)
         head = last_layer(config, self.network.head.mean_weight, self.record.seed)
         weights = build_weights(config, sites, head, self.record.seed)
         network = Network(self.network.encoder, sites, head, weights)

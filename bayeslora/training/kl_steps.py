@@ -39,6 +39,11 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
     return lambda step: 2.0 ** (step % length - length) / (1 - 2.0**-length)
 
 
+def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
+    """Return the `cyclic` or `uniform` weights, as the option `kl_weights` names them."""
+    return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
+
+
 class KLSteps(TrainerCallback):
     """Takes a step on the KL after each step of the adapter, in its schedule.
 

@@ -18,6 +18,7 @@ _NEEDS = {
     "blob": "is trained together with the adapter",
     "ivon": "is trained together with the adapter",
     "scalabl": "is trained together with the adapter",
+    "clora": "is trained together with the adapter",
 }
 
 
@@ -39,17 +40,27 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
     return head
 
 
-def check_last_layer(posterior: PosteriorConfig, *, adapted: bool = True) -> None:
+def check_last_layer(
+    posterior: PosteriorConfig, *, adapted: bool = True, gated: bool = False
+) -> None:
     """Complain about a posterior that cannot be fitted to a finished network.
 
     Args:
         posterior: Which one.
         adapted: Whether the network has adapters of ours.
+        gated: Whether they work through the gates of a posterior over their weights.
 
     Raises:
         InputError: The posterior is neither one of the last layer nor a Laplace approximation over
-            adapters that are there.
+            adapters that are there; or what it would replace has gates that the network cannot do
+            without.
     """
+    if gated:
+        raise InputError(
+            "a network fitted with posterior 'clora' cannot be calibrated or given another "
+            "posterior: its adapters work through gates that are part of 'clora' and would be "
+            "lost; fit the other posterior from the start"
+        )
     if isinstance(posterior, LaplaceLoRA) and not adapted:
         raise InputError(
             f"posterior {posterior.name!r} is over the weights of an adapter of ours, and a "

@@ -32,8 +32,8 @@ from bayeslora.training.settings import TrainingSettings
 _WEIGHTS = "model.safetensors"
 
 Validate = Callable[[Network, int], dict[str, float]]
-Noise = Callable[[], AbstractContextManager[None]]
-"""Opens what a training pass happens under, such as a draw of the weights."""
+Noise = Callable[[Batch], AbstractContextManager[object]]
+"""Opens what a training pass of a batch happens under, such as a draw of the weights."""
 
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -126,7 +126,7 @@ class AlternatingTrainer(Trainer):
         model.train()
         batch = self._prepare_inputs(inputs)
         labels = batch.pop("labels")
-        with self._noise():
+        with self._noise(batch):
             return self._pass(model, batch, labels)
 
     def _pass(self, model: torch.nn.Module, batch: Batch, labels: Tensor) -> Tensor:

@@ -21,15 +21,17 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 from bayeslora.posteriors.blob import BLoBWeights
+from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
 from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.training.anchors import degradation_on_anchors
-from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
+from bayeslora.training.kl_gradient import KLGradient, measure
+from bayeslora.training.kl_steps import KLSteps, kl_weight
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.settings import TrainingSettings
@@ -101,6 +103,8 @@ def weight_training(
         return _training_free(posterior, weights, network, settings.seed, shown=progress)
     if isinstance(posterior, BLoB | ScalaBL) and isinstance(weights, BLoBWeights | ScalaBLWeights):
         return _variational(posterior, weights, num_train, settings)
+    if isinstance(posterior, CLoRA) and isinstance(weights, CLoRAWeights):
+        return _contextual(posterior, weights, network, num_train, settings)
     if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
         return _natural(posterior, weights, adapter)
     return WeightTraining()
@@ -128,13 +132,28 @@ def _variational(
     num_train: int,
     settings: TrainingSettings,
 ) -> WeightTraining:
-    weight = uniform_weight(num_train)
-    if posterior.kl_weights == "cyclic":
-        weight = cyclic_weight(num_train, settings.batch_size)
+    weight = kl_weight(posterior.kl_weights, num_train, settings.batch_size)
     return WeightTraining(
-        noise=weights.noise,
+        noise=lambda _: weights.noise(),
         callbacks=(KLSteps(weights, posterior.kl_lr, weight),),
         parameters=tuple(weights.parameters()),
+    )
+
+
+def _contextual(
+    posterior: CLoRA,
+    weights: CLoRAWeights,
+    network: Network,
+    num_train: int,
+    settings: TrainingSettings,
+) -> WeightTraining:
+    weight = kl_weight(posterior.kl_weights, num_train, settings.batch_size)
+    gradient = KLGradient(weights, weight)
+    return WeightTraining(
+        noise=gradient.noise,
+        callbacks=(gradient,),
+        parameters=tuple(weights.parameters()),
+        finish=lambda texts, _: measure(network, weights, texts),
     )
 
 
@@ -173,7 +192,7 @@ def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> W
         return optimizer
 
     return WeightTraining(
-        noise=lambda: sampled(optimizers[-1]),
+        noise=lambda _: sampled(optimizers[-1]),
         callbacks=(Curvature(weights, optimizers),),
         optimizer=build,
     )

@@ -235,6 +235,7 @@ WHY = {
     "blob": "is trained together with the adapter",
     "ivon": "is trained together with the adapter",
     "scalabl": "is trained together with the adapter",
+    "clora": "is trained together with the adapter",
 }
 
 

@@ -11,7 +11,7 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
 
-WEIGHTS = ("swag", "tfb", "blob", "ivon", "scalabl")
+WEIGHTS = ("swag", "tfb", "blob", "ivon", "clora", "scalabl")
 COMBINATIONS = [
     *(("lora:r=2", posterior) for posterior in ("mle", "map", "temperature", "mc_dropout")),
     ("lora:r=2", "ensemble:num_members=2"),

@@ -11,7 +11,8 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.optim import ivon
 
-POSTERIORS = ("swag", "tfb", "blob", "ivon", "scalabl")
+WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
+POSTERIORS = (*WITH_PLAIN_MEAN, "clora")
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ POSTERIORS = ("swag", "tfb", "blob", "ivon", "scalabl")
         ("blob", bl.BLoB(num_samples=2)),
         ("ivon", bl.IVON(num_samples=2)),
         ("scalabl", bl.ScalaBL(num_samples=2)),
+        ("clora", bl.CLoRA(num_samples=2)),
     ],
 )
 def test_an_object_and_its_text_are_the_same_fit(bert, name, posterior):
@@ -43,7 +45,7 @@ def test_more_draws_on_demand_and_none_for_the_mean(bert):
     assert same(mean, clf.predict(TEST, num_samples=0, seed=9))
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", WITH_PLAIN_MEAN)
 def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, posterior):
     """And the calibrated model is one of its own, without the first posterior's tensors."""
     clf = fitted(bert, "lora:r=2", f"{posterior}:num_samples=2")
@@ -73,6 +75,7 @@ def test_the_card_says_what_was_chosen(bert, tmp_path):
     ("options", "text"),
     [
         (("polar", "scalabl"), "'scalabl' scales .* 'lora'; 'polar' has none"),
+        (("polar:constraint=landing", "clora"), "gate between PoLAR's .*absorb_every=0"),
         (("lora", "swag:num_snapshots=3"), "needs at least 2 snapshots, and 2 training steps"),
     ],
 )
@@ -126,3 +129,41 @@ def test_validation_rows_that_choose_nothing_are_said(bert, caplog):
     with caplog.at_level(logging.WARNING):
         fitted(bert, "lora:r=2", "swag")
     assert "the validation rows choose nothing" in caplog.text
+
+
+@pytest.mark.parametrize("adapter", ["lora:r=2", "polar:r=2", "polar:constraint=landing,r=2"])
+def test_a_gated_adapter_comes_back_whole(bert, tmp_path, adapter):
+    """The mean pass has the gate too, so it must come back for `num_samples=0` as well."""
+    adapter += ",absorb_every=0" if "landing" in adapter else ""
+    clf = fitted(bert, adapter, "clora:num_samples=2,num_hidden=5")
+    clf.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert same(again.predict(TEST), clf.predict(TEST))
+    assert same(again.predict(TEST, num_samples=0), clf.predict(TEST, num_samples=0))
+    weights = clf._known().network.weights
+    assert again._known().network.weights.report() == weights.report()
+    for gate in weights.gates:
+        gate.output.bias.data += 0.5
+    mean = clf.predict(TEST, num_samples=0)
+    assert not np.array_equal(mean.probs, again.predict(TEST, num_samples=0).probs)
+
+
+def test_a_batch_does_not_change_what_a_draw_says_of_a_text(bert):
+    """Rounding of float32 sums over other batches is all that differs."""
+    clf = fitted(bert, "lora:r=2", "clora:initial_std=0.5")
+    together = clf.predict(TEST)
+    alone = [clf.predict([row]).probs[0] for row in TEST]
+    np.testing.assert_allclose(together.probs, alone, atol=1e-6)
+    assert float(together.epistemic.max()) > 0
+
+
+def test_what_needs_a_plain_adapter_is_refused(bert, tmp_path):
+    clf = fitted(bert, "lora:r=2", "clora:num_samples=2")
+    before = clf.predict(TEST)
+    with pytest.raises(bl.InputError, match="cannot be merged or exported: a gate"):
+        clf.export_peft(tmp_path / "lora")
+    for posterior in ("laplace", "laplace_lora", None):
+        with pytest.raises(bl.InputError, match="'clora' cannot be calibrated"):
+            clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
+    assert not any(tmp_path.iterdir())
+    assert same(clf.predict(TEST), before)

@@ -35,13 +35,13 @@ def cell(tmp_path, monkeypatch):
     return posteriors.Cell(backbone, data, "lora", 0, tmp_path / "out")
 
 
-@pytest.mark.parametrize("fit", ["mle", "map", "vbll", "mc_dropout"])
+@pytest.mark.parametrize("fit", ["mle", "map", "vbll", "clora", "mc_dropout"])
 def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     posteriors.run(cell, fit)
     content = read_json(cell.file(fit))
     assert [row["method"] for row in content["rows"]] == [fit, *posteriors.FITS[fit]]
     for row in content["rows"]:
-        assert row["passes"] == (10 if fit == "mc_dropout" else 1)
+        assert row["passes"] == (10 if fit in {"clora", "mc_dropout"} else 1)
         assert row["bytes"] > 0
         assert row["nll"] > 0
         assert 0 <= row["far logit_variance"] <= 1

@@ -11,7 +11,8 @@ from small_sites import lora_site, polar_site
 from torch import nn
 
 from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.clora import CLoRAWeights
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
@@ -88,6 +89,23 @@ class TestScalaBL(WeightPosteriorLaws):
         if trained:
             jitter(weights)
         return site, weights
+
+
+class TestCLoRA(WeightPosteriorLaws):
+    site = staticmethod(lora_site)
+
+    def make(self, trained):
+        site = self.site()
+        weights = CLoRAWeights(CLoRA(), [site])
+        if trained:
+            jitter(weights)
+            jitter(site)
+            weights.measured.copy_(torch.tensor([3.0, 0.01, 0.04]))
+        return site, weights
+
+
+class TestPolarCLoRA(TestCLoRA):
+    site = staticmethod(polar_site)
 
 
 class TestMCDropout(WeightPosteriorLaws):

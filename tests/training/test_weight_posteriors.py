@@ -11,7 +11,7 @@ from test_fit import KilledError, die_after
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
-from bayeslora.posteriors.config_variational import BLoB, ScalaBL
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training import weights as weights_module
 from bayeslora.training.assemble import build_network
@@ -30,6 +30,8 @@ RECIPES = {
     "ivon": (LORA, IVON(num_samples=3)),
     "polar-ivon": (POLAR, IVON(num_samples=3, beta2=0.9, ess=1e4)),
     "scalabl": (LORA, ScalaBL(num_samples=3)),
+    "clora": (LORA, CLoRA(num_samples=3)),
+    "polar-clora": (POLAR, CLoRA(num_samples=3, kl_weights="cyclic")),
     "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
 }
 every = pytest.mark.parametrize("recipe", RECIPES)

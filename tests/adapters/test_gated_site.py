@@ -1,0 +1,78 @@
+"""A gate between a site's factors: where it acts, whose tensors it has, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+from tiny_hosts import randomise, stack
+from torch import nn
+
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.inject import adapter_state, export, inject, remove
+from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.errors import InputError
+
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [
+        LoRA(r=2, target_modules=("layers.0", "layers.2")),
+        PoLAR(r=2, target_modules=("layers.0", "layers.2")),
+    ],
+    ids=["lora", "polar"],
+)
+
+
+def adapted(config):
+    model = stack().eval()
+    sites = inject(model, config, seed=0)
+    randomise(sites)
+    return model, sites
+
+
+def inputs():
+    return torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+
+
+@CONFIGS
+def test_a_gate_changes_what_the_first_factor_hands_on(config):
+    """Doubling it doubles the change; both are rounded in float32."""
+    _, (site, _) = adapted(config)
+    x = inputs()
+    base = nn.functional.linear(x, site.weight, site.bias)
+    change = site(x) - base
+    assert not site.is_gated
+    site.attach(lambda z: 2 * z)
+    assert site.is_gated
+    torch.testing.assert_close(site(x) - base, 2 * change, rtol=1e-5, atol=1e-5)
+
+
+@CONFIGS
+def test_the_tensors_of_a_gate_stay_its_owners(config):
+    model, sites = adapted(config)
+    before = adapter_state(sites), [name for name, _ in model.named_parameters()]
+    sites[0].attach(nn.Linear(2, 2))
+    assert adapter_state(sites).keys() == before[0].keys()
+    assert [name for name, _ in model.named_parameters()] == before[1]
+
+
+@CONFIGS
+def test_what_needs_one_matrix_is_refused_and_nothing_is_written(config, tmp_path):
+    model, sites = adapted(config)
+    sites[1].attach(torch.relu)
+    text = rf"{sites[1].name} cannot be merged or exported: .* depend on the input"
+    for ask in (sites[1].factors, sites[1].delta, sites[1].merged, lambda: export(model)):
+        with pytest.raises(InputError, match=text):
+            ask()
+    with pytest.raises(InputError, match=text):
+        export_peft(sites, tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+
+
+@CONFIGS
+def test_a_gated_adapter_can_be_taken_out(config):
+    model, sites = adapted(config)
+    plain = copy.deepcopy(stack().eval())
+    for site in sites:
+        site.attach(torch.relu)
+    remove(model)
+    assert torch.equal(model(inputs()), plain(inputs()))
