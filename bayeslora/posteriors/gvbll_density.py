@@ -20,6 +20,10 @@ from torch.nn.functional import one_hot
 from bayeslora.links import antithetic_noise
 
 
+# Draws x rows x classes held at a time, a few times over: 8 MB in float64.
+_CHUNK = 1 << 20
+
+
 def log_shares(counts: Tensor) -> Tensor:
     """Return log π [C]: the classes' posterior mean shares under a uniform Dirichlet prior."""
     found: Tensor = (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
@@ -86,7 +90,14 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
         seed: Of the draws.
     """
     classes = len(rows.spread)
-    along, across, order = _noise(num_samples, classes, rows.size, seed, rows.squared)
+    noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
+    parts = rows.squared.split(max(1, _CHUNK // (num_samples * classes)))
+    return torch.cat([_under(replace(rows, squared=part), *noise) for part in parts], 1)
+
+
+def _under(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:
+    """Return what `draw_logits` does for a chunk of rows."""
+    num_samples, classes = along.shape
     cumulative = log_joint(rows).softmax(1).cumsum(1)
     places = ((order + 0.5) / num_samples).expand(len(rows.squared), -1).contiguous()
     member = torch.searchsorted(cumulative, places).clamp_max(classes - 1)

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
+from bayeslora.posteriors import gvbll_density
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import GVBLL, MLE
 from bayeslora.posteriors.gvbll_choice import SHRINKAGE_GRID, _folds
@@ -219,6 +220,13 @@ def test_squared_distances_under_draws_have_their_moments(size):
     # Antithetic pairs make the mean nearly exact; the variance errs by 1 % at one deviation.
     assert float(found.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / 20_000))
     assert float(found.var()) == pytest.approx(variance, rel=0.05)
+
+
+def test_rows_are_drawn_in_chunks(monkeypatch):
+    head, features, _ = fitted()
+    expected = head.predict(features).samples
+    monkeypatch.setattr(gvbll_density, "_CHUNK", 3 * 200 * 7)
+    assert torch.equal(head.predict(features).samples, expected)
 
 
 def test_label_bound_is_below_the_sampled_log_likelihood():
