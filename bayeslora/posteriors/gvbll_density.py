@@ -19,7 +19,6 @@ from torch.nn.functional import one_hot
 
 from bayeslora.links import antithetic_noise
 
-
 # Draws x rows x classes held at a time, a few times over: 8 MB in float64.
 _CHUNK = 1 << 20
 
@@ -91,7 +90,8 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
     """
     classes = len(rows.spread)
     noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
-    parts = rows.squared.split(max(1, _CHUNK // (num_samples * classes)))
+    size = max(1, _CHUNK // (num_samples * classes))
+    parts = [rows.squared[start : start + size] for start in range(0, len(rows.squared), size)]
     return torch.cat([_under(replace(rows, squared=part), *noise) for part in parts], 1)
 
 
