@@ -91,8 +91,10 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
     classes = len(rows.spread)
     noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
     size = max(1, _CHUNK // (num_samples * classes))
-    parts = [rows.squared[start : start + size] for start in range(0, len(rows.squared), size)]
-    return torch.cat([_under(replace(rows, squared=part), *noise) for part in parts], 1)
+    # One part at least, so that no rows have no draws of them.
+    starts = range(0, max(1, len(rows.squared)), size)
+    parts = [replace(rows, squared=rows.squared[start : start + size]) for start in starts]
+    return torch.cat([_under(part, *noise) for part in parts], 1)
 
 
 def _under(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:
