@@ -19,6 +19,8 @@ from bayeslora.posteriors.mahalanobis import ledoit_wolf, principal
 
 # Keeps the inverse finite where Ledoit and Wolf see no need to shrink.
 _LEAST_SHRINKAGE = 1e-8
+# Of a mean of equal rows; rows of single precision that differ at all differ by more.
+_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Scatter:
         sample = sums / counts.clamp_min(1)[:, None]
         weight = (prior_rows * counts / (prior_rows + counts)).sqrt()
         residuals = torch.cat([apart - sample[labels], weight[:, None] * sample])
-        if not bool(residuals.any()):
+        if float(residuals.norm()) <= _ROUNDING * float(features.norm()):
             raise InputError("posterior 'gvbll' needs rows with different features; all are equal")
         values, directions = principal(residuals)
         return cls(
