@@ -58,6 +58,7 @@ _HOMES = {
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
     "Laplace": "bayeslora.posteriors.config",
+    "GVBLL": "bayeslora.posteriors.config_gvbll",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
     "LoRA": "bayeslora.adapters.config",
     "MAP": "bayeslora.posteriors.config",
@@ -85,6 +86,7 @@ _HOMES = {
 
 __all__ = [
     "APS",
+    "GVBLL",
     "IVON",
     "LAC",
     "MAP",

@@ -374,8 +374,9 @@ class BayesianClassifier:
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
             posterior: Of the last layer: `laplace`, whose mean is the classifier itself; `vbll` and
-                `nuts`, which move it; `temperature`; or `mle` or `map`, both the classifier's own
-                softmax, to compare with. Others need training and are refused.
+                `nuts`, which move it; `gvbll`, Gaussians of the features in its place;
+                `temperature`; or `mle` or `map`, both the classifier's own softmax, to compare
+                with. Others need training and are refused.
             tokenizer: With a model in memory whose tokenizer cannot be found.
             layer: Dotted name of the final linear layer, where it cannot be found; the one found is
                 `record.backbone["layer"]`.

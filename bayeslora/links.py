@@ -58,8 +58,8 @@ def link_probabilities(
     The epistemic part always comes from draws: no closed form is known for it.
 
     Args:
-        logits: Distribution of the logits. Weight samples are averaged; `link` and the number of
-            draws then have no effect.
+        logits: Distribution of the logits. Weight samples are averaged, unless they come with the
+            exact logits; `link` and the number of draws then have no effect.
         link: `mc`, `probit` or `bridge`.
         num_samples: Draws; 0 takes the mean logits as if they were certain.
         seed: Of the draws.
@@ -70,7 +70,7 @@ def link_probabilities(
     if link not in LINKS:
         raise unknown_choice("link", link, LINKS)
     if isinstance(logits, SampledLogits):
-        return _average_samples(logits.samples.double())
+        return _average_samples(logits)
     mean = logits.mean.double()
     if num_samples == 0 or logits.is_point:
         return _decompose(mean.softmax(-1), None)
@@ -179,8 +179,9 @@ def _sample_rows(mean: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     return probs.mean(0), conditional
 
 
-def _average_samples(samples: Tensor) -> LinkResult:
-    """Return the mean of the softmax over the first axis of [S, N, C]."""
+def _average_samples(logits: SampledLogits) -> LinkResult:
+    """Return the mean of the softmax over draws, in closed form where there is one."""
+    samples = logits.samples.double()
     draws, rows, classes = samples.shape
     size = max(1, _CHUNK // (draws * classes))
     means, conditional = samples.new_zeros(rows, classes), samples.new_zeros(rows)
@@ -188,7 +189,8 @@ def _average_samples(samples: Tensor) -> LinkResult:
         some = slice(start, start + size)
         probs = samples[:, some].softmax(-1)
         means[some], conditional[some] = probs.mean(0), entropy(probs).mean(0)
-    return _decompose(means, entropy(means) - conditional)
+    probs = means if logits.exact is None else logits.exact.double().softmax(-1)
+    return _decompose(probs, entropy(means) - conditional)
 
 
 def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:

@@ -65,13 +65,20 @@ class SampledLogits:
 
     Attributes:
         samples: [S, N, C] float64; S = 1 stands for a point estimate.
+        exact: [N, C] float64, logits whose softmax is the mean of the draws' softmax in the limit
+            of many draws, where it is known in closed form; None elsewhere. Probabilities are then
+            taken from it, and the draws only divide their uncertainty.
     """
 
     samples: Tensor
+    exact: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 3:
             raise ValueError(f"samples must be [S, N, C], got {list(self.samples.shape)}")
+        shape = self.samples.shape[1:]
+        if self.exact is not None and self.exact.shape != shape:
+            raise ValueError(f"exact must be {list(shape)}, got {list(self.exact.shape)}")
 
     @property
     def mean(self) -> Tensor:
@@ -95,12 +102,12 @@ class SampledLogits:
         return not bool(torch.any(self.variance > 0))
 
     def scaled(self, factor: float) -> SampledLogits:
-        """Return the draws of `factor` times the logits."""
+        """Return the draws of `factor` times the logits; no closed form survives."""
         return SampledLogits(self.samples * factor)
 
     def at_mean(self) -> GaussianLogits:
-        """Return the mean over draws as a point estimate."""
-        mean = self.mean
+        """Return the exact logits, else the mean over draws, as a point estimate."""
+        mean = self.mean if self.exact is None else self.exact
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     def thinned(self, most: int) -> SampledLogits:
@@ -111,7 +118,7 @@ class SampledLogits:
         """
         if len(self.samples) <= most:
             return self
-        return SampledLogits(self.samples[evenly(len(self.samples), most)])
+        return SampledLogits(self.samples[evenly(len(self.samples), most)], self.exact)
 
 
 def evenly(total: int, most: int) -> Tensor:

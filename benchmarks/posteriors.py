@@ -41,7 +41,7 @@ LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 
 # Fits, and the last layers that are calibrated on the features of each.
 FITS: dict[str, tuple[str, ...]] = {
-    "mle": ("temperature",),
+    "mle": ("temperature", "gvbll"),
     "map": (
         "laplace",
         "laplace:prior_precision=marglik",

@@ -260,3 +260,16 @@ def test_noise_is_antithetic_seeded_and_of_any_count():
     assert torch.equal(noise, antithetic_noise(6, (2, 3), seed=1))
     assert antithetic_noise(5, (2,), seed=1).shape == (5, 2)
     assert antithetic_noise(2, (2,), 0, torch.zeros(1)).dtype == torch.float32
+
+
+def test_exact_logits_give_the_probabilities_and_draws_their_parts():
+    """What draws leave over of the total is aleatoric, whatever their number."""
+    samples = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    exact = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
+    found = link_probabilities(SampledLogits(samples, exact))
+    plain = link_probabilities(SampledLogits(samples))
+    torch.testing.assert_close(found.probs, exact.softmax(1), atol=1e-15, rtol=0)
+    torch.testing.assert_close(found.total, entropy(found.probs), atol=1e-15, rtol=0)
+    expected = torch.minimum(plain.epistemic, found.total)
+    torch.testing.assert_close(found.epistemic, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.aleatoric, found.total - expected, atol=1e-12, rtol=0)

@@ -111,3 +111,13 @@ def test_misshapen_covariances_are_refused(shape):
 def test_misshapen_samples_are_refused():
     with pytest.raises(ValueError, match=r"\[S, N, C\], got \[2, 3\]"):
         SampledLogits(torch.zeros(2, 3))
+
+
+def test_exact_logits_stand_for_the_draws():
+    samples, exact = torch.randn(7, 4, 3), torch.randn(4, 3)
+    logits = SampledLogits(samples, exact)
+    assert torch.equal(logits.at_mean().mean, exact)
+    assert torch.equal(logits.thinned(2).exact, exact)
+    assert torch.equal(logits.mean, samples.mean(0))
+    with pytest.raises(ValueError, match=r"exact must be \[4, 3\], got \[3, 4\]"):
+        SampledLogits(samples, exact.T)

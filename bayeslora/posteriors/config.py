@@ -18,6 +18,7 @@ from bayeslora.option_checks import (
     check_positive_or_name,
     is_number,
 )
+from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
@@ -242,10 +243,19 @@ Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL | CLoRA
 """Posteriors over adapter weights, which predict with `num_samples` passes."""
 
 PosteriorConfig = (
-    MLE | MAP | VBLL | Laplace | NUTS | TemperatureScaling | Ensemble | Sampled | LaplaceLoRA
+    MLE
+    | MAP
+    | VBLL
+    | GVBLL
+    | Laplace
+    | NUTS
+    | TemperatureScaling
+    | Ensemble
+    | Sampled
+    | LaplaceLoRA
 )
 
-_LAST_LAYER = (MLE, MAP, VBLL, Laplace, NUTS, TemperatureScaling)
+_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
 _WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
 POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}
 

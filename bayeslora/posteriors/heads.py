@@ -12,8 +12,10 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, TemperatureScaling
+from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.covariances import shapes
+from bayeslora.posteriors.gvbll import GVBLLHead
 from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.point import PointHead
@@ -67,6 +69,13 @@ def nuts(
 ) -> NUTSHead:
     """Return draws of Markov chains."""
     return NUTSHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+
+def gvbll(
+    config: GVBLL, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
+) -> GVBLLHead:
+    """Return a generative last layer."""
+    return GVBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
 
 def vbll(

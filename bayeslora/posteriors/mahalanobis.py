@@ -72,17 +72,13 @@ class TiedGaussian(nn.Module):
         mean_variance = float(centred.square().sum()) / rows / size
         if not mean_variance > 0:
             raise InputError("Mahalanobis distances need a class whose rows differ; there is none")
-        if rows < size:
-            _, singular, transposed = torch.linalg.svd(centred, full_matrices=False)
-            values, directions = singular.square() / rows, transposed.T
-        else:
-            values, directions = torch.linalg.eigh(centred.T @ centred / rows)
+        values, directions = principal(centred)
         shrinkage = max(ledoit_wolf(centred, values), _LEAST_SHRINKAGE)
         floor = shrinkage * mean_variance
         found = cls(count, size, len(values)).to(features.device)
         found.means.copy_(means)
         found.directions.copy_(directions)
-        found.precisions.copy_(1 / ((1 - shrinkage) * values.clamp_min(0) + floor))
+        found.precisions.copy_(1 / ((1 - shrinkage) * values + floor))
         found.beyond.fill_(1 / floor)
         found.shrinkage.fill_(shrinkage)
         return found
@@ -92,6 +88,12 @@ class TiedGaussian(nn.Module):
         rows, centres = self.whitened(features), self.whitened(self.means)
         exact = "donot_use_mm_for_euclid_dist"
         return torch.cdist(rows, centres, compute_mode=exact).square()
+
+    def log_determinant(self) -> Tensor:
+        """Return log|Σ|, a scalar."""
+        size, rank = self.directions.shape
+        found: Tensor = -self.precisions.log().sum() - (size - rank) * self.beyond.log()
+        return found
 
     def whitened(self, features: Tensor) -> Tensor:
         """Return [N, d] float64 features in coordinates in which Σ is the identity."""
@@ -163,6 +165,16 @@ class Mahalanobis(nn.Module):
             "rank": classes.directions.shape[1],
             "shrinkage": float(classes.shrinkage),
         }
+
+
+def principal(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues [r] and eigenvectors [d, r] of XᵀX/N for rows X [N, d], r = min(N, d)."""
+    rows, size = centred.shape
+    if rows < size:
+        _, singular, transposed = torch.linalg.svd(centred, full_matrices=False)
+        return singular.square() / rows, transposed.T
+    values, directions = torch.linalg.eigh(centred.T @ centred / rows)
+    return values.clamp_min(0), directions
 
 
 def ledoit_wolf(centred: Tensor, values: Tensor) -> float:

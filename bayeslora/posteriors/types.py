@@ -16,7 +16,9 @@ class LastLayer(Protocol):
     """A distribution over the weights of a linear head; it sees features, never tokens.
 
     Every implementation is also an `nn.Module`, with state made of tensors only. One whose logits
-    have variance keeps its options as `config`, where `link` and `num_samples` are looked up.
+    have variance keeps its options as `config`, where `link` and `num_samples` are looked up. One
+    with scores of its own has `scores_of(features)`, from [N, d] to [N] by name, higher = more
+    uncertain.
     """
 
     uses_training_features: bool

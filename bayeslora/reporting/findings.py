@@ -32,6 +32,7 @@ SCORE_WORDS = {
     "epistemic": "epistemic uncertainty",
     "logit_variance": "logit variance",
     "max_logit": "highest logit, negative",
+    "log_density": "log density of the features, negative",
     "mahalanobis": "Mahalanobis distance",
     "relative_mahalanobis": "relative Mahalanobis distance",
     "knn": "distance to the nearest rows",

@@ -14,6 +14,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits, SampledLogits
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
@@ -66,7 +67,7 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> tuple[Logits, dict[str, Tensor]]:
-    """Return the logits' distribution for each text, and the feature scores [N] by name.
+    """Return the logits' distribution for each text, and its scores of the features [N] by name.
 
     Args:
         network: Holds the first member's tensors.
@@ -93,13 +94,19 @@ def answer(
         draws = EnsembleDraws(network.load_trained_state, members)
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
-    scores = network.feature_scores.of_features(features)
+    scores = network.feature_scores.of_features(features) | _own_scores(network.head, features)
     logits: Logits = network.head.predict(features)
     if isinstance(weights, LaplaceLoRAWeights) and passes > 1:
         logits = linearised_logits(network, weights, texts, logits.mean, advance)
     if num_samples is not None and isinstance(logits, SampledLogits):
         logits = logits.thinned(num_samples) if num_samples else logits.at_mean()
     return logits, scores
+
+
+def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
+    """Return the scores [N] by name that a head has of [N, d] features, where it has any."""
+    scores: Callable[[Tensor], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
+    return {} if scores is None else scores(features)
 
 
 def _num_draws(posterior: Sampled | LaplaceLoRA, num_samples: int | None) -> int:
@@ -141,7 +148,8 @@ def to_predictions(
     # Logits that come as samples go through softmax one by one, whatever the link.
     drawn = {"link": link, "num_samples": str(num_samples)}
     if isinstance(logits, SampledLogits):
-        drawn = {"link": "softmax", "num_samples": str(len(logits.samples))}
+        link = "softmax" if logits.exact is None else "closed form"
+        drawn = {"link": link, "num_samples": str(len(logits.samples))}
     variance = logits.variance.sum(1)
     scores = {"logit_variance": variance, **_of_mean_logits(logits), **(further or {})}
     if feature_scores is not None:
@@ -159,7 +167,8 @@ def to_predictions(
 
 
 def _of_mean_logits(logits: Logits) -> dict[str, Tensor]:
-    mean = logits.mean.double()
+    # Exact logits, where there are some, do not depend on the draws.
+    mean = (logits.at_mean() if isinstance(logits, SampledLogits) else logits).mean.double()
     centred = mean - mean.mean(1, keepdim=True)
     return {"energy": -centred.logsumexp(1), "max_logit": -centred.max(1).values}
 

@@ -17,6 +17,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import check_feature_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import Columns
@@ -132,6 +133,8 @@ def fit_classifier(
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
             "that the network was trained on is too low"
         )
+    if data.validation is None and isinstance(choices.posterior, GVBLL):
+        _check_given(choices.posterior)
     check_possible(choices.posterior, len(data.train[0]), settings)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}
@@ -165,6 +168,15 @@ def fit_classifier(
         versions=library_versions() | provider(choices.posterior),
     )
     return Fitted(record, network, members, choices.progress)
+
+
+def _check_given(posterior: GVBLL) -> None:
+    if posterior.needs_held_out:
+        raise InputError(
+            "posterior 'gvbll' needs validation data: features of rows that the network was "
+            "trained on are too well separated to choose shrinkage and inflation by; give "
+            "validation data, or two numbers"
+        )
 
 
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
         ({"posterior": "mc_dropout"}, toy_rows(24), "needs an adapter with dropout"),
         ({"posterior": "temperature"}, toy_rows(24), "needs validation data"),
+        ({"posterior": "gvbll:inflation=2"}, toy_rows(24), "'gvbll' needs validation data"),
         ({}, [{"text": "a", "label": "x"}], "at least two classes"),
         ({}, [{"text": "a"}], "label"),
     ],

@@ -103,6 +103,21 @@ def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
     assert predicted.code == 0
 
 
+def test_the_generative_last_layer_from_the_command_line(run, world, tmp_path):
+    out, file = tmp_path / "generative", tmp_path / "p.parquet"
+    result = run(
+        *["calibrate", world.model, world.train, "--validation", world.valid, "--out", out],
+        *["--posterior", "gvbll:num_samples=20", "--quiet"],
+    )
+    assert result.code == 0, result.err
+    for word in ("shrinkage", "inflation", "label bound"):
+        assert word in result.out
+    assert run("predict", out, world.test, "--out", file, "--quiet").code == 0
+    assert "log_density" in Predictions.load(file).scores
+    content = json.loads(run("evaluate", file, "--ood", f"x={file}", "--json").out)
+    assert content["ood"]["x"]["by_score"]["log_density"]["auroc"]["value"] == 0.5
+
+
 def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
     names = "mahalanobis,relative_mahalanobis,knn,combined"
     out = tmp_path / "scored"

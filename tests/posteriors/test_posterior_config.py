@@ -8,6 +8,7 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.config import (
+    GVBLL,
     MAP,
     NUTS,
     POSTERIORS,
@@ -93,6 +94,13 @@ def test_options_as_text():
         (lambda: NUTS(max_draws=0), ["max_draws must be a whole number >= 1", "got 0"]),
         (lambda: NUTS(max_tree_depth=0), ["max_tree_depth", "got 0"]),
         (lambda: NUTS(target_accept=1), ["target_accept must be between 0 and 1", "got 1"]),
+        (lambda: GVBLL(shrinkage=0), ["shrinkage must be > 0", "got 0"]),
+        (lambda: GVBLL(shrinkage=1.5), ["shrinkage must be at most 1", "got 1.5"]),
+        (lambda: GVBLL(shrinkage="ledoit"), ["shrinkage", "'ledoit'", "'validation'"]),
+        (lambda: GVBLL(inflation=-2.0), ["inflation must be > 0", "got -2.0"]),
+        (lambda: GVBLL(inflation="best"), ["inflation", "'best'", "'validation'"]),
+        (lambda: GVBLL(prior_rows=0), ["prior_rows must be > 0", "got 0"]),
+        (lambda: GVBLL(num_samples=0), ["num_samples must be a whole number >= 1", "got 0"]),
         (lambda: Ensemble(num_members=0), ["num_members must be a whole number >= 1", "got 0"]),
     ],
 )

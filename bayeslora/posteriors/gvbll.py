@@ -1,0 +1,185 @@
+"""Generative last layer (G-VBLL) in its conjugate form: class means are random, Σ is estimated.
+
+    y ~ Cat(π),   φ | y = c ~ N(μ_c, Σ),   μ_c ~ N(m0, Σ/κ),   Σ = a ((1 − ρ) S + ρ t I)
+
+Given Σ the posterior of the means is exact, q(μ_c) = N(m_c, S_c) with S_c = Σ / (n_c + κ), and so
+is the prediction p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ): no bound has to be ascended. ρ shrinks the
+scatter S of the rows (`gvbll_scatter.py`), and a > 1 makes up for what is not Gaussian in the
+features; both are chosen by the NLL of held-out rows (`gvbll_choice.py`).
+
+The adapter trains beside a softmax layer by maximum likelihood; `fit` replaces it in predictions.
+
+Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, where Σ and q follow by
+gradient steps on the bound that is reported here as `label_bound`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.gvbll_choice import choose
+from bayeslora.posteriors.gvbll_density import (
+    Distances,
+    draw_logits,
+    label_bound,
+    log_joint,
+    log_shares,
+)
+from bayeslora.posteriors.gvbll_scatter import Scatter
+from bayeslora.posteriors.mahalanobis import TiedGaussian
+from bayeslora.posteriors.point import PointHead
+
+_MEASURED = ("inflation", "label_bound")
+
+
+class GVBLLHead(nn.Module):
+    """The head; a `LastLayer`. Before a fit it is the softmax layer that trains.
+
+    Attributes:
+        point: The softmax layer.
+        gaussian: Means m_c [C, d] and covariance Σ, None before `fit`.
+        counts: [C] float64, rows of each class.
+        inflation: a.
+        label_bound: Mean over the rows of the published bound, in nats.
+    """
+
+    # Epochs are compared by the softmax layer: ρ and a are chosen once, at the end.
+    uses_training_features = False
+    counts: Tensor
+    inflation: Tensor
+    label_bound: Tensor
+
+    def __init__(
+        self,
+        config: GVBLL,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.point = PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm)
+        self.gaussian: TiedGaussian | None = None
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
+        for name in _MEASURED:
+            self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the mean cross-entropy of the softmax layer."""
+        return self.point.loss(features, labels, num_train)
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy with the weights held constant."""
+        return self.point.data_loss(features, labels)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
+    ) -> None:
+        """Fit the Gaussians; the softmax layer stays as it is.
+
+        `choose_prior=False` takes Ledoit and Wolf's shrinkage and no inflation where these are not
+        numbers.
+
+        Raises:
+            InputError: All rows have the same features, or there is one alone to choose on.
+        """
+        config = self.config if choose_prior else _unchosen(self.config)
+        rows, classes = features.double(), len(self.counts)
+        scatter = Scatter.of(rows, labels, classes, config.prior_rows)
+        shrinkage, inflation = choose(config, rows, labels, scatter, validation)
+        values, floor = scatter.shrunk(shrinkage)
+        gaussian = TiedGaussian(classes, rows.shape[1], len(values)).to(rows.device)
+        gaussian.means.copy_(scatter.means)
+        # Contiguous as it will be read back: products of other layouts differ in the last bit.
+        gaussian.directions = scatter.directions.contiguous()
+        gaussian.precisions.copy_(1 / (inflation * values))
+        gaussian.beyond.fill_(1 / (inflation * floor))
+        gaussian.shrinkage.fill_(shrinkage)
+        self.gaussian = gaussian
+        self.counts.copy_(scatter.counts)
+        self.inflation.fill_(inflation)
+        bound = label_bound(self._distances(gaussian, rows), labels)
+        self.label_bound.fill_(float(bound.mean()))
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits | SampledLogits:
+        """Return draws [S, N, C] with the exact log p(c, φ); before a fit, the softmax layer's."""
+        if self.gaussian is None:
+            return self.point.predict(features)
+        rows = self._distances(self.gaussian, features)
+        draws = draw_logits(rows, self.config.num_samples, self.seed)
+        return SampledLogits(draws, log_joint(rows, self.gaussian.log_determinant()))
+
+    @torch.no_grad()
+    def scores_of(self, features: Tensor) -> dict[str, Tensor]:
+        """Return `log_density` [N], −log p(φ) in nats for [N, d] features; nothing before a fit."""
+        if self.gaussian is None:
+            return {}
+        rows = self._distances(self.gaussian, features)
+        joint = log_joint(rows, self.gaussian.log_determinant())
+        return {"log_density": -joint.logsumexp(1)}
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the weights of the softmax layer."""
+        return self.point.mean_weight
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Start the softmax layer from given [C, d] weights instead of zero."""
+        self.point.set_mean(weight)
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is; the Gaussians do without."""
+        self.point.set_mean_sq_norm(value)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return whether there is a fit, and in how many directions its covariance is known."""
+        if self.gaussian is None:
+            return {"fitted": False}
+        return {"fitted": True, "rank": self.gaussian.directions.shape[1]}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the Gaussians that `extra` describes."""
+        if not extra.get("fitted"):
+            return
+        classes, size = self.point.weight.shape
+        gaussian = TiedGaussian(classes, size, int(extra["rank"]))
+        self.gaussian = gaussian.to(self.counts.device)
+
+    def report(self) -> dict[str, float | str]:
+        """Return shrinkage, inflation, and the published bound on the rows, in nats a row."""
+        if self.gaussian is None:
+            return {"fitted": "no"}
+        return {
+            "shrinkage": float(self.gaussian.shrinkage),
+            **{name: float(getattr(self, name)) for name in _MEASURED},
+        }
+
+    def _distances(self, gaussian: TiedGaussian, features: Tensor) -> Distances:
+        squared = gaussian.distances(features.double())
+        spread = 1 / (self.counts + self.config.prior_rows)
+        return Distances(squared, spread, log_shares(self.counts), features.shape[1])
+
+
+def _unchosen(config: GVBLL) -> GVBLL:
+    """Return the configuration without anything that held-out rows would have to choose."""
+    if config.shrinkage == "validation":
+        config = replace(config, shrinkage="ledoit-wolf")
+    return replace(config, inflation=1.0) if config.inflation == "validation" else config

@@ -1,0 +1,164 @@
+"""Choosing shrinkage and inflation of a generative last layer by the NLL of held-out rows.
+
+    log p(c | φ) = log π_c − d/2 log(1 + s_c) − q_c(ρ) / 2a(1 + s_c) + const,   s_c = 1 / (n_c + κ)
+
+with q_c(ρ) the squared distance of φ to m_c under the covariance shrunk by ρ. It is linear in 1/a,
+so the NLL is convex in 1/a, and a search along log a for each ρ of a grid finds the optimum.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.gvbll_density import log_shares
+from bayeslora.posteriors.gvbll_scatter import Scatter
+
+logger = logging.getLogger(__name__)
+
+SHRINKAGE_GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+INFLATION_RANGE = (2.0**-4, 2.0**16)
+NUM_FOLDS = 5
+
+_TOLERANCE = 1e-4
+# Nats for each power of e: where held-out rows cannot tell, being all right, the larger inflation.
+_IN_DOUBT = 1e-6
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows held out from a scatter, in its coordinates.
+
+    Attributes:
+        scatter: Of the rows they were held out from.
+        prior_rows: κ.
+        inside: [M, r] coordinates.
+        outside: [M] squares left over.
+        labels: [M] int64.
+    """
+
+    scatter: Scatter
+    prior_rows: float
+    inside: Tensor
+    outside: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, scatter: Scatter, prior_rows: float, rows: tuple[Tensor, Tensor]) -> HeldOut:
+        """Return [M, d] features with labels [M], seen from a scatter."""
+        return cls(scatter, prior_rows, *scatter.coordinates(rows[0].double()), rows[1])
+
+    def terms(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """Return o [C] and Q [M, C]: the logits are o − Q / a under an inflation a."""
+        values, floor = self.scatter.shrunk(shrinkage)
+        means = self.scatter.coordinates(self.scatter.means)[0]
+        rows, centres = self.inside / values.sqrt(), means / values.sqrt()
+        exact = "donot_use_mm_for_euclid_dist"
+        squares = torch.cdist(rows, centres, compute_mode=exact).square()
+        spread = 1 / (self.scatter.counts + self.prior_rows)
+        size = len(self.scatter.centre)
+        offset = log_shares(self.scatter.counts) - 0.5 * size * spread.log1p()
+        return offset, 0.5 * (squares + self.outside[:, None] / floor) / (1 + spread)
+
+
+def choose(
+    config: GVBLL,
+    features: Tensor,
+    labels: Tensor,
+    scatter: Scatter,
+    validation: tuple[Tensor, Tensor] | None,
+) -> tuple[float, float]:
+    """Return the shrinkage and the inflation that a configuration asks for.
+
+    Args:
+        config: Which of the two are to be chosen.
+        features: [N, d] float64, the rows of `scatter`.
+        labels: [N] int64.
+        scatter: Of all rows.
+        validation: Held-out features and labels; None cross-validates the rows.
+
+    Raises:
+        InputError: There is one row alone, and no validation rows.
+    """
+    shrinkages = SHRINKAGE_GRID
+    if not isinstance(config.shrinkage, str):
+        shrinkages = (config.shrinkage,)
+    elif config.shrinkage == "ledoit-wolf":
+        shrinkages = (scatter.ledoit_wolf,)
+    if not config.needs_held_out:
+        return shrinkages[0], float(config.inflation)
+    held_out = (
+        _folds(features, labels, len(scatter.counts), config.prior_rows)
+        if validation is None
+        else [HeldOut.of(scatter, config.prior_rows, validation)]
+    )
+    found = [(*_best_inflation(config, held_out, rho), rho) for rho in shrinkages]
+    _, inflation, shrinkage = min(found)
+    if config.inflation == "validation" and not _is_inside(inflation):
+        logger.warning(
+            "the best inflation by held-out NLL, %g, is at the edge of the search", inflation
+        )
+    return shrinkage, inflation
+
+
+def _folds(features: Tensor, labels: Tensor, num_classes: int, prior_rows: float) -> list[HeldOut]:
+    """Return every row held out once, each class spread over all folds."""
+    rows = len(labels)
+    if rows < 2:
+        raise InputError("posterior 'gvbll' cannot choose its shrinkage on a single row")
+    count = min(NUM_FOLDS, rows)
+    fold = torch.empty_like(labels)
+    fold[labels.argsort(stable=True)] = torch.arange(rows, device=labels.device) % count
+    parts = []
+    for number in range(count):
+        out = fold == number
+        scatter = Scatter.of(features[~out], labels[~out], num_classes, prior_rows)
+        parts.append(HeldOut.of(scatter, prior_rows, (features[out], labels[out])))
+    return parts
+
+
+def _best_inflation(
+    config: GVBLL, held_out: list[HeldOut], shrinkage: float
+) -> tuple[float, float]:
+    """Return the lowest NLL, in nats a row, and the inflation it is reached with."""
+    from scipy.optimize import minimize_scalar
+
+    score = _nll(held_out, shrinkage)
+    if not isinstance(config.inflation, str):
+        return score(math.log(config.inflation)), config.inflation
+    bounds = tuple(map(math.log, INFLATION_RANGE))
+    best = minimize_scalar(
+        lambda power: score(power) - _IN_DOUBT * power,
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": _TOLERANCE},
+    )
+    return float(best.fun), math.exp(best.x)
+
+
+def _nll(held_out: list[HeldOut], shrinkage: float) -> Callable[[float], float]:
+    parts = [(*part.terms(shrinkage), part.labels) for part in held_out]
+    total = sum(len(labels) for _, _, labels in parts)
+
+    def score(log_inflation: float) -> float:
+        precision = math.exp(-log_inflation)
+        losses = [
+            cross_entropy(offset - precision * squares, labels, reduction="sum")
+            for offset, squares, labels in parts
+        ]
+        return float(torch.stack(losses).sum()) / total
+
+    return score
+
+
+def _is_inside(inflation: float) -> bool:
+    low, high = INFLATION_RANGE
+    return low * (1 + 10 * _TOLERANCE) < inflation < high * (1 - 10 * _TOLERANCE)

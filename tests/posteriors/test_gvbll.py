@@ -1,0 +1,388 @@
+"""The generative last layer against conjugate algebra, quadrature, sampling and scikit-learn."""
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch.distributions import MultivariateNormal, kl_divergence
+from torch.testing import assert_close
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors import gvbll_density
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import GVBLL, MLE
+from bayeslora.posteriors.gvbll_choice import SHRINKAGE_GRID, _folds
+from bayeslora.posteriors.gvbll_density import (
+    Distances,
+    draw_logits,
+    label_bound,
+    log_joint,
+    log_shares,
+)
+from bayeslora.posteriors.gvbll_scatter import Scatter
+from bayeslora.posteriors.scores import nll
+from bayeslora.testing.last_layer import LastLayerLaws
+from bayeslora.testing.toy import toy
+
+F64 = torch.float64
+FIXED = GVBLL(shrinkage=0.3, inflation=1.5, prior_rows=2.0)
+
+
+def fitted(config=FIXED, rows=60, size=3, classes=3, seed=0, validation=None):
+    features, labels = toy(rows, size, classes, seed)
+    head = build(config, size, classes)
+    head.fit(features, labels, validation)
+    return head, features, labels
+
+
+def covariance(head):
+    """Σ [d, d], column by column through distances: uᵀΣ⁻¹v by the parallelogram law."""
+    eye = torch.eye(head.gaussian.means.shape[1], dtype=F64)
+    return torch.linalg.inv(head.gaussian.whitened(eye) @ head.gaussian.whitened(eye).T)
+
+
+def posterior(head):
+    """q(μ) of every class, as dense Gaussians."""
+    spread = 1 / (head.counts + head.config.prior_rows)
+    return MultivariateNormal(head.gaussian.means, spread[:, None, None] * covariance(head))
+
+
+class Laws:
+    """What a generative layer obeys in another way than a linear one."""
+
+    def test_no_samples_is_the_mean(self, head, rows):
+        """`num_samples=0` is the closed form, and so are the probabilities with draws."""
+        logits = head.predict(rows)
+        certain = link_probabilities(logits.at_mean(), num_samples=0).probs
+        assert torch.equal(certain, logits.exact.softmax(1))
+        assert torch.equal(link_probabilities(logits).probs, certain)
+
+    def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
+        """A squared distance has no scale to be linear in, but far is far."""
+        near, far = head.predict(rows), head.predict(100 * rows)
+        assert (far.variance.sum(1) > near.variance.sum(1)).all()
+        scores = head.scores_of(torch.cat([rows, 100 * rows]))["log_density"]
+        assert (scores[20:] > scores[:20]).all()
+
+
+class TestGVBLL(Laws, LastLayerLaws):
+    config = GVBLL(num_samples=500)
+    # Squared distances of some 10 have deviations of 1 under q: 500 draws leave 0.05 of a mean and
+    # a share of 0.1 of a variance, at one deviation each.
+    noise = 0.3
+
+
+class TestFixedGVBLL(Laws, LastLayerLaws):
+    config = GVBLL(shrinkage="ledoit-wolf", inflation=2.0, prior_rows=0.5, num_samples=500)
+    noise = 0.3
+
+
+def test_means_have_their_conjugate_posterior():
+    """By the normal equations of each class in d dimensions; only rounding differs."""
+    head, features, labels = fitted()
+    sigma, kappa = covariance(head), head.config.prior_rows
+    precision, centre = torch.linalg.inv(sigma), features.mean(0)
+    for number, found in enumerate(posterior(head).mean):
+        rows = features[labels == number]
+        total = (len(rows) + kappa) * precision
+        expected = torch.linalg.solve(total, precision @ (rows.sum(0) + kappa * centre))
+        assert_close(found, expected, atol=1e-12, rtol=0)
+        assert_close(
+            posterior(head).covariance_matrix[number], torch.linalg.inv(total), atol=1e-12, rtol=0
+        )
+
+
+def test_no_other_gaussian_has_a_higher_elbo():
+    """The gradient of E_q log p(Φ | y, μ) − KL vanishes at q, whatever Σ is."""
+    head, features, labels = fitted()
+    sigma, q = covariance(head), posterior(head)
+    mean = q.mean.clone().requires_grad_()
+    root = torch.linalg.cholesky(q.covariance_matrix).requires_grad_()
+    moved = MultivariateNormal(mean, scale_tril=root)
+    prior = MultivariateNormal(features.mean(0), sigma / head.config.prior_rows)
+    likelihood = MultivariateNormal(mean[labels], sigma).log_prob(features).sum()
+    traces = torch.einsum("cij,ij->c", moved.covariance_matrix, torch.linalg.inv(sigma))
+    elbo = likelihood - 0.5 * (head.counts * traces).sum() - kl_divergence(moved, prior).sum()
+    for gradient in torch.autograd.grad(elbo, [mean, root]):
+        # Entries of the lower triangle are of size n / σ, some hundreds: rounding alone is left.
+        assert gradient.tril().abs().max() < 1e-9
+
+
+def test_the_scatter_maximises_the_evidence():
+    """Rows of a class, with its mean integrated out, are jointly Gaussian: I + 11ᵀ/κ times Σ."""
+    features, labels = toy(rows=20, size=3, classes=2)
+    kappa = 2.0
+    scatter = Scatter.of(features, labels, 2, kappa)
+    start = scatter.directions * scatter.values @ scatter.directions.T
+    sigma = start.clone().requires_grad_()
+    evidence = torch.zeros((), dtype=F64)
+    for number in range(2):
+        rows = features[labels == number]
+        count = len(rows)
+        between = torch.eye(count, dtype=F64) + 1 / kappa
+        joint = MultivariateNormal(
+            scatter.centre.repeat(count), torch.kron(between, (sigma + sigma.T) / 2)
+        )
+        evidence = evidence + joint.log_prob(rows.flatten())
+    (gradient,) = torch.autograd.grad(evidence, sigma)
+    # Its two terms are of size N Σ⁻¹, about 100.
+    assert gradient.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("shrinkage", [0.1, 0.7, 1.0])
+def test_covariance_is_that_of_shrunk_discriminant_analysis(shrinkage):
+    """With next to no prior on the means, scikit-learn's is the same."""
+    config = GVBLL(shrinkage=shrinkage, inflation=1.0, prior_rows=1e-12)
+    for rows in (60, 8):
+        head, features, labels = fitted(config, rows, size=10, classes=2)
+        other = LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage=shrinkage, store_covariance=True
+        ).fit(features.numpy(), labels.numpy())
+        assert_close(covariance(head), torch.from_numpy(other.covariance_), atol=1e-10, rtol=1e-9)
+        assert_close(head.gaussian.means, torch.from_numpy(other.means_), atol=1e-10, rtol=0)
+        expected = torch.linalg.slogdet(covariance(head))[1]
+        assert_close(head.gaussian.log_determinant(), expected, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_prediction_is_the_integral_over_the_means(size):
+    """By the trapezoid rule on ± 8 deviations, whose error for Gaussians is below 1e-12."""
+    head, features, _ = fitted(size=size, classes=2)
+    rows, q = features[:5], posterior(head)
+    line = torch.linspace(-8, 8, 81, dtype=F64)
+    steps = torch.cartesian_prod(*[line] * size).reshape(-1, size)
+    likelihood = MultivariateNormal(torch.zeros(size, dtype=F64), covariance(head))
+    joint = []
+    for number in range(2):
+        root = torch.linalg.cholesky(q.covariance_matrix[number])
+        means = q.mean[number] + steps @ root.T
+        weights = (-0.5 * steps.square().sum(1)).exp() * (0.2 / math.sqrt(2 * math.pi)) ** size
+        integral = (likelihood.log_prob(rows[:, None] - means).exp() * weights).sum(1)
+        joint.append(integral * (head.counts[number] + 1) / (head.counts.sum() + 2))
+    expected = torch.stack(joint, 1)
+    logits = head.predict(rows)
+    assert_close(logits.exact.exp(), expected, rtol=1e-9, atol=0)
+    assert_close(link_probabilities(logits).probs, expected / expected.sum(1, keepdim=True))
+    assert_close(head.scores_of(rows)["log_density"], -expected.sum(1).log(), rtol=0, atol=1e-9)
+
+
+def test_the_density_integrates_to_one():
+    head, _, _ = fitted(size=2)
+    line = torch.linspace(-12, 12, 481, dtype=F64)
+    grid = torch.cartesian_prod(line, line)
+    density = (-head.scores_of(grid)["log_density"]).exp()
+    assert float(density.sum()) * 0.05**2 == pytest.approx(1, abs=1e-9)
+
+
+def joint_under_draws(head, rows, draws, seed=0):
+    """log p(c, φ | μ) [S, N, C] for draws of the means from q."""
+    torch.manual_seed(seed)
+    means = posterior(head).sample((draws,))
+    likelihood = MultivariateNormal(torch.zeros(rows.shape[1], dtype=F64), covariance(head))
+    return log_shares(head.counts) + likelihood.log_prob(rows[:, None] - means[:, None])
+
+
+def test_draws_are_of_the_means_given_the_row():
+    """Draws from q, weighted by p(φ | μ), are the same posterior: softmax and entropy agree.
+
+    Few rows and a wide prior make the weights matter: 0.05 at most in the entropies. 40,000 draws
+    of probabilities and entropies, all below 1.1, err by 0.003 at one deviation.
+    """
+    config = GVBLL(shrinkage=0.3, inflation=1.0, prior_rows=0.1)
+    head, features, _ = fitted(config, rows=6, size=3)
+    rows = torch.cat([features[:3], toy(4, 3, 3, seed=5)[0]])
+    seen = head._distances(head.gaussian, rows)
+    probs = draw_logits(seen, 40_000, 0).softmax(-1)
+    exact = log_joint(seen).softmax(1)
+    assert_close(probs.mean(0), exact, atol=0.01, rtol=0)
+    joint = joint_under_draws(head, rows, 40_000)
+    weights = joint.logsumexp(-1).softmax(0)
+    expected = (weights * torch.special.entr(joint.softmax(-1)).sum(-1)).sum(0)
+    assert_close(torch.special.entr(probs).sum(-1).mean(0), expected, atol=0.015, rtol=0)
+    unweighted = torch.special.entr(joint.softmax(-1)).sum(-1).mean(0)
+    assert (unweighted - expected).abs().max() > 0.03
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_squared_distances_under_draws_have_their_moments(size):
+    """For a class that a row is surely not of: mean D + s d, variance s (4 D + 2 s d) of D."""
+    distances = torch.tensor([[0.0, 300.0]], dtype=F64)
+    spread = torch.tensor([0.1, 0.2], dtype=F64)
+    shares = torch.full((2,), -math.log(2), dtype=F64)
+    rows = Distances(distances, spread, shares, size)
+    found = -2 * (draw_logits(rows, 20_000, 0)[:, 0, 1] + math.log(2))
+    mean, variance = 300 + 0.2 * size, 0.2 * (4 * 300 + 2 * 0.2 * size)
+    # Antithetic pairs make the mean nearly exact; the variance errs by 1 % at one deviation.
+    assert float(found.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / 20_000))
+    assert float(found.var()) == pytest.approx(variance, rel=0.05)
+
+
+def test_rows_are_drawn_in_chunks(monkeypatch):
+    head, features, _ = fitted()
+    expected = head.predict(features).samples
+    monkeypatch.setattr(gvbll_density, "_CHUNK", 3 * 200 * 7)
+    assert torch.equal(head.predict(features).samples, expected)
+
+
+def test_label_bound_is_below_the_sampled_log_likelihood():
+    """By 20,000 draws from q, and by less the more rows there are."""
+    gaps = []
+    for count in (9, 90, 900):
+        head, features, labels = fitted(rows=count, size=3)
+        bound = label_bound(head._distances(head.gaussian, features), labels)
+        sampled = joint_under_draws(head, features[:60], 20_000).log_softmax(-1).mean(0)
+        gap = sampled.gather(1, labels[:60, None])[:, 0] - bound[:60]
+        assert gap.min() > -0.002
+        assert head.report()["label_bound"] == pytest.approx(float(bound.mean()))
+        gaps.append(float(gap.mean()))
+    assert gaps[0] > 4 * gaps[1] > 16 * gaps[2] > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 1000), st.sampled_from([(7, 12), (40, 6)]), st.floats(0.01, 100), st.booleans()
+)
+def test_rotated_and_scaled_features_are_the_same_problem(seed, shape, factor, chosen):
+    """Density changes by the volume alone, for fewer rows than features and for more."""
+    rows, size = shape
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=F64))[0]
+    features, labels = toy(rows, size, 2, seed)
+    held, held_labels = toy(20, size, 2, seed + 1)
+    config = GVBLL(num_samples=10) if chosen else FIXED
+    outcomes = []
+    for change in (torch.eye(size, dtype=F64), factor * rotation):
+        head = build(config, size, 2)
+        head.fit(features @ change, labels, (held @ change, held_labels))
+        outcomes.append((head.report()["inflation"], head.predict(held @ change).exact))
+    (first, before), (second, after) = outcomes
+    # The search for the inflation stops within 1e-4 of its logarithm.
+    loose = 1e-2 if chosen else 1e-7
+    assert second == pytest.approx(first, rel=loose)
+    shift = size * math.log(factor)
+    assert_close(after + shift, before, rtol=loose, atol=loose)
+
+
+def test_no_class_is_special():
+    order = torch.tensor([2, 0, 1])
+    features, labels = toy(60, 5, 3)
+    held, held_labels = toy(30, 5, 3, seed=1)
+    first, second = build(GVBLL(), 5, 3), build(GVBLL(), 5, 3)
+    first.fit(features, labels, (held, held_labels))
+    second.fit(features, order[labels], (held, order[held_labels]))
+    found = second.predict(held).exact[:, order]
+    assert_close(found, first.predict(held).exact, atol=1e-8, rtol=0)
+
+
+def test_chosen_numbers_have_the_lowest_validation_nll():
+    """No member of the grid, with any of 60 inflations, does better; the search is that fine."""
+    train, held = toy(40, 12, 3), toy(60, 12, 3, seed=1)
+
+    def score(config):
+        head = build(config, 12, 3)
+        head.fit(*train, held)
+        return nll(head.predict(held[0]).exact.softmax(1), held[1]), head.report()
+
+    best, report = score(GVBLL())
+    inflations = torch.logspace(-1, 3, 60, dtype=F64).tolist()
+    others = [score(GVBLL(rho, a))[0] for rho in SHRINKAGE_GRID for a in inflations]
+    assert best <= min(others) + 1e-7
+    assert min(others) - best < 1e-3
+    assert report["shrinkage"] in SHRINKAGE_GRID
+    only_one = score(GVBLL(shrinkage=0.5))[1]
+    assert only_one["shrinkage"] == 0.5
+    assert only_one["inflation"] > 1
+
+
+def test_rows_without_validation_are_cross_validated():
+    """Every class is in every fold, also where rows are sorted; the choice is close to that of many
+    validation rows."""
+    features, labels = toy(100, 4, 5)
+    order = labels.argsort(stable=True)
+    parts = _folds(features[order], labels[order], 5, 1.0)
+    assert [part.labels.bincount(minlength=5).tolist() for part in parts] == [[4] * 5] * 5
+    assert all(part.scatter.counts.tolist() == [16] * 5 for part in parts)
+    train = toy(200, 12, 3)
+    alone, helped = build(GVBLL(), 12, 3), build(GVBLL(), 12, 3)
+    alone.fit(*train)
+    helped.fit(*train, (train[0], train[1]))
+    # Rows that were fitted to look better separated than they are.
+    assert alone.report()["inflation"] > helped.report()["inflation"]
+
+
+def test_data_of_the_model_need_no_inflation():
+    """2,000 rows of isotropic clusters: the Gaussian is right, and so is its word."""
+    train, held = toy(2000, 4, 3), toy(2000, 4, 3)
+    train = (train[0][:1000], train[1][:1000])
+    head = build(GVBLL(), 4, 3)
+    head.fit(*train, (held[0][1000:], held[1][1000:]))
+    assert 0.7 < head.report()["inflation"] < 1.4
+
+
+def test_a_constant_feature_changes_nothing():
+    """A bias column has no variance; it adds a constant to the density and nothing else."""
+    features, labels = toy(60, 5, 3)
+    longer = torch.cat([features, torch.ones(60, 1, dtype=F64)], 1)
+    plain = build(GVBLL(shrinkage=0.5, inflation=2.0), 5, 3)
+    plain.fit(features, labels)
+    # The mean variance t is 5/6 of what it was: ρ and a that give the same Σ in the other five.
+    shrinkage = 1 / (1 + 5 / 6)
+    biased = build(GVBLL(shrinkage, inflation=2.0 * 0.5 / (1 - shrinkage)), 6, 3)
+    biased.fit(longer, labels)
+    difference = biased.predict(longer).exact - plain.predict(features).exact
+    # The extra dimension multiplies each class's density by (1 + s_c)^(-1/2), s_c here all equal.
+    assert_close(difference, difference[:1, :1].expand_as(difference), atol=1e-9, rtol=0)
+
+
+def test_a_class_without_rows_keeps_the_prior():
+    features, labels = toy(60, 5, 2)
+    head = build(FIXED, 5, 3)
+    head.fit(features, labels)
+    assert_close(head.gaussian.means[2], features.mean(0), atol=1e-12, rtol=0)
+    assert log_shares(head.counts).exp().tolist() == pytest.approx([31 / 63, 31 / 63, 1 / 63])
+    probs = link_probabilities(head.predict(features)).probs
+    assert torch.isfinite(probs).all()
+
+
+def test_before_a_fit_it_is_the_softmax_layer():
+    features, labels = toy(60, 5, 3)
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    heads = [build(config, 5, 3) for config in (GVBLL(), MLE())]
+    for head in heads:
+        head.set_mean(weight)
+    assert torch.equal(*(head.predict(features).mean for head in heads))
+    assert torch.equal(*(head.loss(features.float(), labels, 60) for head in heads))
+    assert heads[0].scores_of(features) == {}
+    assert heads[0].report() == {"fitted": "no"}
+
+
+def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_right():
+    """The NLL is next to zero over a power of ten; what it cannot tell is not taken for certain."""
+    train = toy(60, 4, 2, separation=200.0)
+    head = build(GVBLL(), 4, 2)
+    head.fit(*train, train)
+    assert head.report()["inflation"] > 5
+    assert nll(head.predict(train[0]).exact.softmax(1), train[1]) < 1e-5
+
+
+def test_an_inflation_at_the_edge_is_said(caplog):
+    """Labels that are always wrong are explained best by features that say nothing."""
+    features, labels = toy(60, 4, 2)
+    head = build(GVBLL(), 4, 2)
+    with caplog.at_level(logging.WARNING):
+        head.fit(features, labels, (features, 1 - labels))
+    assert "the best inflation by held-out NLL, 65" in caplog.text
+    assert "is at the edge of the search" in caplog.text
+
+
+def test_rows_that_allow_no_fit_are_refused():
+    head = build(GVBLL(), 4, 2)
+    with pytest.raises(InputError, match="needs rows with different features; all are equal"):
+        head.fit(torch.full((10, 4), 0.1, dtype=F64), torch.arange(10) % 2)
+    with pytest.raises(InputError, match="all are equal"):
+        head.fit(*toy(1, 4, 1))
