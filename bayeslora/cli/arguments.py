@@ -161,8 +161,9 @@ def add_scored(parser: Parser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="a predictions file (.parquet, .csv), or a run directory: its predictions/test.parquet"
-        " with the other files there as out-of-distribution sets",
+        help="a predictions file (.parquet, .csv, .jsonl), a sample log of lm-evaluation-harness, or "
+        "a run directory: its predictions/test.parquet with the other files there as "
+        "out-of-distribution sets",
     )
     parser.add_argument(
         "--ood",
@@ -190,7 +191,7 @@ def add_fit_and_apply(parser: Parser) -> None:
     parser.add_argument(
         "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
 
 
 def add_scoring(parser: Parser) -> None:

@@ -67,7 +67,8 @@ def _test_file(path: Path) -> Path:
         return path
     if not (path / TEST).is_file():
         raise InputError(
-            f"{path} has no {TEST}; name a predictions file (.parquet, .csv) or a run directory"
+            f"{path} has no {TEST}; name a predictions file (.parquet, .csv, .jsonl) or a run "
+            "directory"
         )
     return path / TEST
 
