@@ -165,9 +165,15 @@ def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[st
     return {name: _texts(name, values, rows) for name, values in given.items()}
 
 
+def check_further(names: Sequence[str]) -> None:
+    """Complain of a name that a further column cannot have."""
+    for name in names:
+        if is_ours(name):
+            raise InputError(f"a further column cannot be called {name!r}: files use that name")
+
+
 def _texts(name: str, given: Sequence[str | None], rows: int) -> NDArray[Any]:
-    if is_ours(name):
-        raise InputError(f"a further column cannot be called {name!r}: files use that name")
+    check_further([name])
     if len(given) != rows:
         raise InputError(f"column {name!r} has {len(given)} values for {rows} rows")
     values = np.array([None if value is None else str(value) for value in given], dtype=object)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.prediction_columns import id_names, label_codes, numbers, softmax, strings, truths
-from bayeslora.prediction_harness import is_sample_log, read_sample_log
+from bayeslora.prediction_harness import is_sample_log, log_name, read_sample_log
 from bayeslora.prediction_tables import TableFile, open_table
 
 FORMAT_VERSION = 1
@@ -65,12 +65,11 @@ def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]
     prefix, classes = _classes(path, table.names, table.metadata)
     _check_further(path, table.names, columns)
     values, rest = _read(table, prefix, classes, columns)
-    metadata = table.metadata
     fields: dict[str, Any] = {
         "probs": values,
         "classes": classes,
-        "name": metadata.get("name") or Path(path).stem,
-        "metadata": {key: value for key, value in metadata.items() if key not in RESERVED},
+        "name": _name(table),
+        "metadata": _further_notes(table),
         "scores": {
             name.removeprefix("score_"): numbers(path, rest, name)
             for name in rest.column_names
@@ -90,9 +89,31 @@ def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]
     return fields
 
 
+def read_notes(path: str | Path) -> tuple[str, dict[str, str]]:
+    """Return the name and the metadata of the predictions in a file, without reading its rows.
+
+    Raises:
+        InputError: The file is missing, unreadable, of a newer format, or not a predictions file.
+    """
+    if is_sample_log(path):
+        return log_name(path), {}
+    table = open_table(path, is_numeric=_is_numeric)
+    _check_version(path, table.metadata)
+    _classes(path, table.names, table.metadata)
+    return _name(table), _further_notes(table)
+
+
 def is_ours(column: str) -> bool:
     """Say whether a column's name has a meaning of its own in predictions files."""
     return column in _FIXED or column.startswith((*_NUMERIC, "set_"))
+
+
+def _name(table: TableFile) -> str:
+    return table.metadata.get("name") or Path(table.path).stem
+
+
+def _further_notes(table: TableFile) -> dict[str, str]:
+    return {key: value for key, value in table.metadata.items() if key not in RESERVED}
 
 
 def _check_further(path: str | Path, names: Sequence[str], columns: Sequence[str]) -> None:

@@ -50,6 +50,11 @@ def is_sample_log(path: str | Path) -> bool:
     return bool(keys & {"resps", "filtered_resps"}) and bool(keys & {"doc", "doc_id"})
 
 
+def log_name(path: str | Path) -> str:
+    """Return the model's and the task's name where the harness wrote them into the path."""
+    return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
+
+
 def read_sample_log(
     path: str | Path, normalise: str = "none", columns: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -67,6 +72,11 @@ def read_sample_log(
     """
     if normalise not in NORMALISE:
         raise unknown_choice("normalise", normalise, NORMALISE)
+    if not is_sample_log(path):
+        raise InputError(
+            f"{path} is not a sample log of lm-evaluation-harness: a .jsonl file is needed, with "
+            "'doc_id' and 'filtered_resps' in each line"
+        )
     questions, further, filters = [], [], set()
     for row, record in enumerate(records(path), 1):
         questions.append(read_question(path, row, record))
@@ -81,14 +91,14 @@ def read_sample_log(
     probs = _probabilities(path, questions, normalise)
     labels = correct_options(path, questions)
     _compare(path, questions, probs, labels, NORMALISE[normalise])
-    model, task = _model_and_task(path)
+    _, task = _model_and_task(path)
     ids = [question.id for question in questions]
     return {
         "probs": probs,
         "classes": _classes(questions),
         "labels": labels,
         "ids": None if None in ids else tuple(map(str, ids)),
-        "name": " ".join(filter(None, (model, task))) or Path(path).stem,
+        "name": log_name(path),
         "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
         | ({"task": task} if task else {}),
         "columns": {name: [fields.get(name) for fields in further] for name in columns},

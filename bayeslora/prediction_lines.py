@@ -27,7 +27,7 @@ def records(path: str | Path) -> Iterator[dict[str, Any]]:
         for number, raw in enumerate(handle, 1):
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             if line.strip():
-                yield _record(path, number, line)
+                yield _record(path, number, line.strip())
 
 
 def first_record(path: str | Path) -> dict[str, Any] | None:
@@ -103,13 +103,15 @@ def _record(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
         raise InputError(
             f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8"
         ) from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg}, column {error.colno}"
+        elif isinstance(error, RecursionError):
+            reason = "nested too deeply"
         raise InputError(
-            f"{path}, line {number}: broken JSON ({error.msg}, column {error.colno}); "
-            "one object a line is expected"
+            f"{path}, line {number}: broken JSON ({reason}); one object a line is expected"
         ) from None
-    except RecursionError:
-        raise InputError(f"{path}, line {number}: broken JSON (nested too deeply)") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}, line {number}: {line.decode()!r:.60} is not an object")
     return found

@@ -69,16 +69,14 @@ def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Ques
 def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[np.int64]:
     """Return [N]: the index of each right option, -1 where the log has none.
 
-    Targets are indices where all of them are numbers, else texts of the question's options where
-    all are, else letters; a log never mixes them.
+    A log's targets are all indices, all texts of the question's options, or all letters: whichever
+    fits most rows, indices where all of them are numbers.
 
     Raises:
         InputError: A target is none of an option; the message names the row.
     """
     known = [one for one in questions if one.target is not None]
-    numbered = all(_by_index(one) is not None for one in known)
-    readings = [_by_index] if numbered else [_by_text, _by_letter]
-    found = [[reading(one) for one in known] for reading in readings]
+    found = [[reading(one) for one in known] for reading in (_by_index, _by_text, _by_letter)]
     best = max(found, key=lambda places: sum(place is not None for place in places))
     places = iter(best)
     labels = np.full(len(questions), -1)

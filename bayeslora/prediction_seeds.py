@@ -1,15 +1,16 @@
 """Which predictions are seeds of one method: fits that differ in nothing but their random numbers.
 
 Predictions are taken together where they have the same method's name, the same classes and as many
-rows, and each has a seed of its own. The seed is the stored one (`fit_seed`, else `seed`, in the
-metadata). Where none is stored, a name such as `seed-1` at the end of the file's name or of a
-directory above it says it: `lora-seed-1.csv`, `lora/seed-1/test.csv`.
+rows, and each has a seed of its own. That is the seed of the fit in the metadata, `fit_seed`; where
+it is not stored, what the end of the file's name or of a directory above it says, such as
+`lora-seed-1.csv` or `lora/seed-1/test.csv`; and else `seed` in the metadata, which is often that of
+the draws alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +34,20 @@ class Seeds:
     seeds: tuple[str, ...]
 
 
-def seed_of(predictions: Predictions, path: str | Path | None = None) -> tuple[str, str]:
+def seed_of(
+    name: str, metadata: Mapping[str, str], path: str | Path | None = None
+) -> tuple[str, str]:
     """Return the name of the method and the seed; an empty seed where nothing says it.
 
     Args:
-        predictions: What was predicted.
+        name: Of the predictions.
+        metadata: Theirs.
         path: The file they were read from, if there is one.
     """
-    name = predictions.name
-    stored = predictions.metadata.get("fit_seed", predictions.metadata.get("seed", ""))
-    if stored or path is None:
+    stored = metadata.get("seed", "")
+    if "fit_seed" in metadata:
+        return name, metadata["fit_seed"]
+    if path is None:
         return name, stored
     file = Path(path).absolute()
     parts = [file.stem, *(folder.name for folder in file.parents)]
@@ -50,7 +55,7 @@ def seed_of(predictions: Predictions, path: str | Path | None = None) -> tuple[s
         if found := _SEED.fullmatch(part):
             said = found["name"] or parts[place + 1]
             return (said if name == file.stem else name), found["seed"]
-    return name, ""
+    return name, stored
 
 
 def group_seeds(
@@ -66,7 +71,7 @@ def group_seeds(
         paths: The file of each, None for an object in memory.
     """
     files = [None] * len(items) if paths is None else list(paths)
-    said = [seed_of(one, file) for one, file in zip(items, files, strict=True)]
+    said = [seed_of(one.name, one.metadata, file) for one, file in zip(items, files, strict=True)]
     together: dict[object, list[int]] = {}
     for place, (one, (name, _)) in enumerate(zip(items, said, strict=True)):
         key = (name, frozenset(one.classes), len(one))
@@ -80,10 +85,11 @@ def group_seeds(
 
 
 def _ordered(places: Sequence[int], said: Sequence[tuple[str, str]]) -> Seeds:
-    rising = sorted(places, key=lambda place: _by_number(said[place][1]))
+    rising = sorted(places, key=lambda place: by_number(said[place][1]))
     name = said[rising[0]][0]
     return Seeds(name, tuple(rising), tuple(said[place][1] for place in rising))
 
 
-def _by_number(seed: str) -> tuple[int, str]:
+def by_number(seed: str) -> tuple[int, str]:
+    """Return a key that sorts seeds as numbers where they are numbers."""
     return (int(seed) if seed.isdecimal() else 0, seed)

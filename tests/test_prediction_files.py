@@ -221,9 +221,7 @@ def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, message):
 def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.parquet does not exist"):
         Predictions.load(tmp_path / "none.parquet")
-    with pytest.raises(
-        InputError, match=r"p\.txt: .*, \.csv or \.jsonl, not '\.txt'"
-    ):
+    with pytest.raises(InputError, match=r"p\.txt: .*, \.csv or \.jsonl, not '\.txt'"):
         Predictions.load(tmp_path / "p.txt")
     with pytest.raises(InputError, match=r"p\.json: .*ends in \.parquet, \.csv or \.jsonl"):
         random_predictions(2, ["a", "b"]).save(tmp_path / "p.json")
