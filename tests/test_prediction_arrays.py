@@ -42,9 +42,8 @@ def test_the_scores_of_a_scikit_learn_classifier_are_scikit_learn_s(wine):
 def test_decision_values_are_the_same_predictions_as_logits(wine):
     classifier, inputs, names = wine
     about = {"classes": classifier.classes_, "labels": names}
-    from_logits = Predictions.from_arrays(
-        classifier.decision_function(inputs), kind="logits", **about
-    )
+    values = classifier.decision_function(inputs)
+    from_logits = Predictions.from_arrays(values, kind="logits", **about)
     from_probs = Predictions.from_arrays(classifier.predict_proba(inputs), kind="probs", **about)
     np.testing.assert_allclose(from_logits.probs, from_probs.probs, rtol=1e-10)
 
@@ -173,5 +172,5 @@ def test_outputs_of_other_tasks_are_refused(output, changes, names, message):
 
 
 def test_something_else_than_an_output_is_refused():
-    with pytest.raises(InputError, match="PredictionOutput of Trainer.predict, got ndarray"):
+    with pytest.raises(InputError, match=r"PredictionOutput of Trainer\.predict, got ndarray"):
         Predictions.from_prediction_output(EVEN)
