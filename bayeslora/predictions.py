@@ -7,7 +7,6 @@ method, or which other tool, made it.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,9 @@ from bayeslora import prediction_checks as checks
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.prediction_arrays import array_fields, output_fields
 from bayeslora.prediction_checks import COMPUTED
-from bayeslora.prediction_files import FORMAT_VERSION, UNCERTAINTIES, read_fields
+from bayeslora.prediction_files import UNCERTAINTIES, read_fields
 from bayeslora.prediction_harness import read_sample_log
-from bayeslora.prediction_tables import write_table
+from bayeslora.prediction_writer import write_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,26 +181,7 @@ class Predictions:
         Raises:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
-        columns: dict[str, Any] = {} if self.ids is None else {"id": list(self.ids)}
-        names = np.array((*self.classes, None), dtype=object)  # -1 picks the None
-        if self.labels is not None:
-            columns["label"] = names[self.labels].tolist()
-        columns["prediction"] = names[self.prediction].tolist()
-        columns["confidence"] = self.confidence
-        columns |= {f"prob_{name}": self.probs[:, k] for k, name in enumerate(self.classes)}
-        columns |= {
-            name: getattr(self, name) for name in UNCERTAINTIES if getattr(self, name) is not None
-        }
-        columns |= {f"score_{name}": values for name, values in self.scores.items()}
-        if self.sets is not None:
-            columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
-        columns |= {name: list(values) for name, values in self.columns.items()}
-        fixed = {
-            "format_version": str(FORMAT_VERSION),
-            "name": self.name,
-            "classes": json.dumps(self.classes, ensure_ascii=False),
-        }
-        write_table(path, columns, {**self.metadata, **fixed})
+        write_predictions(self, path)
 
     @classmethod
     def load(
