@@ -120,7 +120,7 @@ def summary(found: list[dict[str, Any]], resamples: int) -> str:
         f"Peak resident memory, all of the process; allowed is {LIMIT:g} GiB. Parquet files with "
         "an `id` and a `label`; `evaluate` is `bayeslora evaluate FILE --json` with "
         f"{resamples:,} bootstrap resamples, of which memory holds one at a time. Made by "
-        "`python benchmarks/large_files.py`.",
+        f"`python benchmarks/large_files.py --resamples {resamples}`.",
         "",
         "| rows | classes | file, GiB | reading, GiB | evaluate, GiB |",
         "|---|---|---|---|---|",
