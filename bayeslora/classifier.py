@@ -181,6 +181,7 @@ class BayesianClassifier:
         link: str | None = None,
         unknown_labels: Literal["error", "ood"] = "error",
         seed: int = 0,
+        keep: Sequence[str] = (),
     ) -> Predictions:
         """Return class probabilities and uncertainties of each row.
 
@@ -192,12 +193,14 @@ class BayesianClassifier:
             unknown_labels: What to do with a label that is not a class: `error`, or keep the row
                 unlabelled as out of distribution (`ood`).
             seed: Of the draws.
+            keep: Columns of the data that the predictions carry as further `columns`, such as the
+                source of a row, for scores by group, or its text.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
         fitted = self._known()
-        rows = read_rows(data, fitted.columns)
+        rows = read_rows(data, fitted.columns, keep)
         return fitted.predict(
             rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
         )

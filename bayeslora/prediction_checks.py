@@ -6,8 +6,8 @@ read-only. Rows are counted from 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ SUM_TOLERANCE = 1e-5
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
 
+_PART = 65_536  # rows that are checked at a time
 _EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
 
 
@@ -39,29 +40,52 @@ def class_names(given: Sequence[str]) -> tuple[str, ...]:
     return classes
 
 
-def probabilities(given: ArrayLike, classes: Sequence[str]) -> NDArray[np.float64]:
-    """Return [N, C] float64 with rows that sum to 1, as far as they did within `SUM_TOLERANCE`."""
-    probs = _float_array("probs", given)
+def probabilities(
+    given: ArrayLike, classes: Sequence[str], *, in_place: bool = False
+) -> NDArray[np.float64]:
+    """Return [N, C] float64 with rows that sum to 1, as far as they did within `SUM_TOLERANCE`.
+
+    Args:
+        given: [N, C]; an array that is one of a record already is not copied.
+        classes: C names.
+        in_place: Whether `given` is a fresh array that may be changed and kept.
+    """
+    kept = in_place or _is_frozen(given)
+    probs = np.asarray(given, np.float64) if kept else _float_array("probs", given)
     if probs.ndim != 2 or len(probs) < 1 or probs.shape[1] != len(classes):
         raise InputError(
             f"probs must be [rows, {len(classes)} classes] with at least 1 row, "
             f"got shape {list(probs.shape)}"
         )
-    bad = np.argwhere(~((probs >= 0) & (probs < np.inf)))
-    if bad.size:
-        row, column = bad[0]
-        raise InputError(
-            f"row {row + 1}, class {classes[column]!r}: probability {probs[row, column]} is not a "
-            f"finite number from 0"
-        )
-    sums = probs.sum(1)
+    _check_values(probs, classes)
+    sums = np.concatenate([part.sum(1) for _, part in _parts(probs)])
     off = np.abs(sums - 1)
     if off.max() > SUM_TOLERANCE:
         row = int(np.argmax(off > SUM_TOLERANCE))
         raise InputError(
             f"row {row + 1}: probabilities sum to {sums[row]:.9g}; allowed is 1 ± {SUM_TOLERANCE:g}"
         )
-    return _frozen(probs / np.where(off > _EXACT, sums, 1.0)[:, None])
+    if off.max() > _EXACT:
+        probs = probs if probs.flags.writeable else probs.copy()
+        probs /= np.where(off > _EXACT, sums, 1.0)[:, None]
+    return _frozen(probs)
+
+
+def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
+    for before, part in _parts(probs):
+        bad = np.argwhere(~((part >= 0) & (part < np.inf)))
+        if bad.size:
+            row, column = bad[0]
+            raise InputError(
+                f"row {before + row + 1}, class {classes[column]!r}: probability "
+                f"{part[row, column]} is not a finite number from 0"
+            )
+
+
+def _parts(values: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield runs of rows with the number of rows before, so that temporaries stay small."""
+    for before in range(0, len(values), _PART):
+        yield before, values[before : before + _PART]
 
 
 def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64] | None:
@@ -80,14 +104,19 @@ def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[n
         raise InputError(
             f"row {row + 1}: label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)"
         )
-    return _frozen(labels.astype(np.int64)) if (labels >= 0).any() else None
+    if not (labels >= 0).any():
+        return None
+    return _frozen(labels if _is_frozen(given) else labels.astype(np.int64))
 
 
 def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     """Return N distinct strings."""
     if given is None:
         return None
-    ids = tuple(map(str, given))
+    # a tuple is immutable, and a file of millions of rows has no use for a second one
+    ids = given if isinstance(given, tuple) else tuple(given)
+    if any(type(name) is not str for name in ids):
+        ids = tuple(map(str, ids))
     if len(ids) != rows:
         raise InputError(f"{len(ids)} ids for {rows} rows")
     if len(set(ids)) < rows:
@@ -101,7 +130,7 @@ def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
 
 def finite(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
     """Return [N] float64 without NaN or infinities."""
-    values = _float_array(name, given)
+    values = np.asarray(given, np.float64) if _is_frozen(given) else _float_array(name, given)
     if values.shape != (rows,):
         raise InputError(f"{name} must have shape [{rows}], got {list(values.shape)}")
     bad = ~np.isfinite(values)
@@ -136,9 +165,15 @@ def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[st
     return {name: _texts(name, values, rows) for name, values in given.items()}
 
 
+def check_further(names: Sequence[str]) -> None:
+    """Complain of a name that a further column cannot have."""
+    for name in names:
+        if is_ours(name):
+            raise InputError(f"a further column cannot be called {name!r}: files use that name")
+
+
 def _texts(name: str, given: Sequence[str | None], rows: int) -> NDArray[Any]:
-    if is_ours(name):
-        raise InputError(f"a further column cannot be called {name!r}: files use that name")
+    check_further([name])
     if len(given) != rows:
         raise InputError(f"column {name!r} has {len(given)} values for {rows} rows")
     values = np.array([None if value is None else str(value) for value in given], dtype=object)
@@ -155,6 +190,16 @@ def notes(given: Mapping[str, str]) -> dict[str, str]:
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
     values.setflags(write=False)
     return values
+
+
+def _is_frozen(values: object) -> TypeGuard[NDArray[Any]]:
+    """Say whether this is an array that a record made read-only, not a view of somebody's array."""
+    return (
+        isinstance(values, np.ndarray)
+        and values.dtype in (np.float64, np.int64)
+        and values.base is None
+        and not values.flags.writeable
+    )
 
 
 def _float_array(name: str, values: ArrayLike) -> NDArray[np.float64]:

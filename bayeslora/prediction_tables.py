@@ -1,35 +1,66 @@
-"""Tables as Parquet or CSV files, read and written with errors that name the file and the row."""
+"""Tables as Parquet, CSV or JSON lines, with errors that name the file and the row.
+
+Rows are read in pieces, so that a file never has to fit in memory beside the record made from it.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
+from bayeslora.prediction_lines import column_names, pieces_of_lines, write_lines
 
 PREFIX = "bayeslora."
 """What the keys of our Parquet metadata start with."""
 
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+_PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
+_BUFFER = 1 << 20  # bytes of a column that are read at a time, where Arrow would take all of it
 _BAD_NUMBER = re.compile(r"CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
+
+Pieces = Callable[[Sequence[str]], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table on disk, its header read and its rows not yet.
+
+    Attributes:
+        path: Where it is.
+        names: Its columns in order; distinct.
+        pieces: Takes names of columns; yields `pyarrow.RecordBatch`es that hold at least these.
+        schema: The types of the columns as `pyarrow.Schema` where the file says them, else None.
+        metadata: Our notes in it, without `PREFIX`.
+    """
+
+    path: str | Path
+    names: tuple[str, ...]
+    pieces: Pieces
+    schema: Any = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_table(
     path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]
 ) -> None:
-    """Write columns as `.parquet` or `.csv`, atomically.
+    """Write columns as `.parquet`, `.csv` or `.jsonl`, atomically.
 
     Args:
         path: Where to; the suffix chooses the format. An existing file is replaced.
         columns: Equally long arrays or lists by name, in order.
-        metadata: Stored in the Parquet schema under `bayeslora.<key>`. CSV cannot hold it.
+        metadata: Stored in the Parquet schema under `bayeslora.<key>`. The others cannot hold it.
 
     Raises:
-        InputError: The suffix is neither `.parquet` nor `.csv`, or a text is not valid Unicode.
+        InputError: The suffix is none of the three, or a text is not valid Unicode.
     """
     kind = file_kind(path)
     import pyarrow as pa
@@ -44,33 +75,39 @@ def write_table(
     with atomic_file(path) as aside:
         if kind == ".csv":
             pa.csv.write_csv(table, aside)
+        elif kind == ".jsonl":
+            write_lines(table.to_batches(_PIECE), aside)
         else:
             pa.parquet.write_table(table, aside)
 
 
-def read_table(
+def open_table(
     path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str] = ()
-) -> Any:
-    """Return the file as a `pyarrow.Table`.
+) -> TableFile:
+    """Return a file with its header read.
 
     Args:
-        path: A `.parquet` or `.csv` file.
-        is_numeric: Says of a column's name whether a CSV column of that name holds numbers.
-        texts: Columns of a CSV file that are read as text beside `id` and `label`, so that `01`
+        path: A `.parquet`, `.csv` or `.jsonl` file.
+        is_numeric: Says of a column's name whether a column of that name holds numbers.
+        texts: Columns that are read as text beside `id` and `label`, so that `01` in a CSV file
             stays what it is.
 
     Raises:
-        InputError: The file is missing or unreadable, has no rows, or repeats a column.
+        InputError: The file is missing or unreadable, or repeats a column; from `pieces`, it is
+            broken further down.
     """
     kind = file_kind(path)
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file")
-    table = _read_csv(path, is_numeric, texts) if kind == ".csv" else _read_parquet(path)
-    for name, times in Counter(table.column_names).items():
+    if kind == ".parquet":
+        table = _open_parquet(path)
+    elif kind == ".csv":
+        table = _open_csv(path, is_numeric, texts)
+    else:
+        table = _open_lines(path, is_numeric)
+    for name, times in Counter(table.names).items():
         if times > 1:
             raise InputError(f"{path}: column {name!r} appears {times} times")
-    if not table.num_rows:
-        raise InputError(f"{path} has no rows")
     return table
 
 
@@ -78,48 +115,93 @@ def file_kind(path: str | Path) -> str:
     """Return the suffix of a predictions file, in lower case.
 
     Raises:
-        InputError: It is neither `.parquet` nor `.csv`.
+        InputError: It is none of `SUFFIXES`.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in {".parquet", ".csv"}:
-        raise InputError(f"{path}: a predictions file ends in .parquet or .csv, not {suffix!r}")
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"{path}: a predictions file ends in .parquet, .csv or .jsonl, not {suffix!r}"
+        )
     return suffix
 
 
-def _read_parquet(path: str | Path) -> Any:
+def _open_parquet(path: str | Path) -> TableFile:
     import pyarrow as pa
     import pyarrow.parquet
 
-    try:
-        return pa.parquet.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
+    def opened() -> Any:
+        return pa.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+
+    def pieces(columns: Sequence[str]) -> Iterator[Any]:
+        with _readable(path, "Parquet"), opened() as file:
+            yield from file.iter_batches(_PIECE, columns=list(columns), use_threads=False)
+
+    with _readable(path, "Parquet"), opened() as file:
+        schema = file.schema_arrow
+        raw = schema.metadata or {}
+        pairs = ((key.decode(), value) for key, value in raw.items())
+        ours = {
+            key.removeprefix(PREFIX): value.decode()
+            for key, value in pairs
+            if key.startswith(PREFIX)
+        }
+    return TableFile(path, tuple(schema.names), pieces, schema, ours)
 
 
-def _read_csv(path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str]) -> Any:
+def _open_lines(path: str | Path, is_numeric: Callable[[str], bool]) -> TableFile:
+    names = column_names(path)
+    return TableFile(
+        path, names, lambda columns: pieces_of_lines(path, names, columns, is_numeric, _PIECE)
+    )
+
+
+def _open_csv(
+    path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str]
+) -> TableFile:
     import pyarrow as pa
     import pyarrow.csv
 
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-        types = {name: pa.float64() for name in header if is_numeric(name)}
-        types |= dict.fromkeys(("id", "label", *texts), pa.string())
-        return pa.csv.read_csv(
-            path,
-            # one thread: only then do Arrow's messages name the row
-            read_options=pa.csv.ReadOptions(use_threads=False),
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=types, null_values=[""], strings_can_be_null=True
-            ),
+    with _readable(path, "CSV"), Path(path).open(encoding="utf-8-sig", newline="") as handle:
+        header = next(csv.reader(handle), [])
+        if not header:
+            raise InputError(f"{path} cannot be read as CSV: it is empty")
+        has_rows = any(line.strip() for line in handle)
+    types = {name: pa.float64() for name in header if is_numeric(name)}
+    types |= dict.fromkeys(("id", "label", *texts), pa.string())
+
+    def pieces(columns: Sequence[str]) -> Iterator[Any]:
+        if not has_rows:
+            return
+        convert = pa.csv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            include_columns=list(columns),
         )
-    except pa.ArrowInvalid as error:
-        if bad := _BAD_NUMBER.search(str(error)):
+        with _readable(path, "CSV", header):
+            yield from pa.csv.open_csv(
+                path,
+                # one thread: only then do Arrow's messages name the row
+                read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
+                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                convert_options=convert,
+            )
+
+    return TableFile(path, tuple(header), pieces)
+
+
+@contextmanager
+def _readable(path: str | Path, kind: str, header: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what a reader complains of into an error that names the file, and the row if known."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError, OSError, csv.Error) as error:
+        bad = _BAD_NUMBER.search(str(error))
+        if header and bad:
             column, row, value = header[int(bad[1])], int(bad[2]) - 1, bad[3]
-            raise InputError(
-                f"{path}: row {row}, column {column!r}: {value!r} is not a number"
-            ) from None
-        raise InputError(f"{path} cannot be read as CSV: {error}") from None
-    except (UnicodeDecodeError, OSError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}") from None
+            message = f"{path}: row {row}, column {column!r}: {value!r} is not a number"
+        else:
+            message = f"{path} cannot be read as {kind}: {error}"
+        raise InputError(message) from None

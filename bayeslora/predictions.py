@@ -7,28 +7,29 @@ method, or which other tool, made it.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora import prediction_checks as checks
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_arrays import array_fields, output_fields
 from bayeslora.prediction_checks import COMPUTED
-from bayeslora.prediction_files import FORMAT_VERSION, UNCERTAINTIES, read_fields
-from bayeslora.prediction_tables import write_table
+from bayeslora.prediction_files import UNCERTAINTIES, read_fields
+from bayeslora.prediction_harness import read_sample_log
+from bayeslora.prediction_writer import write_predictions
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Class probabilities of N rows, with labels, ids and uncertainties where they are known.
 
-    Arrays are copied, converted to the stated type, checked and made read-only. Errors count rows
-    from 1.
+    Arrays are copied, converted to the stated type, checked and made read-only; those that are
+    read-only already are shared. Errors count rows from 1.
 
     Attributes:
         probs: [N, C] float64; each row sums to 1 (given within 1e-5, then renormalised).
@@ -173,33 +174,14 @@ class Predictions:
         return dataclasses.replace(self, **changes)
 
     def save(self, path: str | Path) -> None:
-        """Write a `.parquet` or `.csv` file, whole or not at all; an existing one is replaced.
+        """Write a `.parquet`, `.csv` or `.jsonl` file, whole or not at all; an old one is replaced.
 
-        Parquet keeps every bit, `name` and `metadata`; CSV keeps every bit of the columns alone.
+        Every bit of the columns is kept; `name` and `metadata` in Parquet alone.
 
         Raises:
-            InputError: The suffix is neither of the two, or a name is not valid Unicode.
+            InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
-        columns: dict[str, Any] = {} if self.ids is None else {"id": list(self.ids)}
-        names = np.array((*self.classes, None), dtype=object)  # -1 picks the None
-        if self.labels is not None:
-            columns["label"] = names[self.labels].tolist()
-        columns["prediction"] = names[self.prediction].tolist()
-        columns["confidence"] = self.confidence
-        columns |= {f"prob_{name}": self.probs[:, k] for k, name in enumerate(self.classes)}
-        columns |= {
-            name: getattr(self, name) for name in UNCERTAINTIES if getattr(self, name) is not None
-        }
-        columns |= {f"score_{name}": values for name, values in self.scores.items()}
-        if self.sets is not None:
-            columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
-        columns |= {name: list(values) for name, values in self.columns.items()}
-        fixed = {
-            "format_version": str(FORMAT_VERSION),
-            "name": self.name,
-            "classes": json.dumps(self.classes, ensure_ascii=False),
-        }
-        write_table(path, columns, {**self.metadata, **fixed})
+        write_predictions(self, path)
 
     @classmethod
     def load(
@@ -208,7 +190,7 @@ class Predictions:
         """Read a predictions file that we or any other tool wrote; see `prediction_files`.
 
         Args:
-            path: A `.parquet` or `.csv` file.
+            path: A `.parquet`, `.csv` or `.jsonl` file, or a sample log of lm-evaluation-harness.
             name: The name to use; else the stored one, else the file's name without its suffix.
             columns: Names of further columns to keep, such as the one that says where a row is
                 from.
@@ -217,10 +199,92 @@ class Predictions:
             InputError: The file is missing or unreadable, or a value in it is wrong; the message
                 names the file and the row (from 1, a header not counted).
         """
-        fields = read_fields(path, columns)
+        return cls._read(str(path), read_fields(path, columns), name)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        values: ArrayLike,
+        labels: Any = None,
+        *,
+        kind: Literal["probs", "logits"],
+        classes: Sequence[Any] | None = None,
+        ids: Sequence[str] | None = None,
+        name: str = "",
+    ) -> Predictions:
+        """Return predictions made of arrays, such as scikit-learn's `predict_proba` and `y_true`.
+
+        Args:
+            values: [N, C] probabilities or logits, in the order of `classes`.
+            labels: [N] names of classes where all of them are, else indices; None, NaN or -1
+                where a row has none. None where no row has one.
+            kind: What `values` are: `probs`, or `logits` whose softmax is taken in float64.
+            classes: C names, such as `classifier.classes_`; other values than strings are named
+                by their text. None takes the numbers from 0.
+            ids: N distinct names of the rows, or None.
+            name: What made the predictions, for tables and legends.
+
+        Raises:
+            InputError: A value is wrong; the message names the row.
+        """
+        fields = array_fields(values, labels, classes, kind)
+        return cls._read("<arrays>", {**fields, "ids": ids}, name)
+
+    @classmethod
+    def from_prediction_output(
+        cls,
+        output: Any,
+        classes: Sequence[str] | Mapping[Any, str] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        name: str = "",
+    ) -> Predictions:
+        """Return what `transformers.Trainer.predict` gave for a sequence classifier.
+
+        Args:
+            output: Has `predictions`, logits [N, C] or a tuple that begins with them, and
+                `label_ids` [N] with -100 where a row has no label, or None.
+            classes: C names, or `model.config.id2label`; None takes the numbers from 0.
+            ids: N distinct names of the rows, or None.
+            name: What made the predictions, for tables and legends.
+
+        Raises:
+            InputError: The output is that of another task, or a value is wrong.
+        """
+        fields = output_fields(output, classes)
+        return cls._read("<PredictionOutput>", {**fields, "ids": ids}, name)
+
+    @classmethod
+    def from_lm_eval(
+        cls,
+        path: str | Path,
+        *,
+        normalise: Literal["none", "characters", "bytes"] = "none",
+        name: str | None = None,
+        columns: Sequence[str] = (),
+    ) -> Predictions:
+        """Read a sample log of lm-evaluation-harness; `load` does the same without normalising.
+
+        Args:
+            path: `samples_<task>_<date>.jsonl` of a multiple-choice task.
+            normalise: What each option's log-likelihood is divided by: nothing (as `acc`), its
+                `characters` (`acc_norm`) or its `bytes` (`acc_bytes`).
+            name: The name to use; else the model's and the task's, from the file's path.
+            columns: Fields of `doc` to keep as further columns.
+
+        Raises:
+            InputError: The log is not of multiple choice, or a value in it is wrong.
+        """
+        return cls._read(str(path), read_sample_log(path, normalise, columns), name)
+
+    @classmethod
+    def _read(cls, source: str, fields: dict[str, Any], name: str | None) -> Predictions:
+        """Return a record whose probabilities nobody else holds; errors name the source."""
         if name is not None:
             fields["name"] = name
         try:
+            classes = checks.class_names(fields["classes"])
+            fields["probs"] = checks.probabilities(fields["probs"], classes, in_place=True)
             return cls(**fields)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{source}: {error}") from None

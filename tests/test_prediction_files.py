@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bayeslora.errors import InputError
 from bayeslora.predictions import Predictions
 
-SUFFIXES = [".parquet", ".csv"]
+SUFFIXES = [".parquet", ".csv", ".jsonl"]
 NAMES = st.lists(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     min_size=2,
@@ -221,9 +221,9 @@ def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, message):
 def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.parquet does not exist"):
         Predictions.load(tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"p\.txt: .*ends in \.parquet or \.csv, not '\.txt'"):
+    with pytest.raises(InputError, match=r"p\.txt: .*, \.csv or \.jsonl, not '\.txt'"):
         Predictions.load(tmp_path / "p.txt")
-    with pytest.raises(InputError, match=r"p\.json: .*ends in \.parquet or \.csv"):
+    with pytest.raises(InputError, match=r"p\.json: .*ends in \.parquet, \.csv or \.jsonl"):
         random_predictions(2, ["a", "b"]).save(tmp_path / "p.json")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(InputError, match=r"bad\.parquet cannot be read as Parquet"):

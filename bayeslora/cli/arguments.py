@@ -118,6 +118,17 @@ def add_quiet(parser: Parser) -> None:
     )
 
 
+def add_keep(parser: Parser, what: str) -> None:
+    """Add the option that carries columns of `what` into a predictions file."""
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help=f"a column of {what} to keep in the predictions, such as source; may be repeated",
+    )
+
+
 def add_json(parser: Parser) -> None:
     """Add the option that prints JSON in place of text."""
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -161,8 +172,9 @@ def add_scored(parser: Parser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="a predictions file (.parquet, .csv), or a run directory: its predictions/test.parquet"
-        " with the other files there as out-of-distribution sets",
+        help="a predictions file (.parquet, .csv, .jsonl), a sample log of lm-evaluation-harness, "
+        "or a run directory: its predictions/test.parquet with the other files there as "
+        "out-of-distribution sets",
     )
     parser.add_argument(
         "--ood",
@@ -190,7 +202,7 @@ def add_fit_and_apply(parser: Parser) -> None:
     parser.add_argument(
         "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
 
 
 def add_scoring(parser: Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.cli.arguments import given
@@ -41,8 +42,11 @@ def read(
     columns: Columns,
     *,
     labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
 ) -> Examples:
     """Return the rows of a file, or of a split where `args.task` names a known task.
+
+    `keep` names further columns.
 
     Raises:
         InputError: As `load_examples`.
@@ -57,4 +61,5 @@ def read(
         labels=labels,
         task=args.task,
         data_dir=args.data_dir,
+        keep=keep,
     )

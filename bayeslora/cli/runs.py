@@ -46,16 +46,16 @@ def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:
     Raises:
         InputError: A file is missing or wrong, or a set cannot be tied to a method.
     """
-    from bayeslora.reporting.inputs import gather
+    from bayeslora.reporting.inputs import labels_of
 
     files = [_test_file(Path(path)) for path in paths]
-    methods = gather(files)
+    called = labels_of(files)
     sets = {
-        method.label: _sets_beside(file) if Path(path).is_dir() else {}
-        for path, file, method in zip(paths, files, methods, strict=True)
+        label: _sets_beside(file) if Path(path).is_dir() else {}
+        for path, file, (label, _) in zip(paths, files, called, strict=True)
     }
     for option in ood:
-        label, name, file = _tied(option, methods)
+        label, name, file = _tied(option, called)
         if name in sets[label]:
             raise InputError(f"--ood {option}: {label} has a set {name!r} already")
         sets[label][name] = file
@@ -67,7 +67,8 @@ def _test_file(path: Path) -> Path:
         return path
     if not (path / TEST).is_file():
         raise InputError(
-            f"{path} has no {TEST}; name a predictions file (.parquet, .csv) or a run directory"
+            f"{path} has no {TEST}; name a predictions file (.parquet, .csv, .jsonl) or a run "
+            "directory"
         )
     return path / TEST
 
@@ -80,30 +81,30 @@ def _sets_beside(test: Path) -> dict[str, Path]:
     }
 
 
-def _tied(option: str, methods: Sequence[Method]) -> tuple[str, str, Path]:
+def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:
     """Return the label of the method, the name of the set and its file."""
     left, equals, file = option.partition("=")
     if not (left and equals and file):
         raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
-    for label, names in _keys(methods).items():
+    for label, names in _keys(called).items():
         if left.startswith(f"{label}:") and left != f"{label}:":
             if len(names) > 1:
                 raise InputError(f"--ood {option}: {label!r} may be any of {', '.join(names)}")
             return names[0], left.removeprefix(f"{label}:"), Path(file)
     method, colon, _ = left.partition(":")
     if colon:
-        raise InputError(f"--ood {option}: {unknown_choice('method', method, _keys(methods))}")
-    if len(methods) > 1:
+        raise InputError(f"--ood {option}: {unknown_choice('method', method, _keys(called))}")
+    if len(called) > 1:
         raise InputError(
-            f"--ood {option}: say which of the {len(methods)} methods made these predictions, as "
-            f"METHOD:{option}, with METHOD one of {', '.join(_keys(methods))}"
+            f"--ood {option}: say which of the {len(called)} methods made these predictions, as "
+            f"METHOD:{option}, with METHOD one of {', '.join(_keys(called))}"
         )
-    return methods[0].label, left, Path(file)
+    return called[0][0], left, Path(file)
 
 
-def _keys(methods: Sequence[Method]) -> dict[str, list[str]]:
+def _keys(called: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """Return what a method can be called, labels before names, with the labels it stands for."""
-    keys = {method.label: [method.label] for method in methods}
-    for name in dict.fromkeys(method.name for method in methods):
-        keys.setdefault(name, [method.label for method in methods if method.name == name])
+    keys = {label: [label] for label, _ in called}
+    for name in dict.fromkeys(name for _, name in called):
+        keys.setdefault(name, [label for label, other in called if other == name])
     return keys

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_files import read_notes
+from bayeslora.prediction_seeds import by_number, group_seeds, seed_of
 from bayeslora.predictions import Predictions
 from bayeslora.reporting.text import unique_labels
 
@@ -42,12 +44,17 @@ class Method:
         name: The name as it was given.
         source: Predictions on the rows that it is judged by.
         ood: Out-of-distribution sets by name.
+        group: The method's name without its seed: the same for the seeds of one method, the label
+            where there is but one.
+        seed: Its seed among those of its group; empty where it is not known.
     """
 
     label: str
     name: str
     source: Source
     ood: Mapping[str, Source]
+    group: str = ""
+    seed: str = ""
 
     @property
     def predictions(self) -> Predictions:
@@ -79,12 +86,36 @@ def gather(
         raise InputError("a report needs at least one set of predictions, got none")
     sources = [load_source(item) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
-    labels = unique_labels(names, [_seed_hint(source.predictions) for source in sources])
+    hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
+    labels = unique_labels(names, hints)
     outside = _by_method(names, labels, ood or {})
-    return [
+    methods = [
         Method(label, name, source, sets)
         for label, name, source, sets in zip(labels, names, sources, outside, strict=True)
     ]
+    return _with_seeds(methods)
+
+
+def labels_of(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """Return the label and the name that `gather` would give to files, without reading rows.
+
+    Raises:
+        InputError: A file is missing, unreadable, or not a predictions file.
+    """
+    notes = [read_notes(path) for path in paths]
+    hints = [_hint(*note, path) for note, path in zip(notes, paths, strict=True)]
+    names = [name for name, _ in notes]
+    return list(zip(unique_labels(names, hints), names, strict=True))
+
+
+def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
+    """Return the seeds of each method by its group, by rising seed, in order of appearance."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        groups.setdefault(method.group, []).append(method)
+    return {
+        group: sorted(seeds, key=lambda one: by_number(one.seed)) for group, seeds in groups.items()
+    }
 
 
 def load_source(item: PredictionsLike) -> Source:
@@ -109,10 +140,24 @@ def ood_names(methods: Sequence[Method]) -> dict[str, str]:
     return dict(zip(names, unique_labels(names), strict=True))
 
 
-def _seed_hint(predictions: Predictions) -> str:
-    known = predictions.metadata
-    seed = known.get("fit_seed", known.get("seed", ""))
+def _hint(name: str, metadata: Mapping[str, str], path: str | Path | None) -> str:
+    _, seed = seed_of(name, metadata, path)
     return f"seed {seed}" if seed else ""
+
+
+def _with_seeds(methods: Sequence[Method]) -> list[Method]:
+    """Return the methods with their groups; a name that two groups share gives way to labels."""
+    found = group_seeds(
+        [method.predictions for method in methods], [method.source.path for method in methods]
+    )
+    labels = unique_labels([group.name or methods[group.members[0]].label for group in found])
+    told = dict(enumerate(methods))
+    for group, label in zip(found, labels, strict=True):
+        for place, seed in zip(group.members, group.seeds, strict=True):
+            alone = len(group.members) == 1
+            own = methods[place].label if alone else label
+            told[place] = replace(methods[place], group=own, seed=seed)
+    return list(told.values())
 
 
 def _by_method(

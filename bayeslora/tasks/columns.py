@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import re
@@ -41,7 +42,10 @@ class Columns:
 
 
 def examples_from(
-    table: Table, columns: Columns, labels: Literal["optional", "required"] = "optional"
+    table: Table,
+    columns: Columns,
+    labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
 ) -> Examples:
     """Return the examples in a table.
 
@@ -50,6 +54,7 @@ def examples_from(
         columns: The names of the columns to use. A column `id` is used where there is one, else
             the row number stands for it.
         labels: Whether a missing or empty label is an error.
+        keep: Further columns to keep, as texts.
 
     Raises:
         InputError: A column is missing or a value is not allowed.
@@ -66,6 +71,7 @@ def examples_from(
         rows=table.rows,
         source=table.source,
         label_column=columns.label,
+        further={name: _further(table, name) for name in keep},
     )
 
 
@@ -84,6 +90,19 @@ def _column(table: Table, name: str, option: str) -> Sequence[Any]:
         f"{table.source} has no column {name!r}{hint}; its columns are {listed(table.names)}. "
         f"Choose with {option}"
     )
+
+
+def _further(table: Table, name: str) -> tuple[str | None, ...]:
+    """Return a column as texts; what is neither a text nor a number is written as JSON."""
+    return tuple(map(_kept, _column(table, name, "keep (--keep)")))
+
+
+def _kept(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _bad(table: Table, position: int, column: str, problem: str) -> InputError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -29,6 +29,7 @@ class Examples:
             the example begins, as an editor shows it.
         source: The path of the file, or `<list>` and the like for data in memory.
         label_column: The name of the column that held the labels.
+        further: Other columns that were asked for, as texts; None where a row has no value.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +39,7 @@ class Examples:
     rows: tuple[int, ...]
     source: str
     label_column: str = "label"
+    further: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {
@@ -45,6 +47,7 @@ class Examples:
             "pairs": len(self.texts if self.pairs is None else self.pairs),
             "labels": len(self.labels),
             "rows": len(self.rows),
+            **{f"values of {name!r}": len(values) for name, values in self.further.items()},
         }
         for name, size in sizes.items():
             if size != len(self.texts):
@@ -73,6 +76,7 @@ class Examples:
             pairs=None if self.pairs is None else tuple(self.pairs[i] for i in picked),
             labels=tuple(self.labels[i] for i in picked),
             rows=tuple(self.rows[i] for i in picked),
+            further={name: tuple(v[i] for i in picked) for name, v in self.further.items()},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ def load_examples(
     task: str | None = None,
     data_dir: str | Path | None = None,
     split: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Examples:
     """Return the examples in `data`, checked.
 
@@ -42,6 +44,7 @@ def load_examples(
         task: The name of a known task (see `KNOWN_TASKS`), or None for `data` of your own.
         data_dir: The directory of the known tasks' files; default: `BAYESLORA_DATA`.
         split: The known task's split, where `data` does not name it.
+        keep: Further columns to keep, as texts; of a known task there is `text`.
 
     Raises:
         InputError: Something in the data or the arguments is not allowed; the message names the
@@ -50,11 +53,24 @@ def load_examples(
     if labels not in {"optional", "required"}:
         raise unknown_choice("labels", str(labels), ["optional", "required"])
     if task is not None and task != _CLASSIFICATION:
-        return _known(task, data, split, data_dir)
+        return kept(_known(task, data, split, data_dir), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
     columns = Columns(text_column, label_column, pair_column)
-    return examples_from(_table(data, columns), columns, labels)
+    return examples_from(_table(data, columns, (*columns.wanted, *keep)), columns, labels, keep)
+
+
+def kept(examples: Examples, keep: Sequence[str]) -> Examples:
+    """Return examples whose further columns are those of `keep`, of which `text` is always there.
+
+    Raises:
+        InputError: A column is not among those that were read.
+    """
+    known = {"text": examples.texts, **examples.further}
+    for name in keep:
+        if name not in known:
+            raise unknown_choice("column to keep", name, known)
+    return replace(examples, further={name: known[name] for name in keep}) if keep else examples
 
 
 def _known(task: str, data: object, split: str | None, data_dir: str | Path | None) -> Examples:
@@ -74,9 +90,9 @@ def _known(task: str, data: object, split: str | None, data_dir: str | Path | No
     return load_known(task, name, data_dir)
 
 
-def _table(data: Any, columns: Columns) -> Table:
+def _table(data: Any, columns: Columns, wanted: Sequence[str]) -> Table:
     if isinstance(data, str | Path):
-        return read_table(data, columns.wanted)
+        return read_table(data, wanted)
     names = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(names, Mapping):
         raise InputError(
@@ -84,7 +100,7 @@ def _table(data: Any, columns: Columns) -> Table:
             f"pass one of them, such as data[{next(iter(names), 'train')!r}]"
         )
     if names is not None:
-        return table_from_columns(data, list(names), columns.wanted)
+        return table_from_columns(data, list(names), wanted)
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
     if isinstance(data, Sequence) and not isinstance(data, bytes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
+from bayeslora.prediction_checks import check_further
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, encode_labels
-from bayeslora.tasks.readers import load_examples
+from bayeslora.tasks.readers import kept, load_examples
 
 logger = logging.getLogger(__name__)
 
@@ -24,19 +26,21 @@ _KEEP_UNKNOWN = (
 )
 
 
-def read_rows(data: Any, columns: Columns) -> Examples:
-    """Return the examples in `data`, labelled or not.
+def read_rows(data: Any, columns: Columns, keep: Sequence[str] = ()) -> Examples:
+    """Return the examples in `data`, labelled or not, with further columns to keep.
 
     Raises:
-        InputError: As `load_examples`.
+        InputError: As `load_examples`, or a column has a name that predictions use.
     """
+    check_further(keep)
     if isinstance(data, Examples):
-        return data
+        return kept(data, keep)
     return load_examples(
         data,
         text_column=columns.text,
         label_column=columns.label,
         pair_column=columns.pair,
+        keep=keep,
     )
 
 

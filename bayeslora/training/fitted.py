@@ -132,6 +132,7 @@ class Fitted:
             name=self.name,
             labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
             ids=rows.ids,
+            columns=rows.further,
         )
 
     def with_posterior(self, config: PosteriorConfig) -> Fitted:

@@ -142,7 +142,7 @@ def to_predictions(
         feature_scores: Give `combined`, where it is among them.
         further: More scores [N] by name.
         notes: More of the metadata.
-        **about: `labels`, `ids` and `name` of the `Predictions`.
+        **about: `labels`, `ids`, `columns` and `name` of the `Predictions`.
     """
     result = link_probabilities(logits, link=link, num_samples=num_samples, seed=seed)
     # Logits that come as samples go through softmax one by one, whatever the link.

@@ -9,6 +9,7 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
+from bayeslora.tasks.readers import load_examples
 
 
 def test_predictions_carry_everything(shared):
@@ -166,3 +167,16 @@ def test_the_global_state_of_torch_decides_nothing(llama):
 def test_a_head_lr_that_would_do_nothing_is_refused():
     with pytest.raises(bl.InputError, match=r"head_lr has no effect on 'vbll'.*vbll:head_lr=0.1"):
         new("minilm", posterior="vbll").fit(toy_rows(20), head_lr=0.1)
+
+
+def test_columns_of_the_data_go_with_the_predictions(shared):
+    rows = [{**row, "source": f"s{k % 2}"} for k, row in enumerate(TEST)]
+    found = shared.predict(rows, keep=("source",))
+    assert list(found.columns["source"]) == [row["source"] for row in rows]
+    assert not shared.predict(rows).columns
+    examples = load_examples(rows, keep=["source"])
+    assert list(shared.predict(examples, keep=("text",)).columns) == ["text"]
+    with pytest.raises(bl.InputError, match="'confidence': files use that name"):
+        shared.predict(rows, keep=("confidence",))
+    with pytest.raises(bl.InputError, match="unknown column to keep 'where'"):
+        shared.predict(examples, keep=("where",))

@@ -55,7 +55,7 @@ def test_predictions_files(refused, tmp_path, case):
     ("name", "content", "parts"),
     [
         ("none.parquet", None, ["none.parquet does not exist"]),
-        ("text.json", b"{}", [".parquet or .csv"]),
+        ("text.json", b"{}", [".parquet, .csv or .jsonl"]),
         ("bad.parquet", b"PAR1 and nothing else", ["cannot be read as Parquet"]),
         ("bad.csv", b"prob_a,prob_b\n0.5,half\n", ["row 1", "'prob_b'", "'half'"]),
         ("empty.csv", b"prob_a,prob_b\n", ["no rows"]),

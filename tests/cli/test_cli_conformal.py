@@ -117,4 +117,4 @@ def test_refusals(refused, files, tmp_path):
     assert "alpha must be between 0 and 1" in refused(
         "conformal", *files, "--method", "lac:alpha=2"
     )
-    assert "ends in .parquet or .csv" in refused("conformal", *files[:5], tmp_path / "out.json")
+    assert ".csv or .jsonl, not" in refused("conformal", *files[:5], tmp_path / "out.json")

@@ -237,3 +237,19 @@ def test_a_posterior_that_the_training_is_too_short_for_is_refused(refused, worl
         *["--posterior", "swag", "--epochs", 1, "--batch-size", 64],
     )
     assert "needs at least 2 snapshots, and 2 training steps leave room for 1" in said
+
+
+def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tmp_path):
+    rows = tiny.toy_rows(6, seed=4)
+    for k, row in enumerate(rows):
+        row |= {"source": None if k == 1 else "ab"[k % 2], "n": k}
+    data, out = write_rows(tmp_path / "d.jsonl", rows), tmp_path / "p.parquet"
+    for name, part in (("sauce", "did you mean 'source'"), ("label", "files use that name")):
+        command = ["predict", world.model, data, "--keep", name, "--out", out]
+        assert part in refused(*command)
+    keep = ["--keep", "source", "--keep", "n", "--keep", "text"]
+    assert run("predict", world.model, data, *keep, "--out", out, "--quiet").code == 0
+    found = Predictions.load(out, columns=["source", "n", "text"])
+    assert list(found.columns["source"]) == ["a", None, "a", "b", "a", "b"]
+    assert list(found.columns["n"]) == list("012345")
+    assert list(found.columns["text"]) == [row["text"] for row in rows]

@@ -144,3 +144,27 @@ def test_bad_tasks():
         text = message(data, split=split, task="sst2_sentences")
         assert "the name of one split (train, validation, test)" in text
     assert "split='test' needs a known task" in message([{"text": "x"}], split="test")
+
+
+@pytest.mark.parametrize("kind", [FakeDataset, FakeFrame, FakeArrowTable])
+def test_further_columns_are_kept_as_texts(kind):
+    data = kind({"text": ["a b", "c"], "label": ["x", "y"], "n": [1.5, float("nan")]})
+    assert load_examples(data, keep=["n", "text"]).further == {
+        "n": ("1.5", None),
+        "text": ("a b", "c"),
+    }
+    assert load_examples(data).further == {}
+
+
+def test_further_columns_follow_their_rows():
+    rows = [{"text": f"t{k}", "from": ["s", k]} for k in range(3)]
+    found = load_examples(rows, keep=["from"]).take([2, 0])
+    assert found.further == {"from": ('["s", 2]', '["s", 0]')}
+
+
+def test_a_further_column_that_is_not_there_is_named():
+    told = message([{"text": "a", "source": "b"}], keep=["sauce"])
+    for part in ("'sauce'", "did you mean 'source'", "--keep"):
+        assert part in told
+    told = message("test", task="newsgroups", keep=["sauce"])
+    assert "unknown column to keep 'sauce'; choose from 'text'" in told

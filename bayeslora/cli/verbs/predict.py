@@ -8,6 +8,7 @@ from bayeslora.cli.arguments import (
     LINKS,
     add_columns,
     add_json,
+    add_keep,
     add_loading,
     add_moved_backbone,
     add_overwrite,
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory")
     parser.add_argument("data", metavar="DATA", help="texts, labelled or not")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet or .csv")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     parser.add_argument(
         "--num-samples",
         type=whole(0),
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do with a label that is not a class: ood keeps the row, unlabelled "
         "(default: error)",
     )
+    add_keep(parser, "DATA")
     add_seed(parser, "seed of the draws")
     add_moved_backbone(parser)
     add_columns(parser, "that of the model, such as {}")
@@ -57,11 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
+    from bayeslora.prediction_checks import check_further
     from bayeslora.training.data import encode_for
 
     check_new_file(args.out, overwrite=args.overwrite)
     record = read_record(args.model)
-    rows = read(args.data, args, columns_for(args, record))
+    check_further(args.keep)
+    rows = read(args.data, args, columns_for(args, record), keep=args.keep)
     encode_for(record, rows, args.unknown_labels)
 
     from bayeslora.classifier import BayesianClassifier

@@ -1,0 +1,60 @@
+"""`bayeslora convert`: predictions of any origin as a predictions file."""
+
+from __future__ import annotations
+
+import argparse
+
+from bayeslora.cli.arguments import add_json, add_keep, add_overwrite
+from bayeslora.cli.outputs import check_new_file, print_columns, print_json
+
+SUMMARY = "write predictions of another tool or format as a predictions file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help=".parquet, .csv or .jsonl with prob_<class> or logit_<class> columns, or a sample log "
+        "of lm-evaluation-harness (samples_<task>_<date>.jsonl) of a multiple-choice task",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=".parquet (keeps the name), .csv or .jsonl"
+    )
+    parser.add_argument("--name", help="what made the predictions (default: as stored)")
+    parser.add_argument(
+        "--normalise",
+        choices=("none", "characters", "bytes"),
+        help="of a sample log: what an option's log-likelihood is divided by; characters as "
+        "acc_norm, bytes as acc_bytes (default: none)",
+    )
+    add_keep(parser, "FILE, or a field of a log's doc,")
+    add_overwrite(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, check and write; print what was written."""
+    from bayeslora.predictions import Predictions
+
+    check_new_file(args.out, overwrite=args.overwrite)
+    if args.normalise is None:
+        found = Predictions.load(args.file, args.name, columns=args.keep)
+    else:
+        found = Predictions.from_lm_eval(
+            args.file, normalise=args.normalise, name=args.name, columns=args.keep
+        )
+    found.save(args.out)
+    labelled = int(found.labelled.sum())
+    if args.json:
+        counts = {"n": len(found), "n_labelled": labelled, "classes": found.classes}
+        print_json({"file": str(args.out), "name": found.name, **counts})
+        return
+    rows = f"{len(found):,} rows, {labelled:,} of them labelled"
+    print_columns(
+        [
+            ("predictions", f"{args.out} ({rows})"),
+            ("name", found.name),
+            ("classes", f"{found.num_classes}: {', '.join(found.classes[:8])}"),
+        ]
+    )

@@ -1,0 +1,129 @@
+"""Predictions from what other libraries return: arrays, and the Trainer's output.
+
+Nothing here guesses whether numbers are logits or probabilities: the caller says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_columns import label_codes, softmax, strings
+
+KINDS = ("probs", "logits")
+IGNORED = -100
+"""The label that transformers gives to what is not to be scored."""
+
+_SOURCE = "<arrays>"
+
+
+def array_fields(
+    values: ArrayLike, labels: Any, classes: Sequence[Any] | None, kind: str
+) -> dict[str, Any]:
+    """Return arrays as keyword arguments of `Predictions`; see `Predictions.from_arrays`."""
+    if kind not in KINDS:
+        raise unknown_choice("kind", str(kind), KINDS)
+    matrix = _matrix(values)
+    names = class_names(classes, matrix.shape[1])
+    if kind == "logits":
+        softmax(_SOURCE, matrix, names, 0)
+    found = None if labels is None else _codes(labels, names, len(matrix))
+    return {"probs": matrix, "classes": names, "labels": found}
+
+
+def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None) -> dict[str, Any]:
+    """Return a Trainer's output as keyword arguments of `Predictions`.
+
+    See `Predictions.from_prediction_output`.
+    """
+    if not hasattr(output, "predictions"):
+        raise InputError(
+            f"expected the PredictionOutput of Trainer.predict, got {type(output).__name__}"
+        )
+    logits, labels = _first(output.predictions), _first(getattr(output, "label_ids", None))
+    if np.ndim(logits) != 2 or np.shape(logits)[1] < 2:
+        raise InputError(
+            f"predictions must be logits [rows, classes] with two or more classes, got shape "
+            f"{list(np.shape(logits))}; regression and token classification are not supported"
+        )
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise InputError(
+                f"label_ids must be {len(logits)} integers, got {labels.dtype} of shape "
+                f"{list(labels.shape)}; several labels a row are not supported"
+            )
+        labels = np.where(labels == IGNORED, -1, labels)
+    names = _ordered(classes) if isinstance(classes, Mapping) else classes
+    fields = array_fields(logits, None, names, "logits")
+    return fields | {"labels": labels}
+
+
+def class_names(classes: Sequence[Any] | None, number: int) -> tuple[str, ...]:
+    """Return names as strings, such as those of `classes_`; numbers from 0 where there are none."""
+    if classes is None:
+        return tuple(map(str, range(number)))
+    names = tuple(_arrow(classes, "classes").to_pylist())
+    if len(names) != number:
+        raise InputError(f"{len(names)} classes for {number} columns of values")
+    return names
+
+
+def _first(given: Any) -> Any:
+    return given[0] if isinstance(given, tuple | list) and len(given) else given
+
+
+def _ordered(names: Mapping[Any, str]) -> list[str]:
+    """Return the names of an `id2label` in index order; JSON makes its keys strings."""
+    by_index = {int(index): str(name) for index, name in names.items()}
+    if sorted(by_index) != list(range(len(by_index))):
+        raise InputError(f"id2label must number the classes from 0, got {sorted(by_index)}")
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def _matrix(values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        matrix = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"values must be an array of numbers: {error}") from None
+    if matrix.ndim != 2:
+        raise InputError(
+            f"values must be [rows, classes], got shape {list(matrix.shape)}; where a model gives "
+            "one number a row for two classes, stack a column for each"
+        )
+    return matrix
+
+
+def _codes(labels: Any, names: Sequence[str], rows: int) -> NDArray[np.int64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = _arrow(labels, "labels")
+    if len(texts) != rows:
+        raise InputError(f"{len(texts)} labels for {rows} rows")
+    if "-1" not in names:
+        texts = pc.if_else(pc.equal(texts, "-1"), pa.scalar(None, pa.string()), texts)
+    return label_codes(_SOURCE, texts, names)
+
+
+def _arrow(values: Any, what: str) -> Any:
+    """Return names or indices as Arrow strings; None and NaN as null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        array = np.asarray(values)
+        plain = array.tolist() if array.dtype.kind in "USO" else array
+        column = pa.array(plain, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"{what} must be names or indices of classes: {error}") from None
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")
+    try:
+        return strings(column)
+    except pa.ArrowException:
+        raise InputError(f"{what} must be names or indices of classes, got {column.type}") from None

@@ -1,0 +1,193 @@
+"""Sample logs of lm-evaluation-harness as predictions, for multiple-choice tasks.
+
+With `--log_samples` the harness writes `samples_<task>_<date>.jsonl`, one object a question:
+
+| key | content |
+|---|---|
+| `filtered_resps` | for each option its log-likelihood and whether it is greedy; else `resps` |
+| `arguments` | for each option the context and the option's text |
+| `target` | the right option: its index, its text, or its letter |
+| `doc_id`, `doc` | number and columns of the question |
+| `acc`, `acc_norm`, `acc_bytes` | whether the harness counted the question as right |
+
+Older versions write numbers and lists. Newer ones write numbers as texts, and `arguments` as an
+object of `gen_args_0` and so on, with `arg_0` and `arg_1`.
+
+Probabilities are the softmax of the log-likelihoods over a question's options, as in the harness's
+own Brier score. A question with fewer options than others has probability 0 for those it lacks. The
+classes are the options' texts where every question has the same, else letters.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_lines import as_text, first_record, records
+from bayeslora.prediction_questions import Question, correct_options, read_question
+
+logger = logging.getLogger(__name__)
+
+NORMALISE = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
+"""What a log-likelihood is divided by, with the accuracy that the harness computes from it."""
+
+_NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def is_sample_log(path: str | Path) -> bool:
+    """Say whether a file is a sample log, by the keys of its first line."""
+    if Path(path).suffix.lower() != ".jsonl" or not Path(path).is_file():
+        return False
+    keys = (first_record(path) or {}).keys()
+    return bool(keys & {"resps", "filtered_resps"}) and bool(keys & {"doc", "doc_id"})
+
+
+def log_name(path: str | Path) -> str:
+    """Return the model's and the task's name where the harness wrote them into the path."""
+    return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
+
+
+def read_sample_log(
+    path: str | Path, normalise: str = "none", columns: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what a log says, as keyword arguments of `Predictions`.
+
+    Args:
+        path: A `.jsonl` file.
+        normalise: What each option's log-likelihood is divided by before the softmax: `none`, its
+            `characters`, or its `bytes`. The last two follow `acc_norm` and `acc_bytes`; a leading
+            space is not counted.
+        columns: Fields of `doc` to keep as further columns.
+
+    Raises:
+        InputError: The file is no log of a multiple-choice task, or a value in it is wrong.
+    """
+    if normalise not in NORMALISE:
+        raise unknown_choice("normalise", normalise, NORMALISE)
+    if not is_sample_log(path):
+        raise InputError(
+            f"{path} is not a sample log of lm-evaluation-harness: a .jsonl file is needed, with "
+            "'doc_id' and 'filtered_resps' in each line"
+        )
+    questions, further, filters = [], [], set()
+    for row, record in enumerate(records(path), 1):
+        questions.append(read_question(path, row, record))
+        further.append(_fields(record, columns))
+        filters.add(str(record.get("filter", "none")))
+    if len(filters) > 1:
+        raise InputError(
+            f"{path} holds every question once a filter ({', '.join(sorted(filters))}); keep the "
+            "lines of one"
+        )
+    _check_columns(path, columns, further)
+    probs = _probabilities(path, questions, normalise)
+    labels = correct_options(path, questions)
+    _compare(path, questions, probs, labels, NORMALISE[normalise])
+    _, task = _model_and_task(path)
+    ids = [question.id for question in questions]
+    return {
+        "probs": probs,
+        "classes": _classes(questions),
+        "labels": labels,
+        "ids": None if None in ids else tuple(map(str, ids)),
+        "name": log_name(path),
+        "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
+        | ({"task": task} if task else {}),
+        "columns": {name: [fields.get(name) for fields in further] for name in columns},
+    }
+
+
+def _fields(record: dict[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
+    doc = record.get("doc")
+    found = doc if isinstance(doc, dict) else {}
+    values = {name: found[name] for name in columns if name in found}
+    return {name: None if value is None else as_text(value) for name, value in values.items()}
+
+
+def _check_columns(
+    path: str | Path, columns: Sequence[str], further: Sequence[dict[str, str | None]]
+) -> None:
+    for name in columns:
+        if not any(name in fields for fields in further):
+            doc = (first_record(path) or {}).get("doc")
+            known = map(str, doc) if isinstance(doc, dict) else ()
+            raise InputError(f"{path}: {unknown_choice('field of doc', name, known)}")
+
+
+def _probabilities(
+    path: str | Path, questions: Sequence[Question], normalise: str
+) -> NDArray[np.float64]:
+    """Return [N, C]: the softmax over each question's options, 0 for those that it lacks."""
+    sizes = np.array([len(question.scores) for question in questions])
+    scores = np.concatenate([question.scores for question in questions])
+    if normalise != "none":
+        scores = scores / _lengths(path, questions, normalise)
+    logits = np.full((len(questions), sizes.max()), -np.inf)
+    logits[np.arange(sizes.max()) < sizes[:, None]] = scores
+    logits -= logits.max(1, keepdims=True)
+    np.exp(logits, out=logits)
+    return np.asarray(logits / logits.sum(1, keepdims=True))
+
+
+def _lengths(
+    path: str | Path, questions: Sequence[Question], normalise: str
+) -> NDArray[np.float64]:
+    for row, question in enumerate(questions, 1):
+        if "" in question.texts or len(question.texts) != len(question.scores):
+            raise InputError(
+                f"{path}: row {row} has an option without a text in 'arguments', and normalise="
+                f"{normalise!r} divides by its length; choose 'none'"
+            )
+    texts = [text for question in questions for text in question.texts]
+    if normalise == "bytes":
+        return np.array([len(text.encode()) for text in texts], dtype=np.float64)
+    return np.array([len(text) for text in texts], dtype=np.float64)
+
+
+def _classes(questions: Sequence[Question]) -> tuple[str, ...]:
+    size = max(len(question.scores) for question in questions)
+    first = questions[0].texts
+    names = [text.strip() for text in first]
+    same = all(question.texts == first for question in questions)
+    if same and len(names) == size and all(names) and len(set(names)) == size:
+        return tuple(names)
+    return tuple(_LETTERS[:size]) if size <= len(_LETTERS) else tuple(map(str, range(size)))
+
+
+def _compare(
+    path: str | Path,
+    questions: Sequence[Question],
+    probs: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    key: str,
+) -> None:
+    """Say where the harness's own verdict differs from what follows from labels and numbers."""
+    told = np.array([question.verdicts.get(key, np.nan) for question in questions])
+    known = (labels >= 0) & ((told == 0) | (told == 1))
+    # the harness compares log-likelihoods in another precision, so that near ties may differ
+    differ = int((known & (told != (probs.argmax(1) == labels))).sum())
+    if differ:
+        logger.warning(
+            "%s: %r in the log differs from what 'target' and the log-likelihoods give in %d of "
+            "%d rows; the task may score its answers in a way of its own",
+            path,
+            key,
+            differ,
+            int(known.sum()),
+        )
+
+
+def _model_and_task(path: str | Path) -> tuple[str, str]:
+    """Return what the harness's own directory and file names say; empty where they are others."""
+    found = _NAME.fullmatch(Path(path).stem)
+    if found is None:
+        return "", ""
+    return Path(path).absolute().parent.name.rpartition("__")[2], found["task"]

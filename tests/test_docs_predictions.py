@@ -1,0 +1,36 @@
+"""The snippets of docs/predictions.md run as they stand."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_prediction_harness import toy
+
+import bayeslora as bl
+
+PAGE = Path(__file__).parents[1] / "docs" / "predictions.md"
+
+
+def test_the_snippets_run_one_after_another(tmp_path, monkeypatch, capsys):
+    if not PAGE.is_file():
+        pytest.skip("docs/ is not beside tests/")
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    output = SimpleNamespace(predictions=np.eye(3), label_ids=np.arange(3))
+    names = {
+        "trainer": SimpleNamespace(predict=lambda data: output),
+        "test_data": None,
+        "model": SimpleNamespace(config=SimpleNamespace(id2label={0: "a", 1: "b", 2: "c"})),
+        "log": toy(tmp_path),
+    }
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    nll, low, high = map(float, capsys.readouterr().out.split())
+    assert 0 < nll < 0.5
+    assert 0 <= low < high <= 1
+    assert bl.evaluate("logistic.parquet", num_resamples=2).name == "logistic regression"
+    assert bl.Predictions.load("bert.jsonl").classes == ("a", "b", "c")
+    assert names["predictions"].metadata["normalise"] == "characters"

@@ -1,0 +1,176 @@
+"""Predictions of other libraries: scikit-learn's arrays, and a Trainer without anything of ours."""
+
+import numpy as np
+import pytest
+import tiny
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions import Predictions
+
+
+@pytest.fixture(scope="module")
+def wine():
+    """A classifier on scaled wines, with the rows that it has not seen."""
+    data = load_wine()
+    inputs = (data.data - data.data.mean(0)) / data.data.std(0)
+    names = np.array(["barolo", "grignolino", "barbera"])[data.target]
+    held = np.arange(len(names)) % 3 == 0
+    classifier = LogisticRegression(C=0.1).fit(inputs[~held], names[~held])
+    return classifier, inputs[held], names[held]
+
+
+def test_the_scores_of_a_scikit_learn_classifier_are_scikit_learn_s(wine):
+    classifier, inputs, names = wine
+    probs = classifier.predict_proba(inputs)
+    made = Predictions.from_arrays(
+        probs, names, classes=classifier.classes_, kind="probs", name="logistic"
+    )
+    assert made.classes == ("barbera", "barolo", "grignolino")
+    scores = evaluate(made, num_resamples=2)
+    assert scores.name == "logistic"
+    close = pytest.approx  # two sums of the same terms in float64
+    assert scores["accuracy"].value == close(accuracy_score(names, classifier.predict(inputs)))
+    assert scores["nll"].value == close(log_loss(names, probs), rel=1e-10)
+    theirs = brier_score_loss(names, probs, scale_by_half=False)
+    assert scores["brier"].value == close(theirs, rel=1e-10)
+
+
+def test_decision_values_are_the_same_predictions_as_logits(wine):
+    classifier, inputs, names = wine
+    about = {"classes": classifier.classes_, "labels": names}
+    values = classifier.decision_function(inputs)
+    from_logits = Predictions.from_arrays(values, kind="logits", **about)
+    from_probs = Predictions.from_arrays(classifier.predict_proba(inputs), kind="probs", **about)
+    np.testing.assert_allclose(from_logits.probs, from_probs.probs, rtol=1e-10)
+
+
+EVEN = np.full((3, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "expected"),
+    [
+        (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
+        (["no", "yes"], np.array([1, 0, 1]), [1, 0, 1]),
+        (["no", "yes"], ["yes", None, "no"], [1, -1, 0]),
+        (["no", "yes"], [1, -1, 0], [1, -1, 0]),
+        (["no", "yes"], [1.0, np.nan, 0.0], [1, -1, 0]),
+        (np.array([-1, 1]), np.array([1, -1, -1]), [1, 0, 0]),  # a class called -1
+        (np.array([2, 1]), np.array([1, 2, 1]), [1, 0, 1]),  # names win over indices
+        (np.array([False, True]), np.array([True, False, True]), [1, 0, 1]),
+        (np.array([0.0, 1.0]), np.array([1, 0, 1]), [1, 0, 1]),
+        (None, [0, 1, 1], [0, 1, 1]),
+    ],
+)
+def test_labels_are_names_or_else_indices(classes, labels, expected):
+    made = Predictions.from_arrays(EVEN, labels, classes=classes, kind="probs")
+    assert made.labels.tolist() == expected
+
+
+def test_given_arrays_are_left_alone():
+    logits = np.array([[1.0, 2.0]])
+    Predictions.from_arrays(logits, kind="logits")
+    assert logits.tolist() == [[1.0, 2.0]]
+    probs = np.array([[0.25, 0.75]])
+    made = Predictions.from_arrays(probs, kind="probs")
+    probs[0] = 7
+    assert made.probs.tolist() == [[0.25, 0.75]]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (EVEN, {"kind": "prob"}, r"unknown kind 'prob' \(did you mean 'probs'\?\)"),
+        ([[1.0, 2.0]], {"kind": "probs"}, "row 1: probabilities sum to 3"),
+        ([[1.0, np.inf]], {"kind": "logits"}, "row 1, column 'logit_1': inf is not a finite"),
+        ([0.5, 0.5], {"kind": "probs"}, r"got shape \[2\]; where a model gives one number"),
+        ([["a", "b"]], {"kind": "probs"}, "must be an array of numbers"),
+        (EVEN, {"kind": "probs", "classes": ["a", "b", "c"]}, "3 classes for 2 columns"),
+        (EVEN, {"kind": "probs", "classes": ["a", "a"]}, "the name 'a' is already taken"),
+        (EVEN, {"kind": "probs", "labels": [0, 1]}, "2 labels for 3 rows"),
+        (EVEN, {"kind": "probs", "labels": [0, 1, 2]}, "row 3, column 'label': unknown label '2'"),
+        (EVEN, {"kind": "probs", "labels": [0, 1, 0.5]}, "row 3, column 'label': unknown label"),
+        (EVEN, {"kind": "probs", "labels": [[0], [1], [1]]}, "must be names or indices"),
+        (EVEN, {"kind": "probs", "ids": ["x"]}, "1 ids for 3 rows"),
+    ],
+)
+def test_wrong_arrays_are_named(values, options, message):
+    with pytest.raises(InputError, match=message):
+        Predictions.from_arrays(values, **options)
+
+
+def test_kind_has_to_be_said():
+    with pytest.raises(TypeError, match="kind"):
+        Predictions.from_arrays(EVEN)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """What plain transformers give for a tiny classifier, and its names of classes."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    folder = tmp_path_factory.mktemp("classifier")
+    path = tiny.tiny_classifier(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(path)
+    rows = tiny.toy_rows(30, seed=5)
+    data = [{**tokenizer(row["text"]), "labels": tiny.CLASSES.index(row["label"])} for row in rows]
+    arguments = TrainingArguments(folder / "out", report_to=[], disable_tqdm=True, use_cpu=True)
+    trainer = Trainer(model, arguments, data_collator=DataCollatorWithPadding(tokenizer))
+    return trainer.predict(data), model.config.id2label
+
+
+def test_the_output_of_a_plain_trainer(output):
+    found, names = output
+    made = Predictions.from_prediction_output(found, names, name="plain")
+    assert made.classes == tiny.CLASSES
+    weights = np.exp(found.predictions.astype(np.float64))
+    np.testing.assert_allclose(made.probs, weights / weights.sum(1, keepdims=True), rtol=1e-12)
+    # the Trainer's own loss, in single precision, is the NLL
+    nll = evaluate(made, num_resamples=2)["nll"].value
+    assert nll == pytest.approx(found.metrics["test_loss"], rel=1e-5)
+
+
+def test_rows_that_transformers_ignores_have_no_label(output):
+    found, names = output
+    labels = found.label_ids.copy()
+    labels[:3] = -100
+    states = np.zeros((30, 2, 4))
+    some = found._replace(predictions=(found.predictions, states), label_ids=labels)
+    made = Predictions.from_prediction_output(some, {str(k): name for k, name in names.items()})
+    assert made.labels[:3].tolist() == [-1, -1, -1]
+    assert made.labels[3:].tolist() == labels[3:].tolist()
+    assert made.classes == tiny.CLASSES
+    none = found._replace(label_ids=None)
+    assert Predictions.from_prediction_output(none).labels is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "message"),
+    [
+        ({"predictions": np.zeros((30, 1))}, None, r"shape \[30, 1\]; regression"),
+        ({"predictions": np.zeros((30, 5, 3))}, None, "token classification are not supported"),
+        ({"label_ids": np.zeros((30, 3))}, None, "several labels a row are not supported"),
+        ({"label_ids": np.full(30, 3)}, None, "row 1: label 3 is outside 0 to 2"),
+        ({}, {0: "a", 2: "b"}, r"number the classes from 0, got \[0, 2\]"),
+        ({}, ["a", "b"], "2 classes for 3 columns"),
+    ],
+)
+def test_outputs_of_other_tasks_are_refused(output, changes, names, message):
+    with pytest.raises(InputError, match=message):
+        Predictions.from_prediction_output(output[0]._replace(**changes), names)
+
+
+def test_something_else_than_an_output_is_refused():
+    with pytest.raises(InputError, match=r"PredictionOutput of Trainer\.predict, got ndarray"):
+        Predictions.from_prediction_output(EVEN)

@@ -1,0 +1,222 @@
+"""Sample logs of lm-evaluation-harness, in the forms that its versions write."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.prediction_harness import is_sample_log
+from bayeslora.predictions import Predictions
+
+NAME = "samples_toy_task_2026-01-31T10-20-30.123456.jsonl"
+QUESTIONS = [
+    # question, options, index of the right one, log-likelihoods
+    ("What barks?", ["a dog", "a cat", "rain"], 0, [-1.0, -2.5, -9.0]),
+    ("What is wet?", ["bread", "rain", "a hot stone"], 1, [-4.0, -3.5, -6.0]),
+    ("What purrs?", ["a dog", "a cat", "a warm loaf of bread"], 2, [-7.0, -2.0, -8.5]),
+]
+
+
+def sample(number, question, options, target, scores, *, new=True, texts=True, **changes):
+    """One line as `--log_samples` writes it; `new` writes the numbers as texts."""
+    context = f"Question: {question}\nAnswer:"
+    pairs = [(context, f" {option}") for option in options]
+    responses = [[str(s), "False"] if new else [s, False] for s in scores]
+    keyed = {f"gen_args_{k}": {"arg_0": a, "arg_1": b} for k, (a, b) in enumerate(pairs)}
+    per_letter = np.divide(scores, [len(option) for option in options])
+    record = {
+        "doc_id": number,
+        "doc": {"question": question, "choices": options, "source": f"book {number}"},
+        "target": str(target) if new else target,
+        "arguments": keyed if new else [list(pair) for pair in pairs],
+        "resps": [[one] for one in responses],
+        "filtered_resps": responses,
+        "doc_hash": "0" * 64,
+        "acc": float(np.argmax(scores) == target),
+        "acc_norm": float(np.argmax(per_letter) == target),
+    }
+    if new:
+        record |= {"filter": "none", "metrics": ["acc", "acc_norm"]}
+    if not texts:
+        del record["arguments"]
+    return record | changes
+
+
+def log(tmp_path, lines, name=NAME):
+    path = tmp_path / "org__tiny-model" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def toy(tmp_path, *, new=True, **changes):
+    lines = [sample(k, *parts, new=new, **changes) for k, parts in enumerate(QUESTIONS)]
+    return log(tmp_path, lines)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_both_forms_read_the_same(tmp_path, new, caplog):
+    found = Predictions.load(toy(tmp_path, new=new))
+    weights = np.exp([scores for *_, scores in QUESTIONS])
+    expected = weights / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(found.probs, expected, rtol=1e-12)  # exp of ten at most
+    assert found.classes == ("A", "B", "C")
+    assert found.labels.tolist() == [0, 1, 2]
+    assert found.ids == ("0", "1", "2")
+    assert found.name == "tiny-model toy_task"
+    assert found.metadata["task"] == "toy_task"
+    assert not caplog.records  # the harness's own accuracy agrees
+
+
+def test_scores_are_the_harness_s_own(tmp_path):
+    path = toy(tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for normalise, key in (("none", "acc"), ("characters", "acc_norm")):
+        scores = evaluate(Predictions.from_lm_eval(path, normalise=normalise), num_resamples=2)
+        assert scores["accuracy"].value == pytest.approx(np.mean([line[key] for line in lines]))
+    weights = np.exp([scores for *_, scores in QUESTIONS])
+    errors = weights / weights.sum(1, keepdims=True) - np.eye(3)
+    brier = evaluate(path, num_resamples=2)["brier"].value
+    assert brier == pytest.approx(np.mean((errors**2).sum(1)), rel=1e-12)
+
+
+def test_lengths_are_characters_or_bytes_without_the_space(tmp_path):
+    options = ["ö", "oo"]
+    path = log(tmp_path, [sample(0, "Which?", options, 0, [-2.0, -3.0])])
+    odds = {"none": -3 + 2, "characters": -3 / 2 + 2 / 1, "bytes": -3 / 2 + 2 / 2}
+    for normalise, gap in odds.items():
+        probs = Predictions.from_lm_eval(path, normalise=normalise).probs[0]
+        np.testing.assert_allclose(np.log(probs[1] / probs[0]), gap, rtol=1e-12)
+
+
+def test_options_that_a_question_lacks_have_no_probability(tmp_path):
+    lines = [
+        sample(0, "Which?", ["x", "y"], 1, [-1.0, -2.0]),
+        sample(1, "Which?", ["x", "y", "z", "w"], 3, [-3.0, -2.0, -1.0, -4.0]),
+    ]
+    found = Predictions.load(log(tmp_path, lines))
+    assert found.classes == ("A", "B", "C", "D")
+    assert found.probs[0, 2:].tolist() == [0, 0]
+    scores = evaluate(found, {"same": found}, num_resamples=5)
+    assert all(np.isfinite(score.value) for score in scores.scores.values())
+    assert found.uncertainty("entropy")[0] <= np.log(2)
+
+
+def test_options_that_never_change_name_the_classes(tmp_path):
+    lines = [sample(k, f"Is {k} odd?", ["no", "yes"], k % 2, [-1.0, -2.0]) for k in range(3)]
+    assert Predictions.load(log(tmp_path, lines)).classes == ("no", "yes")
+    without = [sample(k, "?", ["no", "yes"], k % 2, [-1, -2], texts=False) for k in range(3)]
+    assert Predictions.load(log(tmp_path, without)).classes == ("A", "B")
+
+
+def test_many_options_are_numbered(tmp_path):
+    options = [f"option {k}" for k in range(30)]
+    lines = [sample(k, "?", options[k:] + options[:k], 0, [-1.0] * 30) for k in range(2)]
+    assert Predictions.load(log(tmp_path, lines)).classes[:2] == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([0, 1, 2], [0, 1, 2]),
+        (["0", "1", "2"], [0, 1, 2]),
+        ([[0], "[1]", 2.0], [0, 1, 2]),
+        (["A", "b", "(C)"], [0, 1, 2]),
+        (["a dog", " rain", "a cat"], [0, 1, 1]),
+        ([None, "", "-1"], None),
+        (["1", None, "-100"], [1, -1, -1]),
+    ],
+)
+def test_a_target_is_an_index_a_letter_or_a_text(tmp_path, targets, expected):
+    lines = [
+        sample(k, *parts, acc="?", target_hash="") | {"target": target}
+        for k, (parts, target) in enumerate(zip(QUESTIONS, targets, strict=True))
+    ]
+    labels = Predictions.load(log(tmp_path, lines)).labels
+    assert labels is None if expected is None else labels.tolist() == expected
+
+
+def test_unconditional_scores_of_mutual_information_are_left_out(tmp_path):
+    line = sample(0, *QUESTIONS[0])
+    plain = Predictions.load(log(tmp_path, [line])).probs
+    for k in range(3):
+        line["arguments"][f"gen_args_{k + 3}"] = {"arg_0": "", "arg_1": " x"}
+        line["filtered_resps"].append(["-5.0", "False"])
+    assert np.array_equal(Predictions.load(log(tmp_path, [line])).probs, plain)
+
+
+def test_old_logs_without_filtered_responses(tmp_path):
+    lines = [sample(k, *parts, new=False) for k, parts in enumerate(QUESTIONS)]
+    expected = Predictions.load(log(tmp_path, lines)).probs
+    for line in lines:
+        del line["filtered_resps"]
+    assert np.array_equal(Predictions.load(log(tmp_path, lines)).probs, expected)
+
+
+def test_fields_of_the_document_are_kept_where_they_are_asked_for(tmp_path):
+    found = Predictions.load(toy(tmp_path), columns=["question", "source"])
+    assert list(found.columns["question"]) == [question for question, *_ in QUESTIONS]
+    assert list(found.columns["source"]) == ["book 0", "book 1", "book 2"]
+    with pytest.raises(InputError, match=r"unknown field of doc 'sauce' .*mean 'source'"):
+        Predictions.load(toy(tmp_path), columns=["sauce"])
+
+
+def test_a_verdict_that_differs_is_said(tmp_path, caplog):
+    lines = [sample(k, *parts) for k, parts in enumerate(QUESTIONS)]
+    lines[1]["acc"] = 1 - lines[1]["acc"]
+    with caplog.at_level(logging.WARNING):
+        Predictions.load(log(tmp_path, lines))
+    assert "'acc' in the log differs" in caplog.text
+    assert "1 of 3 rows" in caplog.text
+
+
+def test_a_name_that_is_not_the_harness_s_is_the_file_s(tmp_path):
+    assert Predictions.load(log(tmp_path, [sample(0, *QUESTIONS[0])], "mine.jsonl")).name == "mine"
+
+
+LINE = sample(0, *QUESTIONS[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"filtered_resps": ["It barks."]}, "row 2: the response 'It barks.' is not a log-likel"),
+        (
+            {"filtered_resps": [["42"]], "arguments": [["q", {"until": []}]]},
+            "the log-likelihood of",
+        ),
+        ({"filtered_resps": [["-1.0", "False"]]}, "row 2 has the log-likelihood of one text"),
+        ({"filtered_resps": []}, "row 2 has the log-likelihood of one text"),
+        ({"filtered_resps": [["-inf", "False"], ["-1", "False"]]}, "option 1: log-likelihood -inf"),
+        ({"target": "3"}, "row 2, 'target': '3' is not one of its 3 options"),
+        ({"target": "maybe"}, "row 2, 'target': 'maybe' is not one of its 3 options"),
+        ({"target": "[0, 2]"}, r"row 2, 'target': '\[0, 2\]' may name several right options"),
+        ({"target": [0, 2]}, "may name several right options"),
+        ({"filter": "strict"}, r"once a filter \(none, strict\); keep the lines of one"),
+        ({"doc_id": 0}, "row 2: id '0' is already the id of row 1"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, changes, message):
+    path = log(tmp_path, [LINE, {**LINE, "doc_id": 1, **changes}])
+    with pytest.raises(InputError, match=message):
+        Predictions.load(path)
+
+
+def test_lengths_need_texts(tmp_path):
+    path = log(tmp_path, [sample(0, *QUESTIONS[0], texts=False)])
+    with pytest.raises(InputError, match="row 1 has an option without a text in 'arguments'"):
+        Predictions.from_lm_eval(path, normalise="bytes")
+    with pytest.raises(InputError, match="unknown normalise 'tokens'"):
+        Predictions.from_lm_eval(path, normalise="tokens")
+
+
+def test_other_files_are_not_taken_for_logs(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"doc_id": 1, "prob_a": 1, "prob_b": 0}\n')
+    assert not is_sample_log(path)
+    assert not is_sample_log(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="is not a sample log"):
+        Predictions.from_lm_eval(path)

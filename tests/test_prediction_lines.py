@@ -1,0 +1,149 @@
+"""Predictions as JSON lines: what is read, and how a wrong line is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+
+
+def read(tmp_path, *lines, **options):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n"
+    )
+    return Predictions.load(path, **options)
+
+
+def test_written_lines_are_plain_objects(tmp_path):
+    made = Predictions([[0.25, 0.75], [0.5, 0.5]], ["no", "yes"], labels=[1, -1], ids=["x", "y"])
+    made.save(tmp_path / "p.jsonl")
+    first, second = map(json.loads, (tmp_path / "p.jsonl").read_text().splitlines())
+    assert first == {
+        "id": "x",
+        "label": "yes",
+        "prediction": "yes",
+        "confidence": 0.75,
+        "prob_no": 0.25,
+        "prob_yes": 0.75,
+    }
+    assert second["label"] is None
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf\n{"prob_a": 1, "prob_b": 0}\n \n{"prob_a": 0, "prob_b": 1}')
+    assert Predictions.load(path).probs.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(("key", "first"), [("probs", 0.25), ("logits", 1 / (1 + np.exp(0.5)))])
+def test_an_object_of_classes_stands_for_their_columns(tmp_path, key, first):
+    row = {"label": 1, key: {"a": 0.25, "b": 0.75}}
+    found = read(tmp_path, row, row)
+    assert found.classes == ("a", "b")
+    np.testing.assert_allclose(found.probs[:, 0], first, rtol=1e-15)
+    assert found.labels.tolist() == [1, 1]
+
+
+def test_values_beside_the_numbers_keep_their_text(tmp_path):
+    rows = [
+        {"id": 7, "label": "2020-01-01", "source": "01", "prob_2020-01-01": 1, "prob_b": 0},
+        {"id": 8, "label": None, "source": ["x", 1], "prob_2020-01-01": 1, "prob_b": 0},
+    ]
+    found = read(tmp_path, *rows, columns=["source"])
+    assert found.ids == ("7", "8")
+    assert found.labels.tolist() == [0, -1]
+    assert list(found.columns["source"]) == ["01", '["x", 1]']
+
+
+GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "has no rows"),
+        ([GOOD, '{"id": "y", "prob'], r"line 2: broken JSON \(Unterminated string"),
+        ([GOOD, "", "[1, 2]"], r"line 3: '\[1, 2\].*' is not an object"),
+        ([GOOD, "[" * 100_000], r"line 2: broken JSON \(nested too deeply\)"),
+        ([GOOD, {"id": "y", "label": "a", "prob_a": 1}], "row 2 has no 'prob_b', which row 1 has"),
+        ([GOOD, {"id": "y", "prob_a": 1, "prob_b": 0}], "row 2 has no 'label'.*write null"),
+        ([GOOD, {**GOOD, "id": "y", "prob_c": 0}], "row 2 has 'prob_c', which row 1 has not"),
+        ([{"prob_a": 1, "prob_b": 0}, GOOD], "row 2 has 'id', which row 1 has not"),
+        ([GOOD, {**GOOD, "prob_b": "half"}], "row 2, column 'prob_b': \"half\" is not a number"),
+        ([GOOD, {**GOOD, "prob_b": True}], "row 2, column 'prob_b': true is not a number"),
+        ([GOOD, {**GOOD, "prob_b": 10**400}], "'prob_b' holds an integer beyond float64"),
+        ([{**GOOD, "prob_b": None}], "row 1, class 'b': probability nan"),
+        (['{"prob_a": NaN, "prob_b": 1}'], "row 1, class 'a': probability nan"),
+        ([GOOD, {**GOOD, "id": None}], "row 2, column 'id': empty"),
+        ([GOOD, GOOD], "row 2: id 'x' is already the id of row 1"),
+        ([{**GOOD, "label": "q"}], "row 1, column 'label': unknown label 'q'"),
+        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "line 1: broken JSON .Exceeds"),
+        (['{"label": "\\ud800", "prob_a": 1, "prob_b": 0}'], "column 'label'.*not valid Unicode"),
+        ([{"label": "a"}], r"prob_<class> .*its columns are 'label'"),
+        ([{"probs": [0.5, 0.5]}], r"prob_<class> .*its columns are 'probs'"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, lines, message):
+    with pytest.raises(InputError, match=rf"(?s)p\.jsonl.*{message}"):
+        read(tmp_path, *lines)
+
+
+def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
+    with pytest.raises(InputError, match="line 2: byte 0xe9 is not UTF-8"):
+        Predictions.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeypatch):
+    generator = np.random.default_rng(0)
+    made = Predictions(
+        generator.dirichlet(np.ones(3), size=20),
+        ["a", "b", "c"],
+        labels=generator.integers(-1, 3, size=20),
+        ids=[f"r{row}" for row in range(20)],
+        total=generator.random(20),
+        sets=generator.random((20, 3)) < 0.5,
+        columns={"source": [None if row % 5 == 0 else f"s{row}" for row in range(20)]},
+    )
+    path = tmp_path / f"p{suffix}"
+    made.save(path)
+    monkeypatch.setattr("bayeslora.prediction_tables._PIECE", 3)
+    found = Predictions.load(path, columns=["source"])
+    assert np.array_equal(found.probs, made.probs)
+    assert np.array_equal(found.labels, made.labels)
+    assert np.array_equal(found.total, made.total)
+    assert np.array_equal(found.sets, made.sets)
+    assert found.ids == made.ids
+    assert list(found.columns["source"]) == list(made.columns["source"])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    logits = [0.0] * 7 + [float("inf")]
+    path = tmp_path / f"p.{kind}"
+    if kind == "parquet":
+        pa.parquet.write_table(pa.table({"logit_a": logits, "logit_b": [0.0] * 8}), path)
+    else:
+        lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
+        path.write_text("\n".join(lines))
+    monkeypatch.setattr("bayeslora.prediction_tables._PIECE", 3)
+    with pytest.raises(InputError, match="row 8, column 'logit_a': inf"):
+        Predictions.load(path)
+
+
+def test_a_record_shares_what_nobody_can_change():
+    made = Predictions([[0.25, 0.75]], ["a", "b"], labels=[1], epistemic=[0.5])
+    other = made.replace(name="other")
+    for name in ("probs", "labels", "epistemic"):
+        assert getattr(other, name) is getattr(made, name)
+    view = np.array([[0.25, 0.75], [1.0, 0.0]])[:1]
+    view.setflags(write=False)  # whoever holds the base can still change it
+    assert Predictions(view, ["a", "b"]).probs.base is None

@@ -1,0 +1,84 @@
+"""Seeds of one method are found where something says that they are, and nowhere else."""
+
+import numpy as np
+import pytest
+
+from bayeslora.prediction_seeds import group_seeds, seed_of
+from bayeslora.predictions import Predictions
+from bayeslora.reporting.inputs import by_group, gather
+
+
+def made(name="lora", rows=3, classes=("a", "b"), **metadata):
+    even = np.full((rows, len(classes)), 1 / len(classes))
+    return Predictions(even, classes, name=name, metadata=metadata)
+
+
+def test_stored_seeds_of_one_name_are_one_method_by_rising_seed():
+    items = [made(fit_seed="10"), made("other"), made(fit_seed="2"), made(fit_seed="0")]
+    first, second = group_seeds(items)
+    assert (first.name, first.members, first.seeds) == ("lora", (3, 2, 0), ("0", "2", "10"))
+    assert (second.name, second.members, second.seeds) == ("other", (1,), ("",))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [made(fit_seed="0")],  # the same fit twice
+        [made()],  # two methods may share a name
+        [made(fit_seed="1", rows=4)],  # other rows
+        [made(fit_seed="1", classes=("a", "c"))],  # another task
+        [made("lora-2", fit_seed="1")],
+        [made(fit_seed="1"), made(fit_seed="0")],
+    ],
+)
+def test_what_may_be_something_else_stays_apart(others):
+    groups = group_seeds([made(fit_seed="0"), *others])
+    assert [group.members for group in groups] == [(k,) for k in range(1 + len(others))]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "expected"),
+    [
+        ("lora-seed-1.csv", None, ("lora", "1")),
+        ("lora_seed12.csv", None, ("lora", "12")),
+        ("runs/lora/seed-3/test.csv", None, ("lora", "3")),
+        ("runs/lora/seed-3/predictions/test.parquet", None, ("lora", "3")),
+        ("runs/lora-seed-3/predictions/test.parquet", "polar", ("polar", "3")),
+        ("reseed.csv", None, ("reseed", "")),
+        ("lora-seed-1b.csv", None, ("lora-seed-1b", "")),
+        ("test.csv", None, ("test", "")),
+    ],
+)
+def test_a_path_says_the_seed_where_nothing_is_stored(path, name, expected):
+    stem = path.rpartition("/")[2].partition(".")[0]
+    assert seed_of(name or stem, {}, f"/data/{path}") == expected
+
+
+def test_the_seed_of_the_fit_wins_over_the_path_and_the_path_over_the_seed_of_the_draws():
+    path = "/data/lora/seed-3/test.parquet"
+    assert seed_of("lora", {"fit_seed": "1", "seed": "0"}, path) == ("lora", "1")
+    assert seed_of("lora", {"seed": "0"}, path) == ("lora", "3")
+    assert seed_of("lora", {"seed": "0"}, "/data/test.parquet") == ("lora", "0")
+    assert seed_of("lora", {"seed": "0"}) == ("lora", "0")
+
+
+def test_gathered_methods_know_their_seed(tmp_path):
+    for seed in (1, 0):
+        folder = tmp_path / "lora" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        made().save(folder / "test.csv")
+    made("plain").save(tmp_path / "plain.csv")
+    files = [tmp_path / "lora" / "seed-1" / "test.csv", tmp_path / "plain.csv"]
+    files.append(tmp_path / "lora" / "seed-0" / "test.csv")
+    methods = gather(files)
+    told = [(one.group, one.seed) for one in methods]
+    assert told == [("lora", "1"), ("plain", ""), ("lora", "0")]
+    groups = by_group(methods)
+    assert list(groups) == ["lora", "plain"]
+    assert [one.seed for one in groups["lora"]] == ["0", "1"]
+
+
+def test_two_methods_of_one_name_are_two_groups():
+    methods = gather([made(), made(), made("lora", 4)])
+    assert len(by_group(methods)) == 3
+    assert [one.group for one in methods] == [one.label for one in methods]
