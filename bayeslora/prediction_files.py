@@ -81,6 +81,16 @@ def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]
     return fields
 
 
+def further_columns(path: str | Path) -> list[str]:
+    """Return the columns of a predictions file that have no meaning of their own, in order.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+    """
+    names = read_table(path, is_numeric=_is_numeric).column_names
+    return [name for name in names if not is_ours(name)]
+
+
 def is_ours(column: str) -> bool:
     """Say whether a column's name has a meaning of its own in predictions files."""
     return column in _FIXED or column.startswith((*_NUMERIC, "set_"))

@@ -18,7 +18,7 @@ from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
 from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts
@@ -113,7 +113,9 @@ class Evaluation:
             if split not in {TRAIN, VALIDATION}
         }
         report = {} if config is None else head.report()
-        return Outcome(self.predictions(name, logits, getattr(config, "link", "mc")), report)
+        link = getattr(config, "link", "mc")
+        used = (self.spec.posterior if config is None else config).name
+        return Outcome(self.predictions(name, logits, link, posterior=used), report)
 
     def dropout(
         self,
@@ -130,7 +132,7 @@ class Evaluation:
             )
             for split in self.scored
         }
-        return Outcome(self.predictions(name, logits))
+        return Outcome(self.predictions(name, logits, posterior=config.name))
 
     def ensemble(
         self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
@@ -142,18 +144,23 @@ class Evaluation:
             for split, values in means.items():
                 values.append(head.predict(found[split].values).mean)
         logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
-        return Outcome(self.predictions(name, logits))
+        return Outcome(self.predictions(name, logits, posterior=Ensemble.name))
 
     def predictions(
-        self, name: str, logits: Mapping[str, Logits], link: str = "mc"
+        self, name: str, logits: Mapping[str, Logits], link: str = "mc", *, posterior: str
     ) -> dict[str, Predictions]:
-        """Return the predictions that logits of some splits stand for."""
+        """Return the predictions that logits of some splits stand for, which note the posterior."""
+        notes = {
+            "adapter": self.spec.adapter.name,
+            "posterior": posterior,
+            "fit_seed": str(self.spec.seed),
+        }
         return {
             split: to_predictions(
                 item,
                 self.data.classes,
                 link=link,
-                notes={"fit_seed": str(self.spec.seed)},
+                notes=notes,
                 name=name,
                 labels=self.texts(split).labels.numpy(),
                 ids=self.rows[split].ids,

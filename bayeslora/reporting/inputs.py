@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.prediction_files import further_columns
 from bayeslora.predictions import Predictions
 from bayeslora.reporting.text import unique_labels
 
@@ -61,7 +62,10 @@ class Method:
 
 
 def gather(
-    items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike | None = None
+    items: PredictionsLike | Sequence[PredictionsLike],
+    ood: OodLike | None = None,
+    *,
+    column: str | None = None,
 ) -> list[Method]:
     """Load everything that a report needs, in the order given.
 
@@ -69,6 +73,8 @@ def gather(
         items: Predictions or paths, one for each method or seed; a single one is allowed.
         ood: Out-of-distribution sets; where there are several items, by method: its name, or its
             label such as `polar (seed 1)` where several items share the name.
+        column: A further column of the rows that the methods are judged by, kept from files that
+            have it.
 
     Raises:
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
@@ -77,7 +83,7 @@ def gather(
     given = [items] if isinstance(items, Predictions | str | Path) else list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item) for item in given]
+    sources = [load_source(item, column) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
     labels = unique_labels(names, [_seed_hint(source.predictions) for source in sources])
     outside = _by_method(names, labels, ood or {})
@@ -87,8 +93,12 @@ def gather(
     ]
 
 
-def load_source(item: PredictionsLike) -> Source:
+def load_source(item: PredictionsLike, column: str | None = None) -> Source:
     """Return predictions with the hash of the file they come from.
+
+    Args:
+        item: Predictions or a path.
+        column: A further column to keep from a file that has it.
 
     Raises:
         InputError: `item` is neither predictions nor a path, or its file cannot be read.
@@ -98,7 +108,8 @@ def load_source(item: PredictionsLike) -> Source:
     if not isinstance(item, str | Path):
         raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
     path = Path(item)
-    predictions = Predictions.load(path)
+    kept = [name for name in further_columns(path) if name == column] if column else []
+    predictions = Predictions.load(path, columns=kept)
     with path.open("rb") as stream:
         return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
 

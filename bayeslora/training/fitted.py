@@ -102,7 +102,7 @@ class Fitted:
         """
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
-        posterior = self.posterior
+        posterior, adapter = self.posterior, self.record.adapter
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
         texts = self.prepare(rows, unknown, say=say)
@@ -126,6 +126,8 @@ class Fitted:
             feature_scores=self.network.feature_scores,
             further=scores,
             notes={
+                **({} if adapter is None else {"adapter": str(adapter["name"])}),
+                "posterior": str(posterior.name),
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },

@@ -1,0 +1,126 @@
+"""One card a method: what it is, how it predicts, and what was done to its probabilities since.
+
+Everything comes from the metadata of the predictions. Files of other tools have none, and their
+cards say so rather than guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.conformal.config import CONFORMAL
+from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.text import clean, counted, shorten
+
+LINKS = {
+    "mc": "softmax of draws of the logits, averaged",
+    "softmax": "softmax of each pass, averaged",
+    "probit": "probit approximation of the mean of softmax",
+    "bridge": "Laplace bridge to a Dirichlet",
+}
+"""How logits with a distribution become probabilities, in words."""
+
+PASSES = {"num_samples": "one a draw", "num_members": "one a member"}
+"""How posteriors count passes, in words; others are numbers."""
+
+UNKNOWN = "Its file does not say how it was made; everything here is judged by its probabilities."
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a method, plain text.
+
+    Attributes:
+        label: The method's label.
+        summary: What it is, in a sentence.
+        rows: Names and values.
+    """
+
+    label: str
+    summary: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def method_cards(methods: Sequence[Assessed]) -> tuple[Card, ...]:
+    """Return a card for every method, in order."""
+    return tuple(_card(one) for one in methods)
+
+
+def _card(one: Assessed) -> Card:
+    notes = one.method.predictions.metadata
+    parts = [
+        _described(registry, notes[key])
+        for registry, key in ((ADAPTERS, "adapter"), (POSTERIORS, "posterior"))
+        if key in notes
+    ]
+    first = "; ".join(parts)
+    summary = f"{first[:1].upper()}{first[1:]}." if parts else "" if notes else UNKNOWN
+    unlabelled = one.scores.n - one.scores.n_labelled
+    without = f", {unlabelled:,} of them without a label" if unlabelled else ""
+    size = f"{counted(one.scores.n, 'row')} of {one.scores.num_classes} classes{without}"
+    return Card(one.label, summary, (*_rows(notes), ("scored on", size)))
+
+
+def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if link := notes.get("link"):
+        yield "from logits to probabilities", LINKS.get(link, _short(link))
+    if draws := notes.get("num_samples"):
+        yield "draws", _short(draws)
+    posterior = POSTERIORS.get(notes.get("posterior", ""))
+    if posterior is not None:
+        yield "passes of the adapted layers", _passes(posterior, notes)
+        yield "kept beside the mean weights", posterior.parameters
+    yield from _later(notes, "recalibration", RECALIBRATORS, "recalibrated")
+    yield from _later(notes, "conformal", CONFORMAL, "prediction sets")
+    seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}
+    known = [f"{name} {_short(seed)}" for name, seed in seeds.items() if seed]
+    if known:
+        yield "seeds", ", ".join(known)
+    yield from _sources(notes)
+
+
+def _later(
+    notes: Mapping[str, str], key: str, registry: Mapping[str, Any], title: str
+) -> Iterator[tuple[str, str]]:
+    """Say what was fitted to the predictions afterwards, on how many rows."""
+    if key in notes:
+        rows = notes.get(f"{key}_rows", "")
+        fitted = f"; fitted to {counted(int(rows), 'row')}" if rows.isdecimal() else ""
+        alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
+        meant = f"; at most a share of {_short(alpha)} missed" if alpha else ""
+        yield title, f"{_described(registry, notes[key])}{meant}{fitted}"
+
+
+def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    registries: Mapping[str, Mapping[str, Any]] = {
+        "adapter": ADAPTERS,
+        "posterior": POSTERIORS,
+        "recalibration": RECALIBRATORS,
+        "conformal": CONFORMAL,
+    }
+    found = [registry.get(notes.get(key, "")) for key, registry in registries.items()]
+    sources = dict.fromkeys(one.source for one in found if one is not None and one.source)
+    if sources:
+        yield "sources" if len(sources) > 1 else "source", "; ".join(sources)
+
+
+def _described(registry: Mapping[str, Any], name: str) -> str:
+    known = registry.get(name)
+    return _short(name) if known is None else f"{name}, {known.summary}"
+
+
+def _passes(posterior: Any, notes: Mapping[str, str]) -> str:
+    """Return a number where the notes know it, else how the posterior counts them."""
+    drawn = notes.get("num_samples", "")
+    if posterior.passes == "num_samples" and drawn.isdecimal():
+        return str(max(1, int(drawn)))
+    return PASSES.get(posterior.passes, str(posterior.passes))
+
+
+def _short(text: str) -> str:
+    return shorten(clean(text), 60)
