@@ -55,11 +55,10 @@ def _card(one: Assessed) -> Card:
     notes = one.method.predictions.metadata
     parts = [
         _described(registry, notes[key])
-        for registry, key in ((ADAPTERS, "adapter"), (POSTERIORS, "posterior"))
+        for key, registry in (("adapter", ADAPTERS), ("posterior", POSTERIORS))
         if key in notes
     ]
-    first = "; ".join(parts)
-    summary = f"{first[:1].upper()}{first[1:]}." if parts else "" if notes else UNKNOWN
+    summary = " with ".join(parts) if notes else UNKNOWN
     unlabelled = one.scores.n - one.scores.n_labelled
     without = f", {unlabelled:,} of them without a label" if unlabelled else ""
     size = f"{counted(one.scores.n, 'row')} of {one.scores.num_classes} classes{without}"
@@ -70,7 +69,8 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if link := notes.get("link"):
         yield "from logits to probabilities", LINKS.get(link, _short(link))
     if draws := notes.get("num_samples"):
-        yield "draws", _short(draws)
+        count = _whole(draws)
+        yield "draws", _short(draws) if count is None else f"{count:,}"
     posterior = POSTERIORS.get(notes.get("posterior", ""))
     if posterior is not None:
         yield "passes of the adapted layers", _passes(posterior, notes)
@@ -89,8 +89,8 @@ def _later(
 ) -> Iterator[tuple[str, str]]:
     """Say what was fitted to the predictions afterwards, on how many rows."""
     if key in notes:
-        rows = notes.get(f"{key}_rows", "")
-        fitted = f"; fitted to {counted(int(rows), 'row')}" if rows.isdecimal() else ""
+        rows = _whole(notes.get(f"{key}_rows", ""))
+        fitted = "" if rows is None else f"; fitted to {counted(rows, 'row')}"
         alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
         meant = f"; at most a share of {_short(alpha)} missed" if alpha else ""
         yield title, f"{_described(registry, notes[key])}{meant}{fitted}"
@@ -111,15 +111,20 @@ def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _described(registry: Mapping[str, Any], name: str) -> str:
     known = registry.get(name)
-    return _short(name) if known is None else f"{name}, {known.summary}"
+    return _short(name) if known is None else f"{name} ({known.summary})"
 
 
 def _passes(posterior: Any, notes: Mapping[str, str]) -> str:
     """Return a number where the notes know it, else how the posterior counts them."""
-    drawn = notes.get("num_samples", "")
-    if posterior.passes == "num_samples" and drawn.isdecimal():
-        return str(max(1, int(drawn)))
+    drawn = _whole(notes.get("num_samples", ""))
+    if posterior.passes == "num_samples" and drawn is not None:
+        return f"{max(1, drawn):,}"
     return PASSES.get(posterior.passes, str(posterior.passes))
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number that a tool may have noted; None for anything else."""
+    return int(text) if text.isdecimal() and len(text) <= 12 else None
 
 
 def _short(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-_OPERATORS = frozenset("=+−·±≠≤≥<>∈()[],:∑")
+_OPERATORS = frozenset("=+−·±≠≤≥<>∈()[]{},:∑")
 _FUNCTIONS = frozenset({"log"})
+_SPACE = '<mspace width="0.2em"></mspace>'
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,16 @@ def sub(base: Piece, index: Piece) -> Formula:
     return Formula(f"<msub>{_grouped(main)}{_grouped(low)}</msub>", f"{main.text}_{_tight(low)}")
 
 
+def bracketed(inner: Piece) -> Formula:
+    """Return a piece in round brackets, which grow with it alone."""
+    body = row("(", inner, ")")
+    return Formula(_grouped(body), body.text)
+
+
 def squared(base: Piece) -> Formula:
     """Return the square of a piece in brackets."""
-    inner = row("(", base, ")")
-    return Formula(f"<msup>{_grouped(inner)}<mn>2</mn></msup>", f"{inner.text}²")
+    inner = bracketed(base)
+    return Formula(f"<msup>{inner.mathml}<mn>2</mn></msup>", f"{inner.text}²")
 
 
 def absolute(inner: Piece) -> Formula:
@@ -86,7 +93,8 @@ def root(inner: Piece) -> Formula:
 def under(sign: str, index: Piece) -> Formula:
     """Return a sign such as ∑ or max over an index, which stands below it."""
     main, low = row(sign), row(index)
-    return Formula(f"<munder>{main.mathml}{_grouped(low)}</munder>", f"{main.text}_{_tight(low)}")
+    mathml = f"<munder>{main.mathml}{_grouped(low)}</munder>{_SPACE}"
+    return Formula(mathml, f"{main.text}_{_tight(low)}")
 
 
 def mean(index: str, size: str) -> Formula:
@@ -97,7 +105,7 @@ def mean(index: str, size: str) -> Formula:
 def truth(condition: Piece) -> Formula:
     """Return 1 where a condition holds, else 0."""
     inside = row("[", condition, "]")
-    return Formula(f"<mn>1</mn>{inside.mathml}", f"1{inside.text}")
+    return Formula(f"<mn>1</mn>{_grouped(inside)}", f"1{inside.text}")
 
 
 def _parts(piece: Piece) -> list[Formula]:
@@ -112,8 +120,7 @@ def _token(token: str) -> str:
         return f"<mn>{safe}</mn>"
     if token in _OPERATORS:
         return f"<mo>{safe}</mo>"
-    space = '<mspace width="0.2em"></mspace>' if token in _FUNCTIONS else ""
-    return f"<mi>{safe}</mi>{space}"
+    return f"<mi>{safe}</mi>{_SPACE if token in _FUNCTIONS else ''}"
 
 
 def _grouped(piece: Formula) -> str:

@@ -160,7 +160,7 @@ TERMS = (
         "FPR95",
         "The share of familiar rows flagged by mistake where the threshold catches 95 %"
         " of the unfamiliar ones. Lower is better.",
-        (formulas.FPR95,),
+        (formulas.FPR95, formulas.FPR95_THRESHOLD),
         "Liang, Li and Srikant 2018, arXiv 1706.02690",
         frozenset({UNFAMILIAR}),
     ),

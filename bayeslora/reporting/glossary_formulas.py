@@ -6,6 +6,7 @@ from bayeslora.reporting.formulas import (
     Formula,
     Piece,
     absolute,
+    bracketed,
     call,
     fraction,
     mean,
@@ -62,16 +63,11 @@ AUROC = row(
 AUPR = row(
     "AUPR =",
     under("∑", "k"),
-    row("(", sub("R", "k"), "−", sub("R", "k − 1"), ")"),
+    bracketed(row(sub("R", "k"), "−", sub("R", "k − 1"))),
     sub("P", "k"),
 )
-FPR95 = row(
-    "FPR95 =",
-    call("P", row(_FAMILIAR, "≥ t")),
-    words(" with the largest t for which "),
-    call("P", row(_UNFAMILIAR, "≥ t")),
-    "≥ 0.95",
-)
+FPR95 = row("FPR95 =", call("P", row(_FAMILIAR, "≥ t")))
+FPR95_THRESHOLD = row("t = max { s :", call("P", row(_UNFAMILIAR, "≥ s")), "≥ 0.95 }")
 TOTAL = row("total = −", under("∑", "c"), _PROBABILITY, "log", _PROBABILITY)
 ALEATORIC = row(
     "aleatoric = −",
@@ -82,20 +78,10 @@ ALEATORIC = row(
     sub("p", "s , i , c"),
 )
 EPISTEMIC = row("epistemic = total − aleatoric")
+_SPREAD = row(
+    fraction("1", "m"), "·", _SHARE, bracketed(row("1 −", _SHARE)), "+", fraction("z²", "4 m²")
+)
 WILSON = row(
     fraction("1", row("1 +", fraction("z²", "m"))),
-    "(",
-    _SHARE,
-    "+",
-    fraction("z²", "2 m"),
-    "± z",
-    root(
-        row(
-            fraction("1", "m"),
-            row("·", _SHARE, "(", "1 −", _SHARE, ")"),
-            "+",
-            fraction("z²", "4 m²"),
-        )
-    ),
-    ")",
+    bracketed(row(_SHARE, "+", fraction("z²", "2 m"), "± z", root(_SPREAD))),
 )

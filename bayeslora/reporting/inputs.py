@@ -12,6 +12,9 @@ from bayeslora.prediction_files import further_columns
 from bayeslora.predictions import Predictions
 from bayeslora.reporting.text import unique_labels
 
+EXAMPLE_COLUMN = "text"
+"""The further column that holds the texts of rows, where nothing else is said."""
+
 PredictionsLike = Predictions | str | Path
 """Predictions, or the path of a file that holds some."""
 
@@ -112,6 +115,28 @@ def load_source(item: PredictionsLike, column: str | None = None) -> Source:
     predictions = Predictions.load(path, columns=kept)
     with path.open("rb") as stream:
         return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def check_column(methods: Sequence[Method], column: str) -> None:
+    """Complain where no method has a further column.
+
+    Raises:
+        InputError: None has it; the message names those that there are.
+    """
+    if any(column in one.predictions.columns for one in methods):
+        return
+    known = {
+        name
+        for one in methods
+        for name in (
+            one.predictions.columns
+            if one.source.path is None
+            else further_columns(one.source.path)
+        )
+    }
+    if not known:
+        raise InputError(f"example column {column!r}: the predictions have no further columns")
+    raise unknown_choice("example column", column, known)
 
 
 def ood_names(methods: Sequence[Method]) -> dict[str, str]:
