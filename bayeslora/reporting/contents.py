@@ -10,12 +10,13 @@ from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import Card, method_cards
 from bayeslora.reporting.examples import WrongAnswers, wrong_answers
 from bayeslora.reporting.findings import Finding
-from bayeslora.reporting.glossary import UNFAMILIAR, Term, terms_for
+from bayeslora.reporting.glossary import terms_for
 from bayeslora.reporting.plain import in_plain_words
 from bayeslora.reporting.record import Part, Provenance, run_record
 from bayeslora.reporting.score_tables import Named, difference_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
+from bayeslora.reporting.term import UNFAMILIAR, Term
 from bayeslora.reporting.text import clean, counted, shorten
 
 TITLE_COLUMNS = 160

@@ -1,4 +1,4 @@
-"""Formulas written once: as MathML for the page, which reads aloud, and as a line of text elsewhere.
+"""Formulas written once: as MathML, which can be read aloud, and as a line of text.
 
 A formula is put together from pieces: strings of tokens between blanks, and the few layouts that a
 line of text has no letters for.

@@ -39,6 +39,18 @@ BRIER = row(
     under("∑", "c"),
     squared(row(_PROBABILITY, "−", truth(row(_LABEL, "= c")))),
 )
+_OBSERVED = sub("o", "c")
+BRIER_RELIABILITY = row(
+    "reliability =",
+    under("∑", "c"),
+    under("∑", "b"),
+    fraction(sub("n", "b , c"), "n"),
+    squared(row(sub("p", "b , c"), "−", sub("o", "b , c"))),
+)
+BRIER_UNCERTAINTY = row(
+    "uncertainty =", under("∑", "c"), _OBSERVED, bracketed(row("1 −", _OBSERVED))
+)
+SHARPNESS = row("sharpness =", _OVER_ROWS, under("∑", "c"), squared(_PROBABILITY))
 ECE = row("ECE =", _over_bins(*_BIN_GAP))
 CLASSWISE_ECE = row(
     words("class-wise ECE"),

@@ -77,11 +77,7 @@ def _shell_word(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
     kept = "".join(
-        f"\\U{ord(char):08x}"
-        if not char.isprintable()
-        else f"\\{char}"
-        if char in "\\'"
-        else char
+        f"\\U{ord(char):08x}" if not char.isprintable() else f"\\{char}" if char in "\\'" else char
         for char in word
     )
     return f"$'{kept}'"

@@ -129,9 +129,7 @@ def check_column(methods: Sequence[Method], column: str) -> None:
         name
         for one in methods
         for name in (
-            one.predictions.columns
-            if one.source.path is None
-            else further_columns(one.source.path)
+            one.predictions.columns if one.source.path is None else further_columns(one.source.path)
         )
     }
     if not known:

@@ -1,4 +1,4 @@
-"""The report for readers who know no scores: how right, how sure, where not to trust it, what to do.
+"""For readers who know no scores: how right, how sure, where not to trust it, what to do.
 
 The words are about one method, the one of lowest NLL. As everywhere in the report, a difference is
 stated only where its interval leaves out chance, and what the rows cannot show is said to be open.

@@ -24,7 +24,7 @@ def steps(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[s
     """
     return [
         _percentages(leader),
-        *_person(leader, answers),
+        *_person(answers),
         *(line for name, label in sets.items() for line in _alarm(leader, name, label)),
         *_more_rows(leader),
     ]
@@ -44,7 +44,7 @@ def _percentages(leader: Assessed) -> str:
     )
 
 
-def _person(leader: Assessed, answers: Answers) -> list[str]:
+def _person(answers: Answers) -> list[str]:
     """Advise to pass the least sure rows on, where these are surely the worse ones."""
     found = answers.surest()
     if found is None:

@@ -146,7 +146,10 @@ def test_no_better_than_a_coin():
     lead, topics = words([method], sets={"near": "near"})
     assert "no better than by a coin on near" in lead
     assert "Every interval reaches 0.5" in topics["Unfamiliar rows: near"]
-    assert "Do not count on these uncertainties to flag rows like near" in topics["What follows from the scores"]
+    assert (
+        "Do not count on these uncertainties to flag rows like near"
+        in topics["What follows from the scores"]
+    )
 
 
 def test_detection_states_sizes_and_false_alarms():
@@ -157,7 +160,9 @@ def test_detection_states_sizes_and_false_alarms():
     assert "(out of 600 and 400)" in found
     assert "in 93 of 100 draws" in found
     assert "flags 42.0 % of the familiar ones" in found
-    assert "would send 42.0 % of familiar rows to a person" in topics["What follows from the scores"]
+    assert (
+        "would send 42.0 % of familiar rows to a person" in topics["What follows from the scores"]
+    )
 
 
 def test_some_methods_blind_to_a_set_are_named():

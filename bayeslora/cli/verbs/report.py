@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template",
         metavar="PATH",
-        help="a Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
+        help="Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
     )
     add_overwrite(parser)
 
