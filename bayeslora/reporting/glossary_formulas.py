@@ -27,7 +27,6 @@ def _over_bins(*gap: Piece) -> Formula:
 _OVER_ROWS = mean("i", "n")
 _GUESS, _LABEL, _PROBABILITY = sub("ŷ", "i"), sub("y", "i"), sub("p", "i , c")
 _BIN_GAP = (sub("accuracy", "b"), "−", sub("confidence", "b"))
-_UNFAMILIAR, _FAMILIAR = sub("u", "unfamiliar"), sub("u", "familiar")
 _SHARE = fraction("k", "m")
 
 CONFIDENCE = row(sub("confidence", "i"), "=", under("max", "c"), _PROBABILITY)
@@ -58,28 +57,22 @@ CLASSWISE_ECE = row(
     mean("c", "C"),
     under("∑", "b"),
     fraction(sub("n", "b , c"), "n"),
-    absolute(row(sub("share", "b , c"), "−", sub("confidence", "b , c"))),
+    absolute(row(sub("o", "b , c"), "−", sub("p", "b , c"))),
 )
 MCE = row("MCE =", under("max", "b"), absolute(row(*_BIN_GAP)))
 OVERCONFIDENCE = row("overconfidence =", _OVER_ROWS, sub("confidence", "i"), "− accuracy")
 AURC = row("AURC =", mean("k", "n"), fraction(words("errors among the k surest rows"), "k"))
 COVERAGE = row("coverage =", _OVER_ROWS, truth(row(_LABEL, "∈", sub("S", "i"))))
 SET_SIZE = row("size =", _OVER_ROWS, absolute(sub("S", "i")))
-AUROC = row(
-    "AUROC =",
-    call("P", row(_UNFAMILIAR, ">", _FAMILIAR)),
-    "+",
-    fraction("1", "2"),
-    call("P", row(_UNFAMILIAR, "=", _FAMILIAR)),
-)
+AUROC = row("AUROC =", call("P", "u > v"), "+", fraction("1", "2"), call("P", "u = v"))
 AUPR = row(
     "AUPR =",
     under("∑", "k"),
     bracketed(row(sub("R", "k"), "−", sub("R", "k − 1"))),
     sub("P", "k"),
 )
-FPR95 = row("FPR95 =", call("P", row(_FAMILIAR, "≥ t")))
-FPR95_THRESHOLD = row("t = max { s :", call("P", row(_UNFAMILIAR, "≥ s")), "≥ 0.95 }")
+FPR95 = row("FPR95 =", call("P", "v ≥ t"))
+FPR95_THRESHOLD = row("t = max { s :", call("P", "u ≥ s"), "≥ 0.95 }")
 TOTAL = row("total = −", under("∑", "c"), _PROBABILITY, "log", _PROBABILITY)
 ALEATORIC = row(
     "aleatoric = −",

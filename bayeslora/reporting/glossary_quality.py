@@ -80,7 +80,8 @@ QUALITY_TERMS = (
     Term(
         "ECE, class-wise",
         "The same for the probability of every class in place of the confidence, averaged over"
-        " classes: it also sees the classes that were not chosen.",
+        " classes: it also sees the classes that were not chosen. In each bin, o is the share of"
+        " rows whose label is the class, p the mean probability.",
         (formulas.CLASSWISE_ECE,),
         "Kull et al. 2019, arXiv 1910.12656",
         frozenset({"cwece"}),

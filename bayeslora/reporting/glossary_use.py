@@ -48,7 +48,7 @@ USE_TERMS = (
         "Out of distribution (OOD), unfamiliar",
         "Rows unlike those that the method was made for, such as texts on a subject that"
         " none of its classes covers. They are the positive class of the three scores"
-        " below; u is the uncertainty that they are judged by.",
+        " below; u is the uncertainty of an unfamiliar row, v that of a familiar one.",
         keys=frozenset({UNFAMILIAR}),
     ),
     Term(

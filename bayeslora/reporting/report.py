@@ -90,7 +90,16 @@ def report(
         sets = ood_names(gathered)
         methods = assess(gathered, ood_score=ood_score, **options)
         comparison = pair(methods, **options)
-        call = python_call(gathered, out=str(out), title=title, ood_score=ood_score, **options)
+        call = python_call(
+            gathered,
+            out=str(out),
+            title=title,
+            examples=None if examples else False,
+            example_column=example_column,
+            template=None if template is None else str(template),
+            ood_score=ood_score,
+            **options,
+        )
         known = {"command": call, **(provenance or {})} if call else (provenance or {})
         contents = compose(
             title,

@@ -150,13 +150,16 @@ def test_every_figure_is_an_image_with_a_name(made, visit):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "options"),
-    [("light", {}), ("dark", {"runOnly": ["color-contrast"]})],
-    ids=["light", "dark"],
+    ("scheme", "width", "options"),
+    [
+        ("light", 1280, {}),
+        ("dark", 390, {"runOnly": ["color-contrast", "scrollable-region-focusable"]}),
+    ],
+    ids=["light", "dark, on a phone"],
 )
-def test_axe_finds_no_serious_fault(plain, visit, scheme, options):
+def test_axe_finds_no_serious_fault(plain, visit, scheme, width, options):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = visit(plain, color_scheme=scheme)
+    page = visit(plain, color_scheme=scheme, viewport={"width": width, "height": 800})
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     page.get_by_role("button", name=re.compile("^NLL")).first.click()
     found = axe.Axe().run(page, options=options).response
