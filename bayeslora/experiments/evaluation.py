@@ -23,6 +23,7 @@ from bayeslora.predictions import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.network import Network
+from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
 
@@ -114,7 +115,7 @@ class Evaluation:
         }
         report = {} if config is None else head.report()
         link = getattr(config, "link", "mc")
-        used = (self.spec.posterior if config is None else config).name
+        used = self.spec.posterior if config is None else config
         return Outcome(self.predictions(name, logits, link, posterior=used), report)
 
     def dropout(
@@ -132,7 +133,7 @@ class Evaluation:
             )
             for split in self.scored
         }
-        return Outcome(self.predictions(name, logits, posterior=config.name))
+        return Outcome(self.predictions(name, logits, posterior=config, passes=config.num_samples))
 
     def ensemble(
         self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
@@ -144,17 +145,21 @@ class Evaluation:
             for split, values in means.items():
                 values.append(head.predict(found[split].values).mean)
         logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
-        return Outcome(self.predictions(name, logits, posterior=Ensemble.name))
+        used = Ensemble(num_members=len(members))
+        return Outcome(self.predictions(name, logits, posterior=used, passes=len(members)))
 
     def predictions(
-        self, name: str, logits: Mapping[str, Logits], link: str = "mc", *, posterior: str
+        self,
+        name: str,
+        logits: Mapping[str, Logits],
+        link: str = "mc",
+        *,
+        posterior: PosteriorConfig,
+        passes: int = 1,
     ) -> dict[str, Predictions]:
-        """Return the predictions that logits of some splits stand for, which note the posterior."""
-        notes = {
-            "adapter": self.spec.adapter.name,
-            "posterior": posterior,
-            "fit_seed": str(self.spec.seed),
-        }
+        """Return the predictions that logits of some splits stand for, which note the method."""
+        about = method_notes(self.spec.adapter.name, posterior, passes)
+        notes = {**about, "fit_seed": str(self.spec.seed)}
         return {
             split: to_predictions(
                 item,

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bayeslora.adapters.config import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
-from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.text import clean, counted, shorten
@@ -25,8 +23,11 @@ LINKS = {
 }
 """How logits with a distribution become probabilities, in words."""
 
-PASSES = {"num_samples": "one a draw", "num_members": "one a member"}
-"""How posteriors count passes, in words; others are numbers."""
+LONGEST_SUMMARY, LONGEST_SOURCES = 160, 400
+"""Widest texts of a summary and of sources, in columns of a terminal."""
+
+TOLD = frozenset({"adapter_summary", "posterior_summary", "sources"})
+"""Metadata that stand on the cards alone."""
 
 UNKNOWN = "Its file does not say how it was made; everything here is judged by its probabilities."
 
@@ -54,8 +55,8 @@ def method_cards(methods: Sequence[Assessed]) -> tuple[Card, ...]:
 def _card(one: Assessed) -> Card:
     notes = one.method.predictions.metadata
     parts = [
-        _described(registry, notes[key])
-        for key, registry in (("adapter", ADAPTERS), ("posterior", POSTERIORS))
+        _described(notes[key], notes.get(f"{key}_summary", ""))
+        for key in ("adapter", "posterior")
         if key in notes
     ]
     summary = " with ".join(parts) if notes else UNKNOWN
@@ -71,10 +72,8 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if draws := notes.get("num_samples"):
         count = _whole(draws)
         yield "draws", _short(draws) if count is None else f"{count:,}"
-    posterior = POSTERIORS.get(notes.get("posterior", ""))
-    if posterior is not None:
-        yield "passes of the adapted layers", _passes(posterior, notes)
-        yield "kept beside the mean weights", posterior.parameters
+    if passes := notes.get("passes"):
+        yield "passes of the adapted layers", _short(passes)
     yield from _later(notes, "recalibration", RECALIBRATORS, "recalibrated")
     yield from _later(notes, "conformal", CONFORMAL, "prediction sets")
     seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}
@@ -93,33 +92,23 @@ def _later(
         fitted = "" if rows is None else f"; fitted to {counted(rows, 'row')}"
         alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
         meant = f"; at most a share of {_short(alpha)} missed" if alpha else ""
-        yield title, f"{_described(registry, notes[key])}{meant}{fitted}"
+        known = getattr(registry.get(notes[key]), "summary", "")
+        yield title, f"{_described(notes[key], known)}{meant}{fitted}"
 
 
 def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    registries: Mapping[str, Mapping[str, Any]] = {
-        "adapter": ADAPTERS,
-        "posterior": POSTERIORS,
-        "recalibration": RECALIBRATORS,
-        "conformal": CONFORMAL,
-    }
-    found = [registry.get(notes.get(key, "")) for key, registry in registries.items()]
-    sources = dict.fromkeys(one.source for one in found if one is not None and one.source)
+    later = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}
+    found = [registry.get(notes.get(key, "")) for key, registry in later.items()]
+    known = [shorten(clean(notes["sources"]), LONGEST_SOURCES)] if notes.get("sources") else []
+    known += [one.source for one in found if one is not None]
+    sources = list(filter(None, known))
     if sources:
-        yield "sources" if len(sources) > 1 else "source", "; ".join(sources)
+        yield "sources", "; ".join(sources)
 
 
-def _described(registry: Mapping[str, Any], name: str) -> str:
-    known = registry.get(name)
-    return _short(name) if known is None else f"{name} ({known.summary})"
-
-
-def _passes(posterior: Any, notes: Mapping[str, str]) -> str:
-    """Return a number where the notes know it, else how the posterior counts them."""
-    drawn = _whole(notes.get("num_samples", ""))
-    if posterior.passes == "num_samples" and drawn is not None:
-        return f"{max(1, drawn):,}"
-    return PASSES.get(posterior.passes, str(posterior.passes))
+def _described(name: str, summary: str) -> str:
+    shown = shorten(clean(summary), LONGEST_SUMMARY) if summary else ""
+    return f"{_short(name)} ({shown})" if shown else _short(name)
 
 
 def _whole(text: str) -> int | None:

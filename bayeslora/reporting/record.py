@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bayeslora._version import __version__
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.cards import TOLD
 from bayeslora.reporting.identity import exact_command, origin
 from bayeslora.reporting.text import clean, counted, listed, shorten
 
@@ -112,6 +113,7 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     rows += [
         (_heading(key.replace("_", " ")), clean(value))
         for key, value in predictions.metadata.items()
+        if key not in TOLD
     ]
     rows += [
         (

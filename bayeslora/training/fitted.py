@@ -26,6 +26,7 @@ from bayeslora.training.fit import FeatureRows, LabelledTexts, feature_rows, fit
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
+from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
@@ -126,8 +127,7 @@ class Fitted:
             feature_scores=self.network.feature_scores,
             further=scores,
             notes={
-                **({} if adapter is None else {"adapter": str(adapter["name"])}),
-                "posterior": str(posterior.name),
+                **method_notes(adapter and str(adapter["name"]), posterior, passes),
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },

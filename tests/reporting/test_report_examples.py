@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.predictions import Predictions
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.cards import UNKNOWN, method_cards
@@ -102,7 +101,10 @@ def test_a_column_that_is_not_there_is_named(file, make):
 def test_cards_say_what_the_metadata_say(make):
     notes = {
         "adapter": "polar",
-        "posterior": "swag",
+        "posterior": "theirs",
+        "posterior_summary": "a Gaussian of theirs",
+        "passes": "20",
+        "sources": "They 2026",
         "link": "softmax",
         "num_samples": "20",
         "seed": "3",
@@ -112,25 +114,33 @@ def test_cards_say_what_the_metadata_say(make):
     }
     [card] = method_cards(assessed(make("m", metadata=notes)))
     rows = dict(card.rows)
-    assert "polar (" in card.summary
-    assert POSTERIORS["swag"].summary in card.summary
+    assert card.summary == "polar with theirs (a Gaussian of theirs)"
     assert rows["passes of the adapted layers"] == rows["draws"] == "20"
     assert rows["from logits to probabilities"] == "softmax of each pass, averaged"
     assert rows["recalibrated"].startswith("temperature (")
     assert rows["recalibrated"].endswith("fitted to 200 rows")
     assert rows["seeds"] == "fit 4, prediction 3"
-    assert POSTERIORS["swag"].source in rows["sources"]
+    assert rows["sources"].startswith("They 2026; Guo")
 
 
 @pytest.mark.parametrize(
     "notes",
-    [{}, {"posterior": "theirs", "num_samples": "9" * 5000, "link": "x" * 500}],
+    [
+        {},
+        {
+            "posterior": "theirs",
+            "num_samples": "9" * 5000,
+            "link": "x" * 500,
+            "sources": "y" * 5000,
+            "posterior_summary": "z" * 5000,
+        },
+    ],
 )
 def test_cards_of_foreign_files_guess_nothing(make, notes):
     [card] = method_cards(assessed(make("m", metadata=notes)))
-    assert card.summary == ("theirs" if notes else UNKNOWN)
-    assert all(len(text) <= 60 for _, text in card.rows)
-    assert "source" not in dict(card.rows)
+    assert card.summary.startswith("theirs (zzz") if notes else card.summary == UNKNOWN
+    assert all(len(text) <= 400 for text in (card.summary, *dict(card.rows).values()))
+    assert ("sources" in dict(card.rows)) == bool(notes)
 
 
 def test_the_hash_of_a_record_is_that_of_its_content(make):
