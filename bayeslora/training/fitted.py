@@ -127,7 +127,7 @@ class Fitted:
             feature_scores=self.network.feature_scores,
             further=scores,
             notes={
-                **method_notes(adapter and str(adapter["name"]), posterior, passes),
+                **method_notes(None if adapter is None else adapter["name"], posterior, passes),
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },
