@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test browser lint bench clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
 	@echo "make test    set up, then run every check and test"
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
+	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make lint    style, types and import direction only"
 	@echo "make bench   the comparison of methods (hours; DATA_DIR=... for more than newsgroups)"
 
@@ -29,8 +30,20 @@ $(STAMP): pyproject.toml constraints.txt requirements-assets.txt
 demo: $(STAMP)
 	$(BIN)/bayeslora demo --out reports/demo --overwrite
 
-test: $(STAMP) lint
+test: $(STAMP) browser lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+# Without a browser its tests are skipped and all others run, so a failure here is no failure.
+browser:
+	@{ command -v chromium || command -v chromium-browser; } >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+	if command -v apt-get >/dev/null 2>&1 && { [ -z "$$as_root" ] || $$as_root true 2>/dev/null; }; then \
+	  echo "Installing chromium for the tests of the report's page"; \
+	  { $$as_root apt-get -qq update && \
+	    $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+	    >/dev/null 2>&1 && exit 0; \
+	fi; \
+	echo "No chromium: the browser tests will be skipped; as root, apt-get install chromium brings them back"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

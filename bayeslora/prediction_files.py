@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.prediction_columns import id_names, label_codes, numbers, softmax, strings, truths
-from bayeslora.prediction_harness import is_sample_log, log_name, read_sample_log
+from bayeslora.prediction_harness import is_sample_log, log_columns, log_name, read_sample_log
 from bayeslora.prediction_tables import TableFile, open_table
 
 FORMAT_VERSION = 1
@@ -101,6 +101,18 @@ def read_notes(path: str | Path) -> tuple[str, dict[str, str]]:
     _check_version(path, table.metadata)
     _classes(path, table.names, table.metadata)
     return _name(table), _further_notes(table)
+
+
+def further_columns(path: str | Path) -> list[str]:
+    """Return the columns of a predictions file that have no meaning of their own, in order.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+    """
+    if is_sample_log(path):
+        return log_columns(path)
+    names = open_table(path, is_numeric=_is_numeric).names
+    return [name for name in names if not is_ours(name)]
 
 
 def is_ours(column: str) -> bool:

@@ -55,6 +55,12 @@ def log_name(path: str | Path) -> str:
     return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
 
 
+def log_columns(path: str | Path) -> list[str]:
+    """Return the fields of the first question's `doc`, which can be kept as further columns."""
+    doc = (first_record(path) or {}).get("doc")
+    return list(map(str, doc)) if isinstance(doc, dict) else []
+
+
 def read_sample_log(
     path: str | Path, normalise: str = "none", columns: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -117,8 +123,7 @@ def _check_columns(
 ) -> None:
     for name in columns:
         if not any(name in fields for fields in further):
-            doc = (first_record(path) or {}).get("doc")
-            known = map(str, doc) if isinstance(doc, dict) else ()
+            known = log_columns(path)
             raise InputError(f"{path}: {unknown_choice('field of doc', name, known)}")
 
 

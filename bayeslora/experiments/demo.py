@@ -83,7 +83,11 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
             **_polar_vbll(backbone, data, seed, progress),
         }
     return DemoRun(
-        [outcome.predictions[TEST] for outcome in outcomes.values()],
+        # The texts are public, and the report shows those that were answered most wrongly.
+        [
+            outcome.predictions[TEST].replace(columns={"text": data.test.texts})
+            for outcome in outcomes.values()
+        ],
         {
             name: {split: outcome.predictions[split] for split in data.ood}
             for name, outcome in outcomes.items()

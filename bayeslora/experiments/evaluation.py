@@ -18,11 +18,12 @@ from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
 from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.network import Network
+from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
 
@@ -113,7 +114,9 @@ class Evaluation:
             if split not in {TRAIN, VALIDATION}
         }
         report = {} if config is None else head.report()
-        return Outcome(self.predictions(name, logits, getattr(config, "link", "mc")), report)
+        link = getattr(config, "link", "mc")
+        used = self.spec.posterior if config is None else config
+        return Outcome(self.predictions(name, logits, link, posterior=used), report)
 
     def dropout(
         self,
@@ -130,7 +133,7 @@ class Evaluation:
             )
             for split in self.scored
         }
-        return Outcome(self.predictions(name, logits))
+        return Outcome(self.predictions(name, logits, posterior=config, passes=config.num_samples))
 
     def ensemble(
         self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
@@ -142,18 +145,27 @@ class Evaluation:
             for split, values in means.items():
                 values.append(head.predict(found[split].values).mean)
         logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
-        return Outcome(self.predictions(name, logits))
+        used = Ensemble(num_members=len(members))
+        return Outcome(self.predictions(name, logits, posterior=used, passes=len(members)))
 
     def predictions(
-        self, name: str, logits: Mapping[str, Logits], link: str = "mc"
+        self,
+        name: str,
+        logits: Mapping[str, Logits],
+        link: str = "mc",
+        *,
+        posterior: PosteriorConfig,
+        passes: int = 1,
     ) -> dict[str, Predictions]:
-        """Return the predictions that logits of some splits stand for."""
+        """Return the predictions that logits of some splits stand for, which note the method."""
+        about = method_notes(self.spec.adapter.name, posterior, passes)
+        notes = {**about, "fit_seed": str(self.spec.seed)}
         return {
             split: to_predictions(
                 item,
                 self.data.classes,
                 link=link,
-                notes={"fit_seed": str(self.spec.seed)},
+                notes=notes,
                 name=name,
                 labels=self.texts(split).labels.numpy(),
                 ids=self.rows[split].ids,

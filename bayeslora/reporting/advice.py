@@ -31,7 +31,9 @@ def advice(
     sentences = [*_choice(labelled, comparison), *_recalibrate(labelled)]
     sentences += [line for name, label in sets.items() for line in _flags(methods, name, label)]
     sentences += _more_rows(labelled)
-    return [Finding("What to do", tuple(sentences), "advice")] if sentences else []
+    return (
+        [Finding("What follows from the scores", tuple(sentences), "advice")] if sentences else []
+    )
 
 
 def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[str]:

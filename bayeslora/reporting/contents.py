@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.glossary import TERMS, Term
+from bayeslora.reporting.cards import Card, method_cards
+from bayeslora.reporting.examples import WrongAnswers, wrong_answers
+from bayeslora.reporting.findings import Finding
+from bayeslora.reporting.glossary import terms_for
+from bayeslora.reporting.plain import in_plain_words
 from bayeslora.reporting.record import Part, Provenance, run_record
 from bayeslora.reporting.score_tables import Named, difference_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
+from bayeslora.reporting.term import UNFAMILIAR, Term
 from bayeslora.reporting.text import clean, counted, shorten
 
 TITLE_COLUMNS = 160
@@ -25,20 +30,26 @@ class Contents:
     Attributes:
         title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
+        plain: Answers for readers who know no scores; empty where no row has a label.
         summary: Lead and findings.
         scores: The table of methods.
         differences: Paired differences, or None.
         ood: Detection by method and score, a table for each set.
+        examples: The most confident errors by method; empty where they are left out.
+        cards: What each method is.
         record: What was run.
         terms: The glossary.
     """
 
     title: str
     facts: str
+    plain: tuple[Finding, ...]
     summary: Summary
     scores: Table
     differences: Table | None
     ood: tuple[Table, ...]
+    examples: tuple[WrongAnswers, ...]
+    cards: tuple[Card, ...]
     record: tuple[Part, ...]
     terms: tuple[Term, ...]
 
@@ -51,6 +62,7 @@ def compose(
     *,
     provenance: Provenance,
     settings: Mapping[str, str],
+    example_column: str | None = None,
 ) -> Contents:
     """Put words and tables together.
 
@@ -61,18 +73,29 @@ def compose(
         sets: Label of each out-of-distribution set by its name.
         provenance: What the caller knows about the run.
         settings: How the report was made.
+        example_column: The further column that holds the rows' texts, where it is there; None
+            leaves examples out.
     """
     named = [Named(one.label, one.scores) for one in methods]
     return Contents(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
+        plain=in_plain_words(methods, comparison, sets),
         summary=summarise(methods, comparison, sets),
         scores=score_table(named, sets),
         differences=None if comparison is None else difference_table(comparison),
         ood=ood_tables(named, sets),
+        examples=() if example_column is None else wrong_answers(methods, example_column),
+        cards=method_cards(methods),
         record=tuple(run_record(methods, sets, provenance, settings)),
-        terms=TERMS,
+        terms=terms_for(_keys(methods)),
     )
+
+
+def _keys(methods: Sequence[Assessed]) -> set[str]:
+    """Return the keys of all scores that some method has."""
+    keys = {key for one in methods for key in one.scores}
+    return keys | {UNFAMILIAR} if any(one.scores.ood for one in methods) else keys
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_files import read_notes
+from bayeslora.prediction_files import further_columns, read_notes
 from bayeslora.prediction_seeds import by_number, group_seeds, seed_of
 from bayeslora.predictions import Predictions
 from bayeslora.reporting.text import unique_labels
+
+EXAMPLE_COLUMN = "text"
+"""The further column that holds the texts of rows, where nothing else is said."""
 
 PredictionsLike = Predictions | str | Path
 """Predictions, or the path of a file that holds some."""
@@ -68,7 +71,10 @@ class Method:
 
 
 def gather(
-    items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike | None = None
+    items: PredictionsLike | Sequence[PredictionsLike],
+    ood: OodLike | None = None,
+    *,
+    column: str | None = None,
 ) -> list[Method]:
     """Load everything that a report needs, in the order given.
 
@@ -76,6 +82,8 @@ def gather(
         items: Predictions or paths, one for each method or seed; a single one is allowed.
         ood: Out-of-distribution sets; where there are several items, by method: its name, or its
             label such as `polar (seed 1)` where several items share the name.
+        column: A further column of the rows that the methods are judged by, kept from files that
+            have it.
 
     Raises:
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
@@ -84,7 +92,7 @@ def gather(
     given = [items] if isinstance(items, Predictions | str | Path) else list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item) for item in given]
+    sources = [load_source(item, column) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
     hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
     labels = unique_labels(names, hints)
@@ -118,8 +126,12 @@ def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
     }
 
 
-def load_source(item: PredictionsLike) -> Source:
+def load_source(item: PredictionsLike, column: str | None = None) -> Source:
     """Return predictions with the hash of the file they come from.
+
+    Args:
+        item: Predictions or a path.
+        column: A further column to keep from a file that has it.
 
     Raises:
         InputError: `item` is neither predictions nor a path, or its file cannot be read.
@@ -129,9 +141,30 @@ def load_source(item: PredictionsLike) -> Source:
     if not isinstance(item, str | Path):
         raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
     path = Path(item)
-    predictions = Predictions.load(path)
+    kept = [name for name in further_columns(path) if name == column] if column else []
+    predictions = Predictions.load(path, columns=kept)
     with path.open("rb") as stream:
         return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def check_column(methods: Sequence[Method], column: str) -> None:
+    """Complain where no method has a further column.
+
+    Raises:
+        InputError: None has it; the message names those that there are.
+    """
+    if any(column in one.predictions.columns for one in methods):
+        return
+    known = {
+        name
+        for one in methods
+        for name in (
+            one.predictions.columns if one.source.path is None else further_columns(one.source.path)
+        )
+    }
+    if not known:
+        raise InputError(f"example column {column!r}: the predictions have no further columns")
+    raise unknown_choice("example column", column, known)
 
 
 def ood_names(methods: Sequence[Method]) -> dict[str, str]:

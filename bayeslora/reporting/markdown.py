@@ -6,6 +6,7 @@ from bayeslora.reporting.contents import Contents
 from bayeslora.reporting.panels import Drawings
 from bayeslora.reporting.svg import Drawing
 from bayeslora.reporting.tables import Table, escape_markdown, to_markdown
+from bayeslora.reporting.term import Term
 from bayeslora.reporting.text import NAME_END, NAME_START
 
 
@@ -14,8 +15,9 @@ def render_markdown(contents: Contents, drawings: Drawings) -> str:
     blocks = [
         f"# {escape_markdown(contents.title)}",
         escape_markdown(contents.facts),
-        _sentence(contents.summary.lead),
+        *_plain(contents),
         "## Findings",
+        _sentence(contents.summary.lead),
         *(_finding(one.topic, one.sentences) for one in contents.summary.findings),
         "## Which method to trust",
         *_table(contents.scores),
@@ -34,8 +36,20 @@ def render_markdown(contents: Contents, drawings: Drawings) -> str:
         rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]
         blocks += [f"### {escape_markdown(part.title)}", "\n".join(rows)]
     blocks.append("## Terms")
-    blocks += [f"**{term.name}**: {escape_markdown(term.meaning)}" for term in contents.terms]
+    blocks += map(_term, contents.terms)
     return "\n\n".join(blocks) + "\n"
+
+
+def _plain(contents: Contents) -> list[str]:
+    if not contents.plain:
+        return []
+    return ["## In plain words", *(_finding(one.topic, one.sentences) for one in contents.plain)]
+
+
+def _term(term: Term) -> str:
+    formulas = "; ".join(formula.text for formula in term.formulas)
+    parts = (term.meaning, formulas and f"{formulas}.", term.source and f"{term.source}.")
+    return f"**{term.name}**: {escape_markdown(' '.join(filter(None, parts)))}"
 
 
 def _finding(topic: str, sentences: tuple[str, ...]) -> str:

@@ -9,14 +9,28 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bayeslora._version import __version__
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.inputs import Source
+from bayeslora.reporting.cards import TOLD
+from bayeslora.reporting.identity import exact_command, origin
 from bayeslora.reporting.text import clean, counted, listed, shorten
 
 Provenance = Mapping[str, str | Mapping[str, str]]
 """Facts about the run by name; a mapping in place of a text makes a part of its own."""
 
-PACKAGES = ("numpy", "torch", "transformers", "matplotlib")
-"""Packages whose installed versions are recorded."""
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "netcal",
+    "torchmetrics",
+    "torch",
+    "transformers",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+)
+"""Packages whose installed versions are recorded; they are not imported for that."""
+
+COMMAND = "command"
+"""The fact about the run that is shown first, and to the letter."""
 
 MOST_CLASSES = 40
 """Class names that are written out."""
@@ -49,12 +63,11 @@ def run_record(
         provenance: What the caller knows: command, data, anything else.
         settings: How the report was made: bins, seed, resamples.
     """
-    plain = tuple(
-        (_heading(key), clean(str(value)))
-        for key, value in provenance.items()
-        if not isinstance(value, Mapping)
-    )
-    parts = [Part("The run", plain)] if plain else []
+    facts = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
+    plain = [(_heading(key), clean(str(value))) for key, value in facts.items() if key != COMMAND]
+    if COMMAND in facts:
+        plain.insert(0, ("command to repeat it", exact_command(str(facts[COMMAND]))))
+    parts = [Part("The run", tuple(plain))] if plain else []
     parts += [
         Part(_heading(key), tuple((_heading(k), clean(str(v))) for k, v in value.items()))
         for key, value in provenance.items()
@@ -89,8 +102,8 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     unlabelled = one.scores.n - one.scores.n_labelled
     name = clean(one.method.name)
     rows = [] if name == one.label else [("name", name)]
-    rows += [("predictions", _origin(one.method.source))] if one.method.source.path else []
     rows += [
+        ("predictions", origin(one.method.source)),
         ("rows", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
         ("classes", _classes(predictions.classes)),
     ]
@@ -100,19 +113,16 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     rows += [
         (_heading(key.replace("_", " ")), clean(value))
         for key, value in predictions.metadata.items()
+        if key not in TOLD
     ]
     rows += [
         (
             f"unfamiliar: {sets[name]}",
-            f"{len(source.predictions):,} rows" + (f", {_origin(source)}" if source.path else ""),
+            f"{len(source.predictions):,} rows, {origin(source)}",
         )
         for name, source in one.method.ood.items()
     ]
     return tuple(rows)
-
-
-def _origin(source: Source) -> str:
-    return f"{clean(str(source.path))} (SHA-256 {source.sha256})"
 
 
 def _classes(names: Sequence[str]) -> str:
@@ -122,7 +132,11 @@ def _classes(names: Sequence[str]) -> str:
 
 def _versions(known: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what runs here, without what `known` says already."""
-    found = [("bayeslora", __version__), ("Python", platform.python_version())]
+    found = [
+        ("bayeslora", __version__),
+        ("Python", platform.python_version()),
+        ("platform", f"{platform.system()} {platform.machine()}"),
+    ]
     for package in PACKAGES:
         try:
             found.append((package, version(package)))

@@ -10,12 +10,23 @@ from bayeslora.files import atomic_directory, write_json
 from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import compose
+from bayeslora.reporting.examples import MOST
 from bayeslora.reporting.export import scores_json, write_csv
-from bayeslora.reporting.inputs import OodLike, PredictionsLike, gather, ood_names
+from bayeslora.reporting.identity import python_call
+from bayeslora.reporting.inputs import (
+    EXAMPLE_COLUMN,
+    OodLike,
+    PredictionsLike,
+    check_column,
+    gather,
+    ood_names,
+)
 from bayeslora.reporting.markdown import render_markdown
 from bayeslora.reporting.page import render_page
 from bayeslora.reporting.panels import draw
 from bayeslora.reporting.record import Provenance
+from bayeslora.reporting.template import PageTemplate, load_template
+from bayeslora.reporting.text import clean
 
 PAGE = "index.html"
 
@@ -27,6 +38,9 @@ def report(
     out: str | Path,
     title: str = "Reliability report",
     overwrite: bool = False,
+    examples: bool = True,
+    example_column: str | None = None,
+    template: str | Path | None = None,
     provenance: Provenance | None = None,
     ood_score: str | None = None,
     num_bins: int = NUM_BINS,
@@ -46,6 +60,12 @@ def report(
         out: Directory to make.
         title: Title of the page.
         overwrite: Replace `out` where it is an earlier report.
+        examples: Whether the page shows the rows that were answered most confidently wrong. They
+            are left out where texts or ids must not be passed on.
+        example_column: The further column with the texts of these rows; by default `text` where it
+            is there. Rows without a text are shown by their ids.
+        template: A Jinja2 template of the page, or a directory with a `report.html.j2`, in place of
+            ours, which it may extend; see docs/reports.md.
         provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
         ood_score: The uncertainty to judge detection by; see `evaluate`.
         num_bins: Bins of the calibration errors and of the diagrams.
@@ -56,29 +76,45 @@ def report(
         Path of `index.html`.
 
     Raises:
-        InputError: `out` exists and is not to be replaced, or an input is wrong.
+        InputError: `out` exists and is not to be replaced, or an input or the template is wrong.
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
+    look = load_template(template)
     options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, overwrite=overwrite) as aside:
-        gathered = gather(items, ood)
+        gathered = gather(items, ood, column=column)
+        if examples and example_column is not None:
+            check_column(gathered, example_column)
         sets = ood_names(gathered)
         methods = assess(gathered, ood_score=ood_score, **options)
         comparison = pair(methods, **options)
+        call = python_call(
+            gathered,
+            out=str(out),
+            title=title,
+            examples=None if examples else False,
+            example_column=example_column,
+            template=None if template is None else str(template),
+            ood_score=ood_score,
+            **options,
+        )
+        known = {"command": call, **(provenance or {})} if call else (provenance or {})
         contents = compose(
             title,
             methods,
             comparison,
             sets,
-            provenance=provenance or {},
-            settings=_settings(methods, **options),
+            provenance=known,
+            settings=_settings(methods, **options) | _look_settings(column, look),
+            example_column=column,
         )
         drawings = draw(methods, sets)
         (aside / "figures").mkdir()
         for drawing in drawings.all:
             _write(aside / "figures" / f"{drawing.name}.svg", drawing.standalone)
-        _write(aside / PAGE, render_page(contents, drawings))
+        _write(aside / PAGE, render_page(contents, drawings, look))
         _write(aside / "report.md", render_markdown(contents, drawings))
         write_json(aside / "scores.json", scores_json(contents.title, methods, comparison))
         write_csv(aside / "scores.csv", methods)
@@ -107,6 +143,18 @@ def _settings(
         "bins": f"{num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {method}, {num_resamples:,} resamples",
         "seed of the bootstrap": str(seed),
+    }
+
+
+def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]:
+    shown = "left out"
+    if column is not None:
+        shown = f"at most {MOST} a method, texts from a column {clean(column)!r} where there is one"
+    if template.path is None:
+        return {"examples": shown}
+    return {
+        "examples": shown,
+        "template": f"{clean(str(template.path))} (SHA-256 {template.sha256})",
     }
 
 

@@ -26,6 +26,7 @@ from bayeslora.training.fit import FeatureRows, LabelledTexts, feature_rows, fit
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
+from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
@@ -102,7 +103,7 @@ class Fitted:
         """
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
-        posterior = self.posterior
+        posterior, adapter = self.posterior, self.record.adapter
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
         texts = self.prepare(rows, unknown, say=say)
@@ -126,6 +127,7 @@ class Fitted:
             feature_scores=self.network.feature_scores,
             further=scores,
             notes={
+                **method_notes(None if adapter is None else adapter["name"], posterior, passes),
                 "fit_seed": str(self.record.seed),
                 "model_fingerprint": self.files().fingerprint,
             },

@@ -25,6 +25,8 @@ def test_predictions_carry_everything(shared):
     assert found.metadata["link"] == "mc"
     assert found.metadata["num_samples"] == "1000"
     assert len(found.metadata["model_fingerprint"]) == 32
+    assert found.metadata["passes"] == "1"
+    assert found.metadata["posterior_summary"]
 
 
 def test_the_mean_weights_are_deterministic_and_certain(shared):

@@ -1,52 +1,226 @@
-"""The report in a real browser: it renders, and asks for nothing."""
+"""The report in a real browser: quiet, offline, sortable, accessible, printable, hard to upset."""
 
+import json
+import re
 import shutil
-import subprocess
 
 import pytest
 
+from bayeslora.reporting.report import report
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium on this machine (make browser installs Debian's)"
+)
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+WIDTHS = (1280, 768, 390)
+LONG = "word " * 200
 
 
-def run(made, tmp_path, *options):
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        *options,
-        (made / "index.html").as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, timeout=120, check=True)
+@pytest.fixture(scope="session")
+def browser():
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
-def test_the_page_parses_without_a_complaint(made, tmp_path):
-    finished = run(made, tmp_path, "--dump-dom")
-    dom = finished.stdout.decode("utf-8")
-    assert dom.count("<svg") == (made / "index.html").read_text(encoding="utf-8").count("<svg")
-    assert "What was run" in dom
-    complaints = [line for line in finished.stderr.splitlines() if b"CONSOLE" in line]
+@pytest.fixture
+def visit(browser):
+    """Open a page, and see to it that it complains of nothing and asks for nothing."""
+    contexts, complaints, asked, visited = [], [], [], []
+
+    def opened(path, **options):
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, "offline": True, **options}
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        visited.append(path.as_uri())
+        return page
+
+    yield opened
     assert complaints == []
+    assert asked == visited
+    for context in contexts:
+        context.close()
 
 
-@pytest.mark.parametrize("width", [1280, 768])
-def test_the_page_paints(made, tmp_path, width):
-    from matplotlib.image import imread
+def written(make, out, *, names, classes, texts, title):
+    """Return the page of a report with these words in every place that words come from."""
+    rows = [texts[index % len(texts)] for index in range(240)]
+    columns = {"text": rows}
+    methods = [
+        make(
+            names[0], classes=classes, columns=columns, sharpness=3.0, metadata={"link": names[0]}
+        ),
+        make(names[1], classes=classes, columns=columns, spread=0.5),
+    ]
+    outside = [
+        make(name, classes=classes, labelled=False, signal=0.3, rows=60, spread=spread)
+        for name, spread in zip(names, (0.0, 0.5), strict=True)
+    ]
+    sets = {name: {names[0]: one} for name, one in zip(names, outside, strict=True)}
+    return report(methods, ood=sets, out=out, title=title, num_resamples=20)
 
-    picture = tmp_path / "page.png"
-    run(made, tmp_path, f"--window-size={width},1600", f"--screenshot={picture}")
-    pixels = imread(picture)
-    assert pixels.shape[1] == width
-    # dark text on light paper, and something in colour
-    assert pixels[..., :3].min() < 0.2
-    assert pixels[..., :3].mean() > 0.8
+
+@pytest.fixture(scope="module")
+def plain(make, tmp_path_factory):
+    """A page with ordinary words."""
+    return written(
+        make,
+        tmp_path_factory.mktemp("plain") / "report",
+        names=["alpha " * 8, "beta " * 8],  # longer than a label
+        classes=("autos", "baseball", "crypto", "medicine"),
+        texts=["short text", LONG],
+        title="Demo",
+    )
+
+
+def headings(page, table):
+    return page.locator(f"table:has(#{table}-caption) tbody tr").evaluate_all(
+        "rows => rows.map(row => row.cells[0].textContent)"
+    )
+
+
+def test_tables_sort_by_click_and_by_key(made, visit):
+    methods = json.loads((made / "scores.json").read_text(encoding="utf-8"))["methods"]
+    first = [one["label"] for one in methods]
+    by_nll = sorted(methods, key=lambda one: one["scores"]["nll"]["value"])
+    page = visit(made / "index.html")
+    heading = page.locator("table:has(#scores-caption) th", has_text=re.compile("^NLL"))
+    button = heading.get_by_role("button")
+    button.click()
+    assert headings(page, "scores") == [one["label"] for one in by_nll]
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert page.get_by_role("status").text_content() == "Sorted by NLL, ascending."
+    button.press("Enter")
+    assert headings(page, "scores") == [one["label"] for one in reversed(by_nll)]
+    assert heading.get_attribute("aria-sort") == "descending"
+    button.press("Space")
+    assert headings(page, "scores") == first
+    assert heading.get_attribute("aria-sort") is None
+    page.locator("table:has(#scores-caption)").get_by_role("button", name="Method").click()
+    assert headings(page, "scores") == sorted(first)
+
+
+def test_rows_of_a_group_sort_one_by_one_and_come_back(made, visit):
+    page = visit(made / "index.html")
+    table = page.locator("table:has(#ood-1-caption)")
+    rows = table.locator("tbody tr")
+    before = rows.all_text_contents()
+    button = table.get_by_role("button", name=re.compile("^AUROC"))
+    button.click()
+    values = [
+        float(one)
+        for one in table.locator("td:nth-of-type(1)").evaluate_all(
+            "cells => cells.map(cell => cell.dataset.value)"
+        )
+    ]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == len(before)
+    assert table.locator("[rowspan]").count() == 0
+    assert all(rows.evaluate_all("rows => rows.map(row => row.querySelectorAll('th').length == 2)"))
+    assert "polar-vbll" in rows.first.text_content()
+    button.click()
+    button.click()
+    assert rows.all_text_contents() == before
+
+
+def test_without_scripts_the_tables_are_there_and_no_button_is(made, visit):
+    page = visit(made / "index.html", java_script_enabled=False)
+    assert page.locator("button").count() == 0
+    assert page.locator("table:has(#scores-caption) tbody tr").count() == 3
+
+
+def test_every_figure_is_an_image_with_a_name(made, visit):
+    page = visit(made / "index.html")
+    assert page.get_by_role("img", name="Reliability diagram of mle").count() == 1
+    named = page.get_by_role("img", name=re.compile("."))
+    assert named.count() == page.locator("svg").count() > 0
+    assert page.locator("img:not([alt])").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "options"),
+    [
+        ("light", 1280, {}),
+        ("dark", 390, {"runOnly": ["color-contrast", "scrollable-region-focusable"]}),
+    ],
+    ids=["light", "dark, on a phone"],
+)
+def test_axe_finds_no_serious_fault(plain, visit, scheme, width, options):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visit(plain, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    page.get_by_role("button", name=re.compile("^NLL")).first.click()
+    found = axe.Axe().run(page, options=options).response
+    assert "color-contrast" in [one["id"] for one in found["passes"]]
+    faults = [one for one in found["violations"] if one["impact"] in {"serious", "critical"}]
+    assert [one["id"] for one in faults] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_width_scrolls_sideways(plain, visit, width):
+    page = visit(plain, viewport={"width": width, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_prints_dark_on_white_with_every_example(plain, visit):
+    page = visit(plain, color_scheme="dark")
+    assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
+    page.emulate_media(media="print", color_scheme="dark")
+    style = page.evaluate(
+        """() => {
+            const body = getComputedStyle(document.body);
+            const drawing = getComputedStyle(document.querySelector(".plate svg"));
+            return [body.backgroundColor, body.color, drawing.filter];
+        }"""
+    )
+    assert style == ["rgb(255, 255, 255)", "rgb(0, 0, 0)", "none"]
+    assert not page.get_by_role("navigation").is_visible()
+    closed = page.locator("details.method:not([open]) li").first
+    assert closed.bounding_box()["height"] > 10
+
+
+HOSTILE = [
+    "<script>alert('text')</script><img src=x onerror=alert(1)>",
+    "</svg></p></table></body>\" onload='alert(2)' x=\"",
+    "\u202eevil\u202c \u2067rtl\u2069 עברית \x00\x1b[31m {{ 7 * 7 }}",
+    "x" * 10_000,
+]
+
+
+def test_hostile_names_and_texts_change_nothing_but_words(make, plain, visit, tmp_path):
+    strange = written(
+        make,
+        tmp_path / "report",
+        names=[HOSTILE[0], HOSTILE[3]],
+        classes=tuple(HOSTILE),
+        texts=[HOSTILE[0] + HOSTILE[1] + HOSTILE[2], HOSTILE[3]],
+        title=HOSTILE[1],
+    )
+    count = """() => {
+        const found = {};
+        for (const one of document.querySelectorAll("*"))
+            found[one.localName] = (found[one.localName] || 0) + 1;
+        return found;
+    }"""
+    expected = visit(plain).evaluate(count)
+    page = visit(strange, viewport={"width": 390, "height": 800})
+    assert page.evaluate(count) == expected
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    words = page.locator("main").text_content()
+    assert "<img src=x onerror=alert(1)>" in words
+    assert "{{ 7 * 7 }}" in words
+    assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00\x1b]", words)

@@ -74,7 +74,7 @@ def test_overconfidence_is_stated_with_its_interval():
     assert topics["Overconfident"] == (
         "mle, by 8.3 points [6.1, 10.9]: 88.3 % sure on average, right on 80.0 % of 600 rows."
     )
-    assert "recalibrate" in topics["What to do"]
+    assert "recalibrate" in topics["What follows from the scores"]
 
 
 def test_underconfidence_is_stated_without_minus_signs():
@@ -106,13 +106,13 @@ def test_a_lead_inside_the_interval_is_called_chance():
     )
     assert "a has the lowest NLL, 0.400 [0.350, 0.450]; its lead over b may be chance" in lead
     assert "a, and b" not in lead
-    assert "Choose among a and b" in topics["What to do"]
+    assert "Choose among a and b" in topics["What follows from the scores"]
 
 
 def test_a_lead_outside_every_interval_is_stated():
     lead, topics = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
     assert "a has the lowest NLL, 0.200 [0.100, 0.300]; no other interval overlaps it" in lead
-    assert "Prefer a:" in topics["What to do"]
+    assert "Prefer a:" in topics["What follows from the scores"]
 
 
 def compared(low, high):
@@ -146,7 +146,10 @@ def test_no_better_than_a_coin():
     lead, topics = words([method], sets={"near": "near"})
     assert "no better than by a coin on near" in lead
     assert "Every interval reaches 0.5" in topics["Unfamiliar rows: near"]
-    assert "Do not count on these uncertainties to flag rows like near" in topics["What to do"]
+    assert (
+        "Do not count on these uncertainties to flag rows like near"
+        in topics["What follows from the scores"]
+    )
 
 
 def test_detection_states_sizes_and_false_alarms():
@@ -157,7 +160,9 @@ def test_detection_states_sizes_and_false_alarms():
     assert "(out of 600 and 400)" in found
     assert "in 93 of 100 draws" in found
     assert "flags 42.0 % of the familiar ones" in found
-    assert "would send 42.0 % of familiar rows to a person" in topics["What to do"]
+    assert (
+        "would send 42.0 % of familiar rows to a person" in topics["What follows from the scores"]
+    )
 
 
 def test_some_methods_blind_to_a_set_are_named():

@@ -1,0 +1,93 @@
+"""Where a method is not to be trusted, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bayeslora.metrics.intervals import LEVEL, wilson
+from bayeslora.reporting.answers import SURE, Answers
+from bayeslora.reporting.assess import Assessed, Point, misses_more_than_chance
+from bayeslora.reporting.findings import bias
+from bayeslora.reporting.text import clean, counted, named, percent, shorten
+
+_SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
+
+ALWAYS = (
+    "On rows of another kind than those it was tried on: nothing here says how right it is there."
+)
+
+
+def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[str]:
+    """Return a sentence for every limit that the rows show, and the one that always holds.
+
+    Args:
+        leader: The method.
+        answers: Its labelled rows.
+        sets: Label of each out-of-distribution set by its name.
+    """
+    return [
+        *_levels(leader),
+        *_sure_and_wrong(answers),
+        *_weak_class(leader, answers),
+        *(line for name, label in sets.items() for line in _unfamiliar(leader, name, label)),
+        ALWAYS,
+    ]
+
+
+def _levels(leader: Assessed) -> list[str]:
+    """Name the level of confidence that promises too much, for most rows times points."""
+    if bias(leader) == "none" and not misses_more_than_chance(leader.points):
+        return []
+    points = leader.points
+    level = 1 - (1 - LEVEL) / len(points)
+    broken = [(one, high) for one in points if (high := _upper(one, level)) < one.confidence]
+    if not broken:
+        return []
+    worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
+    return [
+        f"Where it says that it is about {percent(worst.confidence)} sure: it is right for"
+        f" {percent(worst.accuracy)} of these {counted(worst.count, 'row')}, and likely for at most"
+        f" {percent(high)} of all such rows."
+    ]
+
+
+def _upper(point: Point, level: float) -> float:
+    return float(wilson(round(point.accuracy * point.count), point.count, level)[1])
+
+
+def _sure_and_wrong(answers: Answers) -> list[str]:
+    share = answers.wrong_though_sure()
+    if share is None or not share.count:
+        return []
+    return [
+        f"Not blindly even where it is at least {_SURELY} sure: it is wrong on {share.count:,} of"
+        f" these {counted(share.size, 'row')} (likely {percent(share.low)} to"
+        f" {percent(share.high)} of all such rows)."
+    ]
+
+
+def _weak_class(leader: Assessed, answers: Answers) -> list[str]:
+    found = answers.weakest_class()
+    if found is None:
+        return []
+    index, share = found
+    name = named(shorten(clean(leader.method.predictions.classes[index])))
+    return [
+        f"Least on rows whose true class is {name}: it is right for {percent(share.value)} of these"
+        f" {counted(share.size, 'row')} (likely {percent(share.low)} to {percent(share.high)}),"
+        " fewer than on the others."
+    ]
+
+
+def _unfamiliar(leader: Assessed, name: str, label: str) -> list[str]:
+    if name not in leader.scores.ood:
+        return []
+    outside = leader.method.ood[name].predictions
+    surely = float((outside.confidence >= SURE).mean())
+    said = (
+        f"it is {percent(float(outside.confidence.mean()))} sure on average, and at"
+        f" least {_SURELY} sure on {percent(surely)} of these {counted(len(outside), 'row')}"
+    )
+    blind = leader.scores.ood[name].auroc.low <= 0.5
+    unnoticed = ", and it is not shown to notice that they are unfamiliar" if blind else ""
+    return [f"On unfamiliar rows such as {named(label)}: {said}{unnoticed}."]

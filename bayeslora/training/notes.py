@@ -1,0 +1,28 @@
+"""What predictions note of the method that made them, in words that a report shows."""
+
+from __future__ import annotations
+
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.posteriors.config import PosteriorConfig
+
+
+def method_notes(adapter: str | None, posterior: PosteriorConfig, passes: int) -> dict[str, str]:
+    """Return metadata that name a method and say what it is, so that no reader has to know it.
+
+    Args:
+        adapter: Name of the adapter; None where the network was not adapted here.
+        posterior: Options of the posterior, maybe of another package.
+        passes: Passes of the adapted layers that the prediction took.
+    """
+    known = None if adapter is None else ADAPTERS.get(adapter)
+    notes = {} if adapter is None else {"adapter": adapter}
+    if known is not None:
+        notes["adapter_summary"] = known.summary
+    sources = (getattr(known, "source", ""), posterior.source)
+    return {
+        **notes,
+        "posterior": posterior.name,
+        "posterior_summary": posterior.summary,
+        "passes": str(passes),
+        "sources": "; ".join(filter(None, sources)),
+    }

@@ -1,0 +1,176 @@
+"""The most confident errors, the method cards, and what identifies inputs and runs."""
+
+import shlex
+import subprocess
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import Predictions
+from bayeslora.reporting.assess import assess
+from bayeslora.reporting.cards import UNKNOWN, method_cards
+from bayeslora.reporting.examples import BEGINNING, LONGEST, MOST, wrong_answers
+from bayeslora.reporting.identity import content_hash, exact_command, python_call
+from bayeslora.reporting.inputs import check_column, gather
+from bayeslora.reporting.report import report
+
+
+def assessed(*items):
+    options = {"num_bins": 15, "num_resamples": 5, "seed": 0}
+    return assess(gather(list(items)), ood_score=None, **options)
+
+
+def test_examples_are_the_most_confident_errors(make):
+    texts = tuple(f"text of row {index}" for index in range(240))
+    method = make("m", columns={"text": texts})
+    [found] = wrong_answers(assessed(method), "text")
+    wrong = np.flatnonzero(method.prediction != method.labels)
+    surest = sorted(wrong, key=lambda row: -method.confidence[row])[:MOST]
+    assert [one.row for one in found.examples] == [f"row-{row}" for row in surest]
+    assert [one.text for one in found.examples] == [texts[row] for row in surest]
+    row, first = surest[0], found.examples[0]
+    assert first.predicted == method.classes[method.prediction[row]]
+    assert first.label == method.classes[method.labels[row]]
+    assert first.confidence == f"{100 * method.confidence[row]:.1f}\N{NO-BREAK SPACE}%"
+    assert f"{len(wrong)} of 240 labelled rows answered wrongly; the 10 most" in found.facts
+
+
+def test_the_best_method_comes_first_and_texts_may_be_missing(make):
+    bare = make("mle", sharpness=3.0, ids=None)
+    some = make("good", columns={"text": [None] * 240})
+    found = wrong_answers(assessed(bare, some, make("none", labelled=False)), "text")
+    assert [one.label for one in found] == ["good", "mle"]
+    assert all(not one.text for item in found for one in item.examples)
+    assert found[1].examples[0].row.startswith("row ")
+
+
+def test_nothing_wrong_is_said_to_be_nothing(make):
+    labels = np.zeros(30, dtype=int)
+    right = make("m", rows=30, labels=labels, probs=np.eye(4)[labels])
+    [found] = wrong_answers(assessed(right), "text")
+    assert found.facts == "0 of 30 labelled rows answered wrongly"
+    assert found.examples == ()
+
+
+def test_long_texts_are_shortened_and_longest_are_cut(make):
+    long = "word " * 200
+    endless = "x" * (LONGEST + 5)
+    texts = [long, endless, "\u202eshort\n\n text "] * 80
+    [found] = wrong_answers(assessed(make("m", columns={"text": texts})), "text")
+    kinds = {one.length: one for one in found.examples}
+    assert set(kinds) == {"", "999 characters", "the first 20,000 of 20,005 characters"}
+    assert kinds[""].text == "short text"
+    assert kinds["999 characters"].rest == long.strip()
+    assert len(kinds["999 characters"].text) <= BEGINNING + 1
+    assert len(kinds["the first 20,000 of 20,005 characters"].rest) == LONGEST
+
+
+@pytest.fixture
+def file(make, tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = {"text": ["secret words"] * 240, "note": ["a remark"] * 240}
+    make("m", columns=columns).save(path)
+    return path
+
+
+def page_of(file, tmp_path, **options):
+    written = report(file, out=tmp_path / "report", num_resamples=5, overwrite=True, **options)
+    return written.read_text(encoding="utf-8")
+
+
+def test_texts_enter_the_page_from_files_unless_told_not_to(file, tmp_path):
+    page = page_of(file, tmp_path)
+    assert "secret words" in page
+    assert "a remark" not in page
+    page = page_of(file, tmp_path, example_column="note")
+    assert "a remark" in page
+    assert "secret words" not in page
+    page = page_of(file, tmp_path, examples=False)
+    assert "secret words" not in page
+    assert "Most confidently wrong" not in page
+
+
+def test_a_column_that_is_not_there_is_named(file, make):
+    with pytest.raises(InputError, match=r"unknown example column 'texts' .*'note', 'text'"):
+        check_column(gather(file, column="texts"), "texts")
+    with pytest.raises(InputError, match="no further columns"):
+        check_column(gather(make("m"), column="text"), "text")
+
+
+def test_cards_say_what_the_metadata_say(make):
+    notes = {
+        "adapter": "polar",
+        "posterior": "theirs",
+        "posterior_summary": "a Gaussian of theirs",
+        "passes": "20",
+        "sources": "They 2026",
+        "link": "softmax",
+        "num_samples": "20",
+        "seed": "3",
+        "fit_seed": "4",
+        "recalibration": "temperature",
+        "recalibration_rows": "200",
+    }
+    [card] = method_cards(assessed(make("m", metadata=notes)))
+    rows = dict(card.rows)
+    assert card.summary == "polar with theirs (a Gaussian of theirs)"
+    assert rows["passes of the adapted layers"] == rows["draws"] == "20"
+    assert rows["from logits to probabilities"] == "softmax of each pass, averaged"
+    assert rows["recalibrated"].startswith("temperature (")
+    assert rows["recalibrated"].endswith("fitted to 200 rows")
+    assert rows["seeds"] == "fit 4, prediction 3"
+    assert rows["sources"].startswith("They 2026; Guo")
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {},
+        {
+            "posterior": "theirs",
+            "num_samples": "9" * 5000,
+            "link": "x" * 500,
+            "sources": "y" * 5000,
+            "posterior_summary": "z" * 5000,
+        },
+    ],
+)
+def test_cards_of_foreign_files_guess_nothing(make, notes):
+    [card] = method_cards(assessed(make("m", metadata=notes)))
+    assert card.summary.startswith("theirs (zzz") if notes else card.summary == UNKNOWN
+    assert all(len(text) <= 400 for text in (card.summary, *dict(card.rows).values()))
+    assert ("sources" in dict(card.rows)) == bool(notes)
+
+
+def test_the_hash_of_a_record_is_that_of_its_content(make):
+    first = content_hash(make("m"))
+    assert first == content_hash(make("other name"))
+    assert first != content_hash(make("m", seed=1))
+    assert first != content_hash(make("m", scores={"extra": np.zeros(240)}))
+    assert first != content_hash(make("m", classes=("b", "a", "c", "d")))
+
+
+@pytest.mark.parametrize("word", ["plain", "two  blanks", "it's", "line\nbreak", "\u202eback\\'"])
+def test_commands_reach_a_shell_as_they_were(word):
+    shown = exact_command(shlex.join(["printf", "%s", word]))
+    assert shown.isprintable()
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, check=True)
+    assert done.stdout.decode() == word
+
+
+def test_what_is_no_command_is_shown_clean():
+    assert exact_command("an 'open quote\n") == "an 'open quote"
+
+
+def test_the_call_makes_the_report_again(file, make, tmp_path):
+    call = python_call(gather(file), out=str(tmp_path / "again"), num_resamples=5, ood_score=None)
+    assert "ood_score" not in call
+    import bayeslora
+
+    page = eval(call, {"bayeslora": bayeslora})
+    assert page == tmp_path / "again" / "index.html"
+    assert python_call(gather([file, make("m")])) == ""
+    text = page.read_text(encoding="utf-8")
+    assert "command to repeat it" in text
+    assert Predictions.load(file).name == "m"

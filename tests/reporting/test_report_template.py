@@ -1,0 +1,99 @@
+"""A user's template: what it can change, what it cannot reach, and how its errors read."""
+
+import hashlib
+import re
+
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.reporting.report import report
+from bayeslora.reporting.template import load_template
+
+EXTENDS = '{% extends "bayeslora/report.html.j2" %}\n'
+
+
+@pytest.fixture
+def template(tmp_path):
+    def write(text, name="mine.html.j2"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_file_changes_the_blocks_that_it_names(template, make, tmp_path):
+    path = template(
+        EXTENDS
+        + '{% import "bayeslora/macros.html.j2" as bl %}'
+        + "{% block header %}<h1>ACME: {{ page.title }}</h1>{% endblock %}"
+        + "{% block style %}{{ super() }}h1 { color: red; }{% endblock %}"
+        + "{% block confidence %}{% endblock %}"
+        + "{% block more %}{{ bl.gallery(drawings.reliability) }}{% endblock %}"
+    )
+    out = tmp_path / "report"
+    page = report(make("m"), out=out, title="<i>", template=path, num_resamples=5)
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>ACME: &lt;i&gt;</h1>" in text
+    assert "h1 { color: red; }" in text
+    assert ".gallery {" in text
+    assert 'id="confidence"' not in text
+    assert 'id="scores-caption"' in text
+    assert len(re.findall('<title id="reliability-1-title">', text)) == 2
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+
+
+def test_a_directory_includes_its_own_files(template, tmp_path):
+    template("logo {{ version }}", "look/parts.j2")
+    entry = template(
+        EXTENDS + '{% block body %}{% include "parts.j2" %}{% endblock %}', "look/report.html.j2"
+    )
+    loaded = load_template(entry.parent)
+    values = {"page": {"title": "t"}, "policy": "p", "style": "", "script": "", "version": "9"}
+    assert "logo 9" in loaded.render(values)
+    assert len(loaded.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\n{% if %}", r"mine\.html\.j2, line 2: Expected an expression"),
+        ("a\nb\n{{ nothing.here }}", r"mine\.html\.j2, line 3: 'nothing' is undefined"),
+        ("{{ 1 / 0 }}", r"mine\.html\.j2, line 1: division by zero"),
+        ("\n{% include 'x.j2' %}", r"line 2: unknown template 'x\.j2'.*'bayeslora/macros"),
+        ("{% extends '../../secret' %}", r"line 1: unknown template '\.\./\.\./secret'"),
+        ("{{ version.__class__.__mro__ }}", r"line 1: .*unsafe|line 1: .*undefined"),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", r"line 1: "),
+        ("{{ sizes.append(1) }}", r"line 1: "),
+    ],
+)
+def test_errors_name_the_file_and_the_line(template, text, message):
+    path = template(text)
+    with pytest.raises(InputError, match=message):
+        load_template(path).render({"version": "1", "sizes": [1]})
+
+
+def test_syntax_is_checked_before_anything_is_read(template, tmp_path):
+    path = template("{% block a %}")
+    with pytest.raises(InputError, match="line 1"):
+        report(tmp_path / "missing.parquet", out=tmp_path / "out", template=path)
+
+
+@pytest.mark.parametrize("name", ["missing.j2", "folder"])
+def test_a_missing_template_is_named(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=rf"template .*{name}.* does not exist"):
+        load_template(tmp_path / name)
+
+
+def test_values_are_escaped_in_templates_too(template):
+    loaded = load_template(template("<p>{{ page }}</p>"))
+    assert loaded.render({"page": "<script>"}) == "<p>&lt;script&gt;</p>"
+
+
+def test_a_template_that_is_not_text_is_named(tmp_path):
+    path = tmp_path / "binary.j2"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        load_template(path)
