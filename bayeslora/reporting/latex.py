@@ -76,7 +76,7 @@ def to_latex(name: str, table: Table) -> str:
         r"\centering",
         rf"\caption{{{_sentence(table.caption)}}}",
         rf"\label{{tab:bayeslora-{name}}}",
-        r"\setlength{\tabcolsep}{3pt}\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
         "\n\\par\\medskip\n".join(map(_tabular, _parts(table))),
         r"\end{table}",
     ]
@@ -122,6 +122,7 @@ def _row(row: Row, *, repeated: bool) -> Iterator[str]:
     yield _cells(["" if repeated else first, *others, *map(_value, row.cells)])
     if any(cell.interval for cell in row.cells):
         yield _cells([*("" for _ in row.headings), *(_small(cell.interval) for cell in row.cells)])
+        yield r"\addlinespace[2pt]"
 
 
 def _cells(cells: Sequence[str]) -> str:
