@@ -18,6 +18,7 @@ from bayeslora.reporting.plates import (
     per_class_plates,
     risk_plates,
     roc_plates,
+    surest_rows,
 )
 from bayeslora.reporting.reliability import reliability_panel
 from bayeslora.reporting.svg import Drawing, Panel, drawing_style
@@ -90,14 +91,15 @@ def draw(
     """
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
+    rows = [surest_rows(one) for _, one in labelled]
     with drawing_style():
         return Drawings(
             reliability=tuple(_reliability(*one, formats) for one in labelled),
-            equal_mass=equal_mass_plates(labelled, formats),
+            equal_mass=equal_mass_plates(labelled, rows, formats),
             per_class=per_class_plates(labelled, per_class, formats),
             brier=brier_plates(labelled, formats),
             confidence=tuple(_confidence(*one, formats) for one in labelled),
-            selective=risk_plates(labelled, formats),
+            selective=risk_plates(labelled, rows, formats),
             roc=roc_plates(methods, sets, formats),
             densities=tuple(
                 render_files(panel, formats)

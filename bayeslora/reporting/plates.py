@@ -41,14 +41,33 @@ class Plates:
     drawings: tuple[Drawing, ...]
 
 
-def equal_mass_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
-    """Return the reliability diagrams with bins of equal mass."""
+def surest_rows(one: Assessed) -> TopLabel:
+    """Return confidence and correctness of a method's labelled rows, sorted once for all figures.
+
+    Raises:
+        ValueError: It has no labels.
+    """
+    predictions = one.method.predictions
+    if predictions.labels is None:
+        raise ValueError("calibration and risk need labels")
+    kept = predictions.labelled
+    correct = predictions.prediction[kept] == predictions.labels[kept]
+    return top_label(predictions.confidence[kept], correct)
+
+
+def equal_mass_plates(
+    labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]
+) -> Plates:
+    """Return the reliability diagrams with bins of equal mass; `rows` are those of each method."""
+    panels = (
+        _equal_mass(index, one, surest) for (index, one), surest in zip(labelled, rows, strict=True)
+    )
     return Plates(
         "Bins of equal mass",
         "The same rows in bins that hold equally many of them: where the confidences crowd, "
         "usually near 1, there are more bins and they are narrow. Where confidences tie, bins "
         "merge.",
-        _rendered((_equal_mass(*one) for one in labelled), formats),
+        _rendered(panels, formats),
     )
 
 
@@ -86,11 +105,11 @@ def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
     )
 
 
-def risk_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
-    """Return the risk-coverage curves."""
+def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]) -> Plates:
+    """Return the risk-coverage curves; `rows` are those of each method."""
     methods = [
-        Selective(one.label, _surest(one), f"AURC {number(one.scores['aurc'].value)}")
-        for _, one in labelled
+        Selective(one.label, surest, f"AURC {number(one.scores['aurc'].value)}")
+        for (_, one), surest in zip(labelled, rows, strict=True)
     ]
     return Plates(
         "Answering only where it is sure",
@@ -131,17 +150,8 @@ def _rendered(panels: Iterable[Panel], formats: Sequence[str]) -> tuple[Drawing,
     return tuple(render_files(panel, formats) for panel in panels)
 
 
-def _surest(one: Assessed) -> TopLabel:
-    predictions = one.method.predictions
-    if predictions.labels is None:
-        raise ValueError("calibration and risk need labels")
-    kept = predictions.labelled
-    correct = predictions.prediction[kept] == predictions.labels[kept]
-    return top_label(predictions.confidence[kept], correct)
-
-
-def _equal_mass(index: int, one: Assessed) -> Panel:
-    bins = reliability_bins(_surest(one), one.scores.num_bins, equal_mass=True)
+def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
+    bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True)
     note = f"equal-mass ECE {shown(one.scores['aece'])}, n = {one.scores.n_labelled:,}"
     points = occupied(bins)
     name = f"reliability-mass-{index}"

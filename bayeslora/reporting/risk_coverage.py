@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,10 +62,15 @@ class Selective:
 
     def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the share of errors among the surest rows, for each number of them."""
-        coverage, risk = risk_coverage(self.rows)
-        answered = np.concatenate([[0], np.round(coverage * len(self.rows))])
-        wrong = np.concatenate([[0.0], risk * answered[1:]])
+        answered, wrong = self._errors
         return np.asarray(np.interp(sizes, answered, wrong) / sizes, dtype=np.float64)
+
+    @cached_property
+    def _errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rows that are answered at each threshold, and errors among them; both start at 0."""
+        coverage, risk = risk_coverage(self.rows)
+        answered = np.round(coverage * len(self.rows))
+        return np.append(0.0, answered), np.append(0.0, risk * answered)
 
     def accuracy(self, coverage: float) -> float:
         """Return the accuracy on the smallest number of surest rows that reaches `coverage`."""
