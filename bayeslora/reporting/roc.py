@@ -87,7 +87,7 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     )
 
 
-_POSITIVE = "Flagged where the uncertainty is above a threshold; points mark FPR95."
+_POSITIVE = "points mark FPR95: 95 % of the unfamiliar rows flagged"
 
 
 def roc_curve(

@@ -96,10 +96,9 @@ def test_nothing_can_be_loaded(page, source):
     assert "default-src 'none'" in policy["attrs"]["content"]
 
 
-def test_every_figure_has_alternative_text(page):
+def test_every_figure_has_alternative_text(page, made):
     drawings = page.all("svg")
-    # three methods: a diagram and a histogram each; densities of 1, 1 and 3 scores
-    assert len(drawings) == 3 + 3 + 5
+    assert len(drawings) == len(list((made / "figures").iterdir()))
     for drawing in drawings:
         assert drawing["attrs"]["role"] == "img"
         named = drawing["attrs"]["aria-labelledby"].split()
@@ -108,7 +107,7 @@ def test_every_figure_has_alternative_text(page):
         assert all(texts)
         assert any(one["tag"] == "figure" for one in drawing["inside"])
     assert all(one["text"] for one in page.all("figcaption"))
-    assert len(page.all("figcaption")) == len(page.all("figure")) == 3
+    assert len(page.all("figcaption")) == len(page.all("figure"))
 
 
 def test_tables_have_captions_and_scopes(page):
