@@ -32,7 +32,11 @@ def test_the_directory_holds_the_promised_files(made):
 
 def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path):
     page = report(
-        make("x", rows=40), out=tmp_path / "out", figures=("pdf", "png"), per_class=True, **options()
+        make("x", rows=40),
+        out=tmp_path / "out",
+        figures=("pdf", "png"),
+        per_class=True,
+        **options(),
     )
     names = {path.name for path in (page.parent / "figures").iterdir()}
     stems = {name.rpartition(".")[0] for name in names}
