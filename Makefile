@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint bench clean
+.PHONY: help setup demo test browser lint docs bench clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -14,6 +14,7 @@ help:
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make lint    style, types and import direction only"
+	@echo "make docs    write the gallery of reports again"
 	@echo "make bench   the comparison of methods (hours; DATA_DIR=... for more than newsgroups)"
 
 setup: $(STAMP)
@@ -50,6 +51,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_gallery.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/regimes.py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)

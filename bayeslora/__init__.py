@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.recalibrate import recalibrate
     from bayeslora.recalibration.temperature import Temperature
     from bayeslora.recalibration.vector import VectorScaling
+    from bayeslora.reporting.card_section import model_card_section
+    from bayeslora.reporting.model_card import update_model_card
     from bayeslora.reporting.report import report
 
 _HOMES = {
@@ -79,9 +81,11 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "model_card_section": "bayeslora.reporting.card_section",
     "register_posterior": "bayeslora.posteriors.registry",
     "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
+    "update_model_card": "bayeslora.reporting.model_card",
 }
 
 __all__ = [
@@ -120,9 +124,11 @@ __all__ = [
     "compare",
     "conformal_sets",
     "evaluate",
+    "model_card_section",
     "recalibrate",
     "register_posterior",
     "report",
+    "update_model_card",
 ]
 
 

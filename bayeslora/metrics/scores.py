@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.notebook import scores_html
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ class Scores(Mapping[str, Score]):
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the scores; notebooks show it."""
+        return scores_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""

@@ -1,4 +1,4 @@
-"""The numbers of a report for programs: `scores.json` whole, `scores.csv` one value a line."""
+"""What a report writes for programs and papers: numbers whole or one a line, figures as files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.svg import Drawing
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
@@ -44,6 +45,14 @@ def scores_json(
         ],
         "comparison": None if comparison is None else comparison.to_json(),
     }
+
+
+def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
+    """Write the files of every figure, named by the figure and its format."""
+    folder.mkdir()
+    for drawing in drawings:
+        for suffix, content in drawing.files.items():
+            (folder / f"{drawing.name}.{suffix}").write_bytes(content)
 
 
 def write_csv(path: Path, methods: Sequence[Assessed]) -> None:

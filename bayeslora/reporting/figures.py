@@ -87,6 +87,15 @@ OUTSIDE = (
 )
 """Roles of the first, second, … out-of-distribution set; they repeat after the last."""
 
+METHODS = (
+    Role(BLUE, "-", marker="o"),
+    Role(VERMILLION, (0, (5, 1.5)), marker="s"),
+    Role(INK, (0, (1.2, 1.2)), marker="^"),
+    Role(GREEN, (0, (7, 1.5, 1.2, 1.5)), marker="D"),
+    Role(PURPLE, (0, (3, 1, 1, 1, 1, 1)), marker="v"),
+)
+"""Roles of the methods that share a panel, at most so many."""
+
 
 def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Return a figure of the common width with stacked axes at fixed places.
@@ -130,11 +139,22 @@ def add_key(
     """
     for row, (role, words) in enumerate(entries):
         level = 1 - (top + row * KEY_ROW) / figure.get_figheight()
-        _add_swatch(figure, role, left / WIDTH, level)
+        add_swatch(figure, role, left / WIDTH, level)
         figure.text((left + 0.36) / WIDTH, level, words, fontsize=7.5, color=INK, va="center")
 
 
-def _add_swatch(figure: Figure, role: Role, left: float, level: float) -> None:
+def add_swatch(
+    figure: Figure, role: Role, left: float, level: float, *, line: bool = False
+) -> None:
+    """Draw a sample of a role, from `left` on at the height `level`, in parts of the figure.
+
+    Args:
+        figure: Where to draw.
+        role: What to show.
+        left: Where it begins.
+        level: Height of its middle.
+        line: Draw the line of a role whose points have a shape, not a point alone.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
@@ -152,13 +172,16 @@ def _add_swatch(figure: Figure, role: Role, left: float, level: float) -> None:
         figure.add_artist(patch)
         return
     across = [left + wide / 2] if role.marker else [left, left + wide]
-    line = Line2D(
+    if line:
+        across = [left, left + wide / 2, left + wide]
+    sample = Line2D(
         across,
         [level] * len(across),
         color=role.color,
         linestyle=role.line,
         linewidth=1.5,
         marker=role.marker or "none",
+        markevery=[1] if line else None,
         markersize=MARKER_SIZE,
     )
-    figure.add_artist(line)
+    figure.add_artist(sample)

@@ -1,17 +1,30 @@
-"""The report as Markdown: words and tables inline, figures as links to the SVG files beside it."""
+"""The report as Markdown: words and tables inline, figures as links to the files beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bayeslora.reporting.contents import Contents
+from bayeslora.reporting.formats import FORMATS
 from bayeslora.reporting.panels import Drawings
+from bayeslora.reporting.plates import Plates
 from bayeslora.reporting.svg import Drawing
 from bayeslora.reporting.tables import Table, escape_markdown, to_markdown
 from bayeslora.reporting.term import Term
 from bayeslora.reporting.text import NAME_END, NAME_START
 
 
-def render_markdown(contents: Contents, drawings: Drawings) -> str:
-    """Return the report; names from outside are escaped."""
+def render_markdown(
+    contents: Contents, drawings: Drawings, formats: Sequence[str] = FORMATS[:1]
+) -> str:
+    """Return the report; names from outside are escaped.
+
+    Args:
+        contents: Words and tables.
+        drawings: Figures.
+        formats: Formats of the figures' files; a picture is shown, a PDF is linked to.
+    """
+    suffix = next((one for one in ("svg", "png") if one in formats), "pdf")
     blocks = [
         f"# {escape_markdown(contents.title)}",
         escape_markdown(contents.facts),
@@ -25,12 +38,16 @@ def render_markdown(contents: Contents, drawings: Drawings) -> str:
     if contents.differences is not None:
         blocks += ["### Row by row", *_table(contents.differences)]
     if drawings.reliability:
-        blocks += ["## Reliability diagrams", *map(_image, drawings.reliability)]
-        blocks += ["## Confidence of right and wrong answers", *map(_image, drawings.confidence)]
+        blocks += ["## Reliability diagrams", *_images(drawings.reliability, suffix)]
+        blocks += _plates(drawings.equal_mass, suffix) + _plates(drawings.per_class, suffix)
+        blocks += _plates(drawings.brier, suffix)
+        blocks += ["## Confidence of right and wrong answers"]
+        blocks += [*_images(drawings.confidence, suffix), *_plates(drawings.selective, suffix)]
     if contents.ood:
         blocks.append("## Unfamiliar rows")
         blocks += [block for table in contents.ood for block in _table(table)]
-        blocks += map(_image, drawings.densities)
+        blocks += _plates(drawings.roc, suffix)
+        blocks += _images(drawings.densities, suffix)
     blocks.append("## What was run")
     for part in contents.record:
         rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]
@@ -66,5 +83,14 @@ def _table(table: Table) -> list[str]:
     return [_sentence(table.caption), to_markdown(table)]
 
 
-def _image(drawing: Drawing) -> str:
-    return f"![{escape_markdown(drawing.title)}](figures/{drawing.name}.svg)"
+def _plates(plates: Plates, suffix: str) -> list[str]:
+    if not plates.drawings:
+        return []
+    return [f"### {plates.heading}", plates.caption, *_images(plates.drawings, suffix)]
+
+
+def _images(drawings: Sequence[Drawing], suffix: str) -> list[str]:
+    mark = "" if suffix == "pdf" else "!"
+    return [
+        f"{mark}[{escape_markdown(one.title)}](figures/{one.name}.{suffix})" for one in drawings
+    ]

@@ -2,12 +2,15 @@
 
 Each bin that holds rows is a point at its mean confidence and its accuracy, with the 95 % Wilson
 interval of that accuracy; bins without rows are not drawn. The counts stand under the diagram
-(Bröcker and Smith, 2007, on why a diagram without intervals misleads).
+(Bröcker and Smith, 2007, on why a diagram without intervals misleads). The same drawing serves bins
+of equal mass, and one class against the rest, where its probability takes the place of the
+confidence and the share of its rows that of the accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayeslora.reporting.figures import (
@@ -22,7 +25,7 @@ from bayeslora.reporting.figures import (
     add_key,
     figure_with_axes,
 )
-from bayeslora.reporting.svg import Panel
+from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
@@ -34,27 +37,66 @@ NARROWEST_LABELLED = 0.04
 """Counts are written above bars of at least this width, in units of confidence."""
 
 
-def reliability_panel(name: str, label: str, points: Sequence[Point], note: str) -> Panel:
+@dataclass(frozen=True)
+class Words:
+    """What a kind of reliability diagram calls its parts.
+
+    Attributes:
+        title: What the figure is, with `{}` for the method's label.
+        across: What is predicted, on the horizontal axis and in the description.
+        up: What came true, on the vertical axis.
+        short: The same in one word or two, for the description.
+    """
+
+    title: str
+    across: str
+    up: str
+    short: str
+
+
+TOP_LABEL = Words("Reliability diagram of {}", "confidence", "accuracy in the bin", "accuracy")
+EQUAL_MASS = Words(
+    "Reliability diagram of {}, bins of equal mass",
+    "confidence",
+    "accuracy in the bin",
+    "accuracy",
+)
+
+
+def reliability_panel(
+    name: str,
+    label: str,
+    points: Sequence[Point],
+    note: str,
+    *,
+    words: Words = TOP_LABEL,
+    names: Mapping[str, str] | None = None,
+) -> Panel:
     """Return the diagram of one method.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
-        points: Bins of the top-label confidence that hold rows.
+        points: Bins that hold rows.
         note: What stands under the label: the calibration error and its interval.
+        words: What its parts are called.
+        names: Slots in the note, and the names that fill them.
     """
     figure, (main, counts) = figure_with_axes(4.52, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
     key = [(MEETS, "95 % interval meets the diagonal"), (MISSES, "interval misses it")]
     add_key(figure, key, top=0.58)
     _draw_points(main, points)
+    main.set_ylabel(words.up)
     _draw_counts(counts, points)
+    counts.set_xlabel(words.across)
+    texts = {TITLE_SLOT: label, **(names or {})}
     return Panel(
         name=name,
         figure=figure,
-        title=f"Reliability diagram of {label}",
-        description=_description(points, note),
-        texts={TITLE_SLOT: label},
+        title=filled(words.title.format(TITLE_SLOT), texts),
+        description=_description(points, filled(note, texts), words),
+        texts=texts,
     )
 
 
@@ -77,7 +119,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
             zorder=3,
             clip_on=False,
         )
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy in the bin")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelbottom=False)
     axes.grid(color="#e6e6e6", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -105,7 +147,7 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
                 color=INK,
             )
     tallest = max((item.count for item in points), default=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), xlabel="confidence", ylabel="rows")
+    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), ylabel="rows")
     axes.set_yticks([])
 
 
@@ -117,10 +159,10 @@ def _short_count(count: int) -> str:
     return str(count)
 
 
-def _description(points: Sequence[Point], note: str) -> str:
+def _description(points: Sequence[Point], note: str, words: Words) -> str:
     rows = [
-        f"confidence {number(item.confidence, digits=2)}:"
-        f" accuracy {number(item.accuracy, digits=2)}"
+        f"{words.across} {number(item.confidence, digits=2)}:"
+        f" {words.short} {number(item.accuracy, digits=2)}"
         f" (95 % interval {number(item.accuracy_low, digits=2)} to"
         f" {number(item.accuracy_high, digits=2)}, {item.count} rows)"
         for item in points

@@ -11,7 +11,8 @@ from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import compose
 from bayeslora.reporting.examples import MOST
-from bayeslora.reporting.export import scores_json, write_csv
+from bayeslora.reporting.export import scores_json, write_csv, write_figures
+from bayeslora.reporting.formats import FORMATS, check_formats
 from bayeslora.reporting.identity import python_call
 from bayeslora.reporting.inputs import (
     EXAMPLE_COLUMN,
@@ -21,10 +22,13 @@ from bayeslora.reporting.inputs import (
     gather,
     ood_names,
 )
+from bayeslora.reporting.latex import render_latex
 from bayeslora.reporting.markdown import render_markdown
+from bayeslora.reporting.one_vs_rest import PerClass, check_classes
 from bayeslora.reporting.page import render_page
 from bayeslora.reporting.panels import draw
 from bayeslora.reporting.record import Provenance
+from bayeslora.reporting.result import Report
 from bayeslora.reporting.template import PageTemplate, load_template
 from bayeslora.reporting.text import clean
 
@@ -41,16 +45,19 @@ def report(
     examples: bool = True,
     example_column: str | None = None,
     template: str | Path | None = None,
+    figures: Sequence[str] = FORMATS[:1],
+    per_class: PerClass = False,
     provenance: Provenance | None = None,
     ood_score: str | None = None,
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> Path:
+) -> Report:
     """Score predictions, and write a report that can be sent to somebody as one file.
 
-    The directory holds `index.html` (self-contained), `report.md`, `scores.json`, `scores.csv` and
-    `figures/*.svg`. It appears whole or not at all, and the same input gives the same bytes.
+    The directory holds `index.html` (self-contained), `report.md`, `tables.tex`, `scores.json`,
+    `scores.csv` and `figures/`. It appears whole or not at all, and the same input gives the same
+    bytes.
 
     Args:
         items: Predictions or paths of files of them: one, or one for each method or seed.
@@ -66,6 +73,10 @@ def report(
             is there. Rows without a text are shown by their ids.
         template: A Jinja2 template of the page, or a directory with a `report.html.j2`, in place of
             ours, which it may extend; see docs/reports.md.
+        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page has SVG in any
+            case.
+        per_class: Draw the reliability of each class's probability too, one class against the
+            rest: `True`, or the names of the classes to draw.
         provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
         ood_score: The uncertainty to judge detection by; see `evaluate`.
         num_bins: Bins of the calibration errors and of the diagrams.
@@ -73,7 +84,7 @@ def report(
         seed: Of the bootstrap.
 
     Returns:
-        Path of `index.html`.
+        Path of `index.html`, which a notebook shows as the page.
 
     Raises:
         InputError: `out` exists and is not to be replaced, or an input or the template is wrong.
@@ -81,12 +92,14 @@ def report(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     look = load_template(template)
+    formats = check_formats(figures)
     options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, overwrite=overwrite) as aside:
         gathered = gather(items, ood, column=column)
         if examples and example_column is not None:
             check_column(gathered, example_column)
+        check_classes(per_class, gathered)
         sets = ood_names(gathered)
         methods = assess(gathered, ood_score=ood_score, **options)
         comparison = pair(methods, **options)
@@ -97,6 +110,8 @@ def report(
             examples=None if examples else False,
             example_column=example_column,
             template=None if template is None else str(template),
+            figures=None if formats == FORMATS[:1] else formats,
+            per_class=per_class or None,
             ood_score=ood_score,
             **options,
         )
@@ -110,15 +125,14 @@ def report(
             settings=_settings(methods, **options) | _look_settings(column, look),
             example_column=column,
         )
-        drawings = draw(methods, sets)
-        (aside / "figures").mkdir()
-        for drawing in drawings.all:
-            _write(aside / "figures" / f"{drawing.name}.svg", drawing.standalone)
+        drawings = draw(methods, sets, formats=formats, per_class=per_class)
+        write_figures(aside / "figures", drawings.all)
         _write(aside / PAGE, render_page(contents, drawings, look))
-        _write(aside / "report.md", render_markdown(contents, drawings))
+        _write(aside / "report.md", render_markdown(contents, drawings, formats))
+        _write(aside / "tables.tex", render_latex(contents))
         write_json(aside / "scores.json", scores_json(contents.title, methods, comparison))
         write_csv(aside / "scores.csv", methods)
-    return target / PAGE
+    return Report(target / PAGE)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.reporting.svg_compact import FONTS, compact
 from bayeslora.reporting.text import named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -48,10 +48,13 @@ _STYLE: Any = {
 
 
 def drawing_style() -> AbstractContextManager[None]:
-    """Return a context in which the package's matplotlib settings hold, and no others change."""
-    from matplotlib import rc_context
+    """Return a context of matplotlib's defaults and the package's settings.
 
-    return rc_context(_STYLE)
+    What a user or a notebook has set (fonts, TeX, a style sheet) neither shows nor changes.
+    """
+    from matplotlib import style
+
+    return style.context(["default", _STYLE])
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,14 @@ class Drawing:
         title: What it is, in a few words.
         standalone: A complete SVG file.
         inline: The same as an element for an HTML page.
+        files: Content of its files by format, those that were asked for.
     """
 
     name: str
     title: str
     standalone: str
     inline: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def render(panel: Panel) -> Drawing:
@@ -101,13 +106,26 @@ def render(panel: Panel) -> Drawing:
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     # The default style would apply to the whole page; the root element passes it down instead.
     body = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = body.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
-    body = _own_identifiers(body, panel.name)
-    body = _with_names(body, panel.texts)
+    body = compact(_own_identifiers(body, panel.name))
+    body = filled(body, panel.texts, lambda name: escape(named(name)))
     body = _with_root(body, panel)
     inline = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body, count=2)
     declaration = '<?xml version="1.0" encoding="utf-8" standalone="no"?>\n'
     return Drawing(panel.name, panel.title, declaration + body, inline)
+
+
+def filled(text: str, texts: Mapping[str, str], form: Callable[[str], str] = str) -> str:
+    """Fill all slots in one pass, so that a name that reads like a slot stays a name.
+
+    Args:
+        text: Where slots may stand.
+        texts: Slots and the names that fill them.
+        form: How a name is written.
+    """
+    if not texts:
+        return text
+    slots = re.compile("|".join(re.escape(slot) for slot in texts))
+    return slots.sub(lambda match: form(texts[match[0]]), text)
 
 
 def _own_identifiers(body: str, prefix: str) -> str:
@@ -122,14 +140,6 @@ def _own_identifiers(body: str, prefix: str) -> str:
     return body.replace('xlink:href="#', f'xlink:href="#{prefix}-')
 
 
-def _with_names(body: str, texts: Mapping[str, str]) -> str:
-    """Fill all slots in one pass, so that a name that reads like a slot stays a name."""
-    if not texts:
-        return body
-    slots = re.compile("|".join(re.escape(slot) for slot in texts))
-    return slots.sub(lambda match: escape(named(texts[match[0]])), body)
-
-
 def _with_root(body: str, panel: Panel) -> str:
     start, end = body.index("<svg"), body.index(">") + 1
     box = re.search(r'viewBox="([^"]+)"', body[start:end])
@@ -140,7 +150,7 @@ def _with_root(body: str, panel: Panel) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         f' viewBox="{box[1]}" width="{width}pt" height="{height}pt" role="img"'
         f' aria-labelledby="{panel.name}-title {panel.name}-desc"'
-        ' style="stroke-linejoin: round; stroke-linecap: butt">\n'
+        f' style="stroke-linejoin: round; stroke-linecap: butt; font-family: {FONTS}">\n'
         f'<title id="{panel.name}-title">{escape(panel.title)}</title>\n'
         f'<desc id="{panel.name}-desc">{escape(panel.description)}</desc>'
     )

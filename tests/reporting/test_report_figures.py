@@ -10,7 +10,7 @@ from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
 from bayeslora.reporting.confidence import confidence_panel
 from bayeslora.reporting.densities import OutsideSet, density_panel
-from bayeslora.reporting.figures import IN_DISTRIBUTION, OUTSIDE, RIGHT, WRONG
+from bayeslora.reporting.figures import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG
 from bayeslora.reporting.reliability import reliability_panel
 from bayeslora.reporting.svg import render
 
@@ -125,6 +125,8 @@ def test_a_score_that_never_varies_is_not_drawn(value):
 def test_roles_differ_in_more_than_colour():
     looks = [(role.line, role.hatch, role.strength) for role in (IN_DISTRIBUTION, *OUTSIDE)]
     assert len(set(looks)) == len(looks)
+    assert len({role.line for role in METHODS}) == len({role.marker for role in METHODS})
+    assert len({role.line for role in METHODS}) == len(METHODS)
     assert RIGHT.hatch != WRONG.hatch
 
 

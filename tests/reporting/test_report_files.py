@@ -19,12 +19,54 @@ def options(**changes):
 
 def test_the_directory_holds_the_promised_files(made):
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    assert {"index.html", "report.md", "scores.json", "scores.csv"} <= names
+    numbers = {"scores.json", "scores.csv", "tables.tex"}
+    assert {"index.html", "report.md", *numbers} <= names
     figures = {name for name in names if name.startswith("figures/")}
-    assert "figures/reliability-1.svg" in figures
+    assert {"figures/reliability-1.svg", "figures/reliability-mass-3.svg"} <= figures
+    assert {"figures/risk-coverage-1.svg", "figures/roc-1-1.svg", "figures/roc-2-1.svg"} <= figures
     assert "figures/epistemic-3.svg" in figures
     assert "figures/epistemic-1.svg" not in figures
-    assert len(names) == 4 + len(figures)
+    assert "figures/reliability-1-class-1.svg" not in figures
+    assert len(names) == 5 + len(figures)
+
+
+def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path):
+    page = report(
+        make("x", rows=40),
+        out=tmp_path / "out",
+        figures=("pdf", "png"),
+        per_class=True,
+        **options(),
+    )
+    names = {path.name for path in (page.parent / "figures").iterdir()}
+    stems = {name.rpartition(".")[0] for name in names}
+    assert {f"reliability-1-class-{place}" for place in (1, 2, 3, 4)} <= stems
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+    markdown = (page.parent / "report.md").read_text(encoding="utf-8")
+    assert "](figures/reliability-1.png)" in markdown
+    assert "### One class against the rest" in markdown
+    assert page.read_text(encoding="utf-8").count("<svg") == len(stems)
+
+
+def test_a_pdf_alone_is_linked_to(make, tmp_path):
+    page = report(make("x", rows=30), out=tmp_path / "out", figures="pdf", **options())
+    markdown = (page.parent / "report.md").read_text(encoding="utf-8")
+    assert "\n[Reliability diagram of x](figures/reliability-1.pdf)" in markdown
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"figures": ["sgv"]}, ["figure format", "'sgv'", "did you mean 'svg'"]),
+        ({"figures": []}, ["no format", "svg, png, pdf"]),
+        ({"per_class": ["auto"]}, ["class in per_class", "'auto'", "did you mean 'autos'"]),
+    ],
+)
+def test_wrong_figure_options_are_named(make, tmp_path, changes, parts):
+    with pytest.raises(InputError) as caught:
+        report(make("x"), out=tmp_path / "out", **options(**changes))
+    assert all(part in str(caught.value) for part in parts)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_input_gives_the_same_bytes(methods, ood, made, tmp_path):

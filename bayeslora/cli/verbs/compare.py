@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_json, add_scoring, given
+from bayeslora.cli.arguments import add_json, add_overwrite, add_scoring, given
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the method to measure each one's distance from: total variation of the probabilities "
         "and ratio of epistemic uncertainty",
     )
+    parser.add_argument(
+        "--out",
+        metavar="FILE_OR_DIR",
+        help="write the table too: to a file ending in .md, .tex or .csv, or all three into a "
+        "directory",
+    )
+    add_overwrite(parser)
     add_scoring(parser)
     add_json(parser)
 
@@ -47,8 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare all methods and print one table, or JSON."""
     from bayeslora.metrics.compare import compare
+    from bayeslora.reporting.comparison_files import comparison_files, write_comparison
     from bayeslora.reporting.console import compare_table
 
+    if args.out is not None:
+        comparison_files(args.out, overwrite=bool(args.overwrite))
     methods = find(args.files).methods()
     options = given(args, "by", "num_bins", "seed")
     for name in ("reference", "distance_to"):
@@ -57,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     comparison = compare(
         [method.predictions.replace(name=method.label) for method in methods], **options
     )
+    if args.out is not None:
+        write_comparison(comparison, args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json(comparison.to_json())
     else:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import add_overwrite, add_scored, given
 from bayeslora.cli.runs import find
+from bayeslora.errors import InputError, unknown_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bayeslora.reporting.inputs import Method
 
 SUMMARY = "write a report that can be sent to somebody as one file"
 
@@ -28,20 +36,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column with the texts of these rows (default: text, where there is one)",
     )
     parser.add_argument(
+        "--figures",
+        nargs="+",
+        metavar="FORMAT",
+        help="formats of the figures' files: svg, png, pdf (default: svg)",
+    )
+    parser.add_argument(
+        "--per-class",
+        nargs="*",
+        metavar="CLASS",
+        help="draw the reliability of each class's probability too, or of the classes named",
+    )
+    parser.add_argument(
         "--template",
         metavar="PATH",
         help="Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
     )
     add_overwrite(parser)
+    card = parser.add_argument_group("model card")
+    card.add_argument(
+        "--model-card",
+        metavar="FILE",
+        help="write the reliability section and the metadata into this Hugging Face model card",
+    )
+    card.add_argument(
+        "--card-method", metavar="NAME", help="the method that the card is about, of several"
+    )
+    card.add_argument(
+        "--card-model", metavar="NAME", help="the model's name in the metadata (default: its own)"
+    )
+    card.add_argument("--card-dataset", metavar="NAME", help="what the rows are called in the card")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the report and print where its page is."""
+    from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import report
 
     scored = find(args.files, args.ood)
-    look = given(args, "examples", "example_column", "template")
+    about = ""
+    if args.model_card is not None:
+        read_card(args.model_card)
+        about = _card_method(args.card_method, scored.methods())
+    look = given(args, "examples", "example_column", "template", "figures")
     options = given(args, "title", "ood_score", "num_bins", "seed") | look
+    if args.per_class is not None:
+        options["per_class"] = args.per_class or True
     page = report(
         scored.files,
         ood=scored.ood,
@@ -50,4 +90,24 @@ def run(args: argparse.Namespace) -> None:
         provenance={"command": args.command},
         **options,
     )
+    if args.model_card is not None:
+        named = {"model": args.card_model, "dataset": args.card_dataset}
+        told = {key: value for key, value in named.items() if value is not None}
+        update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
     print(page)
+
+
+def _card_method(name: str | None, methods: Sequence[Method]) -> str:
+    """Return the label of the method that the card is about."""
+    labels = [method.label for method in methods]
+    if name is None:
+        if len(labels) > 1:
+            known = ", ".join(labels)
+            raise InputError(f"--model-card: say which method with --card-method, one of {known}")
+        return labels[0]
+    if name in labels:
+        return name
+    same = [method.label for method in methods if method.name == name]
+    if len(same) == 1:
+        return same[0]
+    raise unknown_choice("method in --card-method", name, labels)

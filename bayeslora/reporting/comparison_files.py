@@ -1,0 +1,140 @@
+"""The paired comparison as files: Markdown, LaTeX and CSV, for a page, a paper and a program."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
+from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.reporting.latex import PREAMBLE, to_latex
+from bayeslora.reporting.score_tables import difference_table
+from bayeslora.reporting.tables import escape_markdown, to_markdown
+from bayeslora.reporting.text import NAME_END, NAME_START
+
+STEM = "comparison"
+"""Name of the files in a directory, without the suffix."""
+
+COLUMNS = (
+    "method",
+    "reference",
+    "score",
+    "value",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "n",
+)
+"""Columns of the CSV; p-values follow where there are any."""
+
+
+def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Return the files that a comparison is written to, before it is computed.
+
+    Args:
+        out: A file whose suffix says the format, or a directory for one of each.
+        overwrite: Whether they may exist.
+
+    Raises:
+        InputError: The suffix stands for no format, or a file exists and is not to be replaced.
+    """
+    target = Path(out)
+    if target.is_dir() or not target.suffix:
+        files = tuple(target / f"{STEM}{suffix}" for suffix in _WRITERS)
+    elif target.suffix in _WRITERS:
+        files = (target,)
+    else:
+        raise InputError(
+            f"{target} has the suffix {target.suffix!r}; choose from {', '.join(_WRITERS)}, or name"
+            " a directory for all of them"
+        )
+    for file in (target, *files):
+        wrong = file.exists() and (file.is_dir() if file in files else file.is_file())
+        if wrong:
+            raise InputError(f"{file} is in the way of a file or directory; choose another path")
+        if file in files and file.exists() and not overwrite:
+            raise InputError(f"{file} exists; choose another path or pass overwrite (--overwrite)")
+    return files
+
+
+def write_comparison(
+    comparison: Comparison, out: str | Path, *, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Write what `compare` returned, and return the files.
+
+    Args:
+        comparison: The paired differences.
+        out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three.
+        overwrite: Replace files that exist.
+
+    Raises:
+        InputError: The suffix stands for no format, or a file exists and is not to be replaced.
+    """
+    files = comparison_files(out, overwrite=overwrite)
+    for file in files:
+        with atomic_file(file) as aside:
+            text = _WRITERS[file.suffix](comparison)
+            aside.write_text(text, encoding="utf-8", newline="\n")
+    return files
+
+
+def _markdown(comparison: Comparison) -> str:
+    table = difference_table(comparison)
+    caption = escape_markdown(table.caption).replace(NAME_START, "**").replace(NAME_END, "**")
+    return f"{caption}\n\n{to_markdown(table)}\n"
+
+
+def _latex(comparison: Comparison) -> str:
+    return f"{PREAMBLE}\n{to_latex('differences', difference_table(comparison))}"
+
+
+def _csv(comparison: Comparison) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    tests = _tests(comparison)
+    writer.writerow((*COLUMNS, *tests))
+    for row in comparison.rows:
+        writer.writerows(_lines(row, comparison, tests))
+    return stream.getvalue()
+
+
+def _tests(comparison: Comparison) -> tuple[str, ...]:
+    """Return the names of p-values that any row has."""
+    known = ("p", "p_holm")
+    return tuple(name for name in known if any(getattr(row, name, {}) for row in comparison.rows))
+
+
+def _lines(
+    row: ComparisonRow, comparison: Comparison, tests: tuple[str, ...]
+) -> Iterator[tuple[object, ...]]:
+    for key, score in row.scores.items():
+        change = row.differences[key]
+        yield (
+            row.name,
+            comparison.reference,
+            key,
+            *map(repr, (score.value, score.low, score.high)),
+            *map(repr, (change.value, change.low, change.high)),
+            comparison.n,
+            *(_number(getattr(row, name, {}), key) for name in tests),
+        )
+    for key, score in row.distances.items():
+        ends = map(repr, (score.value, score.low, score.high))
+        blank = ("",) * (3 + len(tests))
+        yield (row.name, comparison.distance_to, key, *ends, *blank[:3], comparison.n, *blank[3:])
+
+
+def _number(values: Mapping[str, float], key: str) -> str:
+    return repr(values[key]) if key in values else ""
+
+
+_WRITERS: Mapping[str, Callable[[Comparison], str]] = {
+    ".md": _markdown,
+    ".tex": _latex,
+    ".csv": _csv,
+}

@@ -1,0 +1,153 @@
+"""Risk-coverage curves: the errors that remain when a method answers only where it is sure.
+
+Geifman, Uziel and El-Yaniv (2019), arXiv:1805.08206. All methods share a panel, with what a perfect
+and a random order of the rows would give. Rows of equal confidence enter in the mean of all their
+orders, as in AURC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslora.metrics.selective import risk_coverage
+from bayeslora.reporting.curves import ENTRY as ENTRY_HEIGHT
+from bayeslora.reporting.curves import Entry, add_entries, name_slot, sampled_sizes
+from bayeslora.reporting.figures import (
+    INK,
+    KEY_ROW,
+    MARKER_SIZE,
+    RULE,
+    TITLE_SLOT,
+    Role,
+    add_heading,
+    add_key,
+    figure_with_axes,
+)
+from bayeslora.reporting.svg import Panel, filled
+from bayeslora.reporting.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from bayeslora.metrics.top_label import TopLabel
+
+MARKED = (0.8, 0.9, 0.95)
+"""Coverages whose accuracy is marked and told."""
+
+TITLE = "Errors left at each coverage"
+
+_RANDOM = Role(RULE, (0, (4, 2)))
+_PERFECT = Role(RULE, (0, (1, 1.5)))
+
+
+@dataclass(frozen=True)
+class Selective:
+    """One method of the panel.
+
+    Attributes:
+        label: Its label.
+        rows: Confidence and correctness of its labelled rows.
+        aurc: The area under its curve in words, such as `AURC 0.021`.
+    """
+
+    label: str
+    rows: TopLabel
+    aurc: str
+
+    def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of errors among the surest rows, for each number of them."""
+        answered, wrong = self._errors
+        return np.asarray(np.interp(sizes, answered, wrong) / sizes, dtype=np.float64)
+
+    @cached_property
+    def _errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rows that are answered at each threshold, and errors among them; both start at 0."""
+        coverage, risk = risk_coverage(self.rows)
+        answered = np.round(coverage * len(self.rows))
+        return np.append(0.0, answered), np.append(0.0, risk * answered)
+
+    def accuracy(self, coverage: float) -> float:
+        """Return the accuracy on the smallest number of surest rows that reaches `coverage`."""
+        # a coverage such as 0.95 · 20 must not be rounded up to the next row
+        size = max(1, int(np.ceil(round(coverage * len(self.rows), 9))))
+        return 1 - float(self.risk(np.array([size]))[0])
+
+
+def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]]) -> Panel:
+    """Return the curves of some methods.
+
+    Args:
+        name: Stem of the figure's file.
+        methods: Methods with their roles; the first one's rows give the lines of comparison.
+    """
+    key = 0.58 + len(methods) * ENTRY_HEIGHT
+    figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
+    sizes = sorted({len(method.rows) for _, method in methods})
+    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; the surest rows first")
+    texts = {name_slot(place): method.label for place, (_, method) in enumerate(methods)}
+    entries = [
+        Entry(role, slot, _numbers(method))
+        for slot, (role, method) in zip(texts, methods, strict=True)
+    ]
+    add_entries(figure, entries, top=0.58)
+    one = " of the first" if len(methods) > 1 else ""
+    lines = [
+        (_RANDOM, f"rows{one} in random order"),
+        (_PERFECT, f"rows{one}, all right ones first"),
+    ]
+    add_key(figure, lines, top=key)
+    _draw(axes, methods)
+    return Panel(
+        name=name,
+        figure=figure,
+        title="Risk and coverage of " + ", ".join(texts.values()),
+        description=filled("; ".join(f"{one.name}: {one.detail}" for one in entries) + ".", texts),
+        texts={TITLE_SLOT: TITLE, **texts},
+    )
+
+
+def _numbers(method: Selective) -> str:
+    kept = ", ".join(number(method.accuracy(coverage)) for coverage in MARKED)
+    shares = ", ".join(f"{100 * coverage:.0f}" for coverage in MARKED)
+    return f"{method.aurc}; accuracy {kept} at {shares} %"
+
+
+def _draw(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
+    first = methods[0][1].rows
+    sizes = sampled_sizes(len(first))
+    right, rows = float(first.correct.sum()), len(first)
+    random = np.full(2, 1 - right / rows)
+    perfect = np.maximum(0, sizes - right) / sizes
+    axes.plot([0, 1], 100 * random, color=_RANDOM.color, linestyle=_RANDOM.line, linewidth=1.0)
+    axes.plot(
+        sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
+    )
+    top = float(random[0])
+    for role, method in methods:
+        sizes = sampled_sizes(len(method.rows))
+        coverage, risk = sizes / len(method.rows), method.risk(sizes)
+        axes.plot(coverage, 100 * risk, color=role.color, linestyle=role.line, linewidth=1.4)
+        axes.plot(
+            MARKED,
+            [100 - 100 * method.accuracy(one) for one in MARKED],
+            color=role.color,
+            linestyle="none",
+            marker=role.marker,
+            markersize=MARKER_SIZE,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            zorder=3,
+        )
+        top = max(top, float(risk[coverage >= 0.1].max()))
+    for marked in MARKED:
+        axes.axvline(marked, color="#e6e6e6", linewidth=0.6, zorder=0)
+    # the first few rows may all be wrong by chance, and would flatten the rest
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
+    axes.set_xlabel("coverage: share of rows that are answered", color=INK)
+    axes.set_ylabel("errors among them (%)", color=INK)

@@ -1,0 +1,72 @@
+"""Files that `report` and `compare` write on demand, and the model card."""
+
+import pytest
+from cli_files import fake
+
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.reporting.card_section import START
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [
+        fake(tmp_path / "a.parquet", seed=1, name="plain"),
+        fake(tmp_path / "b.parquet", seed=2, name="bayes"),
+    ]
+
+
+def test_compare_writes_its_table(run, files, tmp_path):
+    result = run("compare", *files, "--out", tmp_path / "tables")
+    assert result.code == 0
+    assert "plain (reference)" in result.out
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {"comparison.md", "comparison.tex", "comparison.csv"}
+    one = tmp_path / "one.tex"
+    assert run("compare", *files, "--out", one, "--json").out.startswith("{")
+    assert "tabular" in one.read_text(encoding="utf-8")
+
+
+def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
+    assert "'.txt'" in refused("compare", *files, "--out", tmp_path / "table.txt")
+    target = tmp_path / "table.md"
+    target.write_text("mine")
+    assert "--overwrite" in refused("compare", *files, "--out", target)
+    assert run("compare", *files, "--out", target, "--overwrite").code == 0
+    assert "bayes" in target.read_text(encoding="utf-8")
+
+
+def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n# Mine\n")
+    options = ["--figures", "png", "--per-class", "--out", tmp_path / "out"]
+    about = ["--model-card", card, "--card-method", "bayes", "--card-model", "tiny"]
+    result = run("report", *files, *options, *about, "--card-dataset", "toy rows")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.strip() == str(tmp_path / "out" / "index.html")
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "reliability-2-class-1.png" in figures
+    assert not any(name.endswith(".svg") for name in figures)
+    text = card.read_text(encoding="utf-8")
+    accuracy = evaluate(files[1])["accuracy"].value
+    assert f"| Accuracy ↑ | {accuracy:.3f} |" in text
+    assert "- name: tiny" in text
+    assert "name: toy rows" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--figures", "gif"], ["figure format", "'gif'"]),
+        (["--per-class", "nothing"], ["class in per_class", "'nothing'"]),
+        (["--model-card", "missing.md"], ["missing.md", "does not exist"]),
+        (["--model-card", "{card}"], ["--card-method", "plain, bayes"]),
+        (["--model-card", "{card}", "--card-method", "bays"], ["'bays'", "did you mean 'bayes'"]),
+    ],
+)
+def test_wrong_options_are_refused(refused, files, tmp_path, options, parts):
+    card = tmp_path / "card.md"
+    card.write_text("# x\n")
+    given = [option.format(card=card) for option in options]
+    message = refused("report", *files, "--out", tmp_path / "out", *given)
+    assert all(part in message for part in parts)
+    assert START not in card.read_text()

@@ -1,0 +1,198 @@
+"""The reliability section and the metadata of a Hugging Face model card."""
+
+import pytest
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.reporting.card_metadata import KEY, merged_front_matter, model_index
+from bayeslora.reporting.card_section import END, START, model_card_section
+from bayeslora.reporting.model_card import read_card, update_model_card
+
+FRONT = """---
+license: mit  # as agreed
+tags: [a, "b: c"]
+base_model: "x/y"
+
+# where it learned
+datasets:
+- ag_news
+---
+"""
+TEXT = "# A model\n\nIt sorts.  \n\n```yaml\nmodel-index: no\n---\n```\n"
+
+
+@pytest.fixture(scope="module")
+def scores(make):
+    far = make("m", rows=40, labelled=False, seed=2, signal=0.3)
+    return evaluate(make("m", sharpness=3.0), {"far | off": far}, num_resamples=20)
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "my-model" / "README.md"
+    path.parent.mkdir()
+    path.write_text(FRONT + TEXT)
+    return path
+
+
+def test_the_hub_reads_the_metadata(card, scores):
+    update_model_card(card, scores, dataset="AG News", dataset_type="fancyzhx/ag_news")
+    data = ModelCard.load(card).data
+    assert data.model_name == "my-model"
+    assert data.license == "mit"
+    assert all(isinstance(one, EvalResult) for one in data.eval_results)
+    assert {(one.task_type, one.dataset_type, one.dataset_name) for one in data.eval_results} == {
+        ("text-classification", "fancyzhx/ag_news", "AG News")
+    }
+    values = {one.metric_type: one for one in data.eval_results}
+    for kind, key in (("accuracy", "accuracy"), ("brier_score", "brier"), ("ece", "ece")):
+        assert values[kind].metric_value == pytest.approx(scores[key].value, abs=5e-7)
+    assert values["ece"].metric_args == {"num_bins": 15}
+    assert values["roc_auc"].metric_value == pytest.approx(
+        scores.ood["far | off"].auroc.value, abs=5e-7
+    )
+    # what the Hub's own library would write says the same
+    again = ModelCardData(model_name="my-model", eval_results=data.eval_results).to_dict()
+    assert again[KEY] == yaml.safe_load(card.read_text().split("---\n")[1])[KEY]
+
+
+def test_everything_else_keeps_its_bytes(card, scores):
+    update_model_card(card, scores)
+    text = card.read_text()
+    start, end = text.index(f"{KEY}:"), text.index("---\n# A model")
+    assert text[:start] + text[end:].split("\n" + START)[0] == FRONT + TEXT
+    assert text.endswith(END + "\n")
+
+
+def test_a_second_call_changes_nothing(card, scores):
+    update_model_card(card, scores)
+    before = card.read_bytes()
+    stamp = card.stat().st_mtime_ns
+    update_model_card(card, scores)
+    assert card.read_bytes() == before
+    assert card.stat().st_mtime_ns == stamp
+
+
+def test_new_scores_replace_the_old_ones_where_they_stand(card, scores, make):
+    update_model_card(card, scores)
+    card.write_text(card.read_text() + "\n## Licence\n")
+    other = evaluate(make("m", sharpness=1.0), num_resamples=20)
+    update_model_card(card, other)
+    text = card.read_text()
+    assert text.count(START) == text.count(END) == text.count(f"\n{KEY}:\n") == 1
+    assert text.endswith(END + "\n\n## Licence\n")
+    assert "The model is overconfident" not in text
+    values = {one.metric_type: one.metric_value for one in ModelCard.load(card).data.eval_results}
+    assert values["nll"] == pytest.approx(other["nll"].value, abs=5e-7)
+
+
+def test_results_of_others_stay(card, scores):
+    entry = {"task": {"type": "text-classification"}, "dataset": {"type": "d", "name": "D"}}
+    theirs = [
+        {"name": "my-model", "results": [{**entry, "metrics": [{"type": "f1", "value": 0.5}]}]},
+        {"name": "other", "results": []},
+    ]
+    card.write_text(f"---\n{yaml.safe_dump({KEY: theirs})}# a remark\nlicense: mit\n---\n{TEXT}")
+    update_model_card(card, scores, dataset="D", dataset_type="d")
+    update_model_card(card, scores, dataset="E")
+    front = card.read_text().split("---\n")[1]
+    assert front.endswith("# a remark\nlicense: mit\n")
+    mine, other = yaml.safe_load(front)[KEY]
+    assert other == theirs[1]
+    assert [one["dataset"]["name"] for one in mine["results"]] == ["D", "E"]
+    assert mine["results"][0]["metrics"][0] == {"type": "f1", "value": 0.5}
+    assert len(mine["results"][0]["metrics"]) == 1 + len(mine["results"][1]["metrics"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no front matter", "---\n---\n# x\n", "---\r\nlicense: mit\r\n---\r\n# x\r\n", "# x\n\n"],
+)
+def test_any_card_can_be_filled(tmp_path, scores, text):
+    card = tmp_path / "README.md"
+    card.write_bytes(text.encode())
+    update_model_card(card, scores, model="m")
+    found = card.read_bytes().decode()
+    assert ModelCard(found).data.model_name == "m"
+    assert found.count(START) == 1
+    if "\r\n" in text:
+        assert "\n" not in found.replace("\r\n", "")
+
+
+keys = st.sampled_from(["license", "tags", "language", "datasets", "x-y"])
+values = st.sampled_from(["mit", "[a, b]", "\n- a\n- b", "{a: 1}", '"#"', "|\n  # no remark\n  b"])
+blocks = st.lists(st.tuples(keys, values), max_size=4, unique_by=lambda item: item[0])
+remarks = st.sampled_from(["", "# remark\n", "\n", "\n# one\n\n# two\n"])
+
+
+@given(blocks, blocks, remarks, st.sampled_from([f"{KEY}:\n- name: m\n  results: []\n", ""]))
+def test_merging_touches_one_key_alone(before, after, remark, present):
+    after = [item for item in after if item[0] not in {key for key, _ in before}]
+    first, last = ("".join(f"{k}: {v}\n" for k, v in part) for part in (before, after))
+    text = f"---\n{first}{present}{remark}{last}---\nbody\n"
+    index = [{"name": "m", "results": [{"task": {"type": "t"}, "dataset": {}, "metrics": []}]}]
+    merged = merged_front_matter(text, index, "\n")
+    front = yaml.safe_load(merged.split("---\n")[1])
+    assert front.pop(KEY) == index
+    assert front == (yaml.safe_load(first + last) or {})
+    start = merged.index(f"{KEY}:")
+    assert merged[:start] == f"---\n{first}" if present else merged.startswith(f"---\n{first}")
+    if present:
+        assert merged.endswith(f"{remark}{last}---\nbody\n")
+    assert merged_front_matter(merged, index, "\n") == merged
+
+
+def test_the_section_says_what_was_measured(scores):
+    text = model_card_section(scores, dataset="AG | News <b>")
+    assert text.startswith(START)
+    assert text.endswith(END)
+    assert "Measured on 240 labelled rows (AG \\| News &lt;b&gt;), 4 classes, 15 bins" in text
+    assert f"| Accuracy ↑ | {scores['accuracy'].value:.3f} |" in text
+    assert "The model is overconfident" in text
+    assert "| far \\| off | 40 |" in text
+    assert text.count("| 0.") >= sum(one.count > 0 for one in scores.bins)
+
+
+def test_unlabelled_rows_still_make_a_section(make, tmp_path):
+    alone = evaluate(make("m", labelled=False, rows=30), num_resamples=5)
+    assert "| Mean confidence |" in model_card_section(alone)
+    card = tmp_path / "README.md"
+    card.write_text("# x\n")
+    with pytest.raises(InputError, match="nothing for the model index"):
+        update_model_card(card, alone)
+    assert card.read_text() == "# x\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff", "cannot be read"),
+        (START.encode(), "expected one"),
+        (f"{END} {START}".encode(), "expected one"),
+        (b"---\na: [1\n---\n", "not YAML"),
+        (b"---\n{a: 1}\n---\n", "lines of `key: value`"),
+        (b"---\nmodel-index: 3\n---\n", "list of models"),
+    ],
+)
+def test_cards_that_cannot_be_updated_are_named(tmp_path, scores, content, words):
+    card = tmp_path / "README.md"
+    card.write_bytes(content)
+    for call in (lambda: read_card(card), lambda: update_model_card(card, scores)):
+        with pytest.raises(InputError, match=words):
+            call()
+    assert card.read_bytes() == content
+
+
+def test_a_missing_card_is_not_made(tmp_path, scores):
+    with pytest.raises(InputError, match=r"README\.md does not exist"):
+        update_model_card(tmp_path / "README.md", scores)
+
+
+def test_the_index_is_that_of_the_hub(scores):
+    [model] = model_index(scores, model="m", dataset="Some rows")
+    assert model["name"] == "m"
+    assert model["results"][0]["dataset"] == {"name": "Some rows", "type": "some-rows"}

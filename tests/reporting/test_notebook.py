@@ -1,0 +1,80 @@
+"""Scores and reports show themselves in a notebook."""
+
+import os
+import pickle
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import Scores
+from bayeslora.reporting.result import Report
+
+
+class Tags(HTMLParser):
+    """Collect the tags of a piece of HTML with their attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_scores_are_a_table_with_every_score(make):
+    far = make("m", rows=20, labelled=False, seed=5)
+    scores = evaluate(make("m"), {"<b>far</b>": far}, num_resamples=5)
+    html = scores._repr_html_()
+    read = Tags(html)
+    assert {tag for tag, _ in read.found} == {
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
+    assert len([tag for tag, _ in read.found if tag == "tr"]) == 1 + len(scores) + 3
+    nll = scores["nll"]
+    assert f"{nll.value:.3f}" in read.text
+    assert f"[{nll.low:.3f}, {nll.high:.3f}]" in read.text
+    assert any("<b>far</b> (20 rows) by" in text for text in read.text)
+
+
+def test_a_hostile_name_is_text(make):
+    scores = evaluate(make("<script>x</script>", rows=20), num_resamples=5)
+    assert "<script" not in scores._repr_html_()
+    loaded = Scores.from_json(scores.to_json())
+    assert loaded._repr_html_() == scores._repr_html_()
+
+
+def test_a_report_is_the_path_of_its_page(made):
+    page = Report(made / "index.html")
+    assert isinstance(page, os.PathLike | Path)
+    assert str(page) == f"{page}" == os.fspath(page) == str(made / "index.html")
+    assert page == made / "index.html"
+    assert hash(page) == hash(made / "index.html")
+    assert page.with_name("scores.json").is_file()
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert pickle.loads(pickle.dumps(page)) == page
+
+
+def test_a_report_shows_its_page_in_a_frame(made):
+    page = Report(made / "index.html")
+    [(tag, attributes)] = Tags(page._repr_html_()).found
+    assert tag == "iframe"
+    assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
+    assert "allow-same-origin" not in attributes["sandbox"]
+    assert unescape(attributes["title"]) == str(page)
+
+
+def test_what_is_no_page_shows_nothing(made):
+    assert Report(made)._repr_html_() is None
+    assert Report(made / "missing.html")._repr_html_() is None
+    assert Report(made / "report.md")._repr_html_() is None

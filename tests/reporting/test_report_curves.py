@@ -1,0 +1,193 @@
+"""Curves of several methods: the numbers behind the lines, and how few points draw them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import auc, roc_auc_score
+from sklearn.metrics import roc_curve as reference_roc
+
+from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.selective import aurc
+from bayeslora.metrics.top_label import top_label
+from bayeslora.reporting.assess import assess
+from bayeslora.reporting.brier_parts import BrierParts, brier_panel
+from bayeslora.reporting.curves import POINTS, panels_of, sampled_sizes, thinned
+from bayeslora.reporting.figures import METHODS
+from bayeslora.reporting.inputs import gather
+from bayeslora.reporting.one_vs_rest import MOST_CLASSES, class_panels
+from bayeslora.reporting.panels import draw
+from bayeslora.reporting.plates import brier_plates
+from bayeslora.reporting.risk_coverage import MARKED, Selective, risk_coverage_panel
+from bayeslora.reporting.roc import Detector, roc_curve, roc_panel
+from bayeslora.reporting.svg import render
+
+
+def selective(confidence, correct, label="m"):
+    return Selective(label, top_label(confidence, correct), "AURC 0.1")
+
+
+def scored(*items, ood=None):
+    methods = gather(list(items), ood)
+    return assess(methods, ood_score=None, num_bins=15, seed=0, num_resamples=2)
+
+
+def test_risk_is_the_share_of_errors_among_the_surest():
+    method = selective([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0])
+    sizes = np.arange(1, 5)
+    assert method.risk(sizes) == pytest.approx([0 / 1, 1 / 2, 1 / 3, 2 / 4])
+
+
+def test_ties_take_the_mean_of_all_orders():
+    confidence, correct = [0.9, 0.5, 0.5, 0.5], [0, 0, 1, 1]
+    tied = [correct[:1] + list(order) for order in itertools.permutations(correct[1:])]
+    mean = np.mean([1 - np.cumsum(order) / np.arange(1, 5) for order in tied], axis=0)
+    assert selective(confidence, correct).risk(np.arange(1, 5)) == pytest.approx(mean)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.8, 0.9]), st.booleans()), min_size=1))
+def test_the_mean_risk_is_aurc(rows):
+    confidence, correct = zip(*rows, strict=True)
+    method = selective(confidence, correct)
+    risk = method.risk(np.arange(1, len(rows) + 1))
+    # both are sums of at most some dozens of float64 terms below 1
+    assert risk.mean() == pytest.approx(aurc(method.rows), abs=1e-12)
+
+
+def test_accuracy_is_that_of_the_fewest_rows_that_reach_the_coverage():
+    # 0.95 · 20 is 19 rows, though its float64 product is a little more
+    method = selective(np.linspace(0.5, 0.9, 20), [0] + [1] * 19)
+    assert method.accuracy(0.95) == 1
+    assert method.accuracy(0.951) == pytest.approx(19 / 20)
+
+
+def test_the_panel_marks_and_tells_the_accuracies():
+    method = selective(np.linspace(0.5, 0.9, 20), [0, 0] + [1] * 18)
+    panel = risk_coverage_panel("risk", list(zip(METHODS, [method], strict=False)))
+    marks = [line for line in panel.figure.axes[0].lines if line.get_linestyle() == "None"]
+    [drawn] = [line.get_xydata().tolist() for line in marks]
+    assert drawn == [[0.8, 0.0], [0.9, 0.0], pytest.approx([0.95, 100 / 19])]
+    assert panel.description == "m: AURC 0.1; accuracy 1.000, 1.000, 0.947 at 80, 90, 95 %."
+    assert MARKED == (0.8, 0.9, 0.95)
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    st.lists(st.integers(0, 5), min_size=1, max_size=40),
+)
+def test_the_roc_is_that_of_scikit_learn(inside, outside):
+    inside, outside = np.array(inside, float), np.array(outside, float)
+    across, up = roc_curve(inside, outside)
+    truth = np.repeat([0, 1], [len(inside), len(outside)])
+    values = np.concatenate([inside, outside])
+    expected = reference_roc(truth, values, drop_intermediate=False)
+    assert across == pytest.approx(expected[0])
+    assert up == pytest.approx(expected[1])
+    assert auc(across, up) == pytest.approx(roc_auc_score(truth, values))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3000), st.integers(10, 200))
+def test_thinning_moves_no_point_farther_than_a_step(seed, size, points):
+    generator = np.random.default_rng(seed)
+    across, up = np.sort(generator.beta(0.3, 2, size)), np.sort(generator.beta(2, 0.3, size))
+    x, y = thinned(across, up, points)
+    assert len(x) <= points
+    assert (x[0], y[0], x[-1], y[-1]) == (across[0], up[0], across[-1], up[-1])
+    step = (across[-1] + up[-1] - across[0] - up[0]) / (points - 1)
+    nearest = np.searchsorted(x + y, across + up, side="right") - 1
+    distance = np.abs(across - x[nearest]) + np.abs(up - y[nearest])
+    # float64: sums of two numbers below 1
+    assert distance.max() <= step + 1e-12
+
+
+def test_few_rows_are_all_drawn_and_many_are_sampled():
+    assert sampled_sizes(7).tolist() == list(range(1, 8))
+    many = sampled_sizes(1_000_000)
+    assert (many[0], many[-1]) == (1, 1_000_000)
+    assert len(many) <= POINTS
+    assert np.all(np.diff(many) > 0)
+    # no gap is wider than 1 % of all rows
+    assert np.diff(many).max() < 10_000
+
+
+def test_figures_of_many_rows_stay_small():
+    generator = np.random.default_rng(0)
+    inside, outside = generator.normal(0, 1, 100_000), generator.normal(1, 1, 100_000)
+    detectors = [Detector(f"m{i}", "s", inside + i, outside, 0.8, 0.6) for i in range(5)]
+    roc = roc_panel("roc", "far", list(zip(METHODS, detectors, strict=True)))
+    confidence = generator.uniform(0.25, 1, 100_000)
+    method = selective(confidence, generator.uniform(size=100_000) < confidence)
+    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS])
+    for panel in (roc, risk):
+        assert len(render(panel).standalone) < 60_000
+
+
+def test_more_methods_than_looks_take_more_panels():
+    parts = list(panels_of(range(2 * len(METHODS) + 1)))
+    assert [number for number, _ in parts] == [1, 2, 3]
+    assert [item for _, part in parts for _, item in part] == list(range(11))
+    assert all(len({role.marker for role, _ in part}) == len(part) for _, part in parts)
+
+
+def test_bars_of_the_brier_parts_end_at_the_score():
+    one = BrierParts("m", brier=0.30, reliability=0.06, resolution=0.51, uncertainty=0.75)
+    panel = brier_panel("b", [one])
+    refined, wrong = panel.figure.axes[0].patches
+    assert refined.get_width() == pytest.approx(0.75 - 0.51)
+    assert wrong.get_x() + wrong.get_width() == pytest.approx(one.brier)
+    assert "reliability 0.060, resolution 0.510, uncertainty 0.750" in panel.description
+
+
+def test_brier_parts_are_drawn_where_they_are_scored(make):
+    [one] = scored(make("m", rows=30))
+    keys = {"brier_reliability": 0.1, "brier_resolution": 0.4, "brier_uncertainty": 0.7}
+    score = type(one.scores["nll"])
+    extended = {**one.scores.scores, **{k: score(v, v, v) for k, v in keys.items()}}
+    plain = {k: v for k, v in one.scores.scores.items() if k not in keys}
+    for scores, count in ((extended, 1), (plain, 0)):
+        object.__setattr__(one.scores, "scores", scores)
+        assert len(brier_plates([(1, one)], ("svg",)).drawings) == count
+
+
+def test_one_class_against_the_rest_is_the_binary_diagram(make):
+    predictions = make("m", rows=120)
+    [panel] = class_panels([(1, *scored(predictions))], ["crypto"])
+    place = predictions.classes.index("crypto")
+    of_class = predictions.labels == place
+    error = ece(top_label(predictions.probs[:, place], of_class), 15)
+    assert panel.name == f"reliability-1-class-{place + 1}"
+    assert panel.title == "Reliability diagram of m for the class crypto"
+    assert f"crypto: {of_class.sum()} of 120 rows, error {error:.3f}" in panel.description
+    counts = [bar.get_height() for bar in panel.figure.axes[1].patches]
+    assert sum(counts) == 120
+
+
+def test_of_many_classes_the_worst_are_drawn(make):
+    size = MOST_CLASSES + 3
+    probs = np.full((60, size), 0.2 / (size - 1))
+    probs[:, 0] = 0.8  # always sure of the first class, which never comes
+    labels = np.arange(60) % (size - 1) + 1
+    names = tuple(f"c{place}" for place in range(size))
+    one = make("m", rows=60).replace(
+        probs=probs, labels=labels, classes=names, total=None, aleatoric=None, epistemic=None
+    )
+    panels = list(class_panels([(1, *scored(one))], True))
+    assert len(panels) == MOST_CLASSES
+    assert panels[0].name == "reliability-1-class-1"
+    assert list(class_panels([(1, *scored(one))], False)) == []
+
+
+def test_each_set_gets_its_methods_sizes_and_scores(make):
+    far = make("m", rows=30, labelled=False, seed=3)
+    methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
+    drawings = draw(methods, {"far": "far away"})
+    [roc] = drawings.roc.drawings
+    assert "Rows: 30 unfamiliar (positive), 240 familiar. n: AUROC" in roc.standalone
+    assert "m: AUROC" not in roc.standalone
+    [risk] = drawings.selective.drawings
+    assert "m: AURC" in risk.standalone
+    assert "; n: AURC" in risk.standalone
+    assert math.isclose(float(risk.standalone.split('width="')[1].split("pt")[0]), 3.4 * 72)
