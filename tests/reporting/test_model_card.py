@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
@@ -129,6 +129,7 @@ blocks = st.lists(st.tuples(keys, values), max_size=4, unique_by=lambda item: it
 remarks = st.sampled_from(["", "# remark\n", "\n", "\n# one\n\n# two\n"])
 
 
+@settings(deadline=None)
 @given(blocks, blocks, remarks, st.sampled_from([f"{KEY}:\n- name: m\n  results: []\n", ""]))
 def test_merging_touches_one_key_alone(before, after, remark, present):
     after = [item for item in after if item[0] not in {key for key, _ in before}]

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, roc_auc_score
 from sklearn.metrics import roc_curve as reference_roc
@@ -48,6 +48,7 @@ def test_ties_take_the_mean_of_all_orders():
     assert selective(confidence, correct).risk(np.arange(1, 5)) == pytest.approx(mean)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.8, 0.9]), st.booleans()), min_size=1))
 def test_the_mean_risk_is_aurc(rows):
     confidence, correct = zip(*rows, strict=True)
@@ -74,6 +75,7 @@ def test_the_panel_marks_and_tells_the_accuracies():
     assert MARKED == (0.8, 0.9, 0.95)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=40),
     st.lists(st.integers(0, 5), min_size=1, max_size=40),
@@ -89,6 +91,7 @@ def test_the_roc_is_that_of_scikit_learn(inside, outside):
     assert auc(across, up) == pytest.approx(roc_auc_score(truth, values))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 3000), st.integers(10, 200))
 def test_thinning_moves_no_point_farther_than_a_step(seed, size, points):
     generator = np.random.default_rng(seed)
