@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
+    from bayeslora.adapters.config_starts import PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
     from bayeslora.conformal.lac import LAC
@@ -64,6 +65,7 @@ _HOMES = {
     "MLE": "bayeslora.posteriors.config",
     "MatrixScaling": "bayeslora.recalibration.matrix",
     "NUTS": "bayeslora.posteriors.config_nuts",
+    "PiSSA": "bayeslora.adapters.config_starts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "RAPS": "bayeslora.conformal.aps",
@@ -106,6 +108,7 @@ __all__ = [
     "LoRA",
     "MCDropout",
     "MatrixScaling",
+    "PiSSA",
     "PoLAR",
     "Predictions",
     "ScalaBL",

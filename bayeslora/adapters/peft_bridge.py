@@ -1,7 +1,8 @@
 """Exchange with PEFT: any low-rank adapter is written as a plain LoRA, any plain LoRA is read.
 
-PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. Files are written and
-read without importing PEFT, and nothing is unpickled.
+PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. A change that is measured
+from a start, as PiSSA's, is one of rank 2r on the original weight. Files are written and read
+without importing PEFT, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def export_peft(
     Raises:
         InputError: There are no sites, or their ranks or scales differ.
     """
-    shapes = {(site.r, site.scale, site.dropout.p) for site in sites}
+    changes = [site.change() for site in sites]
+    shapes = {
+        (len(A), site.scale, site.dropout.p) for site, (A, _) in zip(sites, changes, strict=True)
+    }
     if len(shapes) != 1:
         raise InputError(
             f"a PEFT checkpoint holds one (r, scale, dropout), the {len(sites)} sites have "
@@ -57,8 +61,7 @@ def export_peft(
         )
     paths = [prefix + site.name for site in sites]
     tensors: dict[str, Tensor] = {}
-    for path, site in zip(paths, sites, strict=True):
-        A, B = site.factors()
+    for path, (A, B) in zip(paths, changes, strict=True):
         tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
         tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
     folder = Path(directory)

@@ -1,9 +1,15 @@
 """An adapter site: the module that stands in for one linear layer.
 
-    y = x Wᵀ + b + s · B(core(A(x))),   W and b frozen, s = alpha / r
+    y = x Wᵀ + b + s · B(core(A(x))),                   W and b frozen, s = alpha / r
+    y = x Wᵀ + b + s · ( B(A(x)) − B_0(A_0(x)) ),       where the adapter starts from a part of W
 
 PoLAR's equation `ΔW = s·X·Θ·Yᵀ` reads `B = X`, `core = Θ`, `A = Yᵀ` here. The factors are plain
 linear layers, so anything that hooks linear layers (K-FAC, Jacobians) finds them.
+
+PiSSA and CorDA are published with a frozen residual, `W − s·B_0·A_0`, in the place of W. The second
+line is the same function. It costs another product of rank r, and in return W stays the host's own
+tensor: shared with other adapters on it, the same in its fingerprint, not rounded again where it is
+bfloat16; and the change at the start is exactly zero, since both products are then the same.
 """
 
 from __future__ import annotations
@@ -53,6 +59,10 @@ class Site(Protocol):
 class LowRank(nn.Module):
     """A frozen linear layer plus a low-rank change; satisfies `Site`.
 
+    Attributes:
+        A0: [r, in] buffer, where `A` started; only where it is orthonormal or centred.
+        B0: [out, r] buffer, likewise for `B`.
+
     Args:
         name: Dotted path of the replaced layer in its host.
         host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
@@ -60,6 +70,9 @@ class LowRank(nn.Module):
         scale: The factor s in front of the change.
         dropout: Probability of dropping an input of `A`; the frozen layer sees every input.
     """
+
+    A0: Tensor
+    B0: Tensor
 
     def __init__(
         self, name: str, host: nn.Linear, factors: Factors, scale: float, dropout: float = 0.0
@@ -75,10 +88,12 @@ class LowRank(nn.Module):
         self.B = _linear(factors.B, device)
         self.core = None if factors.core is None else _linear(factors.core, device)
         self.orthonormal = factors.orthonormal
-        if factors.orthonormal:
-            # Not saved: they only say where point-estimated directions started from.
-            self.register_buffer("_A0", self.A.weight.detach().clone(), persistent=False)
-            self.register_buffer("_B0", self.B.weight.detach().clone(), persistent=False)
+        self.centred = factors.centred
+        if factors.orthonormal or factors.centred:
+            # Orthonormal ones need not be saved: they only say where directions started from.
+            for key, layer in (("A0", self.A), ("B0", self.B)):
+                start = layer.weight.detach().clone()
+                self.register_buffer(key, start, persistent=factors.centred)
         self.train(host.training)
 
     @property
@@ -99,21 +114,53 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
         base = F.linear(x, self.weight, self.bias)
-        h = self.A(self.dropout(x.to(self.A.weight.dtype)))
+        x = self.dropout(x.to(self.A.weight.dtype))
+        h = self.A(x)
         if self.core is not None:
             h = self.core(h)
-        change: Tensor = self.scale * self.B(h)
-        return base + change.to(base.dtype)
+        product: Tensor = self.B(h)
+        if self.centred:
+            # Not one product of rank 2r: its sums would round, and the start would be a change.
+            product = product - F.linear(F.linear(x, self.A0), self.B0)
+        return base + (self.scale * product).to(base.dtype)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return `(A [r, in], B·core [out, r])`, the change being `s` times their product."""
+        """Return what is trained, `(A [r, in], B·core [out, r])`; see `change` for the change."""
         B = self.B.weight
         return self.A.weight, B if self.core is None else B @ self.core.weight
 
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [k, in], B [out, k])` with the change `s·B·A`; k is r, or 2r if centred.
+
+        `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: in this form nothing large cancels.
+
+        Args:
+            dtype: Of the result and of the work; None takes the adapter's own.
+        """
+        kind = dtype or self.A.weight.dtype
+        A, B = self.A.weight.to(kind), self.B.weight.to(kind)
+        if self.core is not None:
+            return A, B @ self.core.weight.to(kind)
+        if not self.centred:
+            return A, B
+        A0, B0 = self.A0.to(kind), self.B0.to(kind)
+        return torch.cat([A, A - A0]), torch.cat([B - B0, B0], 1)
+
     def delta(self) -> Tensor:
         """Return the change of the weight, [out, in], in the adapter's precision."""
-        A, B = self.factors()
+        A, B = self.change()
         return self.scale * (B @ A)
+
+    @torch.no_grad()
+    def begin(self, factors: Factors) -> None:
+        """Start anew from factors of the same kind and shapes, in place."""
+        for layer, start in ((self.A, factors.A), (self.B, factors.B)):
+            layer.weight.copy_(start)
+        if self.core is not None and factors.core is not None:
+            self.core.weight.copy_(factors.core)
+        if self.orthonormal or self.centred:
+            self.A0.copy_(factors.A)
+            self.B0.copy_(factors.B)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
@@ -130,11 +177,16 @@ class LowRank(nn.Module):
         """Return the weights of `A`, `B` and, where there is one, `core`."""
         return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file has to hold: `trainable()`, and `A0` and `B0` where it is centred."""
+        starts = {"A0": self.A0, "B0": self.B0} if self.centred else {}
+        return {**self.trainable(), **starts}
+
     def origin(self) -> dict[str, Tensor]:
-        """Return zeros, except for orthonormal factors: these return where they started."""
+        """Return copies of where `A` and `B` started if orthonormal or centred; else zeros."""
         point = {key: torch.zeros_like(value) for key, value in self.trainable().items()}
-        if self.orthonormal:
-            point |= {"A": self.get_buffer("_A0").clone(), "B": self.get_buffer("_B0").clone()}
+        if self.orthonormal or self.centred:
+            point |= {"A": self.A0.clone(), "B": self.B0.clone()}
         return point
 
     def manifold(self) -> dict[str, str]:
@@ -154,7 +206,9 @@ class LowRank(nn.Module):
 def _linear(weight: Tensor, device: torch.device) -> nn.Linear:
     """Return a trainable layer without bias whose weight is a copy of `weight`."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone().to(device))
+    # In the layout that a loaded tensor has too: products round differently in another one.
+    start = weight.detach().to(device).clone(memory_format=torch.contiguous_format)
+    layer.weight = nn.Parameter(start)
     return layer
 
 

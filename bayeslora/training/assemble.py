@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config import AdapterConfig, LoRA
+from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
@@ -15,6 +16,7 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_variational import ScalaBL
+from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.training.network import Network
 
@@ -46,7 +48,9 @@ def build_network(
     """
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
-    sites = inject(clone.model, with_dropout(adapter, posterior), seed)
+    chosen = with_dropout(adapter, posterior)
+    # What was fitted is never decomposed again: a random start would come out another.
+    sites = inject(clone.model, chosen, seed, blank=extra is not None)
     names = [site.name for site in sites]
     encoder = Encoder(
         clone,
@@ -69,16 +73,27 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     """
     if not isinstance(posterior, MCDropout):
         return adapter
-    if isinstance(adapter, PoLAR):
-        raise InputError("posterior 'mc_dropout' needs an adapter with dropout; choose 'lora'")
+    if not isinstance(adapter, LoRA):
+        raise InputError(
+            f"posterior 'mc_dropout' needs an adapter with dropout, and {adapter.name!r} is "
+            "defined without; choose 'lora'"
+        )
     return replace(adapter, dropout=posterior.p)
 
 
 def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+    centred = isinstance(adapter, PiSSA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
+        why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
         raise InputError(
             f"posterior 'scalabl' scales the free first factor of adapter 'lora'; {adapter.name!r} "
-            "has none"
+            + (why if centred else "has none")
+        )
+    if isinstance(posterior, IVON) and posterior.weight_decay and centred:
+        raise InputError(
+            f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} starts "
+            "from a part of the pretrained weight, which it would shrink; leave it at 0, or choose "
+            f"'lora', got {posterior.weight_decay!r}"
         )
 
 

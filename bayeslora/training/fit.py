@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.config import AdapterConfig
-from bayeslora.adapters.stats import summary
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits

@@ -7,16 +7,19 @@ import sys
 import pytest
 
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 
 
 def test_registry_names_are_those_of_the_classes():
-    assert {"lora": LoRA, "polar": PoLAR} == ADAPTERS
+    assert {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA} == ADAPTERS
     assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
 
 
-@pytest.mark.parametrize("config", [LoRA(r=4), PoLAR(target_modules=("q_proj",), num_layers=None)])
+@pytest.mark.parametrize(
+    "config", [LoRA(r=4), PoLAR(target_modules=("q_proj",), num_layers=None), PiSSA(niter=4)]
+)
 def test_round_trip_through_a_mapping(config):
     assert resolve("adapter", as_mapping(config), ADAPTERS) == config
 
@@ -31,15 +34,41 @@ def test_one_target_may_be_a_plain_string():
     assert LoRA(target_modules=["a", "b"]).target_modules == ("a", "b")
 
 
-@pytest.mark.parametrize("cls", [LoRA, PoLAR])
+ALPHA = {
+    LoRA: "alpha must be a number > 0, got {}",
+    PoLAR: "alpha must be a number > 0, got {}",
+    PiSSA: "alpha must be a number > 0 or None (r), got {}",
+}
+
+
+@pytest.mark.parametrize("cls", ALPHA)
+@pytest.mark.parametrize("alpha", [0, -1.0, math.nan, "x", True])
+def test_a_scale_that_is_none_is_refused(cls, alpha):
+    with pytest.raises(InputError) as caught:
+        cls(alpha=alpha)
+    assert str(caught.value) == ALPHA[cls].format(repr(alpha))
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        (LoRA(r=8, alpha=16), 2),
+        (PoLAR(r=4, alpha=6), 1.5),
+        (PiSSA(), 1),
+        (PiSSA(r=4, alpha=2), 0.5),
+    ],
+)
+def test_the_scale_is_alpha_over_r(config, scale):
+    assert config.scale == scale
+
+
+@pytest.mark.parametrize("cls", [LoRA, PoLAR, PiSSA])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"r": 0}, "r must be an integer >= 1, got 0"),
         ({"r": 8.0}, "r must be an integer >= 1, got 8.0"),
         ({"r": True}, "r must be an integer >= 1, got True"),
-        ({"alpha": 0}, "alpha must be a number > 0, got 0"),
-        ({"alpha": math.nan}, "alpha must be a number > 0, got nan"),
         ({"lr": "fast"}, "lr must be a number > 0, got 'fast'"),
         ({"lr": math.inf}, "lr must be a number > 0, got inf"),
         ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
@@ -63,6 +92,8 @@ def test_shared_options_are_checked(cls, options, message):
     [
         (LoRA, {"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),
         (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
+        (PiSSA, {"niter": -1}, "niter must be an integer >= 0 or None (exact), got -1"),
+        (PiSSA, {"niter": 2.0}, "niter must be an integer >= 0 or None (exact), got 2.0"),
         (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
         (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
         (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),

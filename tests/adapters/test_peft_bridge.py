@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
 from bayeslora.errors import InputError
@@ -45,11 +46,16 @@ def classifier_bert():
     return model.eval()
 
 
-CONFIGS = [PoLAR(r=4, num_layers=2), LoRA(r=3, alpha=7.0, num_layers=2)]
+CONFIGS = [
+    PoLAR(r=4, num_layers=2),
+    LoRA(r=3, alpha=7.0, num_layers=2),
+    PiSSA(r=3, alpha=4.0, num_layers=2),
+]
+every = pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora", "pissa"])
 
 
 @pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
-@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+@every
 def test_peft_loads_our_export(peft, tmp_path, host, config):
     model = host()
     sites = trained(model, config)
@@ -124,7 +130,7 @@ def test_modules_saved_whole_are_reported_and_loaded(peft, tmp_path):
     assert len(load_peft(tiny_bert(), tmp_path)) == 3
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+@every
 def test_round_trip_without_peft(tmp_path, config):
     model = tiny_llama()
     sites = trained(model, config)

@@ -1,4 +1,4 @@
-"""Sites: the laws on three hosts for both adapters, and what is particular to each."""
+"""Sites: the laws on three hosts for all adapters, and what is particular to each."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from tiny_hosts import stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.init import Factors, kaiming_zero, polar
 from bayeslora.adapters.site import LowRank
 
@@ -57,6 +58,27 @@ class TestLoRAOnBert(OnBert):
 
 class TestPoLAROnBert(OnBert):
     config = PoLAR(r=2, num_layers=1)
+
+
+class TestPiSSAOnStack(OnStack):
+    config = PiSSA(r=2, alpha=3.0, target_modules=("layers.0", "layers.2"))
+    is_random = False
+
+
+class TestFastPiSSAOnLlama(OnLlama):
+    """With r = 1 the decomposition takes 9 of the 16 directions, so that its seed shows."""
+
+    config = PiSSA(r=1, niter=0, num_layers=2)
+
+
+class TestPiSSAOnLlama(OnLlama):
+    config = PiSSA(r=8, target_modules=("q_proj", "k_proj", "down_proj"), num_layers=2)
+    is_random = False
+
+
+class TestPiSSAOnBert(OnBert):
+    config = PiSSA(r=3, num_layers=1)
+    is_random = False
 
 
 def by_hand(dropout=0.0, core=True):

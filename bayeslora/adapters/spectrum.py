@@ -12,22 +12,20 @@ from bayeslora.adapters.site import LowRank
 
 
 def singular_values(site: LowRank) -> Tensor:
-    """Return the r largest singular values of the change, descending, [r] float64.
+    """Return the singular values of the change that can differ from 0, descending, [k] float64.
 
-    With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the r × r matrix `s·R_b·core·R_aᵀ`,
-    whether or not the factors are orthonormal; no out × in matrix is formed.
+    k is r, or 2r where the change is measured from a start (less on a layer smaller than that).
+    With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the k × k matrix `s·R_b·R_aᵀ`, whether
+    or not the factors are orthonormal; no out × in matrix is formed.
     """
-    weights = {key: value.detach().double() for key, value in site.trainable().items()}
-    middle = torch.linalg.qr(weights["B"]).R
-    if "core" in weights:
-        middle = middle @ weights["core"]
-    middle = middle @ torch.linalg.qr(weights["A"].mT).R.mT
+    A, B = (item.detach() for item in site.change(torch.float64))
+    middle = torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT
     values: Tensor = abs(site.scale) * torch.linalg.svdvals(middle)
     return values
 
 
 def stable_rank(site: LowRank) -> float:
-    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and r; NaN where the change is zero.
+    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN where the change is zero.
 
     It counts the directions that the change really uses (Rudelson & Vershynin 2007,
     arXiv:math/0503442).

@@ -13,7 +13,7 @@ from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.init import Factors
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.site import LowRank
-from bayeslora.adapters.stats import drift, singular_values, stable_rank, summary
+from bayeslora.adapters.spectrum import drift, singular_values, stable_rank, summary
 
 
 def site_of(A, B, core=None, scale=2.0):
