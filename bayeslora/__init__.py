@@ -13,7 +13,7 @@ from bayeslora._version import __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
-    from bayeslora.adapters.config_starts import PiSSA
+    from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
     from bayeslora.conformal.lac import LAC
@@ -50,6 +50,7 @@ _HOMES = {
     "BLoB": "bayeslora.posteriors.config_variational",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
+    "CorDA": "bayeslora.adapters.config_starts",
     "ConformalSets": "bayeslora.conformal.sets",
     "Ensemble": "bayeslora.posteriors.config",
     "HistogramBinning": "bayeslora.recalibration.histogram",
@@ -99,6 +100,7 @@ __all__ = [
     "BayesianClassifier",
     "BetaCalibration",
     "ConformalSets",
+    "CorDA",
     "Ensemble",
     "HistogramBinning",
     "InputError",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from bayeslora.adapters.config_checks import check_shared, number, whole
-from bayeslora.adapters.config_starts import PiSSA
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.errors import unknown_choice
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
@@ -106,9 +106,9 @@ class PoLAR:
         return self.alpha / self.r
 
 
-AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA
+AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
 
-ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA)
+ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA)
 }
 """Every adapter by the name that the command line uses."""

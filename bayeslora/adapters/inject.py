@@ -11,12 +11,18 @@ from torch import Generator, Tensor, nn
 from bayeslora.adapters.config import AdapterConfig, LoRA
 from bayeslora.adapters.site import LowRank
 from bayeslora.adapters.start import start
+from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import find_targets
 from bayeslora.errors import InputError
 
 
 def inject(
-    model: nn.Module, config: AdapterConfig, seed: int, *, blank: bool = False
+    model: nn.Module,
+    config: AdapterConfig,
+    seed: int,
+    *,
+    moments: Mapping[str, SecondMoment] | None = None,
+    blank: bool = False,
 ) -> list[LowRank]:
     """Replace linear layers of `model` by adapted ones, in place, and freeze all the rest.
 
@@ -26,6 +32,7 @@ def inject(
         model: The host; every parameter that is not an adapter's stops requiring a gradient.
         config: The adapter's options.
         seed: Of the random start; the same seed gives the same factors.
+        moments: Second moments of the inputs of the adapted layers by name, which CorDA needs.
         blank: Whether to leave out the work of a start that is read off the weights, and begin
             with zeros, because the adapter's tensors will be loaded.
 
@@ -33,11 +40,11 @@ def inject(
         The sites, in the model's own order.
 
     Raises:
-        InputError: See `find_targets`; or the rank exceeds a layer's size. The model is then
-            left as it was.
+        InputError: See `find_targets`; or the rank exceeds a layer's size, or a second moment is
+            missing. The model is then left as it was.
     """
     names = find_targets(model, config.target_modules, config.num_layers)
-    return inject_at(model, names, config, seed, blank=blank)
+    return inject_at(model, names, config, seed, moments=moments, blank=blank)
 
 
 def inject_at(
@@ -46,6 +53,7 @@ def inject_at(
     config: AdapterConfig,
     seed: int,
     *,
+    moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
 ) -> list[LowRank]:
     """Do what `inject` does, on the linear layers with these very names.
@@ -55,7 +63,10 @@ def inject_at(
     """
     generator = Generator().manual_seed(seed)
     hosts = {name: _linear_at(model, name) for name in names}
-    starts = [start(name, host, config, generator, blank=blank) for name, host in hosts.items()]
+    starts = [
+        start(name, host, config, generator, moments=moments, blank=blank)
+        for name, host in hosts.items()
+    ]
     dropout = config.dropout if isinstance(config, LoRA) else 0.0
     for (name, host), factors in zip(hosts.items(), starts, strict=True):
         _replace(model, name, LowRank(name, host, factors, config.scale, dropout))

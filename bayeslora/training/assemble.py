@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bayeslora.adapters.config import AdapterConfig, LoRA
-from bayeslora.adapters.config_starts import PiSSA
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
@@ -49,8 +49,10 @@ def build_network(
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
     chosen = with_dropout(adapter, posterior)
-    # What was fitted is never decomposed again: a random start would come out another.
-    sites = inject(clone.model, chosen, seed, blank=extra is not None)
+    # What was fitted is never decomposed again: a random start would come out another. What starts
+    # from a context begins once that has been run, through this very network.
+    blank = extra is not None or isinstance(chosen, CorDA)
+    sites = inject(clone.model, chosen, seed, blank=blank)
     names = [site.name for site in sites]
     encoder = Encoder(
         clone,
@@ -82,7 +84,7 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
 
 
 def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
-    centred = isinstance(adapter, PiSSA)
+    centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
         why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
         raise InputError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
+from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -66,7 +67,7 @@ class Fitted:
     @property
     def name(self) -> str:
         """What tables call it, such as `polar-vbll`."""
-        adapter = f"{self.record.adapter['name']}-" if self.record.adapter else ""
+        adapter = f"{table_name(self.record.adapter)}-" if self.record.adapter else ""
         return f"{adapter}{self.posterior.name}"
 
     @property

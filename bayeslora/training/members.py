@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora.adapters.config import AdapterConfig
-from bayeslora.adapters.config_starts import PiSSA
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.tasks.examples import Examples
@@ -82,7 +82,7 @@ def fit_members(
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(plan.posterior, plan.settings.seed)
-    if len(seeds) > 1 and isinstance(plan.adapter, PiSSA):
+    if len(seeds) > 1 and isinstance(plan.adapter, PiSSA | CorDA):
         logger.warning(
             "members with adapter %r start alike: the order of the rows is all that tells them "
             "apart; 'lora' and 'polar' start at random",

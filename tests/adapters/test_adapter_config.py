@@ -7,18 +7,24 @@ import sys
 import pytest
 
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
-from bayeslora.adapters.config_starts import PiSSA
+from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 
 
 def test_registry_names_are_those_of_the_classes():
-    assert {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA} == ADAPTERS
+    assert {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA} == ADAPTERS
     assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
 
 
 @pytest.mark.parametrize(
-    "config", [LoRA(r=4), PoLAR(target_modules=("q_proj",), num_layers=None), PiSSA(niter=4)]
+    "config",
+    [
+        LoRA(r=4),
+        PoLAR(target_modules=("q_proj",), num_layers=None),
+        PiSSA(niter=4),
+        CorDA(mode="kpm", context=("a text", "b")),
+    ],
 )
 def test_round_trip_through_a_mapping(config):
     assert resolve("adapter", as_mapping(config), ADAPTERS) == config
@@ -38,6 +44,7 @@ ALPHA = {
     LoRA: "alpha must be a number > 0, got {}",
     PoLAR: "alpha must be a number > 0, got {}",
     PiSSA: "alpha must be a number > 0 or None (r), got {}",
+    CorDA: "alpha must be a number > 0 or None (r), got {}",
 }
 
 
@@ -62,7 +69,7 @@ def test_the_scale_is_alpha_over_r(config, scale):
     assert config.scale == scale
 
 
-@pytest.mark.parametrize("cls", [LoRA, PoLAR, PiSSA])
+@pytest.mark.parametrize("cls", ADAPTERS.values())
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,6 +101,24 @@ def test_shared_options_are_checked(cls, options, message):
         (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
         (PiSSA, {"niter": -1}, "niter must be an integer >= 0 or None (exact), got -1"),
         (PiSSA, {"niter": 2.0}, "niter must be an integer >= 0 or None (exact), got 2.0"),
+        (
+            CorDA,
+            {"mode": "imp"},
+            "unknown mode 'imp' (did you mean 'ipm'?); choose from 'ipm', 'kpm'",
+        ),
+        (
+            CorDA,
+            {"mode": "kpm"},
+            "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list of "
+            "texts in Python",
+        ),
+        (CorDA, {"context": ()}, "context must be a file, a list of texts or None, got ()"),
+        (CorDA, {"context": 3}, "context must be a file, a list of texts or None, got 3"),
+        (CorDA, {"context": ["a", " "]}, "context must hold texts that are not blank, got ' '"),
+        (CorDA, {"context_rows": 0}, "context_rows must be an integer >= 1, got 0"),
+        (CorDA, {"power": -0.5}, "power must be a number >= 0, got -0.5"),
+        (CorDA, {"power": 1.5}, "power must be a number from 0 to 1, got 1.5"),
+        (CorDA, {"damping": 0.0}, "damping must be a number > 0, got 0.0"),
         (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
         (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
         (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),
@@ -109,6 +134,17 @@ def test_own_options_are_checked(cls, options, message):
     with pytest.raises(InputError) as caught:
         cls(**options)
     assert str(caught.value) == message
+
+
+def test_texts_of_a_context_may_be_a_list():
+    assert CorDA(context=["a", "b"]).context == ("a", "b")
+    assert CorDA(context="generic.jsonl").context == "generic.jsonl"
+
+
+def test_only_the_published_power_is_called_corda():
+    assert table_name(as_mapping(CorDA())) == "corda"
+    assert table_name(as_mapping(CorDA(power=0.5))) == "context-svd-0.5"
+    assert table_name(as_mapping(LoRA())) == "lora"
 
 
 def test_importing_the_options_loads_no_torch():

@@ -6,11 +6,15 @@ import pytest
 import torch
 from tiny import tiny_llama, toy_rows
 
+from bayeslora.adapters.config_starts import CorDA
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
 
-ADAPTERS = {"pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1"}
+ADAPTERS = {
+    "pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1",
+    "corda": "corda:r=4,num_layers=2,lr=5e-3",
+}
 POSTERIORS = [
     "mle",
     "map",
@@ -24,6 +28,11 @@ POSTERIORS = [
     "blob:num_samples=3",
     "ivon:num_samples=3",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +107,31 @@ def test_the_prior_is_centred_on_the_start_after_loading(backbone, tmp_path, ada
     assert 0 < found == pytest.approx(expected, rel=1e-9)
     sizes = sum(float(item.layer.weight.detach().square().sum()) for item in layers)
     assert found < 0.5 * sizes
+
+
+def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
+    texts = [row["text"] for row in toy_rows(40, 8)]
+    adapter = CorDA(r=2, num_layers=2, mode="kpm", context=texts)
+    clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
+    clf.fit(toy_rows(30), epochs=1, out=tmp_path / "model")
+    kept = clf.record.adapter["context"]
+    assert kept.startswith("40 texts, sha256 ")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.adapter.context == kept
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
+
+
+def test_validation_rows_are_no_context(backbone):
+    held = toy_rows(18, 1)
+    adapter = CorDA(context=["something else", held[3]["text"]])
+    clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
+    with pytest.raises(InputError, match=r"holds 1 of the validation texts, such as .*may not"):
+        clf.fit(toy_rows(30), held)
+
+
+def test_another_power_has_another_name(backbone):
+    clf = fitted(backbone, "corda", "mle")
+    assert clf.predict(toy_rows(3)).name == "corda-mle"
+    other = BayesianClassifier(backbone, "corda:r=2,power=0.5", "mle", progress=False)
+    other.fit(toy_rows(30), epochs=1)
+    assert other.predict(toy_rows(3)).name == "context-svd-0.5-mle"
