@@ -12,6 +12,7 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.classifier_source import IN_MEMORY
 from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
@@ -260,6 +261,17 @@ class BayesianClassifier:
         self._fitted = fitted
         self.posterior = fitted.posterior
         return self
+
+    def spectrum(self) -> list[list[SiteSpectrum]]:
+        """Return what the adapter did to each weight: a list for every member, of one most often.
+
+        Each entry has the layer's `name`, the `singular_values` of the change, its `norm`,
+        `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
+
+        Raises:
+            InputError: Nothing is fitted, or the network has no adapters of ours.
+        """
+        return self._known().spectra()
 
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier to a directory, whole or not at all.

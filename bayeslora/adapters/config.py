@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 
 from bayeslora.adapters.config_checks import check_shared, number, whole
 from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.errors import unknown_choice
+from bayeslora.errors import InputError, unknown_choice
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
 """How PoLAR's direction factors are kept orthonormal."""
@@ -30,6 +30,8 @@ class LoRA:
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of AdamW on both factors.
         weight_decay: Decoupled weight decay of both factors.
+        use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
+            step does not fall with the rank (Kalajdzievski 2023, arXiv:2312.03732).
     """
 
     name: ClassVar[str] = "lora"
@@ -43,16 +45,19 @@ class LoRA:
     num_layers: int | None = 6
     lr: float = 1e-3
     weight_decay: float = 0.0
+    use_rslora: bool = False
 
     def __post_init__(self) -> None:
         check_shared(self)
         number(self, "alpha", above=0.0)
         number(self, "dropout", low=0.0, below=1.0)
+        if not isinstance(self.use_rslora, bool):
+            raise InputError(f"use_rslora must be true or false, got {self.use_rslora!r}")
 
     @property
     def scale(self) -> float:
         """The factor s in front of the change."""
-        return self.alpha / self.r
+        return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,23 @@ def inject_at(
         for name, host in hosts.items()
     ]
     dropout = config.dropout if isinstance(config, LoRA) else 0.0
-    for (name, host), factors in zip(hosts.items(), starts, strict=True):
-        _replace(model, name, LowRank(name, host, factors, config.scale, dropout))
+    sites = [
+        LowRank(name, host, factors, config.scale, dropout)
+        for (name, host), factors in zip(hosts.items(), starts, strict=True)
+    ]
+    return put(model, sites)
+
+
+def put(model: nn.Module, sites: Sequence[LowRank]) -> list[LowRank]:
+    """Put sites in the places that they are named after, freeze all the rest, and return them.
+
+    They come back in the model's own order.
+    """
+    for site in sites:
+        _replace(model, site.name, site)
     _freeze_hosts(model)
-    return [site for site in find_sites(model) if site.name in set(names)]
+    names = {site.name for site in sites}
+    return [site for site in find_sites(model) if site.name in names]
 
 
 def find_sites(model: nn.Module) -> list[LowRank]:

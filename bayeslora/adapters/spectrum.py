@@ -1,9 +1,10 @@
-"""Numbers that describe trained adapters: stable rank, drift, size."""
+"""Numbers that describe trained adapters: singular values, stable rank, drift, size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,6 +38,42 @@ def drift(site: LowRank) -> float:
     """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 where it has none."""
     distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
     return max(distances, default=0.0)
+
+
+@dataclass(frozen=True)
+class SiteSpectrum:
+    """What one adapter did to the weight of its layer.
+
+    Attributes:
+        name: Dotted name of the layer.
+        singular_values: Of the change ΔW, descending; those beyond its rank are 0 and left out.
+        norm: ‖ΔW‖_F.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN where that is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
+        drift: As `drift`.
+    """
+
+    name: str
+    singular_values: tuple[float, ...]
+    norm: float
+    relative_norm: float
+    stable_rank: float
+    drift: float
+
+
+def spectrum(site: LowRank) -> SiteSpectrum:
+    """Return the numbers of one site, in float64."""
+    values = singular_values(site)
+    norm = float(torch.linalg.vector_norm(values))
+    frozen = float(torch.linalg.vector_norm(site.weight.detach().double()))
+    return SiteSpectrum(
+        site.name,
+        tuple(values.tolist()),
+        norm,
+        norm / frozen if frozen else math.nan,
+        _stable_rank(values),
+        drift(site),
+    )
 
 
 def summary(sites: Sequence[LowRank]) -> dict[str, float]:

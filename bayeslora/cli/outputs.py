@@ -79,6 +79,19 @@ def check_new_file(path: str | Path, *, overwrite: bool | None) -> None:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
 
 
+def check_new_figure(path: str | Path) -> None:
+    """Complain where a figure may not be written, before anything is computed.
+
+    Raises:
+        InputError: The suffix is not `.svg`, or the file exists.
+    """
+    target = Path(path)
+    if target.suffix != ".svg":
+        raise InputError(f"a figure is written as .svg, got {target.name!r}")
+    if target.exists():
+        raise InputError(f"{target} exists; choose another --figure")
+
+
 def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     """Complain where a model may not be written, before anything is computed.
 

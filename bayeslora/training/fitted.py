@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.config_starts import table_name
+from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -134,6 +135,23 @@ class Fitted:
             labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
             ids=rows.ids,
         )
+
+    def spectra(self) -> list[list[SiteSpectrum]]:
+        """Return the spectrum of every adapter site, member by member.
+
+        Raises:
+            InputError: The network has no adapters of ours.
+        """
+        if not self.network.sites:
+            raise InputError(f"{self.name} has no adapter of ours, so no weight was changed")
+        found = []
+        try:
+            for member in self.members:
+                self.network.load_trained_state(member)
+                found.append([spectrum(site) for site in self.network.sites])
+        finally:
+            self.network.load_trained_state(self.members[0])
+        return found
 
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
         """Return the same network with an unfitted posterior that starts from the present mean.

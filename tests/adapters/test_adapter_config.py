@@ -35,6 +35,10 @@ def test_a_string_with_options_is_understood():
     assert config == PoLAR(r=4, constraint="landing", num_layers=None)
 
 
+def test_a_rank_stabilised_scale_is_an_option_on_the_command_line():
+    assert resolve("adapter", "lora:use_rslora=true", ADAPTERS) == LoRA(use_rslora=True)
+
+
 def test_one_target_may_be_a_plain_string():
     assert LoRA(target_modules="q_proj").target_modules == ("q_proj",)
     assert LoRA(target_modules=["a", "b"]).target_modules == ("a", "b")
@@ -62,6 +66,7 @@ def test_a_scale_that_is_none_is_refused(cls, alpha):
         (LoRA(r=8, alpha=16), 2),
         (PoLAR(r=4, alpha=6), 1.5),
         (PiSSA(), 1),
+        (LoRA(r=4, alpha=6, use_rslora=True), 3),
         (PiSSA(r=4, alpha=2), 0.5),
     ],
 )
@@ -98,6 +103,7 @@ def test_shared_options_are_checked(cls, options, message):
     ("cls", "options", "message"),
     [
         (LoRA, {"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),
+        (LoRA, {"use_rslora": 1}, "use_rslora must be true or false, got 1"),
         (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
         (PiSSA, {"niter": -1}, "niter must be an integer >= 0 or None (exact), got -1"),
         (PiSSA, {"niter": 2.0}, "niter must be an integer >= 0 or None (exact), got 2.0"),

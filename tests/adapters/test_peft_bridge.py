@@ -181,13 +181,22 @@ def test_a_missing_factor_is_named(checkpoint):
     tensors = load_file(path)
     del tensors["base_model.model.head.lora_B.weight"]
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"'head\.B' is missing"):
+    with pytest.raises(InputError, match=r"'head\.B' is missing beside 'head\.A'"):
         load_peft(stack(), checkpoint)
 
 
 def test_a_layer_that_the_model_lacks_is_named(checkpoint):
     model = tiny_llama()
     with pytest.raises(InputError, match="layer 'head' matches no plain linear layer"):
+        load_peft(model, checkpoint)
+    assert not find_sites(model)
+
+
+def test_a_layer_of_another_shape_is_named(checkpoint):
+    model = stack()
+    model.head = torch.nn.Linear(6, 5)
+    message = r"'head' has 4 outputs and 6 inputs, the model's weight has shape \[5, 6\]"
+    with pytest.raises(InputError, match=message):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
