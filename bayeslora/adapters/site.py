@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.init import Factors
+from bayeslora.adapters.layers import frozen_layer, trained_layer
 
 
 @runtime_checkable
@@ -84,9 +85,9 @@ class LowRank(nn.Module):
         self.bias = None if host.bias is None else host.bias.requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
         device = host.weight.device
-        self.A = _linear(factors.A, device)
-        self.B = _linear(factors.B, device)
-        self.core = None if factors.core is None else _linear(factors.core, device)
+        self.A = trained_layer(factors.A, device)
+        self.B = trained_layer(factors.B, device)
+        self.core = None if factors.core is None else trained_layer(factors.core, device)
         self.orthonormal = factors.orthonormal
         self.centred = factors.centred
         if factors.orthonormal or factors.centred:
@@ -167,11 +168,11 @@ class LowRank(nn.Module):
         """Return a plain layer with the change added in, in the host's precision and frozen."""
         weight = (self.weight.to(self.A.weight.dtype) + self.delta()).to(self.weight.dtype)
         bias = None if self.bias is None else self.bias.detach().clone()
-        return _plain(weight, bias, self.training)
+        return frozen_layer(weight, bias, self.training)
 
     def plain(self) -> nn.Linear:
         """Return the layer without the change, holding the very tensors of the replaced one."""
-        return _plain(self.weight, self.bias, self.training)
+        return frozen_layer(self.weight, self.bias, self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the weights of `A`, `B` and, where there is one, `core`."""
@@ -201,27 +202,3 @@ class LowRank(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print(model)` shows beside the factors."""
         return f"in={self.in_features}, out={self.out_features}, r={self.r}, scale={self.scale:g}"
-
-
-def _linear(weight: Tensor, device: torch.device) -> nn.Linear:
-    """Return a trainable layer without bias whose weight is a copy of `weight`."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    # In the layout that a loaded tensor has too: products round differently in another one.
-    start = weight.detach().to(device).clone(memory_format=torch.contiguous_format)
-    layer.weight = nn.Parameter(start)
-    return layer
-
-
-def _plain(weight: Tensor, bias: Tensor | None, training: bool) -> nn.Linear:
-    """Return a frozen layer that holds these tensors; parameters are kept as the same objects."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = _frozen(weight)
-    if bias is not None:
-        layer.bias = _frozen(bias)
-    return layer.train(training)
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    if isinstance(tensor, nn.Parameter):
-        return tensor
-    return nn.Parameter(tensor, requires_grad=False)

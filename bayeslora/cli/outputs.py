@@ -17,6 +17,13 @@ SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 """The scores of a short summary, with what they are called there."""
 
 
+_EXPORTS = {
+    "peft": "a PEFT checkpoint",
+    "merged": "a transformers model",
+    "safetensors": "a file",
+}
+
+
 def print_json(content: Any) -> None:
     """Print a result as indented JSON, in ASCII whatever the terminal's encoding."""
     print(json.dumps(content, indent=2, allow_nan=False))
@@ -106,16 +113,28 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     refuse_foreign(target)
 
 
-def check_new_export(path: str | Path, *, overwrite: bool) -> None:
-    """Complain where an adapter may not be exported to, before a model is loaded.
+def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
+    """Complain where a network may not be exported to, before a model is loaded.
+
+    Args:
+        path: Where it would go.
+        kind: `peft`, `merged` or `safetensors`.
+        overwrite: Whether an export of the same kind may be replaced.
 
     Raises:
-        InputError: It exists and is not to be replaced, or is something else than a checkpoint.
+        InputError: It exists and is not to be replaced, or is something else than such an export.
     """
     target = Path(path)
+    if kind == "safetensors" and target.suffix != ".safetensors":
+        raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
-    if target.exists() and not (target / "adapter_config.json").is_file():
+    is_one = {
+        "peft": (target / "adapter_config.json").is_file(),
+        "merged": (target / "config.json").is_file(),
+        "safetensors": target.is_file(),
+    }
+    if target.exists() and not is_one[kind]:
         raise InputError(
-            f"{target} is not a PEFT checkpoint and is not replaced; choose another --out"
+            f"{target} is not {_EXPORTS[kind]} and is not replaced; choose another --out"
         )

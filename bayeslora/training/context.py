@@ -92,7 +92,8 @@ def begin_from_context(
     context = read_context(adapter, Columns())
     if isinstance(context, CorDA) and context.context is not None:
         texts = [context.context[row] for row in _spread(len(context.context), adapter)]
-        prepared = network.encoder.prepare(texts)
+        with progress_bar("frozen layers", len(texts), shown=shown, unit="text") as advance:
+            prepared = network.encoder.prepare(texts, advance=advance)
     else:
         prepared = train
     moments = _moments(network, prepared, _spread(len(prepared), adapter), shown=shown)
