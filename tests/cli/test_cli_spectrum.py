@@ -40,7 +40,7 @@ def test_the_table_has_a_line_a_layer_and_the_figure_a_line_each(run, world, tmp
     assert "%" in lines[0]
     root = ET.fromstring(figure.read_text())
     text = "".join(root.itertext())
-    for part in ("q_proj", "v_proj", "6 of 6 layers changed", "stable rank", str(world.model)):
+    for part in ("q_proj", "v_proj", "6 of 6 layers changed", "norm", str(world.model)):
         assert part in text
     assert "bayeslora" not in text.replace(str(world.model), "")
 

@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "how far orthonormal factors drifted; loads the model",
     )
     parser.add_argument(
-        "--figure", metavar="FILE.svg", help="with --spectrum: draw the singular values"
+        "--figure",
+        metavar="FILE.svg",
+        help="with --spectrum: draw the singular values, of the first member",
     )
     add_moved_backbone(parser)
     add_loading(parser)
@@ -89,7 +91,8 @@ def _spectrum(args: argparse.Namespace) -> None:
     if args.figure is not None:
         from bayeslora.reporting.spectrum import write_spectrum
 
-        write_spectrum(args.figure, str(args.model), members[0])
+        first = {site.name: site.singular_values for site in members[0]}
+        write_spectrum(args.figure, str(args.model), first)
     if args.json:
         content = [[_finite(dataclasses.asdict(site)) for site in sites] for sites in members]
         print_json({"model": str(args.model), "members": content})
