@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
+    from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
     from bayeslora.conformal.lac import LAC
@@ -53,6 +54,7 @@ _HOMES = {
     "BetaCalibration": "bayeslora.recalibration.beta",
     "CLoRA": "bayeslora.posteriors.config_variational",
     "ConformalSets": "bayeslora.conformal.sets",
+    "CorDA": "bayeslora.adapters.config_starts",
     "Ensemble": "bayeslora.posteriors.config",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "IVON": "bayeslora.posteriors.config_weights",
@@ -68,6 +70,7 @@ _HOMES = {
     "MLE": "bayeslora.posteriors.config",
     "MatrixScaling": "bayeslora.recalibration.matrix",
     "NUTS": "bayeslora.posteriors.config_nuts",
+    "PiSSA": "bayeslora.adapters.config_starts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions",
     "RAPS": "bayeslora.conformal.aps",
@@ -105,6 +108,7 @@ __all__ = [
     "BetaCalibration",
     "CLoRA",
     "ConformalSets",
+    "CorDA",
     "Ensemble",
     "HistogramBinning",
     "InputError",
@@ -114,6 +118,7 @@ __all__ = [
     "LoRA",
     "MCDropout",
     "MatrixScaling",
+    "PiSSA",
     "PoLAR",
     "Predictions",
     "ScalaBL",

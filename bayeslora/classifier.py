@@ -12,19 +12,20 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.classifier_source import IN_MEMORY
 from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_directory
+from bayeslora.files import atomic_directory, atomic_file
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions import Predictions
 from bayeslora.tasks.columns import Columns
-from bayeslora.training import foreign, restore
+from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card
 from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
@@ -266,6 +267,17 @@ class BayesianClassifier:
         self.posterior = fitted.posterior
         return self
 
+    def spectrum(self) -> list[list[SiteSpectrum]]:
+        """Return what the adapter did to each weight: a list for every member, of one most often.
+
+        Each entry has the layer's `name`, the `singular_values` of the change, its `norm`,
+        `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
+
+        Raises:
+            InputError: Nothing is fitted, or the network has no adapters of ours.
+        """
+        return self._known().spectra()
+
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier to a directory, whole or not at all.
 
@@ -310,6 +322,49 @@ class BayesianClassifier:
         plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
         with atomic_directory(directory, overwrite=overwrite) as aside:
             export_peft(fitted.network.sites, aside, plain, prefix)
+
+    def export_merged(self, directory: str | Path, *, overwrite: bool = False) -> str:
+        """Write the mean network, its adapter merged, as a plain transformers model.
+
+        Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
+
+        Args:
+            directory: Where the model and its tokenizer go.
+            overwrite: Whether what is there may be replaced.
+
+        Returns:
+            What loads it: `AutoModelForSequenceClassification` for decoders whose architecture has
+            one, else `AutoModel`; the last layer is then in `head.safetensors`, described by
+            `head.json`.
+
+        Raises:
+            InputError: The directory exists and `overwrite` is false, or there is not one network
+                with an adapter.
+        """
+        fitted = self._known()
+        merged.check_mergeable(fitted)
+        with atomic_directory(directory, overwrite=overwrite) as aside, quiet_transformers():
+            return merged.write_merged(fitted, aside)
+
+    def export_safetensors(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the tensors of the mean network, its adapter merged, to one file for serving.
+
+        They are named `backbone.…`, as in the plain backbone, and `head.weight` [C, d]; the
+        metadata `bayeslora` is JSON with the classes, how states are pooled to a feature, the
+        longest text and the backbone's configuration.
+
+        Args:
+            path: The file.
+            overwrite: Whether it may be replaced.
+
+        Raises:
+            InputError: It exists and `overwrite` is false, or there is not one network with an
+                adapter.
+        """
+        if Path(path).exists() and not overwrite:
+            raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+        with atomic_file(path) as aside:
+            merged.write_tensors(self._known(), aside)
 
     @classmethod
     def from_pretrained(

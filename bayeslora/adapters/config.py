@@ -1,14 +1,16 @@
-"""What an adapter is made of: the options of LoRA and PoLAR.
+"""What an adapter is made of: the options of LoRA and PoLAR, and all adapters by name.
 
-A site adds `s·B·A` (LoRA) or `s·X·Θ·Yᵀ` (PoLAR) to a frozen weight, with `s = alpha / r`.
+A site adds `s·B·A` (LoRA) or `s·X·Θ·Yᵀ` (PoLAR) to a frozen weight, with `s = alpha / r`. Those
+that start from a part of that weight are in `config_starts`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
+from bayeslora.adapters.config_checks import check_shared, number, whole
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.errors import InputError, unknown_choice
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
@@ -28,6 +30,8 @@ class LoRA:
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of AdamW on both factors.
         weight_decay: Decoupled weight decay of both factors.
+        use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
+            step does not fall with the rank (Kalajdzievski 2023, arXiv:2312.03732).
     """
 
     name: ClassVar[str] = "lora"
@@ -41,10 +45,19 @@ class LoRA:
     num_layers: int | None = 6
     lr: float = 1e-3
     weight_decay: float = 0.0
+    use_rslora: bool = False
 
     def __post_init__(self) -> None:
-        _check_shared(self)
-        _number(self, "dropout", low=0.0, below=1.0)
+        check_shared(self)
+        number(self, "alpha", above=0.0)
+        number(self, "dropout", low=0.0, below=1.0)
+        if not isinstance(self.use_rslora, bool):
+            raise InputError(f"use_rslora must be true or false, got {self.use_rslora!r}")
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the change."""
+        return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
 
 
 @dataclass(frozen=True)
@@ -84,62 +97,23 @@ class PoLAR:
     max_rotation: float = 0.3
 
     def __post_init__(self) -> None:
-        _check_shared(self)
+        check_shared(self)
+        number(self, "alpha", above=0.0)
         if self.constraint not in CONSTRAINTS:
             raise unknown_choice("constraint", str(self.constraint), CONSTRAINTS)
-        _number(self, "landing_lambda", low=0.0)
-        _whole(self, "absorb_every", low=0)
-        _number(self, "max_rotation", above=0.0)
+        number(self, "landing_lambda", low=0.0)
+        whole(self, "absorb_every", low=0)
+        number(self, "max_rotation", above=0.0)
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the change."""
+        return self.alpha / self.r
 
 
-AdapterConfig: TypeAlias = LoRA | PoLAR
+AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
 
-ADAPTERS: dict[str, type[LoRA] | type[PoLAR]] = {cls.name: cls for cls in (LoRA, PoLAR)}
+ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA)
+}
 """Every adapter by the name that the command line uses."""
-
-
-def _check_shared(config: AdapterConfig) -> None:
-    _whole(config, "r", low=1)
-    _number(config, "alpha", above=0.0)
-    if config.num_layers is not None:
-        _whole(config, "num_layers", low=1, otherwise=" or None (all layers)")
-    _number(config, "lr", above=0.0)
-    _number(config, "weight_decay", low=0.0)
-    _check_targets(config)
-
-
-def _check_targets(config: AdapterConfig) -> None:
-    """Let one string stand for a tuple of one, and refuse anything but non-empty strings."""
-    targets: Any = config.target_modules
-    if targets is None:
-        return
-    items = (targets,) if isinstance(targets, str) else targets
-    if not isinstance(items, tuple | list) or not items:
-        raise InputError(f"target_modules must be names of modules or None, got {targets!r}")
-    for item in items:
-        if not isinstance(item, str) or not item:
-            raise InputError(f"target_modules must hold non-empty strings, got {item!r}")
-    object.__setattr__(config, "target_modules", tuple(items))
-
-
-def _number(
-    config: AdapterConfig,
-    field: str,
-    *,
-    low: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-) -> None:
-    value: Any = getattr(config, field)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value >= low and above < value < below:
-        return
-    bounds = [f">= {low:g}"] if low > -math.inf else [f"> {above:g}"]
-    bounds += [f"< {below:g}"] if below < math.inf else []
-    raise InputError(f"{field} must be a number {' and '.join(bounds)}, got {value!r}")
-
-
-def _whole(config: AdapterConfig, field: str, *, low: int, otherwise: str = "") -> None:
-    value: Any = getattr(config, field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise InputError(f"{field} must be an integer >= {low}{otherwise}, got {value!r}")

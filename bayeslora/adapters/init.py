@@ -1,4 +1,4 @@
-"""Where the factors of an adapter start: functions of shapes and a random generator.
+"""Where the factors of LoRA and PoLAR start: functions of shapes and a random generator.
 
 Every start makes the change of the weight exactly zero, so an adapted model equals its host.
 """
@@ -21,12 +21,14 @@ class Factors(NamedTuple):
         B: [out, r].
         core: [r, r], or None where it is the identity.
         orthonormal: Whether the columns of `B` and the rows of `A` stay orthonormal.
+        centred: Whether the change is measured from these factors: `B·A` minus what it is now.
     """
 
     A: Tensor
     B: Tensor
     core: Tensor | None
     orthonormal: bool
+    centred: bool = False
 
 
 def kaiming_zero(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
@@ -41,7 +43,7 @@ def kaiming_zero(out_features: int, in_features: int, r: int, generator: Generat
     Raises:
         InputError: The rank is not between 1 and min(out, in).
     """
-    _check_rank(out_features, in_features, r)
+    check_rank(out_features, in_features, r)
     A = (2 * torch.rand(r, in_features, generator=generator) - 1) / in_features**0.5
     return Factors(A, torch.zeros(out_features, r), None, orthonormal=False)
 
@@ -61,7 +63,7 @@ def polar(out_features: int, in_features: int, r: int, generator: Generator) -> 
     Raises:
         InputError: The rank is not between 1 and min(out, in).
     """
-    _check_rank(out_features, in_features, r)
+    check_rank(out_features, in_features, r)
     X = _orthonormal(out_features, r, generator)
     Y = _orthonormal(in_features, r, generator)
     return Factors(Y.mT.contiguous(), X, torch.zeros(r, r), orthonormal=True)
@@ -80,7 +82,12 @@ def _orthonormal(rows: int, columns: int, generator: Generator) -> Tensor:
     return oriented.float()
 
 
-def _check_rank(out_features: int, in_features: int, r: int) -> None:
+def check_rank(out_features: int, in_features: int, r: int) -> None:
+    """Complain about an impossible rank.
+
+    Raises:
+        InputError: It is not between 1 and min(out, in).
+    """
     limit = min(out_features, in_features)
     if not 1 <= r <= limit:
         raise InputError(

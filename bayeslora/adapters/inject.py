@@ -8,14 +8,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.config import AdapterConfig, PoLAR
-from bayeslora.adapters.init import Factors, kaiming_zero, polar
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.config import AdapterConfig, LoRA
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.start import start
+from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import find_targets
 from bayeslora.errors import InputError
 
 
-def inject(model: nn.Module, config: AdapterConfig, seed: int) -> list[LowRank]:
+def inject(
+    model: nn.Module,
+    config: AdapterConfig,
+    seed: int,
+    *,
+    moments: Mapping[str, SecondMoment] | None = None,
+    blank: bool = False,
+) -> list[LowRank]:
     """Replace linear layers of `model` by adapted ones, in place, and freeze all the rest.
 
     The model computes the same function as before until the adapters are trained.
@@ -24,20 +32,29 @@ def inject(model: nn.Module, config: AdapterConfig, seed: int) -> list[LowRank]:
         model: The host; every parameter that is not an adapter's stops requiring a gradient.
         config: The adapter's options.
         seed: Of the random start; the same seed gives the same factors.
+        moments: Second moments of the inputs of the adapted layers by name, which CorDA needs.
+        blank: Whether to leave out the work of a start that is read off the weights, and begin
+            with zeros, because the adapter's tensors will be loaded.
 
     Returns:
         The sites, in the model's own order.
 
     Raises:
-        InputError: See `find_targets`; or the rank exceeds a layer's size. The model is then
-            left as it was.
+        InputError: See `find_targets`; or the rank exceeds a layer's size, or a second moment is
+            missing. The model is then left as it was.
     """
     names = find_targets(model, config.target_modules, config.num_layers)
-    return inject_at(model, names, config, seed)
+    return inject_at(model, names, config, seed, moments=moments, blank=blank)
 
 
 def inject_at(
-    model: nn.Module, names: Sequence[str], config: AdapterConfig, seed: int
+    model: nn.Module,
+    names: Sequence[str],
+    config: AdapterConfig,
+    seed: int,
+    *,
+    moments: Mapping[str, SecondMoment] | None = None,
+    blank: bool = False,
 ) -> list[LowRank]:
     """Do what `inject` does, on the linear layers with these very names.
 
@@ -45,13 +62,29 @@ def inject_at(
         InputError: The rank exceeds a layer's size.
     """
     generator = Generator().manual_seed(seed)
-    starts = [_start(model, name, config, generator) for name in names]
-    dropout = 0.0 if isinstance(config, PoLAR) else config.dropout
-    for name, factors in zip(names, starts, strict=True):
-        host = _linear_at(model, name)
-        _replace(model, name, LowRank(name, host, factors, config.alpha / config.r, dropout))
+    hosts = {name: _linear_at(model, name) for name in names}
+    starts = [
+        start(name, host, config, generator, moments=moments, blank=blank)
+        for name, host in hosts.items()
+    ]
+    dropout = config.dropout if isinstance(config, LoRA) else 0.0
+    sites = [
+        LowRank(name, host, factors, config.scale, dropout)
+        for (name, host), factors in zip(hosts.items(), starts, strict=True)
+    ]
+    return put(model, sites)
+
+
+def put(model: nn.Module, sites: Sequence[LowRank]) -> list[LowRank]:
+    """Put sites in the places that they are named after, freeze all the rest, and return them.
+
+    They come back in the model's own order.
+    """
+    for site in sites:
+        _replace(model, site.name, site)
     _freeze_hosts(model)
-    return [site for site in find_sites(model) if site.name in set(names)]
+    names = {site.name for site in sites}
+    return [site for site in find_sites(model) if site.name in names]
 
 
 def find_sites(model: nn.Module) -> list[LowRank]:
@@ -74,10 +107,13 @@ def export(model: nn.Module) -> nn.Module:
 
 
 def adapter_state(sites: Sequence[LowRank]) -> dict[str, Tensor]:
-    """Return copies of all adapter tensors on the CPU, named `<module>.A`, `.B` and `.core`."""
+    """Return copies of all adapter tensors on the CPU, named `<module>.A`, `.B` and `.core`.
+
+    Where the change is measured from a start, that is there as `.A0` and `.B0`.
+    """
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in _named_parameters(sites).items()
+        for name, value in _named_tensors(sites).items()
     }
 
 
@@ -88,11 +124,11 @@ def load_adapter_state(sites: Sequence[LowRank], tensors: Mapping[str, Tensor]) 
     Raises:
         InputError: A tensor is missing, unexpected or of the wrong shape; the message names it.
     """
-    parameters = _named_parameters(sites)
+    own = _named_tensors(sites)
     for name in tensors:
-        if name not in parameters:
+        if name not in own:
             raise InputError(f"unexpected adapter tensor {name!r}: the model has no such site")
-    for name, value in parameters.items():
+    for name, value in own.items():
         if name not in tensors:
             raise InputError(f"adapter tensor {name!r} is missing")
         if tensors[name].shape != value.shape:
@@ -100,17 +136,8 @@ def load_adapter_state(sites: Sequence[LowRank], tensors: Mapping[str, Tensor]) 
                 f"adapter tensor {name!r} has shape {list(tensors[name].shape)}, "
                 f"the model needs {list(value.shape)}"
             )
-    for name, value in parameters.items():
+    for name, value in own.items():
         value.copy_(tensors[name])
-
-
-def _start(model: nn.Module, name: str, config: AdapterConfig, generator: Generator) -> Factors:
-    host = _linear_at(model, name)
-    make = polar if isinstance(config, PoLAR) else kaiming_zero
-    try:
-        return make(host.out_features, host.in_features, config.r, generator)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
 
 
 def _linear_at(model: nn.Module, name: str) -> nn.Linear:
@@ -131,10 +158,8 @@ def _named_sites(model: nn.Module) -> list[tuple[str, LowRank]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LowRank)]
 
 
-def _named_parameters(sites: Sequence[LowRank]) -> dict[str, nn.Parameter]:
-    return {
-        f"{site.name}.{key}": value for site in sites for key, value in site.trainable().items()
-    }
+def _named_tensors(sites: Sequence[LowRank]) -> dict[str, Tensor]:
+    return {f"{site.name}.{key}": value for site in sites for key, value in site.tensors().items()}
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

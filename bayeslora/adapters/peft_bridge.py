@@ -1,7 +1,10 @@
 """Exchange with PEFT: any low-rank adapter is written as a plain LoRA, any plain LoRA is read.
 
-PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. Files are written and
-read without importing PEFT, and nothing is unpickled.
+PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. A change that is measured
+from a start, as PiSSA's, is one of rank 2r on the original weight. Read are ranks, scales and
+rank-stabilised scales of each layer, PiSSA with the exact decomposition, and what PEFT converted to
+a plain LoRA when saving. Files are written and read without importing PEFT, and nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bayeslora.adapters.inject import inject_at, load_adapter_state
+from bayeslora.adapters.init import Factors
+from bayeslora.adapters.inject import put
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.peft_files import (
     CONFIG_FILE,
     TENSOR_ROOT,
@@ -23,7 +28,7 @@ from bayeslora.adapters.peft_files import (
     PeftCheckpoint,
     read_peft,
 )
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.pissa import pissa
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
 
@@ -49,7 +54,10 @@ def export_peft(
     Raises:
         InputError: There are no sites, or their ranks or scales differ.
     """
-    shapes = {(site.r, site.scale, site.dropout.p) for site in sites}
+    changes = [site.change() for site in sites]
+    shapes = {
+        (len(A), site.scale, site.dropout.p) for site, (A, _) in zip(sites, changes, strict=True)
+    }
     if len(shapes) != 1:
         raise InputError(
             f"a PEFT checkpoint holds one (r, scale, dropout), the {len(sites)} sites have "
@@ -57,8 +65,7 @@ def export_peft(
         )
     paths = [prefix + site.name for site in sites]
     tensors: dict[str, Tensor] = {}
-    for path, site in zip(paths, sites, strict=True):
-        A, B = site.factors()
+    for path, (A, B) in zip(paths, changes, strict=True):
         tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
         tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
     folder = Path(directory)
@@ -72,7 +79,8 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[LowRank]:
 
     `model` may be the model that PEFT wrapped, its backbone alone, or a model around it: paths
     are matched by their ends. Modules that were saved whole are copied where `model` has them;
-    the others stay in `read_peft(directory).modules_to_save`.
+    the others stay in `read_peft(directory).modules_to_save`. Where PEFT began with an exact
+    `pissa`, `model` has to have the weights of before that: the principal parts are found again.
 
     Raises:
         InputError: See `read_peft`; or a layer of the checkpoint is not in `model`.
@@ -82,16 +90,32 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[LowRank]:
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     homes = {path: _home(path, linear) for path in paths}
     whole = _homes_of_saved(model, checkpoint.modules_to_save)
-    sites = inject_at(model, list(homes.values()), checkpoint.config, seed=0)
-    renamed = {
-        f"{homes[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
-        for name, value in checkpoint.tensors.items()
-    }
-    load_adapter_state(sites, renamed)
+    sites = [_site(model, home, path, checkpoint) for path, home in homes.items()]
     with torch.no_grad():
         for target, value in whole:
             target.copy_(value)
-    return sites
+    return put(model, sites)
+
+
+@torch.no_grad()
+def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) -> LowRank:
+    """Return a site for one layer of `model` with the factors of one of the checkpoint's."""
+    host, scale = model.get_submodule(name), checkpoint.scales[path]
+    A, B = (checkpoint.tensors[f"{path}.{key}"] for key in "AB")
+    if not isinstance(host, nn.Linear) or host.weight.shape != (len(B), A.shape[1]):
+        shape = list(host.get_parameter("weight").shape)
+        raise InputError(
+            f"the checkpoint's layer {path!r} has {len(B)} outputs and {A.shape[1]} inputs, the "
+            f"model's weight has shape {shape}"
+        )
+    factors = Factors(A, B, None, orthonormal=False)
+    if not checkpoint.is_pissa:
+        return LowRank(name, host, factors, scale, checkpoint.config.dropout)
+    start = pissa(host.weight, len(A), scale, torch.Generator())
+    site = LowRank(name, host, start, scale)
+    for layer, value in ((site.A, A), (site.B, B)):
+        layer.weight.copy_(value)
+    return site
 
 
 def _peft_config(

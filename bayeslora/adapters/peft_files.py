@@ -1,6 +1,7 @@
 """Checkpoints in PEFT's layout: what their files are called and hold.
 
-Only plain LoRA is read; nothing is unpickled, and PEFT need not be installed.
+LoRA is read, with any rank, scale and start that a plain site reproduces; nothing is unpickled, and
+PEFT need not be installed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 _SAFE_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Initialisations of PEFT that leave the base model's weights as they were."""
+_EXACT_PISSA = "pissa"
+"""One that changes them in a way that can be found out from the base model."""
 _REFUSED_OPTIONS = (
     "use_dora",
     "lora_bias",
     "fan_in_fan_out",
-    "rank_pattern",
-    "alpha_pattern",
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
@@ -47,7 +48,11 @@ class PeftCheckpoint:
     """What a directory written by PEFT holds.
 
     Attributes:
-        config: Its options; `target_modules` are the full paths of the adapted layers.
+        config: Its options; `target_modules` are the full paths of the adapted layers. Layers may
+            have ranks and scales of their own.
+        scales: The factor s of each adapted layer by path.
+        is_pissa: Whether the factors are to be seen against the principal part of each weight,
+            which PEFT took out of the base model when training began.
         tensors: `<path>.A` [r, in] and `<path>.B` [out, r], float32; paths are relative to the
             model that PEFT wrapped.
         modules_to_save: Tensors of modules that were trained and saved whole, such as a
@@ -56,6 +61,8 @@ class PeftCheckpoint:
     """
 
     config: LoRA
+    scales: dict[str, float]
+    is_pissa: bool
     tensors: dict[str, Tensor]
     modules_to_save: dict[str, Tensor]
     base_model_name: str | None
@@ -63,8 +70,6 @@ class PeftCheckpoint:
 
 def read_peft(directory: str | Path) -> PeftCheckpoint:
     """Return the content of a LoRA checkpoint in PEFT's layout.
-
-    Rank-stabilised scaling (`use_rslora`) is expressed through `alpha`.
 
     Raises:
         InputError: The directory is damaged; or it holds a pickle, another method than LoRA, or
@@ -74,16 +79,38 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     options = read_json(folder / CONFIG_FILE)
     _check_readable(folder / CONFIG_FILE, options)
     tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
-    r = options["r"]
-    scale = options["lora_alpha"] / (r**0.5 if options.get("use_rslora") else r)
+    _check_pairs(folder / WEIGHTS_FILE, tensors)
+    paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
     config = LoRA(
-        r=r,
-        alpha=scale * r,
+        r=options["r"],
+        alpha=options["lora_alpha"],
         dropout=options.get("lora_dropout", 0.0),
-        target_modules=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
+        target_modules=paths,
         num_layers=None,
+        use_rslora=bool(options.get("use_rslora")),
     )
-    return PeftCheckpoint(config, tensors, others, options.get("base_model_name_or_path"))
+    return PeftCheckpoint(
+        config,
+        {path: _scale(options, path, len(tensors[f"{path}.A"])) for path in paths},
+        options.get("init_lora_weights") == _EXACT_PISSA,
+        tensors,
+        others,
+        options.get("base_model_name_or_path"),
+    )
+
+
+def _scale(options: dict[str, Any], path: str, r: int) -> float:
+    """Return s of a layer: the first pattern that matches the end of its path decides on alpha."""
+    patterns = options.get("alpha_pattern") or {}
+    alpha = next(
+        (
+            value
+            for pattern, value in patterns.items()
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)
+        ),
+        options["lora_alpha"],
+    )
+    return float(alpha / (r**0.5 if options.get("use_rslora") else r))
 
 
 def _check_readable(path: Path, options: Any) -> None:
@@ -97,15 +124,31 @@ def _check_readable(path: Path, options: Any) -> None:
     if options.get("bias", "none") != "none":
         raise InputError(f"{path}: bias must be 'none', got {options['bias']!r}")
     start = options.get("init_lora_weights")
-    if start not in _SAFE_STARTS:
+    if start not in (*_SAFE_STARTS, _EXACT_PISSA):
         raise InputError(
-            f"{path}: init_lora_weights {start!r} changed the base model's weights; save it with "
-            "PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
+            f"{path}: init_lora_weights {start!r} changed the base model's weights, and what it "
+            "took out of them is not in the checkpoint; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, which gives a plain LoRA"
         )
     for key, kind in (("r", int), ("lora_alpha", int | float)):
         value = options.get(key)
         if not isinstance(value, kind) or value <= 0:
             raise InputError(f"{path}: {key} must be a number > 0, got {value!r}")
+
+
+def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Complain where a factor is missing, or two do not fit together."""
+    for name, value in tensors.items():
+        layer, _, factor = name.rpartition(".")
+        other = f"{layer}.{'B' if factor == 'A' else 'A'}"
+        if other not in tensors:
+            raise InputError(f"{path}: {other!r} is missing beside {name!r}")
+        rank = tensors[f"{layer}.B"].shape[-1]
+        if value.ndim != 2 or tensors[f"{layer}.A"].shape[0] != rank:
+            shapes = [list(tensors[f"{layer}.{key}"].shape) for key in "AB"]
+            raise InputError(
+                f"{path}: the factors of {layer!r} have shapes {shapes[0]}, {shapes[1]}"
+            )
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -1,75 +1,174 @@
-"""Numbers that describe trained adapters: stable rank, drift, size."""
+"""Second moments of the inputs of linear layers, gathered in one masked pass.
+
+    C = (1/M) Σ x xᵀ   over the M real tokens of a context, uncentred
+
+C is what CorDA decomposes a weight with, and the input factor of K-FAC for the same layer.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
+
+_PLACES = "places"
 
 
-def singular_values(site: LowRank) -> Tensor:
-    """Return the r largest singular values of the change, descending, [r] float64.
+@dataclass(frozen=True)
+class SecondMoment:
+    """Mean of x xᵀ over tokens.
 
-    With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the r × r matrix `s·R_b·core·R_aᵀ`,
-    whether or not the factors are orthonormal; no out × in matrix is formed.
+    Attributes:
+        matrix: [in, in] float64, symmetric.
+        count: M, the number of tokens.
     """
-    weights = {key: value.detach().double() for key, value in site.trainable().items()}
-    middle = torch.linalg.qr(weights["B"]).R
-    if "core" in weights:
-        middle = middle @ weights["core"]
-    middle = middle @ torch.linalg.qr(weights["A"].mT).R.mT
-    values: Tensor = abs(site.scale) * torch.linalg.svdvals(middle)
-    return values
+
+    matrix: Tensor
+    count: int
+
+    def merged(self, other: SecondMoment) -> SecondMoment:
+        """Return the second moment of both contexts together.
+
+        Raises:
+            InputError: They are of layers with different numbers of inputs.
+        """
+        if self.matrix.shape != other.matrix.shape:
+            raise InputError(
+                f"second moments of {len(self.matrix)} and {len(other.matrix)} inputs cannot be "
+                "merged"
+            )
+        count = self.count + other.count
+        total = self.count * self.matrix + other.count * other.matrix
+        return SecondMoment(total / count, count)
 
 
-def stable_rank(site: LowRank) -> float:
-    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and r; NaN where the change is zero.
+@torch.no_grad()
+def second_moments(
+    forward: Callable[[Any], object],
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[Mapping[str, Tensor]],
+    advance: Callable[[int], object] = lambda _: None,
+) -> dict[str, SecondMoment]:
+    """Return the second moment of the inputs of each layer, on the CPU.
 
-    It counts the directions that the change really uses (Rudelson & Vershynin 2007,
-    arXiv:math/0503442).
+    Neither the size of the batches nor their order counts, and padding changes nothing. The work
+    is in float64 where the layers are; each layer takes 8·in² bytes there.
+
+    Args:
+        forward: Runs the model, best in evaluation mode, on a batch.
+        layers: Modules by name, each called with [B, T, in], [B·T, in], or [B, in].
+        batches: Mappings with `attention_mask` [B, T], 1 at real tokens; `forward` gets them whole.
+        advance: Called with the number of rows after each batch.
+
+    Raises:
+        InputError: A layer is not called, sees inputs that are not tokens of the batch, or such
+            that are not finite.
     """
-    return _stable_rank(singular_values(site))
+    sums = _Sums()
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: sums.add(name, inputs[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        for batch in batches:
+            sums.mask = batch["attention_mask"]
+            forward(batch)
+            sums.forget()
+            advance(len(sums.mask))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: sums.moment(name) for name in layers}
 
 
-def drift(site: LowRank) -> float:
-    """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 where it has none."""
-    distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
-    return max(distances, default=0.0)
+class _Sums:
+    """Running sums by layer; layers that share an input share the product."""
+
+    def __init__(self) -> None:
+        self.mask = torch.ones(0, 0)
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._last: tuple[Tensor, Tensor, int] | None = None
+
+    def add(self, name: str, inputs: Tensor) -> None:
+        # Query, key and value projections are called with the very same tensor.
+        if self._last is None or self._last[0] is not inputs:
+            rows = _real(name, inputs.detach(), self.mask).double()
+            self._last = (inputs, rows.mT @ rows, len(rows))
+        _, product, count = self._last
+        if name in self._totals:
+            self._totals[name] += product
+        else:
+            self._totals[name] = product.clone()
+        self._counts[name] = self._counts.get(name, 0) + count
+
+    def forget(self) -> None:
+        self._last = None
+
+    def moment(self, name: str) -> SecondMoment:
+        if name not in self._totals:
+            raise InputError(f"layer {name} is not called when the context is run")
+        matrix = (self._totals[name] / self._counts[name]).cpu()
+        if not bool(matrix.isfinite().all()):
+            raise InputError(f"the inputs of layer {name} are not finite on the context")
+        return SecondMoment((matrix + matrix.mT) / 2, self._counts[name])
 
 
-def summary(sites: Sequence[LowRank]) -> dict[str, float]:
-    """Return the figures that a training log shows for a set of sites.
+def _real(name: str, inputs: Tensor, mask: Tensor) -> Tensor:
+    """Return the inputs at real tokens, [M, in]; a layer may see one state a row."""
+    rows, tokens = mask.shape
+    leading = tuple(inputs.shape[:-1])
+    if leading == (rows,) and tokens > 1:
+        return inputs
+    if leading not in {(rows, tokens), (rows * tokens,)}:
+        raise InputError(
+            f"layer {name} sees inputs of shape {list(inputs.shape)}, which are neither {rows} "
+            f"rows of {tokens} tokens nor {rows} rows; choose other target_modules"
+        )
+    flat = inputs.reshape(rows * tokens, inputs.shape[-1])
+    return flat[mask.bool().flatten().to(flat.device)]
 
-    Returns:
-        `num_sites`; `num_parameters`; `delta_norm`, the Frobenius norm of all changes together;
-        `stable_rank`, its mean over sites whose change is not zero (NaN where all are zero);
-        `drift`, the largest over sites.
+
+def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
+    """Write second moments to a safetensors file, equal matrices once."""
+    matrices: list[Tensor] = []
+    places: dict[str, tuple[int, int]] = {}
+    for name, moment in moments.items():
+        place = next(
+            (at for at, known in enumerate(matrices) if torch.equal(known, moment.matrix)), None
+        )
+        if place is None:
+            place = len(matrices)
+            matrices.append(moment.matrix.contiguous())
+        places[name] = (place, moment.count)
+    with atomic_file(path) as aside:
+        tensors = {str(place): matrix for place, matrix in enumerate(matrices)}
+        save_file(tensors, str(aside), metadata={_PLACES: json.dumps(places)})
+
+
+def load_moments(path: str | Path) -> dict[str, SecondMoment]:
+    """Read what `save_moments` wrote.
+
+    Raises:
+        InputError: The file is missing, damaged, or something else.
     """
-    spectra = [singular_values(site) for site in sites]
-    ranks = [rank for rank in map(_stable_rank, spectra) if not math.isnan(rank)]
-    squared = sum(float((values**2).sum()) for values in spectra)
-    parameters = sum(value.numel() for site in sites for value in site.trainable().values())
-    return {
-        "num_sites": float(len(sites)),
-        "num_parameters": float(parameters),
-        "delta_norm": math.sqrt(squared),
-        "stable_rank": sum(ranks) / len(ranks) if ranks else math.nan,
-        "drift": max(map(drift, sites), default=0.0),
-    }
-
-
-def _stable_rank(values: Tensor) -> float:
-    largest = values.max()
-    return float(((values / largest) ** 2).sum()) if largest > 0 else math.nan
-
-
-def _distance(weight: Tensor) -> float:
-    """Return ‖ZᵀZ − I‖_F for the tall one of `weight` and its transpose."""
-    Z = weight.detach().double()
-    Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
-    eye = torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)
-    return float(torch.linalg.matrix_norm(Z.mT @ Z - eye))
+    try:
+        with safe_open(str(path), "pt") as file:
+            places = json.loads((file.metadata() or {})[_PLACES])
+            matrices = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: SecondMoment(matrices[str(place)], int(count))
+            for name, (place, count) in places.items()
+        }
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} holds no second moments, or is damaged: {error}") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 
 DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (

@@ -71,6 +71,7 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     task = _settings(source).get("task_type")
     if task not in {None, "SEQ_CLS"}:
         raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
+    _check_start(source)
     check_reachable(base)
     shapes = _shapes(source)
     try:
@@ -97,6 +98,21 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
         )
     merged: nn.Module = model.merge_and_unload()
     return merged
+
+
+def _check_start(source: str) -> None:
+    """Complain about a start that PEFT decomposes again when it loads, with another result.
+
+    Raises:
+        InputError: It is a randomised PiSSA, or CorDA, and was not converted when saved.
+    """
+    start = str(_settings(source).get("init_lora_weights"))
+    if start.startswith("pissa_niter") or start == "corda":
+        raise InputError(
+            f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
+            "that is not in the checkpoint, and PEFT would find another one; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, which gives a plain LoRA"
+        )
 
 
 def _settings(source: str) -> dict[str, Any]:

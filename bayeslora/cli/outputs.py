@@ -17,6 +17,13 @@ SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 """The scores of a short summary, with what they are called there."""
 
 
+_EXPORTS = {
+    "peft": "a PEFT checkpoint",
+    "merged": "a transformers model",
+    "safetensors": "a file",
+}
+
+
 def print_json(content: Any) -> None:
     """Print a result as indented JSON, in ASCII whatever the terminal's encoding."""
     print(json.dumps(content, indent=2, allow_nan=False))
@@ -79,6 +86,19 @@ def check_new_file(path: str | Path, *, overwrite: bool | None) -> None:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
 
 
+def check_new_figure(path: str | Path) -> None:
+    """Complain where a figure may not be written, before anything is computed.
+
+    Raises:
+        InputError: The suffix is not `.svg`, or the file exists.
+    """
+    target = Path(path)
+    if target.suffix != ".svg":
+        raise InputError(f"a figure is written as .svg, got {target.name!r}")
+    if target.exists():
+        raise InputError(f"{target} exists; choose another --figure")
+
+
 def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     """Complain where a model may not be written, before anything is computed.
 
@@ -93,16 +113,28 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     refuse_foreign(target)
 
 
-def check_new_export(path: str | Path, *, overwrite: bool) -> None:
-    """Complain where an adapter may not be exported to, before a model is loaded.
+def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
+    """Complain where a network may not be exported to, before a model is loaded.
+
+    Args:
+        path: Where it would go.
+        kind: `peft`, `merged` or `safetensors`.
+        overwrite: Whether an export of the same kind may be replaced.
 
     Raises:
-        InputError: It exists and is not to be replaced, or is something else than a checkpoint.
+        InputError: It exists and is not to be replaced, or is something else than such an export.
     """
     target = Path(path)
+    if kind == "safetensors" and target.suffix != ".safetensors":
+        raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
-    if target.exists() and not (target / "adapter_config.json").is_file():
+    is_one = {
+        "peft": (target / "adapter_config.json").is_file(),
+        "merged": (target / "config.json").is_file(),
+        "safetensors": target.is_file(),
+    }
+    if target.exists() and not is_one[kind]:
         raise InputError(
-            f"{target} is not a PEFT checkpoint and is not replaced; choose another --out"
+            f"{target} is not {_EXPORTS[kind]} and is not replaced; choose another --out"
         )

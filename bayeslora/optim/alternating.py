@@ -15,8 +15,9 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.config import AdapterConfig, PoLAR
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
+from bayeslora.optim.centred import CentredAdamW
 from bayeslora.optim.landing import LandingAdamW
 from bayeslora.optim.riemannian import RiemannianAdamW
 from bayeslora.optim.stiefel import euclidean_parameters, manifold_parameters
@@ -127,6 +128,9 @@ def build_optimizer(
         raise InputError(f"the sites have orthonormal factors, which {config.name!r} cannot train")
     if free and euclidean is not None:
         adapter.append(_named("adapter", euclidean(free)))
+    elif free and any(site.centred for site in sites):
+        inner = CentredAdamW(sites, lr=config.lr, weight_decay=config.weight_decay)
+        adapter.append(_named("adapter", inner))
     elif free:
         group = {"params": free, "name": "adapter"}
         adapter.append(AdamW([group], lr=config.lr, weight_decay=config.weight_decay))

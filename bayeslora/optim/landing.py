@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.optim import AdamW
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.optim.stiefel import (
     absorb,
     landing_field,

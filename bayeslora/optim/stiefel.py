@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 
 _CONDITION_LIMIT = 1e-6
 """Smallest ratio of eigenvalues of ZᵀZ for which its inverse square root is trusted."""

@@ -1,7 +1,10 @@
 """BLoB: a mean-field Gaussian over one factor of every adapter, trained by back-propagation.
 
     Z_ij ~ N(M_ij, Ω_ij²),  Ω = G²          Z = A for LoRA, Z = Θ for PoLAR
-    KL = Σ_ij [ log(σp / Ω_ij) + (Ω_ij² + M_ij²) / (2 σp²) − ½ ]
+    KL = Σ_ij [ log(σp / Ω_ij) + (Ω_ij² + (M_ij − Z_0)²) / (2 σp²) − ½ ]
+
+The prior's mean Z_0 is zero, and for an adapter that starts from a part of the weight (PiSSA,
+CorDA) that start: a prior around zero would shrink the pretrained layer.
 
 For LoRA, `B` is a point estimate, and a Gaussian prior on ΔW of low rank makes the KL one on `A`.
 PoLAR-BLoB is named in comparisons without being defined where we could read it. Here the Gaussian
@@ -28,8 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import BLoB
+from bayeslora.posteriors.random_layers import RandomLayer
 from bayeslora.posteriors.weights import (
     gaussian_kl,
     initial_root,
@@ -51,7 +55,10 @@ class BLoBWeights(nn.Module):
         """Begin with small spreads around the factors of `sites`, which stay where they are."""
         super().__init__()
         self.prior_std = config.prior_std
-        self._layers = tuple(site.A if site.core is None else site.core for site in sites)
+        self._random = tuple(
+            RandomLayer(site, "A" if site.core is None else "core") for site in sites
+        )
+        self._layers = tuple(item.layer for item in self._random)
         generator = torch.Generator().manual_seed(seed)
         self.roots = nn.ParameterList(
             initial_root(layer.weight.shape, config.initial_std, generator)
@@ -61,16 +68,17 @@ class BLoBWeights(nn.Module):
     def kl(self) -> Tensor:
         """Return the KL to the prior in nats, over all sites."""
         parts = [
-            gaussian_kl(layer.weight, root.square(), self.prior_std)
-            for layer, root in zip(self._layers, self.roots, strict=True)
+            gaussian_kl(item.layer.weight - item.origin, root.square(), self.prior_std)
+            for item, root in zip(self._random, self.roots, strict=True)
         ]
         return torch.stack(parts).sum()
 
     @torch.no_grad()
     def kl_step(self, rate: float) -> None:
         """Take a gradient step of length `rate` on the KL, in means and spreads."""
-        for layer, root in zip(self._layers, self.roots, strict=True):
-            layer.weight.mul_(1 - rate / self.prior_std**2)
+        for item, root in zip(self._random, self.roots, strict=True):
+            origin = item.origin
+            item.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
             step_root(root, rate, self.prior_std)
 
     @contextmanager

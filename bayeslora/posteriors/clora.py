@@ -28,7 +28,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora_gate import Gate, Noise, PositionNoise, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.optim.stiefel import euclidean_parameters
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.weights import replaced, standard_normal

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,24 +25,33 @@ class RandomLayer:
     """A linear layer inside a site whose weight is random.
 
     Attributes:
-        name: The site's dotted name and the layer's own: `A`, `B` or `core`.
-        layer: The layer.
-        origin: [out, in], what its prior is centred on.
+        site: The site.
+        key: What it calls the layer: `A`, `B` or `core`.
     """
 
-    name: str
-    layer: nn.Linear
-    origin: Tensor
+    site: LowRank
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The site's dotted name and the layer's own."""
+        return f"{self.site.name}.{self.key}"
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The layer."""
+        return self.site.linears()[self.key]
+
+    @property
+    def origin(self) -> Tensor:
+        """[out, in], what its prior is centred on; looked up, as a site may be loaded later."""
+        return self.site.origin()[self.key]
 
 
 def random_layers(site: LowRank) -> list[RandomLayer]:
     """Return the layers of a site whose weights are free: not on a manifold."""
-    origin, fixed = site.origin(), site.manifold()
-    return [
-        RandomLayer(f"{site.name}.{key}", layer, origin[key])
-        for key, layer in site.linears().items()
-        if key not in fixed
-    ]
+    fixed = site.manifold()
+    return [RandomLayer(site, key) for key in site.linears() if key not in fixed]
 
 
 def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.posteriors.weights import gaussian_kl, replaced, standard_normal
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.weights import replaced, standard_normal

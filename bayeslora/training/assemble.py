@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
@@ -15,6 +16,7 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
+from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.training.network import Network
 
@@ -46,7 +48,11 @@ def build_network(
     """
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
-    sites = inject(clone.model, with_dropout(adapter, posterior), seed)
+    chosen = with_dropout(adapter, posterior)
+    # What was fitted is never decomposed again: a random start would come out another. What starts
+    # from a context begins once that has been run, through this very network.
+    blank = extra is not None or isinstance(chosen, CorDA)
+    sites = inject(clone.model, chosen, seed, blank=blank)
     names = [site.name for site in sites]
     encoder = Encoder(
         clone,
@@ -69,20 +75,40 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     """
     if not isinstance(posterior, MCDropout):
         return adapter
-    if isinstance(adapter, PoLAR):
-        raise InputError("posterior 'mc_dropout' needs an adapter with dropout; choose 'lora'")
+    if not isinstance(adapter, LoRA):
+        raise InputError(
+            f"posterior 'mc_dropout' needs an adapter with dropout, and {adapter.name!r} is "
+            "defined without; choose 'lora'"
+        )
     return replace(adapter, dropout=posterior.p)
 
 
 def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+    centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
+        why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
         raise InputError(
             f"posterior 'scalabl' scales the free first factor of adapter 'lora'; {adapter.name!r} "
-            "has none"
+            + (why if centred else "has none")
         )
-    if not isinstance(posterior, CLoRA) or not isinstance(adapter, PoLAR):
-        return
-    if adapter.constraint != "retraction" and adapter.absorb_every:
+    if isinstance(posterior, IVON) and posterior.weight_decay and centred:
+        raise InputError(
+            f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} starts "
+            "from a part of the pretrained weight, which it would shrink; leave it at 0, or choose "
+            f"'lora', got {posterior.weight_decay!r}"
+        )
+    if isinstance(posterior, CLoRA):
+        _check_gate(adapter)
+
+
+def _check_gate(adapter: AdapterConfig) -> None:
+    if isinstance(adapter, PiSSA | CorDA):
+        raise InputError(
+            f"posterior 'clora' puts noise between the factors, and those of {adapter.name!r} "
+            "carry a part of the pretrained weight, which would be noisy from the start; choose "
+            "'lora' or 'polar'"
+        )
+    if isinstance(adapter, PoLAR) and adapter.constraint != "retraction" and adapter.absorb_every:
         raise InputError(
             "posterior 'clora' puts a gate between PoLAR's factors, and moving their drift past it "
             f"into the core (constraint {adapter.constraint!r}, absorb_every="

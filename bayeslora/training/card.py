@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
@@ -23,7 +24,7 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
 
 
 def _title(record: ModelRecord) -> str:
-    adapter = f"{record.adapter['name']} + " if record.adapter else ""
+    adapter = f"{table_name(record.adapter)} + " if record.adapter else ""
     return (
         f"Text classifier: {adapter}{record.posterior['name']} on {_code(record.backbone['name'])}"
     )

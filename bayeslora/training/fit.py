@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.config import AdapterConfig
-from bayeslora.adapters.stats import summary
+from bayeslora.adapters.config_starts import CorDA
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
@@ -28,6 +29,7 @@ from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.training.context import begin_from_context
 from bayeslora.training.heads import (
     GradientSteps,
     HeadUpdate,
@@ -280,6 +282,9 @@ def train_network(
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
+    last = last_checkpoint(directory)
+    if isinstance(adapter, CorDA) and last is None:
+        begin_from_context(network, adapter, train.texts, shown=description is not None)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
     weights = weight_training(
@@ -308,7 +313,6 @@ def train_network(
         more=weights.parameters,
         euclidean=weights.optimizer,
     )
-    last = last_checkpoint(directory)
     with quiet_transformers():
         trainer = AlternatingTrainer(
             network,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
+from bayeslora.adapters.config_starts import table_name
+from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -67,7 +69,7 @@ class Fitted:
     @property
     def name(self) -> str:
         """What tables call it, such as `polar-vbll`."""
-        adapter = f"{self.record.adapter['name']}-" if self.record.adapter else ""
+        adapter = f"{table_name(self.record.adapter)}-" if self.record.adapter else ""
         return f"{adapter}{self.posterior.name}"
 
     @property
@@ -136,6 +138,23 @@ class Fitted:
             ids=rows.ids,
             columns=rows.further,
         )
+
+    def spectra(self) -> list[list[SiteSpectrum]]:
+        """Return the spectrum of every adapter site, member by member.
+
+        Raises:
+            InputError: The network has no adapters of ours.
+        """
+        if not self.network.sites:
+            raise InputError(f"{self.name} has no adapter of ours, so no weight was changed")
+        found = []
+        try:
+            for member in self.members:
+                self.network.load_trained_state(member)
+                found.append([spectrum(site) for site in self.network.sites])
+        finally:
+            self.network.load_trained_state(self.members[0])
+        return found
 
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
         """Return the same network with an unfitted posterior that starts from the present mean.

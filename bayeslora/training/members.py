@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.tasks.examples import Examples
@@ -22,6 +24,8 @@ from bayeslora.training.fit import FitResult, LabelledTexts, train_network
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 _SEED_STEP = 1000
 
@@ -78,6 +82,12 @@ def fit_members(
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(plan.posterior, plan.settings.seed)
+    if len(seeds) > 1 and isinstance(plan.adapter, PiSSA | CorDA):
+        logger.warning(
+            "members with adapter %r start alike: the order of the rows is all that tells them "
+            "apart; 'lora' and 'polar' start at random",
+            plan.adapter.name,
+        )
     for place, seed in enumerate(seeds):
         network = build_network(
             plan.backbone,

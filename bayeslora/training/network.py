@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.inject import adapter_state, load_adapter_state
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.module import ModuleEncoder
 from bayeslora.backbones.sequence_encoder import SequenceEncoder

@@ -22,6 +22,7 @@ from bayeslora.posteriors.config_scores import check_feature_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.training.context import read_context, recorded
 from bayeslora.training.data import read_labelled
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.members import FitPlan, fit_members
@@ -136,6 +137,10 @@ def fit_classifier(
     if data.validation is None and isinstance(choices.posterior, GVBLL):
         _check_given(choices.posterior)
     check_possible(choices.posterior, len(data.train[0]), settings)
+    adapter = read_context(
+        choices.adapter, data.columns, None if data.validation is None else data.validation[0]
+    )
+    choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}
     if out is not None:
@@ -183,7 +188,7 @@ def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     """Return the part of the record that is known before the fit."""
     return {
         "backbone": {"name": choices.backbone, "dtype": choices.dtype},
-        "adapter": options.as_mapping(choices.adapter),
+        "adapter": recorded(choices.adapter),
         "posterior": options.as_mapping(choices.posterior),
         "classes": list(data.classes),
         "columns": dataclasses.asdict(data.columns),

@@ -19,15 +19,22 @@ from bayeslora.adapters.site import Site
 
 
 class SiteLaws:
-    """Inherit and define `config`, `host()` and `inputs()`."""
+    """Inherit and define `config`, `host()` and `inputs()`.
+
+    `is_random` says whether another seed gives another start, `put` how adapters get into a model.
+    """
 
     config = None
+    is_random = True
 
     def host(self):
         raise NotImplementedError
 
     def inputs(self):
         raise NotImplementedError
+
+    def put(self, model, seed=0):
+        return inject(model, self.config, seed=seed)
 
     @pytest.fixture
     def plain(self):
@@ -36,7 +43,7 @@ class SiteLaws:
     @pytest.fixture
     def adapted(self):
         model = self.host()
-        return model, inject(model, self.config, seed=0)
+        return model, self.put(model)
 
     @pytest.fixture
     def trained(self, adapted):
@@ -102,7 +109,7 @@ class SiteLaws:
     def test_inject_export_inject(self, trained):
         plain = export(trained[0])
         before = output(plain, self.inputs())
-        again = inject(plain, self.config, seed=5)
+        again = self.put(plain, seed=5)
         assert [site.name for site in again] == [site.name for site in trained[1]]
         assert torch.equal(output(plain, self.inputs()), before)
 
@@ -126,7 +133,7 @@ class SiteLaws:
     def test_saved_adapters_load_on_a_fresh_host(self, trained):
         model, sites = trained
         fresh = self.host()
-        others = inject(fresh, self.config, seed=9)
+        others = self.put(fresh, seed=9)
         load_adapter_state(others, adapter_state(sites))
         difference = output(fresh, self.inputs()) - output(model, self.inputs())
         assert torch.count_nonzero(difference) == 0
@@ -147,6 +154,45 @@ class SiteLaws:
             assert layers.keys() == site.trainable().keys()
             assert all(layers[key] is value for key, value in site.trainable().items())
 
+    def test_the_change_is_the_product_of_its_factors(self, trained):
+        for site in trained[1]:
+            A, B = site.change()
+            assert A.shape == (B.shape[1], site.in_features)
+            assert B.shape[0] == site.out_features
+            torch.testing.assert_close(site.scale * B @ A, site.delta())
+
+    def test_a_blank_site_takes_the_saved_tensors(self, trained):
+        """Loading needs no decomposition: zeros of the right shapes take what was saved."""
+        model, sites = trained
+        fresh = self.host()
+        others = inject(fresh, self.config, seed=9, blank=True)
+        load_adapter_state(others, adapter_state(sites))
+        assert torch.equal(output(fresh, self.inputs()), output(model, self.inputs()))
+        for one, other in zip(sites, others, strict=True):
+            if one.centred:
+                assert all(torch.equal(one.origin()[key], other.origin()[key]) for key in "AB")
+
+    def test_a_gradient_step_from_the_start_lowers_the_loss(self, adapted):
+        model, sites = adapted
+
+        def loss():
+            result = model(self.inputs())
+            states = getattr(result, "last_hidden_state", result)
+            # Along a fixed direction: normalised states have the same squares whatever they are.
+            direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
+            return (states * direction).sum()
+
+        before = loss()
+        before.backward()
+        assert any(
+            value.grad.abs().max() > 0 for site in sites for value in site.trainable().values()
+        )
+        with torch.no_grad():
+            for site in sites:
+                for value in site.trainable().values():
+                    value.sub_(1e-3 * value.grad)
+        assert loss() < before
+
     def test_sites_are_independent(self, adapted):
         _, sites = adapted
         randomise(sites[:1])
@@ -164,7 +210,7 @@ class SiteLaws:
         """Adapters stay in float32 on a bfloat16 host; the output is bfloat16 as without them."""
         expected = output(trained[0], self.inputs())
         half = self.host().to(torch.bfloat16)
-        sites = inject(half, self.config, seed=0)
+        sites = self.put(half)
         load_adapter_state(sites, adapter_state(trained[1]))
         inputs = self.inputs()
         inputs = inputs.to(torch.bfloat16) if inputs.is_floating_point() else inputs
@@ -177,10 +223,11 @@ class SiteLaws:
 
     def test_the_same_seed_gives_the_same_start(self, adapted):
         first = adapter_state(adapted[1])
-        again = adapter_state(inject(self.host(), self.config, seed=0))
-        other = adapter_state(inject(self.host(), self.config, seed=1))
+        again = adapter_state(self.put(self.host()))
+        other = adapter_state(self.put(self.host(), seed=1))
         assert all(torch.equal(first[name], again[name]) for name in first)
-        assert any(not torch.equal(first[name], other[name]) for name in first)
+        differs = any(not torch.equal(first[name], other[name]) for name in first)
+        assert differs == self.is_random
 
     def test_orthonormal_factors_are_orthonormal(self, adapted):
         for site in adapted[1]:

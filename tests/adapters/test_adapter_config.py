@@ -7,16 +7,25 @@ import sys
 import pytest
 
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 
 
 def test_registry_names_are_those_of_the_classes():
-    assert {"lora": LoRA, "polar": PoLAR} == ADAPTERS
+    assert {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA} == ADAPTERS
     assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
 
 
-@pytest.mark.parametrize("config", [LoRA(r=4), PoLAR(target_modules=("q_proj",), num_layers=None)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoRA(r=4),
+        PoLAR(target_modules=("q_proj",), num_layers=None),
+        PiSSA(niter=4),
+        CorDA(mode="kpm", context=("a text", "b")),
+    ],
+)
 def test_round_trip_through_a_mapping(config):
     assert resolve("adapter", as_mapping(config), ADAPTERS) == config
 
@@ -26,20 +35,52 @@ def test_a_string_with_options_is_understood():
     assert config == PoLAR(r=4, constraint="landing", num_layers=None)
 
 
+def test_a_rank_stabilised_scale_is_an_option_on_the_command_line():
+    assert resolve("adapter", "lora:use_rslora=true", ADAPTERS) == LoRA(use_rslora=True)
+
+
 def test_one_target_may_be_a_plain_string():
     assert LoRA(target_modules="q_proj").target_modules == ("q_proj",)
     assert LoRA(target_modules=["a", "b"]).target_modules == ("a", "b")
 
 
-@pytest.mark.parametrize("cls", [LoRA, PoLAR])
+ALPHA = {
+    LoRA: "alpha must be a number > 0, got {}",
+    PoLAR: "alpha must be a number > 0, got {}",
+    PiSSA: "alpha must be a number > 0 or None (r), got {}",
+    CorDA: "alpha must be a number > 0 or None (r), got {}",
+}
+
+
+@pytest.mark.parametrize("cls", ALPHA)
+@pytest.mark.parametrize("alpha", [0, -1.0, math.nan, "x", True])
+def test_a_scale_that_is_none_is_refused(cls, alpha):
+    with pytest.raises(InputError) as caught:
+        cls(alpha=alpha)
+    assert str(caught.value) == ALPHA[cls].format(repr(alpha))
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        (LoRA(r=8, alpha=16), 2),
+        (PoLAR(r=4, alpha=6), 1.5),
+        (PiSSA(), 1),
+        (LoRA(r=4, alpha=6, use_rslora=True), 3),
+        (PiSSA(r=4, alpha=2), 0.5),
+    ],
+)
+def test_the_scale_is_alpha_over_r(config, scale):
+    assert config.scale == scale
+
+
+@pytest.mark.parametrize("cls", ADAPTERS.values())
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"r": 0}, "r must be an integer >= 1, got 0"),
         ({"r": 8.0}, "r must be an integer >= 1, got 8.0"),
         ({"r": True}, "r must be an integer >= 1, got True"),
-        ({"alpha": 0}, "alpha must be a number > 0, got 0"),
-        ({"alpha": math.nan}, "alpha must be a number > 0, got nan"),
         ({"lr": "fast"}, "lr must be a number > 0, got 'fast'"),
         ({"lr": math.inf}, "lr must be a number > 0, got inf"),
         ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
@@ -62,7 +103,28 @@ def test_shared_options_are_checked(cls, options, message):
     ("cls", "options", "message"),
     [
         (LoRA, {"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),
+        (LoRA, {"use_rslora": 1}, "use_rslora must be true or false, got 1"),
         (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
+        (PiSSA, {"niter": -1}, "niter must be an integer >= 0 or None (exact), got -1"),
+        (PiSSA, {"niter": 2.0}, "niter must be an integer >= 0 or None (exact), got 2.0"),
+        (
+            CorDA,
+            {"mode": "imp"},
+            "unknown mode 'imp' (did you mean 'ipm'?); choose from 'ipm', 'kpm'",
+        ),
+        (
+            CorDA,
+            {"mode": "kpm"},
+            "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list of "
+            "texts in Python",
+        ),
+        (CorDA, {"context": ()}, "context must be a file, a list of texts or None, got ()"),
+        (CorDA, {"context": 3}, "context must be a file, a list of texts or None, got 3"),
+        (CorDA, {"context": ["a", " "]}, "context must hold texts that are not blank, got ' '"),
+        (CorDA, {"context_rows": 0}, "context_rows must be an integer >= 1, got 0"),
+        (CorDA, {"power": -0.5}, "power must be a number >= 0, got -0.5"),
+        (CorDA, {"power": 1.5}, "power must be a number from 0 to 1, got 1.5"),
+        (CorDA, {"damping": 0.0}, "damping must be a number > 0, got 0.0"),
         (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
         (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
         (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),
@@ -78,6 +140,17 @@ def test_own_options_are_checked(cls, options, message):
     with pytest.raises(InputError) as caught:
         cls(**options)
     assert str(caught.value) == message
+
+
+def test_texts_of_a_context_may_be_a_list():
+    assert CorDA(context=["a", "b"]).context == ("a", "b")
+    assert CorDA(context="generic.jsonl").context == "generic.jsonl"
+
+
+def test_only_the_published_power_is_called_corda():
+    assert table_name(as_mapping(CorDA())) == "corda"
+    assert table_name(as_mapping(CorDA(power=0.5))) == "context-svd-0.5"
+    assert table_name(as_mapping(LoRA())) == "lora"
 
 
 def test_importing_the_options_loads_no_torch():

@@ -17,7 +17,8 @@ def seeded(seed=0):
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_polar_is_orthonormal_with_a_zero_core(rows, columns, data):
     r = data.draw(st.integers(1, min(rows, columns)))
-    A, B, core, orthonormal = polar(rows, columns, r, seeded())
+    A, B, core, orthonormal, centred = polar(rows, columns, r, seeded())
+    assert not centred
     assert A.shape == (r, columns)
     assert B.shape == (rows, r)
     assert orthonormal
@@ -39,7 +40,8 @@ def test_polar_directions_are_uniform():
 
 
 def test_kaiming_zero_by_its_moments():
-    A, B, core, orthonormal = kaiming_zero(5, 100, 4, seeded())
+    A, B, core, orthonormal, centred = kaiming_zero(5, 100, 4, seeded())
+    assert not centred
     assert core is None
     assert not orthonormal
     assert torch.equal(B, torch.zeros(5, 4))

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
 from bayeslora.errors import InputError
@@ -45,11 +46,16 @@ def classifier_bert():
     return model.eval()
 
 
-CONFIGS = [PoLAR(r=4, num_layers=2), LoRA(r=3, alpha=7.0, num_layers=2)]
+CONFIGS = [
+    PoLAR(r=4, num_layers=2),
+    LoRA(r=3, alpha=7.0, num_layers=2),
+    PiSSA(r=3, alpha=4.0, num_layers=2),
+]
+every = pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora", "pissa"])
 
 
 @pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
-@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+@every
 def test_peft_loads_our_export(peft, tmp_path, host, config):
     model = host()
     sites = trained(model, config)
@@ -124,7 +130,7 @@ def test_modules_saved_whole_are_reported_and_loaded(peft, tmp_path):
     assert len(load_peft(tiny_bert(), tmp_path)) == 3
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["polar", "lora"])
+@every
 def test_round_trip_without_peft(tmp_path, config):
     model = tiny_llama()
     sites = trained(model, config)
@@ -175,13 +181,22 @@ def test_a_missing_factor_is_named(checkpoint):
     tensors = load_file(path)
     del tensors["base_model.model.head.lora_B.weight"]
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"'head\.B' is missing"):
+    with pytest.raises(InputError, match=r"'head\.B' is missing beside 'head\.A'"):
         load_peft(stack(), checkpoint)
 
 
 def test_a_layer_that_the_model_lacks_is_named(checkpoint):
     model = tiny_llama()
     with pytest.raises(InputError, match="layer 'head' matches no plain linear layer"):
+        load_peft(model, checkpoint)
+    assert not find_sites(model)
+
+
+def test_a_layer_of_another_shape_is_named(checkpoint):
+    model = stack()
+    model.head = torch.nn.Linear(6, 5)
+    message = r"'head' has 4 outputs and 6 inputs, the model's weight has shape \[5, 6\]"
+    with pytest.raises(InputError, match=message):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 

@@ -27,9 +27,14 @@ def checkpoint(tmp_path):
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
         ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
-        ({"rank_pattern": {"head": 4}}, "rank_pattern = {'head': 4} cannot be read"),
         ({"bias": "all"}, "bias must be 'none', got 'all'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base model's"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "'pissa_niter_4' changed the base model's weights, and what it took out of them is not "
+            "in the checkpoint; save it with PEFT's path_initial_model_for_weight_conversion",
+        ),
+        ({"init_lora_weights": "corda"}, "'corda' changed the base model's weights"),
+        ({"init_lora_weights": "olora"}, "'olora' changed the base model's weights"),
         ({"r": None}, "r must be a number > 0, got None"),
         ({"r": 0}, "r must be a number > 0, got 0"),
         ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
@@ -89,3 +94,28 @@ def test_a_checkpoint_without_factors_is_refused(checkpoint):
     )
     with pytest.raises(InputError, match="holds no tensor named"):
         read_peft(checkpoint)
+
+
+def test_factors_that_do_not_fit_together_are_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.head.lora_A.weight": torch.zeros(3, 6)}, path)
+    with pytest.raises(InputError, match=r"the factors of 'head' have shapes \[3, 6\], \[4, 2\]"):
+        read_peft(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "use_rslora", "scale"),
+    [
+        ({}, False, 16 / 2),
+        ({"head": 6}, False, 6 / 2),
+        ({"ead": 6}, False, 16 / 2),
+        ({"he.d": 6, "head": 8}, True, 6 / 2**0.5),
+    ],
+)
+def test_scales_follow_the_pattern_that_ends_the_path(checkpoint, pattern, use_rslora, scale):
+    path = checkpoint / "adapter_config.json"
+    change = {"alpha_pattern": pattern, "use_rslora": use_rslora}
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    found = read_peft(checkpoint)
+    assert found.scales == {"head": pytest.approx(scale)}
+    assert found.config.use_rslora is use_rslora

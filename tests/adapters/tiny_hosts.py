@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from bayeslora.adapters.stats import second_moments
+
 SIZES = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -57,6 +59,16 @@ def output(model, inputs):
     with torch.no_grad():
         result = model(inputs)
     return getattr(result, "last_hidden_state", result)
+
+
+def moments_on(model, names, inputs):
+    """Second moments of layers on inputs of a host, every row or token of which is real."""
+    mask = torch.ones(inputs.shape if not inputs.is_floating_point() else (len(inputs), 1))
+    inputs = inputs.to(next(model.parameters()).dtype) if inputs.is_floating_point() else inputs
+    layers = {name: model.get_submodule(name) for name in names}
+    return second_moments(
+        lambda batch: model(batch["inputs"]), layers, [{"inputs": inputs, "attention_mask": mask}]
+    )
 
 
 def randomise(sites, seed=2, size=0.3):

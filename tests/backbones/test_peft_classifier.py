@@ -179,3 +179,13 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
     monkeypatch.setattr(classifier_source, "is_peft", lambda _: False)
     with pytest.raises(InputError, match="is a PEFT checkpoint on the hub"):
         loaded(str(path))
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda"])
+def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
+    """PEFT loads the first without a word, and the logits are others."""
+    path, _ = adapted_backbone("llama", tmp_path)
+    config = path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": start}))
+    with pytest.raises(InputError, match=f"'{start}' took a part out of the base model's weights"):
+        loaded(str(path))

@@ -7,8 +7,6 @@ import torch
 
 from bayeslora.classifier import BayesianClassifier
 
-peft = pytest.importorskip("peft", reason="peft is not installed")
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
@@ -17,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings(
 def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     from transformers import AutoModel
 
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     # In float32, so that both sides round alike.
     options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
     assert run("fit", world.train, *options, "--out", tmp_path / "model").code == 0
@@ -55,3 +54,44 @@ def test_a_checkpoint_is_replaced_where_that_is_said(run, world, tmp_path):
 def test_a_model_without_an_adapter_is_refused(run, refused, world, tmp_path):
     with pytest.raises(Exception, match="no single adapter"):
         BayesianClassifier.from_transformers(str(world.classifier)).export_peft(tmp_path / "lora")
+
+
+def test_merged_models_say_what_loads_them(run, world, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    out = tmp_path / "merged"
+    result = run("export", world.model, "--format", "merged", "--out", out)
+    assert result.code == 0, result.err
+    assert result.out.strip() == str(out)
+    assert "load it with transformers.AutoModelForSequenceClassification" in result.err
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert tuple(model.config.id2label.values()) == ("animals", "food", "weather")
+    assert run("export", world.model, "--format", "merged", "--out", out, "--overwrite").code == 0
+    calibrated = ("calibrate", out, world.valid, "--out", tmp_path / "calibrated", "--quiet")
+    assert run(*calibrated).code == 0
+
+
+def test_tensors_for_serving_are_one_file(run, world, tmp_path):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "model.safetensors"
+    assert run("export", world.model, "--format", "safetensors", "--out", out).code == 0
+    assert load_file(out)["head.weight"].shape == (3, 16)
+    again = ("export", world.model, "--format", "safetensors", "--out", out, "--overwrite")
+    assert run(*again).code == 0
+
+
+def test_other_formats_have_other_targets(refused, run, world, tmp_path):
+    export = ("export", world.model, "--format")
+    assert "is one file .safetensors, got 'dir'" in refused(
+        *export, "safetensors", "--out", tmp_path / "dir"
+    )
+    (tmp_path / "dir").mkdir()
+    message = refused(*export, "merged", "--out", tmp_path / "dir", "--overwrite")
+    assert "is not a transformers model and is not replaced" in message
+    out = ("--out", tmp_path / "new")
+    assert "goes with --format peft" in refused(*export, "merged", "--prefix", "model.", *out)
+    calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
+    assert run(*calibrated, "--quiet").code == 0
+    message = refused("export", tmp_path / "foreign", "--format", "merged", *out)
+    assert "has no adapter of ours to merge" in message

@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.stats import drift
+from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.riemannian import RiemannianAdamW

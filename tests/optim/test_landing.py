@@ -8,7 +8,7 @@ from torch import nn
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.stats import drift
+from bayeslora.adapters.spectrum import drift
 from bayeslora.optim.landing import LandingAdamW
 from bayeslora.optim.stiefel import landing_field
 

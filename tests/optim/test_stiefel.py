@@ -8,7 +8,7 @@ from torch import nn
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.stats import drift
+from bayeslora.adapters.spectrum import drift
 from bayeslora.optim.stiefel import (
     absorb,
     euclidean_parameters,

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.init import kaiming_zero, polar
-from bayeslora.adapters.site import LowRank
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.pissa import pissa
 
 
 def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
@@ -17,6 +18,15 @@ def polar_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
     """Return a PoLAR site whose core is not zero."""
     generator = torch.Generator().manual_seed(seed)
     return _site(polar(out, inputs, r, generator), "core", scale, generator)
+
+
+def centred_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
+    """Return a site that starts from the principal part of its weight, and is there."""
+    generator = torch.Generator().manual_seed(seed)
+    host = nn.Linear(inputs, out)
+    with torch.no_grad():
+        host.weight.copy_(torch.randn(out, inputs, generator=generator))
+    return LowRank("layer.0.query", host, pissa(host.weight, r, scale, generator), scale).eval()
 
 
 def _site(factors, moved, scale, generator):

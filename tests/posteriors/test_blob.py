@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sites import drawn, lora_site, polar_site
+from small_sites import centred_site, drawn, lora_site, polar_site
 from torch.distributions import Normal, kl_divergence
 
 from bayeslora.errors import InputError
@@ -33,6 +33,20 @@ def test_the_kl_is_that_of_torch(make):
         for site, root in zip(sites, weights.roots, strict=True)
     )
     torch.testing.assert_close(weights.kl(), expected, rtol=1e-12, atol=0)
+
+
+def test_the_prior_of_a_centred_factor_is_around_its_start():
+    """At the start the mean costs nothing, whatever the size of the factor; steps end there."""
+    site = centred_site()
+    weights = BLoBWeights(BLoB(prior_std=0.3), [site])
+    expected = kl_divergence(Normal(0.0, weights.roots[0].square()), Normal(0.0, 0.3)).sum()
+    torch.testing.assert_close(weights.kl(), expected)
+    weights.kl_step(1e-3)
+    assert torch.equal(site.A.weight, site.A0)
+    site.A.weight.data += 1.0
+    weights.kl_step(1e-3)
+    step = 1 - 1e-3 / 0.3**2
+    torch.testing.assert_close(site.A.weight - site.A0, torch.full_like(site.A0, step))
 
 
 @SITES

@@ -10,7 +10,7 @@ import torch
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.adapters.stats import drift
+from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.training import fit as fit_module

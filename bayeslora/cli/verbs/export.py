@@ -1,25 +1,38 @@
-"""`bayeslora export`: the adapter of a model as a LoRA checkpoint that PEFT loads."""
+"""`bayeslora export`: the adapter as a LoRA checkpoint for PEFT, or the network with it merged."""
 
 from __future__ import annotations
 
 import argparse
 
 from bayeslora.cli.arguments import add_loading, add_moved_backbone, add_overwrite, given
+from bayeslora.cli.messages import say
 from bayeslora.cli.outputs import check_new_export
+from bayeslora.errors import InputError
 
-SUMMARY = "write a model's adapter as a LoRA checkpoint that PEFT loads"
+SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
+
+FORMATS = ("peft", "merged", "safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory that `fit` wrote")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the checkpoint goes")
+    parser.add_argument(
+        "--out", required=True, metavar="PATH", help="the directory, or .safetensors file, to write"
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="peft",
+        help="peft: the adapter as a plain LoRA, without the last layer (default); merged: a plain "
+        "transformers model; safetensors: one file of tensors for serving. The last two are the "
+        "mean network, without uncertainty",
+    )
     parser.add_argument(
         "--prefix",
-        default="",
         metavar="TEXT",
-        help="before the layers' names in the model that PEFT will wrap: empty for AutoModel, "
-        "`model.` for AutoModelForCausalLM of most decoders",
+        help="with peft: what stands before the layers' names in the model that PEFT will wrap; "
+        "empty for AutoModel, `model.` for AutoModelForCausalLM of most decoders",
     )
     add_moved_backbone(parser)
     add_loading(parser)
@@ -27,12 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export the adapter and print where it is."""
-    check_new_export(args.out, overwrite=bool(args.overwrite))
+    """Export, print where it is, and say what loads it."""
+    if args.prefix is not None and args.format != "peft":
+        raise InputError("--prefix names layers for PEFT; it goes with --format peft")
+    check_new_export(args.out, args.format, overwrite=bool(args.overwrite))
 
     from bayeslora.classifier import BayesianClassifier
 
     loading = given(args, "backbone", "device", "trust_remote_code")
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
-    clf.export_peft(args.out, prefix=args.prefix, overwrite=bool(args.overwrite))
+    overwrite = bool(args.overwrite)
+    if args.format == "peft":
+        clf.export_peft(args.out, prefix=args.prefix or "", overwrite=overwrite)
+    elif args.format == "merged":
+        say(f"load it with transformers.{clf.export_merged(args.out, overwrite=overwrite)}")
+    else:
+        clf.export_safetensors(args.out, overwrite=overwrite)
     print(args.out)

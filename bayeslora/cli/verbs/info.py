@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_json
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.arguments import add_json, add_loading, add_moved_backbone, given
+from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
+from bayeslora.errors import InputError
 
-SUMMARY = "show versions, devices and embedded assets, or what a model directory holds"
+if TYPE_CHECKING:
+    from bayeslora.adapters.spectrum import SiteSpectrum
+
+SUMMARY = "show versions, devices and embedded assets, or what a model holds and changed"
 
 PACKAGES = (
     "bayeslora",
@@ -29,15 +34,36 @@ PACKAGES = (
     "datasets",
 )
 
+# More would not fit a terminal; --json has all.
+_SHOWN_VALUES = 4
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model directory")
+    parser.add_argument(
+        "--spectrum",
+        action="store_true",
+        help="for each adapted layer the size, stable rank and singular values of its change, and "
+        "how far orthonormal factors drifted; loads the model",
+    )
+    parser.add_argument(
+        "--figure",
+        metavar="FILE.svg",
+        help="with --spectrum: draw the singular values, of the first member",
+    )
+    add_moved_backbone(parser)
+    add_loading(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what is here, or the record of a model."""
+    """Print what is here, or the record of a model, or its spectrum."""
+    if args.spectrum:
+        _spectrum(args)
+        return
+    if args.figure is not None:
+        raise InputError("--figure draws the singular values; give --spectrum with it")
     content = _machine() if args.model is None else _model(args.model)
     if args.json:
         print_json(content)
@@ -49,6 +75,59 @@ def _model(directory: str) -> dict[str, Any]:
     from bayeslora.checkpoint import read_record
 
     return dataclasses.asdict(read_record(directory))
+
+
+def _spectrum(args: argparse.Namespace) -> None:
+    if args.model is None:
+        raise InputError("--spectrum is of a model; name its directory")
+    if args.figure is not None:
+        check_new_figure(args.figure)
+
+    from bayeslora.classifier import BayesianClassifier
+
+    loading = given(args, "backbone", "device", "trust_remote_code")
+    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
+    members = clf.spectrum()
+    if args.figure is not None:
+        from bayeslora.reporting.spectrum import write_spectrum
+
+        first = {site.name: site.singular_values for site in members[0]}
+        write_spectrum(args.figure, str(args.model), first)
+    if args.json:
+        content = [[_finite(dataclasses.asdict(site)) for site in sites] for sites in members]
+        print_json({"model": str(args.model), "members": content})
+        return
+    for number, sites in enumerate(members):
+        if len(members) > 1:
+            print(f"member {number}")
+        print_columns(_spectrum_rows(sites))
+
+
+def _spectrum_rows(sites: list[SiteSpectrum]) -> list[tuple[str, ...]]:
+    head = ("layer", "norm", "relative", "stable rank", "drift", "singular values")
+    return [
+        head,
+        *(
+            (
+                site.name,
+                f"{site.norm:.3g}",
+                f"{site.relative_norm:.2%}",
+                f"{site.stable_rank:.2f}",
+                f"{site.drift:.1e}",
+                " ".join(f"{value:.2g}" for value in site.singular_values[:_SHOWN_VALUES])
+                + (" …" if len(site.singular_values) > _SHOWN_VALUES else ""),
+            )
+            for site in sites
+        ),
+    ]
+
+
+def _finite(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping with None for NaN, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in content.items()
+    }
 
 
 def _machine() -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import nn
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.init import Factors
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.site import LowRank
-from bayeslora.adapters.stats import drift, singular_values, stable_rank, summary
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.spectrum import drift, singular_values, spectrum, stable_rank, summary
 
 
 def site_of(A, B, core=None, scale=2.0):
@@ -36,6 +37,47 @@ def test_spectrum_is_that_of_the_full_change(rows, columns, with_core, seed, dat
     expected = float((full**2).sum() / full[0] ** 2)
     assert stable_rank(site) == pytest.approx(expected, rel=1e-9)
     assert 1 <= stable_rank(site) <= r + 1e-9
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from([1.0, 1e-3]),
+    st.integers(0, 99),
+    st.data(),
+)
+def test_a_change_from_a_start_has_twice_the_rank(rows, columns, size, seed, data):
+    """Also where it is small beside the start: nothing of that is left in the numbers."""
+    r = data.draw(st.integers(1, min(rows, columns)))
+    generator = torch.Generator().manual_seed(seed)
+    host = nn.Linear(columns, rows).double()
+    site = LowRank("here", host, pissa(host.weight, r, 2.0, generator), 2.0).double()
+    assert torch.count_nonzero(singular_values(site)) == 0
+    assert math.isnan(stable_rank(site))
+    for value in site.trainable().values():
+        value.data += size * torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    full = torch.linalg.svdvals(site.delta().detach())
+    found = singular_values(site)
+    assert len(found) == min(2 * r, rows, columns)
+    # A change of size 1e-3 in float64: rounding of the start's own products counts for 1e-13 of it.
+    torch.testing.assert_close(found, full[: len(found)], atol=1e-12, rtol=1e-9)
+
+
+def test_the_spectrum_of_a_site_by_hand():
+    A, B = torch.tensor([[0.0, 3.0, 0.0]]), torch.tensor([[4.0], [0.0]])
+    site = site_of(A, B, scale=0.5)
+    site.weight.data.fill_(2.0)
+    found = spectrum(site)
+    assert found.name == "here"
+    assert found.singular_values == pytest.approx((0.5 * 3 * 4,))
+    assert found.norm == pytest.approx(6.0)
+    # Six entries of 2.
+    assert found.relative_norm == pytest.approx(6 / 24**0.5)
+    assert found.stable_rank == pytest.approx(1.0)
+    assert found.drift == 0
+    site.weight.data.zero_()
+    assert math.isnan(spectrum(site).relative_norm)
 
 
 def test_stable_rank_by_hand():

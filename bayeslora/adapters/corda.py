@@ -1,0 +1,84 @@
+"""CorDA's start: singular vectors of the weight as a context sees it.
+
+    W0 C̃ = U S Vᵀ ,   V̂ᵀ = Vᵀ C̃⁻¹   so that   U S V̂ᵀ = W0
+    B_0 = U_r √(S_r / s) ,   A_0 = √(S_r / s) V̂_rᵀ
+
+C̃ is the second moment of the layer's inputs on a context, plus a little of the identity. The
+first r triples matter most for the context (`ipm`, instruction-previewed: the context is the
+task), the last r least (`kpm`, knowledge-preserved: the context is what should be kept).
+
+C is divided by the mean of its diagonal first. The product of the factors does not depend on the
+scale of C, but the balance between them does, and with it the training; in public code that scale
+is an accident of how activations are divided before they are summed.
+
+With `power` p, C̃ᵖ takes the place of C̃. The best approximation of the outputs on the context in the
+mean square has p = ½; 0 is PiSSA. Only p = 1 is CorDA.
+
+Source: Yang, Li, Zhou, Song, Wu, Nie and Ghanem 2024, arXiv 2406.05223.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.init import Factors, check_rank
+from bayeslora.adapters.pissa import balanced
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.errors import InputError
+
+_CONDITION_LIMIT = 1e8
+"""Largest condition number of C̃ that is inverted, in float64."""
+
+
+def corda(
+    weight: Tensor,
+    moment: SecondMoment,
+    r: int,
+    scale: float,
+    *,
+    mode: str = "ipm",
+    power: float = 1.0,
+    damping: float = 0.01,
+) -> Factors:
+    """Return factors with `s·B·A` a context's share of a weight, around which they are centred.
+
+    Args:
+        weight: [out, in], of any floating precision; the work is in float64.
+        moment: Of the layer's inputs on the context.
+        r: Rank, at most the smaller of out and in.
+        scale: s > 0.
+        mode: `ipm` takes the first r triples, `kpm` the last.
+        power: p, from 0 to 1.
+        damping: λ > 0: λ times the mean of C's diagonal is added to the diagonal, and is doubled
+            until C̃ can be inverted safely.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in), or the second moment is zero or of
+            another size.
+    """
+    out_features, in_features = weight.shape
+    check_rank(out_features, in_features, r)
+    if len(moment.matrix) != in_features:
+        raise InputError(
+            f"the second moment is of {len(moment.matrix)} inputs, the layer has {in_features}"
+        )
+    values, basis = _damped(moment.matrix.to(weight.device), damping)
+    seen = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    U, S, Vh = torch.linalg.svd(seen, full_matrices=False)
+    kept = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
+    # In the basis of C̃ undoing it is a division; no inverse is formed.
+    directions = (Vh[kept] @ basis) * values.pow(-power) @ basis.mT
+    return balanced(U[:, kept], S[kept], directions, scale)
+
+
+def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues [in] of C̃, ascending, and its eigenvectors [in, in]."""
+    mean = matrix.diagonal().mean()
+    if not mean > 0:
+        raise InputError("the context's inputs of this layer are all zero")
+    values, basis = torch.linalg.eigh(matrix.double() / mean)
+    values = values.clamp_min(0)
+    while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
+        damping *= 2
+    return values + damping, basis

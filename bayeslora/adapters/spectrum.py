@@ -1,0 +1,110 @@
+"""Numbers that describe trained adapters: singular values, stable rank, drift, size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.low_rank import LowRank
+
+
+def singular_values(site: LowRank) -> Tensor:
+    """Return the singular values of the change that can differ from 0, descending, [k] float64.
+
+    k is r, or 2r where the change is measured from a start (less on a layer smaller than that).
+    With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the k × k matrix `s·R_b·R_aᵀ`, whether
+    or not the factors are orthonormal; no out × in matrix is formed.
+    """
+    A, B = (item.detach() for item in site.change(torch.float64))
+    middle = torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT
+    values: Tensor = abs(site.scale) * torch.linalg.svdvals(middle)
+    return values
+
+
+def stable_rank(site: LowRank) -> float:
+    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN where the change is zero.
+
+    It counts the directions that the change really uses (Rudelson & Vershynin 2007,
+    arXiv:math/0503442).
+    """
+    return _stable_rank(singular_values(site))
+
+
+def drift(site: LowRank) -> float:
+    """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 where it has none."""
+    distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
+    return max(distances, default=0.0)
+
+
+@dataclass(frozen=True)
+class SiteSpectrum:
+    """What one adapter did to the weight of its layer.
+
+    Attributes:
+        name: Dotted name of the layer.
+        singular_values: Of the change ΔW, descending; those beyond its rank are 0 and left out.
+        norm: ‖ΔW‖_F.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN where that is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
+        drift: As `drift`.
+    """
+
+    name: str
+    singular_values: tuple[float, ...]
+    norm: float
+    relative_norm: float
+    stable_rank: float
+    drift: float
+
+
+def spectrum(site: LowRank) -> SiteSpectrum:
+    """Return the numbers of one site, in float64."""
+    values = singular_values(site)
+    norm = float(torch.linalg.vector_norm(values))
+    frozen = float(torch.linalg.vector_norm(site.weight.detach().double()))
+    return SiteSpectrum(
+        site.name,
+        tuple(values.tolist()),
+        norm,
+        norm / frozen if frozen else math.nan,
+        _stable_rank(values),
+        drift(site),
+    )
+
+
+def summary(sites: Sequence[LowRank]) -> dict[str, float]:
+    """Return the figures that a training log shows for a set of sites.
+
+    Returns:
+        `num_sites`; `num_parameters`; `delta_norm`, the Frobenius norm of all changes together;
+        `stable_rank`, its mean over sites whose change is not zero (NaN where all are zero);
+        `drift`, the largest over sites.
+    """
+    spectra = [singular_values(site) for site in sites]
+    ranks = [rank for rank in map(_stable_rank, spectra) if not math.isnan(rank)]
+    squared = sum(float((values**2).sum()) for values in spectra)
+    parameters = sum(value.numel() for site in sites for value in site.trainable().values())
+    return {
+        "num_sites": float(len(sites)),
+        "num_parameters": float(parameters),
+        "delta_norm": math.sqrt(squared),
+        "stable_rank": sum(ranks) / len(ranks) if ranks else math.nan,
+        "drift": max(map(drift, sites), default=0.0),
+    }
+
+
+def _stable_rank(values: Tensor) -> float:
+    largest = values.max()
+    return float(((values / largest) ** 2).sum()) if largest > 0 else math.nan
+
+
+def _distance(weight: Tensor) -> float:
+    """Return ‖ZᵀZ − I‖_F for the tall one of `weight` and its transpose."""
+    Z = weight.detach().double()
+    Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
+    eye = torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)
+    return float(torch.linalg.matrix_norm(Z.mT @ Z - eye))

@@ -1,0 +1,101 @@
+"""Singular values of the changes that an adapter made: one line for each adapted layer.
+
+A line that falls steeply is a change along few directions, whatever the rank allowed; the marks say
+which kind of layer it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayeslora.files import atomic_file
+from bayeslora.reporting.figures import (
+    KEY_ROW,
+    OUTSIDE,
+    TITLE_SLOT,
+    Role,
+    add_heading,
+    add_key,
+    figure_with_axes,
+)
+from bayeslora.reporting.svg import Panel, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TALL = 2.0
+# Shares of the largest value below which a line is rounding, not change.
+_LOWEST = 1e-6
+
+
+Spectra = Mapping[str, Sequence[float]]
+"""Singular values, descending, by the dotted name of the layer."""
+
+
+def write_spectrum(path: str | Path, label: str, spectra: Spectra) -> None:
+    """Write the figure as an SVG file, whole or not at all.
+
+    Args:
+        path: Where it goes.
+        label: What the model is called.
+        spectra: One network's.
+    """
+    drawing = render(spectrum_panel("spectrum", label, spectra))
+    with atomic_file(path) as aside:
+        aside.write_text(drawing.standalone, encoding="utf-8")
+
+
+def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
+    """Return the figure of one network's spectra; layers that did not change have no line.
+
+    Args:
+        name: Stem of the figure's file.
+        label: What the model is called.
+        spectra: One network's.
+    """
+    kinds = list(dict.fromkeys(map(_kind, spectra)))
+    roles = {kind: OUTSIDE[place % len(OUTSIDE)] for place, kind in enumerate(kinds)}
+    slots = {f"bayesloraKind{_letter(place)}": kind for place, kind in enumerate(kinds)}
+    head = 0.6 + KEY_ROW * len(kinds)
+    figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
+    changed = {layer: values for layer, values in spectra.items() if max(values) > 0}
+    add_heading(figure, f"{len(changed)} of {len(spectra)} layers changed")
+    add_key(figure, [(roles[kind], slot) for slot, kind in slots.items()], top=0.6)
+    for layer, values in changed.items():
+        _draw(axes, values, roles[_kind(layer)])
+    if changed:
+        axes.set_yscale("log")
+    axes.set_xlabel("place")
+    axes.set_ylabel("singular value of the change")
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"Singular values of the changes of {label}",
+        description=_description(changed),
+        texts={TITLE_SLOT: label, **slots},
+    )
+
+
+def _kind(layer: str) -> str:
+    """Return the last part of a layer's name, such as `q_proj`."""
+    return layer.rpartition(".")[2]
+
+
+def _letter(place: int) -> str:
+    """Return letters for a number, so that no slot is the beginning of another."""
+    return "".join(chr(ord("A") + int(digit)) for digit in f"{place:02d}")
+
+
+def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:
+    shown = [item for item in values if item > _LOWEST * max(values)]
+    axes.plot(range(1, len(shown) + 1), shown, color=role.color, linestyle=role.line, linewidth=1.0)
+
+
+def _description(changed: Spectra) -> str:
+    parts = [
+        f"{layer}: largest {max(values):.3g}, norm {sum(item**2 for item in values) ** 0.5:.3g}"
+        for layer, values in changed.items()
+    ]
+    return "; ".join(parts) or "No layer changed."

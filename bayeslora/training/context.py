@@ -1,0 +1,180 @@
+"""The context of a CorDA adapter: read, run once through the network, remembered on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayeslora import options
+from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config_starts import CorDA
+from bayeslora.adapters.start import from_context
+from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
+from bayeslora.backbones.embedded import cache_directory
+from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.backbones.tokens import length_batches
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.data import read_rows
+from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 32
+_KEPT_BYTES = 2 << 30
+# The official advice is to have several tokens for each input.
+_TOKENS_PER_INPUT = 4
+
+
+def read_context(
+    adapter: AdapterConfig, columns: Columns, held_out: Examples | None = None
+) -> AdapterConfig:
+    """Return the adapter with the texts of its context in the place of the file's name.
+
+    Args:
+        adapter: Any adapter; others than CorDA come back as they are.
+        columns: Of the training data; the context's texts have the same column.
+        held_out: Rows that choose or judge the model.
+
+    Raises:
+        InputError: The file cannot be read, or the context holds texts of `held_out`.
+    """
+    if not isinstance(adapter, CorDA) or adapter.context is None:
+        return adapter
+    texts: Sequence[str] = adapter.context
+    if isinstance(adapter.context, str):
+        texts = read_rows(adapter.context, Columns(columns.text, columns.label, None)).texts
+    shared = set(texts) & set(held_out.texts if held_out is not None else ())
+    if shared:
+        raise InputError(
+            f"the context holds {len(shared)} of the validation texts, such as "
+            f"{min(shared)[:40]!r}: rows that judge a model may not shape it; take other texts"
+        )
+    return dataclasses.replace(adapter, context=tuple(texts))
+
+
+def recorded(adapter: AdapterConfig) -> dict[str, Any]:
+    """Return the options of an adapter for a record: of a context's texts their number and hash."""
+    mapping = options.as_mapping(adapter)
+    if isinstance(mapping.get("context"), list):
+        texts = mapping["context"]
+        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+        mapping["context"] = f"{len(texts)} texts, sha256 {digest}"
+    return mapping
+
+
+def begin_from_context(
+    network: Network, adapter: CorDA, train: PreparedTexts, *, shown: bool = False
+) -> None:
+    """Let the sites of a fresh network start from the adapter's context.
+
+    The context runs through the network itself, which computes what its backbone does until then:
+    layers below the first adapted one are not run again where their states are known.
+
+    Args:
+        network: With blank sites.
+        adapter: Its options; a context in a file is read.
+        train: The training texts, the context where there is no other.
+        shown: Whether to show a bar on stderr.
+
+    Raises:
+        InputError: As `read_context` and `second_moments`.
+    """
+    context = read_context(adapter, Columns())
+    if isinstance(context, CorDA) and context.context is not None:
+        texts = [context.context[row] for row in _spread(len(context.context), adapter)]
+        with progress_bar("frozen layers", len(texts), shown=shown, unit="text") as advance:
+            prepared = network.encoder.prepare(texts, advance=advance)
+    else:
+        prepared = train
+    moments = _moments(network, prepared, _spread(len(prepared), adapter), shown=shown)
+    _say_few(moments)
+    for site in network.sites:
+        try:
+            site.begin(from_context(site.weight, adapter, moments[site.name]))
+        except InputError as error:
+            raise InputError(f"{site.name}: {error}") from None
+
+
+def _spread(count: int, adapter: CorDA) -> list[int]:
+    """Return up to `context_rows` of `count` row numbers, evenly spread."""
+    kept = min(count, adapter.context_rows)
+    places: list[int] = np.linspace(0, count - 1, kept).round().astype(int).tolist()
+    return places
+
+
+def _moments(
+    network: Network, texts: PreparedTexts, rows: list[int], *, shown: bool
+) -> dict[str, SecondMoment]:
+    """Return the second moments of the sites' inputs on some texts, from disk where they are."""
+    path = cache_directory() / "second-moments" / f"{_key(network, texts, rows)}.safetensors"
+    if path.is_file():
+        try:
+            return load_moments(path)
+        except InputError as error:
+            logger.warning("%s; the context is run again", error)
+    network.eval()
+    with progress_bar("context", len(rows), shown=shown, unit="text") as advance:
+        moments = second_moments(
+            network.encoder,
+            {site.name: site for site in network.sites},
+            _batches(texts, rows),
+            advance,
+        )
+    try:
+        save_moments(path, moments)
+        _forget_oldest(path)
+    except OSError as error:
+        logger.warning("second moments cannot be kept in %s: %s", path.parent, error)
+    return moments
+
+
+def _batches(texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
+    for places in length_batches(texts.tokens.lengths[rows], _BATCH):
+        yield texts.collate([rows[place] for place in places])
+
+
+def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
+    """Return a hash of everything that decides the second moments."""
+    backbone = network.encoder.backbone
+    names = [site.name for site in network.sites]
+    identity = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype), names]
+    digest = hashlib.sha256(json.dumps(identity).encode())
+    for column in (texts.tokens.ids, texts.tokens.types or ()):
+        for item in (column[row] for row in rows if column):
+            digest.update(len(item).to_bytes(8, "little") + item.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _forget_oldest(newest: Path) -> None:
+    """Delete what was written longest ago where more is kept than may be; the newest stays."""
+    others = [path for path in newest.parent.glob("*.safetensors") if path != newest]
+    excess = newest.stat().st_size + sum(path.stat().st_size for path in others) - _KEPT_BYTES
+    for path in sorted(others, key=lambda path: path.stat().st_mtime):
+        if excess <= 0:
+            return
+        excess -= path.stat().st_size
+        path.unlink(missing_ok=True)
+
+
+def _say_few(moments: dict[str, SecondMoment]) -> None:
+    name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
+    width = len(moment.matrix)
+    if moment.count < _TOKENS_PER_INPUT * width:
+        logger.warning(
+            "the context has %d tokens for the %d inputs of %s; with fewer than %d the start "
+            "follows their accidents: give a longer context",
+            moment.count,
+            width,
+            name,
+            _TOKENS_PER_INPUT * width,
+        )

@@ -1,0 +1,187 @@
+"""A fitted network without adapters: a plain transformers model, or one file of tensors.
+
+What is written is the mean network. A decoder's last layer becomes the `score` layer of the
+architecture's own sequence classifier, which reads the same position; encoders are read by their
+mean here and by a pooler of their own there, so their last layer goes into a file beside them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bayeslora.adapters.inject import export
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.errors import InputError
+from bayeslora.files import write_json
+from bayeslora.training.fitted import Fitted
+from bayeslora.training.network import Network
+
+logger = logging.getLogger(__name__)
+
+HEAD, HEAD_NOTE = "head.safetensors", "head.json"
+POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
+
+# Of different lengths under any tokenizer, so that the first is padded beside the second.
+_PROBE = ("text", "text and more text, so that the other one is padded beside it")
+# Of the largest logit: rounding stays far below, another function far above.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def write_merged(fitted: Fitted, directory: Path) -> str:
+    """Write the mean network to a directory that transformers loads.
+
+    Returns:
+        `AutoModelForSequenceClassification` where the last layer is in the model, or `AutoModel`
+        where it is beside it, in `head.safetensors` and `head.json`.
+
+    Args:
+        fitted: One adapted network.
+        directory: Exists already.
+
+    Raises:
+        InputError: See `check_mergeable`.
+    """
+    weight = check_mergeable(fitted)
+    encoder = _encoder(fitted)
+    plain: Any = export(encoder.model)
+    whole = _classifier(fitted, plain, weight)
+    (plain if whole is None else whole).save_pretrained(directory)
+    tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
+    # With truncation=True the same tokens are kept then.
+    tokenizer.model_max_length = fitted.record.max_length
+    tokenizer.save_pretrained(directory)
+    if whole is not None:
+        return "AutoModelForSequenceClassification"
+    save_file({"weight": weight.float().contiguous()}, directory / HEAD)
+    write_json(directory / HEAD_NOTE, _note(fitted))
+    return "AutoModel"
+
+
+def write_tensors(fitted: Fitted, path: Path) -> None:
+    """Write the tensors of the mean network to one safetensors file.
+
+    They are named as in the backbone, with `backbone.` before, and `head.weight` [C, d], which
+    pooled features are multiplied by; the metadata `bayeslora` is JSON with the classes, the
+    pooling and the longest text.
+
+    Raises:
+        InputError: See `check_mergeable`.
+    """
+    weight = check_mergeable(fitted)
+    plain = export(_encoder(fitted).model)
+    tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
+    tensors["head.weight"] = weight.float()
+    # Copies, as a file holds no tensor under two names.
+    copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
+    config: Any = _encoder(fitted).model.config
+    note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
+    save_file(copies, str(path), metadata={"format": "pt", "bayeslora": note})
+
+
+@torch.no_grad()
+def check_mergeable(fitted: Fitted) -> Tensor:
+    """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
+
+    Raises:
+        InputError: There are several networks, or none with adapters of ours, or the mean logits
+            are no linear function of the features.
+    """
+    network = fitted.network
+    if not network.sites:
+        raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
+    if len(fitted.members) != 1:
+        raise InputError(
+            f"{fitted.name} consists of {len(fitted.members)} networks; a merged model is one"
+        )
+    network.eval()
+    texts = network.encoder.prepare(_PROBE)
+    features = network.scaled(network.encoder.features(texts))
+    expected = network.head.predict(features).mean
+    eye = torch.eye(features.shape[1], device=features.device)
+    for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
+        found = features.double() @ weight.mT
+        if (found - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
+            merged: Tensor = (weight / network.feature_scale.double()).cpu()
+            return merged
+    raise InputError(
+        f"the mean logits of posterior {fitted.posterior.name!r} are no linear function of the "
+        "features, so no linear layer can take their place"
+    )
+
+
+def _encoder(fitted: Fitted) -> Encoder:
+    encoder = fitted.network.encoder
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
+    return encoder
+
+
+@torch.no_grad()
+def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any | None:
+    """Return the architecture's own sequence classifier around a merged backbone.
+
+    None where it has no such class, or one that computes something else, which is found out by
+    running it.
+    """
+    encoder = _encoder(fitted)
+    if encoder.backbone.kind != "decoder":
+        return None
+    from transformers import AutoModelForSequenceClassification
+
+    config: Any = copy.deepcopy(plain.config)
+    config.id2label = dict(enumerate(fitted.record.classes))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    config.pad_token_id = encoder.backbone.tokenizer.pad_token_id
+    make: Any = AutoModelForSequenceClassification.from_config
+    try:
+        whole: Any = make(config, dtype=next(plain.parameters()).dtype)
+    except ValueError:
+        whole = None
+    if whole is not None and _takes(whole, weight):
+        whole.base_model.load_state_dict(plain.state_dict())
+        whole.score.weight.copy_(weight)
+        whole.to(encoder.backbone.device).eval()
+        if _agrees(fitted.network, encoder, whole):
+            return whole
+    logger.warning(
+        "%s has no sequence classifier that computes what this network does; the last layer stands "
+        "beside the backbone",
+        type(plain).__name__,
+    )
+    return None
+
+
+def _takes(whole: Any, weight: Tensor) -> bool:
+    """Tell whether a classifier ends in a linear layer `score` of these shapes, without bias."""
+    score = getattr(whole, "score", None)
+    if not isinstance(score, nn.Linear):
+        return False
+    return score.get_parameter("weight").shape == weight.shape and score.bias is None
+
+
+def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
+    """Tell whether a classifier's logits are the mean network's, on texts of unequal length."""
+    # Without the states of the frozen prefix, which may be kept in bfloat16.
+    batch = encoder.prepare(_PROBE).tokens.pad([0, 1])
+    expected = network.head.predict(network(batch)).mean.cpu()
+    found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
+    tolerance = _TOLERANCES.get(whole.dtype, 5e-2)
+    return bool((found.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _note(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "classes": list(fitted.record.classes),
+        "pooling": POOLING[fitted.network.encoder.backbone.kind],
+        "max_length": fitted.record.max_length,
+        "backbone": fitted.record.backbone["name"],
+        "model_fingerprint": fitted.files().fingerprint,
+    }

@@ -1,0 +1,189 @@
+"""CorDA's start against the decomposition that defines it, the output error, and PEFT."""
+
+import dataclasses
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_hosts import moments_on, stack, tiny_llama
+
+from bayeslora.adapters.config_starts import CorDA
+from bayeslora.adapters.corda import corda
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.errors import InputError
+
+F64 = torch.float64
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def moment(width, seed=0, scale=1.0):
+    """That of 200 tokens whose coordinates are correlated and of unequal size."""
+    x = normal(200, width, seed=seed) @ (normal(width, width, seed=seed + 1) + torch.eye(width))
+    return SecondMoment(scale * x.T @ x / 200, 200)
+
+
+def damped(found, damping=0.01):
+    C = found.matrix / found.matrix.diagonal().mean()
+    return C + damping * torch.eye(len(C), dtype=F64)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from(["ipm", "kpm"]),
+    st.integers(0, 9),
+    st.data(),
+)
+def test_the_residual_keeps_the_other_triples(rows, columns, mode, seed, data):
+    """W_f C̃ has the singular values of W0 C̃ that were not taken; `v_proj` is wide, others tall."""
+    r = data.draw(st.integers(1, min(rows, columns)))
+    W, found = normal(rows, columns, seed=seed), moment(columns, seed)
+    A, B, *_, centred = corda(W, found, r, 2.0, mode=mode)
+    assert centred
+    C = damped(found)
+    values = torch.linalg.svdvals(W @ C)
+    left = torch.linalg.svdvals((W - 2.0 * B.double() @ A.double()) @ C)
+    expected = values[r:] if mode == "ipm" else values[: len(values) - r]
+    # Factors in float32, C̃ of a condition number of a few hundred: 1e-7 · 1e3 of the largest.
+    tolerance = 1e-4 * float(values[0])
+    torch.testing.assert_close(left[: len(expected)], expected, atol=tolerance, rtol=0)
+    assert (left[len(expected) :] < tolerance).all()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(9, 7), (4, 7)])
+def test_all_triples_are_the_weight(shape, power):
+    W = normal(*shape)
+    A, B, *_ = corda(W, moment(7), min(shape), 1.0, power=power)
+    torch.testing.assert_close(B.double() @ A.double(), W, atol=1e-5, rtol=0)
+
+
+def test_the_first_factor_alone_is_not_orthogonal():
+    A, B, *_ = corda(normal(9, 7), moment(7), 4, 1.0)
+    grams = [B.double().T @ B.double(), A.double() @ A.double().T]
+    outside = [float((gram - gram.diagonal().diag()).norm()) for gram in grams]
+    assert outside[0] < 1e-5
+    assert outside[1] > 0.1
+
+
+@pytest.mark.parametrize(("power", "of"), [(1.0, "identity"), (0.0, "any")])
+def test_without_a_context_it_is_pissa(power, of):
+    W = normal(8, 6)
+    found = SecondMoment(3.0 * torch.eye(6, dtype=F64), 5) if of == "identity" else moment(6)
+    one, other = corda(W, found, 3, 1.5, power=power), pissa(W, 3, 1.5, torch.Generator())
+    # Float32 of two decompositions; factor by factor, because signs are fixed.
+    scale = 1.01**-0.5 if of == "identity" else 1.0
+    torch.testing.assert_close(one.B @ one.A, other.B @ other.A, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one.A, scale * other.A, atol=1e-6, rtol=0)
+
+
+def test_the_scale_of_the_activations_does_not_matter():
+    W = normal(8, 6)
+    one, other = (corda(W, moment(6, scale=scale), 3, 1.0) for scale in (1.0, 1e4))
+    torch.testing.assert_close(one.A, other.A, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(one.B, other.B, atol=1e-6, rtol=1e-6)
+
+
+def test_half_the_power_approximates_the_outputs_best():
+    """E‖(W − W')x‖² over weights W' of rank 3 is least for W C^½ (Eckart and Young), next for W C,
+    and largest for W alone, on inputs as correlated as these.
+    """
+    W, found = normal(12, 10), moment(10)
+    errors = []
+    for power in (0.5, 1.0, 0.0):
+        A, B, *_ = corda(W, found, 3, 1.0, power=power, damping=1e-9)
+        D = W - B.double() @ A.double()
+        errors.append(float((D @ found.matrix * D).sum()))
+    assert errors[0] < errors[1] < errors[2]
+    values, basis = torch.linalg.eigh(found.matrix)
+    rest = torch.linalg.svdvals(W @ (basis * values.sqrt()) @ basis.T)[3:]
+    assert errors[0] == pytest.approx(float(rest.square().sum()), rel=1e-4)
+
+
+def test_keeping_trains_what_the_context_needs_least():
+    W, found = normal(12, 10), moment(10)
+    sizes = {}
+    for mode in ("ipm", "kpm"):
+        A, B, *_ = corda(W, found, 3, 1.0, mode=mode)
+        product = B.double() @ A.double()
+        sizes[mode] = float((product @ found.matrix * product).sum())
+    assert sizes["kpm"] < 0.1 * sizes["ipm"]
+
+
+def test_a_singular_moment_is_damped_until_it_can_be_inverted():
+    """A single token: rank one. A damping of 1e-12 would leave a condition number of 1e13."""
+    x = normal(1, 6)
+    found = SecondMoment(x.T @ x, 1)
+    A, B, *_ = corda(normal(8, 6), found, 6, 1.0, damping=1e-12)
+    # float32 factors that span the root of 1e8 in size.
+    torch.testing.assert_close(B.double() @ A.double(), normal(8, 6), atol=1e-2, rtol=0)
+    assert torch.isfinite(A).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "r", "message"),
+    [
+        (moment(6), 0, "r must be between 1 and 6"),
+        (moment(5), 2, "the second moment is of 5 inputs, the layer has 6"),
+        (SecondMoment(torch.zeros(6, 6, dtype=F64), 4), 2, "inputs of this layer are all zero"),
+    ],
+)
+def test_what_cannot_be_decomposed_is_named(found, r, message):
+    with pytest.raises(InputError, match=message):
+        corda(normal(8, 6), found, r, 1.0)
+
+
+def test_moments_are_asked_for_by_layer():
+    model = stack()
+    config = CorDA(r=2, target_modules=("layers.0", "head"))
+    moments = moments_on(model, ["layers.0"], torch.randn(5, 6))
+    with pytest.raises(InputError, match=r"head: adapter 'corda' starts from second moments"):
+        inject(model, config, seed=0, moments=moments)
+    with pytest.raises(InputError, match=r"layers\.0: adapter 'corda' starts from second moments"):
+        inject(model, config, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("mode", ["ipm", "kpm"])
+def test_peft_starts_at_the_same_product(monkeypatch, mode):
+    """On one sequence, whose constant factor (PEFT divides by the largest activation) cancels."""
+    peft = pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
+    # It wants the dataclass of a package that it does not depend on; ours is the same for this.
+    monkeypatch.setitem(sys.modules, "attr", ModuleType("attr"))
+    sys.modules["attr"].dataclass = dataclasses.dataclass
+    from peft.tuners.lora.corda import preprocess_corda
+
+    ids = torch.arange(1, 25)[None]
+    options = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]}
+    config = peft.LoraConfig(
+        **options,
+        init_lora_weights="corda",
+        corda_config=peft.tuners.lora.config.CordaConfig(corda_method=mode),
+    )
+    model = tiny_llama()
+    preprocess_corda(model, config, run_model=lambda: model(ids))
+    theirs = peft.get_peft_model(model, config)
+    host = tiny_llama()
+    ours = CorDA(
+        r=3,
+        alpha=6.0,
+        mode=mode,
+        context=("kept",),
+        target_modules=("q_proj", "v_proj"),
+        num_layers=None,
+    )
+    names = [f"layers.{n}.self_attn.{kind}" for n in range(3) for kind in ("q_proj", "v_proj")]
+    for site in inject(host, ours, seed=0, moments=moments_on(host, names, ids)):
+        layer = theirs.base_model.model.get_submodule(site.name)
+        product = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        # They work in float32 with an explicit inverse.
+        torch.testing.assert_close(site.scale * site.B0 @ site.A0, product, atol=2e-5, rtol=0)

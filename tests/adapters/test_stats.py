@@ -1,0 +1,143 @@
+"""Second moments against one product of all real inputs, in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_hosts import moments_on, stack, tiny_llama
+from torch import nn
+
+from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
+from bayeslora.errors import InputError
+
+F64 = torch.float64
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def linear(inputs=3, outputs=2):
+    return nn.Linear(inputs, outputs).double()
+
+
+def padded(rows, fill=7.0, left=False):
+    """A batch of texts of unequal length, with `fill` at padding."""
+    width = max(map(len, rows))
+    x = torch.full((len(rows), width, rows[0].shape[1]), fill, dtype=F64)
+    mask = torch.zeros(len(rows), width, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(len(row))
+        x[place, at], mask[place, at] = row, 1
+    return {"x": x, "attention_mask": mask}
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_batches_order_and_padding_do_not_matter(lengths, size, left, chance):
+    rows = [normal(length, 3, seed=place) for place, length in enumerate(lengths)]
+    together = torch.cat(rows)
+    chance.shuffle(rows)
+    batches = [padded(rows[at : at + size], left=left) for at in range(0, len(rows), size)]
+    layer = linear()
+    (found,) = second_moments(lambda b: layer(b["x"]), {"a": layer}, batches).values()
+    assert found.count == sum(lengths)
+    # In float64 the order of a few dozen additions counts for 1e-15 relative.
+    expected = together.T @ together / len(together)
+    torch.testing.assert_close(found.matrix, expected, atol=1e-13, rtol=1e-13)
+    assert torch.equal(found.matrix, found.matrix.T)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_merging_is_gathering_together(first, second):
+    layer = linear()
+
+    def gathered(*parts):
+        batches = [padded([part]) for part in parts]
+        return second_moments(lambda b: layer(b["x"]), {"a": layer}, batches)["a"]
+
+    one, other = normal(first, 3), normal(second, 3, seed=1)
+    merged, whole = gathered(one).merged(gathered(other)), gathered(one, other)
+    assert merged.count == whole.count
+    torch.testing.assert_close(merged.matrix, whole.matrix, atol=1e-13, rtol=1e-13)
+
+
+def test_moments_of_other_layers_are_not_merged():
+    with pytest.raises(InputError, match="of 2 and 3 inputs cannot be merged"):
+        SecondMoment(torch.eye(2), 1).merged(SecondMoment(torch.eye(3), 1))
+
+
+def test_layers_with_one_input_agree_and_others_have_their_own():
+    model = tiny_llama()
+    names = [f"layers.1.self_attn.{kind}" for kind in ("q_proj", "v_proj", "o_proj")]
+    q, v, o = moments_on(model, names, torch.arange(1, 13).reshape(3, 4)).values()
+    assert q.count == v.count == o.count == 12
+    assert torch.equal(q.matrix, v.matrix)
+    assert not torch.equal(q.matrix, o.matrix)
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_rows_without_tokens_and_flat_tokens_are_understood():
+    layer, x = linear(), normal(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    batch = {"x": x, "attention_mask": mask}
+    flat = second_moments(lambda b: layer(b["x"].reshape(10, 3)), {"a": layer}, [batch])["a"]
+    plain = second_moments(lambda b: layer(b["x"]), {"a": layer}, [batch])["a"]
+    assert torch.equal(flat.matrix, plain.matrix)
+    pooled = second_moments(lambda b: layer(b["x"][:, 0]), {"a": layer}, [batch])["a"]
+    torch.testing.assert_close(pooled.matrix, x[:, 0].T @ x[:, 0] / 2)
+    assert pooled.count == 2
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda layer: lambda b: None, "layer a is not called"),
+        (lambda layer: lambda b: layer(b["x"][:, :1]), r"layer a sees inputs of shape \[2, 1, 3\]"),
+        (lambda layer: lambda b: layer(b["x"] / 0), "inputs of layer a are not finite"),
+    ],
+)
+def test_what_cannot_be_gathered_is_named(forward, message):
+    layer = linear()
+    batch = padded([normal(2, 3), normal(3, 3)])
+    with pytest.raises(InputError, match=message):
+        second_moments(forward(layer), {"a": layer}, [batch])
+    assert not layer._forward_pre_hooks
+
+
+def test_files_hold_the_very_bits_and_equal_matrices_once(tmp_path):
+    moments = {
+        "a": SecondMoment(normal(4, 4), 7),
+        "b": SecondMoment(normal(3, 3), 8),
+        "c": SecondMoment(normal(4, 4), 9),
+    }
+    save_moments(tmp_path / "m.safetensors", moments)
+    loaded = load_moments(tmp_path / "m.safetensors")
+    assert list(loaded) == list(moments)
+    for name, moment in moments.items():
+        assert loaded[name].count == moment.count
+        assert torch.equal(loaded[name].matrix, moment.matrix)
+    assert (tmp_path / "m.safetensors").stat().st_size < 8 * (16 + 9 + 16) + 400
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
+def test_files_that_hold_something_else_are_refused(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.safetensors holds no second moments, or is damaged"):
+        load_moments(path)
+
+
+def test_gathering_changes_nothing_in_the_model():
+    model = stack()
+    x = torch.randn(4, 6)
+    before = model(x)
+    moments_on(model, ["layers.0", "head"], x)
+    assert torch.equal(model(x), before)

@@ -1,0 +1,157 @@
+"""Networks with their adapter merged: what transformers loads says what the mean network says."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+from bayeslora.training import merged
+
+ROWS = toy_rows(20, 6)
+TEXTS = [row["text"] for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+
+
+@pytest.fixture(scope="module")
+def fitted(backbones, tmp_path_factory):
+    """Return a function that fits an adapter and a posterior on a backbone, once each."""
+    known = {}
+
+    def get(backbone, adapter, posterior="mle"):
+        key = (backbone, adapter, posterior)
+        if key not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("BAYESLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+                clf = BayesianClassifier(
+                    backbones[backbone], adapter, posterior, dtype="float32", progress=False
+                )
+                held = toy_rows(18, 1) if posterior == "temperature" else None
+                known[key] = clf.fit(toy_rows(30), held, epochs=2, batch_size=8)
+        return known[key]
+
+    return get
+
+
+def mean_logits(clf):
+    """Centred over classes: probabilities know logits up to a shift."""
+    logits = np.log(clf.predict(ROWS, num_samples=0).probs)
+    return torch.from_numpy(logits - logits.mean(1, keepdims=True))
+
+
+def centred(logits):
+    logits = logits.detach().double()
+    return logits - logits.mean(1, keepdim=True)
+
+
+def inputs_for(directory):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [
+        ("polar:r=4,num_layers=2", "vbll"),
+        ("lora:r=2,use_rslora=true", "temperature"),
+        ("lora:r=2", "laplace"),
+        ("pissa:r=4,lr=5e-3", "map"),
+        ("corda:r=4,lr=5e-3", "swag:num_samples=2,start=0.0"),
+    ],
+)
+def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, posterior):
+    clf = fitted("llama", adapter, posterior)
+    assert clf.export_merged(tmp_path / "out") == "AutoModelForSequenceClassification"
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert not any("A0" in name or ".core" in name for name in model.state_dict())
+    assert tuple(model.config.id2label.values()) == CLASSES
+    # The same float32 products, summed in another order.
+    found = centred(model(**inputs_for(tmp_path / "out")).logits)
+    torch.testing.assert_close(found, mean_logits(clf), atol=1e-5, rtol=1e-5)
+    again = BayesianClassifier.from_transformers(str(tmp_path / "out"), "mle", progress=False)
+    expected = clf.predict(ROWS, num_samples=0).probs
+    np.testing.assert_allclose(again.predict(ROWS).probs, expected, atol=1e-5)
+
+
+def test_an_encoder_has_its_last_layer_beside_it(tmp_path, fitted):
+    clf = fitted("bert", "pissa:r=4,lr=5e-3")
+    assert clf.export_merged(tmp_path / "out") == "AutoModel"
+    model = AutoModel.from_pretrained(tmp_path / "out").eval()
+    note = json.loads((tmp_path / "out" / "head.json").read_text())
+    assert note["pooling"] == "mean over real tokens"
+    assert note["classes"] == list(CLASSES)
+    inputs = inputs_for(tmp_path / "out")
+    states = model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    features = (states * mask).sum(1) / mask.sum(1)
+    head = load_file(tmp_path / "out" / "head.safetensors")["weight"]
+    torch.testing.assert_close(centred(features @ head.T), mean_logits(clf), atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_without_such_a_class_is_exported_as_an_encoder(
+    tmp_path, fitted, monkeypatch, caplog
+):
+    clf = fitted("llama", "lora:r=2", "laplace")
+    monkeypatch.setattr(merged, "_takes", lambda *_: False)
+    with caplog.at_level(logging.WARNING):
+        assert clf.export_merged(tmp_path / "out") == "AutoModel"
+    assert "LlamaModel has no sequence classifier that computes" in caplog.text
+    assert json.loads((tmp_path / "out" / "head.json").read_text())["pooling"] == "last real token"
+
+
+@pytest.mark.parametrize("backbone", ["llama", "bert"])
+def test_one_file_holds_all_tensors(tmp_path, fitted, backbone):
+    clf = fitted(backbone, "pissa:r=4,lr=5e-3", "map" if backbone == "llama" else "mle")
+    path = tmp_path / "model.safetensors"
+    clf.export_safetensors(path)
+    with safe_open(str(path), "pt") as file:
+        note = json.loads(file.metadata()["bayeslora"])
+    tensors = load_file(path)
+    head = tensors.pop("head.weight")
+    model = AutoModel.from_pretrained(clf.record.backbone["name"]).eval()
+    plain = {name.removeprefix("backbone."): item for name, item in tensors.items()}
+    model.load_state_dict(plain)
+    assert note["config"]["model_type"] == backbone
+    inputs = inputs_for(clf.record.backbone["name"])
+    states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
+    if note["pooling"] == "last real token":
+        features = states[torch.arange(len(states)), mask.sum(1) - 1]
+    else:
+        features = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(centred(features @ head.T), mean_logits(clf), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match=r"model\.safetensors exists"):
+        clf.export_safetensors(path)
+
+
+def test_exporting_leaves_the_classifier_as_it_was(tmp_path, fitted):
+    clf = fitted("llama", "pissa:r=4,lr=5e-3", "map")
+    before, fingerprint = clf.predict(ROWS).probs, clf._known().files().fingerprint
+    clf.export_merged(tmp_path / "out")
+    assert (clf.predict(ROWS).probs == before).all()
+    assert clf._known().files().fingerprint == fingerprint
+    assert clf._known().network.sites
+
+
+def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch):
+    ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
+    with pytest.raises(InputError, match="lora-ensemble consists of 2 networks"):
+        ensemble.export_merged(tmp_path / "out")
+    clf = fitted("llama", "lora:r=2", "laplace")
+    head = clf._known().network.head
+    known = head.predict
+    monkeypatch.setattr(head, "predict", lambda features: known(features.square() + 1))
+    with pytest.raises(InputError, match="'laplace' are no linear function of the features"):
+        clf.export_merged(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,138 @@
+"""Adapters that start from a part of the weight, with every posterior, from the fit to the file."""
+
+import logging
+
+import pytest
+import torch
+from tiny import tiny_llama, toy_rows
+
+from bayeslora.adapters.config_starts import CorDA
+from bayeslora.checkpoint import read_model
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+
+ADAPTERS = {
+    "pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1",
+    "corda": "corda:r=4,num_layers=2,lr=5e-3",
+}
+POSTERIORS = [
+    "mle",
+    "map",
+    "vbll",
+    "laplace",
+    "temperature",
+    "ensemble:num_members=2",
+    "laplace_lora:prior_precision=1",
+    "swag:num_samples=3,start=0.0",
+    "tfb:num_samples=3,num_search_samples=2,num_steps=2",
+    "blob:num_samples=3",
+    "ivon:num_samples=3",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("starts") / "llama"))
+
+
+def fitted(backbone, adapter, posterior, **options):
+    clf = BayesianClassifier(
+        backbone, ADAPTERS[adapter], posterior, dtype="float32", max_length=32, progress=False
+    )
+    held = toy_rows(18, 1) if posterior == "temperature" else None
+    return clf.fit(toy_rows(30), held, epochs=2, batch_size=8, **options)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, adapter, posterior):
+    clf = fitted(backbone, adapter, posterior, out=tmp_path / "model")
+    expected = clf.predict(toy_rows(9, 5)).probs
+
+    def never(*_, **__):
+        raise AssertionError("loading decomposes a weight again")
+
+    for name in ("svd", "eigh"):
+        monkeypatch.setattr(torch.linalg, name, never)
+    monkeypatch.setattr(torch, "svd_lowrank", never)
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9, 5)).probs == expected).all()
+    names = set(read_model(tmp_path / "model").adapter)
+    assert any(name.endswith(".q_proj.A0") for name in names)
+    assert len({name.rsplit(".", 1)[-1] for name in names}) == 4
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    ("posterior", "message"),
+    [
+        ("mc_dropout", "'mc_dropout' needs an adapter with dropout, and '{}' is defined without"),
+        ("scalabl", "'{}' starts from a part of the pretrained weight, which a prior around 0"),
+        ("clora", "'clora' puts noise between the factors, and those of '{}' carry a part"),
+        ("ivon:weight_decay=0.1", "a prior around 0, and '{}' starts from a part.*got 0.1"),
+    ],
+)
+def test_posteriors_without_a_meaning_are_refused(backbone, adapter, posterior, message):
+    with pytest.raises(InputError, match=message.format(adapter)):
+        fitted(backbone, adapter, posterior)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_members_that_start_alike_are_said(backbone, caplog, adapter):
+    with caplog.at_level(logging.WARNING):
+        clf = fitted(backbone, adapter, "ensemble:num_members=2")
+    assert f"members with adapter '{adapter}' start alike" in caplog.text
+    one, other = (member for member in clf._known().members)
+    name = next(name for name in one if name.endswith(".A"))
+    assert not torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_the_prior_is_centred_on_the_start_after_loading(backbone, tmp_path, adapter):
+    fitted(backbone, adapter, "laplace_lora:prior_precision=1", out=tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    network = again._known().network
+    layers = network.weights.layers
+    assert len(layers) == 8
+    expected = sum(
+        float((value.detach() - site.origin()[key]).double().square().sum())
+        for site in network.sites
+        for key, value in site.trainable().items()
+    )
+    found = network.weights.sq_distance(torch.zeros_like(network.head.mean_weight))
+    assert 0 < found == pytest.approx(expected, rel=1e-9)
+    sizes = sum(float(item.layer.weight.detach().square().sum()) for item in layers)
+    assert found < 0.5 * sizes
+
+
+def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
+    texts = [row["text"] for row in toy_rows(40, 8)]
+    adapter = CorDA(r=2, num_layers=2, mode="kpm", context=texts)
+    clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
+    clf.fit(toy_rows(30), epochs=1, out=tmp_path / "model")
+    kept = clf.record.adapter["context"]
+    assert kept.startswith("40 texts, sha256 ")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.adapter.context == kept
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
+
+
+def test_validation_rows_are_no_context(backbone):
+    held = toy_rows(18, 1)
+    adapter = CorDA(context=["something else", held[3]["text"]])
+    clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
+    with pytest.raises(InputError, match=r"holds 1 of the validation texts, such as .*may not"):
+        clf.fit(toy_rows(30), held)
+
+
+def test_another_power_has_another_name(backbone):
+    clf = fitted(backbone, "corda", "mle")
+    assert clf.predict(toy_rows(3)).name == "corda-mle"
+    other = BayesianClassifier(backbone, "corda:r=2,power=0.5", "mle", progress=False)
+    other.fit(toy_rows(30), epochs=1)
+    assert other.predict(toy_rows(3)).name == "context-svd-0.5-mle"

@@ -1,0 +1,67 @@
+"""`bayeslora info --spectrum`: what an adapter did to each weight."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from bayeslora.classifier import BayesianClassifier
+
+
+def test_each_layer_has_the_numbers_of_its_change(run, world):
+    result = run("info", world.model, "--spectrum", "--json")
+    assert result.code == 0, result.err
+    (sites,) = json.loads(result.out)["members"]
+    network = BayesianClassifier.from_pretrained(world.model, progress=False)._known().network
+    assert [item["name"] for item in sites] == [site.name for site in network.sites]
+    for item, site in zip(sites, network.sites, strict=True):
+        delta = site.delta().detach().double()
+        values = torch.linalg.svdvals(delta)[: site.r]
+        # The change is formed in float32 here, and in float64 from its factors there.
+        torch.testing.assert_close(
+            torch.tensor(item["singular_values"]).double(), values, atol=1e-5, rtol=1e-4
+        )
+        assert item["norm"] == pytest.approx(float(delta.norm()), rel=1e-4)
+        ratio = delta.norm() / site.weight.double().norm()
+        assert item["relative_norm"] == pytest.approx(float(ratio), rel=1e-4)
+        assert 1 <= item["stable_rank"] <= site.r
+        assert item["drift"] < 1e-5
+
+
+def test_the_table_has_a_line_a_layer_and_the_figure_a_line_each(run, world, tmp_path):
+    figure = tmp_path / "spectrum.svg"
+    result = run("info", world.model, "--spectrum", "--figure", figure)
+    assert result.code == 0, result.err
+    head, *lines = result.out.splitlines()
+    assert head.split("  ")[0] == "layer"
+    assert len(lines) == 6
+    assert lines[0].startswith("layers.0.self_attn.q_proj ")
+    assert "%" in lines[0]
+    root = ET.fromstring(figure.read_text())
+    text = "".join(root.itertext())
+    for part in ("q_proj", "v_proj", "6 of 6 layers changed", "norm", str(world.model)):
+        assert part in text
+    assert "bayeslora" not in text.replace(str(world.model), "")
+
+
+def test_members_have_spectra_of_their_own(run, world, tmp_path):
+    options = ("--posterior", "ensemble:num_members=2", "--epochs", 1, "--quiet")
+    out = tmp_path / "model"
+    assert run("fit", world.train, "--backbone", world.llama, *options, "--out", out).code == 0
+    result = run("info", out, "--spectrum")
+    assert result.out.count("member ") == 2
+    one, other = json.loads(run("info", out, "--spectrum", "--json").out)["members"]
+    assert one[0]["norm"] != other[0]["norm"]
+
+
+def test_what_has_no_spectrum_is_refused(run, refused, world, tmp_path):
+    assert "--spectrum is of a model" in refused("info", "--spectrum")
+    assert "give --spectrum with it" in refused("info", world.model, "--figure", "a.svg")
+    options = ("info", world.model, "--spectrum", "--figure")
+    assert "written as .svg, got 'a.png'" in refused(*options, "a.png")
+    (tmp_path / "a.svg").write_text("")
+    assert "exists; choose another --figure" in refused(*options, tmp_path / "a.svg")
+    calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
+    assert run(*calibrated, "--quiet").code == 0
+    assert "has no adapter of ours" in refused("info", tmp_path / "foreign", "--spectrum")
