@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.chance import SIGNIFICANT, class_measure, drawn_errors, p_values
 from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.groups import share_score
+from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores
 from bayeslora.metrics.scoring import Scoring
@@ -50,6 +52,12 @@ def class_scores(
         "recall": np.bincount(rows.labels, minlength=classes).tolist(),
         "precision": np.bincount(rows.probs.argmax(1), minlength=classes).tolist(),
     }
+    measure = class_measure(rows, scoring)
+    how = scoring.how
+    drawn = drawn_errors(
+        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed
+    )
+    chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
     found = {}
     for c, name in enumerate(names):
         scores = {}
@@ -62,6 +70,8 @@ def class_scores(
             else:
                 place = k * classes + c
                 scores[key] = spread.score(place, value, 0.0, 1.0, reflected=key == "ece")
+        if chance[c] > SIGNIFICANT:
+            scores["ece"] = from_zero(scores["ece"])
         found[name] = PartScores(trials["recall"][c], scores)
     return found
 

@@ -25,7 +25,8 @@ class ScoreInfo:
         source: Whose computation is printed, or who defined the score.
         low: The lowest value that it can have.
         high: The highest.
-        reflected: Whether noise only adds to it, so that its interval is the reflected one.
+        reflected: Whether noise only adds to it (or only takes away), so that its interval is the
+            reflected one.
         listed: Whether tables show it without being asked.
     """
 
@@ -87,6 +88,7 @@ _ALL = (
         _UP,
         "Stephenson, Coelho and Jolliffe 2008",
         low=-2.0,
+        reflected=True,
     ),
     ScoreInfo(
         "brier_uncertainty",
@@ -94,6 +96,7 @@ _ALL = (
         "Σ_c o_c(1 − o_c): Brier of always stating the class shares",
         None,
         "Murphy 1973",
+        reflected=True,
     ),
     ScoreInfo(
         "ece",
@@ -134,7 +137,6 @@ _ALL = (
         _DOWN,
         "Kumar, Liang and Ma 2019",
         low=-1.0,
-        reflected=True,
     ),
     ScoreInfo(
         "smece",
@@ -142,7 +144,6 @@ _ALL = (
         "kernel in place of bins, at the width that equals the error",
         _DOWN,
         "Błasiok and Nakkiran 2023",
-        reflected=True,
     ),
     ScoreInfo(
         "ece_over",
@@ -231,7 +232,7 @@ SCORE_KEYS = tuple(SCORES)
 """The keys of `Scores`, in order."""
 
 REFLECTED = frozenset(key for key, info in SCORES.items() if info.reflected)
-"""Scores whose noise only adds, and whose interval is therefore the reflected one."""
+"""Scores that noise moves one way only, and whose interval is therefore the reflected one."""
 
 UNLABELLED_KEYS = ("mean_confidence", "sharpness")
 """Scores that need no labels."""

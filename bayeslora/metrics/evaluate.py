@@ -19,7 +19,6 @@ from bayeslora.metrics.calibration import (
     equal_width_edges,
     reliability_bins,
 )
-from bayeslora.metrics.calibration_test import calibration_test
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.detect import detect
@@ -122,9 +121,12 @@ def evaluate(
     rows = labelled_rows(inside, clusters)
     own = None if clusters is None else without_gaps(clusters[rows.index])
     scoring = Scoring(num_bins, closed, how, own)
+    found, chance = all_scores(rows, scoring)
     return replace(
         scores,
-        scores=all_scores(rows, scoring) | sets,
+        scores=found | sets,
+        calibration_p=chance["ece"],
+        chance_p=chance,
         groups=_groups(inside, rows, columns, scoring),
         classes=class_scores(rows, inside.classes, scoring) if by_class else {},
         nll_clamped=rows.clamped,
@@ -170,12 +172,11 @@ def _interval_notes(
 
 def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
     """Return what the confidence alone says, as attributes of `Scores`."""
-    bins, closed, how = scoring.num_bins, scoring.closed, scoring.how
+    bins, closed = scoring.num_bins, scoring.closed
     surest = top_label(rows.confidence, rows.correct)
     return {
         "bins": reliability_bins(surest, bins, closed=closed),
         "ece_if_calibrated": ece_if_calibrated(surest, bins, closed),
-        "calibration_p": calibration_test(surest, bins, closed, how.num_resamples, how.seed).p,
         "risk_coverage": risk_curve(surest),
     }
 

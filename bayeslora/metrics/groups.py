@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.calibration import bin_places
+from bayeslora.metrics.calibration_test import ece_by_chance
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.chance import SIGNIFICANT, p_values
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import Method, bootstrap_interval, wilson
+from bayeslora.metrics.intervals import Method, bootstrap_interval, from_zero, wilson
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores, Score
 from bayeslora.metrics.scoring import Scoring
@@ -49,6 +51,10 @@ def group_scores(
     values = statistic(np.ones((len(rows), 1)))[..., 0]
     deviations = _resampled(statistic, group, scoring) - values
     sizes = np.bincount(group)
+    cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
+    how = scoring.how
+    by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, how.num_resamples, how.seed)
+    chance = p_values(by_chance, values[GROUP_KEYS.index("ece")])
     keys = GROUP_KEYS if sets is not None else GROUP_KEYS[:-2]
     ceiling = rows.probs.shape[1]
     found = {}
@@ -63,6 +69,8 @@ def group_scores(
                 low, high = _bounds(key, ceiling)
                 method: Method = "reflected" if key == "ece" else "percentile"
                 scores[key] = bootstrap_interval(value, drawn, method, low, high)
+        if chance[place] > SIGNIFICANT:
+            scores["ece"] = from_zero(scores["ece"])
         found[names[code]] = PartScores(int(sizes[place]), scores)
     return found
 

@@ -165,6 +165,11 @@ def bootstrap_interval(
     )
 
 
+def from_zero(score: Score) -> Score:
+    """Return a score whose interval reaches down to zero, where it does not yet."""
+    return Score(score.value, min(score.low, 0.0), score.high)
+
+
 def bca_levels(deviations: NDArray[np.float64], speed: float) -> list[float]:
     """Return the two quantile levels of the BCa interval.
 

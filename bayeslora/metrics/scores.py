@@ -142,6 +142,7 @@ class Scores(Mapping[str, Score]):
             none, or their file does not say.
         calibration_p: The p-value of perfect calibration: how often chance alone makes an ECE at
             least as large. None without labels.
+        chance_p: The same for every calibration error, by its key.
         closed: Which edge the bins hold, `left` or `right`.
         risk_coverage: The risk-coverage curve at each per cent of the rows; empty without labels.
         uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, where they are
@@ -165,6 +166,7 @@ class Scores(Mapping[str, Score]):
     intervals: Mapping[str, str | int | float] = field(default_factory=dict)
     stated_coverage: float | None = None
     calibration_p: float | None = None
+    chance_p: Mapping[str, float] = field(default_factory=dict)
     closed: str = "left"
     risk_coverage: tuple[CoveragePoint, ...] = ()
     uncertainty: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)

@@ -28,7 +28,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
     """Return the mean of each score over seeds, with a 95 % t interval.
 
     A score that one of the seeds lacks is left out. Bins and the risk-coverage curve belong to a
-    single fit and are left out as well; `calibration_p` is None.
+    single fit and are left out as well; `calibration_p` is None, `chance_p` empty.
 
     Args:
         scores: What `evaluate` returned, one a seed, of the same method and rows.
@@ -61,6 +61,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         nll_clamped=sum(one.nll_clamped for one in scores),
         ece_if_calibrated=float(np.mean(chance)) if len(chance) == len(scores) else None,
         calibration_p=None,
+        chance_p={},
         intervals={"level": LEVEL, "method": "t over seeds", "num_seeds": len(scores)},
     )
 

@@ -32,25 +32,30 @@ STEPS = 20
 """Halvings of the range of σ."""
 
 
-def smooth_errors(rows: TopLabel) -> Callable[[NDArray[Any] | None], NDArray[np.float64]]:
-    """Return the function from counts of rows, [N] or [N, R], to smECE, [] or [R]."""
-    place = rows.confidence * GRID - 0.5
+def grid_matrix(confidence: NDArray[np.float64]) -> Any:
+    """Return the sparse [GRID, N] that divides what each row has between the two nearest points."""
+    place = confidence * GRID - 0.5
     left = np.floor(place)
     share = place - left
-    residual = rows.correct - rows.confidence
-    numbers = np.arange(len(rows))
+    numbers = np.arange(len(confidence))
     # beyond the outer points lies their mirror image, which is themselves
     cells = np.clip(np.concatenate([left, left + 1]).astype(np.int64), 0, GRID - 1)
-    matrix = cell_matrix(
+    return cell_matrix(
         cells,
         np.concatenate([numbers, numbers]),
-        np.concatenate([(1 - share) * residual, share * residual]),
-        (GRID, len(rows)),
+        np.concatenate([1 - share, share]),
+        (GRID, len(confidence)),
     )
+
+
+def smooth_errors(rows: TopLabel) -> Callable[[NDArray[Any] | None], NDArray[np.float64]]:
+    """Return the function from counts of rows, [N] or [N, R], to smECE, [] or [R]."""
+    ones = np.ones(len(rows))
+    matrix = grid_matrix(rows.confidence) * (rows.correct - rows.confidence)
 
     def errors(counts: NDArray[Any] | None) -> NDArray[np.float64]:
         weights = rows.counts(counts)
-        return _fixed_points(matrix @ weights / (np.ones(len(rows)) @ weights))
+        return fixed_points(matrix @ weights / (ones @ weights))
 
     return errors
 
@@ -65,7 +70,7 @@ def smece(rows: TopLabel, counts: NDArray[Any] | None = None) -> float:
     return float(smooth_errors(rows)(counts))
 
 
-def _fixed_points(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
+def fixed_points(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return σ with smECE_σ = σ for residuals on the grid, [GRID] or [GRID, R]."""
     waves = dct(residuals, axis=0)
     decay = -0.5 * (np.pi * np.arange(GRID)) ** 2

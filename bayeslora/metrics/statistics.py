@@ -11,8 +11,10 @@ from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.brier_parts import brier_parts
 from bayeslora.metrics.calibration import adaptive_errors, bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
+from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.debiased import ece_debiased
+from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
@@ -22,8 +24,11 @@ from bayeslora.metrics.standard import calibration_errors
 from bayeslora.metrics.top_label import Closed, top_label
 
 
-def all_scores(rows: LabelledRows, scoring: Scoring) -> dict[str, Score]:
-    """Return every score of `SCORE_KEYS` with its interval.
+def all_scores(rows: LabelledRows, scoring: Scoring) -> tuple[dict[str, Score], dict[str, float]]:
+    """Return every score of `SCORE_KEYS` with its interval, and p-values by `CHANCE_KEYS`.
+
+    A p-value says how often labels drawn from the probabilities themselves make a score at least as
+    large; where that is more than 5 % of the time, the interval begins at zero.
 
     Args:
         rows: At least one.
@@ -41,10 +46,17 @@ def all_scores(rows: LabelledRows, scoring: Scoring) -> dict[str, Score]:
         values["ece"], values["mce"] = calibration_errors(surest, num_bins)
     width = 2 * num_bins * rows.probs.shape[1]
     spread = scoring.how.spread(prepare, [len(rows)], [scoring.clusters], width=width)
-    return {
+    scores = {
         key: spread.score(place, values[key], info.low, info.high, reflected=info.reflected)
         for place, (key, info) in enumerate(SCORES.items())
     }
+    observed = np.array([values[key] for key in CHANCE_KEYS])
+    p = p_values(errors_by_chance(rows, scoring), observed)
+    chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
+    return {
+        key: from_zero(score) if chance.get(key, 0.0) > SIGNIFICANT else score
+        for key, score in scores.items()
+    }, chance
 
 
 def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
