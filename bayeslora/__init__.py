@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import compare
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.metrics.seeds import over_seeds
     from bayeslora.posteriors.config import (
         MAP,
         MLE,
@@ -77,6 +78,7 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "over_seeds": "bayeslora.metrics.seeds",
     "register_posterior": "bayeslora.posteriors.registry",
     "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
@@ -116,6 +118,7 @@ __all__ = [
     "compare",
     "conformal_sets",
     "evaluate",
+    "over_seeds",
     "recalibrate",
     "register_posterior",
     "report",
