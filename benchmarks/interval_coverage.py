@@ -1,13 +1,16 @@
 """How often do 95 % intervals hold the truth? Simulated data sets whose truth is known.
 
 A row has Gaussian logits z; its label is drawn from softmax(z). The calibrated model states
-softmax(z), the overconfident one softmax(1.6 z). Unfamiliar rows have logits half as wide. From each
-population data sets of n rows are drawn; the scores of each get their intervals, and it is counted
-how many of these hold the score of the population: the limit of infinitely many rows, bins included.
-Accuracy, NLL, Brier, AUROC and ECE are taken of 1,000 data sets, so that a share of 95 % is known to
-± 1.4 points (twice its standard error), the other scores of fewer, since they cost more.
+softmax(z), the overconfident one softmax(1.6 z). Unfamiliar rows have logits half as wide. From
+each population data sets of n rows are drawn; the scores of each get their intervals, and it is
+counted how many of these hold the score of the population: the limit of infinitely many rows, bins
+included. Accuracy, NLL, Brier, AUROC and ECE are taken of 1,000 data sets, so that a share of 95 %
+is known to ± 1.4 points (twice its standard error), the other scores of fewer: they cost more.
 
     python benchmarks/interval_coverage.py
+
+What is in scores.json already is kept; `--kinds` names what to simulate, for several processes that
+are started with an --out each, or one after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.files import atomic_file, write_json
+from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_sums
 from bayeslora.metrics.calibration_test import calibration_test
@@ -41,13 +44,14 @@ SIZES = (200, 2000)
 METHODS = ("percentile", "bca", "reflected")
 POPULATION = 400_000
 BINS = 15
+KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
 FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
 SELECTIVE = ("aurc", "eaurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
 
 
 Found = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
-"""Scores by key, p-values by chance of some, the statistic of resamples, and sizes of its groups."""
+"""Scores by key, p-values by chance of some, the statistic of resamples, sizes of its groups."""
 
 
 def main() -> None:
@@ -55,25 +59,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/interval-coverage"))
     parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--further-sets", type=int, default=100)
+    parser.add_argument("--further-sets", type=int, default=50)
     parser.add_argument("--resamples", type=int, default=300)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
     settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for model, power in MODELS.items():
-        truth = population_scores(power)
-        for size in SIZES:
-            name = f"{model}, n = {size:,}"
-            found[name] = {}
-            for sets, scored in ((args.sets, first_scores), (args.further_sets, further_scores)):
-                found[name] |= coverage(
-                    truth, power, size, sets=sets, resamples=args.resamples, scored=scored
-                )
-            print(name, flush=True)
+    file = args.out / "scores.json"
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "scores.json", {**settings, "found": found})
-    with atomic_file(args.out / "summary.md") as aside:
-        aside.write_text(summary(found, settings), encoding="utf-8")
+    for kind in args.kinds:
+        model, size = KINDS[kind]
+        power = MODELS[model]
+        truth = population_scores(power)
+        scores: dict[str, dict[str, float]] = {}
+        for sets, scored in ((args.sets, first_scores), (args.further_sets, further_scores)):
+            scores |= coverage(
+                truth, power, size, sets=sets, resamples=args.resamples, scored=scored
+            )
+        found = read_json(file)["found"] if file.is_file() else {}
+        found = {name: {**found, kind: scores}[name] for name in KINDS if name in {*found, kind}}
+        write_json(file, {**settings, "found": found})
+        with atomic_file(args.out / "summary.md") as aside:
+            aside.write_text(summary(found, settings), encoding="utf-8")
+        print(kind, flush=True)
 
 
 def draw(
@@ -242,7 +249,14 @@ def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, i
     ]
     for name, scores in found.items():
         heading = "| score | truth | mean | printed | percentile | BCa | reflected | Wilson |"
-        lines += ["", f"## {name}", "", heading, "|---|---:|---:|---:|---:|---:|---:|---:|"]
+        model, size = KINDS[name]
+        lines += [
+            "",
+            f"## {model}, n = {size:,}",
+            "",
+            heading,
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
         lines += [line(key, row) for key, row in scores.items()]
     return "\n".join(lines) + "\n"
 
