@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/interval-coverage"))
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--further-sets", type=int, default=50)
-    parser.add_argument("--resamples", type=int, default=300)
+    parser.add_argument("--resamples", type=int, default=199)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
     settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}

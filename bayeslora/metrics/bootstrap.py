@@ -32,7 +32,7 @@ BLOCK = 60_000
 LEAST_BLOCK = 4
 """Resamples in the smallest block."""
 
-JACKKNIFE_GROUPS = 200
+JACKKNIFE_GROUPS = 100
 """Parts that the jackknife leaves out in turn, where there are more rows or clusters than that."""
 
 Counts = NDArray[np.float64]

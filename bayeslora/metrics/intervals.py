@@ -131,7 +131,8 @@ def bootstrap_interval(
 ) -> Score:
     """Return a value with the interval that the bootstrap gives it.
 
-    `percentile` takes the quantiles of the resampled scores. `bca` takes other quantiles, corrected
+    `percentile` takes the quantiles of the resampled scores, the (R + 1)·level-th in order (Davison
+    and Hinkley 1997, equation 5.6), which leaves out as many as it says for any R. `bca` takes other quantiles, corrected
     for the median's bias and for a spread that changes with the score (Efron 1987, JASA 82).
     `reflected` mirrors the quantiles at the value
     (the basic bootstrap; Davison and Hinkley 1997, section 5.2): the answer to a score whose noise
@@ -155,7 +156,7 @@ def bootstrap_interval(
     levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     if method == "bca":
         levels = bca_levels(known, speed)
-    low, high = np.quantile(known, levels).tolist()
+    low, high = np.quantile(known, levels, method="weibull").tolist()
     if method == "reflected":
         low, high = -high, -low
     return Score(

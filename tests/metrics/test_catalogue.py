@@ -31,7 +31,7 @@ def test_every_key_is_in_the_documentation():
 
 def test_keys_are_chosen_in_the_order_given():
     assert chosen_keys(["nll", "ece", "nll"]) == ("nll", "ece")
-    with pytest.raises(InputError, match="unknown score 'ecce'.*did you mean 'ece'"):
+    with pytest.raises(InputError, match=r"unknown score 'ecce'.*did you mean 'ece'"):
         chosen_keys(["ecce"])
 
 
