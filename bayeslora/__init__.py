@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import compare
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.metrics.seeds import over_seeds
     from bayeslora.posteriors.config import (
         MAP,
         MLE,
@@ -85,6 +86,7 @@ _HOMES = {
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
     "model_card_section": "bayeslora.reporting.card_section",
+    "over_seeds": "bayeslora.metrics.seeds",
     "register_posterior": "bayeslora.posteriors.registry",
     "recalibrate": "bayeslora.recalibration.recalibrate",
     "report": "bayeslora.reporting.report",
@@ -130,6 +132,7 @@ __all__ = [
     "conformal_sets",
     "evaluate",
     "model_card_section",
+    "over_seeds",
     "recalibrate",
     "register_posterior",
     "report",

@@ -217,6 +217,21 @@ def add_scoring(parser: Parser) -> None:
     add_seed(parser, "seed of the bootstrap intervals")
 
 
+def add_resampling(parser: Parser) -> None:
+    """Add the options of how bootstrap intervals are made."""
+    parser.add_argument(
+        "--cluster-by",
+        metavar="COLUMN",
+        help="a column of the file whose equal values mark rows that belong together, such as"
+        " twins: they are drawn together",
+    )
+    parser.add_argument(
+        "--interval",
+        choices=("percentile", "bca"),
+        help="bootstrap intervals (default: percentile); of calibration errors reflected ones",
+    )
+
+
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the options among `names` that were given, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}

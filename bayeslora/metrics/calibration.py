@@ -4,29 +4,74 @@ Bins are left-closed, [k/B, (k+1)/B), and the last one also holds 1, all in floa
 convention (`netcal.metrics.ECE` on confidence and correctness), to which these functions are equal
 within rounding on every input that it takes. ECE and MCE as printed are netcal's (`standard.py`);
 they are written out here too, because the bootstrap needs an error that takes counts, and because
-netcal refuses equal-mass bins where confidences tie. Values exactly on an edge are where other
-libraries differ: torchmetrics gives a confidence of 1.0 a bin of its own, scikit-learn's bins are
-right-closed.
+netcal refuses equal-mass bins where confidences tie. On request bins are right-closed,
+(k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. Values exactly on an edge
+are where they differ; torchmetrics gives a confidence of 1.0 a bin of its own.
 
 Every function takes `counts`: [N] how often each row occurs, for the bootstrap; once where None.
+The errors of R resamples at a time come from `bin_sums`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
-from bayeslora.metrics.top_label import TopLabel, segment_sums
+from bayeslora.metrics.top_label import Closed, TopLabel, first_above, segment_sums
 
 NUM_BINS = 15
 """Number of bins where none is asked for (Guo et al. 2017, arXiv:1706.04599)."""
 
-Counts = NDArray[np.int64]
+Counts = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class BinSums:
+    """What the rows of each bin add up to; [B], or [B, R] for R resamples.
+
+    Attributes:
+        size: Number of rows.
+        right: Number of correct ones.
+        gap: Correct ones minus the sum of the confidences.
+    """
+
+    size: NDArray[np.float64]
+    right: NDArray[np.float64]
+    gap: NDArray[np.float64]
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """Number of all rows, or [R]."""
+        return np.asarray(self.size.sum(axis=0))
+
+    @property
+    def ece(self) -> NDArray[np.float64]:
+        """The expected calibration error, Σ_k (n_k/n)·|accuracy_k − confidence_k|, or [R]."""
+        return np.asarray(np.abs(self.gap).sum(axis=0) / self.rows)
+
+    @property
+    def over(self) -> NDArray[np.float64]:
+        """The part of `ece` in bins that are more confident than right, or [R]."""
+        return np.asarray(np.maximum(-self.gap, 0).sum(axis=0) / self.rows)
+
+    @property
+    def under(self) -> NDArray[np.float64]:
+        """The part of `ece` in bins that are less confident than right, or [R]."""
+        return np.asarray(np.maximum(self.gap, 0).sum(axis=0) / self.rows)
+
+    @property
+    def mce(self) -> NDArray[np.float64]:
+        """The largest |accuracy_k − confidence_k| of a bin that holds a row, or [R]."""
+        return np.asarray(np.max(np.abs(self.gap) / np.maximum(self.size, 1), axis=0))
 
 
 def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
@@ -40,20 +85,63 @@ def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     return np.linspace(0.0, 1.0, num_bins + 1)
 
 
+def check_closed(closed: str) -> None:
+    """Complain where `closed` is neither `left` nor `right`.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if closed not in {"left", "right"}:
+        raise unknown_choice("closed edge", closed, ("left", "right"))
+
+
+def bin_places(
+    values: NDArray[np.float64], num_bins: int, closed: Closed = "left"
+) -> NDArray[np.int64]:
+    """Return the equal-width bin of each value between 0 and 1, from 0."""
+    inner = equal_width_edges(num_bins)[1:-1]
+    return np.searchsorted(inner, values, side="right" if closed == "left" else "left")
+
+
+def bin_sums(
+    rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left"
+) -> Callable[[Counts | None], BinSums]:
+    """Return the function from counts of rows, [N] or [N, R], to the sums of equal-width bins."""
+    starts = rows.starts(equal_width_edges(num_bins), closed)
+    place = np.repeat(np.arange(num_bins), np.diff(starts))
+    values = (np.ones(len(rows)), rows.correct, rows.correct - rows.confidence)
+    cells = np.concatenate([place + part * num_bins for part in range(len(values))])
+    numbers = np.tile(np.arange(len(rows)), len(values))
+    matrix = cell_matrix(
+        cells, numbers, np.concatenate(values), (len(values) * num_bins, len(rows))
+    )
+
+    def sums(counts: Counts | None) -> BinSums:
+        found = matrix @ rows.counts(counts)
+        return BinSums(*found.reshape(len(values), num_bins, *found.shape[1:]))
+
+    return sums
+
+
 def equal_mass_edges(
     rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None
 ) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges at quantiles of the confidence, the outer two at 0 and 1.
 
     Quantiles interpolate linearly, as `numpy.quantile` does. Where confidences tie, edges coincide
-    and the bins between them are empty.
+    and the bins between them are empty. For counts [N, R] the edges are [num_bins + 1, R].
     """
-    quantiles = equal_width_edges(num_bins)
-    upto = np.cumsum(rows.counts(counts))
+    weights = rows.counts(counts)
+    return quantile_edges(rows, np.cumsum(weights, axis=0), num_bins)
+
+
+def quantile_edges(rows: TopLabel, upto: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
+    """Return `equal_mass_edges` for running counts of rows, [N] or [N, R]."""
+    quantiles = equal_width_edges(num_bins).reshape(-1, *[1] * (upto.ndim - 1))
     position = (upto[-1] - 1) * quantiles
     below = np.floor(position)
-    left = rows.confidence[np.searchsorted(upto, below, side="right")]
-    right = rows.confidence[np.searchsorted(upto, np.ceil(position), side="right")]
+    left = rows.confidence[first_above(upto, below)]
+    right = rows.confidence[first_above(upto, np.ceil(position))]
     share, gap = position - below, right - left
     # numpy's form, from whichever end is nearer, so that edges are equal to the last bit
     edges = np.where(share < 0.5, left + gap * share, right - gap * (1 - share))
@@ -61,32 +149,56 @@ def equal_mass_edges(
     return np.asarray(edges)
 
 
-def ece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None) -> float:
+def ece(
+    rows: TopLabel,
+    num_bins: int = NUM_BINS,
+    counts: Counts | None = None,
+    closed: Closed = "left",
+) -> float:
     """Return the expected calibration error, Σ_k (n_k/n)·|accuracy_k − confidence_k|.
 
     Over equal-width bins of the confidence; empty bins add nothing. Naeini et al. (2015), AAAI.
     """
-    return _weighted_error(rows, equal_width_edges(num_bins), counts)
+    return float(bin_sums(rows, num_bins, closed)(counts).ece)
+
+
+def mce(
+    rows: TopLabel,
+    num_bins: int = NUM_BINS,
+    counts: Counts | None = None,
+    closed: Closed = "left",
+) -> float:
+    """Return the largest |accuracy_k − confidence_k| of any equal-width bin that holds a row."""
+    return float(bin_sums(rows, num_bins, closed)(counts).mce)
 
 
 def aece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None) -> float:
-    """Return the same sum over equal-mass bins, whose edges follow the counts.
+    """Return the same sum as `ece` over equal-mass bins, whose edges follow the counts.
 
     Nguyen and O'Connor (2015), arXiv:1508.05154.
     """
-    return _weighted_error(rows, equal_mass_edges(rows, num_bins, counts), counts)
+    return float(adaptive_errors(rows, rows.counts(counts)[:, None], num_bins, ordered=True)[0])
 
 
-def mce(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None) -> float:
-    """Return the largest |accuracy_k − confidence_k| of any equal-width bin that holds a row."""
-    starts = rows.starts(equal_width_edges(num_bins))
-    weights = rows.counts(counts)
-    sizes = segment_sums(weights, starts)
-    gaps = segment_sums(weights * (rows.correct - rows.confidence), starts)
-    return float(np.max(np.abs(gaps) / np.maximum(sizes, 1)))
+def adaptive_errors(
+    rows: TopLabel, counts: Counts, num_bins: int = NUM_BINS, *, ordered: bool = False
+) -> NDArray[np.float64]:
+    """Return `aece` of R resamples, [R].
+
+    Args:
+        rows: Confidence and correctness.
+        counts: [N, R].
+        num_bins: Number of bins.
+        ordered: Whether the counts are already in the order of `rows`.
+    """
+    weights = counts if ordered else rows.counts(counts)
+    upto = np.cumsum(weights, axis=0)
+    starts = rows.starts(quantile_edges(rows, upto, num_bins))
+    gaps = segment_sums(weights * (rows.correct - rows.confidence)[:, None], starts)
+    return np.asarray(np.abs(gaps).sum(axis=0) / upto[-1])
 
 
-def ece_if_calibrated(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
+def ece_if_calibrated(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
     """Return what `ece` reads on average where every confidence is exactly right.
 
     A finite set never reads 0: an ECE near this number is no sign of miscalibration. In a bin, the
@@ -95,19 +207,23 @@ def ece_if_calibrated(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
     with the perfectly calibrated case is of Bröcker and Smith (2007), Weather and Forecasting 22.
     """
     spread = rows.confidence * (1 - rows.confidence)
-    variances = segment_sums(spread, rows.starts(equal_width_edges(num_bins)))
+    variances = segment_sums(spread, rows.starts(equal_width_edges(num_bins), closed))
     return float(np.sqrt(np.maximum(variances, 0) * 2 / math.pi).sum() / len(rows))
 
 
 def reliability_bins(
-    rows: TopLabel, num_bins: int = NUM_BINS, *, equal_mass: bool = False
+    rows: TopLabel,
+    num_bins: int = NUM_BINS,
+    *,
+    equal_mass: bool = False,
+    closed: Closed = "left",
 ) -> tuple[Bin, ...]:
     """Return the bins of a reliability diagram, each with its Wilson interval.
 
     Weighted by their counts, their gaps add up to `ece` (`aece` with `equal_mass`).
     """
     edges = equal_mass_edges(rows, num_bins) if equal_mass else equal_width_edges(num_bins)
-    starts = rows.starts(edges)
+    starts = rows.starts(edges, "left" if equal_mass else closed)
     sizes = np.diff(starts)
     full = np.maximum(sizes, 1)
     right = segment_sums(rows.correct, starts)
@@ -116,9 +232,3 @@ def reliability_bins(
     means = np.column_stack([confidence, right / full, low, high]).tolist()
     cells = zip(edges[:-1].tolist(), edges[1:].tolist(), sizes.tolist(), means, strict=True)
     return tuple(Bin(left, end, n, *(values if n else ())) for left, end, n, values in cells)
-
-
-def _weighted_error(rows: TopLabel, edges: NDArray[np.float64], counts: Counts | None) -> float:
-    weights = rows.counts(counts)
-    gaps = segment_sums(weights * (rows.correct - rows.confidence), rows.starts(edges))
-    return float(np.abs(gaps).sum() / weights.sum())

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.calibration import NUM_BINS, equal_width_edges
+from bayeslora.metrics.calibration import NUM_BINS, bin_places, equal_width_edges
+from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.top_label import Closed
+
+
+@dataclass(frozen=True, eq=False)
+class ClasswiseSums:
+    """What each class's bins add up to; a trailing axis [R] where there are R resamples.
+
+    Attributes:
+        rows: Number of all rows, [] or [R].
+        labels: [C] number of rows of each class.
+        gaps: [C, B] rows of the class minus the sum of its probabilities.
+        sizes: [C, B] number of rows.
+    """
+
+    rows: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    gaps: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+
+    @property
+    def by_class(self) -> NDArray[np.float64]:
+        """[C]: the expected calibration error of each class's probability."""
+        return np.asarray(np.abs(self.gaps).sum(axis=1) / self.rows)
+
+    @property
+    def cwece(self) -> NDArray[np.float64]:
+        """The mean of `by_class`."""
+        return np.asarray(self.by_class.mean(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,50 +51,64 @@ class ClasswiseBins:
         probs: [N, C].
         labels: [N].
         num_bins: B.
-        row: [M] the row of each probability outside the lowest bin.
-        cell: [M] its class · B + bin.
-        gap: [M] one if the class is the label, minus the probability.
+        matrix: Sparse [C + 2·C·B, N]: labels, then gaps, then rows of the listed cells.
     """
 
     probs: NDArray[np.float64]
     labels: NDArray[np.int64]
     num_bins: int
-    row: NDArray[np.int64]
-    cell: NDArray[np.int64]
-    gap: NDArray[np.float64]
+    matrix: Any
+
+    def sums(self, counts: NDArray[Any] | None = None) -> ClasswiseSums:
+        """Return the sums of all cells for counts of rows, [N] or [N, R]; once each where None."""
+        classes = self.probs.shape[1]
+        weights = np.ones(len(self.labels)) if counts is None else counts.astype(np.float64)
+        found = self.matrix @ weights
+        labels, listed = found[:classes], found[classes:]
+        gaps, sizes = listed.reshape(2, classes, self.num_bins, *found.shape[1:])
+        rows = np.asarray(np.ones(len(weights)) @ weights)
+        gaps[:, 0] = labels - self.probs.T @ weights - gaps[:, 1:].sum(axis=1)
+        sizes[:, 0] = rows - sizes[:, 1:].sum(axis=1)
+        return ClasswiseSums(rows, labels, gaps, sizes)
 
 
 def classwise_bins(
-    probs: NDArray[np.float64], labels: NDArray[np.int64], num_bins: int = NUM_BINS
+    probs: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    num_bins: int = NUM_BINS,
+    closed: Closed = "left",
 ) -> ClasswiseBins:
-    """Sort the probabilities of every class into equal-width, left-closed bins.
+    """Sort the probabilities of every class into equal-width bins.
 
     Args:
         probs: [N, C] float64.
         labels: [N] class indices.
         num_bins: B.
+        closed: Which edge the bins hold.
     """
-    edges = equal_width_edges(num_bins)
-    row, column = np.nonzero(probs >= edges[1])
+    first = equal_width_edges(num_bins)[1]
+    rows, classes = probs.shape
+    row, column = np.nonzero(probs >= first if closed == "left" else probs > first)
     values = probs[row, column]
-    place = np.minimum(np.searchsorted(edges, values, side="right") - 1, num_bins - 1)
+    place = bin_places(values, num_bins, closed)
+    cell = classes + column * num_bins + place
     gap = (labels[row] == column) - values
-    return ClasswiseBins(probs, labels, num_bins, row, column * num_bins + place, gap)
+    matrix = cell_matrix(
+        np.concatenate([labels, cell, cell + classes * num_bins]),
+        np.concatenate([np.arange(rows), row, row]),
+        np.concatenate([np.ones(rows), gap, np.ones(len(row))]),
+        (classes + 2 * classes * num_bins, rows),
+    )
+    return ClasswiseBins(probs, labels, num_bins, matrix)
 
 
-def cwece(bins: ClasswiseBins, counts: NDArray[np.int64] | None = None) -> float:
+def cwece(bins: ClasswiseBins, counts: NDArray[Any] | None = None) -> float:
     """Return the mean over classes of the expected calibration error of that class's probability.
 
-    Kull et al. (2019), arXiv:1910.12656, with left-closed bins.
+    Kull et al. (2019), arXiv:1910.12656.
 
     Args:
         bins: From `classwise_bins`.
         counts: [N] how often each row occurs; once where None.
     """
-    rows, classes = bins.probs.shape
-    weights = np.ones(rows) if counts is None else counts.astype(np.float64)
-    listed = np.bincount(bins.cell, weights[bins.row] * bins.gap, classes * bins.num_bins)
-    sums = listed.reshape(classes, bins.num_bins).astype(np.float64)  # integers where M is 0
-    column = np.bincount(bins.labels, weights, classes) - weights @ bins.probs
-    sums[:, 0] += column - sums.sum(1)
-    return float(np.abs(sums).sum() / (classes * weights.sum()))
+    return float(bins.sums(counts).cwece)

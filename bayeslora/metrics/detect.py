@@ -2,43 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.bootstrap import Rows, Statistic, bootstrap_deviations
-from bayeslora.metrics.intervals import bootstrap_interval
+from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.ood import DETECTION, detection, thresholds
-from bayeslora.metrics.scores import OODScores
+from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.metrics.standard import detection_areas
 from bayeslora.predictions import Predictions
 
 
-def detect(
-    name: str,
-    inside: Predictions,
-    outside: Predictions,
-    ood_score: str | None = None,
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> OODScores:
-    """Return how well the uncertainties tell the rows of `outside` from those of `inside`.
+@dataclass(frozen=True, eq=False)
+class Detected:
+    """How well each uncertainty tells one OOD set from the in-distribution rows.
 
-    Both sets are resampled, each by itself; labels play no part.
+    Attributes:
+        n_in: Number of in-distribution rows.
+        n_out: Number of OOD rows.
+        score: The uncertainty that is reported first.
+        names: The S uncertainties that both sets have.
+        values: [S, 4] in the order of `DETECTION`.
+        spread: Their resampled deviations, [R, S · 4].
+    """
+
+    n_in: int
+    n_out: int
+    score: str
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    spread: Spread
+
+    def scores(self) -> OODScores:
+        """Return the scores with their intervals."""
+        by_score = {
+            name: detection_scores(self.values[place], self.spread, place * len(DETECTION))
+            for place, name in enumerate(self.names)
+        }
+        return OODScores(
+            n_in=self.n_in,
+            n_out=self.n_out,
+            score=self.score,
+            by_score=by_score,
+            **by_score[self.score],
+        )
+
+
+def detect(
+    inside: Predictions,
+    outside: Mapping[str, Predictions],
+    ood_score: str | None = None,
+    how: Resampling | None = None,
+    *,
+    clusters: Mapping[str, NDArray[np.int64]] | None = None,
+    inside_clusters: NDArray[np.int64] | None = None,
+) -> dict[str, Detected]:
+    """Return how well the uncertainties tell the rows of each OOD set from those of `inside`.
+
+    Both sets are resampled, each by itself, and `inside` alike for all sets; labels play no part.
 
     Args:
-        name: Of the OOD set, for messages.
         inside: In-distribution predictions.
-        outside: Out-of-distribution predictions; the positive class.
+        outside: Out-of-distribution predictions, the positive class, by name of the set.
         ood_score: The uncertainty that is reported first. By default `epistemic` where both sets
             have it and it is not zero throughout, as that of a point estimate is; else
             `max_probability`.
-        num_resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
+        how: How the intervals are made.
+        clusters: Clusters of the rows of OOD sets, by name of the set, where they have some.
+        inside_clusters: [N_in] cluster of each in-distribution row, or None.
 
     Raises:
         InputError: One of the sets lacks `ood_score`.
     """
+    groups = clusters or {}
+    return {
+        name: _detect(
+            name,
+            (inside, other),
+            ood_score,
+            how or Resampling(),
+            clusters=[inside_clusters, groups.get(name)],
+            stream=stream,
+        )
+        for stream, (name, other) in enumerate(outside.items())
+    }
+
+
+def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) -> dict[str, Score]:
+    """Return scores by the keys of `DETECTION`.
+
+    Args:
+        values: [4].
+        spread: Holds their deviations.
+        start: Their first place in it.
+    """
+    return {
+        key: spread.score(start + place, float(values[place]), 0.0, 1.0)
+        for place, key in enumerate(DETECTION)
+    }
+
+
+def _detect(
+    name: str,
+    sets: tuple[Predictions, Predictions],
+    ood_score: str | None,
+    how: Resampling,
+    *,
+    clusters: list[NDArray[np.int64] | None],
+    stream: int,
+) -> Detected:
+    inside, outside = sets
     shared = [score for score in inside.uncertainty_names if score in outside.uncertainty_names]
     if ood_score is None:
         ood_score = _default_score(inside, outside)
@@ -46,33 +123,17 @@ def detect(
         problem = unknown_choice("uncertainty score", ood_score, shared)
         raise InputError(f"OOD set {name!r}: {problem}")
     pairs = [(inside.uncertainty(score), outside.uncertainty(score)) for score in shared]
-    values = np.array(
-        [[*detection_areas(*pair), detection(thresholds(*pair))[2]] for pair in pairs]
-    )
+    values = np.array([detection(thresholds(*pair)) for pair in pairs])
+    values[:, [DETECTION.index(key) for key in ("auroc", "aupr", "aupr_in")]] = [
+        detection_areas(*pair) for pair in pairs
+    ]
 
     def prepare(rows_in: Rows, rows_out: Rows) -> Statistic:
         kept = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]
         return lambda *counts: np.concatenate([detection(one, *counts) for one in kept])
 
-    deviations = bootstrap_deviations(prepare, [len(inside), len(outside)], num_resamples, seed)
-    spread = deviations.reshape(num_resamples, *values.shape)
-    by_score = {
-        score: {
-            key: bootstrap_interval(float(values[i, k]), spread[:, i, k], "percentile", 0.0, 1.0)
-            for k, key in enumerate(DETECTION)
-        }
-        for i, score in enumerate(shared)
-    }
-    chosen = by_score[ood_score]
-    return OODScores(
-        n_in=len(inside),
-        n_out=len(outside),
-        score=ood_score,
-        auroc=chosen["auroc"],
-        aupr=chosen["aupr"],
-        fpr95=chosen["fpr95"],
-        by_score=by_score,
-    )
+    spread = how.spread(prepare, [len(inside), len(outside)], clusters, stream=stream)
+    return Detected(len(inside), len(outside), ood_score, tuple(shared), values, spread)
 
 
 def _default_score(inside: Predictions, outside: Predictions) -> str:

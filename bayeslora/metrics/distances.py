@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, bootstrap_deviations
-from bayeslora.metrics.intervals import bootstrap_interval
+from bayeslora.metrics.bootstrap import Rows
+from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions import Predictions
 
@@ -29,7 +29,10 @@ DISTANCES = ("tv", "epistemic_ratio")
 
 
 def distances(
-    predictions: Sequence[Predictions], place: int, *, num_resamples: int = 1000, seed: int = 0
+    predictions: Sequence[Predictions],
+    place: int,
+    how: Resampling | None = None,
+    clusters: NDArray[np.int64] | None = None,
 ) -> list[Mapping[str, Score]]:
     """Return each method's distances from one of them, with 95 % bootstrap intervals over rows.
 
@@ -39,8 +42,8 @@ def distances(
     Args:
         predictions: The same rows and classes in the same order.
         place: Which of them is the reference.
-        num_resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
+        how: How the intervals are made.
+        clusters: [N] cluster of each row, or None.
     """
     base = predictions[place]
     apart = np.stack([0.5 * np.abs(one.probs - base.probs).sum(1) for one in predictions])
@@ -48,29 +51,27 @@ def distances(
     ours = known[place]
     rated = ours is not None and bool(ours.any())
     doubts = np.stack([one if one is not None and rated else np.zeros(len(base)) for one in known])
-
     totals = doubts.sum(1)
 
-    def statistic(rows: Rows, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def statistic(rows: Rows, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = doubts[:, rows] @ counts
         # A resample without a row that the reference is uncertain about says nothing of the ratio.
-        ratios = (sums if sums[place] > 0 else totals) / (sums[place] or totals[place] or math.inf)
-        return np.concatenate([apart[:, rows] @ counts / counts.sum(), ratios])
+        whole = (totals / (totals[place] or math.inf)).reshape(-1, *[1] * (counts.ndim - 1))
+        ratios = np.where(sums[place] > 0, sums / np.where(sums[place] > 0, sums[place], 1), whole)
+        return np.concatenate([apart[:, rows] @ counts / counts.sum(axis=0), ratios])
 
     every = np.arange(len(base))
-    shape = (len(DISTANCES), len(predictions))
-    values = statistic(every, np.ones(len(base), dtype=np.int64)).reshape(shape)
-    deviations = bootstrap_deviations(
-        lambda rows: lambda counts: statistic(rows, counts), [len(base)], num_resamples, seed
-    ).reshape(-1, *shape)
+    width = len(predictions)
+    values = statistic(every, np.ones(len(base))).reshape(len(DISTANCES), width)
+    spread = (how or Resampling()).spread(
+        lambda rows: lambda counts: statistic(rows, counts), [len(base)], [clusters]
+    )
     found: list[Mapping[str, Score]] = []
     for method, epistemic in enumerate(known):
         keys = DISTANCES if rated and epistemic is not None else DISTANCES[:1]
         found.append(
             {
-                key: bootstrap_interval(
-                    float(values[k, method]), deviations[:, k, method], "percentile", 0.0
-                )
+                key: spread.score(k * width + method, float(values[k, method]), 0.0)
                 for k, key in enumerate(keys)
             }
         )

@@ -2,54 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import MAX_ROWS, Rows, Statistic, bootstrap_deviations
+from bayeslora.metrics.bootstrap import MAX_ROWS, Rows, Statistic
+from bayeslora.metrics.by_class import class_scores
 from bayeslora.metrics.calibration import (
     NUM_BINS,
-    aece,
-    ece,
+    check_closed,
     ece_if_calibrated,
     equal_width_edges,
-    mce,
     reliability_bins,
 )
-from bayeslora.metrics.classwise import classwise_bins, cwece
+from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
+from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.detect import detect
-from bayeslora.metrics.intervals import LEVEL, Method, bootstrap_interval
+from bayeslora.metrics.groups import group_scores
+from bayeslora.metrics.intervals import LEVEL, Method, Resampling
+from bayeslora.metrics.near_far import check_kinds, grouped
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
-from bayeslora.metrics.scores import Score, Scores
-from bayeslora.metrics.selective import aurc, harmonic_numbers
+from bayeslora.metrics.scores import PartScores, Score, Scores
+from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.selective import risk_curve
 from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
-from bayeslora.metrics.standard import calibration_errors
-from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.statistics import all_scores
+from bayeslora.metrics.top_label import Closed, top_label
+from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions import Predictions
 
-SCORE_KEYS = (
-    "accuracy",
-    "nll",
-    "brier",
-    "ece",
-    "aece",
-    "cwece",
-    "mce",
-    "aurc",
-    "mean_confidence",
-    "overconfidence",
-)
-"""The keys of `Scores`, in order."""
-
-REFLECTED = frozenset({"ece", "aece", "cwece", "mce"})
-"""Scores whose noise only adds, and whose interval is therefore the reflected one."""
-
-_SIGNED = "overconfidence"  # the only score that can be below zero
-_UNBOUNDED = frozenset({"nll", "brier"})  # all others are shares, at most 1
+__all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 
 
 def evaluate(
@@ -57,7 +43,14 @@ def evaluate(
     ood: Mapping[str, Predictions | str | Path] | None = None,
     *,
     ood_score: str | None = None,
+    near: str | Sequence[str] | None = None,
+    far: str | Sequence[str] | None = None,
+    group_by: str | Sequence[str] | None = None,
+    by_class: bool = False,
+    cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
+    closed: Closed = "left",
+    interval: Method = "percentile",
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
@@ -67,13 +60,22 @@ def evaluate(
 
     Args:
         predictions: In-distribution predictions, or the file they are in. Rows without a label
-            count for OOD detection alone; without any label only `mean_confidence` and the sizes
-            of prediction sets are scored.
+            count for OOD detection alone; without any label only `mean_confidence`, `sharpness`,
+            uncertainties and the sizes of prediction sets are scored.
         ood: Predictions, or their files, for out-of-distribution rows, by name of the set.
         ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
             `epistemic` where both sets have it and it is not zero throughout, else
             `max_probability`.
+        near: Names of OOD sets to average over as near ones.
+        far: Names of OOD sets to average over as far ones.
+        group_by: Columns of the predictions, one or several: scores of the rows of each value.
+        by_class: Whether to score every class as well.
+        cluster_by: A column of the predictions whose equal values mark rows that belong together,
+            such as the two sentences of a twin: they are drawn together in the bootstrap. OOD sets
+            that carry the column are treated alike.
         num_bins: Bins of the calibration errors and of the reliability diagram.
+        closed: Which edge these bins hold: `left`, or `right` as scikit-learn's.
+        interval: `percentile`, or `bca`; scores whose noise only adds are reflected all the same.
         num_resamples: Bootstrap resamples.
         seed: Of the bootstrap: the same seed gives the same intervals.
 
@@ -81,114 +83,128 @@ def evaluate(
         InputError: A file, a value in it, or an option is wrong.
     """
     equal_width_edges(num_bins)  # complains before anything is read
-    inside, file = _loaded(predictions)
-    rows = labelled_rows(inside)
+    check_closed(closed)
+    how = Resampling(num_resamples, seed, interval)
+    kinds = {"near": column_names(near), "far": column_names(far)}
+    check_kinds(kinds, [*(ood or {})])
+    columns = column_names(group_by)
+    inside, file = _loaded(predictions, (*columns, *column_names(cluster_by)))
+    check_columns(inside, columns)
+    outside = {name: _loaded(other)[0] for name, other in (ood or {}).items()}
+    clusters = None if cluster_by is None else values_of(inside, cluster_by)[0]
+    detected = detect(
+        inside,
+        outside,
+        ood_score,
+        how,
+        clusters=_clusters(outside, cluster_by),
+        inside_clusters=clusters,
+    )
     scores = Scores(
         name=inside.name,
         file=file,
         n=len(inside),
-        n_labelled=len(rows),
+        n_labelled=int(inside.labelled.sum()),
         num_classes=inside.num_classes,
         num_bins=num_bins,
+        closed=closed,
         scores={},
-        ood={
-            name: detect(
-                name, inside, _loaded(other)[0], ood_score, num_resamples=num_resamples, seed=seed
-            )
-            for name, other in (ood or {}).items()
-        },
-        intervals=_interval_notes(num_resamples, seed, sets=inside.sets is not None),
+        ood={name: one.scores() for name, one in detected.items()},
+        ood_groups=grouped(detected, kinds),
+        uncertainty=uncertainty_means(inside, how, clusters),
+        intervals=_interval_notes(how, cluster_by, sets=inside.sets is not None),
         stated_coverage=stated_coverage(inside),
     )
-    sets = set_scores(inside, num_resamples, seed)
-    if not len(rows):
-        return replace(scores, scores=_confidence_alone(inside, num_resamples, seed) | sets)
-    surest = top_label(rows.confidence, rows.correct)
+    sets = set_scores(inside, how, clusters)
+    if not scores.n_labelled:
+        return replace(scores, scores=_without_labels(inside, how, clusters) | sets)
+    rows = labelled_rows(inside, clusters)
+    own = None if clusters is None else without_gaps(clusters[rows.index])
+    scoring = Scoring(num_bins, closed, how, own)
+    found, chance = all_scores(rows, scoring)
     return replace(
         scores,
-        scores=_scored(rows, num_bins, num_resamples, seed) | sets,
-        bins=reliability_bins(surest, num_bins),
+        scores=found | sets,
+        calibration_p=chance["ece"],
+        chance_p=chance,
+        groups=_groups(inside, rows, columns, scoring),
+        classes=class_scores(rows, inside.classes, scoring) if by_class else {},
         nll_clamped=rows.clamped,
-        ece_if_calibrated=ece_if_calibrated(surest, num_bins),
+        **_calibration(rows, scoring),
     )
 
 
-def _loaded(given: Predictions | str | Path) -> tuple[Predictions, str]:
+def _loaded(
+    given: Predictions | str | Path, columns: Sequence[str] = ()
+) -> tuple[Predictions, str]:
     if isinstance(given, Predictions):
         return given, ""
-    return Predictions.load(given), str(given)
+    return Predictions.load(given, columns=tuple(dict.fromkeys(columns))), str(given)
 
 
-def _interval_notes(num_resamples: int, seed: int, *, sets: bool) -> dict[str, str | int | float]:
+def _clusters(
+    outside: Mapping[str, Predictions], cluster_by: str | None
+) -> dict[str, NDArray[np.int64]]:
+    return {
+        name: values_of(one, cluster_by)[0]
+        for name, one in outside.items()
+        if cluster_by is not None and cluster_by in one.columns
+    }
+
+
+def _interval_notes(
+    how: Resampling, cluster_by: str | None, *, sets: bool
+) -> dict[str, str | int | float]:
+    drawn = "over rows" if cluster_by is None else f"over clusters of equal {cluster_by!r}"
+    shape = {"percentile": "percentile", "bca": "BCa"}[how.interval]
+    notes = {key: text for key, text in SET_KEYS.items() if cluster_by is None or "class" in key}
     return {
         "level": LEVEL,
-        "method": "percentile bootstrap over rows",
-        **dict.fromkeys(sorted(REFLECTED), "reflected (basic) bootstrap over rows"),
+        "method": f"{shape} bootstrap {drawn}",
+        **dict.fromkeys(sorted(REFLECTED), f"reflected (basic) bootstrap {drawn}"),
         "bins": "Wilson",
-        **(SET_KEYS if sets else {}),
-        "num_resamples": num_resamples,
+        **(notes if sets else {}),
+        "num_resamples": how.num_resamples,
         "max_rows": MAX_ROWS,
-        "seed": seed,
+        "seed": how.seed,
     }
 
 
-def _statistic(rows: LabelledRows, num_bins: int, draws: int) -> Statistic:
-    """Return the function from counts of `rows` to the scores in the order of `SCORE_KEYS`."""
-    means = rows.means
+def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
+    """Return what the confidence alone says, as attributes of `Scores`."""
+    bins, closed = scoring.num_bins, scoring.closed
     surest = top_label(rows.confidence, rows.correct)
-    bins = classwise_bins(rows.probs, rows.labels, num_bins)
-    harmonic = harmonic_numbers(max(draws, len(rows)))
-
-    def scores(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        accuracy, nll, brier, confidence = counts @ means / counts.sum()
-        return np.array(
-            [
-                accuracy,
-                nll,
-                brier,
-                ece(surest, num_bins, counts),
-                aece(surest, num_bins, counts),
-                cwece(bins, counts),
-                mce(surest, num_bins, counts),
-                aurc(surest, counts, harmonic),
-                confidence,
-                confidence - accuracy,
-            ]
-        )
-
-    return scores
-
-
-def _scored(rows: LabelledRows, num_bins: int, num_resamples: int, seed: int) -> dict[str, Score]:
-    def prepare(kept: Rows) -> Statistic:
-        return _statistic(rows.take(kept), num_bins, len(rows))
-
-    values = _statistic(rows, num_bins, len(rows))(np.ones(len(rows), dtype=np.int64))
-    errors = calibration_errors(top_label(rows.confidence, rows.correct), num_bins)
-    values[[SCORE_KEYS.index("ece"), SCORE_KEYS.index("mce")]] = errors
-    deviations = bootstrap_deviations(prepare, [len(rows)], num_resamples, seed)
     return {
-        key: bootstrap_interval(
-            float(values[k]),
-            deviations[:, k],
-            _method(key),
-            -math.inf if key == _SIGNED else 0.0,
-            math.inf if key in _UNBOUNDED else 1.0,
-        )
-        for k, key in enumerate(SCORE_KEYS)
+        "bins": reliability_bins(surest, bins, closed=closed),
+        "ece_if_calibrated": ece_if_calibrated(surest, bins, closed),
+        "risk_coverage": risk_curve(surest),
     }
 
 
-def _method(key: str) -> Method:
-    return "reflected" if key in REFLECTED else "percentile"
+def _groups(
+    inside: Predictions, rows: LabelledRows, columns: Sequence[str], scoring: Scoring
+) -> dict[str, dict[str, PartScores]]:
+    sets = None if inside.sets is None else inside.sets[rows.index]
+    found = {}
+    for column in columns:
+        codes, names = values_of(inside, column)
+        found[column] = group_scores(rows, codes[rows.index], names, scoring, sets)
+    return found
 
 
-def _confidence_alone(predictions: Predictions, num_resamples: int, seed: int) -> dict[str, Score]:
-    confidence = np.sort(predictions.confidence)
+def _without_labels(
+    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None
+) -> dict[str, Score]:
+    squares = np.einsum("nc,nc->n", predictions.probs, predictions.probs)
+    table = np.stack([predictions.confidence, squares])
+    order = np.lexsort((*table[::-1],) if clusters is None else (clusters, *table[::-1]))
+    table = table[:, order]
 
     def prepare(kept: Rows) -> Statistic:
-        return lambda counts: np.array([counts @ confidence[kept] / counts.sum()])
+        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
 
-    deviations = bootstrap_deviations(prepare, [len(confidence)], num_resamples, seed)
-    value = float(confidence.mean())
-    return {"mean_confidence": bootstrap_interval(value, deviations[:, 0], "percentile", 0.0)}
+    spread = how.spread(prepare, [len(order)], [None if clusters is None else clusters[order]])
+    return {
+        key: spread.score(place, float(table[place].mean()), SCORES[key].low, SCORES[key].high)
+        for place, key in enumerate(UNLABELLED_KEYS)
+    }

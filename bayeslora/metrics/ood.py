@@ -7,13 +7,14 @@ uncertainty fall on the same side of every threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
 
-DETECTION = ("auroc", "aupr", "fpr95")
+DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
 """The scores that `detection` returns, in order."""
 
 
@@ -56,32 +57,38 @@ def thresholds(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> Thresho
 
 def detection(
     sorted_rows: Thresholds,
-    counts_in: NDArray[np.int64] | None = None,
-    counts_out: NDArray[np.int64] | None = None,
+    counts_in: NDArray[Any] | None = None,
+    counts_out: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
-    """Return [3]: AUROC, AUPR and FPR95.
+    """Return [4], or [4, R] for R resamples: AUROC, AUPR, FPR95, and AUPR of the other direction.
 
     AUROC is the share of (OOD, in-distribution) pairs where the OOD row is the more uncertain one,
     ties counting half. AUPR is the average precision, Σ (R_g − R_{g−1}) P_g over thresholds, with
-    no interpolation. FPR95 is the share of in-distribution rows flagged at the highest threshold
+    no interpolation; in the other direction in-distribution rows are the positive class, the least
+    uncertain first. FPR95 is the share of in-distribution rows flagged at the highest threshold
     that flags at least 95 % of the OOD rows.
 
     Args:
         sorted_rows: From `thresholds`.
-        counts_in: [N_in] how often each in-distribution row occurs; once where None.
-        counts_out: [N_out] the same of OOD rows; give both or none.
+        counts_in: [N_in] how often each in-distribution row occurs, or [N_in, R]; once where None.
+        counts_out: The same of OOD rows, [N_out] or [N_out, R]; give both or none.
     """
     if counts_in is None or counts_out is None:
-        weights = np.ones(len(sorted_rows.order), dtype=np.int64)
+        weights = np.ones(len(sorted_rows.order))
     else:
-        weights = np.concatenate([counts_in, counts_out])[sorted_rows.order]
-    flagged = np.cumsum(weights)[sorted_rows.ends]
-    hits = np.cumsum(weights * sorted_rows.is_out)[sorted_rows.ends]
+        both = np.concatenate([counts_in, counts_out], dtype=np.float64)
+        weights = both[sorted_rows.order]
+    flagged = np.cumsum(weights, axis=0)[sorted_rows.ends]
+    hits = np.cumsum((weights.T * sorted_rows.is_out).T, axis=0)[sorted_rows.ends]
     alarms = flagged - hits
     n_out, n_in = hits[-1], alarms[-1]
-    new_hits, new_alarms = np.diff(hits, prepend=0), np.diff(alarms, prepend=0)
-    auroc = (new_hits * (n_in - alarms + new_alarms / 2)).sum() / (float(n_in) * float(n_out))
-    aupr = (new_hits * (hits / np.maximum(flagged, 1))).sum() / n_out
-    # in integers: 0.95 · n_out would round
-    reached = int(np.argmax(20 * hits >= 19 * n_out))
-    return np.array([auroc, aupr, alarms[reached] / n_in])
+    new_hits, new_alarms = np.diff(hits, axis=0, prepend=0), np.diff(alarms, axis=0, prepend=0)
+    auroc = (new_hits * (n_in - alarms + new_alarms / 2)).sum(axis=0) / (n_in * n_out)
+    aupr = (new_hits * (hits / np.maximum(flagged, 1))).sum(axis=0) / n_out
+    left_in = n_in - alarms + new_alarms
+    left = left_in + n_out - hits + new_hits
+    aupr_in = (new_alarms * (left_in / np.maximum(left, 1))).sum(axis=0) / n_in
+    # whole numbers, exact in float64: 0.95 · n_out would round
+    reached = np.argmax(20 * hits >= 19 * n_out, axis=0)
+    fpr95 = np.take_along_axis(alarms, reached[None], axis=0)[0] / n_in
+    return np.stack([auroc, aupr, fpr95, aupr_in])

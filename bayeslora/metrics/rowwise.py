@@ -29,6 +29,7 @@ class LabelledRows:
         nll: [N] nats, −log of the label's probability, clamped at `CLAMP`.
         brier: [N] Σ_c (p_c − [c is the label])², 0 to 2 (Brier 1950).
         clamped: How many rows the clamp changed.
+        index: [N] the place of each row among all rows of the predictions.
     """
 
     probs: NDArray[np.float64]
@@ -38,14 +39,16 @@ class LabelledRows:
     nll: NDArray[np.float64]
     brier: NDArray[np.float64]
     clamped: int
+    index: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """[N, 4]: columns whose means are accuracy, nll, brier and mean confidence."""
-        return np.column_stack([self.correct, self.nll, self.brier, self.confidence])
+        """[N, 5]: columns whose means are accuracy, nll, brier, mean confidence and sharpness."""
+        squares = np.einsum("nc,nc->n", self.probs, self.probs)
+        return np.column_stack([self.correct, self.nll, self.brier, self.confidence, squares])
 
     def take(self, rows: NDArray[np.int64]) -> LabelledRows:
         """Return some of the rows."""
@@ -57,16 +60,24 @@ class LabelledRows:
             self.nll[rows],
             self.brier[rows],
             self.clamped,
+            self.index[rows],
         )
 
 
-def labelled_rows(predictions: Predictions) -> LabelledRows:
-    """Return the labelled rows, by confidence, then NLL, then Brier score.
+def labelled_rows(
+    predictions: Predictions, clusters: NDArray[np.int64] | None = None
+) -> LabelledRows:
+    """Return the labelled rows, by confidence, then NLL, then Brier score, then cluster.
 
     In this order a seeded bootstrap gives the same interval whatever order the rows came in.
+
+    Args:
+        predictions: Rows, labelled or not.
+        clusters: [N] cluster of each of them, or None.
     """
     rows = row_scores(predictions)
-    return rows.take(np.lexsort((rows.brier, rows.nll, rows.confidence)))
+    last = rows.index if clusters is None else clusters[rows.index]
+    return rows.take(np.lexsort((last, rows.brier, rows.nll, rows.confidence)))
 
 
 def row_scores(predictions: Predictions) -> LabelledRows:
@@ -86,4 +97,5 @@ def row_scores(predictions: Predictions) -> LabelledRows:
         nll=-np.log(np.maximum(of_label, CLAMP)),
         brier=np.einsum("nc,nc->n", errors, errors),
         clamped=int((of_label < CLAMP).sum()),
+        index=np.flatnonzero(kept),
     )

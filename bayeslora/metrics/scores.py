@@ -59,7 +59,9 @@ class OODScores:
         auroc: Probability that an OOD row is the more uncertain one of a random pair; ties half.
         aupr: Average precision; a useless score gives n_out / (n_in + n_out).
         fpr95: Share of in-distribution rows flagged where at least 95 % of OOD rows are.
-        by_score: The same three for every uncertainty that both sets have.
+        by_score: The same four for every uncertainty that both sets have.
+        aupr_in: Average precision of the other direction: in-distribution rows are the positive
+            class, the least uncertain first. None in JSON of versions that lacked it.
     """
 
     n_in: int
@@ -69,16 +71,60 @@ class OODScores:
     aupr: Score
     fpr95: Score
     by_score: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    aupr_in: Score | None = None
+
+
+@dataclass(frozen=True)
+class OODGroup:
+    """Detection scores averaged over the out-of-distribution sets of one kind, such as near ones.
+
+    Attributes:
+        sets: Names of the sets; each counts alike, whatever its size.
+        score: The uncertainty that `scores` is about.
+        scores: Mean over the sets of `auroc`, `aupr`, `fpr95` and `aupr_in`.
+        by_score: The same for every uncertainty that all of the sets have.
+    """
+
+    sets: tuple[str, ...]
+    score: str
+    scores: Mapping[str, Score]
+    by_score: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """Scores of some of the rows: those with one value of a column, or of one class.
+
+    Attributes:
+        n: Number of rows.
+        scores: Scores by key; one that no row speaks of is missing.
+    """
+
+    n: int
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """A point of the risk-coverage curve.
+
+    Attributes:
+        coverage: Share of rows that are answered, the most confident first.
+        risk: Share of errors among them.
+    """
+
+    coverage: float
+    risk: float
 
 
 @dataclass(frozen=True)
 class Scores(Mapping[str, Score]):
     """All scores of one set of predictions; a mapping from a score's key to its `Score`.
 
-    Keys: `accuracy`, `nll` (nats), `brier`, `ece`, `aece`, `cwece`, `mce`, `aurc`,
-    `mean_confidence`, `overconfidence`; of prediction sets, where there are any, `coverage`,
-    `set_size`, `singletons`, `empty_sets`, `worst_class_coverage`. Without labels only
-    `mean_confidence` is there, and what can be said of sets without them.
+    Keys are those of `bayeslora.metrics.catalogue`, `accuracy`, `nll` (nats), `brier` and `ece`
+    among them; of prediction sets, where there are any, `coverage`, `set_size`, `singletons`,
+    `empty_sets`, `worst_class_coverage`. Without labels only `mean_confidence` and `sharpness` are
+    there, and what can be said of sets without them.
 
     Attributes:
         name: What made the predictions.
@@ -95,6 +141,16 @@ class Scores(Mapping[str, Score]):
         intervals: How the intervals were made: level, method, number of resamples, seed.
         stated_coverage: The coverage that the prediction sets were made for; None where there are
             none, or their file does not say.
+        calibration_p: The p-value of perfect calibration: how often chance alone makes an ECE at
+            least as large. None without labels.
+        chance_p: The same for every calibration error, by its key.
+        closed: Which edge the bins hold, `left` or `right`.
+        risk_coverage: The risk-coverage curve at each per cent of the rows; empty without labels.
+        uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, where they are
+            known: of all rows (`mean`), of those predicted rightly (`right`) and wrongly (`wrong`).
+        ood_groups: Detection averaged over the sets that were called `near` and `far`.
+        groups: Scores by the values of a column, by column.
+        classes: Scores by class: `recall`, `precision`, `mean_probability`, `ece`.
     """
 
     name: str
@@ -110,6 +166,14 @@ class Scores(Mapping[str, Score]):
     ece_if_calibrated: float | None = None
     intervals: Mapping[str, str | int | float] = field(default_factory=dict)
     stated_coverage: float | None = None
+    calibration_p: float | None = None
+    chance_p: Mapping[str, float] = field(default_factory=dict)
+    closed: str = "left"
+    risk_coverage: tuple[CoveragePoint, ...] = ()
+    uncertainty: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    ood_groups: Mapping[str, OODGroup] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, PartScores]] = field(default_factory=dict)
+    classes: Mapping[str, PartScores] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]
@@ -126,7 +190,12 @@ class Scores(Mapping[str, Score]):
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
-        return {**asdict(self), "bins": [asdict(one) for one in self.bins]}
+        content = asdict(self)
+        for key in ("bins", "risk_coverage"):
+            content[key] = list(content[key])
+        for group in content["ood_groups"].values():
+            group["sets"] = list(group["sets"])
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
@@ -136,23 +205,55 @@ class Scores(Mapping[str, Score]):
             InputError: A key is missing, or one that belongs to a part is unknown.
         """
         try:
-            return cls(
-                **{
-                    **content,
-                    "scores": _each_score(content["scores"]),
-                    "bins": tuple(Bin(**one) for one in content["bins"]),
-                    "ood": {name: _ood_scores(one) for name, one in content["ood"].items()},
-                }
-            )
+            return cls(**{**content, **_parts(content)})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this is not the JSON of scores: {error!r}") from None
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is more than plain numbers; keys that later versions added may be missing."""
+    groups = content.get("groups", {})
+    return {
+        "scores": _each_score(content["scores"]),
+        "bins": tuple(Bin(**one) for one in content["bins"]),
+        "ood": {name: _ood_scores(one) for name, one in content["ood"].items()},
+        "risk_coverage": tuple(CoveragePoint(**one) for one in content.get("risk_coverage", ())),
+        "uncertainty": _each_mapping(content.get("uncertainty", {})),
+        "ood_groups": {k: _ood_group(one) for k, one in content.get("ood_groups", {}).items()},
+        "groups": {column: _each_part(parts) for column, parts in groups.items()},
+        "classes": _each_part(content.get("classes", {})),
+    }
 
 
 def _each_score(content: Mapping[str, Any]) -> dict[str, Score]:
     return {key: Score(**score) for key, score in content.items()}
 
 
+def _each_mapping(content: Mapping[str, Any]) -> dict[str, dict[str, Score]]:
+    return {name: _each_score(scores) for name, scores in content.items()}
+
+
+def _each_part(content: Mapping[str, Any]) -> dict[str, PartScores]:
+    return {
+        name: PartScores(**{**one, "scores": _each_score(one["scores"])})
+        for name, one in content.items()
+    }
+
+
 def _ood_scores(content: Mapping[str, Any]) -> OODScores:
-    triple = _each_score({key: content[key] for key in ("auroc", "aupr", "fpr95")})
-    by_score = {name: _each_score(scores) for name, scores in content["by_score"].items()}
-    return OODScores(**{**content, **triple, "by_score": by_score})
+    keys = [key for key in ("auroc", "aupr", "fpr95", "aupr_in") if content.get(key) is not None]
+    if missing := {"auroc", "aupr", "fpr95"} - {*keys}:
+        raise KeyError(min(missing))
+    own = _each_score({key: content[key] for key in keys})
+    return OODScores(**{**content, **own, "by_score": _each_mapping(content["by_score"])})
+
+
+def _ood_group(content: Mapping[str, Any]) -> OODGroup:
+    return OODGroup(
+        **{
+            **content,
+            "sets": tuple(content["sets"]),
+            "scores": _each_score(content["scores"]),
+            "by_score": _each_mapping(content["by_score"]),
+        }
+    )

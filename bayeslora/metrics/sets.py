@@ -1,9 +1,10 @@
 """Scores of prediction sets: how often they hold the label, and how large they are.
 
-Shares have Wilson intervals, the mean size a percentile bootstrap one. The lowest coverage of a
-class looks low by selection alone: its interval is built from intervals of every class at level
-1 − 0.05/C (Bonferroni), from the least of their lower ends to the least of their upper ends, and
-so holds the lowest of the true coverages with a probability of at least 95 %.
+Shares have Wilson intervals, the mean size a bootstrap one; where rows come in clusters, shares
+have bootstrap intervals too. The lowest coverage of a class looks low by selection alone: its
+interval is built from intervals of every class at level 1 − 0.05/C (Bonferroni), from the least of
+their lower ends to the least of their upper ends, and so holds the lowest of the true coverages
+with a probability of at least 95 %; it takes rows one by one, also where they come in clusters.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic, bootstrap_deviations
-from bayeslora.metrics.intervals import LEVEL, bootstrap_interval, wilson
+from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.clusters import without_gaps
+from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions import Predictions
 
@@ -26,30 +28,29 @@ SET_KEYS = {
 """How the interval of each score of prediction sets is made, by its key."""
 
 
-def set_scores(predictions: Predictions, num_resamples: int, seed: int) -> dict[str, Score]:
+def set_scores(
+    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None = None
+) -> dict[str, Score]:
     """Return the scores of the prediction sets of the labelled rows; none where there are no sets.
 
     Without any label the sizes of all rows' sets are scored, and no coverage.
 
     Args:
         predictions: Rows, labelled or not.
-        num_resamples: Bootstrap resamples for the mean size.
-        seed: Of the bootstrap.
+        how: How bootstrap intervals are made.
+        clusters: [N] cluster of each row, or None.
     """
     if predictions.sets is None:
         return {}
     labels = predictions.labels
     if labels is None:
-        return _sizes(predictions.sets, num_resamples, seed)
+        return _means(predictions.sets, None, how, clusters)
     kept = predictions.labelled
     sets, labels = predictions.sets[kept], labels[kept]
     held = np.take_along_axis(sets, labels[:, None], 1)[:, 0]
-    sizes = _sizes(sets, num_resamples, seed)
-    return {
-        "coverage": _share(held),
-        **sizes,
-        "worst_class_coverage": worst_class_coverage(held, labels),
-    }
+    own = None if clusters is None else without_gaps(clusters[kept])
+    means = _means(sets, held, how, own)
+    return {**means, "worst_class_coverage": worst_class_coverage(held, labels)}
 
 
 def stated_coverage(predictions: Predictions) -> float | None:
@@ -78,19 +79,34 @@ def worst_class_coverage(held: NDArray[np.bool_], labels: NDArray[np.int64]) -> 
     return Score(float((hits / counts).min()), float(low.min()), float(high.min()))
 
 
-def _sizes(sets: NDArray[np.bool_], num_resamples: int, seed: int) -> dict[str, Score]:
-    size = np.sort(sets.sum(1)).astype(np.float64)
+def _means(
+    sets: NDArray[np.bool_],
+    held: NDArray[np.bool_] | None,
+    how: Resampling,
+    clusters: NDArray[np.int64] | None,
+) -> dict[str, Score]:
+    """Return the scores that are means over rows; coverage where `held` is known."""
+    size = sets.sum(1)
+    last = np.zeros(len(size), dtype=bool) if held is None else held
+    order = np.lexsort((last, size) if clusters is None else (clusters, last, size))
+    size, last = size[order], last[order]
+    columns = {"coverage": last, "set_size": size, "singletons": size == 1, "empty_sets": size == 0}
+    if held is None:
+        del columns["coverage"]
+    table = np.stack([*columns.values()]).astype(np.float64)
 
     def prepare(kept: Rows) -> Statistic:
-        return lambda counts: np.array([counts @ size[kept] / counts.sum()])
+        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
 
-    deviations = bootstrap_deviations(prepare, [len(size)], num_resamples, seed)[:, 0]
-    mean = float(size.mean())
-    return {
-        "set_size": bootstrap_interval(mean, deviations, "percentile", 0.0, float(sets.shape[1])),
-        "singletons": _share(size == 1),
-        "empty_sets": _share(size == 0),
-    }
+    spread = how.spread(prepare, [len(size)], [None if clusters is None else clusters[order]])
+    found = {}
+    for place, (key, values) in enumerate(columns.items()):
+        if SET_KEYS[key] == "Wilson" and clusters is None:
+            found[key] = _share(values)
+        else:
+            ceiling = float(sets.shape[1]) if key == "set_size" else 1.0
+            found[key] = spread.score(place, float(values.mean()), 0.0, ceiling)
+    return found
 
 
 def _share(hits: NDArray[np.bool_]) -> Score:

@@ -30,8 +30,8 @@ def calibration_errors(rows: TopLabel, num_bins: int) -> tuple[float, float]:
 
 def detection_areas(
     uncertainty_in: NDArray[np.float64], uncertainty_out: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return (AUROC, AUPR) of OOD rows as the positive class, by torchmetrics.
+) -> tuple[float, float, float]:
+    """Return AUROC and AUPR of OOD rows, and AUPR of the other direction, by torchmetrics.
 
     Args:
         uncertainty_in: [N_in] of in-distribution rows, finite.
@@ -46,5 +46,10 @@ def detection_areas(
     is_out = torch.zeros(len(both), dtype=torch.long)
     is_out[len(uncertainty_in) :] = 1
     # Seven digits are what single precision holds: a perfect 1 comes back as 0.99999994.
-    auroc, aupr = binary_auroc(ranks, is_out), binary_average_precision(ranks, is_out)
-    return round(float(auroc), 7), round(float(aupr), 7)
+    areas = (
+        binary_auroc(ranks, is_out),
+        binary_average_precision(ranks, is_out),
+        binary_average_precision(1 - ranks, 1 - is_out),
+    )
+    auroc, aupr, aupr_in = (round(float(area), 7) for area in areas)
+    return auroc, aupr, aupr_in

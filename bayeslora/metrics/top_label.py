@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
+
+Closed = Literal["left", "right"]
+"""Which edge a bin holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +36,35 @@ class TopLabel:
     def __len__(self) -> int:
         return len(self.confidence)
 
-    def counts(self, given: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    def counts(self, given: NDArray[Any] | None) -> NDArray[np.float64]:
         """Return counts in the order of these rows; one a row where None are given.
 
         Args:
-            given: [N] how often each row occurs in a resample, in the order first given.
+            given: [N] how often each row occurs in a resample, in the order first given, or
+                [N, R] for R resamples.
         """
-        return np.ones(len(self), dtype=np.int64) if given is None else given[self.order]
+        if given is None:
+            return np.ones(len(self))
+        moved = given if self._in_order else given[self.order]
+        return np.asarray(moved, dtype=np.float64)
 
-    def starts(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    def starts(self, edges: NDArray[np.float64], closed: Closed = "left") -> NDArray[np.int64]:
         """Return [B+1]: bin k holds the rows from `starts[k]` up to `starts[k + 1]`.
 
         Args:
-            edges: [B+1] rising, from 0 to 1. Bins hold their left edge; the last holds both.
+            edges: [B+1] rising, from 0 to 1, or [B+1, R] for R resamples.
+            closed: `left`: bins hold their left edge, and the last holds both; `right`: bins hold
+                their right edge, and the first holds both.
         """
-        starts = np.searchsorted(self.confidence, edges, side="left")
+        starts = np.searchsorted(
+            self.confidence, edges, side="left" if closed == "left" else "right"
+        )
         starts[0], starts[-1] = 0, len(self)
         return starts
+
+    @cached_property
+    def _in_order(self) -> bool:
+        return bool((self.order == np.arange(len(self))).all())
 
     @cached_property
     def ties(self) -> NDArray[np.int64]:
@@ -88,6 +103,38 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
 
 
 def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
-    """Return [B]: the sum of `values[starts[k]:starts[k + 1]]`, zero where that is empty."""
-    running = np.concatenate([np.zeros(1, dtype=values.dtype), np.cumsum(values)])
-    return np.asarray(np.diff(running[starts]))
+    """Return [B] or [B, R]: the sum of `values[starts[k]:starts[k + 1]]`, zero where it is empty.
+
+    Args:
+        values: [N], or [N, R] for R resamples.
+        starts: [B+1], or [B+1, R] where the segments differ between resamples.
+    """
+    running = np.zeros((len(values) + 1, *values.shape[1:]), dtype=values.dtype)
+    np.cumsum(values, axis=0, out=running[1:])
+    if starts.ndim > 1:
+        return np.asarray(np.diff(np.take_along_axis(running, starts, axis=0), axis=0))
+    return np.asarray(np.diff(running[starts], axis=0))
+
+
+def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the first place where rising sums are above each level, at most the last place.
+
+    A binary search in all resamples at once.
+
+    Args:
+        running: [N] or [N, R] rising.
+        level: [B] or [B, R].
+    """
+    if running.ndim == 1:
+        places = np.searchsorted(running, level, side="right")
+        return np.minimum(places, len(running) - 1)
+    low = np.zeros(level.shape, dtype=np.int64)
+    high = np.full(level.shape, len(running) - 1)
+    for _ in range(len(running).bit_length()):
+        middle = (low + high) // 2
+        above = np.take_along_axis(running, middle, axis=0) > level
+        low, high = (
+            np.where(above, low, np.minimum(middle + 1, high)),
+            np.where(above, middle, high),
+        )
+    return low

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
@@ -16,12 +17,7 @@ CHANCE = 0.05
 """Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
 
 GOALS: Mapping[str, float] = {
-    "accuracy": math.inf,
-    "nll": -math.inf,
-    "brier": -math.inf,
-    "ece": -math.inf,
-    "aurc": -math.inf,
-    "overconfidence": 0.0,
+    **{key: info.goal for key, info in SCORES.items() if info.goal is not None},
     "auroc": math.inf,
     "aupr": math.inf,
     "fpr95": -math.inf,
@@ -108,8 +104,10 @@ def overlaps(one: Score, other: Score) -> bool:
 
 
 def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
-    """Return the place of the best score, the first of equal ones; None where there is none."""
-    goal = GOALS[key]
+    """Return the place of the best score, the first of equal ones; None where none is better."""
+    goal = GOALS.get(key)
+    if goal is None:
+        return None
 
     def loss(score: Score) -> float:
         return abs(score.value) if goal == 0 else -math.copysign(1.0, goal) * score.value

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.part_tables import (
+    AUPR_IN,
+    CHANCE_COLUMN,
+    chance_cell,
+    p_value_table,
+    part_tables,
+    with_chance,
+)
 from bayeslora.reporting.score_tables import (
+    COLUMNS,
     EXTRA_COLUMNS,
     OOD_COLUMNS,
     SCORE_COLUMNS,
@@ -18,17 +27,24 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import display_columns, unique_labels
+from bayeslora.reporting.text import counted, display_columns, unique_labels
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
 
 _LISTED = {**SCORE_COLUMNS, **EXTRA_COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
+_EVERY = {**COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
 _STAR = "* the best of its column, or its interval overlaps the best one's"
-_CLEAR = "* the interval leaves out 0"
+_CLEAR = "* the interval leaves out 0; of a p-value, below 0.05"
+_CHANCE = (
+    "ECE by chance: what a perfectly calibrated model would read on average on these rows; p: how"
+    " often it would read at least as much"
+)
 
 
-def scores_table(scores: Sequence[Scores], width: int = WIDTH) -> str:
+def scores_table(
+    scores: Sequence[Scores], width: int = WIDTH, keys: Sequence[str] | None = None
+) -> str:
     """Return the scores as text without a trailing newline.
 
     Several methods stand under each other, one a row, with intervals below the values; columns that
@@ -37,17 +53,21 @@ def scores_table(scores: Sequence[Scores], width: int = WIDTH) -> str:
     Args:
         scores: What `evaluate` returned, one a method.
         width: Columns of the terminal.
+        keys: The scores to show, in this order, and no others; a choice where None.
     """
     labels = unique_labels([one.name or "unnamed" for one in scores])
     named = [Named(label, one) for label, one in zip(labels, scores, strict=True)]
     names = list(dict.fromkeys(name for one in scores for name in one.ood))
-    sets = dict(zip(names, unique_labels(names), strict=True))
+    sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        table = _within(score_table(named, sets), width)
-        notes = [_STAR] if "*" in table else []
-        return "\n".join([table, "", *notes, _footnote(scores)])
-    blocks = [to_text(_list_of_scores(one, sets)) for one in named]
-    return "\n\n".join([*blocks, _footnote(scores)])
+        table = with_chance(score_table(named, sets, keys=keys), named)
+        blocks = [_within(table, width)]
+    else:
+        blocks = [to_text(_list_of_scores(one, sets, keys)) for one in named]
+    blocks += [_within(table, width) for table in part_tables(named, uncertainties=keys is None)]
+    notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
+    notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
+    return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
 
 
 def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
@@ -63,15 +83,23 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
             f"TV: mean total variation distance from the probabilities of {comparison.distance_to};"
             " epistemic ratio: mean epistemic uncertainty over its own"
         )
+    parts = [_within(difference_table(comparison), width)]
+    if comparison.num_permutations:
+        parts.append(_within(p_value_table(comparison), width))
+        notes.append(
+            f"p-values of two-sided permutation tests, {comparison.num_permutations:,} exchanges,"
+            f" corrected for {counted(len(comparison.rows) - 1, 'comparison')} a score"
+        )
+    drawn = f", clusters of equal {comparison.cluster_by}" if comparison.cluster_by else ""
     return "\n".join(
         [
-            _within(difference_table(comparison), width),
+            "\n\n".join(parts),
             "",
             f"score minus that of {comparison.reference}, on the same {comparison.n:,} labelled"
             " rows",
             *notes,
             _CLEAR,
-            f"95 % paired bootstrap intervals, {comparison.num_resamples:,} resamples,"
+            f"95 % paired bootstrap intervals, {comparison.num_resamples:,} resamples{drawn},"
             f" seed {comparison.seed}; ECE with {comparison.num_bins} bins",
         ]
     )
@@ -88,30 +116,46 @@ def _within(table: Table, width: int) -> str:
     return "\n\n".join(to_text(table.with_columns(part)) for part in parts)
 
 
-def _list_of_scores(one: Named, sets: Mapping[str, str]) -> Table:
-    scores = [(column.title_and_arrow, key, one.scores.get(key)) for key, column in _LISTED.items()]
-    for name, result in one.scores.ood.items():
-        by = f"{sets[name]} ({result.n_out:,} rows), {score_words(result.score)}"
-        found = {"auroc": result.auroc, "aupr": result.aupr, "fpr95": result.fpr95}
-        scores += [
-            (f"{column.title_and_arrow} {by}", key, found[key])
-            for key, column in OOD_COLUMNS.items()
-        ]
+def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
+    shown = _LISTED if keys is None else {key: _EVERY[key] for key in keys}
     rows = []
-    for title, key, score in scores:
-        if score is not None:
-            cell = score_cell(key, score)
-            rows.append(Row((title,), (Cell(cell.value), Cell(cell.interval))))
+    for key, column in shown.items():
+        score = one.scores.get(key)
+        if score is None:
+            continue
+        rows.append(Row((column.title_and_arrow,), _value_and_interval(key, score)))
+        if key == "ece":
+            cell = chance_cell(one.scores)
+            rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
+    for name, result in one.scores.ood.items() if keys is None else ():
+        by = f"{sets[name]} ({result.n_out:,} rows), {score_words(result.score)}"
+        found = result.by_score[result.score]
+        for key, column in {**OOD_COLUMNS, "aupr_in": AUPR_IN}.items():
+            if key in found:
+                cells = _value_and_interval(key, found[key])
+                rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
     heading = f"{one.label} ({one.scores.n_labelled:,} labelled rows)"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
+
+
+def _value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
+    cell = score_cell(key, score)
+    return Cell(cell.value), Cell(cell.interval)
 
 
 def _footnote(scores: Sequence[Scores]) -> str:
     notes = scores[0].intervals
     rows = sorted({f"{one.n_labelled:,}" for one in scores})
     covered = sets_note(scores)
-    return (
-        f"n = {' or '.join(rows)} labelled rows, {scores[0].num_bins} bins; 95 % bootstrap"
-        f" intervals, {notes['num_resamples']:,} resamples, seed {notes['seed']}"
-        + (f"\n{covered}" if covered else "")
+    if "num_seeds" in notes:
+        seeds = sorted({f"{one.intervals['num_seeds']}" for one in scores})
+        how = f"95 % t intervals over {' or '.join(seeds)} seeds"
+    else:
+        kind = "BCa bootstrap" if "BCa" in str(notes["method"]) else "bootstrap"
+        drawn = str(notes["method"]).partition(" over ")[2]
+        over = f" over {drawn}" if "cluster" in drawn else ""
+        resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
+        how = f"95 % {kind} intervals{over}, {resamples}"
+    return f"n = {' or '.join(rows)} labelled rows, {scores[0].num_bins} bins; {how}" + (
+        f"\n{covered}" if covered else ""
     )

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
-from bayeslora.reporting.set_columns import SET_COLUMNS, sets_note
+from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, named, number
 
+COLUMNS: Mapping[str, Column] = {
+    key: Column(info.title, info.arrow) for key, info in SCORES.items()
+}
+"""The column of every score of labelled predictions, by its key."""
+
 SCORE_COLUMNS: Mapping[str, Column] = {
-    "accuracy": Column("Accuracy", "↑"),
-    "nll": Column("NLL", "↓"),
-    "ece": Column("ECE", "↓"),
-    "brier": Column("Brier", "↓"),
-    "overconfidence": Column("Overconf.", "→0"),
-    "aurc": Column("AURC", "↓"),
+    key: COLUMNS[key] for key in ("accuracy", "nll", "ece", "brier", "overconfidence", "aurc")
 }
 """Columns of the table of methods, by the key of their score."""
 
 EXTRA_COLUMNS: Mapping[str, Column] = {
-    "aece": Column("ECE, equal-mass bins", "↓"),
-    "cwece": Column("ECE, class-wise", "↓"),
-    "mce": Column("Largest gap of a bin (MCE)", "↓"),
-    "mean_confidence": Column("Mean confidence"),
+    key: column
+    for key, column in COLUMNS.items()
+    if key not in SCORE_COLUMNS and SCORES[key].listed
 }
 """Further scores, for lists that have room."""
 
@@ -63,27 +63,37 @@ class Named:
     scores: Scores
 
 
-def score_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD) -> Table:
+def score_table(
+    methods: Sequence[Named],
+    sets: Mapping[str, str],
+    note: str = BOLD,
+    keys: Sequence[str] | None = None,
+) -> Table:
     """Return the table of methods: one row each, with a column for every out-of-distribution set.
 
     Args:
         methods: Scores with their labels.
         sets: Label of each out-of-distribution set by its name.
         note: What marks the best values.
+        keys: The scores to show; those of `SCORE_COLUMNS` where None.
     """
     columns: list[Column] = []
     values: list[list[Cell]] = []
-    for key, column in SCORE_COLUMNS.items():
+    wanted = SCORE_COLUMNS if keys is None else {k: COLUMNS[k] for k in keys if k in COLUMNS}
+    for key, column in wanted.items():
         scores = [one.scores.get(key) for one in methods]
         if any(score is not None for score in scores):
             columns.append(column)
             values.append(_cells(key, scores))
-    if not columns:
+    if not columns and keys is None:
         columns.append(EXTRA_COLUMNS["mean_confidence"])
         values.append(
             [score_cell("mean_confidence", one.scores["mean_confidence"]) for one in methods]
         )
-    for key, column in SET_COLUMNS.items():
+    of_sets = {**SET_COLUMNS, **EXTRA_SET_COLUMNS}
+    for key, column in (
+        SET_COLUMNS if keys is None else {k: of_sets[k] for k in keys if k in of_sets}
+    ).items():
         scores = [one.scores.get(key) for one in methods]
         if any(score is not None for score in scores):
             columns.append(column)

@@ -197,3 +197,81 @@ def test_distances_to_a_method(run, refused, tmp_path):
     assert content == compare(loaded, distance_to="b").to_json()
     message = refused("compare", first, second, "--distance-to", "c")
     assert "unknown method to measure distances from 'c'" in message
+
+
+def with_columns(path, **parts):
+    """Predictions whose rows come in twins, from two sources."""
+    twins = [f"t{row // 2}" for row in range(60)]
+    sources = ["web" if row % 3 else "news" for row in range(60)]
+    return fake(path, columns={"twin": twins, "source": sources}, **parts)
+
+
+def test_groups_classes_and_clusters(run, refused, tmp_path):
+    file = with_columns(tmp_path / "a.parquet")
+    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
+    content = json.loads(run("evaluate", file, *options, "--closed", "right", "--json").out)
+    loaded = Predictions.load(file, columns=("source", "twin"))
+    expected = evaluate(
+        loaded,
+        group_by="source",
+        by_class=True,
+        cluster_by="twin",
+        interval="bca",
+        closed="right",
+    ).to_json()
+    assert content == json.loads(json.dumps({**expected, "file": str(file)}))
+    shown = run("evaluate", file, *options).out
+    for part in ("news", "web", "Recall", "ECE by chance", "p = ", "clusters of equal 'twin'"):
+        assert part in shown
+    assert "sourse" in refused("evaluate", file, "--group-by", "sourse")
+    assert "sourse" in refused("evaluate", file, "--cluster-by", "sourse")
+
+
+def test_near_and_far_sets_are_averaged(run, refused, files):
+    far = ["--ood", f"n={files['near_a']}", "--ood", f"f={files['near_b']}"]
+    options = [*far, "--near", "n", "--far", "f", "--far", "n"]
+    assert "both near and far" in refused("evaluate", files["a"], *options)
+    assert "unknown near set 'm'" in refused("evaluate", files["a"], *far, "--near", "m")
+    content = json.loads(run("evaluate", files["a"], *far, "--far", "f", "--json").out)
+    assert content["ood_groups"]["far"]["sets"] == ["f"]
+    assert "far: f" in run("evaluate", files["a"], *far, "--far", "f").out
+
+
+def test_the_scores_to_print_are_chosen(run, refused, files):
+    lines = run("evaluate", files["a"], "--scores", "smece,nll").out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["ECE, smooth ↓", "NLL ↓"]
+    assert "Accuracy ↑" not in "".join(lines)
+    table = run("evaluate", files["a"], files["b"], "--scores", "smece,nll").out
+    assert table.splitlines()[0].split("  ")[-1].strip() == "NLL ↓"
+    assert "ECE, too sure" in run("evaluate", files["a"], "--all").out
+    assert "did you mean 'smece'" in refused("evaluate", files["a"], "--scores", "smecce")
+    assert "at least one score" in refused("evaluate", files["a"], "--scores", ",")
+
+
+def test_seeds_are_pooled(run, refused, tmp_path):
+    seeds = [
+        fake(tmp_path / f"{seed}.parquet", seed=seed, name="m", metadata={"seed": str(seed)})
+        for seed in (1, 2, 3)
+    ]
+    content = json.loads(run("evaluate", *seeds, "--over-seeds", "--json").out)
+    assert content["name"] == "m"
+    assert content["intervals"]["num_seeds"] == 3
+    values = [evaluate(file)["nll"].value for file in seeds]
+    assert content["scores"]["nll"]["value"] == pytest.approx(sum(values) / 3)
+    assert "t intervals over 3 seeds" in run("evaluate", *seeds, "--over-seeds").out
+    assert "has one file" in refused("evaluate", seeds[0], "--over-seeds")
+    assert "has the seed (1)" in refused("evaluate", seeds[0], seeds[0], "--over-seeds")
+    bare = fake(tmp_path / "bare.parquet", seed=4, name="m")
+    assert "does not say its seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
+
+
+def test_compare_shows_corrected_p_values(run, tmp_path):
+    pair = [with_columns(tmp_path / f"{name}.parquet", seed=n) for n, name in enumerate("ab")]
+    options = ["--cluster-by", "twin", "--interval", "bca"]
+    content = json.loads(run("compare", *pair, *options, "--json").out)
+    loaded = [Predictions.load(path, columns=("twin",)) for path in pair]
+    expected = compare(loaded, cluster_by="twin", interval="bca").to_json()
+    assert content == json.loads(json.dumps(expected))
+    shown = run("compare", *pair, *options).out
+    assert "p, Holm-corrected" in shown
+    assert "corrected for 1 comparison a score" in shown

@@ -6,20 +6,21 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.metrics import bootstrap
 from bayeslora.metrics.bootstrap import bootstrap_deviations
-from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.calibration import bin_sums, ece
 from bayeslora.metrics.intervals import bootstrap_interval
 from bayeslora.metrics.top_label import top_label
 
 
 def mean_of(values):
     def prepare(rows):
-        return lambda counts: np.array([counts @ values[rows] / counts.sum()])
+        return lambda counts: (values[rows] @ counts / counts.sum(axis=0))[None]
 
     return prepare
 
 
 def ece_of(rows):
-    return lambda _: lambda counts: np.array([ece(rows, counts=counts)])
+    sums = bin_sums(rows)
+    return lambda _: lambda counts: sums(counts).ece[None]
 
 
 def test_every_resample_has_as_many_rows_as_the_set_in_each_group():
@@ -27,14 +28,14 @@ def test_every_resample_has_as_many_rows_as_the_set_in_each_group():
 
     def prepare(*groups):
         def statistic(*counts):
-            seen.append([part.sum() for part in counts])
+            seen.extend(zip(*(np.atleast_1d(part.sum(axis=0)) for part in counts), strict=True))
             assert [len(part) for part in counts] == [len(group) for group in groups]
-            return np.zeros(1)
+            return np.zeros((1, *counts[0].shape[1:]))
 
         return statistic
 
     bootstrap_deviations(prepare, [7, 3], 20, seed=0)
-    assert seen == [[7, 3]] * 21  # the set itself, then twenty resamples
+    assert seen == [(7, 3)] * 21  # the set itself, then twenty resamples
 
 
 def test_the_seed_decides():

@@ -8,6 +8,7 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.distances import DISTANCES, distances
+from bayeslora.metrics.intervals import Resampling
 from bayeslora.predictions import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 2
@@ -27,7 +28,7 @@ def by_name(comparison):
 
 def test_both_numbers_are_their_sums():
     first, second = method("first", 0), method("second", 1)
-    found = distances([first, second], 1, num_resamples=20)[0]
+    found = distances([first, second], 1, Resampling(20))[0]
     # The largest gap between the probabilities of any set of classes, over all 16 sets.
     sets = np.array([[(k >> c) & 1 for c in range(4)] for k in range(16)])
     gaps = np.abs((first.probs - second.probs) @ sets.T).max(1)
@@ -69,7 +70,7 @@ def test_classes_and_rows_may_come_in_another_order():
 
 def test_the_interval_is_that_of_a_bootstrap_over_rows():
     first, second = method("first", 0, rows=400), method("second", 1, rows=400)
-    score = distances([first, second], 1, num_resamples=2000)[0]["tv"]
+    score = distances([first, second], 1, Resampling(2000))[0]["tv"]
     apart = 0.5 * np.abs(first.probs - second.probs).sum(1)
     # A mean of 400 bounded numbers is nearly normal; quantiles of 2,000 resamples err by 5 %.
     half = 1.96 * apart.std() / 20

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.chance import CHANCE_KEYS
 from bayeslora.metrics.evaluate import REFLECTED, SCORE_KEYS, evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.predictions import Predictions
@@ -34,11 +35,13 @@ def quick(predictions, ood=None, **options) -> Scores:
 def test_all_keys_are_there_and_every_interval_holds_its_value():
     scores = evaluate(calibrated(), num_resamples=200)
     assert tuple(scores) == SCORE_KEYS
-    assert len(scores) == 10
+    assert len(scores) == 22
     for key, score in scores.items():
         assert score.low <= score.value <= score.high
         assert score.low < score.high
         assert key in REFLECTED or score.low < score.value < score.high
+    assert set(scores.chance_p) == set(CHANCE_KEYS)
+    assert scores.calibration_p == scores.chance_p["ece"]
     assert scores["overconfidence"].value == pytest.approx(
         scores["mean_confidence"].value - scores["accuracy"].value, abs=CLOSE
     )
@@ -88,10 +91,24 @@ def test_the_seed_decides():
 def test_sure_of_everything(label, accuracy):
     scores = quick(Predictions([[1.0, 0.0]] * 5, ("a", "b"), [label] * 5))
     wrong = 1 - accuracy
-    expected = [accuracy, -np.log(1e-12) * wrong, 2 * wrong, *[wrong] * 5, 1.0, wrong]
-    assert values(scores) == pytest.approx(expected, abs=CLOSE)
+    errors = ("ece", "aece", "cwece", "mce", "ece_debiased", "smece", "ece_over", "aurc")
+    expected = {
+        **dict.fromkeys(SCORE_KEYS, 0.0),
+        **dict.fromkeys(errors, wrong),
+        **{key: accuracy for key in SCORE_KEYS if key.startswith("accuracy")},
+        "nll": -np.log(1e-12) * wrong,
+        "brier": 2 * wrong,
+        "brier_reliability": 2 * wrong,
+        "mean_confidence": 1.0,
+        "overconfidence": wrong,
+        "sharpness": 1.0,
+    }
+    # smooth ECE halves its range of 1 twenty times
+    assert {key: score.value for key, score in scores.items()} == pytest.approx(expected, abs=1e-6)
     assert scores.nll_clamped == 5 * wrong
-    assert all(score.low == score.value == score.high for score in scores.values())
+    # netcal reads 2e-16 where all is right
+    for key, score in scores.items():
+        assert score.high - score.low == pytest.approx(0, abs=1e-6 if key == "smece" else 1e-15)
 
 
 def test_one_row_is_enough():
@@ -109,10 +126,10 @@ def test_a_set_that_is_calibrated_reads_about_what_was_foretold():
 
 def test_only_the_confidence_is_scored_without_labels():
     scores = quick(calibrated().replace(labels=None))
-    assert tuple(scores) == ("mean_confidence",)
+    assert tuple(scores) == ("mean_confidence", "sharpness")
     assert scores["mean_confidence"].value == pytest.approx(calibrated().confidence.mean())
     assert (scores.n, scores.n_labelled, scores.bins) == (300, 0, ())
-    assert scores.ece_if_calibrated is None
+    assert scores.ece_if_calibrated is scores.calibration_p is None
 
 
 def test_rows_without_a_label_are_not_scored_but_count_for_ood():
@@ -155,6 +172,10 @@ def test_a_score_that_one_set_lacks_is_refused():
     ("options", "message"),
     [
         ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+        ({"interval": "bcaa"}, "unknown interval 'bcaa'.*'bca'"),
+        ({"closed": "both"}, "unknown closed edge 'both'"),
+        ({"group_by": "source"}, "carry no column 'source'"),
+        ({"near": "far"}, "unknown near set 'far'"),
         ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
     ],
 )
@@ -172,7 +193,11 @@ def test_files_are_read_and_named(tmp_path):
 
 
 def test_json_has_the_promised_keys_and_comes_back():
-    scores = quick(calibrated(), {"far": calibrated(20, seed=1)})
+    columns = {"source": ["x", "y"] * 150}
+    given = calibrated(columns=columns, total=np.ones(300), sets=np.ones((300, 4), dtype=bool))
+    scores = quick(
+        given, {"far": calibrated(20, seed=1)}, far="far", group_by="source", by_class=True
+    )
     content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     head = {"name", "file", "n", "num_classes", "num_bins", "scores", "bins", "ood"}
     assert head <= content.keys()
@@ -181,6 +206,10 @@ def test_json_has_the_promised_keys_and_comes_back():
     assert {"accuracy_low", "accuracy_high"} <= content["bins"][0].keys()
     assert {"n_in", "n_out", "score", "auroc", "aupr", "fpr95"} <= content["ood"]["far"].keys()
     assert Scores.from_json(content) == scores
+    added = {"risk_coverage", "uncertainty", "ood_groups", "groups", "classes", "chance_p"}
+    old = {key: value for key, value in content.items() if key not in added}
+    del old["ood"]["far"]["aupr_in"]
+    assert Scores.from_json(old).scores == scores.scores
 
 
 @pytest.mark.parametrize("content", [{}, {"scores": {}, "bins": [], "ood": {}}, {"scores": [1]}])

@@ -29,7 +29,8 @@ def test_wilson_by_hand():
 
 
 def test_percentile_and_reflected_are_mirror_images():
-    deviations = np.linspace(-0.1, 0.3, 401)  # 2.5 % and 97.5 % lie at -0.09 and 0.29
+    # 399 numbers: the 10th and the 390th of 400 gaps are at 2.5 % and 97.5 %
+    deviations = np.linspace(-0.099, 0.299, 399)
     plain = bootstrap_interval(0.5, deviations, "percentile")
     assert (plain.low, plain.high) == (pytest.approx(0.41), pytest.approx(0.79))
     mirrored = bootstrap_interval(0.5, deviations, "reflected")

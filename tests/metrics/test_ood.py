@@ -24,7 +24,7 @@ def two_sets(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(two_sets())
-def test_all_three_equal_scikit_learn(data):
+def test_all_four_equal_scikit_learn(data):
     inside, outside = data
     truth = np.repeat([0, 1], [len(inside), len(outside)])
     values = np.concatenate(data)
@@ -33,6 +33,7 @@ def test_all_three_equal_scikit_learn(data):
         roc_auc_score(truth, values),
         average_precision_score(truth, values),
         false_rate[np.argmax(true_rate >= 0.95)],
+        average_precision_score(1 - truth, -values),
     ]
     np.testing.assert_allclose(detection(thresholds(*data)), expected, rtol=0, atol=CLOSE)
 
@@ -58,10 +59,12 @@ def test_exchanging_the_sets_mirrors_auroc(data):
 
 def test_five_rows_by_hand():
     # pairs (out over in): .9 beats both; .5 beats .1 and ties with .5; .3 beats .1 only
-    auroc, aupr, fpr95 = detection(thresholds([0.1, 0.5], [0.9, 0.5, 0.3]))
+    auroc, aupr, fpr95, aupr_in = detection(thresholds([0.1, 0.5], [0.9, 0.5, 0.3]))
     assert auroc == pytest.approx((2 + 1.5 + 1) / 6, abs=CLOSE)
     # thresholds .9: P = 1; .5: P = 2/3; .3: P = 3/4; each adds a third of the recall
     assert aupr == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=CLOSE)
+    # from the least uncertain: .1 (in), .3 (out), then .5 of both: P = 1 and 2/4, half recall each
+    assert aupr_in == pytest.approx((1 + 2 / 4) / 2, abs=CLOSE)
     assert fpr95 == 0.5  # all three OOD rows are flagged from .3 on, and one of the two others
 
 
@@ -72,9 +75,9 @@ def test_exactly_95_percent_is_enough():
 
 
 def test_extremes():
-    assert detection(thresholds([0.1, 0.2], [0.8])).tolist() == [1.0, 1.0, 0.0]
-    assert detection(thresholds([0.5] * 3, [0.5])).tolist() == [0.5, 0.25, 1.0]
-    assert detection(thresholds([0.9], [0.1])).tolist() == [0.0, 0.5, 1.0]
+    assert detection(thresholds([0.1, 0.2], [0.8])).tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert detection(thresholds([0.5] * 3, [0.5])).tolist() == [0.5, 0.25, 1.0, 0.75]
+    assert detection(thresholds([0.9], [0.1])).tolist() == [0.0, 0.5, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_means_equal_torch_torchmetrics_and_scikit_learn():
 
     predictions = random_predictions()
     probs, labels = torch.tensor(predictions.probs), torch.tensor(predictions.labels)
-    accuracy, nll, brier, confidence = row_scores(predictions).means.mean(0)
+    accuracy, nll, brier, confidence, sharpness = row_scores(predictions).means.mean(0)
     theirs = multiclass_accuracy(probs, labels, num_classes=4, average="micro")
     assert accuracy == pytest.approx(float(theirs), abs=1e-7)  # theirs is float32
     theirs = torch.nn.functional.nll_loss(probs.log(), labels)
@@ -40,6 +40,10 @@ def test_means_equal_torch_torchmetrics_and_scikit_learn():
     theirs = brier_score_loss(predictions.labels, predictions.probs, scale_by_half=False)
     assert brier == pytest.approx(theirs, abs=CLOSE)
     assert confidence == pytest.approx(predictions.probs.max(1).mean(), abs=CLOSE)
+    # what Brier is on average where labels are drawn from the probabilities, row by row
+    squares = np.array([[p @ p - 2 * p[c] + 1 for c in range(4)] for p in predictions.probs])
+    expected = (predictions.probs * squares).sum(1).mean()
+    assert 1 - sharpness == pytest.approx(expected, abs=CLOSE)
     # off the bin edges torchmetrics is right too, in float32
     surest = top_label(predictions.confidence, predictions.prediction == predictions.labels)
     for ours, norm in ((ece, "l1"), (mce, "max")):

@@ -74,7 +74,7 @@ def test_classes_without_rows_do_not_count():
 def test_sizes_are_scored_without_labels_and_coverage_is_not():
     given = with_sets()
     scores = evaluate(given.replace(labels=None), num_resamples=50)
-    assert tuple(scores) == ("mean_confidence", *SIZES)
+    assert tuple(scores) == ("mean_confidence", "sharpness", *SIZES)
     assert scores["set_size"].value == given.sets.sum(1).mean()
 
 

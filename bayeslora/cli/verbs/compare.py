@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_json, add_overwrite, add_scoring, given
+from bayeslora.cli.arguments import (
+    add_json,
+    add_overwrite,
+    add_resampling,
+    add_scoring,
+    given,
+)
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -13,9 +19,10 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bayeslora.predictions import Predictions
     from bayeslora.reporting.inputs import Method
 
-SUMMARY = "compare methods on the same rows: paired differences with intervals"
+SUMMARY = "compare methods on the same rows: paired differences with intervals and p-values"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory",
     )
     add_overwrite(parser)
+    add_resampling(parser)
     add_scoring(parser)
     add_json(parser)
 
@@ -60,19 +68,26 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         comparison_files(args.out, overwrite=bool(args.overwrite))
     methods = find(args.files).methods()
-    options = given(args, "by", "num_bins", "seed")
+    options = given(args, "by", "num_bins", "seed", "cluster_by", "interval")
     for name in ("reference", "distance_to"):
         if (chosen := getattr(args, name)) is not None:
             options[name] = _label(f"--{name.replace('_', '-')}", chosen, methods)
-    comparison = compare(
-        [method.predictions.replace(name=method.label) for method in methods], **options
-    )
+    comparison = compare([_named(method, args.cluster_by) for method in methods], **options)
     if args.out is not None:
         write_comparison(comparison, args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json(comparison.to_json())
     else:
         print(compare_table(comparison, terminal_width()))
+
+
+def _named(method: Method, column: str | None) -> Predictions:
+    """Return the method's predictions under its label, with the column where one is needed."""
+    from bayeslora.predictions import Predictions
+
+    if column is None:
+        return method.predictions.replace(name=method.label)
+    return Predictions.load(method.file, method.label, columns=(column,))
 
 
 def _label(option: str, given_name: str, methods: Sequence[Method]) -> str:

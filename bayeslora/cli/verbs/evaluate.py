@@ -6,20 +6,58 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_json, add_scored, given
+from bayeslora.cli.arguments import add_json, add_resampling, add_scored, given
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bayeslora.metrics.scores import Scores
     from bayeslora.reporting.inputs import Method
 
 SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
+OPTIONS = ("ood_score", "num_bins", "seed", "near", "far", "group_by", "cluster_by", "interval")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
+    for kind in ("near", "far"):
+        parser.add_argument(
+            f"--{kind}",
+            action="append",
+            metavar="NAME",
+            help=f"an out-of-distribution set to average over as a {kind} one",
+        )
+    parser.add_argument(
+        "--group-by",
+        action="append",
+        metavar="COLUMN",
+        help="a column of the file: scores of the rows of each of its values as well",
+    )
+    parser.add_argument("--by-class", action="store_true", help="scores of each class as well")
+    add_resampling(parser)
+    parser.add_argument(
+        "--closed",
+        choices=("left", "right"),
+        help="which edge the bins of calibration errors hold (default: left)",
+    )
+    parser.add_argument(
+        "--over-seeds",
+        action="store_true",
+        help="take files of one name for fits with several seeds: means with t intervals",
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--scores",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        metavar="KEY[,KEY…]",
+        help="the scores to print, by the keys of --json, in this order",
+    )
+    shown.add_argument("--all", action="store_true", help="print every score")
     add_json(parser)
 
 
@@ -27,18 +65,62 @@ def run(args: argparse.Namespace) -> None:
     """Score every file and print one table, or JSON: an object, or a list of several."""
     from bayeslora.reporting.console import scores_table
 
-    options = given(args, "ood_score", "num_bins", "seed")
-    scores = [_scores(method, options) for method in find(args.files, args.ood).methods()]
+    keys = _keys(args)
+    options = given(args, *OPTIONS, "closed") | {"by_class": args.by_class}
+    methods = find(args.files, args.ood).methods()
+    if args.over_seeds:
+        from bayeslora.metrics.seeds import over_seeds
+
+        scores = [
+            over_seeds([_scores(method, options) for method in seeds], name)
+            for name, seeds in _by_seed(methods).items()
+        ]
+    else:
+        scores = [_scores(method, options) for method in methods]
     if args.json:
         content = [one.to_json() for one in scores]
         print_json(content[0] if len(content) == 1 else content)
     else:
-        print(scores_table(scores, terminal_width()))
+        print(scores_table(scores, terminal_width(), keys))
+
+
+def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
+    from bayeslora.metrics.catalogue import SCORE_KEYS, chosen_keys
+    from bayeslora.metrics.sets import SET_KEYS
+
+    if args.all:
+        return (*SCORE_KEYS, *SET_KEYS)
+    return None if args.scores is None else chosen_keys(args.scores, tuple(SET_KEYS))
 
 
 def _scores(method: Method, options: dict[str, Any]) -> Scores:
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.predictions import Predictions
 
+    columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
+    predictions = method.predictions
+    if columns:
+        predictions = Predictions.load(method.file, columns=tuple(dict.fromkeys(columns)))
     outside = {name: source.predictions for name, source in method.ood.items()}
-    scores = evaluate(method.predictions, outside, **options)
+    scores = evaluate(predictions, outside, **options)
     return replace(scores, name=method.label, file=method.file)
+
+
+def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
+    """Return the seeds of each method, at least two, by the method's name."""
+    from bayeslora.reporting.inputs import by_group
+
+    groups = by_group(methods)
+    for name, same in groups.items():
+        if len(same) > 1:
+            continue
+        twins = [method for method in methods if method.name == same[0].name]
+        unknown = [method.file for method in twins if not method.seed]
+        if len(twins) < 2:
+            problem = f"{name!r} has one file; give at least two seeds of it"
+        elif unknown:
+            problem = f"{unknown[0]} does not say its seed (fit_seed, or a name ending in seed-1)"
+        else:
+            problem = f"{same[0].file} has the seed ({same[0].seed}) or other rows than its twins"
+        raise InputError(f"--over-seeds: {problem}")
+    return groups

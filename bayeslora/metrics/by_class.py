@@ -1,0 +1,101 @@
+"""Scores of each class: how often it is found, how often rightly named, how honest its probability.
+
+    recall            share of the class's rows that are predicted as it
+    precision         share of the rows predicted as it that are it
+    mean_probability  mean probability of the class over all rows; compare with n / all rows
+    ece               one-vs-rest calibration error of that probability, as in `cwece`
+
+Shares have Wilson intervals, unless rows come in clusters. Recall and precision are missing where
+no row has the class, or none is predicted as it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.chance import SIGNIFICANT, class_measure, drawn_errors, p_values
+from bayeslora.metrics.classwise import classwise_bins
+from bayeslora.metrics.groups import share_score
+from bayeslora.metrics.intervals import from_zero
+from bayeslora.metrics.rowwise import LabelledRows
+from bayeslora.metrics.scores import PartScores
+from bayeslora.metrics.scoring import Scoring
+
+CLASS_KEYS = ("recall", "precision", "mean_probability", "ece")
+"""The scores of a class, in order."""
+
+
+def class_scores(
+    rows: LabelledRows,
+    names: tuple[str, ...],
+    scoring: Scoring,
+) -> dict[str, PartScores]:
+    """Return the scores of every class.
+
+    Args:
+        rows: N labelled rows.
+        names: Of the C classes.
+        scoring: Bins, intervals and clusters.
+    """
+    classes = len(names)
+
+    def prepare(kept: Rows) -> Statistic:
+        return _statistic(rows.take(kept), scoring)
+
+    values = prepare(np.arange(len(rows)))(np.ones(len(rows))).reshape(len(CLASS_KEYS), classes)
+    clusters, width = scoring.clusters, 2 * scoring.num_bins * classes
+    spread = scoring.how.spread(prepare, [len(rows)], [clusters], width=width)
+    trials = {
+        "recall": np.bincount(rows.labels, minlength=classes).tolist(),
+        "precision": np.bincount(rows.probs.argmax(1), minlength=classes).tolist(),
+    }
+    measure = class_measure(rows, scoring)
+    how = scoring.how
+    drawn = drawn_errors(
+        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed
+    )
+    chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
+    found = {}
+    for c, name in enumerate(names):
+        scores = {}
+        for k, key in enumerate(CLASS_KEYS):
+            value = float(values[k, c])
+            if key in trials and not trials[key][c]:
+                continue
+            if key in trials and clusters is None:
+                scores[key] = share_score(value, trials[key][c])
+            else:
+                place = k * classes + c
+                scores[key] = spread.score(place, value, 0.0, 1.0, reflected=key == "ece")
+        if chance[c] > SIGNIFICANT:
+            scores["ece"] = from_zero(scores["ece"])
+        found[name] = PartScores(trials["recall"][c], scores)
+    return found
+
+
+def _statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
+    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed)
+    size, classes = rows.probs.shape
+    named = rows.probs.argmax(1)
+    numbers = np.arange(size)
+    matrix = cell_matrix(
+        np.concatenate([named, classes + rows.labels]),
+        np.concatenate([numbers, numbers]),
+        np.concatenate([np.ones(size), rows.correct]),
+        (2 * classes, size),
+    )
+
+    def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = bins.sums(counts)
+        predicted, right = np.split(matrix @ counts, 2)
+        recall, precision = (
+            np.where(trials > 0, right / np.maximum(trials, 1), np.nan)
+            for trials in (sums.labels, predicted)
+        )
+        mean = rows.probs.T @ counts / sums.rows
+        return np.concatenate([recall, precision, mean, sums.by_class])
+
+    return scores

@@ -1,0 +1,257 @@
+"""Every score once: its key, its meaning, which way is better, its bounds, interval and source.
+
+Tables, help and documentation draw from here, in this order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bayeslora.errors import InputError, unknown_choice
+
+
+@dataclass(frozen=True)
+class ScoreInfo:
+    """What is known of a score beforehand.
+
+    Attributes:
+        key: Its key in `Scores` and in JSON.
+        title: Its name in tables.
+        meaning: One line.
+        goal: Where it is best: ∞ as high as can be, −∞ as low as can be, 0 at zero; None where
+            neither is better.
+        source: Whose computation is printed, or who defined the score.
+        low: The lowest value that it can have.
+        high: The highest.
+        reflected: Whether noise only adds to it (or only takes away), so that its interval is the
+            reflected one.
+        listed: Whether tables show it without being asked.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    goal: float | None
+    source: str
+    low: float = 0.0
+    high: float = 1.0
+    reflected: bool = False
+    listed: bool = True
+
+    @property
+    def arrow(self) -> str:
+        """`↑` where more is better, `↓` where less is, `→0` where zero is; empty for none."""
+        return {None: "", 0.0: "→0"}.get(self.goal, "↑" if (self.goal or 0) > 0 else "↓")
+
+
+_UP, _DOWN = math.inf, -math.inf
+
+_ALL = (
+    ScoreInfo(
+        "accuracy",
+        "Accuracy",
+        "share of rows whose most probable class is the label",
+        _UP,
+        "mean over rows",
+    ),
+    ScoreInfo(
+        "nll",
+        "NLL",
+        "mean −log p(label), nats; probabilities below 1e-12 count as 1e-12",
+        _DOWN,
+        "mean over rows",
+        high=math.inf,
+    ),
+    ScoreInfo(
+        "brier",
+        "Brier",
+        "mean over rows of Σ_c (p_c − 1[c = y])²",
+        _DOWN,
+        "Brier 1950",
+        high=2.0,
+    ),
+    ScoreInfo(
+        "brier_reliability",
+        "Brier: reliability",
+        "part of Brier that miscalibration of any class costs: Σ_c Σ_b (n_cb/n)(p_cb − o_cb)²",
+        _DOWN,
+        "Murphy 1973",
+        high=2.0,
+        reflected=True,
+    ),
+    ScoreInfo(
+        "brier_resolution",
+        "Brier: resolution",
+        "part of Brier that knowing more than the class shares saves",
+        _UP,
+        "Stephenson, Coelho and Jolliffe 2008",
+        low=-2.0,
+        reflected=True,
+    ),
+    ScoreInfo(
+        "brier_uncertainty",
+        "Brier: uncertainty",
+        "Σ_c o_c(1 − o_c): Brier of always stating the class shares",
+        None,
+        "Murphy 1973",
+        reflected=True,
+    ),
+    ScoreInfo(
+        "ece",
+        "ECE",
+        "Σ_bins (n_b/n)·|accuracy_b − confidence_b|, equal-width bins of the highest probability",
+        _DOWN,
+        "netcal",
+        reflected=True,
+    ),
+    ScoreInfo(
+        "aece",
+        "ECE, equal-mass bins",
+        "the same with bins that hold equally many rows",
+        _DOWN,
+        "Nguyen and O'Connor 2015",
+        reflected=True,
+    ),
+    ScoreInfo(
+        "cwece",
+        "ECE, class-wise",
+        "the same for the probability of every class, averaged over classes",
+        _DOWN,
+        "Kull et al. 2019",
+        reflected=True,
+    ),
+    ScoreInfo(
+        "mce",
+        "Largest gap of a bin (MCE)",
+        "the largest |accuracy_b − confidence_b|",
+        _DOWN,
+        "netcal",
+        reflected=True,
+    ),
+    ScoreInfo(
+        "ece_debiased",
+        "ECE, debiased",
+        "ECE minus what noise adds to it, estimated; may be slightly negative",
+        _DOWN,
+        "Kumar, Liang and Ma 2019",
+        low=-1.0,
+    ),
+    ScoreInfo(
+        "smece",
+        "ECE, smooth",
+        "kernel in place of bins, at the width that equals the error",
+        _DOWN,
+        "Błasiok and Nakkiran 2023",
+    ),
+    ScoreInfo(
+        "ece_over",
+        "ECE, too sure",
+        "part of ECE in bins more confident than right",
+        _DOWN,
+        "ECE by sign",
+        reflected=True,
+        listed=False,
+    ),
+    ScoreInfo(
+        "ece_under",
+        "ECE, not sure enough",
+        "part of ECE in bins less confident than right",
+        _DOWN,
+        "ECE by sign",
+        reflected=True,
+        listed=False,
+    ),
+    ScoreInfo(
+        "aurc",
+        "AURC",
+        "area under the risk-coverage curve: mean error of the most confident rows",
+        _DOWN,
+        "Geifman et al. 2019",
+    ),
+    ScoreInfo(
+        "eaurc",
+        "AURC, excess",
+        "AURC minus that of putting all errors last",
+        _DOWN,
+        "Geifman et al. 2019",
+    ),
+    ScoreInfo(
+        "accuracy_at_80",
+        "Accuracy at 80 % coverage",
+        "accuracy of the 80 % most confident rows",
+        _UP,
+        "El-Yaniv and Wiener 2010",
+        listed=False,
+    ),
+    ScoreInfo(
+        "accuracy_at_90",
+        "Accuracy at 90 % coverage",
+        "accuracy of the 90 % most confident rows",
+        _UP,
+        "El-Yaniv and Wiener 2010",
+    ),
+    ScoreInfo(
+        "accuracy_at_95",
+        "Accuracy at 95 % coverage",
+        "accuracy of the 95 % most confident rows",
+        _UP,
+        "El-Yaniv and Wiener 2010",
+        listed=False,
+    ),
+    ScoreInfo(
+        "mean_confidence",
+        "Mean confidence",
+        "mean highest probability",
+        None,
+        "mean over rows",
+    ),
+    ScoreInfo(
+        "overconfidence",
+        "Overconf.",
+        "mean confidence minus accuracy: above 0 too sure, below 0 not sure enough",
+        0.0,
+        "mean over rows",
+        low=-1.0,
+    ),
+    ScoreInfo(
+        "sharpness",
+        "Sharpness",
+        "mean of Σ_c p_c²: 1/C where nothing is known, 1 where all is; 1 − sharpness is the Brier"
+        " score of a calibrated model",
+        None,
+        "Gneiting, Balabdaoui and Raftery 2007",
+    ),
+)
+
+SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _ALL}
+"""All scores of labelled predictions by key, in order."""
+
+SCORE_KEYS = tuple(SCORES)
+"""The keys of `Scores`, in order."""
+
+REFLECTED = frozenset(key for key, info in SCORES.items() if info.reflected)
+"""Scores that noise moves one way only, and whose interval is therefore the reflected one."""
+
+UNLABELLED_KEYS = ("mean_confidence", "sharpness")
+"""Scores that need no labels."""
+
+
+def chosen_keys(names: Sequence[str], further: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the keys that were asked for, in the order given.
+
+    Args:
+        names: Keys.
+        further: Keys that are allowed beside those of `SCORES`.
+
+    Raises:
+        InputError: There is none, or one is unknown.
+    """
+    known = (*SCORES, *further)
+    for name in names:
+        if name not in known:
+            raise unknown_choice("score", name, known)
+    if not names:
+        raise InputError(f"name at least one score; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(names))

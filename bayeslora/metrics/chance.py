@@ -1,0 +1,160 @@
+"""What the calibration errors read by chance alone, where every probability is exactly right.
+
+Labels are drawn from the stated probabilities themselves, so many times, and every calibration
+error is taken of each draw. An error that no more than 5 % of the draws reach is a finding; one
+that more of them reach is no evidence of miscalibration, and its interval then begins at zero: a
+bootstrap interval alone does not know that all of the error may be noise, and misses a true error
+of zero in half of the cases (`reports/interval-coverage`).
+
+Beyond `MAX_ROWS` rows fewer labels are drawn: errors by chance are small there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.bootstrap import MAX_ROWS, block_size
+from bayeslora.metrics.brier_parts import brier_parts
+from bayeslora.metrics.calibration import BinSums, bin_places, quantile_edges
+from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.classwise import ClasswiseSums
+from bayeslora.metrics.debiased import ece_debiased
+from bayeslora.metrics.rowwise import LabelledRows
+from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.smooth import fixed_points, grid_matrix
+from bayeslora.metrics.top_label import first_above, top_label
+
+CHANCE_KEYS = (
+    "ece",
+    "aece",
+    "cwece",
+    "mce",
+    "ece_debiased",
+    "smece",
+    "ece_over",
+    "ece_under",
+    "brier_reliability",
+)
+"""The scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
+
+MANY_ROWS_DRAWS = 99
+"""Draws beyond `MAX_ROWS` rows."""
+
+SIGNIFICANT = 0.05
+
+Measure = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""Takes labels [N, R]; returns [K, R]."""
+
+
+def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64]:
+    """Return the errors of `CHANCE_KEYS` of labels drawn from the probabilities, [K, draws].
+
+    Args:
+        rows: Their labels play no part.
+        scoring: Bins, and the number of draws and seed of the bootstrap.
+    """
+    draws = scoring.how.num_resamples
+    if len(rows) > MAX_ROWS:
+        draws = min(draws, MANY_ROWS_DRAWS)
+    return drawn_errors(rows.probs, _measure(rows, scoring), draws, scoring.how.seed)
+
+
+def drawn_errors(
+    probs: NDArray[np.float64], measure: Measure, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Return what `measure` makes of labels drawn from some probabilities, [K, draws].
+
+    Args:
+        probs: [N, C].
+        measure: Takes labels [N, R].
+        draws: How many sets of labels.
+        seed: Of the generator.
+    """
+    generator = np.random.default_rng([seed, 3])
+    running = np.cumsum(probs, axis=1).T
+    running[-1] = np.inf  # a sum below 1 by rounding would leave a draw without a class
+    block = block_size(len(probs))
+    parts = []
+    for done in range(0, draws, block):
+        level = generator.random((min(block, draws - done), len(probs)))
+        parts.append(measure(np.ascontiguousarray(first_above(running, level).T)))
+    return np.concatenate(parts, axis=-1)
+
+
+def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [K]: (1 + draws that reach the observed value)/(1 + draws).
+
+    Args:
+        drawn: [K, draws].
+        observed: [K].
+    """
+    # draws of the very same labels differ by rounding alone
+    reached = (drawn >= observed[:, None] - 1e-12).sum(axis=1)
+    return np.asarray((1 + reached) / (1 + drawn.shape[1]))
+
+
+def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
+    n, bins = len(rows), scoring.num_bins
+    every, confidence = np.arange(n), rows.confidence
+    predicted = rows.probs.argmax(1)
+    ones = np.ones(n)
+    by_bin = cell_matrix(bin_places(confidence, bins, scoring.closed), every, ones, (bins, n))
+    sizes = (by_bin @ ones)[:, None]
+    surest = top_label(confidence, rows.correct)
+    starts = surest.starts(quantile_edges(surest, np.arange(1.0, n + 1), bins))
+    mass_bin = np.empty(n, dtype=np.int64)
+    mass_bin[surest.order] = np.repeat(np.arange(bins), np.diff(starts))
+    by_mass = cell_matrix(mass_bin, every, ones, (bins, n))
+    grid = grid_matrix(confidence)
+    by_class = class_measure(rows, scoring)
+
+    def measure(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        right = (labels == predicted[:, None]).astype(np.float64)
+        residual = right - confidence[:, None]
+        sums = BinSums(
+            np.broadcast_to(sizes, (bins, right.shape[1])), by_bin @ right, by_bin @ residual
+        )
+        classes = by_class(labels)
+        found = {
+            "ece": sums.ece,
+            "aece": np.abs(by_mass @ residual).sum(axis=0) / n,
+            "cwece": classes.cwece,
+            "mce": sums.mce,
+            "ece_debiased": ece_debiased(sums),
+            "smece": fixed_points(grid @ residual / n),
+            "ece_over": sums.over,
+            "ece_under": sums.under,
+            "brier_reliability": brier_parts(classes, np.zeros(right.shape[1])).reliability,
+        }
+        return np.stack([found[key] for key in CHANCE_KEYS])
+
+    return measure
+
+
+def class_measure(
+    rows: LabelledRows, scoring: Scoring
+) -> Callable[[NDArray[np.int64]], ClasswiseSums]:
+    """Return the function from labels [N, R] to the sums of each class's bins."""
+    n, classes = rows.probs.shape
+    bins = scoring.num_bins
+    place = bin_places(rows.probs, bins, scoring.closed).astype(np.int32)
+    cells = np.arange(classes, dtype=np.int32) * bins + place
+    sizes = np.bincount(cells.ravel(), minlength=classes * bins).astype(np.float64)
+    stated = np.bincount(cells.ravel(), rows.probs.ravel(), classes * bins)
+
+    def sums(labels: NDArray[np.int64]) -> ClasswiseSums:
+        draws = labels.shape[1]
+        chosen = np.take_along_axis(cells, labels, axis=1).astype(np.int64) * draws + np.arange(
+            draws
+        )
+        found = np.bincount(chosen.ravel(), minlength=classes * bins * draws)
+        counts = found.reshape(classes, bins, draws).astype(np.float64)
+        shape = (classes, bins, 1)
+        gaps = counts - stated.reshape(shape)
+        many = np.broadcast_to(sizes.reshape(shape), gaps.shape)
+        return ClasswiseSums(np.full(draws, float(n)), counts.sum(axis=1), gaps, many)
+
+    return sums

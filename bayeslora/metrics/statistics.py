@@ -1,0 +1,105 @@
+"""All scores of labelled rows as one function of row counts, for any number of resamples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.brier_parts import brier_parts
+from bayeslora.metrics.calibration import adaptive_errors, bin_sums
+from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
+from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
+from bayeslora.metrics.classwise import classwise_bins
+from bayeslora.metrics.debiased import ece_debiased
+from bayeslora.metrics.intervals import from_zero
+from bayeslora.metrics.rowwise import LabelledRows
+from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.selective import COVERAGES, answered
+from bayeslora.metrics.smooth import smooth_errors
+from bayeslora.metrics.standard import calibration_errors
+from bayeslora.metrics.top_label import Closed, top_label
+
+
+def all_scores(rows: LabelledRows, scoring: Scoring) -> tuple[dict[str, Score], dict[str, float]]:
+    """Return every score of `SCORE_KEYS` with its interval, and p-values by `CHANCE_KEYS`.
+
+    A p-value says how often labels drawn from the probabilities themselves make a score at least as
+    large; where that is more than 5 % of the time, the interval begins at zero.
+
+    Args:
+        rows: At least one.
+        scoring: Bins, intervals and clusters.
+    """
+    num_bins, closed = scoring.num_bins, scoring.closed
+
+    def prepare(kept: Rows) -> Statistic:
+        return statistic(rows.take(kept), num_bins, closed)
+
+    found = statistic(rows, num_bins, closed)(np.ones(len(rows)))
+    values = dict(zip(SCORE_KEYS, found.tolist(), strict=True))
+    if closed == "left":
+        surest = top_label(rows.confidence, rows.correct)
+        values["ece"], values["mce"] = calibration_errors(surest, num_bins)
+    width = 2 * num_bins * rows.probs.shape[1]
+    spread = scoring.how.spread(prepare, [len(rows)], [scoring.clusters], width=width)
+    scores = {
+        key: spread.score(place, values[key], info.low, info.high, reflected=info.reflected)
+        for place, (key, info) in enumerate(SCORES.items())
+    }
+    observed = np.array([values[key] for key in CHANCE_KEYS])
+    p = p_values(errors_by_chance(rows, scoring), observed)
+    chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
+    return {
+        key: from_zero(score) if chance.get(key, 0.0) > SIGNIFICANT else score
+        for key, score in scores.items()
+    }, chance
+
+
+def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
+    """Return the function from counts of rows to scores in the order of `SCORE_KEYS`.
+
+    It takes counts [N] or [N, R], and returns [K] or [K, R].
+    """
+    means = rows.means.T
+    surest = top_label(rows.confidence, rows.correct)
+    bins = bin_sums(surest, num_bins, closed)
+    by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed)
+    smooth = smooth_errors(surest)
+    ones = np.ones(len(rows))
+
+    def scores(counts: NDArray[Any]) -> NDArray[np.float64]:
+        weights = np.asarray(counts, dtype=np.float64).reshape(len(rows), -1)
+        accuracy, nll, brier, confidence, sharpness = means @ weights / (ones @ weights)
+        sums, classes = bins(weights), by_class.sums(weights)
+        chosen = answered(surest, weights)
+        parts = brier_parts(classes, brier)
+        area = chosen.aurc
+        found = {
+            "accuracy": accuracy,
+            "nll": nll,
+            "brier": brier,
+            "brier_reliability": parts.reliability,
+            "brier_resolution": parts.resolution,
+            "brier_uncertainty": parts.uncertainty,
+            "ece": sums.ece,
+            "aece": adaptive_errors(surest, weights, num_bins),
+            "cwece": classes.cwece,
+            "mce": sums.mce,
+            "ece_debiased": ece_debiased(sums),
+            "smece": smooth(weights),
+            "ece_over": sums.over,
+            "ece_under": sums.under,
+            "aurc": area,
+            "eaurc": np.maximum(area - chosen.best_aurc, 0),
+            **{f"accuracy_at_{percent}": chosen.accuracy_at(percent) for percent in COVERAGES},
+            "mean_confidence": confidence,
+            "overconfidence": confidence - accuracy,
+            "sharpness": sharpness,
+        }
+        return np.stack([found[key] for key in SCORE_KEYS]).reshape(-1, *counts.shape[1:])
+
+    return scores

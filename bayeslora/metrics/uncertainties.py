@@ -1,0 +1,68 @@
+"""Means of total, aleatoric and epistemic uncertainty: over all rows, right ones and wrong ones.
+
+An uncertainty that is worth its name is higher where the prediction is wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.scores import Score
+from bayeslora.prediction_files import UNCERTAINTIES
+from bayeslora.predictions import Predictions
+
+PARTS = ("mean", "right", "wrong")
+"""The rows that a mean is over: all, those predicted rightly, those predicted wrongly."""
+
+
+def uncertainty_means(
+    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None = None
+) -> dict[str, dict[str, Score]]:
+    """Return the means in nats by uncertainty and part, with intervals.
+
+    Parts without a row are left out, and so are uncertainties that the predictions do not have.
+
+    Args:
+        predictions: Rows, labelled or not.
+        how: How the intervals are made.
+        clusters: [N] cluster of each row, or None.
+    """
+    known = {
+        name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
+    }
+    if not known:
+        return {}
+    labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
+    right = (labels >= 0) & (predictions.prediction == labels)
+    parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
+    table = np.stack([*known.values()])
+    # in this order a seeded bootstrap does not depend on the order of the rows
+    order = np.lexsort((*table, *parts) if clusters is None else (clusters, *table, *parts))
+    table, parts = table[:, order], parts[:, order]
+
+    def prepare(kept: Rows) -> Statistic:
+        values, members = table[:, kept], parts[:, kept]
+        weighted = (values[:, None] * members).reshape(-1, len(kept))
+
+        def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+            sizes = members @ counts
+            sums = (weighted @ counts).reshape(len(values), *sizes.shape)
+            empty = np.where(sizes > 0, 1.0, np.nan)
+            return np.asarray((sums / np.maximum(sizes, 1) * empty).reshape(-1, *counts.shape[1:]))
+
+        return means
+
+    rows = len(right)
+    values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
+    spread = how.spread(prepare, [rows], [None if clusters is None else clusters[order]])
+    return {
+        name: {
+            part: spread.score(one * len(PARTS) + place, float(values[one, place]))
+            for place, part in enumerate(PARTS)
+            if not np.isnan(values[one, place])
+        }
+        for one, name in enumerate(known)
+    }

@@ -1,0 +1,148 @@
+"""The catalogue: every key is documented, agrees with its bounds, and right-closed bins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap as scipy_bootstrap
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import auc
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES, chosen_keys
+from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.selective import answered, aurc, risk_coverage, risk_curve
+from bayeslora.metrics.statistics import statistic
+from bayeslora.metrics.top_label import top_label
+from bayeslora.predictions import Predictions
+
+CLOSE = 1e-12  # sums of at most some hundred numbers below 10
+
+
+def test_every_key_is_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    short = {"accuracy_at_90": "`_90`", "accuracy_at_95": "`_95`"}
+    assert all(short.get(key, f"`{key}`") in text for key in SCORE_KEYS)
+
+
+def test_keys_are_chosen_in_the_order_given():
+    assert chosen_keys(["nll", "ece", "nll"]) == ("nll", "ece")
+    with pytest.raises(InputError, match=r"unknown score 'ecce'.*did you mean 'ece'"):
+        chosen_keys(["ecce"])
+
+
+@st.composite
+def labelled(draw):
+    n, c = draw(st.integers(1, 40)), draw(st.integers(2, 5))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    probs = generator.dirichlet(np.ones(c), size=n)
+    if draw(st.booleans()):  # votes of four: ties, and confidences of exactly 1
+        probs = generator.multinomial(4, probs) / 4
+    return probs, generator.integers(0, c if draw(st.booleans()) else 1, size=n)
+
+
+def scores_of(probs, labels, counts=None):
+    rows = labelled_rows(Predictions(probs, tuple("abcde"[: probs.shape[1]]), labels))
+    weights = np.ones(len(labels)) if counts is None else counts[rows.index]
+    return statistic(rows, 15, "left")(weights)
+
+
+@settings(max_examples=100, deadline=None)
+@given(labelled(), st.integers(0, 2**32 - 1))
+def test_laws_of_all_scores(data, seed):
+    probs, labels = data
+    generator = np.random.default_rng(seed)
+    found = scores_of(probs, labels)
+    bounds = np.array([[info.low, info.high] for info in SCORES.values()])
+    assert (found >= bounds[:, 0] - CLOSE).all()
+    assert (found <= bounds[:, 1] + CLOSE).all()
+    # the number of halvings of smooth ECE allows 1e-6
+    rows = generator.permutation(len(labels))
+    np.testing.assert_allclose(scores_of(probs[rows], labels[rows]), found, atol=2e-6)
+    doubled = scores_of(np.repeat(probs, 2, axis=0), np.repeat(labels, 2))
+    counted = scores_of(probs, labels, np.full(len(labels), 2.0))
+    np.testing.assert_allclose(counted, doubled, atol=2e-6)
+    table = np.stack([np.ones(len(labels)), np.full(len(labels), 2.0)], axis=1)
+    both = scores_of(probs, labels, table)
+    np.testing.assert_allclose(both, np.stack([found, counted], axis=1), atol=2e-6)
+    plain = dict(zip(SCORE_KEYS, found, strict=True))
+    assert plain["ece_over"] + plain["ece_under"] == pytest.approx(plain["ece"], abs=CLOSE)
+    assert plain["ece"] >= abs(plain["overconfidence"]) - CLOSE
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled())
+def test_finer_bins_never_read_less(data):
+    """A bin's gap is at most the sum of the gaps of its parts."""
+    probs, labels = data
+    rows = top_label(probs.max(1), probs.argmax(1) == labels)
+    assert ece(rows, 20) >= ece(rows, 10) - CLOSE >= ece(rows, 5) - 2 * CLOSE
+
+
+def test_uniform_predictions_have_the_error_of_chance():
+    labels = np.arange(8) % 4
+    found = dict(zip(SCORE_KEYS, scores_of(np.full((8, 4), 0.25), labels), strict=True))
+    assert found["nll"] == pytest.approx(np.log(4))
+    assert found["brier"] == found["brier_uncertainty"] == pytest.approx(0.75)
+    assert found["accuracy_at_80"] == found["accuracy"] == found["sharpness"] == 0.25
+    assert found["ece"] == found["brier_resolution"] == found["smece"] == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([1, 4, 10, 15]))
+def test_right_closed_bins_are_scikit_learns(seed, size, num_bins):
+    generator = np.random.default_rng(seed)
+    confidence, correct = generator.integers(0, 21, size) / 20, generator.integers(0, 2, size)
+    correct[0] = 1
+    # a single class needs its positive label named
+    right, stated = calibration_curve(correct, confidence, n_bins=num_bins, pos_label=1)
+    inner = np.linspace(0, 1, num_bins + 1)[1:-1]
+    sizes = np.bincount(np.searchsorted(inner, confidence), minlength=num_bins)
+    expected = (sizes[sizes > 0] * np.abs(right - stated)).sum() / size
+    assert ece(top_label(confidence, correct), num_bins, closed="right") == pytest.approx(
+        expected, abs=CLOSE
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_aurc_is_torch_uncertaintys_but_for_the_trapezoid_rule(seed, size):
+    generator = np.random.default_rng(seed)
+    confidence, wrong = generator.random(size), generator.integers(0, 2, size)
+    risks = wrong[np.argsort(-confidence)].cumsum() / np.arange(1, size + 1)
+    # their definition: trapezoids over coverage 1/n to 1, divided by its length
+    theirs = auc(np.arange(1, size + 1) / size, risks) / (1 - 1 / size)
+    rows = top_label(confidence, 1 - wrong)
+    ours = (size * aurc(rows) - (risks[0] + risks[-1]) / 2) / (size - 1)
+    assert ours == pytest.approx(theirs, abs=CLOSE)
+    errors = int(wrong.sum())
+    ideal = np.repeat([0, 1], [size - errors, errors]).cumsum() / np.arange(1, size + 1)
+    assert answered(rows).best_aurc == pytest.approx(ideal.mean(), abs=CLOSE)
+    for percent in (80, 90, 95):
+        kept = -(-size * percent // 100)
+        assert answered(rows).accuracy_at(percent) == pytest.approx(1 - risks[kept - 1], abs=CLOSE)
+    curve = risk_curve(rows)
+    assert curve[-1].coverage == 1
+    assert curve[-1].risk == pytest.approx(risk_coverage(rows)[1][-1], abs=CLOSE)
+    assert len(curve) == min(size, 100)
+
+
+def test_bca_is_scipys():
+    values = np.random.default_rng(0).exponential(size=60)
+
+    def prepare(rows):
+        return lambda counts: (values[rows] @ counts / counts.sum(axis=0))[None]
+
+    ours = Resampling(20000, 0, "bca").spread(prepare, [60]).score(0, values.mean())
+    theirs = scipy_bootstrap(
+        (values,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    # a quantile of 20,000 resamples errs by 1 % of the deviation; five times that of both
+    assert ours.low == pytest.approx(theirs.low, abs=0.1 * values.std() / 60**0.5)
+    assert ours.high == pytest.approx(theirs.high, abs=0.1 * values.std() / 60**0.5)
+    percentile = Resampling(20000, 0).spread(prepare, [60]).score(0, values.mean())
+    assert ours.high > percentile.high + 0.1 * values.std() / 60**0.5

@@ -1,0 +1,95 @@
+"""Chance: drawn labels have the stated law, p-values are uniform, intervals begin at zero."""
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from bayeslora.metrics.calibration import bin_places, ece_if_calibrated
+from bayeslora.metrics.calibration_test import calibration_test, ece_by_chance
+from bayeslora.metrics.chance import CHANCE_KEYS, drawn_errors, errors_by_chance, p_values
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.statistics import statistic
+from bayeslora.metrics.top_label import top_label
+from bayeslora.predictions import Predictions
+
+
+def rows_of(probs, labels):
+    classes = tuple("abcdef"[: probs.shape[1]])
+    return labelled_rows(Predictions(probs, classes, labels))
+
+
+def test_labels_are_drawn_from_the_probabilities():
+    probs = np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    drawn = drawn_errors(probs, lambda labels: labels.astype(float), 20000, seed=0)
+    shares = np.stack([(drawn == c).mean(1) for c in range(3)], axis=1)
+    # a share of 20,000 draws has a deviation of at most 0.0036; five times that
+    np.testing.assert_allclose(shares, probs, atol=0.018)
+    assert (shares[1:] == probs[1:]).all()
+
+
+def test_errors_of_drawn_labels_are_those_of_the_same_rows_with_these_labels():
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.ones(4), 80)
+    rows = rows_of(probs, generator.integers(4, size=80))
+    scoring = Scoring(15, "left", Resampling(3, 5))
+    found = errors_by_chance(rows, scoring)
+    labels = drawn_errors(rows.probs, lambda drawn: drawn.astype(float), 3, 5).astype(int)
+    from bayeslora.metrics.catalogue import SCORE_KEYS
+
+    for draw in range(3):
+        again = statistic(rows_of(rows.probs, labels[:, draw]), 15, "left")(np.ones(80))
+        expected = [again[SCORE_KEYS.index(key)] for key in CHANCE_KEYS]
+        # smooth ECE by halving to 1e-6, the others sums of 80 numbers below 1
+        np.testing.assert_allclose(found[:, draw], expected, atol=2e-6)
+
+
+def test_p_values_of_calibrated_sets_are_uniform():
+    generator = np.random.default_rng(0)
+    p = []
+    for one in range(150):
+        confidence = 0.4 + 0.6 * generator.random(120)
+        rows = top_label(confidence, generator.random(120) < confidence)
+        p.append(calibration_test(rows, num_draws=199, seed=one).p)
+    assert kstest(p, "uniform").pvalue > 0.001  # the seed is fixed
+
+
+def test_the_mean_of_the_draws_is_the_closed_form():
+    confidence = 0.5 + 0.5 * np.random.default_rng(0).random(3000)
+    test = calibration_test(top_label(confidence, np.ones(3000)), num_draws=400)
+    # the closed form takes bins as Gaussian; the mean of 400 draws has a deviation of 1 %
+    assert test.expected == pytest.approx(
+        ece_if_calibrated(top_label(confidence, np.ones(3000))), rel=0.04
+    )
+    assert test.p == 1 / 401
+
+
+def test_groups_are_tested_apart():
+    generator = np.random.default_rng(0)
+    confidence = generator.random(300)
+    group = np.repeat([0, 1, 2], 100)
+    cell = group * 10 + bin_places(confidence, 10)
+    found = ece_by_chance(confidence, cell, 10, 500, 0)
+    alone = ece_by_chance(confidence[:100], cell[:100], 10, 500, 1)
+    assert found.shape == (3, 500)
+    assert found[0].mean() == pytest.approx(alone.mean(), rel=0.05)
+
+
+def test_a_p_value_counts_the_observed_one():
+    assert p_values(np.array([[0.1, 0.2, 0.3]]), np.array([0.2])).tolist() == [3 / 4]
+    assert p_values(np.array([[0.1, 0.2, 0.3]]), np.array([0.9])).tolist() == [1 / 4]
+
+
+def test_an_error_that_chance_explains_has_an_interval_from_zero():
+    generator = np.random.default_rng(3)
+    probs = generator.dirichlet(np.ones(3), 200)
+    labels = (probs.cumsum(1) > generator.random((200, 1))).argmax(1)
+    fair = evaluate(Predictions(probs, ("a", "b", "c"), labels), num_resamples=200)
+    wrong = evaluate(Predictions(probs, ("a", "b", "c"), (labels + 1) % 3), num_resamples=200)
+    for key in CHANCE_KEYS:
+        assert (fair[key].low <= 0) or fair.chance_p[key] <= 0.05
+    assert fair["ece"].low == 0 < fair["ece"].value
+    assert wrong.calibration_p == 1 / 201
+    assert wrong["ece"].low > 0.2

@@ -1,0 +1,95 @@
+"""Rows that come in clusters: drawn together, wider intervals, columns that are wrong."""
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics import bootstrap
+from bayeslora.metrics.bootstrap import bootstrap_deviations
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions import Predictions
+
+
+def twins(pairs=150, name="m", power=1.0):
+    """Every row twice, under one name of a twin."""
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.ones(3), size=pairs)
+    labels = (probs.cumsum(1) > generator.random((pairs, 1))).argmax(1)
+    probs = probs**power / (probs**power).sum(1, keepdims=True)
+    column = [f"t{k}" for k in range(pairs)] * 2
+    sets = np.tile(probs > 0.2, (2, 1))
+    return Predictions(
+        np.tile(probs, (2, 1)),
+        ("a", "b", "c"),
+        np.tile(labels, 2),
+        name=name,
+        columns={"twin": column},
+        sets=sets,
+        total=np.tile(probs[:, 0], 2),
+    )
+
+
+def width(score):
+    return score.high - score.low
+
+
+def test_twins_count_as_one():
+    whole = twins()
+    together = evaluate(whole, cluster_by="twin", num_resamples=400)
+    once = evaluate(whole.take(np.arange(150)), num_resamples=400)
+    apart = evaluate(whole, num_resamples=400)
+    for key in ("accuracy", "nll", "brier", "overconfidence"):
+        assert together[key].value == pytest.approx(once[key].value, abs=1e-12)
+        # a quantile of 400 resamples errs by some 10 %
+        assert width(together[key]) == pytest.approx(width(once[key]), rel=0.25)
+        assert width(apart[key]) < 0.85 * width(together[key])
+    assert width(together["coverage"]) > 1.15 * width(apart["coverage"])
+    assert "clusters of equal 'twin'" in together.intervals["method"]
+    total = [one.uncertainty["total"]["mean"] for one in (together, apart)]
+    assert width(total[0]) > 1.15 * width(total[1])
+
+
+def test_a_cluster_of_one_row_each_changes_nothing():
+    whole = twins().replace(columns={"twin": [f"{k:03}" for k in range(300)]})
+    plain = evaluate(whole, num_resamples=20)
+    assert evaluate(whole, cluster_by="twin", num_resamples=20)["ece"].value == plain["ece"].value
+
+
+def test_the_order_of_rows_changes_nothing():
+    whole = twins()
+    order = np.random.default_rng(1).permutation(300)
+    found = evaluate(whole, cluster_by="twin", num_resamples=30)
+    assert evaluate(whole.take(order), cluster_by="twin", num_resamples=30).scores == found.scores
+
+
+def test_comparisons_draw_and_exchange_clusters():
+    pair = [twins(), twins(name="other", power=1.3)]
+    together = compare(pair, cluster_by="twin", num_resamples=400)
+    apart = compare(pair, num_resamples=400)
+    assert together.cluster_by == "twin"
+    difference = [one.rows[1].differences["nll"] for one in (together, apart)]
+    assert width(difference[0]) > 1.15 * width(difference[1])
+
+
+def test_large_sets_draw_from_a_part_of_the_clusters(monkeypatch):
+    values = np.random.default_rng(0).normal(size=2000)
+    cluster = np.arange(4000) % 2000
+
+    def prepare(rows):
+        assert len(rows) <= 4000
+        return lambda counts: (np.tile(values, 2)[rows] @ counts / counts.sum(axis=0))[None]
+
+    monkeypatch.setattr(bootstrap, "MAX_ROWS", 1000)
+    deviations = bootstrap_deviations(prepare, [4000], 1500, 0, [cluster])
+    # 1/sqrt(3000) of draws and 1/sqrt(1000) of the part: 3.7 %, five times that
+    assert deviations.std() == pytest.approx(values.std() / np.sqrt(2000), rel=0.18)
+
+
+def test_wrong_columns_are_refused():
+    whole = twins(3)
+    with pytest.raises(InputError, match=r"unknown column 'twins'.*did you mean 'twin'"):
+        evaluate(whole, cluster_by="twins")
+    holes = whole.replace(columns={"twin": ["x", None, "y", "x", None, "y"]})
+    with pytest.raises(InputError, match=r"row 2: column 'twin' has no value \(2 such rows\)"):
+        evaluate(holes, cluster_by="twin")

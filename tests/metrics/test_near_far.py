@@ -1,0 +1,47 @@
+"""Detection averaged over sets: means of the sets' scores, and what is refused."""
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions import Predictions
+
+
+def rows(seed, size, **parts):
+    probs = np.random.default_rng(seed).dirichlet(np.full(3, 1 + seed), size=size)
+    return Predictions(probs, ("a", "b", "c"), **parts)
+
+
+SETS = {"one": rows(1, 40), "two": rows(2, 90), "three": rows(3, 30, scores={"mine": np.ones(30)})}
+
+
+def test_a_group_is_the_mean_over_its_sets():
+    found = evaluate(rows(0, 80), SETS, near=["one", "two"], far="three", num_resamples=300)
+    near = found.ood_groups["near"]
+    assert near.sets == ("one", "two")
+    assert near.score == "max_probability"
+    for score, scores in near.by_score.items():
+        for key, mean in scores.items():
+            single = [found.ood[name].by_score[score][key] for name in near.sets]
+            assert mean.value == pytest.approx(np.mean([one.value for one in single]))
+            # the sets share their in-distribution rows, so the mean is not much better known
+            widest = max(one.high - one.low for one in single)
+            assert mean.low < mean.value < mean.high
+            assert mean.high - mean.low < 1.05 * widest
+    far = found.ood_groups["far"]
+    assert far.scores["auroc"].value == found.ood["three"].auroc.value
+    assert far.scores["aupr_in"].value == found.ood["three"].aupr_in.value
+    assert list(evaluate(rows(0, 80), SETS, num_resamples=2).ood_groups) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"near": "on"}, "unknown near set 'on'.*did you mean 'one'"),
+        ({"near": "one", "far": ["two", "one"]}, "'one' is called both near and far"),
+    ],
+)
+def test_wrong_groups_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(rows(0, 80), SETS, **options)

@@ -1,0 +1,55 @@
+"""Smooth ECE against the kernel sum over rows, written out with its mirror images."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from bayeslora.metrics.smooth import smece
+from bayeslora.metrics.top_label import top_label
+
+
+def direct(confidence, correct, points=4000):
+    """The fixed point of the integral over t, from N kernels and their images in 0 and 1."""
+    t = (np.arange(points) + 0.5) / points
+    residual = np.asarray(correct) - confidence
+
+    def error(width):
+        images = np.concatenate(
+            [c + shift for shift in (-2, 0, 2) for c in (confidence, -confidence)]
+        )
+        kernel = np.exp(-0.5 * ((t[:, None] - images) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        return np.abs(kernel @ np.tile(residual, 6)).mean() / len(residual)
+
+    return brentq(lambda width: error(width) - width, 1e-3, 1)
+
+
+@pytest.mark.parametrize(("size", "bias"), [(50, 0.0), (200, 0.1), (400, -0.05)])
+def test_it_equals_the_direct_sum(size, bias):
+    generator = np.random.default_rng(size)
+    confidence = np.sort(generator.beta(4, 1, size))
+    correct = (generator.random(size) < confidence - bias).astype(float)
+    # dividing a row between two of 512 points widens the kernel by 1/512 at most
+    found = smece(top_label(confidence, correct))
+    assert found == pytest.approx(direct(confidence, correct), abs=2e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_repeated_rows_are_counts_and_their_order_does_not_matter(seed, size):
+    generator = np.random.default_rng(seed)
+    confidence, correct = generator.integers(0, 9, size) / 8, generator.integers(0, 2, size)
+    counts = generator.integers(0, 3, size)
+    counts[0] += 1
+    repeated = np.repeat(confidence, counts), np.repeat(correct, counts)
+    order = generator.permutation(counts.sum())
+    whole = smece(top_label(*(part[order] for part in repeated)))
+    # a fixed point by halving: rounding may move the last of 20 halvings
+    assert smece(top_label(confidence, correct), counts) == pytest.approx(whole, abs=2e-6)
+
+
+def test_extremes():
+    assert smece(top_label(np.ones(5), np.ones(5))) == 0
+    assert smece(top_label(np.ones(5), np.zeros(5))) == pytest.approx(1, abs=1e-6)
+    assert smece(top_label([0.7], [1])) == pytest.approx(0.3, abs=1e-6)
