@@ -115,28 +115,33 @@ class LowRank(nn.Module):
         """
         self._gate = (gate,)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return what is trained, `(A [r, in], B·core [out, r])`; see `change` for the change.
+    def check_fixed(self) -> None:
+        """Complain where no one matrix is the change of the weight.
 
         Raises:
             InputError: There is a gate.
         """
-        self._check_fixed()
+        if self.is_gated:
+            raise InputError(
+                f"the adapter at {self.name} cannot be merged or exported: a gate between its "
+                "factors (as in posterior 'clora') makes the change of the weight depend on the "
+                "input, so there is no one matrix to add or to write"
+            )
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return what is trained, `(A [r, in], B·core [out, r])`; see `change` for the change."""
         B = self.B.weight
         return self.A.weight, B if self.core is None else B @ self.core.weight
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return `(A [k, in], B [out, k])` with the change `s·B·A`; k is r, or 2r if centred.
 
-        `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: in this form nothing large cancels.
+        `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: in this form nothing large cancels. A gate
+        is left out.
 
         Args:
             dtype: Of the result and of the work; None takes the adapter's own.
-
-        Raises:
-            InputError: There is a gate.
         """
-        self._check_fixed()
         kind = dtype or self.A.weight.dtype
         A, B = self.A.weight.to(kind), self.B.weight.to(kind)
         if self.core is not None:
@@ -152,6 +157,7 @@ class LowRank(nn.Module):
         Raises:
             InputError: There is a gate.
         """
+        self.check_fixed()
         A, B = self.change()
         return self.scale * (B @ A)
 
@@ -205,14 +211,6 @@ class LowRank(nn.Module):
         """Return the layers `A`, `B` and, where there is one, `core`."""
         layers = {"A": self.A, "B": self.B}
         return layers if self.core is None else {**layers, "core": self.core}
-
-    def _check_fixed(self) -> None:
-        if self.is_gated:
-            raise InputError(
-                f"the adapter at {self.name} cannot be merged or exported: a gate between its "
-                "factors (as in posterior 'clora') makes the change of the weight depend on the "
-                "input, so there is no one matrix to add or to write"
-            )
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows beside the factors."""

@@ -52,8 +52,10 @@ def export_peft(
             `bert.` for a BERT classifier.
 
     Raises:
-        InputError: There are no sites, or their ranks or scales differ.
+        InputError: There are no sites, their ranks or scales differ, or one has a gate.
     """
+    for site in sites:
+        site.check_fixed()
     changes = [site.change() for site in sites]
     shapes = {
         (len(A), site.scale, site.dropout.p) for site, (A, _) in zip(sites, changes, strict=True)

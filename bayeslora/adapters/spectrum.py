@@ -17,7 +17,7 @@ def singular_values(site: LowRank) -> Tensor:
 
     k is r, or 2r where the change is measured from a start (less on a layer smaller than that).
     With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the k × k matrix `s·R_b·R_aᵀ`, whether
-    or not the factors are orthonormal; no out × in matrix is formed.
+    or not the factors are orthonormal; no out × in matrix is formed. A gate is left out.
     """
     A, B = (item.detach() for item in site.change(torch.float64))
     middle = torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT
