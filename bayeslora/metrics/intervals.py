@@ -134,13 +134,12 @@ def bootstrap_interval(
     `percentile` takes the quantiles of the resampled scores, the (R + 1)·level-th in order (Davison
     and Hinkley 1997, equation 5.6), which leaves out as many as it says for any R. `bca` takes
     other quantiles, corrected for the median's bias and for a spread that changes with the score
-    (Efron 1987, JASA 82).
-    `reflected` mirrors the quantiles at the value
-    (the basic bootstrap; Davison and Hinkley 1997, section 5.2): the answer to a score whose noise
-    only ever adds, as in a calibration error. There every resampled score lies too high by about as
-    much as the value itself does, and the percentile interval lies above the truth: of 100
-    simulated sets of 600 rows with a true ECE of 0.03 it held the truth in 28, the reflected one in
-    95 (`tests/metrics/test_bootstrap.py`). Each is stretched, where needed, to hold the value.
+    (Efron 1987, JASA 82). `reflected` mirrors the quantiles at the value (the basic bootstrap;
+    Davison and Hinkley 1997, section 5.2): the answer to a score whose noise only ever adds, as in
+    a calibration error. There every resampled score lies too high by about as much as the value
+    itself does, and the percentile interval lies above the truth: of 100 simulated sets of 600 rows
+    with a true ECE of 0.03 it held the truth in 28, the reflected one in 95
+    (`tests/metrics/test_bootstrap.py`). Each is stretched, where needed, to hold the value.
 
     Args:
         value: The score of all rows.
