@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
     from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
     from bayeslora.posteriors.registry import register_posterior
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
     from bayeslora.recalibration.isotonic import IsotonicRegression
@@ -73,7 +73,7 @@ _HOMES = {
     "NUTS": "bayeslora.posteriors.config_nuts",
     "PiSSA": "bayeslora.adapters.config_starts",
     "PoLAR": "bayeslora.adapters.config",
-    "Predictions": "bayeslora.predictions",
+    "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.aps",
     "Temperature": "bayeslora.recalibration.temperature",
     "SWAG": "bayeslora.posteriors.config_weights",

@@ -23,7 +23,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 MOST_EQUAL = 0.5
 """Share of rows with the very same probabilities from which two sets count as one."""

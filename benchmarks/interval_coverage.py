@@ -35,7 +35,7 @@ from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLASSES = 5
 WIDTH = 2.5

@@ -31,7 +31,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
 from bayeslora.files import read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.training.predict import num_passes
 
 EPOCHS, MAX_LENGTH = 10, 32

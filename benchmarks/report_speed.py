@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bayeslora.reporting.report as module
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,7 +29,7 @@ from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.statistics import statistic
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 RESAMPLES = 1000
 FEW, MORE = 4, 44

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 
 CLASSES = ("health", "science", "sport", "travel")

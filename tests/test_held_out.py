@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import held_out, settled_order
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 WHAT = "a last step"
 

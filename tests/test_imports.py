@@ -53,7 +53,7 @@ def test_importing_the_package_looks_through_no_others():
 @pytest.mark.parametrize(
     "module",
     [
-        "bayeslora.predictions",
+        "bayeslora.predictions.record",
         "bayeslora.metrics.evaluate",
         "bayeslora.recalibration.recalibrate",
         "bayeslora.conformal.sets",

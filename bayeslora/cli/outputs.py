@@ -76,7 +76,7 @@ def check_new_file(path: str | Path, *, overwrite: bool | None) -> None:
     Raises:
         InputError: The suffix is neither `.parquet` nor `.csv`, or the file exists.
     """
-    from bayeslora.prediction_tables import file_kind
+    from bayeslora.predictions.tables import file_kind
 
     target = Path(path)
     file_kind(target)

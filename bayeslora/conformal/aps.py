@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bayeslora.conformal.common import check_applicable, set_thresholds, with_sets
 from bayeslora.conformal.config import APSOptions, RAPSOptions
 from bayeslora.held_out import fitting_rows, settled_order
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from bayeslora.conformal.thresholds import (
 from bayeslora.conformal.types import ConformalPredictor
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 Array = NDArray[np.float64]
 

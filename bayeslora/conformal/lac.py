@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bayeslora.conformal.common import check_applicable, set_thresholds, with_sets
 from bayeslora.conformal.config import LACOptions
 from bayeslora.held_out import fitting_rows
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @dataclass(eq=False)

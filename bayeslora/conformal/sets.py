@@ -17,7 +17,7 @@ from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.lac import LAC
 from bayeslora.conformal.types import ConformalPredictor
 from bayeslora.held_out import held_out
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 _METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 class ConformalPredictor(Protocol):

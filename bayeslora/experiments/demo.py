@@ -27,7 +27,7 @@ from bayeslora.posteriors.config import (
     MCDropout,
     TemperatureScaling,
 )
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.training.fit import train_network
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings

@@ -19,7 +19,7 @@ from bayeslora.experiments.scoring import Features, features_of, fitted_head, nl
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.network import Network

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def column_names(given: str | Sequence[str] | None) -> tuple[str, ...]:

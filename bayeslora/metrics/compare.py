@@ -28,7 +28,7 @@ from bayeslora.metrics.permutation import SCORES_TESTED, holm, permutation_p
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 COMPARED = SCORES_TESTED
 """The scores that are compared; for the first higher is better, for the others lower."""

@@ -14,7 +14,7 @@ from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.ood import DETECTION, detection, thresholds
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.metrics.standard import detection_areas
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @dataclass(frozen=True, eq=False)

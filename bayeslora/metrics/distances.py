@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bayeslora.metrics.bootstrap import Rows
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.scores import Score
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 DISTANCES = ("tv", "epistemic_ratio")
 """The keys of `distances`, in order."""

@@ -33,7 +33,7 @@ from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
 from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 

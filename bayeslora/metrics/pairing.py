@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def paired(predictions: Sequence[Predictions]) -> list[Predictions]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLAMP = 1e-12
 """Probabilities of the label below this count as this in `nll`, which is then at most 27.6."""

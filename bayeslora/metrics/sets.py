@@ -16,7 +16,7 @@ from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.clusters import without_gaps
 from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
 from bayeslora.metrics.scores import Score
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 SET_KEYS = {
     "coverage": "Wilson",

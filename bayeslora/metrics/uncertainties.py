@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.scores import Score
-from bayeslora.prediction_files import UNCERTAINTIES
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.files import UNCERTAINTIES
+from bayeslora.predictions.record import Predictions
 
 PARTS = ("mean", "right", "wrong")
 """The rows that a mean is over: all, those predicted rightly, those predicted wrongly."""

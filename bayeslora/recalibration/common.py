@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.types import Recalibrator
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.held_out import fitting_rows
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.common import (
     base_rates,
     check_applicable,

@@ -10,7 +10,7 @@ from typing import Any
 
 from bayeslora import options
 from bayeslora.held_out import held_out
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.histogram import HistogramBinning

@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import fitting_rows
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.common import (
     check_applicable,
     log_probs,

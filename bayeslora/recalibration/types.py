@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, Self
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 class Recalibrator(Protocol):

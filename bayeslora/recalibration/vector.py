@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from bayeslora.held_out import fitting_rows
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.common import (
     check_applicable,
     log_probs,

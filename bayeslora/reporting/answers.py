@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.intervals import LEVEL, wilson
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 SURE = 0.9
 """Confidence from which a row counts as answered with confidence."""

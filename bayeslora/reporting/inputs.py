@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_files import further_columns, read_notes
-from bayeslora.prediction_seeds import by_number, group_seeds, seed_of
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.files import further_columns, read_notes
+from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.seeds import by_number, group_seeds, seed_of
 from bayeslora.reporting.text import unique_labels
 
 EXAMPLE_COLUMN = "text"

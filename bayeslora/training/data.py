@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.prediction_checks import check_further
+from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import kept, load_examples

@@ -20,7 +20,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.registry import provider, stored_posterior
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.data import columns_of, encode_for

@@ -23,7 +23,7 @@ from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.types import WeightPosterior
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.training.linearised import linearised_logits
 from bayeslora.training.network import Network
 

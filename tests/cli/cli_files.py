@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 NOWHERE = "/nowhere/backbone"
 GOOD = '{"text": "a cat", "label": "x"}\n{"text": "a dog", "label": "y"}\n'

@@ -11,7 +11,7 @@ from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.sets import conformal_sets
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.sets import SET_KEYS
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @pytest.fixture

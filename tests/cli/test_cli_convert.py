@@ -7,7 +7,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def sample_log(folder, *, shift=0.0, rows=12):

@@ -4,7 +4,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.experiments import demo
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @pytest.fixture

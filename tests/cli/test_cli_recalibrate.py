@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cli_files import fake
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.recalibrate import build
 from bayeslora.recalibration.temperature import Temperature

@@ -3,7 +3,7 @@
 import pytest
 from cli_files import fake
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from cli_files import fake
 
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def drawn(count=200, classes=4, seed=0, sharp=1.0, **parts):

@@ -18,7 +18,7 @@ from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.selective import answered, aurc, risk_coverage, risk_curve
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10
 

@@ -13,7 +13,7 @@ from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def rows_of(probs, labels):

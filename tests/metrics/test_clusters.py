@@ -8,7 +8,7 @@ from bayeslora.metrics import bootstrap
 from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def twins(pairs=150, name="m", power=1.0):

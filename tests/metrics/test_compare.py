@@ -9,7 +9,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.pairing import paired
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 10
 

@@ -9,7 +9,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.distances import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 2
 

@@ -11,7 +11,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.chance import CHANCE_KEYS
 from bayeslora.metrics.evaluate import REFLECTED, SCORE_KEYS, evaluate
 from bayeslora.metrics.scores import Scores
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10
 

@@ -5,7 +5,7 @@ import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def rows(seed, size, **parts):

@@ -6,7 +6,7 @@ from sklearn.metrics import precision_score, recall_score
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def mixed(rows=300, **parts):

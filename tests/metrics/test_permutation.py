@@ -13,7 +13,7 @@ from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def method(name, seed, rows, **parts):

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import brier_score_loss, log_loss
 
 from bayeslora.metrics.rowwise import CLAMP, labelled_rows, row_scores
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10
 

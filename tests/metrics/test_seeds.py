@@ -7,7 +7,7 @@ from scipy import stats
 import bayeslora as bl
 from bayeslora.errors import InputError
 from bayeslora.metrics.seeds import t_interval
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def fitted(seed, rows=100):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def softmax(logits):

@@ -8,7 +8,7 @@ from faulty_rows import nll, rows, softmax
 from scipy.optimize import check_grad
 from scipy.optimize import minimize as scipy_minimize
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration import optimum
 from bayeslora.recalibration.matrix import GRID, MatrixScaling
 from bayeslora.recalibration.optimum import minimise

@@ -5,7 +5,7 @@ import pytest
 from faulty_rows import rows
 from scipy.optimize import minimize as scipy_minimize
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.common import renormalised
 from bayeslora.recalibration.histogram import HistogramBinning

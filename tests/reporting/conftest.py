@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 
 CLASSES = ("autos", "baseball", "crypto", "medicine")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.cards import UNKNOWN, method_cards
 from bayeslora.reporting.examples import BEGINNING, LONGEST, MOST, wrong_answers

@@ -19,7 +19,7 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
     from bayeslora.reporting.inputs import Method
 
 SUMMARY = "compare methods on the same rows: paired differences with intervals and p-values"
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _named(method: Method, column: str | None) -> Predictions:
     """Return the method's predictions under its label, with the column where one is needed."""
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
 
     if column is None:
         return method.predictions.replace(name=method.label)

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, check and write; print what was written."""
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
 
     check_new_file(args.out, overwrite=args.overwrite)
     if args.normalise is None:

@@ -95,7 +95,7 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 def _scores(method: Method, options: dict[str, Any]) -> Scores:
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
 
     columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
     predictions = method.predictions

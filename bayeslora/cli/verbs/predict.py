@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
-    from bayeslora.prediction_checks import check_further
+    from bayeslora.predictions.checks import check_further
     from bayeslora.training.data import encode_for
 
     check_new_file(args.out, overwrite=args.overwrite)

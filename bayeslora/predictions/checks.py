@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.prediction_files import RESERVED, UNCERTAINTIES, is_ours
+from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
 
 SUM_TOLERANCE = 1e-5
 """How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 @pytest.fixture(scope="module")

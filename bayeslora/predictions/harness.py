@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_lines import as_text, first_record, records
-from bayeslora.prediction_questions import Question, correct_options, read_question
+from bayeslora.predictions.lines import as_text, first_record, records
+from bayeslora.predictions.questions import Question, correct_options, read_question
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_columns import label_codes, softmax, strings
+from bayeslora.predictions.columns import label_codes, softmax, strings
 
 KINDS = ("probs", "logits")
 IGNORED = -100

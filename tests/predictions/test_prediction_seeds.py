@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bayeslora.prediction_seeds import group_seeds, seed_of
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.seeds import group_seeds, seed_of
 from bayeslora.reporting.inputs import by_group, gather
 
 

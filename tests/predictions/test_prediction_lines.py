@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 
 def read(tmp_path, *lines, **options):
@@ -112,7 +112,7 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     )
     path = tmp_path / f"p{suffix}"
     made.save(path)
-    monkeypatch.setattr("bayeslora.prediction_tables._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.tables._PIECE", 3)
     found = Predictions.load(path, columns=["source"])
     assert np.array_equal(found.probs, made.probs)
     assert np.array_equal(found.labels, made.labels)
@@ -134,7 +134,7 @@ def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monk
     else:
         lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
         path.write_text("\n".join(lines))
-    monkeypatch.setattr("bayeslora.prediction_tables._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.tables._PIECE", 3)
     with pytest.raises(InputError, match="row 8, column 'logit_a': inf"):
         Predictions.load(path)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 PROBS = [[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 0.0, 1.0]]
 CLASSES = ("a", "b", "c")

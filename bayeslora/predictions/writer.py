@@ -1,4 +1,4 @@
-"""A record as the columns of a predictions file; `prediction_files` reads them again."""
+"""A record as the columns of a predictions file; `files` reads them again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslora.prediction_files import FORMAT_VERSION, UNCERTAINTIES
-from bayeslora.prediction_tables import write_table
+from bayeslora.predictions.files import FORMAT_VERSION, UNCERTAINTIES
+from bayeslora.predictions.tables import write_table
 
 if TYPE_CHECKING:
-    from bayeslora.predictions import Predictions
+    from bayeslora.predictions.record import Predictions
 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:

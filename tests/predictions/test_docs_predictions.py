@@ -10,7 +10,7 @@ from test_prediction_harness import toy
 
 import bayeslora as bl
 
-PAGE = Path(__file__).parents[1] / "docs" / "predictions.md"
+PAGE = Path(__file__).parents[2] / "docs" / "predictions.md"
 
 
 def test_the_snippets_run_one_after_another(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@
 
 JSON lines may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Parquet alone
 keeps the name and the notes of a record. A sample log of lm-evaluation-harness is read as well
-(`prediction_harness`), known by the keys of its first line.
+(`harness`), known by the keys of its first line.
 
 Other columns are read where they are asked for by name, as texts; else they are ignored, and so are
 `set_<class>` columns where a class has none. The order of the classes is that of the columns,
@@ -19,7 +19,7 @@ unless the Parquet metadata lists the same classes in another order. Labels are 
 one of them is a class name; only where that fails are they read as indices, and a column never
 mixes the two.
 
-Values are checked by the record that is built from them (`bayeslora.predictions`); this file checks
+Values are checked by the record that is built from them (`record`); this file checks
 what only a file can get wrong.
 """
 
@@ -35,9 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_columns import id_names, label_codes, numbers, softmax, strings, truths
-from bayeslora.prediction_harness import is_sample_log, log_columns, log_name, read_sample_log
-from bayeslora.prediction_tables import TableFile, open_table
+from bayeslora.predictions.columns import id_names, label_codes, numbers, softmax, strings, truths
+from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
+from bayeslora.predictions.tables import TableFile, open_table
 
 FORMAT_VERSION = 1
 UNCERTAINTIES = ("total", "aleatoric", "epistemic")

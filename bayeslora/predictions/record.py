@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora import prediction_checks as checks
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.prediction_arrays import array_fields, output_fields
-from bayeslora.prediction_checks import COMPUTED
-from bayeslora.prediction_files import UNCERTAINTIES, read_fields
-from bayeslora.prediction_harness import read_sample_log
-from bayeslora.prediction_writer import write_predictions
+from bayeslora.predictions import checks
+from bayeslora.predictions.arrays import array_fields, output_fields
+from bayeslora.predictions.checks import COMPUTED
+from bayeslora.predictions.files import UNCERTAINTIES, read_fields
+from bayeslora.predictions.harness import read_sample_log
+from bayeslora.predictions.writer import write_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class Predictions:
     def load(
         cls, path: str | Path, name: str | None = None, *, columns: Sequence[str] = ()
     ) -> Predictions:
-        """Read a predictions file that we or any other tool wrote; see `prediction_files`.
+        """Read a predictions file that we or any other tool wrote; see `files`.
 
         Args:
             path: A `.parquet`, `.csv` or `.jsonl` file, or a sample log of lm-evaluation-harness.

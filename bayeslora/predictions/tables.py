@@ -16,7 +16,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.prediction_lines import column_names, pieces_of_lines, write_lines
+from bayeslora.predictions.lines import column_names, pieces_of_lines, write_lines
 
 PREFIX = "bayeslora."
 """What the keys of our Parquet metadata start with."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.record import Predictions
 
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
 NAMES = st.lists(

@@ -8,8 +8,8 @@ import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.prediction_harness import is_sample_log
-from bayeslora.predictions import Predictions
+from bayeslora.predictions.harness import is_sample_log
+from bayeslora.predictions.record import Predictions
 
 NAME = "samples_toy_task_2026-01-31T10-20-30.123456.jsonl"
 QUESTIONS = [

@@ -1,0 +1,1 @@
+"""The record between methods and metrics, its files and its foreign sources."""
