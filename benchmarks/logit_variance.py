@@ -25,7 +25,7 @@ from bayeslora.experiments.scoring import Features, fitted_head
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.config import VBLL
-from bayeslora.training.fit import set_feature_scale
+from bayeslora.training.rows import set_feature_scale
 
 LENGTHS = (32, 64, 128)
 HEADS = {

@@ -21,11 +21,11 @@ from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
-from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.network import Network
 from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
+from bayeslora.training.rows import LabelledTexts
 
 State = Mapping[str, Tensor]
 

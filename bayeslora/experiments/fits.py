@@ -26,9 +26,10 @@ from bayeslora.files import atomic_directory, read_json, write_json
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.assemble import build_network
-from bayeslora.training.fit import LabelledTexts, train_network
+from bayeslora.training.fit import train_network
 from bayeslora.training.network import Network
 from bayeslora.training.resume import data_hash
+from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 State = dict[str, Tensor]

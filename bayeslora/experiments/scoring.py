@@ -12,8 +12,8 @@ from bayeslora.logits import Logits
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.training.fit import LabelledTexts, scaled_features
 from bayeslora.training.network import Network
+from bayeslora.training.rows import LabelledTexts, scaled_features
 
 
 @dataclass(frozen=True)

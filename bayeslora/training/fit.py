@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ from transformers import TrainerCallback
 from bayeslora.adapters.config import AdapterConfig
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.spectrum import summary
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
-from bayeslora.logits import Logits
-from bayeslora.optim.alternating import build_optimizer
-from bayeslora.posteriors.build import Head
+from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
-from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
-from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
-from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.scores import nll
-from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.context import begin_from_context
+from bayeslora.training.final_fit import drawing_of, fit_posterior
 from bayeslora.training.heads import (
     GradientSteps,
     HeadUpdate,
@@ -37,26 +30,22 @@ from bayeslora.training.heads import (
     Refits,
     TrainingFeatures,
 )
-from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
-from bayeslora.training.progress import TrainingBar, progress_bar, quiet_transformers
+from bayeslora.training.progress import TrainingBar, quiet_transformers
 from bayeslora.training.resume import last_checkpoint
+from bayeslora.training.rows import (
+    LabelledTexts,
+    feature_rows,
+    set_feature_scale,
+)
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
-from bayeslora.training.weights import weight_training
+from bayeslora.training.weights import WeightTraining, weight_training
 
 logger = logging.getLogger(__name__)
 
 EpochHook = Callable[[int, Network], None]
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Prepared texts with their labels [N] int64."""
-
-    texts: PreparedTexts
-    labels: Tensor
 
 
 @dataclass
@@ -74,147 +63,6 @@ class FitResult:
     best_epoch: int = 0
     posterior: dict[str, float | str] = field(default_factory=dict)
     adapter: dict[str, float] = field(default_factory=dict)
-
-
-def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
-    """Divide features by their root mean square norm, so that prior scales mean logits."""
-    network.eval()
-    features = network.encoder.features(texts)
-    network.feature_scale.fill_(features.double().square().sum(-1).mean().sqrt().item())
-
-
-def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
-    """Return features [N, d] float32 as the head sees them, in evaluation mode."""
-    network.eval()
-    return network.scaled(network.encoder.features(texts))
-
-
-@dataclass(frozen=True)
-class FeatureRows:
-    """Rows as the last layer sees them.
-
-    Attributes:
-        source: The texts and labels.
-        features: [N, d] float32, where the head is.
-        labels: [N] int64, where the head is.
-    """
-
-    source: LabelledTexts
-    features: Tensor
-    labels: Tensor
-
-    @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Features and labels."""
-        return self.features, self.labels
-
-
-def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
-    """Return rows with the features that the network gives them in evaluation mode."""
-    features = scaled_features(network, rows.texts)
-    return FeatureRows(rows, features, rows.labels.to(features.device))
-
-
-def fit_posterior(
-    network: Network,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
-    *,
-    feature_scores: Sequence[str] = (),
-    progress: bool = False,
-) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
-    return fit_last_layer(
-        network,
-        feature_rows(network, train),
-        None if validation is None else feature_rows(network, validation),
-        feature_scores=feature_scores,
-        progress=progress,
-    )
-
-
-def fit_last_layer(
-    network: Network,
-    train: FeatureRows,
-    held_out: FeatureRows | None,
-    *,
-    feature_scores: Sequence[str] = (),
-    progress: bool = False,
-) -> dict[str, float | str]:
-    """Fit the last layer to features of the finished adapter; return what it chose.
-
-    A Laplace approximation over the adapter's weights is fitted here too.
-
-    Args:
-        network: Holds the last layer.
-        train: Rows to fit to.
-        held_out: Held-out rows, for choosing the prior.
-        feature_scores: Names of scores to fit to the same features.
-        progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
-            gradients of a Laplace approximation.
-
-    Raises:
-        InputError: The features or the curvature are not finite.
-    """
-    features, labels = train.pair
-    if not network.sites:
-        # Somebody else's features come in a scale of their own.
-        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
-    with _watched(network.head, shown=progress):
-        network.head.fit(features, labels, None if held_out is None else held_out.pair)
-    chosen = network.head.report()
-    if isinstance(network.head, VBLLHead):
-        chosen["bound_gap"] = network.head.bound_gap(features, labels)
-    if isinstance(network.weights, LaplaceLoRAWeights):
-        held = None if held_out is None else held_out.source
-        _fit_linearised(network, network.weights, train.source, held, shown=progress)
-    network.feature_scores = FeatureScores()
-    if feature_scores:
-        split, rows = ("train", train) if held_out is None else ("validation", held_out)
-        drawing = drawing_of(getattr(network.head, "config", None))
-        logits: Logits = network.head.predict(rows.features)
-        if isinstance(network.weights, LaplaceLoRAWeights):
-            texts = rows.source.texts
-            logits = linearised_logits(network, network.weights, texts, logits.mean)
-            drawing = drawing_of(network.weights.config)
-        familiar = Familiar(logits, split, drawing)
-        network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
-    return chosen if network.weights is None else chosen | network.weights.report()
-
-
-def _fit_linearised(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
-    *,
-    shown: bool,
-) -> None:
-    held = None if validation is None else (validation.texts, validation.labels)
-    tunes = weights.config.prior_precision == "validation" and validation is not None
-    total = len(train.texts) + (len(validation.texts) if validation is not None and tunes else 0)
-    with progress_bar("curvature", total, shown=shown, unit="text") as advance:
-        fit_laplace_lora(network, weights, (train.texts, train.labels), held, advance)
-
-
-def drawing_of(posterior: object) -> dict[str, Any]:
-    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
-    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
-    return {name: getattr(posterior, name) for name in names}
-
-
-@contextmanager
-def _watched(head: Head, *, shown: bool) -> Iterator[None]:
-    """Show a bar of the chains' steps while the context lasts."""
-    if not isinstance(head, NUTSHead):
-        yield
-        return
-    ignore = head.advance
-    try:
-        with progress_bar("chains", head.num_steps, shown=shown, unit="step") as head.advance:
-            yield
-    finally:
-        head.advance = ignore
 
 
 def validation_metrics(
@@ -304,19 +152,10 @@ def train_network(
     elif validation is not None and early_stopping:
         validate = _validation(rows, train.labels, validation, posterior)
     callbacks = _callbacks(settings, validate is not None, on_epoch, description)
-    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
-    optimizer = build_optimizer(
-        network.sites,
-        list(network.head.parameters()),
-        adapter,
-        head_lr,
-        more=weights.parameters,
-        euclidean=weights.optimizer,
-    )
     with quiet_transformers():
         trainer = AlternatingTrainer(
             network,
-            optimizer,
+            _optimizer(network, adapter, posterior, weights, settings),
             train=train.texts,
             labels=train.labels,
             update_head=_head_update(posterior, rows, train.labels, settings),
@@ -340,6 +179,24 @@ def train_network(
         )
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
+    )
+
+
+def _optimizer(
+    network: Network,
+    adapter: AdapterConfig,
+    posterior: PosteriorConfig,
+    weights: WeightTraining,
+    settings: TrainingSettings,
+) -> AlternatingOptimizer:
+    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
+    return build_optimizer(
+        network.sites,
+        list(network.head.parameters()),
+        adapter,
+        head_lr,
+        more=weights.parameters,
+        euclidean=weights.optimizer,
     )
 
 

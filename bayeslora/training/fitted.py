@@ -24,7 +24,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.data import columns_of, encode_for
-from bayeslora.training.fit import FeatureRows, LabelledTexts, feature_rows, fit_last_layer
+from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
@@ -32,6 +32,7 @@ from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
+from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
 
 logger = logging.getLogger(__name__)
 

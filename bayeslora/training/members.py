@@ -20,9 +20,10 @@ from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
 from bayeslora.training.data import say_truncation
-from bayeslora.training.fit import FitResult, LabelledTexts, train_network
+from bayeslora.training.fit import FitResult, train_network
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
+from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)

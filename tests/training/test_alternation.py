@@ -11,8 +11,8 @@ from bayeslora.adapters.config import LoRA
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
 from bayeslora.training.assemble import build_network
-from bayeslora.training.fit import set_feature_scale
 from bayeslora.training.heads import GradientSteps, JointSteps, Moment, Refits, TrainingFeatures
+from bayeslora.training.rows import set_feature_scale
 from bayeslora.training.trainer import AlternatingTrainer
 
 POSTERIORS = [

@@ -14,8 +14,10 @@ from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.training import fit as fit_module
-from bayeslora.training.fit import fit_posterior, scaled_features, validation_metrics
+from bayeslora.training.final_fit import fit_posterior
+from bayeslora.training.fit import validation_metrics
 from bayeslora.training.patience import epochs_without_gain
+from bayeslora.training.rows import scaled_features
 
 RECIPES = {
     "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),

@@ -14,7 +14,7 @@ from bayeslora.posteriors.config import MLE
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.training import linearised
 from bayeslora.training.assemble import build_network
-from bayeslora.training.fit import fit_posterior
+from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.members import prepare
 from bayeslora.training.predict import num_passes, predict_logits
 from bayeslora.training.weights import WeightTraining, weight_training

@@ -12,9 +12,9 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
 from bayeslora.training.assemble import build_network, with_dropout
-from bayeslora.training.fit import LabelledTexts
 from bayeslora.training.members import FitPlan, fit_members, member_seeds, prepare
 from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 LORA = LoRA(r=2, num_layers=2)

@@ -1,0 +1,120 @@
+"""The final fit: the posterior of a finished adapter's network, on the features of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bayeslora.logits import Logits
+from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+from bayeslora.posteriors.nuts import NUTSHead
+from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
+from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
+from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
+
+
+def fit_posterior(
+    network: Network,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    feature_scores: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
+    return fit_last_layer(
+        network,
+        feature_rows(network, train),
+        None if validation is None else feature_rows(network, validation),
+        feature_scores=feature_scores,
+        progress=progress,
+    )
+
+
+def fit_last_layer(
+    network: Network,
+    train: FeatureRows,
+    held_out: FeatureRows | None,
+    *,
+    feature_scores: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to features of the finished adapter; return what it chose.
+
+    A Laplace approximation over the adapter's weights is fitted here too.
+
+    Args:
+        network: Holds the last layer.
+        train: Rows to fit to.
+        held_out: Held-out rows, for choosing the prior.
+        feature_scores: Names of scores to fit to the same features.
+        progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
+            gradients of a Laplace approximation.
+
+    Raises:
+        InputError: The features or the curvature are not finite.
+    """
+    features, labels = train.pair
+    if not network.sites:
+        # Somebody else's features come in a scale of their own.
+        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
+    with _watched(network.head, shown=progress):
+        network.head.fit(features, labels, None if held_out is None else held_out.pair)
+    chosen = network.head.report()
+    if isinstance(network.head, VBLLHead):
+        chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    if isinstance(network.weights, LaplaceLoRAWeights):
+        held = None if held_out is None else held_out.source
+        _fit_linearised(network, network.weights, train.source, held, shown=progress)
+    network.feature_scores = FeatureScores()
+    if feature_scores:
+        split, rows = ("train", train) if held_out is None else ("validation", held_out)
+        drawing = drawing_of(getattr(network.head, "config", None))
+        logits: Logits = network.head.predict(rows.features)
+        if isinstance(network.weights, LaplaceLoRAWeights):
+            texts = rows.source.texts
+            logits = linearised_logits(network, network.weights, texts, logits.mean)
+            drawing = drawing_of(network.weights.config)
+        familiar = Familiar(logits, split, drawing)
+        network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
+    return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def _fit_linearised(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    shown: bool,
+) -> None:
+    held = None if validation is None else (validation.texts, validation.labels)
+    tunes = weights.config.prior_precision == "validation" and validation is not None
+    total = len(train.texts) + (len(validation.texts) if validation is not None and tunes else 0)
+    with progress_bar("curvature", total, shown=shown, unit="text") as advance:
+        fit_laplace_lora(network, weights, (train.texts, train.labels), held, advance)
+
+
+def drawing_of(posterior: object) -> dict[str, Any]:
+    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
+    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
+    return {name: getattr(posterior, name) for name in names}
+
+
+@contextmanager
+def _watched(head: Head, *, shown: bool) -> Iterator[None]:
+    """Show a bar of the chains' steps while the context lasts."""
+    if not isinstance(head, NUTSHead):
+        yield
+        return
+    ignore = head.advance
+    try:
+        with progress_bar("chains", head.num_steps, shown=shown, unit="step") as head.advance:
+            yield
+    finally:
+        head.advance = ignore

@@ -1,0 +1,57 @@
+"""Labelled texts, ready for a network, and their features as its last layer sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.training.network import Network
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Prepared texts with their labels [N] int64."""
+
+    texts: PreparedTexts
+    labels: Tensor
+
+
+def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
+    """Divide features by their root mean square norm, so that prior scales mean logits."""
+    network.eval()
+    features = network.encoder.features(texts)
+    network.feature_scale.fill_(features.double().square().sum(-1).mean().sqrt().item())
+
+
+def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
+    """Return features [N, d] float32 as the head sees them, in evaluation mode."""
+    network.eval()
+    return network.scaled(network.encoder.features(texts))
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows as the last layer sees them.
+
+    Attributes:
+        source: The texts and labels.
+        features: [N, d] float32, where the head is.
+        labels: [N] int64, where the head is.
+    """
+
+    source: LabelledTexts
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Features and labels."""
+        return self.features, self.labels
+
+
+def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
+    """Return rows with the features that the network gives them in evaluation mode."""
+    features = scaled_features(network, rows.texts)
+    return FeatureRows(rows, features, rows.labels.to(features.device))
