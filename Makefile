@@ -34,14 +34,17 @@ demo: $(STAMP)
 test: $(STAMP) browser lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
+# Offline, apt-get would try for minutes.
+APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20
+
 # Without a browser its tests are skipped and all others run, so a failure here is no failure.
 browser:
 	@{ command -v chromium || command -v chromium-browser; } >/dev/null 2>&1 && exit 0; \
 	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
 	if command -v apt-get >/dev/null 2>&1 && { [ -z "$$as_root" ] || $$as_root true 2>/dev/null; }; then \
 	  echo "Installing chromium for the tests of the report's page"; \
-	  { $$as_root apt-get -qq update && \
-	    $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+	  { $$as_root apt-get -qq $(APT_PATIENCE) update && \
+	    $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq $(APT_PATIENCE) install -y --no-install-recommends chromium; } \
 	    >/dev/null 2>&1 && exit 0; \
 	fi; \
 	echo "No chromium: the browser tests will be skipped; as root, apt-get install chromium brings them back"
