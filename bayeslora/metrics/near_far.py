@@ -30,6 +30,8 @@ def check_kinds(kinds: Mapping[str, Sequence[str]], sets: Sequence[str]) -> None
     seen: dict[str, str] = {}
     for kind, names in kinds.items():
         for name in names:
+            if not sets:
+                raise InputError(f"{kind} set {name!r}: no out-of-distribution set is given")
             if name not in sets:
                 raise unknown_choice(f"{kind} set", name, sets)
             if seen.setdefault(name, kind) != kind:

@@ -262,7 +262,8 @@ POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LA
 
 def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
     if covariance == "full" and bound in MARGINAL_BOUNDS:
-        allowed = ", ".join(sorted(set(BOUNDS) - set(MARGINAL_BOUNDS)))
+        known = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
+        allowed = ", ".join(sorted(set(known) - set(MARGINAL_BOUNDS)))
         raise InputError(
             f"{covariance_field} 'full' cannot go with {bound_field} {bound!r}, which sees no "
             f"covariance between classes and would drive it to zero; choose from {allowed}"

@@ -78,7 +78,7 @@ def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
             row, column = bad[0]
             raise InputError(
                 f"row {before + row + 1}, class {classes[column]!r}: probability "
-                f"{part[row, column]} is not a finite number from 0"
+                f"{part[row, column]}; allowed is 0 to 1"
             )
 
 

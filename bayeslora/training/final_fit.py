@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
+from bayeslora.errors import InputError
 from bayeslora.logits import Logits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
@@ -16,6 +19,8 @@ from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
+
+_LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
 
 
 def fit_posterior(
@@ -57,9 +62,10 @@ def fit_last_layer(
             gradients of a Laplace approximation.
 
     Raises:
-        InputError: The features or the curvature are not finite.
+        InputError: The features or the curvature are not finite, or their scale is out of reach.
     """
     features, labels = train.pair
+    _check_scale(features)
     if not network.sites:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
@@ -83,6 +89,17 @@ def fit_last_layer(
         familiar = Familiar(logits, split, drawing)
         network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def _check_scale(features: Tensor) -> None:
+    """Complain about features whose products would overflow or vanish on the way to a posterior."""
+    norm = features.double().square().sum(-1).mean().sqrt().item()
+    if not _LEAST_NORM <= norm <= _GREATEST_NORM:
+        raise InputError(
+            f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "
+            f"the last layer is finite; allowed is {_LEAST_NORM:g} to {_GREATEST_NORM:g}: scale "
+            "what the last layer takes"
+        )
 
 
 def _fit_linearised(

@@ -265,3 +265,24 @@ def trained(module, rows):
         nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
     return module
+
+
+class Huge(Net):
+    """Features that are finite, and whose curvature is not."""
+
+    def forward(self, counts):
+        return self.fc(1e25 * self.hidden(counts))
+
+
+@pytest.mark.parametrize("posterior", ["laplace", "laplace:structure=diag", "vbll", "nuts"])
+def test_features_out_of_reach_are_refused_with_their_size(posterior):
+    clf = bl.BayesianClassifier.from_module(
+        Huge(),
+        posterior,
+        encode=encode,
+        classes=CLASSES,
+        layer="fc",
+        progress=False,
+    )
+    with pytest.raises(bl.InputError, match=r"root mean square norm of .*allowed is 1e-12 to"):
+        clf.calibrate(HELD)

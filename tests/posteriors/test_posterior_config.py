@@ -109,3 +109,14 @@ def test_refusals_name_the_value_and_what_is_allowed(make, parts):
         make()
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["polish_bound", "bound"])
+def test_the_bounds_that_are_offered_for_a_full_covariance_are_accepted(field):
+    covariance = "covariance" if field == "polish_bound" else "training_covariance"
+    with pytest.raises(InputError) as raised:
+        VBLL(**{covariance: "full", field: "jensen"})
+    offered = str(raised.value).rpartition("choose from ")[2].split(", ")
+    assert offered
+    for bound in offered:
+        VBLL(**{covariance: "full", field: bound})

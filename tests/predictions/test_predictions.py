@@ -130,7 +130,7 @@ NAN, INF = float("nan"), float("inf")
     [
         ({"probs": [[0.5, 0.5, 0.0], [NAN, 0.5, 0.5]]}, r"row 2, class 'a': probability nan"),
         ({"probs": [[0.5, INF, 0.0]]}, r"row 1, class 'b': probability inf"),
-        ({"probs": [[1.1, 0.0, -0.1]]}, r"row 1, class 'c': probability -0.1 .* from 0"),
+        ({"probs": [[1.1, 0.0, -0.1]]}, r"row 1, class 'c': probability -0.1; allowed is 0 to 1"),
         ({"probs": [PROBS[0], [0.5, 0.5, 0.1]]}, r"row 2: probabilities sum to 1.1; .* 1 ± 1e-05"),
         ({"probs": [[0.5, 0.5, 2e-5]]}, r"row 1: probabilities sum to 1.00002"),
         ({"probs": [0.5, 0.5]}, r"probs must be \[rows, 3 classes\].*\[2\]"),

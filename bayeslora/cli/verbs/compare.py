@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="predictions files (.parquet, .csv) of the same rows, or run directories",
+        help="predictions files (.parquet, .csv, .jsonl) of the same rows, or run directories",
     )
     parser.add_argument(
         "--by", metavar="SCORE", help="order by accuracy, nll, brier or ece (default: nll)"
