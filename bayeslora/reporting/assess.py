@@ -21,6 +21,7 @@ GOALS: Mapping[str, float] = {
     "auroc": math.inf,
     "aupr": math.inf,
     "fpr95": -math.inf,
+    "aupr_in": math.inf,
 }
 """Where each score is best: as high as can be, as low as can be, or at zero."""
 

@@ -19,8 +19,6 @@ from bayeslora.reporting.text import clean, number, shorten
 CHANCE_COLUMN = Column("ECE by chance")
 """Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""
 
-AUPR_IN = Column("AUPR, familiar rows", "↑")
-
 _UNCERTAINTY_COLUMNS = {
     "mean": Column("all rows"),
     "right": Column("rows predicted rightly"),
@@ -109,17 +107,16 @@ def _p_cell(p: float, corrected: float) -> Cell:
 
 
 def _near_far(methods: Sequence[Named]) -> Table:
-    columns = {**OOD_COLUMNS, "aupr_in": AUPR_IN}
     rows = [
         Row(
             (one.label, f"{kind}: {_listed(group.sets)}", score_words(group.score)),
-            tuple(score_cell(key, group.scores.get(key)) for key in columns),
+            tuple(score_cell(key, group.scores.get(key)) for key in OOD_COLUMNS),
         )
         for one in methods
         for kind, group in one.scores.ood_groups.items()
     ]
     headings = ("Method", "Mean over sets", "Uncertainty")
-    return Table("", headings, tuple(columns.values()), tuple(rows))
+    return Table("", headings, tuple(OOD_COLUMNS.values()), tuple(rows))
 
 
 def _uncertainties(methods: Sequence[Named]) -> Table:
