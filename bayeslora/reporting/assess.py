@@ -11,6 +11,7 @@ from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
+from bayeslora.reporting.asked import NOTHING, Asked
 from bayeslora.reporting.inputs import Method
 
 CHANCE = 0.05
@@ -69,6 +70,7 @@ def assess(
     num_bins: int,
     seed: int,
     num_resamples: int,
+    asked: Asked = NOTHING,
 ) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
@@ -81,6 +83,7 @@ def assess(
                 num_bins=num_bins,
                 num_resamples=num_resamples,
                 seed=seed,
+                **vars(asked),
             ),
         )
         for method in methods
@@ -147,7 +150,12 @@ def misses_more_than_chance(points: Sequence[Point]) -> bool:
 
 
 def pair(
-    methods: Sequence[Assessed], *, num_bins: int, seed: int, num_resamples: int
+    methods: Sequence[Assessed],
+    *,
+    num_bins: int,
+    seed: int,
+    num_resamples: int,
+    asked: Asked = NOTHING,
 ) -> Comparison | None:
     """Compare every labelled method with the one of lowest NLL, row by row, under their labels.
 
@@ -165,6 +173,7 @@ def pair(
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,
+            **asked.pairing,
         )
     except InputError:  # rows, classes or labels differ: there are no pairs
         return None
