@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
@@ -147,6 +148,20 @@ def misses_more_than_chance(points: Sequence[Point]) -> bool:
         math.comb(size, k) * CHANCE**k * (1 - CHANCE) ** (size - k) for k in range(missed, size + 1)
     )
     return tail < 0.05
+
+
+def miscalibrated(method: Assessed) -> bool:
+    """Say whether the confidence is off by more than chance explains, whatever its average.
+
+    Either too many bins miss the diagonal, or the ECE is larger than chance makes it.
+    """
+    return misses_more_than_chance(method.points) or ece_beyond_chance(method)
+
+
+def ece_beyond_chance(method: Assessed) -> bool:
+    """Say whether a calibrated method would have as large an ECE less than one time in twenty."""
+    p = method.scores.calibration_p
+    return p is not None and p < SIGNIFICANT
 
 
 def pair(

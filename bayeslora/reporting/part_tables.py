@@ -21,7 +21,7 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import clean, named, number, shorten
+from bayeslora.reporting.text import clean, named, number, p_text, shorten
 
 CHANCE_COLUMN = Column("ECE by chance")
 """Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""
@@ -135,11 +135,6 @@ def p_value_table(comparison: Comparison) -> Table:
         if row.p
     )
     return Table("", ("p, Holm-corrected",), tuple(_plain(key) for key in COMPARED), rows)
-
-
-def p_text(p: float) -> str:
-    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`."""
-    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _plain(key: str) -> Column:
