@@ -232,6 +232,30 @@ def add_resampling(parser: Parser) -> None:
     )
 
 
+PART_OPTIONS = ("near", "far", "group_by", "by_class", "cluster_by", "interval")
+"""The options of `add_parts` and `add_resampling`, by their names in Python."""
+
+
+def add_parts(parser: Parser) -> None:
+    """Add the options that score kinds of sets, groups of rows, and classes as well."""
+    for kind in ("near", "far"):
+        parser.add_argument(
+            f"--{kind}",
+            action="append",
+            metavar="NAME",
+            help=f"an out-of-distribution set to average over as a {kind} one",
+        )
+    parser.add_argument(
+        "--group-by",
+        action="append",
+        metavar="COLUMN",
+        help="a column of the file: scores of the rows of each of its values as well",
+    )
+    parser.add_argument(
+        "--by-class", action="store_true", default=None, help="scores of each class as well"
+    )
+
+
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the options among `names` that were given, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}

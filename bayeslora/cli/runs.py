@@ -29,11 +29,11 @@ class Scored:
     files: list[Path]
     ood: dict[str, dict[str, Path]]
 
-    def methods(self) -> list[Method]:
-        """Read everything."""
+    def methods(self, needed: Sequence[str] = ()) -> list[Method]:
+        """Read everything, with the further columns that every method's file must have."""
         from bayeslora.reporting.inputs import gather
 
-        return gather(self.files, self.ood)
+        return gather(self.files, self.ood, needed=needed)
 
 
 def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:

@@ -33,6 +33,7 @@ from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
 from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
+from bayeslora.predictions.files import further_columns
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
@@ -90,7 +91,9 @@ def evaluate(
     columns = column_names(group_by)
     inside, file = _loaded(predictions, (*columns, *column_names(cluster_by)))
     check_columns(inside, columns)
-    outside = {name: _loaded(other)[0] for name, other in (ood or {}).items()}
+    outside = {
+        name: _loaded(other, _carried(other, cluster_by))[0] for name, other in (ood or {}).items()
+    }
     clusters = None if cluster_by is None else values_of(inside, cluster_by)[0]
     detected = detect(
         inside,
@@ -140,6 +143,12 @@ def _loaded(
     if isinstance(given, Predictions):
         return given, ""
     return Predictions.load(given, columns=tuple(dict.fromkeys(columns))), str(given)
+
+
+def _carried(given: Predictions | str | Path, column: str | None) -> list[str]:
+    if column is None or isinstance(given, Predictions):
+        return []
+    return [name for name in further_columns(given) if name == column]
 
 
 def _clusters(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.reporting.assess import Assessed, misses_more_than_chance
+from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.findings import Finding, best_detector, bias
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, number, percent
@@ -89,4 +89,4 @@ def _more_rows(methods: Sequence[Assessed]) -> list[str]:
 
 
 def _is_sound(method: Assessed) -> bool:
-    return bias(method) == "none" and not misses_more_than_chance(method.points)
+    return bias(method) == "none" and not miscalibrated(method)

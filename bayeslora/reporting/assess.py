@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
+from bayeslora.reporting.asked import NOTHING, Asked
 from bayeslora.reporting.inputs import Method
 
 CHANCE = 0.05
@@ -21,6 +23,7 @@ GOALS: Mapping[str, float] = {
     "auroc": math.inf,
     "aupr": math.inf,
     "fpr95": -math.inf,
+    "aupr_in": math.inf,
 }
 """Where each score is best: as high as can be, as low as can be, or at zero."""
 
@@ -68,6 +71,7 @@ def assess(
     num_bins: int,
     seed: int,
     num_resamples: int,
+    asked: Asked = NOTHING,
 ) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
@@ -80,6 +84,7 @@ def assess(
                 num_bins=num_bins,
                 num_resamples=num_resamples,
                 seed=seed,
+                **vars(asked),
             ),
         )
         for method in methods
@@ -145,8 +150,27 @@ def misses_more_than_chance(points: Sequence[Point]) -> bool:
     return tail < 0.05
 
 
+def miscalibrated(method: Assessed) -> bool:
+    """Say whether the confidence is off by more than chance explains, whatever its average.
+
+    Either too many bins miss the diagonal, or the ECE is larger than chance makes it.
+    """
+    return misses_more_than_chance(method.points) or ece_beyond_chance(method)
+
+
+def ece_beyond_chance(method: Assessed) -> bool:
+    """Say whether a calibrated method would have as large an ECE less than one time in twenty."""
+    p = method.scores.calibration_p
+    return p is not None and p < SIGNIFICANT
+
+
 def pair(
-    methods: Sequence[Assessed], *, num_bins: int, seed: int, num_resamples: int
+    methods: Sequence[Assessed],
+    *,
+    num_bins: int,
+    seed: int,
+    num_resamples: int,
+    asked: Asked = NOTHING,
 ) -> Comparison | None:
     """Compare every labelled method with the one of lowest NLL, row by row, under their labels.
 
@@ -164,6 +188,7 @@ def pair(
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,
+            **asked.pairing,
         )
     except InputError:  # rows, classes or labels differ: there are no pairs
         return None

@@ -8,7 +8,6 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.part_tables import (
-    AUPR_IN,
     CHANCE_COLUMN,
     chance_cell,
     p_value_table,
@@ -130,7 +129,7 @@ def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | N
     for name, result in one.scores.ood.items() if keys is None else ():
         by = f"{sets[name]} ({result.n_out:,} rows), {score_words(result.score)}"
         found = result.by_score[result.score]
-        for key, column in {**OOD_COLUMNS, "aupr_in": AUPR_IN}.items():
+        for key, column in OOD_COLUMNS.items():
             if key in found:
                 cells = _value_and_interval(key, found[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))

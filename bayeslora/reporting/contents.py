@@ -11,12 +11,21 @@ from bayeslora.reporting.cards import Card, method_cards
 from bayeslora.reporting.examples import WrongAnswers, wrong_answers
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.glossary import terms_for
+from bayeslora.reporting.part_tables import (
+    class_table,
+    every_score_table,
+    explained,
+    group_tables,
+    near_far_table,
+    uncertainty_table,
+    with_chance,
+)
 from bayeslora.reporting.plain import in_plain_words
 from bayeslora.reporting.record import Part, Provenance, run_record
 from bayeslora.reporting.score_tables import Named, difference_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.term import UNFAMILIAR, Term
+from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, UNFAMILIAR, Term
 from bayeslora.reporting.text import clean, counted, shorten
 
 TITLE_COLUMNS = 160
@@ -33,8 +42,12 @@ class Contents:
         plain: Answers for readers who know no scores; empty where no row has a label.
         summary: Lead and findings.
         scores: The table of methods.
+        every: Every score by method.
         differences: Paired differences, or None.
-        ood: Detection by method and score, a table for each set.
+        uncertainties: Mean uncertainties of right and wrong rows, or None where none are known.
+        parts: Tables of groups of rows and of classes, as far as they were asked for.
+        ood: Detection by method and score, a table for each set; then the means over near and over
+            far sets, where these were named.
         examples: The most confident errors by method; empty where they are left out.
         cards: What each method is.
         record: What was run.
@@ -46,7 +59,10 @@ class Contents:
     plain: tuple[Finding, ...]
     summary: Summary
     scores: Table
+    every: Table
     differences: Table | None
+    uncertainties: Table | None
+    parts: tuple[Table, ...]
     ood: tuple[Table, ...]
     examples: tuple[WrongAnswers, ...]
     cards: tuple[Card, ...]
@@ -82,9 +98,12 @@ def compose(
         facts=_facts(methods),
         plain=in_plain_words(methods, comparison, sets),
         summary=summarise(methods, comparison, sets),
-        scores=score_table(named, sets),
+        scores=explained(with_chance(score_table(named, sets), named)),
+        every=every_score_table(named),
         differences=None if comparison is None else difference_table(comparison),
-        ood=ood_tables(named, sets),
+        uncertainties=_uncertainties(named),
+        parts=_with_rows(*group_tables(named), class_table(named)),
+        ood=(*ood_tables(named, sets), *_with_rows(near_far_table(named))),
         examples=() if example_column is None else wrong_answers(methods, example_column),
         cards=method_cards(methods),
         record=tuple(run_record(methods, sets, provenance, settings)),
@@ -95,7 +114,22 @@ def compose(
 def _keys(methods: Sequence[Assessed]) -> set[str]:
     """Return the keys of all scores that some method has."""
     keys = {key for one in methods for key in one.scores}
+    keys |= {key for one in methods for part in one.scores.classes.values() for key in part.scores}
+    if any(one.scores.ece_if_calibrated is not None for one in methods):
+        keys.add(BY_CHANCE)
+    if any(one.scores.ood_groups for one in methods):
+        keys.add(NEAR_AND_FAR)
     return keys | {UNFAMILIAR} if any(one.scores.ood for one in methods) else keys
+
+
+def _uncertainties(methods: Sequence[Named]) -> Table | None:
+    """Return the table where it can set right rows against wrong ones."""
+    kinds = [means for one in methods for means in one.scores.uncertainty.values()]
+    return uncertainty_table(methods) if any({"right", "wrong"} & {*one} for one in kinds) else None
+
+
+def _with_rows(*tables: Table) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table.rows)
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

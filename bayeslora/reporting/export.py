@@ -10,7 +10,7 @@ from typing import Any
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.svg import Drawing
 
@@ -28,8 +28,14 @@ CSV_COLUMNS = (
     "high",
     "n",
     "n_ood",
+    "by",
+    "part",
 )
-"""Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are empty but for detection."""
+"""Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are empty but for detection.
+
+`by` is empty but for parts: `group:<column>`, `class`, `sets` (near and far ones) and `answers`
+(right and wrong ones), with `part` the value of the column, the class, and so on.
+"""
 
 
 def scores_json(
@@ -67,13 +73,36 @@ def write_csv(path: Path, methods: Sequence[Assessed]) -> None:
 def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
     scores = one.scores
     names = (one.label, one.method.name)
+    rows = scores.n_labelled if scores.n_labelled else scores.n
     for key, score in scores.items():
-        rows = scores.n_labelled if scores.n_labelled else scores.n
-        yield (*names, "", "", key, *_numbers(score), rows, "")
+        yield (*names, "", "", key, *_numbers(score), rows, "", "", "")
+    for key in ("ece_if_calibrated", "calibration_p"):
+        if (value := getattr(scores, key)) is not None:
+            yield (*names, "", "", key, repr(value), "", "", rows, "", "", "")
     for name, result in scores.ood.items():
+        sizes = (result.n_in, result.n_out)
         for uncertainty, found in result.by_score.items():
             for key, score in found.items():
-                yield (*names, name, uncertainty, key, *_numbers(score), result.n_in, result.n_out)
+                yield (*names, name, uncertainty, key, *_numbers(score), *sizes, "", "")
+    for line in _part_lines(scores):
+        yield (*names, *line)
+
+
+def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
+    """Yield the lines of parts, without the names of the method."""
+    for kind, group in scores.ood_groups.items():
+        sizes = (scores.n, sum(scores.ood[name].n_out for name in group.sets))
+        for uncertainty, found in group.by_score.items():
+            for key, score in found.items():
+                yield ("", uncertainty, key, *_numbers(score), *sizes, "sets", kind)
+    for uncertainty, means in scores.uncertainty.items():
+        for part, score in means.items():
+            yield ("", uncertainty, "mean", *_numbers(score), "", "", "answers", part)
+    kinds = {f"group:{column}": parts for column, parts in scores.groups.items()}
+    for by, parts in {**kinds, "class": scores.classes}.items():
+        for name, part_scores in parts.items():
+            for key, score in part_scores.scores.items():
+                yield ("", "", key, *_numbers(score), part_scores.n, "", by, name)
 
 
 def _numbers(score: Score) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
-from bayeslora.reporting.assess import CHANCE, Assessed, misses_more_than_chance
+from bayeslora.reporting.assess import CHANCE, Assessed, miscalibrated, misses_more_than_chance
 from bayeslora.reporting.standing import Standing, standing, standing_of
 from bayeslora.reporting.text import (
     clean,
@@ -16,6 +16,7 @@ from bayeslora.reporting.text import (
     listed,
     named,
     number,
+    p_text,
     percent,
     shorten,
     shown,
@@ -92,7 +93,7 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
             sentences = tuple(_biased(method) for method in chosen)
             found.append(Finding(f"{direction.capitalize()}confident", sentences, "warning"))
     clear = [one for one in methods if bias(one) == "none"]
-    hidden = [one for one in clear if misses_more_than_chance(one.points)]
+    hidden = [one for one in clear if miscalibrated(one)]
     if hidden:
         sentences = tuple(_hidden(method) for method in hidden)
         found.append(Finding("Miscalibrated, though not on average", sentences, "warning"))
@@ -163,6 +164,11 @@ def _biased(method: Assessed) -> str:
 
 def _hidden(method: Assessed) -> str:
     average = shown_points(method.scores["overconfidence"], signed=True)
+    if not misses_more_than_chance(method.points):
+        return (
+            f"{named(method.label)}: its ECE is {shown(method.scores['ece'])}{_floor(method)}. The"
+            f" average gap includes 0 ({average})."
+        )
     return (
         f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both"
         f" directions cancel on average ({average})."
@@ -181,7 +187,11 @@ def _floor(method: Assessed) -> str:
     floor = method.scores.ece_if_calibrated
     if floor is None:
         return ""
-    return f"; calibrated perfectly, it would read about {number(floor)} on as many rows"
+    words = f"; calibrated perfectly, it would read about {number(floor)} on as many rows"
+    p = method.scores.calibration_p
+    if p is None:
+        return words
+    return f"{words}, and at least as much as it does with a probability of {p_text(p)}"
 
 
 def _sure_and_right(method: Assessed) -> str:

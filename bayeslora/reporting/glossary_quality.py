@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bayeslora.reporting import glossary_formulas as formulas
-from bayeslora.reporting.term import Term
+from bayeslora.reporting.term import BY_CHANCE, Term
 
 QUALITY_TERMS = (
     Term(
@@ -72,6 +72,16 @@ QUALITY_TERMS = (
         frozenset({"ece"}),
     ),
     Term(
+        "ECE by chance, p",
+        "What the ECE of a perfectly calibrated method would read on average on these rows, and how"
+        " often it would read at least as much: each row is drawn as right with a probability of"
+        " its confidence, many times over. A small p speaks against calibration of the confidence."
+        " A large one is no proof of it: few rows show little.",
+        source="Bröcker and Smith 2007, Weather and Forecasting 22; Vaicenavicius et al. 2019,"
+        " arXiv 1902.06977",
+        keys=frozenset({BY_CHANCE, "ece_if_calibrated"}),
+    ),
+    Term(
         "ECE, equal-mass bins",
         "The same with bins that hold equally many rows.",
         source="Nguyen and O'Connor 2015, arXiv 1508.05154",
@@ -113,6 +123,14 @@ QUALITY_TERMS = (
         "The two parts of the ECE: from bins more confident than right, and from bins less"
         " confident than right.",
         keys=frozenset({"ece_over", "ece_under"}),
+    ),
+    Term(
+        "Recall, precision, mean probability, ECE of a class",
+        "Recall is the share of the class's rows that are predicted as it, precision the share of"
+        " rows predicted as it that are it. Its mean probability over all labelled rows is to be"
+        " compared with its share of them. The ECE, one vs rest, is that of the class's probability"
+        " in place of the confidence.",
+        keys=frozenset({"recall", "precision", "mean_probability"}),
     ),
     Term(
         "Overconfidence",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bayeslora.reporting import glossary_formulas as formulas
-from bayeslora.reporting.term import UNFAMILIAR, Term
+from bayeslora.reporting.term import NEAR_AND_FAR, UNFAMILIAR, Term
 
 USE_TERMS = (
     Term(
@@ -47,7 +47,7 @@ USE_TERMS = (
     Term(
         "Out of distribution (OOD), unfamiliar",
         "Rows unlike those that the method was made for, such as texts on a subject that"
-        " none of its classes covers. They are the positive class of the three scores"
+        " none of its classes covers. They are the positive class of the scores"
         " below; u is the uncertainty of an unfamiliar row, v that of a familiar one.",
         keys=frozenset({UNFAMILIAR}),
     ),
@@ -57,7 +57,7 @@ USE_TERMS = (
         " has the higher uncertainty. 0.5 is a coin, 1 is perfect.",
         (formulas.AUROC,),
         "Hanley and McNeil 1982, Radiology 143",
-        frozenset({UNFAMILIAR}),
+        frozenset({UNFAMILIAR, "auroc"}),
     ),
     Term(
         "AUPR",
@@ -66,7 +66,14 @@ USE_TERMS = (
         " and R the share of unfamiliar rows that are flagged.",
         (formulas.AUPR,),
         "Hendrycks and Gimpel 2017, arXiv 1610.02136",
-        frozenset({UNFAMILIAR}),
+        frozenset({UNFAMILIAR, "aupr"}),
+    ),
+    Term(
+        "AUPR, familiar rows",
+        "The AUPR of the other direction: familiar rows are the positive class, the least uncertain"
+        " first. A useless score gives the share of familiar rows among all rows.",
+        source="Hendrycks and Gimpel 2017, arXiv 1610.02136",
+        keys=frozenset({UNFAMILIAR, "aupr_in"}),
     ),
     Term(
         "FPR95",
@@ -74,7 +81,14 @@ USE_TERMS = (
         " of the unfamiliar ones. Lower is better.",
         (formulas.FPR95, formulas.FPR95_THRESHOLD),
         "Liang, Li and Srikant 2018, arXiv 1706.02690",
-        frozenset({UNFAMILIAR}),
+        frozenset({UNFAMILIAR, "fpr95"}),
+    ),
+    Term(
+        "Near and far sets",
+        "Kinds of out-of-distribution sets, named by whoever made the report. Scores of a kind are"
+        " means over its sets, each counting alike.",
+        source="Yang et al. 2022, arXiv 2210.07242",
+        keys=frozenset({NEAR_AND_FAR}),
     ),
     Term(
         "Total, aleatoric, epistemic uncertainty",

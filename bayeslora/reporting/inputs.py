@@ -75,6 +75,7 @@ def gather(
     ood: OodLike | None = None,
     *,
     column: str | None = None,
+    needed: Sequence[str] = (),
 ) -> list[Method]:
     """Load everything that a report needs, in the order given.
 
@@ -84,6 +85,7 @@ def gather(
             label such as `polar (seed 1)` where several items share the name.
         column: A further column of the rows that the methods are judged by, kept from files that
             have it.
+        needed: Further columns that every method's file must have; sets keep those they have.
 
     Raises:
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
@@ -92,11 +94,11 @@ def gather(
     given = [items] if isinstance(items, Predictions | str | Path) else list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item, column) for item in given]
+    sources = [load_source(item, [column] if column else [], needed) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
     hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
     labels = unique_labels(names, hints)
-    outside = _by_method(names, labels, ood or {})
+    outside = _by_method(names, labels, ood or {}, needed)
     methods = [
         Method(label, name, source, sets)
         for label, name, source, sets in zip(labels, names, sources, outside, strict=True)
@@ -126,12 +128,15 @@ def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
     }
 
 
-def load_source(item: PredictionsLike, column: str | None = None) -> Source:
+def load_source(
+    item: PredictionsLike, wanted: Sequence[str] = (), needed: Sequence[str] = ()
+) -> Source:
     """Return predictions with the hash of the file they come from.
 
     Args:
         item: Predictions or a path.
-        column: A further column to keep from a file that has it.
+        wanted: Further columns to keep from a file that has them.
+        needed: Further columns that a file must have.
 
     Raises:
         InputError: `item` is neither predictions nor a path, or its file cannot be read.
@@ -141,8 +146,8 @@ def load_source(item: PredictionsLike, column: str | None = None) -> Source:
     if not isinstance(item, str | Path):
         raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
     path = Path(item)
-    kept = [name for name in further_columns(path) if name == column] if column else []
-    predictions = Predictions.load(path, columns=kept)
+    there = [name for name in further_columns(path) if name in wanted] if wanted else []
+    predictions = Predictions.load(path, columns=list(dict.fromkeys([*needed, *there])))
     with path.open("rb") as stream:
         return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
 
@@ -194,7 +199,7 @@ def _with_seeds(methods: Sequence[Method]) -> list[Method]:
 
 
 def _by_method(
-    names: Sequence[str], labels: Sequence[str], ood: OodLike
+    names: Sequence[str], labels: Sequence[str], ood: OodLike, columns: Sequence[str]
 ) -> list[dict[str, Source]]:
     nested = [isinstance(value, Mapping) for value in ood.values()]
     if not any(nested):
@@ -203,7 +208,7 @@ def _by_method(
                 f"ood set {next(iter(ood))!r}: say which of the {len(names)} methods made its"
                 " predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
             )
-        return [_load_sets(ood) for _ in names]
+        return [_load_sets(ood, columns) for _ in names]
     if not all(nested):
         raise InputError("ood mixes sets of one method with sets by method; use {method: {set: …}}")
     for key in ood:
@@ -215,12 +220,12 @@ def _by_method(
             same = [label for label, name in zip(labels, names, strict=True) if name == key]
             raise InputError(f"ood names {key!r}, which is not one item; choose from {same}")
     return [
-        _load_sets(ood.get(label, ood.get(name, {})))
+        _load_sets(ood.get(label, ood.get(name, {})), columns)
         for label, name in zip(labels, names, strict=True)
     ]
 
 
-def _load_sets(sets: object) -> dict[str, Source]:
+def _load_sets(sets: object, columns: Sequence[str]) -> dict[str, Source]:
     if not isinstance(sets, Mapping):
         return {}
-    return {str(name): load_source(item) for name, item in sets.items()}
+    return {str(name): load_source(item, columns) for name, item in sets.items()}

@@ -56,9 +56,12 @@ def escape_latex(text: str) -> str:
 
 def render_latex(contents: Contents) -> str:
     """Return all tables of a report."""
-    tables = [("scores", contents.scores)]
+    tables = [("scores", contents.scores), ("every", contents.every)]
     if contents.differences is not None:
         tables.append(("differences", contents.differences))
+    if contents.uncertainties is not None:
+        tables.append(("uncertainties", contents.uncertainties))
+    tables += [(f"parts-{place}", table) for place, table in enumerate(contents.parts, start=1)]
     tables += [(f"ood-{place}", table) for place, table in enumerate(contents.ood, start=1)]
     title = clean(contents.title).replace("\\", "/")
     return f"% {title}\n{PREAMBLE}\n" + "\n".join(to_latex(*one) for one in tables)

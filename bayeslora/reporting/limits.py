@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.reporting.answers import SURE, Answers
-from bayeslora.reporting.assess import Assessed, Point, misses_more_than_chance
+from bayeslora.reporting.assess import Assessed, Point, miscalibrated
 from bayeslora.reporting.findings import bias
 from bayeslora.reporting.text import clean, counted, named, percent, shorten
 
@@ -36,7 +36,7 @@ def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[
 
 def _levels(leader: Assessed) -> list[str]:
     """Name the level of confidence that promises too much, for most rows times points."""
-    if bias(leader) == "none" and not misses_more_than_chance(leader.points):
+    if bias(leader) == "none" and not miscalibrated(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)

@@ -34,6 +34,8 @@ def render_markdown(
         *(_finding(one.topic, one.sentences) for one in contents.summary.findings),
         "## Which method to trust",
         *_table(contents.scores),
+        "### All scores",
+        *_table(contents.every),
     ]
     if contents.differences is not None:
         blocks += ["### Row by row", *_table(contents.differences)]
@@ -43,6 +45,12 @@ def render_markdown(
         blocks += _plates(drawings.brier, suffix)
         blocks += ["## Confidence of right and wrong answers"]
         blocks += [*_images(drawings.confidence, suffix), *_plates(drawings.selective, suffix)]
+        if contents.uncertainties is not None:
+            blocks += ["### Uncertainty of right and wrong answers"]
+            blocks += _table(contents.uncertainties)
+    if contents.parts:
+        blocks.append("## Parts of the rows")
+        blocks += [block for table in contents.parts for block in _table(table)]
     if contents.ood:
         blocks.append("## Unfamiliar rows")
         blocks += [block for table in contents.ood for block in _table(table)]

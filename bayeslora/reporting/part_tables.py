@@ -1,4 +1,4 @@
-"""Tables for a terminal beyond the scores of methods: chance alone, and parts of the rows."""
+"""Tables beyond the scores of methods: chance alone, every score, and parts of the rows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bayeslora.metrics.by_class import CLASS_KEYS
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison
 from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Scores
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.reporting.findings import score_words
-from bayeslora.reporting.score_tables import OOD_COLUMNS, SCORE_COLUMNS, Named, score_cell
-from bayeslora.reporting.set_columns import SET_COLUMNS
+from bayeslora.reporting.score_tables import (
+    OOD_COLUMNS,
+    SCORE_COLUMNS,
+    Named,
+    score_cell,
+    score_table,
+)
+from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import clean, number, shorten
+from bayeslora.reporting.text import clean, named, number, p_text, shorten
 
 CHANCE_COLUMN = Column("ECE by chance")
 """Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""
-
-AUPR_IN = Column("AUPR, familiar rows", "↑")
 
 _UNCERTAINTY_COLUMNS = {
     "mean": Column("all rows"),
@@ -32,7 +37,16 @@ _CLASS_COLUMNS = {
     "mean_probability": Column("Mean probability"),
     "ece": Column("ECE, one vs rest", "↓"),
 }
+_BRACKETS = "Brackets hold 95 % intervals."
 _GROUP_COLUMNS = {**SCORE_COLUMNS, **SET_COLUMNS}
+
+
+HOW_TO_READ_CHANCE = (
+    "ECE by chance: what a perfectly calibrated method would read on average on these rows; p: how"
+    " often it would read at least as much, by chance alone. A small p speaks against calibration;"
+    " a large one shows no fault, and is no proof that there is none."
+)
+"""One line for the caption of a table with `CHANCE_COLUMN`."""
 
 
 def chance_cell(scores: Scores) -> Cell:
@@ -57,6 +71,19 @@ def with_chance(table: Table, methods: Sequence[Named]) -> Table:
     return replace(table, columns=columns, rows=rows)
 
 
+def explained(table: Table) -> Table:
+    """Return a table with `HOW_TO_READ_CHANCE` in its caption, where it has that column."""
+    if CHANCE_COLUMN not in table.columns:
+        return table
+    return replace(table, caption=f"{table.caption} {HOW_TO_READ_CHANCE}")
+
+
+def every_score_table(methods: Sequence[Named]) -> Table:
+    """Return every score of the catalogue, and of prediction sets, one method a row."""
+    keys = (*SCORES, *SET_COLUMNS, *EXTRA_SET_COLUMNS)
+    return explained(with_chance(score_table(methods, {}, keys=keys), methods))
+
+
 def part_tables(methods: Sequence[Named], *, uncertainties: bool = True) -> list[Table]:
     """Return the tables of near and far sets, uncertainties, groups and classes, as far as any.
 
@@ -64,25 +91,40 @@ def part_tables(methods: Sequence[Named], *, uncertainties: bool = True) -> list
         methods: Scores with their labels.
         uncertainties: Whether to show the means of uncertainties.
     """
-    columns = list(dict.fromkeys(column for one in methods for column in one.scores.groups))
     tables = [
-        _near_far(methods),
-        *([_uncertainties(methods)] if uncertainties else []),
-        *(
-            _parts(
-                [(one.label, one.scores.groups.get(column, {})) for one in methods],
-                column,
-                {key: _GROUP_COLUMNS[key] for key in GROUP_KEYS},
-            )
-            for column in columns
-        ),
-        _parts(
-            [(one.label, one.scores.classes) for one in methods],
-            "class",
-            {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
-        ),
+        near_far_table(methods),
+        *([uncertainty_table(methods)] if uncertainties else []),
+        *group_tables(methods),
+        class_table(methods),
     ]
     return [table for table in tables if table.rows]
+
+
+def group_tables(methods: Sequence[Named]) -> list[Table]:
+    """Return a table of the rows of each value for every column that rows were grouped by."""
+    columns = list(dict.fromkeys(column for one in methods for column in one.scores.groups))
+    return [
+        _parts(
+            [(one.label, one.scores.groups.get(column, {})) for one in methods],
+            column,
+            {key: _GROUP_COLUMNS[key] for key in GROUP_KEYS},
+            f"The labelled rows of each value of the column {named(shorten(clean(column)))}. Groups"
+            f" differ by chance too, the more so the fewer rows they have. {_BRACKETS}",
+        )
+        for column in columns
+    ]
+
+
+def class_table(methods: Sequence[Named]) -> Table:
+    """Return the scores of every class; without rows where none were asked for."""
+    return _parts(
+        [(one.label, one.scores.classes) for one in methods],
+        "class",
+        {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
+        "Every class: how many labelled rows have it, how often it is found (recall), how often"
+        " rightly named (precision), its mean probability over all labelled rows, and the"
+        f" calibration error of that probability. {_BRACKETS}",
+    )
 
 
 def p_value_table(comparison: Comparison) -> Table:
@@ -95,11 +137,6 @@ def p_value_table(comparison: Comparison) -> Table:
     return Table("", ("p, Holm-corrected",), tuple(_plain(key) for key in COMPARED), rows)
 
 
-def p_text(p: float) -> str:
-    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`."""
-    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
 def _plain(key: str) -> Column:
     return Column(SCORE_COLUMNS[key].title)
 
@@ -108,21 +145,26 @@ def _p_cell(p: float, corrected: float) -> Cell:
     return Cell(p_text(corrected), f"single {p_text(p)}", corrected < 0.05)
 
 
-def _near_far(methods: Sequence[Named]) -> Table:
-    columns = {**OOD_COLUMNS, "aupr_in": AUPR_IN}
+def near_far_table(methods: Sequence[Named]) -> Table:
+    """Return detection averaged over near and over far sets; without rows where there are none."""
     rows = [
         Row(
             (one.label, f"{kind}: {_listed(group.sets)}", score_words(group.score)),
-            tuple(score_cell(key, group.scores.get(key)) for key in columns),
+            tuple(score_cell(key, group.scores.get(key)) for key in OOD_COLUMNS),
         )
         for one in methods
         for kind, group in one.scores.ood_groups.items()
     ]
     headings = ("Method", "Mean over sets", "Uncertainty")
-    return Table("", headings, tuple(columns.values()), tuple(rows))
+    caption = (
+        "Means over out-of-distribution sets of one kind, each set counting alike, whatever its"
+        f" size. {_BRACKETS}"
+    )
+    return Table(caption, headings, tuple(OOD_COLUMNS.values()), tuple(rows))
 
 
-def _uncertainties(methods: Sequence[Named]) -> Table:
+def uncertainty_table(methods: Sequence[Named]) -> Table:
+    """Return the mean uncertainties; without rows where no method has any."""
     rows = [
         Row(
             (one.label, f"{name} uncertainty"),
@@ -132,13 +174,19 @@ def _uncertainties(methods: Sequence[Named]) -> Table:
         for name, means in one.scores.uncertainty.items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
-    return Table("", ("Method", "Mean, nats"), columns, tuple(rows))
+    caption = (
+        "Mean uncertainty of all rows, and of the labelled rows predicted rightly and wrongly, in"
+        " nats. An uncertainty that tells errors is higher on those predicted wrongly."
+        f" {_BRACKETS}"
+    )
+    return Table(caption, ("Method", "Mean, nats"), columns, tuple(rows))
 
 
 def _parts(
     methods: Sequence[tuple[str, Mapping[str, PartScores]]],
     heading: str,
     columns: Mapping[str, Column],
+    caption: str,
 ) -> Table:
     every = [part for _, parts in methods for part in parts.values()]
     kept = [key for key in columns if any(key in part.scores for part in every)]
@@ -151,7 +199,7 @@ def _parts(
         for name, part in parts.items()
     ]
     titles = (Column("Rows"), *(columns[key] for key in kept))
-    return Table("", ("Method", shorten(clean(heading))), titles, tuple(rows))
+    return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows))
 
 
 def _listed(names: Sequence[str]) -> str:

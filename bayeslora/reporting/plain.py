@@ -12,7 +12,7 @@ import numpy as np
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.answers import Answers, answers_of
-from bayeslora.reporting.assess import Assessed, misses_more_than_chance
+from bayeslora.reporting.assess import Assessed, ece_beyond_chance, misses_more_than_chance
 from bayeslora.reporting.findings import Finding, bias
 from bayeslora.reporting.limits import limits
 from bayeslora.reporting.standing import standing_of
@@ -87,6 +87,11 @@ def _how_sure(leader: Assessed) -> str:
         return (
             f"{opening}, which is no difference beyond chance. But that is an average: at some"
             " levels it is surer than it is right, at others less."
+        )
+    if ece_beyond_chance(leader):
+        return (
+            f"{opening}, which is no difference beyond chance. But that is an average: level by"
+            " level, its confidence is further off than chance explains."
         )
     return (
         f"{opening}. That is no sign that its confidence is wrong. But it is no proof that it is"

@@ -8,6 +8,9 @@ from pathlib import Path
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, write_json
 from bayeslora.metrics.calibration import NUM_BINS
+from bayeslora.metrics.intervals import Method as Interval
+from bayeslora.metrics.intervals import Resampling
+from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import compose
 from bayeslora.reporting.examples import MOST
@@ -49,6 +52,12 @@ def report(
     per_class: PerClass = False,
     provenance: Provenance | None = None,
     ood_score: str | None = None,
+    near: Names = None,
+    far: Names = None,
+    group_by: Names = None,
+    by_class: bool = False,
+    cluster_by: str | None = None,
+    interval: Interval = "percentile",
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -79,6 +88,13 @@ def report(
             rest: `True`, or the names of the classes to draw.
         provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
         ood_score: The uncertainty to judge detection by; see `evaluate`.
+        near: Names of out-of-distribution sets to average over as near ones, as in `evaluate`.
+        far: Names of those to average over as far ones.
+        group_by: Columns of the predictions: tables of the rows of each of their values.
+        by_class: A table of every class's scores.
+        cluster_by: A column whose equal values mark rows that belong together: the bootstrap draws
+            them together.
+        interval: `percentile`, or `bca`.
         num_bins: Bins of the calibration errors and of the diagrams.
         num_resamples: Bootstrap resamples behind the intervals.
         seed: Of the bootstrap.
@@ -94,15 +110,25 @@ def report(
     look = load_template(template)
     formats = check_formats(figures)
     options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    asked = asked_for(
+        near=near,
+        far=far,
+        group_by=group_by,
+        by_class=by_class,
+        cluster_by=cluster_by,
+        interval=interval,
+    )
+    Resampling(num_resamples, seed, interval)  # complains before anything is read
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, overwrite=overwrite) as aside:
-        gathered = gather(items, ood, column=column)
+        gathered = gather(items, ood, column=column, needed=asked.columns)
         if examples and example_column is not None:
             check_column(gathered, example_column)
         check_classes(per_class, gathered)
+        asked.check(gathered)
         sets = ood_names(gathered)
-        methods = assess(gathered, ood_score=ood_score, **options)
-        comparison = pair(methods, **options)
+        methods = assess(gathered, ood_score=ood_score, asked=asked, **options)
+        comparison = pair(methods, asked=asked, **options)
         call = python_call(
             gathered,
             out=str(out),
@@ -113,6 +139,7 @@ def report(
             figures=None if formats == FORMATS[:1] else formats,
             per_class=per_class or None,
             ood_score=ood_score,
+            **asked.as_given(),
             **options,
         )
         known = {"command": call, **(provenance or {})} if call else (provenance or {})

@@ -35,6 +35,7 @@ OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
     "aupr": Column("AUPR", "↑"),
     "fpr95": Column("FPR95", "↓"),
+    "aupr_in": Column("AUPR, familiar rows", "↑"),
 }
 """Columns of the table of out-of-distribution detection, by the key of their score."""
 
@@ -43,6 +44,8 @@ DISTANCE_COLUMNS: Mapping[str, Column] = {
     "epistemic_ratio": Column("Epistemic ratio", "→1"),
 }
 """Columns of a comparison that measures distances, by the key of their score."""
+
+_ALL_TIES = Score(0.5, 0.5, 0.5)
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
@@ -114,7 +117,8 @@ def ood_tables(
 ) -> tuple[Table, ...]:
     """Return, for each set, how well each uncertainty tells its rows from familiar ones.
 
-    Left out are the parts of `HIDDEN_SCORES`, and scores that never vary.
+    Left out are the parts of `HIDDEN_SCORES`, and scores that never vary: all pairs are ties then,
+    in every resample.
     """
     return tuple(_ood_table(methods, name, label, note) for name, label in sets.items())
 
@@ -125,9 +129,9 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
         for one in methods
         if name in one.scores.ood
         for score, scores in one.scores.ood[name].by_score.items()
-        if score not in HIDDEN_SCORES and scores["auroc"].low < scores["auroc"].high
+        if score not in HIDDEN_SCORES and scores["auroc"] != _ALL_TIES
     ]
-    columns = [_cells(key, [scores[key] for _, _, scores in entries]) for key in OOD_COLUMNS]
+    columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
     rows = tuple(
         Row((method, score_words(score)), cells)
         for (method, score, _), cells in zip(entries, zip(*columns, strict=True), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bayeslora.reporting.answers import Answers
-from bayeslora.reporting.assess import Assessed, misses_more_than_chance
+from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.findings import bias, score_words
 from bayeslora.reporting.text import counted, named, number, percent
 
@@ -31,7 +31,7 @@ def steps(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[s
 
 
 def _percentages(leader: Assessed) -> str:
-    if bias(leader) != "none" or misses_more_than_chance(leader.points):
+    if bias(leader) != "none" or miscalibrated(leader):
         return (
             "Do not read its percentages as they stand. Recalibrate it on labelled rows that it has"
             " not seen (bayeslora recalibrate), and make this report again on others."

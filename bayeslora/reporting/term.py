@@ -9,6 +9,12 @@ from bayeslora.reporting.formulas import Formula
 UNFAMILIAR = "ood"
 """The key of terms that are about out-of-distribution sets."""
 
+NEAR_AND_FAR = "ood_groups"
+"""The key of terms that are about kinds of such sets."""
+
+BY_CHANCE = "calibration_p"
+"""The key of terms that are about calibration errors by chance."""
+
 
 @dataclass(frozen=True)
 class Term:

@@ -115,6 +115,11 @@ def shown_points(score: Score, *, signed: bool = False) -> str:
     return f"{number(100 * score.value, signed=signed, digits=1)} points {ends}"
 
 
+def p_text(p: float) -> str:
+    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`."""
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
 def percent(value: float) -> str:
     """Return a share as a percentage with one digit."""
     return f"{number(100 * value, digits=1)}\N{NO-BREAK SPACE}%"

@@ -227,6 +227,24 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
     assert "sourse" in refused("evaluate", file, "--cluster-by", "sourse")
 
 
+def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path):
+    file = with_columns(tmp_path / "a.parquet")
+    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
+    options += ["--ood", f"n={files['near_a']}", "--near", "n"]
+    assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
+    assert "unknown near set" in refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    assert not (tmp_path / "no").exists()
+    done = run("report", file, "--out", tmp_path / "r", *options)
+    assert done.code == 0, done.err
+    [found] = json.loads((tmp_path / "r" / "scores.json").read_text("utf-8"))["methods"]
+    expected = json.loads(run("evaluate", file, *options, "--json").out)
+    assert {key: found[key] for key in expected} == expected
+    assert set(found["groups"]["source"]) == {"news", "web"}
+    page = (tmp_path / "r" / "index.html").read_text("utf-8")
+    for part in ("Parts of the rows", "near: n", "--group-by source --by-class"):
+        assert part in page
+
+
 def test_near_and_far_sets_are_averaged(run, refused, files):
     far = ["--ood", f"n={files['near_a']}", "--ood", f"f={files['near_b']}"]
     options = [*far, "--near", "n", "--far", "f", "--far", "n"]

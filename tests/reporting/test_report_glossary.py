@@ -4,17 +4,29 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, root, row, sub
 from bayeslora.reporting.glossary import TERMS, terms_for
-from bayeslora.reporting.score_tables import EXTRA_COLUMNS, SCORE_COLUMNS
+from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
-from bayeslora.reporting.term import UNFAMILIAR
+from bayeslora.reporting.term import NEAR_AND_FAR, UNFAMILIAR
 
 FORMULAS = [formula for term in TERMS for formula in term.formulas]
 
 
 @pytest.mark.parametrize(
-    "key", [*SCORE_COLUMNS, *EXTRA_COLUMNS, *SET_COLUMNS, *EXTRA_SET_COLUMNS, UNFAMILIAR]
+    "key",
+    [
+        *COLUMNS,
+        *SET_COLUMNS,
+        *EXTRA_SET_COLUMNS,
+        *OOD_COLUMNS,
+        *CLASS_KEYS,
+        UNFAMILIAR,
+        NEAR_AND_FAR,
+        "calibration_p",
+        "ece_if_calibrated",
+    ],
 )
 def test_every_score_that_is_shown_has_a_term(key):
     assert any(key in term.keys for term in TERMS)

@@ -94,7 +94,9 @@ def test_a_report_has_all_tables(made):
     text = (made / "tables.tex").read_text(encoding="utf-8")
     assert re.findall(r"\\label\{tab:bayeslora-([^}]+)\}", text) == [
         "scores",
+        "every",
         "differences",
+        "uncertainties",
         "ood-1",
         "ood-2",
     ]

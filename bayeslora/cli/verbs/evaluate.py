@@ -6,7 +6,14 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_json, add_resampling, add_scored, given
+from bayeslora.cli.arguments import (
+    PART_OPTIONS,
+    add_json,
+    add_parts,
+    add_resampling,
+    add_scored,
+    given,
+)
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -19,26 +26,13 @@ if TYPE_CHECKING:
 
 SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
-OPTIONS = ("ood_score", "num_bins", "seed", "near", "far", "group_by", "cluster_by", "interval")
+OPTIONS = ("ood_score", "num_bins", "seed", "closed", *PART_OPTIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
-    for kind in ("near", "far"):
-        parser.add_argument(
-            f"--{kind}",
-            action="append",
-            metavar="NAME",
-            help=f"an out-of-distribution set to average over as a {kind} one",
-        )
-    parser.add_argument(
-        "--group-by",
-        action="append",
-        metavar="COLUMN",
-        help="a column of the file: scores of the rows of each of its values as well",
-    )
-    parser.add_argument("--by-class", action="store_true", help="scores of each class as well")
+    add_parts(parser)
     add_resampling(parser)
     parser.add_argument(
         "--closed",
@@ -66,8 +60,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.console import scores_table
 
     keys = _keys(args)
-    options = given(args, *OPTIONS, "closed") | {"by_class": args.by_class}
-    methods = find(args.files, args.ood).methods()
+    options = given(args, *OPTIONS)
+    columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
+    methods = find(args.files, args.ood).methods(tuple(dict.fromkeys(columns)))
     if args.over_seeds:
         from bayeslora.metrics.seeds import over_seeds
 
@@ -95,14 +90,9 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 def _scores(method: Method, options: dict[str, Any]) -> Scores:
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.predictions.record import Predictions
 
-    columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
-    predictions = method.predictions
-    if columns:
-        predictions = Predictions.load(method.file, columns=tuple(dict.fromkeys(columns)))
     outside = {name: source.predictions for name, source in method.ood.items()}
-    scores = evaluate(predictions, outside, **options)
+    scores = evaluate(method.predictions, outside, **options)
     return replace(scores, name=method.label, file=method.file)
 
 

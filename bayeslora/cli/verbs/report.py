@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_overwrite, add_scored, given
+from bayeslora.cli.arguments import (
+    PART_OPTIONS,
+    add_overwrite,
+    add_parts,
+    add_resampling,
+    add_scored,
+    given,
+)
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError, unknown_choice
 
@@ -21,6 +28,8 @@ SUMMARY = "write a report that can be sent to somebody as one file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
+    add_parts(parser)
+    add_resampling(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--title", help="title of the page")
     parser.add_argument(
@@ -79,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
     look = given(args, "examples", "example_column", "template", "figures")
-    options = given(args, "title", "ood_score", "num_bins", "seed") | look
+    options = given(args, "title", "ood_score", "num_bins", "seed", *PART_OPTIONS) | look
     if args.per_class is not None:
         options["per_class"] = args.per_class or True
     page = report(

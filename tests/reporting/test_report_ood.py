@@ -1,0 +1,53 @@
+"""The tables of out-of-distribution detection: what is in them and what is left out."""
+
+import numpy as np
+import pytest
+
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.reporting.score_tables import Named, ood_tables
+from bayeslora.reporting.tables import to_markdown
+
+FEW = {"num_resamples": 20}
+
+
+def table_of(inside, outside):
+    """Return the rows of the table of one set by their uncertainty, and the table."""
+    named = [Named(inside.name, evaluate(inside, {"far": outside}, **FEW))]
+    [table] = ood_tables(named, {"far": "far"})
+    return {row.headings[1]: row.cells for row in table.rows}, table
+
+
+@pytest.fixture
+def apart(make):
+    """Return predictions and a set whose epistemic uncertainty is `high`, that of the rows 0.1."""
+
+    def made(high):
+        inside, outside = make("m"), make("m", rows=100, labelled=False, seed=1)
+        low = inside.replace(epistemic=np.linspace(0.1, 0.2, len(inside)))
+        return low, outside.replace(epistemic=np.full(len(outside), high))
+
+    return made
+
+
+@pytest.mark.parametrize(("high", "value"), [(0.9, "1.000"), (0.0, "0.000")])
+def test_detection_without_an_error_or_without_a_hit_is_shown(apart, high, value):
+    rows, _ = table_of(*apart(high))
+    auroc = rows["epistemic uncertainty"][0]
+    assert (auroc.value, auroc.interval) == (value, f"[{value}, {value}]")
+
+
+def test_an_uncertainty_that_never_varies_is_left_out(make):
+    rows, _ = table_of(make("m"), make("m", rows=100, labelled=False, seed=1))
+    assert "epistemic uncertainty" not in rows
+    assert "total uncertainty" in rows
+
+
+def test_both_directions_of_the_aupr_are_shown(make):
+    inside, outside = make("m"), make("m", rows=100, labelled=False, signal=0.3, seed=1)
+    rows, table = table_of(inside, outside)
+    found = evaluate(inside, {"far": outside}, **FEW).ood["far"].by_score["total"]
+    titles = [column.title for column in table.columns]
+    cells = dict(zip(titles, rows["total uncertainty"], strict=True))
+    assert cells["AUPR"].value == f"{found['aupr'].value:.3f}"
+    assert cells["AUPR, familiar rows"].value == f"{found['aupr_in'].value:.3f}"
+    assert "AUPR, familiar rows ↑" in to_markdown(table)

@@ -1,0 +1,183 @@
+"""Groups, classes, kinds of sets, clusters and the test of the ECE in every file of a report."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import pytest
+
+import bayeslora as bl
+from bayeslora.errors import InputError
+from bayeslora.metrics.scores import Score, Scores
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.findings import calibration
+from bayeslora.reporting.inputs import Method, Source
+from bayeslora.reporting.report import report
+from bayeslora.reporting.score_tables import COLUMNS
+
+FEW = {"num_resamples": 20}
+ASKED = {
+    "near": "near",
+    "far": ["far"],
+    "group_by": "source<b>",
+    "by_class": True,
+    "cluster_by": "twin",
+    "interval": "bca",
+}
+
+
+@pytest.fixture(scope="module")
+def files(make, tmp_path_factory):
+    """A predictions file with sources and twins, and two sets, of which one knows its twins."""
+    folder = tmp_path_factory.mktemp("parts")
+    sources = tuple(("web", "<i>mail</i>")[row % 2] for row in range(240))
+    twins = tuple(str(row // 2) for row in range(240))
+    one = make("m", spread=0.7, columns={"source<b>": sources, "twin": twins})
+    near = make("m", spread=0.7, rows=100, labelled=False, signal=1.2, seed=1)
+    far = make("m", spread=0.7, rows=80, labelled=False, signal=0.3, seed=2)
+    near = near.replace(columns={"twin": twins[:100]})
+    found = {}
+    for name, predictions in {"m": one, "near": near, "far": far}.items():
+        found[name] = folder / f"{name}.parquet"
+        predictions.save(found[name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("parts-report") / "report"
+    sets = {name: files[name] for name in ("near", "far")}
+    return report(files["m"], ood=sets, out=out, **ASKED, **FEW).parent
+
+
+@pytest.fixture(scope="module")
+def scores(files):
+    sets = {name: files[name] for name in ("near", "far")}
+    return bl.evaluate(files["m"], sets, **ASKED, **FEW)
+
+
+def test_the_json_is_what_evaluate_says(written, scores):
+    [content] = json.loads((written / "scores.json").read_text(encoding="utf-8"))["methods"]
+    expected = json.loads(json.dumps(scores.to_json()))
+    assert {key: content[key] for key in expected} == expected
+    assert set(expected["groups"]["source<b>"]) == {"web", "<i>mail</i>"}
+
+
+def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
+    page = (written / "index.html").read_text(encoding="utf-8")
+    for part in ("every", "uncertainties", "parts-1", "parts-2", "ood-3"):
+        assert f'id="{part}-caption"' in page
+    for name in ("<i>mail", "source<b>"):
+        assert name not in page
+    assert "&lt;i&gt;mail&lt;/i&gt;" in page
+    texts = [page] + [
+        (written / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex")
+    ]
+    shown = [scores.groups["source<b>"]["web"].scores["nll"]]
+    shown += [scores.classes["crypto"].scores["recall"], scores.ood_groups["far"].scores["aupr_in"]]
+    shown += [scores.uncertainty["epistemic"]["wrong"], scores["smece"], scores["ece_under"]]
+    for text in texts:
+        assert "ECE by chance" in text
+        for score in shown:
+            assert f"{score.value:.3f}" in text
+    assert page.index("<details") < page.index('id="every-caption"') < page.index("</details>")
+
+
+def test_the_table_of_every_score_has_every_score(written):
+    lines = (written / "report.md").read_text(encoding="utf-8").split("### All scores")[1]
+    head = next(line for line in lines.splitlines() if line.startswith("| Method"))
+    assert all(column.title_and_arrow in head for column in COLUMNS.values())
+
+
+def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
+    with (written / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found = {(row["by"], row["part"], row["uncertainty"], row["score"]): row for row in rows}
+    web = scores.groups["source<b>"]["web"]
+    line = found["group:source<b>", "web", "", "ece"]
+    assert (float(line["value"]), line["n"]) == (web.scores["ece"].value, "120")
+    crypto = scores.classes["crypto"]
+    assert float(found["class", "crypto", "", "recall"]["low"]) == crypto.scores["recall"].low
+    far = scores.ood_groups["far"].by_score["epistemic"]["auroc"]
+    assert float(found["sets", "far", "epistemic", "auroc"]["value"]) == far.value
+    wrong = scores.uncertainty["total"]["wrong"]
+    assert float(found["answers", "wrong", "total", "mean"]["value"]) == wrong.value
+
+
+def test_the_command_of_the_page_asks_for_the_same(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    for part in ("near=", "far=", "group\\_by=", "by\\_class=True", "cluster\\_by=", "'bca'"):
+        assert part in text
+    assert "over clusters of equal 'twin'" in text
+
+
+def test_terms_explain_what_is_shown_and_no_more(written, make, tmp_path):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    plain = report(make("m"), out=tmp_path / "plain", **FEW).with_name("report.md").read_text()
+    for term in ("Near and far sets", "Recall, precision", "AUPR, familiar rows"):
+        assert f"**{term}" in text
+        assert f"**{term}" not in plain
+    assert "**ECE by chance, p**" in plain
+    assert "Parts of the rows" not in plain
+
+
+def test_sets_are_clustered_where_their_file_has_the_column(files):
+    loaded = Predictions.load(files["near"], columns=("twin",))
+    inside = Predictions.load(files["m"], columns=("twin",))
+    options = {"cluster_by": "twin", **FEW}
+    from_files = bl.evaluate(files["m"], {"near": files["near"]}, **options)
+    assert from_files.ood == bl.evaluate(inside, {"near": loaded}, **options).ood
+    alone = bl.evaluate(inside, {"near": loaded.replace(columns={})}, **options)
+    assert from_files.ood["near"].auroc != alone.ood["near"].auroc
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"near": "mear"}, "unknown near set 'mear'"),
+        ({"near": "near", "far": "near"}, "both near and far"),
+        ({"group_by": "sorce<b>"}, "sorce<b>"),
+        ({"cluster_by": "twins"}, "twins"),
+        ({"interval": "bcc"}, "unknown interval 'bcc'"),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_what_is_not_there_is_named_and_nothing_is_written(
+    files, tmp_path, options, message, in_memory
+):
+    one, near = files["m"], files["near"]
+    if in_memory:
+        one, near = Predictions.load(one, columns=("source<b>", "twin")), Predictions.load(near)
+    with pytest.raises(InputError, match=re.escape(message)):
+        report(one, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
+    assert not (tmp_path / "out").exists()
+
+
+def assessed(p):
+    """A method without a bias on average, with few bins, and this p-value of its ECE."""
+    found = {
+        "ece": Score(0.06, 0.02, 0.09),
+        "overconfidence": Score(0.0, -0.02, 0.02),
+        "mean_confidence": Score(0.8, 0.7, 0.9),
+        "accuracy": Score(0.8, 0.7, 0.9),
+    }
+    scores = Scores("m", "", 600, 600, 4, 15, found, ece_if_calibrated=0.021)
+    changed = dataclasses.replace(scores, calibration_p=p)
+    return Assessed(Method("m", "m", Source(None), {}), changed)
+
+
+@pytest.mark.parametrize(
+    ("p", "topic", "word"),
+    [
+        (0.004, "Miscalibrated, though not on average", "probability of 0.004"),
+        (0.37, "No sign of miscalibration at this number of rows", "probability of 0.37"),
+        (None, "No sign of miscalibration at this number of rows", "on as many rows"),
+    ],
+)
+def test_words_follow_the_test_of_the_ece(p, topic, word):
+    [finding] = calibration([assessed(p)])
+    assert finding.topic == topic
+    assert word in finding.sentences[0]
+    assert "cancel" not in finding.sentences[0]
