@@ -232,7 +232,7 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
     options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
     options += ["--ood", f"n={files['near_a']}", "--near", "n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
-    assert "unknown near set" in refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    assert "no out-of-distribution set is given" in refused("report", file, "--out", tmp_path / "no", "--near", "m")
     assert not (tmp_path / "no").exists()
     done = run("report", file, "--out", tmp_path / "r", *options)
     assert done.code == 0, done.err

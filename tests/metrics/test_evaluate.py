@@ -175,7 +175,7 @@ def test_a_score_that_one_set_lacks_is_refused():
         ({"interval": "bcaa"}, "unknown interval 'bcaa'.*'bca'"),
         ({"closed": "both"}, "unknown closed edge 'both'"),
         ({"group_by": "source"}, "carry no column 'source'"),
-        ({"near": "far"}, "unknown near set 'far'"),
+        ({"near": "far"}, "near set 'far': no out-of-distribution set"),
         ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
     ],
 )
