@@ -232,7 +232,8 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
     options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
     options += ["--ood", f"n={files['near_a']}", "--near", "n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
-    assert "no out-of-distribution set is given" in refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    said = refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    assert "no out-of-distribution set is given" in said
     assert not (tmp_path / "no").exists()
     done = run("report", file, "--out", tmp_path / "r", *options)
     assert done.code == 0, done.err
