@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.findings import score_words
@@ -52,7 +53,8 @@ def scores_table(
     Args:
         scores: What `evaluate` returned, one a method.
         width: Columns of the terminal.
-        keys: The scores to show, in this order, and no others; a choice where None.
+        keys: The scores to show, in this order, and no others; a choice where None. Mean
+            uncertainties follow where one method is shown, or every score.
     """
     labels = unique_labels([one.name or "unnamed" for one in scores])
     named = [Named(label, one) for label, one in zip(labels, scores, strict=True)]
@@ -63,7 +65,9 @@ def scores_table(
         blocks = [_within(table, width)]
     else:
         blocks = [to_text(_list_of_scores(one, sets, keys)) for one in named]
-    blocks += [_within(table, width) for table in part_tables(named, uncertainties=keys is None)]
+    # Three rows a method would bury a table of many.
+    detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
+    blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.reporting.console import compare_table, scores_table
@@ -44,6 +45,12 @@ def test_columns_that_do_not_fit_follow_below(scores, width):
     assert all(display_columns(line) <= width for line in tables.splitlines())
     for title in ("Accuracy", "NLL", "ECE", "Brier", "AURC", "near", "far"):
         assert text.count(f"{title} ") + text.count(f"{title}\n") >= 1
+
+
+def test_mean_uncertainties_follow_one_method_or_every_score(scores):
+    assert "epistemic uncertainty  " in scores_table(scores[2:], width=200)
+    assert "epistemic uncertainty  " not in scores_table(scores, width=200)
+    assert "epistemic uncertainty  " in scores_table(scores, width=200, keys=SCORE_KEYS)
 
 
 def test_methods_without_labels(make):
