@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.conformal.common import check_applicable, set_thresholds, with_sets
+from bayeslora.conformal.base import ConformalPredictor
 from bayeslora.conformal.config import APSOptions, RAPSOptions
-from bayeslora.held_out import fitting_rows, settled_order
-from bayeslora.predictions.record import Predictions
+from bayeslora.held_out import settled_order
 
 Array = NDArray[np.float64]
 
@@ -31,88 +30,30 @@ _FIT, _APPLY = 0, 1
 
 
 @dataclass(eq=False)
-class APS(APSOptions):
-    """A conformal predictor by the total probability of a class and all more probable ones.
+class APS(APSOptions, ConformalPredictor):
+    """A conformal predictor by the total probability of a class and all more probable ones."""
 
-    Attributes:
-        thresholds: [C] float64, the largest score in a set; None before `fit`.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
-    """
-
-    thresholds: NDArray[np.float64] | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
-
-    def fit(self, predictions: Predictions) -> APS:
-        """Set the thresholds by the labelled rows.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The predictor itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "a conformal threshold")
-        set_thresholds(self, _scores(self, probs, _FIT), labels, predictions.classes)
-        return self
-
-    def apply(self, predictions: Predictions) -> Predictions:
-        """Return the predictions with their sets.
-
-        The random parts depend on `seed` and on the rows that are given together, not on their
-        order.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
-        """
-        check_applicable(self, predictions)
-        return with_sets(self, predictions, _scores(self, predictions.probs, _APPLY))
+    def scores(self, probs: Array, *, fitting: bool) -> Array:
+        """Return the totals, [N, C]."""
+        return adaptive_scores(probs, _parts(self, probs, fitting))
 
 
 @dataclass(eq=False)
-class RAPS(RAPSOptions):
-    """A conformal predictor like `APS` that also counts a class's place.
+class RAPS(RAPSOptions, ConformalPredictor):
+    """A conformal predictor like `APS` that also counts a class's place."""
 
-    Attributes:
-        thresholds: [C] float64, the largest score in a set; None before `fit`.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
-    """
-
-    thresholds: NDArray[np.float64] | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
-
-    def fit(self, predictions: Predictions) -> RAPS:
-        """Set the thresholds by the labelled rows; see `APS.fit`."""
-        probs, labels = fitting_rows(predictions, "a conformal threshold")
-        scores = _scores(self, probs, _FIT, self.penalty, self.k_reg)
-        set_thresholds(self, scores, labels, predictions.classes)
-        return self
-
-    def apply(self, predictions: Predictions) -> Predictions:
-        """Return the predictions with their sets; see `APS.apply`."""
-        check_applicable(self, predictions)
-        scores = _scores(self, predictions.probs, _APPLY, self.penalty, self.k_reg)
-        return with_sets(self, predictions, scores)
+    def scores(self, probs: Array, *, fitting: bool) -> Array:
+        """Return the totals with the penalties, [N, C]."""
+        return adaptive_scores(probs, _parts(self, probs, fitting), self.penalty, self.k_reg)
 
 
-def _scores(
-    options: APSOptions, probs: Array, stream: int, penalty: float = 0.0, k_reg: int = 0
-) -> Array:
-    """Return [N, C] nonconformity scores."""
+def _parts(options: APSOptions, probs: Array, fitting: bool) -> Array:
+    """Return u, [N, 1]."""
     parts = np.zeros((len(probs), 1))
     if options.randomised:
-        generator = np.random.default_rng([options.seed, stream])
+        generator = np.random.default_rng([options.seed, _FIT if fitting else _APPLY])
         parts[settled_order(probs)] = generator.random((len(probs), 1))
-    return adaptive_scores(probs, parts, penalty, k_reg)
+    return parts
 
 
 def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int = 0) -> Array:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bayeslora import options
 from bayeslora.conformal.aps import APS, RAPS
+from bayeslora.conformal.base import ConformalPredictor
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.lac import LAC
-from bayeslora.conformal.types import ConformalPredictor
 from bayeslora.held_out import held_out
 from bayeslora.predictions.record import Predictions
 

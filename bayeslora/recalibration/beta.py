@@ -17,14 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.held_out import fitting_rows
-from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.common import (
     FLOOR,
-    check_applicable,
     one_hot,
     renormalised,
-    with_new_probs,
 )
 from bayeslora.recalibration.config import BetaOptions
 from bayeslora.recalibration.optimum import minimise
@@ -33,50 +30,24 @@ Array = NDArray[np.float64]
 
 
 @dataclass(eq=False)
-class BetaCalibration(BetaOptions):
+class BetaCalibration(BetaOptions, Recalibrator):
     """A recalibrator with three parameters a class; it does not keep the ranking.
 
     Attributes:
         parameters: [3, C] float64: a, b, c; None before `fit`.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
     """
 
+    title = "beta calibration"
+
     parameters: Array | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
 
-    def fit(self, predictions: Predictions) -> BetaCalibration:
-        """Fit to the labelled rows.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The recalibrator itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "beta calibration")
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels."""
         self.parameters = _fit(probs, labels, self.prior_scale)
-        self.classes, self.num_rows = predictions.classes, len(labels)
-        return self
 
-    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with mapped probabilities; see `common.with_new_probs`.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
-        """
-        check_applicable(self, predictions)
-        values = _sigmoid(_logits(np.asarray(self.parameters), predictions.probs))
-        probs = renormalised(values, predictions.probs)
-        return with_new_probs(self, predictions, probs, name)
+    def mapped(self, probs: Array) -> Array:
+        """Return the mapped probabilities."""
+        return renormalised(_sigmoid(_logits(np.asarray(self.parameters), probs)), probs)
 
     def report(self) -> dict[str, float | str]:
         """Return the means of a and b and the largest c (nats)."""

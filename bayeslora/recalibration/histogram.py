@@ -19,14 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.held_out import fitting_rows
-from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.common import (
     base_rates,
-    check_applicable,
     one_hot,
     renormalised,
-    with_new_probs,
 )
 from bayeslora.recalibration.config import HistogramOptions
 
@@ -34,35 +31,22 @@ Array = NDArray[np.float64]
 
 
 @dataclass(eq=False)
-class HistogramBinning(HistogramOptions):
+class HistogramBinning(HistogramOptions, Recalibrator):
     """A recalibrator with a value a bin and class; it does not keep the ranking.
 
     Attributes:
         edges: [B + 1, C] float64, from 0 to 1; None before `fit`.
         values: [B, C] float64, p' before rows are renormalised; NaN in a bin that holds no row,
             where `smoothing` is 0.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
     """
+
+    title = "histogram binning"
 
     edges: Array | None = None
     values: Array | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
 
-    def fit(self, predictions: Predictions) -> HistogramBinning:
-        """Fit to the labelled rows.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The recalibrator itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "histogram binning")
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels."""
         num_classes = probs.shape[1]
         even = np.linspace(0.0, 1.0, self.num_bins + 1)
         edges = np.repeat(even[:, None], num_classes, axis=1)
@@ -79,28 +63,16 @@ class HistogramBinning(HistogramOptions):
         known = summed(hits) + self.smoothing * base_rates(labels, num_classes)
         self.edges = edges
         self.values = np.divide(known, rows, out=np.full_like(rows, np.nan), where=rows > 0)
-        self.classes, self.num_rows = predictions.classes, len(labels)
-        return self
 
-    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with binned probabilities; see `common.with_new_probs`.
+    def mapped(self, probs: Array) -> Array:
+        """Return the probabilities of the bins.
 
         A value whose bin held no fit row stays the stated probability, and so does a whole row
         whose values are all zero; only `smoothing` 0 allows either.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
         """
-        check_applicable(self, predictions)
-        stated = predictions.probs
-        places = _places(np.asarray(self.edges), stated)
+        places = _places(np.asarray(self.edges), probs)
         values = np.take_along_axis(np.asarray(self.values), places, 0)
-        values = np.where(np.isnan(values), stated, values)
-        return with_new_probs(self, predictions, renormalised(values, stated), name)
+        return renormalised(np.where(np.isnan(values), probs, values), probs)
 
     def report(self) -> dict[str, float | str]:
         """Return the number of bins a class, and the lowest and the highest value of any."""

@@ -17,14 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.held_out import fitting_rows
-from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.common import (
     base_rates,
-    check_applicable,
     one_hot,
     renormalised,
-    with_new_probs,
 )
 from bayeslora.recalibration.config import IsotonicOptions
 
@@ -33,58 +30,34 @@ Knots = tuple[Array, Array]
 
 
 @dataclass(eq=False)
-class IsotonicRegression(IsotonicOptions):
+class IsotonicRegression(IsotonicOptions, Recalibrator):
     """A recalibrator with a rising curve for each class; it does not keep the ranking.
 
     Attributes:
         knots: C pairs ([K] stated probabilities, [K] fitted values), float64, both rising; the
             number of knots differs from class to class. Empty before `fit`.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
     """
 
+    title = "isotonic regression"
+
     knots: tuple[Knots, ...] = ()
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
 
-    def fit(self, predictions: Predictions) -> IsotonicRegression:
-        """Fit to the labelled rows.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The recalibrator itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "isotonic regression")
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels."""
         num_classes = probs.shape[1]
         shares = base_rates(labels, num_classes)
         columns = zip(probs.T, one_hot(labels, num_classes).T, shares, strict=True)
         # scikit-learn fits one curve at a time, and the curves have knots of their own.
         self.knots = tuple(_curve(*column, self.smoothing) for column in columns)
-        self.classes, self.num_rows = predictions.classes, len(labels)
-        return self
 
-    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with mapped probabilities; see `common.with_new_probs`.
+    def mapped(self, probs: Array) -> Array:
+        """Return the values of the curves.
 
         A row whose values are all zero, which only `smoothing` 0 allows, keeps its probabilities.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
         """
-        check_applicable(self, predictions)
-        stated = predictions.probs
-        pairs = zip(stated.T, self.knots, strict=True)
+        pairs = zip(probs.T, self.knots, strict=True)
         values = np.column_stack([np.interp(column, *knots) for column, knots in pairs])
-        return with_new_probs(self, predictions, renormalised(values, stated), name)
+        return renormalised(values, probs)
 
     def report(self) -> dict[str, float | str]:
         """Return the number of knots of all classes."""

@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from bayeslora.held_out import fitting_rows, settled_order
-from bayeslora.predictions.record import Predictions
+from bayeslora.held_out import settled_order
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.common import (
-    check_applicable,
     log_probs,
-    with_new_probs,
 )
 from bayeslora.recalibration.config import MatrixOptions
 from bayeslora.recalibration.linear import LinearMap, fit_linear, mean_nll
@@ -41,36 +39,23 @@ GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(eq=False)
-class MatrixScaling(MatrixOptions):
+class MatrixScaling(MatrixOptions, Recalibrator):
     """A recalibrator with C² + C parameters; it does not keep the ranking.
 
     Attributes:
         weights: [C, C] float64, W; None before `fit`.
         intercept: [C] float64, b, nats.
         chosen: The off-diagonal scale that was used.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
     """
+
+    title = "matrix scaling"
 
     weights: Array | None = None
     intercept: Array | None = None
     chosen: float | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
 
-    def fit(self, predictions: Predictions) -> MatrixScaling:
-        """Fit to the labelled rows.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The recalibrator itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "matrix scaling")
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels."""
         logs = log_probs(probs)
         scale = self.off_diagonal_scale
         if isinstance(scale, str):
@@ -80,22 +65,12 @@ class MatrixScaling(MatrixOptions):
         others = np.zeros(()) if found.off_diagonal is None else found.off_diagonal
         self.weights, self.intercept = np.diag(found.scale) + others, found.intercept
         self.chosen = float(scale)
-        self.classes, self.num_rows = predictions.classes, len(labels)
-        return self
 
-    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with mapped probabilities; see `common.with_new_probs`.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
-        """
-        check_applicable(self, predictions)
-        logits = log_probs(predictions.probs) @ np.asarray(self.weights).T + self.intercept
-        return with_new_probs(self, predictions, softmax(logits, axis=1), name)
+    def mapped(self, probs: Array) -> Array:
+        """Return the mapped probabilities."""
+        return np.asarray(
+            softmax(log_probs(probs) @ np.asarray(self.weights).T + self.intercept, axis=1)
+        )
 
     def report(self) -> dict[str, float | str]:
         """Return the off-diagonal scale used, the mean diagonal weight and the largest other."""

@@ -11,13 +11,13 @@ from typing import Any
 from bayeslora import options
 from bayeslora.held_out import held_out
 from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
 from bayeslora.recalibration.matrix import MatrixScaling
 from bayeslora.recalibration.temperature import Temperature
-from bayeslora.recalibration.types import Recalibrator
 from bayeslora.recalibration.vector import VectorScaling
 
 _METHODS: tuple[type[Any], ...] = (

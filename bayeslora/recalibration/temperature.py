@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from bayeslora.errors import InputError
-from bayeslora.held_out import fitting_rows
-from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.common import (
-    check_applicable,
     log_probs,
-    with_new_probs,
 )
 from bayeslora.recalibration.config import TemperatureOptions
+
+Array = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -39,64 +37,32 @@ _TOLERANCE = 1e-10
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-@dataclass
-class Temperature(TemperatureOptions):
+@dataclass(eq=False)
+class Temperature(TemperatureOptions, Recalibrator):
     """A recalibrator with one parameter; it never changes which class is the most probable.
 
     Attributes:
         temperature: T, the number that logits are divided by: above 1 softens. None before `fit`.
-        classes: Class names of the rows it was fitted on.
-        num_rows: Labelled rows it was fitted on.
     """
 
+    title = "temperature scaling"
+
     temperature: float | None = None
-    classes: tuple[str, ...] = ()
-    num_rows: int = 0
 
-    def fit(self, predictions: Predictions) -> Temperature:
-        """Find the temperature with the lowest NLL on held-out rows; unlabelled ones are skipped.
-
-        Args:
-            predictions: Of rows that the model was not trained on.
-
-        Returns:
-            The recalibrator itself.
-
-        Raises:
-            InputError: No row has a label.
-        """
-        probs, labels = fitting_rows(predictions, "temperature scaling")
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels."""
         self.temperature = 1 / best_inverse(log_probs(probs, _TINY), labels)
-        self.classes = predictions.classes
-        self.num_rows = len(labels)
-        return self
 
-    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with scaled probabilities.
-
-        `total` becomes the entropy of the new probabilities where it was known; `aleatoric` and
-        `epistemic` are dropped, because they describe draws that this does not scale. Further
-        scores are kept.
-
-        Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
-
-        Raises:
-            InputError: Not fitted, or fitted on other classes.
-        """
-        if self.temperature is None:
-            raise InputError("this temperature is not fitted yet; call fit first")
-        check_applicable(self, predictions)
-        probs = softmax(log_probs(predictions.probs, _TINY) / self.temperature, axis=1)
-        return with_new_probs(self, predictions, probs, name)
+    def mapped(self, probs: Array) -> Array:
+        """Return the probabilities with their logarithms over T."""
+        return np.asarray(softmax(log_probs(probs, _TINY) / float(self.temperature or 1.0), axis=1))
 
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""
         return {"temperature": float(self.temperature or 1.0)}
 
 
-def best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
     """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; say where it is an edge."""
     inverse = _newton(logits, labels)
     if inverse in {SMALLEST, LARGEST}:
@@ -104,7 +70,7 @@ def best_inverse(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> floa
     return inverse
 
 
-def _newton(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
     """Search between the edges, by Newton's method within a bracket."""
     low, high = SMALLEST, LARGEST
     if _derivatives(logits, labels, low)[0] >= 0:
@@ -127,9 +93,7 @@ def _newton(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return inverse
 
 
-def _derivatives(
-    logits: NDArray[np.float64], labels: NDArray[np.int64], inverse: float
-) -> tuple[float, float]:
+def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
     probs = softmax(inverse * logits, axis=1)
     average = (probs * logits).sum(1)

@@ -45,7 +45,7 @@ def test_the_temperature_minimises_the_nll(temperature):
     found = Temperature().fit(rows)
     best = nll(found.apply(rows))
     for factor in (0.97, 1.03):
-        other = Temperature(found.temperature * factor, CLASSES)
+        other = Temperature(found.temperature * factor, classes=CLASSES)
         assert nll(other.apply(rows)) > best
 
 
@@ -136,7 +136,7 @@ def test_what_becomes_of_the_other_columns():
         metadata={"link": "mc"},
         name="first",
     )
-    found = Temperature(2.0, CLASSES, num_rows=9)
+    found = Temperature(2.0, classes=CLASSES, num_rows=9)
     scaled = found.apply(rows, name="first + temperature")
     np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
     assert scaled.aleatoric is None
@@ -162,4 +162,4 @@ def test_refusals():
     with pytest.raises(InputError, match="call fit first"):
         Temperature().apply(rows)
     with pytest.raises(InputError, match=r"fitted on classes \['a', 'b'\].*\['a', 'b', 'c'\]"):
-        Temperature(1.0, ("a", "b")).apply(rows)
+        Temperature(1.0, classes=("a", "b")).apply(rows)

@@ -10,7 +10,7 @@ from bayeslora.cli.outputs import before_and_after, check_new_file, print_column
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
-    from bayeslora.recalibration.types import Recalibrator
+    from bayeslora.recalibration.base import Recalibrator
 
 SUMMARY = "fit a recalibrator to held-out predictions and apply it to others"
 

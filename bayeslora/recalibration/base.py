@@ -1,0 +1,112 @@
+"""What a recalibrator is: options and what a fit found in one dataclass, and three verbs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.held_out import check_classes, fitting_rows
+from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.config import RECALIBRATORS
+
+Array = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class Recalibrator(ABC):
+    """A map from probabilities to probabilities, fitted to held-out labels.
+
+    A method says in `learn` how it is fitted, in `mapped` what it makes of probabilities, and in
+    `report` what was found.
+
+    Attributes:
+        name: By which it is chosen.
+        summary: What it does, in a few words.
+        source: Author, year, where.
+        title: Its name in a sentence.
+        classes: Class names of the rows it was fitted on; empty before `fit`.
+        num_rows: Labelled rows it was fitted on.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    title: ClassVar[str]
+
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    num_rows: int = field(default=0, kw_only=True)
+
+    def fit(self, predictions: Predictions) -> Self:
+        """Fit to the labelled rows; unlabelled ones are skipped.
+
+        Args:
+            predictions: Of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label.
+        """
+        probs, labels = fitting_rows(predictions, self.title)
+        self.learn(probs, labels)
+        self.classes, self.num_rows = predictions.classes, len(labels)
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with recalibrated probabilities; the metadata say by what.
+
+        `total` becomes the entropy of the new probabilities where it was known; `aleatoric` and
+        `epistemic` are dropped, because they describe draws that this does not change. Prediction
+        sets are dropped too; further scores are kept.
+
+        Args:
+            predictions: Rows over the same classes, labelled or not.
+            name: The new name; the old one if None.
+
+        Raises:
+            InputError: Not fitted, or fitted on other classes.
+        """
+        if not self.classes:
+            raise InputError(f"this {self.name} is not fitted yet; call fit first")
+        check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
+        new = predictions.with_probs(self.mapped(predictions.probs), name)
+        total = None if predictions.total is None else new.uncertainty("entropy")
+        return new.replace(total=total, metadata={**_kept(predictions), **self._notes()})
+
+    @abstractmethod
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to [N, C] probabilities and their [N] labels, N ≥ 1."""
+
+    @abstractmethod
+    def mapped(self, probs: Array) -> Array:
+        """Return [N, C] new probabilities for [N, C] stated ones; rows sum to 1."""
+
+    @abstractmethod
+    def report(self) -> dict[str, float | str]:
+        """Return the few numbers that say what the fit found."""
+
+    def _notes(self) -> dict[str, str]:
+        chosen = dataclasses.fields(RECALIBRATORS[self.name])
+        values = {f"recalibration_{one.name}": getattr(self, one.name) for one in chosen}
+        numbers = {
+            key: value if isinstance(value, str) else repr(value)
+            for key, value in self.report().items()
+        }
+        return {
+            "recalibration": self.name,
+            **{key: json.dumps(value) for key, value in values.items()},
+            **numbers,
+            "recalibration_rows": str(self.num_rows),
+        }
+
+
+def _kept(predictions: Predictions) -> dict[str, str]:
+    return {k: v for k, v in predictions.metadata.items() if not k.startswith("conformal")}
