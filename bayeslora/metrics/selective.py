@@ -10,6 +10,7 @@ the trapezoid rule instead and divides by 1 − 1/n, which gives (n·AURC − (r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,11 @@ def answered(rows: TopLabel, counts: NDArray[Any] | None = None) -> Answered:
         counts: [N] how often each row occurs, or [N, R]; once where None.
     """
     weights = rows.counts(counts)[::-1]
-    upto = np.cumsum(weights, axis=0)[rows.ties]
-    wrong = np.cumsum((weights.T * (1 - rows.correct[::-1])).T, axis=0)[rows.ties]
-    return Answered(upto, wrong)
+    upto = np.cumsum(weights, axis=0)
+    wrong = np.cumsum((weights.T * (1 - rows.correct[::-1])).T, axis=0)
+    if len(rows.ties) == len(rows):
+        return Answered(upto, wrong)
+    return Answered(upto[rows.ties], wrong[rows.ties])
 
 
 def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -117,9 +120,12 @@ def risk_curve(rows: TopLabel) -> tuple[CoveragePoint, ...]:
     return tuple(CoveragePoint(coverage, risk) for coverage, risk in points)
 
 
+@lru_cache(maxsize=1)  # every block of resamples asks for the same ones
 def harmonic_numbers(count: int) -> NDArray[np.float64]:
     """Return [count + 1] sums 1 + 1/2 + … + 1/k, for k from 0."""
-    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, count + 1))])
+    sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, count + 1))])
+    sums.setflags(write=False)
+    return sums
 
 
 def aurc(rows: TopLabel, counts: NDArray[Any] | None = None) -> float:

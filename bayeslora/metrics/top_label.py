@@ -18,6 +18,9 @@ from bayeslora.errors import InputError
 Closed = Literal["left", "right"]
 """Which edge a bin holds."""
 
+FEW = 8
+"""Sums up to which counting those below a level beats a binary search for it."""
+
 
 @dataclass(frozen=True, eq=False)
 class TopLabel:
@@ -119,7 +122,7 @@ def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any
 def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the first place where rising sums are above each level, at most the last place.
 
-    A binary search in all resamples at once.
+    A binary search in all resamples at once; few sums are counted instead, without any gathering.
 
     Args:
         running: [N] or [N, R] rising.
@@ -128,6 +131,8 @@ def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDA
     if running.ndim == 1:
         places = np.searchsorted(running, level, side="right")
         return np.minimum(places, len(running) - 1)
+    if len(running) <= FEW:
+        return np.asarray((running[:-1, None] <= level).sum(axis=0, dtype=np.int64))
     low = np.zeros(level.shape, dtype=np.int64)
     high = np.full(level.shape, len(running) - 1)
     for _ in range(len(running).bit_length()):
