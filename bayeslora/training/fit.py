@@ -130,28 +130,16 @@ def train_network(
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
+    shown = description is not None
     last = last_checkpoint(directory)
     if isinstance(adapter, CorDA) and last is None:
-        begin_from_context(network, adapter, train.texts, shown=description is not None)
+        begin_from_context(network, adapter, train.texts, shown=shown)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
-    weights = weight_training(
-        posterior,
-        network,
-        adapter,
-        len(train.labels),
-        settings,
-        progress=description is not None,
-    )
-    validate = None
-    if validation is not None and not weights.early_stopping:
-        logger.warning(
-            "posterior %r trains for all its epochs: the validation rows choose nothing",
-            posterior.name,
-        )
-    elif validation is not None and early_stopping:
-        validate = _validation(rows, train.labels, validation, posterior)
-    callbacks = _callbacks(settings, validate is not None, on_epoch, description)
+    num_train = len(train.labels)
+    weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
+    held = validation if early_stopping else None
+    validate = _validation(rows, train.labels, held, posterior, weights)
     with quiet_transformers():
         trainer = AlternatingTrainer(
             network,
@@ -162,7 +150,10 @@ def train_network(
             settings=what_is_left(settings, last),
             directory=directory,
             validate=validate,
-            callbacks=[*callbacks, *weights.callbacks],
+            callbacks=[
+                *_callbacks(settings, validate is not None, on_epoch, description),
+                *weights.callbacks,
+            ],
             noise=weights.noise,
             schedule=weights.schedule,
         )
@@ -171,11 +162,7 @@ def train_network(
     if fit_last:
         weights.finish(train.texts, train.labels)
         chosen = fit_posterior(
-            network,
-            train,
-            validation,
-            feature_scores=feature_scores,
-            progress=description is not None,
+            network, train, validation, feature_scores=feature_scores, progress=shown
         )
     return FitResult(
         _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
@@ -201,8 +188,21 @@ def _optimizer(
 
 
 def _validation(
-    rows: TrainingFeatures, labels: Tensor, held: LabelledTexts, posterior: PosteriorConfig
-) -> Validate:
+    rows: TrainingFeatures,
+    labels: Tensor,
+    held: LabelledTexts | None,
+    posterior: PosteriorConfig,
+    weights: WeightTraining,
+) -> Validate | None:
+    """Return the measure that chooses the epoch; None where nothing does."""
+    if held is None:
+        return None
+    if not weights.early_stopping:
+        logger.warning(
+            "posterior %r trains for all its epochs: the validation rows choose nothing",
+            posterior.name,
+        )
+        return None
     # Epochs are chosen under the link that predictions will be made with.
     drawing = drawing_of(posterior)
 

@@ -83,47 +83,67 @@ def fit_members(
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(plan.posterior, plan.settings.seed)
-    if len(seeds) > 1 and isinstance(plan.adapter, PiSSA | CorDA):
-        logger.warning(
-            "members with adapter %r start alike: the order of the rows is all that tells them "
-            "apart; 'lora' and 'polar' start at random",
-            plan.adapter.name,
-        )
+    _say_alike(plan.adapter, len(seeds))
     for place, seed in enumerate(seeds):
-        network = build_network(
-            plan.backbone,
-            plan.adapter,
-            plan.posterior,
-            num_classes=plan.num_classes,
-            seed=seed,
-            max_length=plan.max_length,
-        )
+        network = _network(plan, seed)
         if place == 0:
             work = begin()
         # Later members find the frozen layers' work done, and the notes said.
-        say = place == 0
-        fresh = prepare(network.encoder, train, progress=plan.progress and say, say=say)
+        first = place == 0
+        fresh = prepare(network.encoder, train, progress=plan.progress and first, say=first)
         held = None
         if validation is not None:
-            held = prepare(network.encoder, validation, progress=plan.progress and say, say=say)
+            held = prepare(network.encoder, validation, progress=plan.progress and first, say=first)
         title = "fit" if len(seeds) == 1 else f"fit member {place + 1} of {len(seeds)}"
         with _directory(work, place) as directory:
             results.append(
-                train_network(
-                    network,
-                    fresh,
-                    held,
-                    adapter=plan.adapter,
-                    posterior=plan.posterior,
-                    settings=dataclasses.replace(plan.settings, seed=seed),
-                    directory=directory,
-                    feature_scores=plan.feature_scores,
-                    description=title if plan.progress else None,
-                )
+                _trained(plan, network, (fresh, held), seed=seed, directory=directory, title=title)
             )
         members.append(network.trained_state())
     network.load_trained_state(members[0])
     return network, members, results
+
+
+def _say_alike(adapter: AdapterConfig, num_members: int) -> None:
+    if num_members > 1 and isinstance(adapter, PiSSA | CorDA):
+        logger.warning(
+            "members with adapter %r start alike: the order of the rows is all that tells them "
+            "apart; 'lora' and 'polar' start at random",
+            adapter.name,
+        )
+
+
+def _network(plan: FitPlan, seed: int) -> Network:
+    return build_network(
+        plan.backbone,
+        plan.adapter,
+        plan.posterior,
+        num_classes=plan.num_classes,
+        seed=seed,
+        max_length=plan.max_length,
+    )
+
+
+def _trained(
+    plan: FitPlan,
+    network: Network,
+    rows: tuple[LabelledTexts, LabelledTexts | None],
+    *,
+    seed: int,
+    directory: Path,
+    title: str,
+) -> FitResult:
+    """Train one network on training and validation rows, in place."""
+    return train_network(
+        network,
+        *rows,
+        adapter=plan.adapter,
+        posterior=plan.posterior,
+        settings=dataclasses.replace(plan.settings, seed=seed),
+        directory=directory,
+        feature_scores=plan.feature_scores,
+        description=title if plan.progress else None,
+    )
 
 
 def prepare(
