@@ -15,7 +15,8 @@ help:
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make lint    style, types and import direction only"
 	@echo "make docs    write the gallery of reports again"
-	@echo "make bench   the comparison of methods (hours; DATA_DIR=... for more than newsgroups)"
+	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes,"
+	@echo "             posteriors, ablations or existing_classifier, the first by default)"
 
 setup: $(STAMP)
 
@@ -58,8 +59,11 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_gallery.py
 
+# What a benchmark is of: docs/methods.md, Benchmarks.
+BENCH := regimes
+
 bench: $(STAMP)
-	$(BIN)/python benchmarks/regimes.py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)
+	$(BIN)/python benchmarks/$(BENCH).py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

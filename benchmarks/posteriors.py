@@ -2,8 +2,10 @@
 
 A fit serves all posteriors of the last layer that leave its adapter alone: they are calibrated on
 its features, with the time of the fit added to their own. Each kind of fit takes the better of two
-learning rates, by validation NLL with the first seed. Everything is stored as it comes; the same
-command goes on where it was interrupted.
+learning rates, by validation NLL with the first seed. On the features of such fits, distances to
+the training rows are tried as out-of-distribution scores, and approximations are measured against
+chains with the same prior. Everything is stored as it comes; the same command goes on where it was
+interrupted.
 
     python benchmarks/posteriors.py --data-dir DIR
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
+from posterior_features import combined_detections, detections, distance_detections
 from posteriors_summary import write_summary
 
 import bayeslora as bl
@@ -30,13 +34,12 @@ from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
 from bayeslora.files import read_json, write_json
-from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.predictions.record import Predictions
 from bayeslora.training.predict import num_passes
 
 EPOCHS, MAX_LENGTH = 10, 32
 NUM_TEST, NUM_OOD = 500, 250
-OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance", "energy", "max_logit")
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 
 # Fits, and the last layers that are calibrated on the features of each.
@@ -47,7 +50,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "laplace:prior_precision=marglik",
         "laplace:structure=full",
         "laplace:structure=diag",
-        "nuts:kernel=hmc,num_samples=500",
+        EXACT,
     ),
     "vbll": (
         "vbll:covariance=diagonal",
@@ -94,6 +97,10 @@ class Cell:
         """Where the scores of a fit and what is calibrated on it are."""
         return self.folder / f"{fit}-seed-{self.seed}.json"
 
+    def kept(self, method: str) -> Path:
+        """Where the predictions of a method are."""
+        return self.folder / "predictions" / f"{method.replace(':', '-')}-seed-{self.seed}"
+
 
 def main() -> None:
     """Run what is not there yet, then write tables and figures."""
@@ -121,17 +128,34 @@ def run(cell: Cell, fit: str) -> None:
         return
     clf, seconds = fitted(cell, fit, best_rate(cell, fit))
     rows = [scored(cell, clf, fit, seconds)]
+    content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         clf.save_pretrained(Path(folder) / "fit")
+        # A calibration starts from the trained mean, whatever was calibrated before.
+        load = partial(
+            bl.BayesianClassifier.from_pretrained,
+            Path(folder) / "fit",
+            backbone=cell.backbone,
+            progress=False,
+        )
         for posterior in FITS[fit]:
-            # A calibration starts from the trained mean, whatever was calibrated before.
-            more = bl.BayesianClassifier.from_pretrained(
-                Path(folder) / "fit", backbone=cell.backbone, progress=False
-            )
+            more = load()
             _, taken = timed(partial(calibrate, cell, more, posterior))
             rows.append(scored(cell, more, posterior, seconds + taken))
-    head = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
-    write_json(cell.file(fit), {**head, "rows": rows})
+        if FITS[fit]:
+            rows[0] |= distance_detections(cell.data, load)
+        if fit in APPROXIMATIONS:
+            known = kept_answer(cell, rows, EXACT)
+            content["distances"] = distance_rows(cell.data, fit, load, known)
+    write_json(cell.file(fit), {**content, "rows": rows})
+
+
+def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answer | None:
+    """Return what a method among the rows chose and answered on the test rows."""
+    for row in rows:
+        if row["method"] == method:
+            return row["chosen"], Predictions.load(cell.kept(method) / "test.parquet")
+    return None
 
 
 def best_rate(cell: Cell, fit: str) -> float:
@@ -189,9 +213,9 @@ def scored(
     outside = {
         name: clf.predict(rows, unknown_labels="ood") for name, rows in cell.data.ood.items()
     }
-    folder = cell.folder / "predictions" / f"{method.replace(':', '-')}-seed-{cell.seed}"
     for name, item in {"test": inside, **outside}.items():
-        item.save(folder / f"{name}.parquet")
+        item.save(cell.kept(method) / f"{name}.parquet")
+    validation = partial(clf.predict, cell.data.validation)
     return {
         "method": method,
         "chosen": clf.record.results.get("posterior", {}),
@@ -200,7 +224,8 @@ def scored(
         "predict_seconds": predict_seconds,
         **costs(clf),
         **{key: score.value for key, score in bl.evaluate(inside, num_resamples=1).items()},
-        **detections(inside, outside),
+        **detections(inside, outside, OOD_SCORES),
+        **combined_detections(clf.posterior, validation, inside, outside),
     }
 
 
@@ -211,17 +236,6 @@ def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
         files = (Path(folder) / "model").glob("*.safetensors")
         size = sum(file.stat().st_size for file in files)
     return {"passes": num_passes(clf.posterior, None), "bytes": size}
-
-
-def detections(inside: Predictions, outside: Mapping[str, Predictions]) -> dict[str, float]:
-    """Return the AUROC of every out-of-distribution set by every score."""
-    return {
-        f"{name} {score}": detection(
-            thresholds(inside.uncertainty(score), item.uncertainty(score))
-        )[0]
-        for name, item in outside.items()
-        for score in OOD_SCORES
-    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from posteriors_more_tables import Rows, detection_table, distance_table
 from summarise import interval
 
 from bayeslora.files import atomic_file, read_json
@@ -21,9 +22,6 @@ SCORES = ("accuracy", "nll", "ece", "near max_probability", "far logit_variance"
 COLORS = {"lora": "#D55E00", "polar": "#0072B2"}
 MARKERS = {"lora": "s", "polar": "o"}
 SAME_COST = 1.15
-
-Rows = dict[int, dict[str, Any]]
-"""A method's rows by seed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Point:
 
 def write_summary(out: Path) -> None:
     """Write `summary.md` and a figure a data set from the scores that are there."""
-    tasks = _read(out)
+    contents = [read_json(file) for file in sorted((out / "scores").glob("*/*/*.json"))]
+    tasks = _by_method(contents)
     parts = [_preamble(tasks)]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for task, methods in sorted(tasks.items()):
@@ -54,6 +53,8 @@ def write_summary(out: Path) -> None:
             aside.write_bytes(_figure(task, points, front))
         parts += [f"## {task}", f"![NLL against the cost of a prediction](figures/{figure.name})"]
         parts.append(_table(methods, front))
+        parts += detection_table(methods)
+        parts += distance_table([content for content in contents if content["task"] == task])
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -72,10 +73,9 @@ def pareto_front(points: Sequence[Point]) -> list[str]:
     return [point.name for point in sorted(front, key=lambda one: one.cost)]
 
 
-def _read(out: Path) -> dict[str, dict[str, Rows]]:
+def _by_method(contents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Rows]]:
     tasks: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(dict))
-    for file in sorted((out / "scores").glob("*/*/*.json")):
-        content = read_json(file)
+    for content in contents:
         for row in content["rows"]:
             name = f"{content['adapter']} {row['method']}"
             tasks[content["task"]][name][content["seed"]] = row

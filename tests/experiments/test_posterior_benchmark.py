@@ -8,25 +8,74 @@ from pathlib import Path
 import pytest
 import tiny
 
+from bayeslora import options
+from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import read_json, write_json
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.readers import load_examples
+from bayeslora.testing.toy import toy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
 posteriors_summary = pytest.importorskip("posteriors_summary")
+posterior_distances = pytest.importorskip("posterior_distances")
+posterior_features = pytest.importorskip("posterior_features")
 ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
+existing_classifier = pytest.importorskip("existing_classifier")
+
+SHORT_CHAINS = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
+SAME_PRIOR = sorted(
+    {name for names in posterior_distances.APPROXIMATIONS.values() for name in names}
+)
+RECIPES = sorted(
+    {
+        *posteriors.FITS,
+        *set().union(*posteriors.FITS.values()),
+        posterior_distances.EXACT,
+        *SAME_PRIOR,
+        *(posterior for _, posterior in ablations.FITS.values()),
+        *ablations.POLISHES.values(),
+        *existing_classifier.POSTERIORS,
+    }
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_a_posterior(recipe):
+    """With all its options: one that is renamed would stop a benchmark of days half-way."""
+    assert resolve_posterior(recipe).name == recipe.split(":")[0]
+
+
+def test_every_fit_has_its_adapter():
+    assert set(posteriors.LEARNING_RATES) <= set(ADAPTERS)
+    assert posteriors.LORA_ONLY | set(posterior_distances.APPROXIMATIONS) <= set(posteriors.FITS)
+    for adapter, _ in ablations.FITS.values():
+        options.resolve("adapter", adapter, ADAPTERS)
+
+
+@pytest.mark.parametrize("recipe", SAME_PRIOR)
+def test_what_is_measured_from_the_chains_has_their_prior(recipe):
+    exact = resolve_posterior(posterior_distances.EXACT)
+    head = build(resolve_posterior(recipe), 4, 3)
+    features, labels = toy(rows=30)
+    head.fit(features, labels, toy(rows=30, seed=1))
+    assert head.report()["prior_scale"] == pytest.approx(exact.prior_scale, rel=1e-12)
+
+
+HAS_VARIANCE = {"vbll", "laplace", "nuts", "gvbll"}
 
 
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
     monkeypatch.setattr(posteriors, "EPOCHS", 2)
-    monkeypatch.setitem(
-        posteriors.FITS,
-        "map",
-        ("laplace:structure=diag", "nuts:kernel=hmc,num_chains=1,num_warmup=5,num_samples=4"),
-    )
+    monkeypatch.setitem(posteriors.FITS, "map", ("laplace:structure=diag", SHORT_CHAINS))
+    for module in (posteriors, posterior_distances):
+        monkeypatch.setattr(module, "EXACT", SHORT_CHAINS)
+    measured = {"map": SAME_PRIOR[:1], "vbll": SAME_PRIOR[-1:]}
+    monkeypatch.setattr(posterior_distances, "APPROXIMATIONS", measured)
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
     # Out of the distribution labels are no classes.
@@ -44,14 +93,58 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
         assert row["passes"] == (10 if fit in {"clora", "mc_dropout"} else 1)
         assert row["bytes"] > 0
         assert row["nll"] > 0
-        assert 0 <= row["far logit_variance"] <= 1
+        for score in posteriors.OOD_SCORES:
+            assert 0 <= row[f"far {score}"] <= 1
+        # What has neither draws nor variance has nothing to combine.
+        assert ("far combined" in row) == (row["method"].split(":")[0] in HAS_VARIANCE)
     first, *others = content["rows"]
+    for score in posterior_features.FEATURE_DISTANCES:
+        assert (f"far {score}" in first) == bool(others)
+    assert ("distances" in content) == (fit in {"map", "vbll"})
     # The time of the fit is part of every calibration's.
     assert all(row["fit_seconds"] > first["fit_seconds"] for row in others)
     # What is stored is not made again.
     before = cell.file(fit).read_bytes()
     posteriors.run(cell, fit)
     assert cell.file(fit).read_bytes() == before
+
+
+@pytest.mark.parametrize("fit", ["map", "vbll"])
+def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cell, fit):
+    clf, _ = posteriors.fitted(cell, fit, 1e-3)
+    clf.save_pretrained(cell.out / "fit")
+
+    def load():
+        return type(clf).from_pretrained(cell.out / "fit", backbone=cell.backbone, progress=False)
+
+    rows = posterior_distances.distance_rows(cell.data, fit, load)
+    chains, *others = rows
+    assert (chains["method"], chains["tv"], chains["epistemic_ratio"]) == (SHORT_CHAINS, 0, 1)
+    assert chains["chosen"]["max_rhat"] > 0
+    point = ["map"] if fit == "map" else []
+    measured = posterior_distances.APPROXIMATIONS[fit]
+    assert [row["method"] for row in others] == [*point, *measured]
+    for row in others:
+        assert 0 < row["tv"] < 1
+        # A point estimate has no epistemic uncertainty.
+        assert (row["epistemic_ratio"] == 0) == (row["method"] == "map")
+    # An answer that is there already is not asked for again: the chains are their own twin.
+    twin = load().calibrate(cell.data.train, posterior=SHORT_CHAINS)
+    known = ({"max_rhat": 7.0}, twin.predict(cell.data.test))
+    again = posterior_distances.distance_rows(cell.data, fit, load, known)
+    assert again[0]["chosen"] == {"max_rhat": 7.0}
+    assert again[1:] == others
+
+
+def test_the_combination_is_that_of_the_classifier(cell):
+    clf, _ = posteriors.fitted(cell, "vbll", 1e-3)
+    clf.calibrate(cell.data.train, cell.data.validation, feature_scores="combined")
+    inside = clf.predict(cell.data.test)
+    outside = {"far": clf.predict(cell.data.ood["far"], unknown_labels="ood")}
+    found = posterior_features.combined_detections(
+        clf.posterior, lambda: clf.predict(cell.data.validation), inside, outside
+    )
+    assert found == posterior_features.detections(inside, outside, ["combined"])
 
 
 def test_ablations_fill_their_table(cell, monkeypatch):
@@ -99,6 +192,42 @@ def test_the_summary_names_the_front_and_the_gaps(tmp_path):
     assert "| 0.100 ± 0.000 |" in table["lora mle"]
     figure = (tmp_path / "figures" / "toy.svg").read_text()
     assert "lora blob" in figure
+
+
+def test_the_summary_has_scores_of_features_and_distances(tmp_path):
+    costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0, "predict_seconds": 1.0}
+    for seed, tv in ((0, 0.1), (1, 0.3)):
+        scores = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1}
+        of_features = {"near mahalanobis": 0.75, "far mahalanobis": 0.8, "far energy": 0.6}
+        rows = [
+            {"method": "map", **scores, **costs, **of_features},
+            {"method": "laplace", **scores, **costs, "far energy": 0.6, "far combined": 0.9},
+        ]
+        distances = [
+            {"method": posterior_distances.EXACT, "chosen": {"max_rhat": 1.002 + seed / 1000}},
+            {"method": "map", "chosen": {}, "tv": tv},
+            {"method": "vbll", "chosen": {}, "tv": tv / 2, "epistemic_ratio": 1.5},
+        ]
+        content = {"task": "toy", "adapter": "polar", "seed": seed, "fit": "map", "rows": rows}
+        file = tmp_path / "scores" / "toy" / "polar" / f"map-seed-{seed}.json"
+        write_json(file, {**content, "distances": distances})
+    posteriors_summary.write_summary(tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert "τ = 2" in text
+    assert "R-hat of the chains is at most 1.003." in text
+    _, detection, far = text.split("\n### ")
+    lines = [line for line in detection.splitlines() if line.startswith("| polar")]
+    # The energy of a last layer is next to that of its features, and has no row of its own.
+    assert lines == [
+        "| polar laplace | combined | 2 |  | 0.900 ± 0.000 |",
+        "| polar map | energy | 2 |  | 0.600 ± 0.000 |",
+        "| polar map | mahalanobis | 2 | 0.750 ± 0.000 | 0.800 ± 0.000 |",
+    ]
+    lines = [line for line in far.splitlines() if line.startswith("| polar")]
+    assert lines == [
+        "| polar map | map | 2 | 0.200 ± 1.271 |  |",
+        "| polar map | vbll | 2 | 0.100 ± 0.635 | 1.500 ± 0.000 |",
+    ]
 
 
 def test_the_front_holds_what_nothing_beats():

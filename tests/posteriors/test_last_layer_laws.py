@@ -1,6 +1,15 @@
 """The laws of last-layer posteriors, for each of ours."""
 
-from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
+from bayeslora.posteriors.config import (
+    MAP,
+    MLE,
+    VBLL,
+    Ensemble,
+    Laplace,
+    LaplaceLoRA,
+    MCDropout,
+    TemperatureScaling,
+)
 from bayeslora.testing.last_layer import LastLayerLaws
 
 
@@ -10,6 +19,16 @@ class TestMLE(LastLayerLaws):
 
 class TestMAP(LastLayerLaws):
     config = MAP()
+
+
+class TestTemperature(LastLayerLaws):
+    config = TemperatureScaling()
+
+
+class TestLaplaceLoRAHead(LastLayerLaws):
+    """Its covariance is that of the whole network; the head beside it is a point."""
+
+    config = LaplaceLoRA()
 
 
 class TestDropoutHead(LastLayerLaws):

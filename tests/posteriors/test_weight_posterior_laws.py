@@ -18,7 +18,7 @@ from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
-from bayeslora.posteriors.tfb import TFBWeights
+from bayeslora.posteriors.tfb import TFBWeights, turn
 from bayeslora.testing.weight_posterior import WeightPosteriorLaws
 
 
@@ -31,8 +31,10 @@ def jitter(module, seed=3):
 
 
 class TestSWAG(WeightPosteriorLaws):
+    site = staticmethod(lora_site)
+
     def make(self, trained):
-        site = lora_site()
+        site = self.site()
         weights = SWAGWeights(SWAG(), list(site.trainable().values()))
         if trained:
             for seed in range(4):
@@ -42,12 +44,24 @@ class TestSWAG(WeightPosteriorLaws):
         return site, weights
 
 
+class TestPolarSWAG(TestSWAG):
+    site = staticmethod(polar_site)
+
+
 class TestTFB(WeightPosteriorLaws):
+    site = staticmethod(lora_site)
+
     def make(self, trained):
-        site = lora_site()
+        site = self.site()
         weights = TFBWeights([site])
-        weights.sigma.fill_(0.2 if trained else 0.0)
+        if trained:
+            turn(site)
+            weights.sigma.fill_(0.2)
         return site, weights
+
+
+class TestPolarTFB(TestTFB):
+    site = staticmethod(polar_site)
 
 
 class TestBLoB(WeightPosteriorLaws):

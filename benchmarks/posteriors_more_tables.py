@@ -1,0 +1,90 @@
+"""Tables beside the main one of `posteriors.py`: detection by score, distances to the chains."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posterior_distances import EXACT, PRIOR_SCALE
+from posterior_features import FEATURE_DISTANCES
+from summarise import interval
+
+from bayeslora.metrics.distances import DISTANCES
+from bayeslora.posteriors.config_scores import COMBINED
+
+OF_FITS = ("max_probability", "energy", "max_logit", *FEATURE_DISTANCES, COMBINED)
+SETS = ("near", "far")
+
+Rows = dict[int, dict[str, Any]]
+"""Rows by seed."""
+
+DETECTION_TITLE = (
+    "### Out-of-distribution scores\n\n"
+    "AUROC of out-of-distribution rows against test rows. Distances to the training rows see the "
+    "features alone and stand with the fit that made them; a last layer calibrated on the same "
+    f"features has a row for `{COMBINED}`, which its logit variance takes part in."
+)
+
+
+def detection_table(methods: Mapping[str, Rows]) -> list[str]:
+    """Return title and table of detection by score; nothing where no scores are stored."""
+    lines = []
+    for name, rows in sorted(methods.items()):
+        stored = set.intersection(*(set(row) for row in rows.values()))
+        has_features = f"far {FEATURE_DISTANCES[0]}" in stored
+        for score in OF_FITS if has_features else (COMBINED,):
+            if f"far {score}" in stored:
+                cells = [_cell(rows, f"{split} {score}", stored) for split in SETS]
+                lines.append(_line([name, score, str(len(rows)), *cells]))
+    head = ["features or last layer", "score", "seeds", *(f"{split} AUROC" for split in SETS)]
+    return [DETECTION_TITLE, "\n".join([*_head(head), *lines])] if lines else []
+
+
+def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return title and table of distances to the chains; nothing where none are stored.
+
+    Args:
+        contents: Stored fits of one data set.
+    """
+    found: dict[tuple[str, str], Rows] = defaultdict(dict)
+    for content in contents:
+        for row in content.get("distances", ()):
+            features = f"{content['adapter']} {content['fit']}"
+            found[features, row["method"]][content["seed"]] = row
+    chains = [row for (_, name), rows in found.items() if name == EXACT for row in rows.values()]
+    if not chains:
+        return []
+    lines = []
+    for (features, method), rows in found.items():
+        if method != EXACT:
+            stored = set.intersection(*(set(row) for row in rows.values()))
+            cells = [_cell(rows, key, stored) for key in DISTANCES]
+            lines.append(_line([features, method, str(len(rows)), *cells]))
+    head = ["features", "method", "seeds", "total variation", "epistemic ratio"]
+    return [_distance_title(chains), "\n".join([*_head(head), *lines])]
+
+
+def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:
+    worst = max(row["chosen"]["max_rhat"] for row in chains)
+    return (
+        "### Distance to the exact posterior\n\n"
+        f"From `{EXACT}` on the same features and under the same prior: each weight "
+        f"N(0, τ² / mean ‖φ‖²) with τ = {PRIOR_SCALE:g}, the prior standard deviation of a logit. "
+        "Methods that would choose their prior are fitted with this one here, so these are not the "
+        "rows above. Total variation is ½ Σ |p − r|, the mean over test rows; the ratio is that of "
+        "mean epistemic uncertainty, 1 where the two agree and above where the method is the less "
+        f"certain. R-hat of the chains is at most {worst:.3f}."
+    )
+
+
+def _cell(rows: Rows, column: str, stored: set[str]) -> str:
+    return interval([row[column] for row in rows.values()]) if column in stored else ""
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [_line(columns), "|---" * len(columns) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
