@@ -176,6 +176,14 @@ def test_no_width_scrolls_sideways(plain, visit, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_with_two_sets_every_table_fits_a_laptop(made, visit):
+    page = visit(made / "index.html")
+    wide = page.locator(".scroll:visible").evaluate_all(
+        "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
+    )
+    assert wide == []
+
+
 def test_it_prints_dark_on_white_with_every_example(plain, visit):
     page = visit(plain, color_scheme="dark")
     assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
