@@ -256,7 +256,7 @@ def test_drawings_of_hostile_classes_are_pictures_with_names(make, visit, tmp_pa
     assert page.locator("svg script, svg img, svg + svg").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     texts = " ".join(drawn.all_text_contents())
-    assert "<script>alert('text')" in texts
+    assert "<script>alert('text…" in texts  # names are shortened
     assert "</svg>" in texts
     assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00\x1b]", texts)
     assert serious_faults(page, FEW_RULES) == []
