@@ -1,11 +1,12 @@
-"""Write the gallery: reports on simulated predictions whose faults are known.
+"""Write the gallery: simulated predictions whose faults are known, and those of other libraries.
 
     python docs/make_gallery.py
 
-Rows are drawn from one model: a class, and a score for each class that is one unit of noise plus
-`SIGNAL` for the right one. The probabilities of a calibrated classifier then follow from Bayes'
-rule; multiplying their logits by more than one makes it overconfident, by less underconfident. The
-same versions of the packages give the same bytes.
+Simulated rows are drawn from one model: a class, and a score for each class that is one unit of
+noise plus `SIGNAL` for the right one. The probabilities of a calibrated classifier then follow from
+Bayes' rule; multiplying their logits by more than one makes it overconfident, by less
+underconfident. The same versions of the packages give the same bytes. What other libraries made is
+in `foreign_predictions.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import foreign_predictions
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,28 +30,52 @@ ROWS = 1200
 SIGNAL = 2.0
 DRAWS = 24
 
+KEPT = "predictions.parquet"
+"""Predictions beside their page, where making them takes longer than a test may."""
+
 Content = tuple[list[Predictions], dict[str, dict[str, Predictions]] | None]
 
 
+class Page(NamedTuple):
+    """One report of the gallery.
+
+    Attributes:
+        title: Of the page.
+        make: Returns its methods, and their out-of-distribution sets or None.
+        data: What the rows are.
+        kept: Whether the predictions are kept beside the page.
+    """
+
+    title: str
+    make: Callable[[], Content]
+    data: str = "simulated"
+    kept: bool = False
+
+
 def main() -> None:
-    """Write every report of the gallery, one `index.html` each."""
+    """Write the reports of the gallery, one `index.html` each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery")
-    out: Path = parser.parse_args().out
-    for name, (title, make) in PAGES.items():
-        methods, ood = make()
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as aside:
-            page = report(
-                methods,
-                ood=ood,
-                out=Path(aside) / name,
-                title=title,
-                provenance={"command": "python docs/make_gallery.py", "data": "simulated"},
-            )
-            shutil.copyfile(page, folder / "index.html")
-        print(folder / "index.html")
+    parser.add_argument("--only", nargs="+", choices=PAGES, metavar="NAME", help="some of them")
+    args = parser.parse_args()
+    for name in args.only or PAGES:
+        print(write(PAGES[name], args.out / name))
+
+
+def write(one: Page, folder: Path) -> Path:
+    """Write a report's page into a folder, and return where it is."""
+    methods, ood = one.make()
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"command": "python docs/make_gallery.py", "data": one.data}
+    if one.kept:
+        methods[0].save(folder / KEPT)
+        about["SHA-256 of foreign_predictions.py"] = foreign_predictions.recipe()
+    with tempfile.TemporaryDirectory() as aside:
+        page = report(
+            methods, ood=ood, out=Path(aside) / "report", title=one.title, provenance=about
+        )
+        shutil.copyfile(page, folder / "index.html")
+    return folder / "index.html"
 
 
 def simulate(
@@ -148,14 +174,25 @@ def comparison() -> Content:
     return methods, ood
 
 
-PAGES: Mapping[str, tuple[str, Callable[[], Content]]] = {
-    "calibrated": ("Well calibrated", alone("calibrated", 1.0)),
-    "overconfident": ("Overconfident", alone("overconfident", 2.5)),
-    "underconfident": ("Underconfident", alone("underconfident", 0.4)),
-    "shifted": ("Shifted rows", shifted),
-    "comparison": ("Four methods compared", comparison),
+PAGES: Mapping[str, Page] = {
+    "calibrated": Page("Well calibrated", alone("calibrated", 1.0)),
+    "overconfident": Page("Overconfident", alone("overconfident", 2.5)),
+    "underconfident": Page("Underconfident", alone("underconfident", 0.4)),
+    "shifted": Page("Shifted rows", shifted),
+    "comparison": Page("Four methods compared", comparison),
+    "scikit-learn": Page(
+        "Two classifiers of scikit-learn",
+        lambda: (foreign_predictions.scikit_learn(), None),
+        data="handwritten digits, as scikit-learn brings them; half of them to train on",
+    ),
+    "transformers": Page(
+        "A classifier of plain transformers",
+        lambda: (foreign_predictions.plain_transformers(), None),
+        data="posts of 8 groups of 20 Newsgroups: 640 to train on, 600 to score",
+        kept=True,
+    ),
 }
-"""Titles and makers of the reports, by directory."""
+"""The reports, by directory."""
 
 if __name__ == "__main__":
     main()

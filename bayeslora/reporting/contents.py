@@ -22,7 +22,13 @@ from bayeslora.reporting.part_tables import (
 )
 from bayeslora.reporting.plain import in_plain_words
 from bayeslora.reporting.record import Part, Provenance, run_record
-from bayeslora.reporting.score_tables import Named, difference_table, ood_tables, score_table
+from bayeslora.reporting.score_tables import (
+    Named,
+    detection_table,
+    difference_table,
+    ood_tables,
+    score_table,
+)
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, UNFAMILIAR, Term
@@ -42,6 +48,7 @@ class Contents:
         plain: Answers for readers who know no scores; empty where no row has a label.
         summary: Lead and findings.
         scores: The table of methods.
+        detection: How well each method detects each out-of-distribution set, or None.
         every: Every score by method.
         differences: Paired differences, or None.
         uncertainties: Mean uncertainties of right and wrong rows, or None where none are known.
@@ -59,6 +66,7 @@ class Contents:
     plain: tuple[Finding, ...]
     summary: Summary
     scores: Table
+    detection: Table | None
     every: Table
     differences: Table | None
     uncertainties: Table | None
@@ -98,7 +106,8 @@ def compose(
         facts=_facts(methods),
         plain=in_plain_words(methods, comparison, sets),
         summary=summarise(methods, comparison, sets),
-        scores=explained(with_chance(score_table(named, sets), named)),
+        scores=explained(with_chance(score_table(named, {}), named)),
+        detection=next(iter(_with_rows(detection_table(named, sets))), None),
         every=every_score_table(named),
         differences=None if comparison is None else difference_table(comparison),
         uncertainties=_uncertainties(named),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -49,11 +50,13 @@ def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Ite
     """Yield the number of each panel, from 1, with its items and their roles.
 
     Args:
-        items: Methods that share a figure; no panel gets more than there are roles.
+        items: Methods that share a figure; no panel gets more than there are roles, and none has
+            two fewer than another, so that nobody is left alone.
     """
-    size = len(METHODS)
-    for number, start in enumerate(range(0, len(items), size), start=1):
-        yield number, list(zip(METHODS, items[start : start + size], strict=False))
+    panels = -(-len(items) // len(METHODS))
+    bounds = [-(-len(items) * place // max(1, panels)) for place in range(panels + 1)]
+    for number, (start, end) in enumerate(pairwise(bounds), start=1):
+        yield number, list(zip(METHODS, items[start:end], strict=False))
 
 
 def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None:

@@ -56,7 +56,10 @@ def escape_latex(text: str) -> str:
 
 def render_latex(contents: Contents) -> str:
     """Return all tables of a report."""
-    tables = [("scores", contents.scores), ("every", contents.every)]
+    tables = [("scores", contents.scores)]
+    if contents.detection is not None:
+        tables.append(("detection", contents.detection))
+    tables.append(("every", contents.every))
     if contents.differences is not None:
         tables.append(("differences", contents.differences))
     if contents.uncertainties is not None:

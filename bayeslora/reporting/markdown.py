@@ -34,6 +34,7 @@ def render_markdown(
         *(_finding(one.topic, one.sentences) for one in contents.summary.findings),
         "## Which method to trust",
         *_table(contents.scores),
+        *([] if contents.detection is None else _table(contents.detection)),
         "### All scores",
         *_table(contents.every),
     ]

@@ -9,7 +9,7 @@ from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison
 from bayeslora.metrics.groups import GROUP_KEYS
-from bayeslora.metrics.scores import PartScores, Scores
+from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.score_tables import (
@@ -38,6 +38,9 @@ _CLASS_COLUMNS = {
     "ece": Column("ECE, one vs rest", "↓"),
 }
 _BRACKETS = "Brackets hold 95 % intervals."
+_ALL_ALEATORIC = (
+    " Where only the total is listed, all of it is aleatoric: the epistemic part is 0 on every row."
+)
 _GROUP_COLUMNS = {**SCORE_COLUMNS, **SET_COLUMNS}
 
 
@@ -171,15 +174,35 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
             tuple(score_cell(part, means.get(part)) for part in PARTS),
         )
         for one in methods
-        for name, means in one.scores.uncertainty.items()
+        for name, means in _distinct(one.scores.uncertainty).items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
     caption = (
         "Mean uncertainty of all rows, and of the labelled rows predicted rightly and wrongly, in"
         " nats. An uncertainty that tells errors is higher on those predicted wrongly."
-        f" {_BRACKETS}"
+        f" {_BRACKETS}{_ALL_ALEATORIC if any(map(_is_point, methods)) else ''}"
     )
     return Table(caption, ("Method", "Mean, nats"), columns, tuple(rows))
+
+
+def _is_point(one: Named) -> bool:
+    return _distinct(one.scores.uncertainty) != one.scores.uncertainty
+
+
+def _distinct(
+    uncertainty: Mapping[str, Mapping[str, Score]],
+) -> Mapping[str, Mapping[str, Score]]:
+    """Return the uncertainties that say something of their own.
+
+    Where the epistemic part is 0 on all rows, as that of a point estimate is, the aleatoric part
+    equals the total.
+    """
+    epistemic = uncertainty.get("epistemic", {})
+    if "total" not in uncertainty or not epistemic:
+        return uncertainty
+    if any(score != Score(0.0, 0.0, 0.0) for score in epistemic.values()):
+        return uncertainty
+    return {"total": uncertainty["total"]}
 
 
 def _parts(

@@ -14,7 +14,7 @@ from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.formats import render_files
 from bayeslora.reporting.one_vs_rest import MOST_CLASSES, PerClass, class_panels
 from bayeslora.reporting.reliability import EQUAL_MASS, reliability_panel
-from bayeslora.reporting.risk_coverage import Selective, risk_coverage_panel
+from bayeslora.reporting.risk_coverage import Selective, highest_risk, risk_coverage_panel
 from bayeslora.reporting.roc import Detector, roc_panel
 from bayeslora.reporting.svg import Drawing, Panel
 from bayeslora.reporting.text import number, shown
@@ -111,6 +111,7 @@ def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[
         Selective(one.label, surest, f"AURC {number(one.scores['aurc'].value)}")
         for (_, one), surest in zip(labelled, rows, strict=True)
     ]
+    top = max(map(highest_risk, methods), default=0.0)
     return Plates(
         "Answering only where it is sure",
         "The share of errors among the rows that a method answers, when it answers its surest rows "
@@ -118,7 +119,7 @@ def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[
         "says that it does not. Points mark 80, 90 and 95 % coverage.",
         _rendered(
             (
-                risk_coverage_panel(f"risk-coverage-{place}", panel)
+                risk_coverage_panel(f"risk-coverage-{place}", panel, top)
                 for place, panel in panels_of(methods)
             ),
             formats,

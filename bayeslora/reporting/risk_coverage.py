@@ -79,12 +79,24 @@ class Selective:
         return 1 - float(self.risk(np.array([size]))[0])
 
 
-def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]]) -> Panel:
+def highest_risk(method: Selective) -> float:
+    """Return the largest share of errors at a coverage of a tenth or more.
+
+    The first few rows may all be wrong by chance, and an axis up to there would flatten the rest.
+    """
+    sizes = sampled_sizes(len(method.rows))
+    return float(method.risk(sizes)[sizes / len(method.rows) >= 0.1].max())
+
+
+def risk_coverage_panel(
+    name: str, methods: Sequence[tuple[Role, Selective]], top: float | None = None
+) -> Panel:
     """Return the curves of some methods.
 
     Args:
         name: Stem of the figure's file.
         methods: Methods with their roles; the first one's rows give the lines of comparison.
+        top: Share of errors that the axis has to hold, where several panels share it.
     """
     key = 0.58 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
@@ -103,6 +115,8 @@ def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]]) ->
     ]
     add_key(figure, lines, top=key)
     _draw(axes, methods)
+    highest = max(highest_risk(method) for _, method in methods) if top is None else top
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * highest) or 100.0))
     return Panel(
         name=name,
         figure=figure,
@@ -128,7 +142,6 @@ def _draw(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
     axes.plot(
         sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
     )
-    top = float(random[0])
     for role, method in methods:
         sizes = sampled_sizes(len(method.rows))
         coverage, risk = sizes / len(method.rows), method.risk(sizes)
@@ -144,10 +157,7 @@ def _draw(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
             markeredgewidth=0.5,
             zorder=3,
         )
-        top = max(top, float(risk[coverage >= 0.1].max()))
     for marked in MARKED:
         axes.axvline(marked, color="#e6e6e6", linewidth=0.6, zorder=0)
-    # the first few rows may all be wrong by chance, and would flatten the rest
-    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
     axes.set_xlabel("coverage: share of rows that are answered", color=INK)
     axes.set_ylabel("errors among them (%)", color=INK)

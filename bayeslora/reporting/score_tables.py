@@ -112,6 +112,38 @@ def score_table(
     return Table(_caption(methods, sets, note), ("Method",), tuple(columns), rows)
 
 
+def detection_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD) -> Table:
+    """Return how well each method's own uncertainty detects each set; one method a row.
+
+    Without rows where no method has a set.
+
+    Args:
+        methods: Scores with their labels.
+        sets: Label of each out-of-distribution set by its name.
+        note: What marks the best values.
+    """
+    judged = [one for one in methods if one.scores.ood]
+    found = [[one.scores.ood.get(name) for one in judged] for name in sets]
+    values = [
+        _cells("auroc", [None if one is None else one.auroc for one in column]) for column in found
+    ]
+    rows = tuple(
+        Row((one.label, _judged_by(one)), cells)
+        for one, cells in zip(judged, zip(*values, strict=True), strict=True)
+    )
+    caption = (
+        "AUROC of telling the rows of each set (the positive class) from familiar ones by the"
+        " uncertainty that is named; 0.5 is chance. Brackets hold 95 % bootstrap intervals."
+        f" {note if len(judged) > 1 else ''}"
+    )
+    columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
+    return Table(caption.strip(), ("Method", "Uncertainty"), columns, rows)
+
+
+def _judged_by(one: Named) -> str:
+    return " or ".join(map(score_words, sorted({found.score for found in one.scores.ood.values()})))
+
+
 def ood_tables(
     methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD
 ) -> tuple[Table, ...]:

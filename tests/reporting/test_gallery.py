@@ -2,10 +2,14 @@
 
 import importlib.util
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions.record import Predictions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -14,8 +18,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 def gallery():
     found = importlib.util.spec_from_file_location("make_gallery", DOCS / "make_gallery.py")
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)  # as for a script
+        found.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """The text of the page of that name, as it is in the repository."""
+    return lambda name: (DOCS / "gallery" / name / "index.html").read_text(encoding="utf-8")
 
 
 def overconfidence(predictions):
@@ -28,7 +40,7 @@ def overconfidence(predictions):
     ("page", "sign"), [("overconfident", 1), ("underconfident", -1), ("shifted", 1)]
 )
 def test_faults_are_as_named(gallery, page, sign):
-    [one], ood = gallery.PAGES[page][1]()
+    [one], ood = gallery.PAGES[page].make()
     gap, error = overconfidence(one)
     assert ood is None
     assert sign * gap > 4 * error
@@ -56,6 +68,62 @@ def test_the_same_call_gives_the_same_numbers(gallery):
 
 def test_the_overview_names_every_page(gallery):
     text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
-    linked = set(re.findall(r"\(([a-z]+)/index\.html\)", text))
+    linked = set(re.findall(r"\(([a-z-]+)/index\.html\)", text))
     assert linked == set(gallery.PAGES)
     assert all((DOCS / "gallery" / name / "index.html").is_file() for name in linked)
+
+
+NAMES = (
+    "calibrated",
+    "overconfident",
+    "underconfident",
+    "shifted",
+    "comparison",
+    "scikit-learn",
+    "transformers",
+)
+SHOWN = {"Accuracy": "accuracy", "NLL": "nll", "ECE": "ece", "Brier": "brier", "AURC": "aurc"}
+
+
+def shown_scores(page):
+    """Return the numbers of a page's first table by method and title."""
+    start = page.index('id="scores-caption"')
+    head, body = page[start : page.index("</table>", start)].split("<tbody>")
+    titles = re.findall('data-name="([^"]+)"', head)[1:]
+    return {
+        re.search("<bdi>(.+?)</bdi>", row)[1]: dict(
+            zip(titles, map(float, re.findall('data-value="([^"]+)"', row)), strict=True)
+        )
+        for row in body.split("<tr>")[1:]
+    }
+
+
+def test_every_page_is_checked(gallery):
+    assert set(NAMES) == set(gallery.PAGES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_show_the_scores_of_what_makes_them(gallery, kept, name):
+    page = gallery.PAGES[name]
+    saved = DOCS / "gallery" / name / gallery.KEPT
+    methods = [Predictions.load(saved)] if page.kept else page.make()[0]
+    shown = shown_scores(kept(name))
+    assert list(shown) == [one.name for one in methods]
+    for one in methods:
+        scores = evaluate(one, num_resamples=2)
+        for title, key in SHOWN.items():
+            # three digits are shown, and another BLAS may move the last one
+            assert shown[one.name][title] == pytest.approx(scores[key].value, abs=0.0015)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_look_as_the_report_does_now(kept, name):
+    for asset in ("report.css", "report.js"):
+        text = files("bayeslora.reporting").joinpath("templates", asset).read_text("utf-8")
+        assert text.strip() in kept(name), f"{asset} has changed: make docs"
+
+
+def test_what_took_long_to_train_was_trained_by_the_present_code(gallery, kept):
+    trained = [name for name, page in gallery.PAGES.items() if page.kept]
+    assert trained == ["transformers"]
+    assert gallery.foreign_predictions.recipe() in kept("transformers"), "make docs"

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 WIDTHS = (1280, 768, 390)
 LONG = "word " * 200
+FEW_RULES = {"runOnly": ["color-contrast", "scrollable-region-focusable", "svg-img-alt"]}
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +55,21 @@ def visit(browser):
     assert asked == visited
     for context in contexts:
         context.close()
+
+
+def serious_faults(page, options=None):
+    """Return what axe calls serious or critical, everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    # it measures no contrast on a gradient, and would pass over every table
+    page.add_style_tag(content=".scroll { background: none !important; }")
+    found = axe.Axe().run(page, options=options or {}).response
+    assert "color-contrast" in [one["id"] for one in found["passes"]]
+    return [
+        (one["id"], one["nodes"][0]["html"])
+        for one in found["violations"]
+        if one["impact"] in {"serious", "critical"}
+    ]
 
 
 def written(make, out, *, names, classes, texts, title):
@@ -152,21 +170,13 @@ def test_every_figure_is_an_image_with_a_name(made, visit):
 
 @pytest.mark.parametrize(
     ("scheme", "width", "options"),
-    [
-        ("light", 1280, {}),
-        ("dark", 390, {"runOnly": ["color-contrast", "scrollable-region-focusable"]}),
-    ],
+    [("light", 1280, {}), ("dark", 390, FEW_RULES)],
     ids=["light", "dark, on a phone"],
 )
 def test_axe_finds_no_serious_fault(plain, visit, scheme, width, options):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = visit(plain, color_scheme=scheme, viewport={"width": width, "height": 800})
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     page.get_by_role("button", name=re.compile("^NLL")).first.click()
-    found = axe.Axe().run(page, options=options).response
-    assert "color-contrast" in [one["id"] for one in found["passes"]]
-    faults = [one for one in found["violations"] if one["impact"] in {"serious", "critical"}]
-    assert [one["id"] for one in faults] == []
+    assert serious_faults(page, options) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -174,6 +184,14 @@ def test_no_width_scrolls_sideways(plain, visit, width):
     page = visit(plain, viewport={"width": width, "height": 800})
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_with_two_sets_every_table_fits_a_laptop(made, visit):
+    page = visit(made / "index.html")
+    wide = page.locator(".scroll:visible").evaluate_all(
+        "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
+    )
+    assert wide == []
 
 
 def test_it_prints_dark_on_white_with_every_example(plain, visit):
@@ -225,3 +243,71 @@ def test_hostile_names_and_texts_change_nothing_but_words(make, plain, visit, tm
     assert "<img src=x onerror=alert(1)>" in words
     assert "{{ 7 * 7 }}" in words
     assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00\x1b]", words)
+
+
+def test_drawings_of_hostile_classes_are_pictures_with_names(make, visit, tmp_path):
+    one = make("m", classes=tuple(HOSTILE), rows=60)
+    out = tmp_path / "report"
+    strange = report(one, out=out, per_class=True, by_class=True, examples=False, num_resamples=5)
+    page = visit(strange, color_scheme="dark", viewport={"width": 390, "height": 800})
+    drawn = page.get_by_role("img", name=re.compile("^Reliability diagram of m for the class"))
+    assert drawn.count() == len(HOSTILE)
+    assert page.locator("script").count() == 1
+    assert page.locator("svg script, svg img, svg + svg").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    texts = " ".join(drawn.all_text_contents())
+    assert "<script>alert('text…" in texts  # names are shortened
+    assert "</svg>" in texts
+    assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00\x1b]", texts)
+    assert serious_faults(page, FEW_RULES) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"),
+    [
+        ("comparison", "dark", 390),
+        ("calibrated", "light", 768),
+        ("scikit-learn", "light", 1280),
+        ("transformers", "dark", 390),
+    ],
+)
+def test_axe_finds_no_serious_fault_in_the_gallery(visit, name, scheme, width):
+    place = DOCS / "gallery" / name / "index.html"
+    page = visit(place, color_scheme=scheme, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious_faults(page, FEW_RULES) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_template_of_the_docs_has_no_serious_fault(make, visit, tmp_path, scheme):
+    text = (DOCS / "reports.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.html.j2"
+    path.write_text(re.search("```jinja\n(.+?)```", text, re.DOTALL)[1], encoding="utf-8")
+    page = visit(
+        report(make("m", rows=60), out=tmp_path / "out", template=path, num_resamples=5),
+        color_scheme=scheme,
+    )
+    assert "ACME" in page.locator("header").text_content()
+    assert page.locator("#confidence").count() == 0
+    assert serious_faults(page, FEW_RULES) == []
+
+
+def test_a_keyboard_alone_sorts_on_a_phone(made, visit):
+    page = visit(made / "index.html", viewport={"width": 390, "height": 800})
+    page.locator(".scroll:has(#scores-caption)").focus()
+    titles = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        titles.append(page.evaluate("document.activeElement.closest('th').dataset.name"))
+    assert titles == ["Method", "Accuracy", "NLL"]
+    before = headings(page, "scores")
+    page.keyboard.press("Space")
+    # the focus stays where it was, in sight, for the next press
+    focused = page.locator("th:focus-within")
+    assert focused.get_attribute("aria-sort") == "ascending"
+    box = focused.bounding_box()
+    assert 0 <= box["x"] < box["x"] + box["width"] <= 390
+    page.keyboard.press("Enter")
+    assert focused.get_attribute("aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    assert headings(page, "scores") == before

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve as reference_roc
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
+from bayeslora.reporting import plates
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.brier_parts import BrierParts, brier_panel
 from bayeslora.reporting.curves import POINTS, panels_of, sampled_sizes, thinned
@@ -133,6 +134,24 @@ def test_more_methods_than_looks_take_more_panels():
     assert [number for number, _ in parts] == [1, 2, 3]
     assert [item for _, part in parts for _, item in part] == list(range(11))
     assert all(len({role.marker for role, _ in part}) == len(part) for _, part in parts)
+
+
+@pytest.mark.parametrize(
+    ("methods", "sizes"), [(0, []), (1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3])]
+)
+def test_no_method_is_left_alone_in_a_panel(methods, sizes):
+    assert [len(part) for _, part in panels_of(range(methods))] == sizes
+
+
+def test_panels_of_one_figure_share_their_axis(make, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plates, "render_files", lambda panel, _: drawn.append(panel))
+    labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
+    plates.risk_plates(labelled, [plates.surest_rows(one) for _, one in labelled], ())
+    first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
+    assert first == second
+    tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
+    assert first[1] > max(values[-1] for values in tops)
 
 
 def test_bars_of_the_brier_parts_end_at_the_score():

@@ -94,6 +94,7 @@ def test_a_report_has_all_tables(made):
     text = (made / "tables.tex").read_text(encoding="utf-8")
     assert re.findall(r"\\label\{tab:bayeslora-([^}]+)\}", text) == [
         "scores",
+        "detection",
         "every",
         "differences",
         "uncertainties",

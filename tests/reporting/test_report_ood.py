@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.reporting.score_tables import Named, ood_tables
+from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.score_tables import Named, detection_table, ood_tables
 from bayeslora.reporting.tables import to_markdown
 
 FEW = {"num_resamples": 20}
@@ -27,6 +28,21 @@ def apart(make):
         return low, outside.replace(epistemic=np.full(len(outside), high))
 
     return made
+
+
+def test_detection_has_a_table_of_its_own(methods, ood):
+    scored = [Named(one.name, evaluate(one, ood[one.name], **FEW)) for one in methods[1:]]
+    alone = Named("alone", evaluate(methods[0], **FEW))
+    table = detection_table([alone, *scored], {"near": "near ones", "far": "far ones"})
+    assert [column.detail for column in table.columns] == ["near ones", "far ones"]
+    assert [row.headings for row in table.rows] == [
+        ("temperature", score_words("max_probability")),
+        ("polar-vbll", "epistemic uncertainty"),
+    ]
+    for row, one in zip(table.rows, scored, strict=True):
+        shown = [f"{one.scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
+        assert [cell.value for cell in row.cells] == shown
+    assert detection_table([alone], {}).rows == ()
 
 
 @pytest.mark.parametrize(("high", "value"), [(0.9, "1.000"), (0.0, "0.000")])

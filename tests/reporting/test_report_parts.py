@@ -14,8 +14,9 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.findings import calibration
 from bayeslora.reporting.inputs import Method, Source
+from bayeslora.reporting.part_tables import uncertainty_table
 from bayeslora.reporting.report import report
-from bayeslora.reporting.score_tables import COLUMNS
+from bayeslora.reporting.score_tables import COLUMNS, Named
 
 FEW = {"num_resamples": 20}
 ASKED = {
@@ -153,6 +154,23 @@ def test_what_is_not_there_is_named_and_nothing_is_written(
     with pytest.raises(InputError, match=re.escape(message)):
         report(one, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
+    def table(*chosen):
+        return uncertainty_table([Named(one.name, bl.evaluate(one, **FEW)) for one in chosen])
+
+    point, _, sampled = methods
+    headings = [row.headings for row in table(point, sampled).rows]
+    assert headings == [
+        ("mle", "total uncertainty"),
+        *(("polar-vbll", f"{part} uncertainty") for part in ("total", "aleatoric", "epistemic")),
+    ]
+    assert "all of it is aleatoric" in table(point, sampled).caption
+    assert "all of it is aleatoric" not in table(sampled).caption
+    # without a total nothing else says what the aleatoric part is
+    parts = table(point.replace(total=None)).rows
+    assert {row.headings[1] for row in parts} >= {"aleatoric uncertainty", "epistemic uncertainty"}
 
 
 def assessed(p):

@@ -1,0 +1,69 @@
+"""docs/reports.md lists every option, with its default, and every drawing."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from bayeslora.cli.parser import build_parser
+from bayeslora.reporting.contents import Contents
+from bayeslora.reporting.panels import Drawings
+from bayeslora.reporting.report import report
+
+TEXT = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
+
+
+def table(section):
+    """Return the rows of the first table under a heading, below its head."""
+    lines = TEXT.split(f"## {section}\n")[1].split("\n## ")[0].splitlines()
+    rows = [line.strip("|").split(" | ") for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def actions():
+    found = next(one for one in build_parser()._actions if isinstance(one.choices, dict))
+    return [one for one in found.choices["report"]._actions if one.help != argparse.SUPPRESS]
+
+
+def test_every_option_of_the_command_line_is_listed_and_no_other():
+    listed = [
+        name
+        for row in table("Options")
+        for name in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", row[0])
+    ]
+    known = [name for action in actions() for name in action.option_strings]
+    assert sorted(listed) == sorted(known)
+
+
+def test_every_argument_in_python_is_listed_with_its_default():
+    rows = {
+        name: row[2] for row in table("Options") for name in re.findall(r"`(\w+)(?:`|=)", row[1])
+    }
+    known = inspect.signature(report).parameters
+    assert set(known) <= set(rows)
+    for name in ("title", "interval", "num_bins", "num_resamples", "seed"):
+        assert rows[name].strip("`") == str(known[name].default)
+    assert rows["figures"].strip("`") == " ".join(known["figures"].default)
+    for name in ("out", "items"):
+        assert (rows[name], known[name].default) == ("needed", inspect.Parameter.empty)
+
+
+def stem(name):
+    """Return the name of a drawing without its numbers."""
+    return re.sub(r"\d+", "1", name)
+
+
+def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
+    listed = {stem(name) for row in table("Drawings") for name in re.findall("`([^`]+)`", row[0])}
+    page = report(make("m", rows=30), out=tmp_path / "out", per_class=True, num_resamples=2)
+    folders = (made / "figures", page.parent / "figures")
+    assert {stem(file.stem) for folder in folders for file in folder.iterdir()} == listed
+
+
+@pytest.mark.parametrize("given", [Contents, Drawings])
+def test_everything_that_a_template_is_given_is_listed(given):
+    listed = set(re.findall(r"`(\w+)`", TEXT.split("Given are `page`")[1].split("`style`")[0]))
+    assert {field.name for field in dataclasses.fields(given)} <= listed
