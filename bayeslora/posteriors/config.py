@@ -200,7 +200,8 @@ class MCDropout:
     """Monte Carlo dropout: the network's own dropout kept alive while predicting.
 
     Attributes:
-        p: Dropout probability on the adapter's input.
+        p: Dropout probability on the input of LoRA; other adapters have none, and the backbone's
+            dropout keeps its own probability.
         num_samples: Passes through the network.
     """
 

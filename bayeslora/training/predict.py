@@ -18,7 +18,6 @@ from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
-from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -82,16 +81,13 @@ def answer(
     """
     network.eval()
     passes = num_passes(posterior, num_samples)
-    draws: WeightPosterior
     weights = network.weights
-    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
-        if weights is None or isinstance(weights, LaplaceLoRAWeights):
-            draws = MCDropoutDraws(network)
-        else:
-            draws = weights
-        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
+    draws: WeightPosterior | None = None
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
+    elif isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+        draws = None if isinstance(weights, LaplaceLoRAWeights) else weights
+    if draws is not None:
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
     scores = network.feature_scores.of_features(features) | _own_scores(network.head, features)
