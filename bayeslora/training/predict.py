@@ -18,6 +18,7 @@ from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
+from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -86,7 +87,11 @@ def answer(
     if isinstance(posterior, Ensemble):
         draws = EnsembleDraws(network.load_trained_state, members)
     elif isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
-        draws = None if isinstance(weights, LaplaceLoRAWeights) else weights
+        if weights is None or isinstance(weights, LaplaceLoRAWeights):
+            # A network that was trained for another posterior is asked for its dropout.
+            draws = MCDropoutDraws(network)
+        else:
+            draws = weights
     if draws is not None:
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))

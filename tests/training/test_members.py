@@ -180,6 +180,14 @@ def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
         assert float(sampled_by(network, alone).variance.max()) > 0, name
 
 
+def test_a_network_of_another_posterior_is_asked_for_its_dropout(encoder):
+    """As experiments do, which train one network for several posteriors."""
+    found = fitted(encoder, MLE())
+    sampled = logits(encoder, MCDropout(num_samples=4), found)
+    assert sampled.samples.shape[0] == 4
+    assert float(sampled.variance.min()) > 0
+
+
 def test_without_a_frozen_prefix_embeddings_are_dropped_too(encoder):
     network = build_network(encoder, PoLAR(r=2), MCDropout(), num_classes=3, seed=0, max_length=32)
     assert network.weights.live[0] == "embeddings.dropout"
