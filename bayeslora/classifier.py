@@ -191,6 +191,7 @@ class BayesianClassifier:
             num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
                 mean weights.
             link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
+                Refused where the posterior has no such choice.
             unknown_labels: What to do with a label that is not a class: `error`, or keep the row
                 unlabelled as out of distribution (`ood`).
             seed: Of the draws.

@@ -9,6 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# Names that people know something by, and what it is called here.
+_KNOWN_AS = {
+    "posterior": {
+        "deep_ensemble": "ensemble",
+        "dropout": "mc_dropout",
+        "hmc": "nuts:kernel=hmc",
+        "mcmc": "nuts",
+        "temperature_scaling": "temperature",
+    },
+    "method": {"dirichlet": "matrix", "platt": "vector"},
+    "bound": {"quadrature": "gauss_hermite"},
+    "polish_bound": {"quadrature": "gauss_hermite"},
+}
+
 
 class InputError(ValueError):
     """Something that was passed in is wrong: an option, a file, a value in a file."""
@@ -21,13 +35,24 @@ class MissingAssetError(InputError):
 def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     """Return the error for a name outside a closed set, with the nearest name that is in it.
 
+    That is what the field's other name for it means here, else the shortest name that begins so,
+    else the one that is spelled most alike; upper and lower case count as the same.
+
     Args:
         what: What the name stands for, such as `link` or `adapter`.
         value: The name that was given.
         allowed: Every name that would have been accepted.
     """
     names = sorted(allowed)
-    near = get_close_matches(value, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    near = _KNOWN_AS.get(what, {}).get(value.lower()) or _nearest(value, names)
+    hint = f" (did you mean {near!r}?)" if near else ""
     choices = ", ".join(repr(name) for name in names)
     return InputError(f"unknown {what} {value!r}{hint}; choose from {choices}")
+
+
+def _nearest(value: str, names: list[str]) -> str | None:
+    folded = {name.lower(): name for name in reversed(names)}
+    wanted = value.lower()
+    begun = sorted((key for key in folded if wanted and key.startswith(wanted)), key=len)
+    near = begun or get_close_matches(wanted, folded, n=1)
+    return folded[near[0]] if near else None

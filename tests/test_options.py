@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.config import POSTERIORS, VBLL
+from bayeslora.posteriors.config import BOUNDS, POSTERIORS, VBLL
+from bayeslora.recalibration.config import RECALIBRATORS
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,33 @@ def test_unknown_choice_gives_a_hint_only_where_there_is_a_near_name():
     near = str(unknown_choice("link", "probitt", ["mc", "probit"]))
     assert near == "unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'"
     assert str(unknown_choice("link", "xyz", ["mc"])) == "unknown link 'xyz'; choose from 'mc'"
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "near"),
+    [
+        ("posterior", "hmc", "nuts:kernel=hmc"),
+        ("posterior", "HMC", "nuts:kernel=hmc"),
+        ("posterior", "lap", "laplace"),
+        ("posterior", "Laplace", "laplace"),
+        ("posterior", "temp", "temperature"),
+        ("posterior", "mc", "mc_dropout"),
+        ("posterior", "laplace_lorra", "laplace_lora"),
+        ("posterior", "dropout", "mc_dropout"),
+        ("method", "dirichlet", "matrix"),
+        ("method", "platt", "vector"),
+        ("bound", "quadrature", "gauss_hermite"),
+    ],
+)
+def test_unknown_names_have_the_nearest_beside_them(what, value, near):
+    known = {"posterior": POSTERIORS, "method": RECALIBRATORS, "bound": BOUNDS}[what]
+    assert f"unknown {what} {value!r} (did you mean {near!r}?); choose from" in str(
+        unknown_choice(what, value, known)
+    )
+    # Whoever does as the hint says is understood.
+    if what != "bound":
+        assert resolve(what, near, known).name == near.partition(":")[0]
+
+
+def test_a_name_of_nothing_has_no_hint():
+    assert str(unknown_choice("link", "", ["mc"])) == "unknown link ''; choose from 'mc'"

@@ -15,6 +15,7 @@ from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
 
 Batch = dict[str, Tensor]
 _PREFIX_BATCH = 32
+_PROBE = "a text"
 # A process that predicts for days sees ever new texts.
 _KEPT_BYTES = 4 << 30
 
@@ -133,6 +134,11 @@ class Encoder(FeatureExtractor):
         """d, the width of the backbone."""
         return self.backbone.num_features
 
+    @property
+    def first_running_layer(self) -> int:
+        """Number of the layer that comes after the frozen prefix."""
+        return self._split.start
+
     def prepare(
         self,
         texts: Sequence[str],
@@ -160,6 +166,11 @@ class Encoder(FeatureExtractor):
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         states = self._split.suffix(hidden=hidden, **model_inputs(batch, device))
         return pool(states, batch["attention_mask"].to(device), self.backbone.kind)
+
+    def running(self) -> frozenset[str]:
+        """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
+        batch = tokenise(self.backbone, [_PROBE], None, max_length=self.max_length).pad([0])
+        return self._split.running(**model_inputs(batch, self.backbone.device))
 
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states

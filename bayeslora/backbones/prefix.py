@@ -110,6 +110,29 @@ class LayerSplit:
         with self._replaced(self._above(input_ids, attention_mask, hidden)):
             return self._last(input_ids, attention_mask, **more)
 
+    @torch.no_grad()
+    def running(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
+        """Return the names of the modules that the last hidden states come from.
+
+        Those that run before layer `start` are none of them: what they compute is computed once.
+        """
+        called: list[str] = []
+
+        def watch(name: str) -> Callable[..., None]:
+            return lambda *_: called.append(name)
+
+        modules = dict(self._model.named_modules())
+        handles = [part.register_forward_pre_hook(watch(name)) for name, part in modules.items()]
+        try:
+            self._last(input_ids, attention_mask, **more)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self.start == 0:
+            return frozenset(called)
+        first = next(name for name, part in modules.items() if part is self._layers[self.start])
+        return frozenset(called[called.index(first) :])
+
     def _last(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
         output = self._model(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more

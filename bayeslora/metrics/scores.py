@@ -146,8 +146,9 @@ class Scores(Mapping[str, Score]):
         chance_p: The same for every calibration error, by its key.
         closed: Which edge the bins hold, `left` or `right`.
         risk_coverage: The risk-coverage curve at each per cent of the rows; empty without labels.
-        uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, where they are
-            known: of all rows (`mean`), of those predicted rightly (`right`) and wrongly (`wrong`).
+        uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, and mean
+            `logit_variance`, where they are known: of all rows (`mean`), of those predicted
+            rightly (`right`) and wrongly (`wrong`).
         ood_groups: Detection averaged over the sets that were called `near` and `far`.
         groups: Scores by the values of a column, by column.
         classes: Scores by class: `recall`, `precision`, `mean_probability`, `ece`.

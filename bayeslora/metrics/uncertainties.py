@@ -1,4 +1,6 @@
-"""Means of total, aleatoric and epistemic uncertainty: over all rows, right ones and wrong ones.
+"""Means of uncertainties: over all rows, those predicted rightly and those predicted wrongly.
+
+They are total, aleatoric and epistemic uncertainty in nats, and the variance of the logits.
 
 An uncertainty that is worth its name is higher where the prediction is wrong.
 """
@@ -14,6 +16,9 @@ from bayeslora.metrics.scores import Score
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
 
+LOGIT_VARIANCE = "logit_variance"
+"""The score `score_logit_variance` of predictions, in squared units of a logit."""
+
 PARTS = ("mean", "right", "wrong")
 """The rows that a mean is over: all, those predicted rightly, those predicted wrongly."""
 
@@ -21,7 +26,7 @@ PARTS = ("mean", "right", "wrong")
 def uncertainty_means(
     predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None = None
 ) -> dict[str, dict[str, Score]]:
-    """Return the means in nats by uncertainty and part, with intervals.
+    """Return the means by uncertainty and part, with intervals.
 
     Parts without a row are left out, and so are uncertainties that the predictions do not have.
 
@@ -33,6 +38,8 @@ def uncertainty_means(
     known = {
         name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
     }
+    if LOGIT_VARIANCE in predictions.scores:
+        known[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
     if not known:
         return {}
     labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
@@ -40,7 +47,9 @@ def uncertainty_means(
     parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
     table = np.stack([*known.values()])
     # in this order a seeded bootstrap does not depend on the order of the rows
-    order = np.lexsort((*table, *parts) if clusters is None else (clusters, *table, *parts))
+    keys = sorted(known, key=lambda name: name in UNCERTAINTIES)
+    ties = [known[name] for name in keys]
+    order = np.lexsort((*ties, *parts) if clusters is None else (clusters, *ties, *parts))
     table, parts = table[:, order], parts[:, order]
 
     def prepare(kept: Rows) -> Statistic:

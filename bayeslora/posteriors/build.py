@@ -16,6 +16,7 @@ from bayeslora.posteriors.config import MLE, PosteriorConfig
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import described
@@ -36,6 +37,7 @@ Weights = (
     | ScalaBLWeights
     | CLoRAWeights
     | LaplaceLoRAWeights
+    | MCDropoutDraws
 )
 
 _VERBS = sorted(
@@ -112,7 +114,7 @@ def build_weights(
     """Return the posterior over adapter weights of a configuration, an `nn.Module`.
 
     It has `draw`, except for a Laplace approximation, which is linearised instead. None where the
-    configuration has none, or where its draws need no tensors of their own (MC dropout, ensembles).
+    configuration has none, where it is not of the sites alone (MC dropout), and for ensembles.
 
     Args:
         config: Which posterior, with its options.

@@ -43,7 +43,7 @@ class MLE:
 
     name: ClassVar[str] = "mle"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
-    source: ClassVar[str] = ""
+    source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
     head: ClassVar[str] = "bayeslora.posteriors.heads:mle"
@@ -61,7 +61,7 @@ class MAP:
 
     name: ClassVar[str] = "map"
     summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
-    source: ClassVar[str] = ""
+    source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
     head: ClassVar[str] = "bayeslora.posteriors.heads:map_estimate"
@@ -200,7 +200,8 @@ class MCDropout:
     """Monte Carlo dropout: the network's own dropout kept alive while predicting.
 
     Attributes:
-        p: Dropout probability on the adapter's input.
+        p: Dropout probability on the input of LoRA; other adapters have none, and the backbone's
+            dropout keeps its own probability.
         num_samples: Passes through the network.
     """
 
@@ -258,6 +259,21 @@ PosteriorConfig = (
 _LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
 _WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
 POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}
+
+
+def check_classes(config: VBLL, num_classes: int) -> None:
+    """Complain about a bound that is not for so many classes.
+
+    Raises:
+        InputError: It is for two, and there are more.
+    """
+    for field, allowed in (("bound", BOUNDS), ("polish_bound", CLOSED_FORM_BOUNDS)):
+        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
+            others = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
+            raise InputError(
+                f"{field} 'gauss_hermite' is for two classes, not {num_classes}: its quadrature is "
+                f"over the one difference of two logits; choose from {others}"
+            )
 
 
 def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:

@@ -1,4 +1,4 @@
-"""Out-of-distribution scores fitted beside a posterior: names and checks, free of torch."""
+"""Out-of-distribution scores of logits, and those fitted beside a posterior; free of torch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,35 @@ class ScoreInfo:
     Attributes:
         name: In `score_<name>` of the predictions.
         summary: A few words.
-        source: Of the formula; empty where it is ours.
+        source: Of the formula.
     """
 
     name: str
     summary: str
-    source: str = ""
+    source: str
 
+
+LOGIT_SCORES = {
+    info.name: info
+    for info in (
+        ScoreInfo(
+            "logit_variance",
+            "sum of the variances of the logits",
+            "MacKay 1992, doi 10.1162/neco.1992.4.5.720",
+        ),
+        ScoreInfo(
+            "energy",
+            "minus the logsumexp of the mean logits, which are shifted to sum to zero",
+            "Liu, Wang, Owens and Li 2020, arXiv 2010.03759",
+        ),
+        ScoreInfo(
+            "max_logit",
+            "minus the highest of the same logits",
+            "Hendrycks et al. 2022, arXiv 1911.11132",
+        ),
+    )
+}
+"""Scores that every prediction has, without being asked for."""
 
 FEATURE_SCORES = {
     info.name: info
@@ -52,7 +74,9 @@ FEATURE_SCORES = {
             "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
         ),
         ScoreInfo(
-            COMBINED, "tail probabilities of the highest probability and of logit variance, joined"
+            COMBINED,
+            "tail probabilities of the highest probability and of logit variance, joined",
+            "ours; tails as in Pickands 1975, doi 10.1214/aos/1176343003",
         ),
     )
 }

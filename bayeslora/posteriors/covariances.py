@@ -17,6 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bayeslora.errors import InputError
+
 # Elements of a [rows, C, C d] intermediate held at a time: 64 MB in float64.
 _CHUNK = 1 << 23
 
@@ -167,9 +169,19 @@ def precision_to_lower(precision: Tensor) -> Tensor:
     The Cholesky factor of the precision with its axes reversed is, reversed again, the upper
     triangle U with U Uᵀ = precision; then L is the inverse of Uᵀ. One factorisation and one
     triangular solve, without the explicit inverse.
+
+    Raises:
+        InputError: A precision is not positive definite, as rounded.
     """
     reverse = (-2, -1)
-    upper = torch.linalg.cholesky(precision.flip(reverse)).flip(reverse)
+    flipped, failed = torch.linalg.cholesky_ex(precision.flip(reverse))
+    if failed.any():
+        raise InputError(
+            "the precision of the weights is not positive definite in float64, as where rows of "
+            "the features differ in size by a factor of 1e8 or more; leave out the largest rows, "
+            "or scale them"
+        )
+    upper = flipped.flip(reverse)
     eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
     lower: Tensor = torch.linalg.solve_triangular(
         upper.transpose(-2, -1), eye.expand_as(precision), upper=False

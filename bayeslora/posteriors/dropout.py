@@ -9,7 +9,7 @@ Source: Gal and Ghahramani 2016, arXiv 1506.02142.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,28 +29,28 @@ _DROPOUTS = (
 _PROBABILITIES = ("dropout_prob", "dropout_p", "attention_dropout", "attn_dropout", "dropout")
 
 
-class MCDropoutDraws:
+class MCDropoutDraws(nn.Module):
     """A weight posterior whose draws are dropout masks.
 
     Attributes:
         live: Names of the modules that drop something, in the order of the network.
     """
 
-    def __init__(self, module: nn.Module, exclude: Iterable[str] = ()) -> None:
+    def __init__(self, module: nn.Module, among: Collection[str] | None = None) -> None:
         """Find the live dropouts.
 
         Args:
             module: The network.
-            exclude: Module names; those and everything inside them stay as they are.
+            among: Names of the modules that count, such as those that run; None takes all.
 
         Raises:
             InputError: Nothing in the network drops anything.
         """
-        skipped = tuple(exclude)
+        super().__init__()
         found = {
             name: part
             for name, part in module.named_modules()
-            if dropout_probability(part) > 0 and not _inside(name, skipped)
+            if dropout_probability(part) > 0 and (among is None or name in among)
         }
         if not found:
             raise InputError(
@@ -58,7 +58,8 @@ class MCDropoutDraws:
                 "set a dropout probability > 0 on the adapter or the backbone"
             )
         self.live = tuple(found)
-        self._modules = tuple(found.values())
+        # In a tuple, they are not parts of this module, which has no tensors of its own.
+        self._dropping = tuple(found.values())
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
@@ -68,17 +69,21 @@ class MCDropoutDraws:
         after an exception.
         """
         seed = int(torch.randint(2**62, (), generator=generator))
-        modes = [module.training for module in self._modules]
+        modes = [module.training for module in self._dropping]
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                for module in self._modules:
+                for module in self._dropping:
                     # Not `train()`: children that drop nothing keep their mode.
                     module.training = True
                 yield
         finally:
-            for module, mode in zip(self._modules, modes, strict=True):
+            for module, mode in zip(self._dropping, modes, strict=True):
                 module.training = mode
+
+    def report(self) -> dict[str, float | str]:
+        """Return the names of the live dropouts."""
+        return {"live_dropouts": ", ".join(self.live)}
 
 
 def dropout_probability(module: nn.Module) -> float:
@@ -95,7 +100,3 @@ def dropout_probability(module: nn.Module) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             return float(value)
     return 0.0
-
-
-def _inside(name: str, parents: tuple[str, ...]) -> bool:
-    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.gvbll_choice import choose
 from bayeslora.posteriors.gvbll_density import (
     Distances,
@@ -98,8 +99,10 @@ class GVBLLHead(nn.Module):
         numbers.
 
         Raises:
-            InputError: All rows have the same features, or there is one alone to choose on.
+            InputError: Features are not finite, all rows have the same, or there is one alone to
+                choose on.
         """
+        check_fit(features, validation)
         config = self.config if choose_prior else _unchosen(self.config)
         rows, classes = features.double(), len(self.counts)
         scatter = Scatter.of(rows, labels, classes, config.prior_rows)
@@ -173,6 +176,7 @@ class GVBLLHead(nn.Module):
         }
 
     def _distances(self, gaussian: TiedGaussian, features: Tensor) -> Distances:
+        check_features(features)
         squared = gaussian.distances(features.double())
         spread = 1 / (self.counts + self.config.prior_rows)
         return Distances(squared, spread, log_shares(self.counts), features.shape[1])

@@ -10,8 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MAP, VBLL, Laplace, TemperatureScaling
+from bayeslora.posteriors.config import MAP, VBLL, Laplace, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.covariances import shapes
@@ -86,9 +85,7 @@ def vbll(
     Raises:
         InputError: A bound is not for so many classes.
     """
-    for field in ("bound", "polish_bound"):
-        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
-            raise InputError(f"{field} 'gauss_hermite' is for two classes, not {num_classes}")
+    check_classes(config, num_classes)
     fitting = affordable(config, num_features, num_classes)
     return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 

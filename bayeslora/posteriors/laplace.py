@@ -24,6 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.config import Laplace
+from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.laplace_diag import DiagCurvature
 from bayeslora.posteriors.laplace_full import FullCurvature
 from bayeslora.posteriors.laplace_kron import KronCurvature
@@ -110,6 +111,7 @@ class LaplaceHead(nn.Module):
         choose_prior: bool = True,
     ) -> None:
         """Fit curvature and prior precision; the mean weights stay as they are."""
+        check_fit(features, validation)
         features = features.double()
         logits = self.point.predict(features).mean
         self.prepare({"fitted": True, "rank": min(features.shape)})
@@ -204,6 +206,7 @@ class LaplaceHead(nn.Module):
         )
 
     def _logits(self, features: Tensor, precision: float) -> GaussianLogits:
+        check_features(features)
         features = features.double()
         covariance = self._fitted().covariance(features, precision)
         return GaussianLogits(self.point.predict(features).mean, covariance)

@@ -31,6 +31,7 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.convergence import RHAT_LIMIT, convergence
+from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.nuts_chains import Chains, run_chains
 from bayeslora.posteriors.nuts_target import Target
 from bayeslora.posteriors.point import PointHead
@@ -114,8 +115,9 @@ class NUTSHead(nn.Module):
         mode in place of chains: what they are started from.
 
         Raises:
-            InputError: The chains did not move.
+            InputError: The chains did not move, or the features are not finite.
         """
+        check_fit(features, validation)
         rows = features.double().cpu()
         space = RowSpace.of(rows)
         start = space.coordinates(self.point.weight.double().cpu())
@@ -142,6 +144,7 @@ class NUTSHead(nn.Module):
                 "the posterior 'nuts' has no draws yet; call fit first, or calibrate for a "
                 "classifier that is finished"
             )
+        check_features(features)
         features = features.double()
         space = RowSpace(self.basis)
         inside = space.coordinates(features)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
+from bayeslora.option_checks import check_count
+from bayeslora.posteriors.features import check_features, check_fit
 
 
 class PointHead(nn.Module):
@@ -48,7 +50,12 @@ class PointHead(nn.Module):
         return 0.0 if self.prior_scale is None else float(self.mean_sq_norm) / self.prior_scale**2
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
-        """Return the mean cross-entropy, plus the prior's penalty / `num_train`."""
+        """Return the mean cross-entropy, plus the prior's penalty / `num_train`.
+
+        Raises:
+            InputError: `num_train` is not a number of rows.
+        """
+        check_count("num_train", num_train, least=1)
         penalty = 0.5 * self.prior_precision / num_train * self.weight.square().sum()
         return cross_entropy(features @ self.weight.T, labels) + penalty
 
@@ -64,11 +71,21 @@ class PointHead(nn.Module):
         *,
         choose_prior: bool = True,
     ) -> None:
-        """Leave the trained weights as they are."""
+        """Leave the trained weights as they are.
+
+        Raises:
+            InputError: The features are not finite.
+        """
+        check_fit(features, validation)
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> GaussianLogits:
-        """Return the logits with zero variance, in float64."""
+        """Return the logits with zero variance, in float64.
+
+        Raises:
+            InputError: The features are not finite.
+        """
+        check_features(features)
         mean = features.double() @ self.weight.double().T
         return GaussianLogits(mean, torch.zeros_like(mean))
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from bayeslora import options
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.option_checks import check_choice
+from bayeslora.posteriors.config import LINKS, POSTERIORS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")
@@ -127,6 +128,28 @@ def stored_posterior(record: Mapping[str, Any]) -> Any:
             "install the package that does, or call bayeslora.register_posterior on its class"
         )
     return options.resolve("posterior", record, _AVAILABLE)
+
+
+def check_link(config: Any, link: str | None) -> None:
+    """Complain about a link that a prediction would not use.
+
+    Args:
+        config: Options of the posterior.
+        link: What was asked for; None takes the posterior's own.
+
+    Raises:
+        InputError: There is no such link, or the posterior has none to choose.
+    """
+    if link is None:
+        return
+    check_choice("link", link, LINKS)
+    if not hasattr(config, "link"):
+        having = ", ".join(repr(name) for name, one in POSTERIORS.items() if hasattr(one, "link"))
+        raise InputError(
+            f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
+            "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
+            f"out: it is for {having}"
+        )
 
 
 def provider(config: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import check_fit
 from bayeslora.posteriors.point import PointHead
 from bayeslora.recalibration.temperature import best_inverse
 
@@ -43,6 +44,7 @@ class TemperedHead(PointHead):
 
         Rows that the weights were trained on give a temperature that is too low.
         """
+        check_fit(features, validation)
         rows, targets = (features, labels) if validation is None else validation
         logits = super().predict(rows).mean
         self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), targets.cpu().numpy()))

@@ -64,11 +64,18 @@ class LastLayer(Protocol):
             validation: Features and labels of held-out rows, for choosing the prior.
             choose_prior: Whether to choose a prior that is not a fixed number; False keeps that
                 of the training, which is quicker and good enough for comparing epochs.
+
+        Raises:
+            InputError: Features are not finite; `bayeslora.posteriors.features` has the check.
         """
         ...
 
     def predict(self, features: Tensor) -> Logits:
-        """Return the logits' distribution for [N, d] features, in float64."""
+        """Return the logits' distribution for [N, d] features, in float64.
+
+        Raises:
+            InputError: Features are not finite.
+        """
         ...
 
     def set_mean(self, weight: Tensor) -> None:

@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
+from bayeslora.option_checks import check_count
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
+from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_prior import polish_with_prior
@@ -105,7 +107,12 @@ class VBLLHead(nn.Module):
         return from_free(self.config.training_covariance, len(self.mean), self.spread, self.factor)
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
-        """Return −mean bound + KL / `num_train`, in nats a row."""
+        """Return −mean bound + KL / `num_train`, in nats a row.
+
+        Raises:
+            InputError: `num_train` is not a number of rows.
+        """
+        check_count("num_train", num_train, least=1)
         covariance = self.covariance
         likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
         prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)
@@ -147,7 +154,12 @@ class VBLLHead(nn.Module):
         *,
         choose_prior: bool = True,
     ) -> None:
-        """Fit the posterior that `predict` uses, starting from the last fit."""
+        """Fit the posterior that `predict` uses, starting from the last fit.
+
+        Raises:
+            InputError: The features are not finite.
+        """
+        check_fit(features, validation)
         config = self.config
         if isinstance(config.prior_scale, str) and not choose_prior:
             config = replace(config, prior_scale=self.training_prior_scale)
@@ -246,6 +258,7 @@ class VBLLHead(nn.Module):
         return Start(mean, covariance.double().of_logits(features.double()))
 
     def _logits(self, features: Tensor, mean: Tensor, covariance: Covariance) -> GaussianLogits:
+        check_features(features)
         features = features.double()
         return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
 

@@ -11,6 +11,7 @@ from bayeslora.metrics.compare import COMPARED, Comparison
 from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.score_tables import (
     OOD_COLUMNS,
@@ -170,7 +171,7 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
     """Return the mean uncertainties; without rows where no method has any."""
     rows = [
         Row(
-            (one.label, f"{name} uncertainty"),
+            (one.label, _uncertainty_words(name)),
             tuple(score_cell(part, means.get(part)) for part in PARTS),
         )
         for one in methods
@@ -179,10 +180,15 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
     caption = (
         "Mean uncertainty of all rows, and of the labelled rows predicted rightly and wrongly, in"
-        " nats. An uncertainty that tells errors is higher on those predicted wrongly."
+        " nats; the logit variance in squared units of a logit. An uncertainty that tells errors is"
+        " higher on those predicted wrongly."
         f" {_BRACKETS}{_ALL_ALEATORIC if any(map(_is_point, methods)) else ''}"
     )
-    return Table(caption, ("Method", "Mean, nats"), columns, tuple(rows))
+    return Table(caption, ("Method", "Mean"), columns, tuple(rows))
+
+
+def _uncertainty_words(name: str) -> str:
+    return f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " ")
 
 
 def _is_point(one: Named) -> bool:

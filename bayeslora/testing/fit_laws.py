@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head
-from bayeslora.testing.case import LastLayerCase
+from bayeslora.testing.case import LastLayerCase, Rows
 
 F64 = torch.float64
 
@@ -89,3 +92,44 @@ class FitLaws(LastLayerCase):
         assert features.grad is not None
         assert features.grad.abs().sum() > 0
         assert all(parameter.grad is None for parameter in head.parameters())
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_features_that_are_not_finite_are_refused(self, head: Head, value: float) -> None:
+        """By the fit and by the prediction, and the message counts the rows.
+
+        `bayeslora.posteriors.features.check_features` does so.
+        """
+        features, labels = self.toy()
+        features[5, 1] = value
+        with pytest.raises(InputError, match="1 of 60 rows"):
+            self.make().fit(features, labels)
+        with pytest.raises(InputError, match="1 of 60 rows"):
+            head.predict(features)
+
+    @pytest.mark.parametrize("value", [math.nan, 1e200, 1e11])
+    def test_strange_rows_are_refused_or_answered(
+        self, head: Head, rows: Tensor, value: float
+    ) -> None:
+        """NaN never comes back: not for huge features, nor from held-out rows out of range."""
+        features, labels = self.toy()
+        strange = features.clone()
+        strange[5, 1] = value
+        held, held_labels = self.held_out()
+        held[5, 1] = value
+        if not math.isnan(value):
+            self._assert_proper(self.make(), (strange, labels), None, rows)
+            self._assert_proper(head, None, None, strange)
+        self._assert_proper(self.make(), (features, labels), (held, held_labels), rows)
+
+    def _assert_proper(
+        self, head: Head, train: Rows | None, held: Rows | None, asked: Tensor
+    ) -> None:
+        """Complain unless the fit or the prediction is refused, or all logits are finite."""
+        try:
+            if train is not None:
+                head.fit(*train, held)
+            logits = head.predict(asked)
+        except InputError:
+            return
+        assert torch.isfinite(logits.mean).all()
+        assert torch.isfinite(logits.covariance).all()

@@ -17,6 +17,7 @@ from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON
+from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.training.network import Network
 
@@ -44,7 +45,8 @@ def build_network(
             will be loaded.
 
     Raises:
-        InputError: The adapter does not fit the backbone or the posterior.
+        InputError: The adapter does not fit the backbone or the posterior, or nothing that is to
+            be dropped while predicting is there.
     """
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
@@ -62,25 +64,44 @@ def build_network(
     )
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     weights = build_weights(posterior, sites, head, seed)
+    if isinstance(posterior, MCDropout):
+        weights = _live_dropout(encoder, chosen)
     if extra is not None and isinstance(weights, LaplaceLoRAWeights):
         weights.prepare()
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 
 def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:
-    """Return the adapter with the dropout that MC dropout asks for.
+    """Return the adapter with the dropout that MC dropout asks for, where it can have one.
 
     Raises:
-        InputError: The adapter has no dropout.
+        InputError: A probability is asked for that the adapter has no place for.
     """
     if not isinstance(posterior, MCDropout):
         return adapter
-    if not isinstance(adapter, LoRA):
+    if isinstance(adapter, LoRA):
+        return replace(adapter, dropout=posterior.p)
+    if posterior.p != MCDropout.p:
         raise InputError(
-            f"posterior 'mc_dropout' needs an adapter with dropout, and {adapter.name!r} is "
-            "defined without; choose 'lora'"
+            f"p={posterior.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
+            f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
+            "backbone's dropout is sampled, or choose 'lora'"
         )
-    return replace(adapter, dropout=posterior.p)
+    return adapter
+
+
+def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
+    """Return draws from the dropouts that a pass after the frozen prefix runs."""
+    try:
+        return MCDropoutDraws(encoder.model, encoder.running())
+    except InputError:
+        first = encoder.first_running_layer
+        where = f"from layer {first} on, the first that runs then," if first else "of the backbone"
+        raise InputError(
+            "posterior 'mc_dropout' needs a dropout that is live at prediction: adapter "
+            f"{adapter.name!r} is defined without, and no layer {where} has a dropout probability "
+            "> 0; choose 'lora', or a backbone whose configuration has one (hidden_dropout_prob)"
+        ) from None
 
 
 def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:

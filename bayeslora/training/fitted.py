@@ -19,7 +19,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
-from bayeslora.posteriors.registry import provider, stored_posterior
+from bayeslora.posteriors.registry import check_link, provider, stored_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
@@ -107,6 +107,7 @@ class Fitted:
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
         posterior, adapter = self.posterior, self.record.adapter
+        check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
         texts = self.prepare(rows, unknown, say=say)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
+from bayeslora.option_checks import check_count
+
 # N^(π/8), with the published digits of π.
 _CYCLE_EXPONENT = 3.14159 / 8
 
@@ -40,7 +42,12 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
 
 
 def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
-    """Return the `cyclic` or `uniform` weights, as the option `kl_weights` names them."""
+    """Return the `cyclic` or `uniform` weights, as the option `kl_weights` names them.
+
+    Raises:
+        InputError: `num_train` is not a number of rows.
+    """
+    check_count("num_train", num_train, least=1)
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 

@@ -70,6 +70,6 @@ def check_last_layer(
     if isinstance(posterior, Ensemble | Sampled):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            f"finished network: it {_NEEDS[posterior.name]}; choose 'laplace', 'vbll', 'nuts' or "
-            "'temperature'"
+            f"finished network: it {_NEEDS[posterior.name]}; fit a network with it from the start, "
+            "or choose 'laplace', 'vbll', 'nuts' or 'temperature'"
         )

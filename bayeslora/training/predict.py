@@ -82,16 +82,17 @@ def answer(
     """
     network.eval()
     passes = num_passes(posterior, num_samples)
-    draws: WeightPosterior
     weights = network.weights
-    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+    draws: WeightPosterior | None = None
+    if isinstance(posterior, Ensemble):
+        draws = EnsembleDraws(network.load_trained_state, members)
+    elif isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
         if weights is None or isinstance(weights, LaplaceLoRAWeights):
+            # A network that was trained for another posterior is asked for its dropout.
             draws = MCDropoutDraws(network)
         else:
             draws = weights
-        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
-    if isinstance(posterior, Ensemble):
-        draws = EnsembleDraws(network.load_trained_state, members)
+    if draws is not None:
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
     features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
     scores = network.feature_scores.of_features(features) | _own_scores(network.head, features)

@@ -16,7 +16,7 @@ from bayeslora.adapters.config import AdapterConfig
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import check_feature_scores
 from bayeslora.posteriors.registry import provider
@@ -129,6 +129,8 @@ def fit_classifier(
         MissingAssetError: The posterior needs a package that is not installed.
     """
     check_feature_scores(choices.feature_scores, choices.posterior)
+    if isinstance(choices.posterior, VBLL):
+        check_classes(choices.posterior, len(data.classes))
     if data.validation is None and isinstance(choices.posterior, TemperatureScaling):
         raise InputError(
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "

@@ -32,11 +32,14 @@ def data_hash(examples: Examples) -> str:
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted one.
 
+    A finished model that may be replaced stays what it is, beside the checkpoints, until the new
+    one is written over both.
+
     Args:
         out: Where the finished model will be.
         identity: Everything that decides the result, JSON-ready; a fit is resumed only where the
             interrupted one had the same.
-        overwrite: Whether what is there may be deleted.
+        overwrite: Whether what is there may be replaced.
 
     Raises:
         InputError: As `refuse`.
@@ -44,9 +47,11 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
     refuse(out, identity, overwrite=overwrite)
     folder = Path(out)
     wanted = _plain(identity)
-    if folder.exists() and not _same(folder / _MARK, wanted):
-        shutil.rmtree(folder)
-    if not folder.exists():
+    if not _same(folder / _MARK, wanted):
+        if folder.exists() and not is_model(folder):
+            shutil.rmtree(folder)
+        # Before the mark is new: under it, checkpoints of another fit would count as ours.
+        shutil.rmtree(folder / _WORK, ignore_errors=True)
         write_json(folder / _MARK, wanted)
     return folder / _WORK
 

@@ -84,7 +84,7 @@ class AlternatingTrainer(Trainer):
                 directory,
                 len(sampler),
                 validates=validate is not None,
-                on_cpu=network.feature_scale.device.type == "cpu",
+                device=network.feature_scale.device,
                 schedule=schedule,
             ),
             data_collator=Collator(train, labels),
@@ -186,11 +186,11 @@ def _arguments(
     steps: int,
     *,
     validates: bool,
-    on_cpu: bool,
+    device: torch.device,
     schedule: str,
 ) -> TrainingArguments:
     when = "epoch" if validates else "no"
-    arguments = TrainingArguments(
+    arguments = _Arguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -208,12 +208,34 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        use_cpu=on_cpu,
+        use_cpu=device.type == "cpu",
     )
     # Several GPUs in one process would share one network whose layers are swapped in place.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+    if device.type == "cuda" and arguments.world_size == 1:
+        _stay(arguments, device)
     return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Arguments of a Trainer that leaves a network on the GPU that it is on."""
+
+    chosen: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, in the place of the first GPU."""
+        first = super().device
+        return first if self.chosen is None else self.chosen
+
+
+def _stay(arguments: _Arguments, device: torch.device) -> None:
+    """Let Trainer and Accelerate, which move network and batches, both take `device`."""
+    arguments.chosen = device
+    # All states of Accelerate share this one's attributes.
+    arguments.distributed_state.device = device
+    torch.cuda.set_device(device)
 
 
 def _unwrapped(optimizer: Any) -> AlternatingOptimizer:

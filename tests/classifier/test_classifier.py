@@ -1,5 +1,6 @@
 """Fit and predict, as a user calls them."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_links_are_chosen_and_remembered(shared, link):
     found = shared.predict(TEST, link=link)
     assert found.metadata["link"] == link
     assert (link == "mc") == same(found, shared.predict(TEST))
+
+
+@pytest.mark.parametrize("posterior", ["mle", "nuts", "ensemble", "swag"])
+def test_a_link_that_would_be_ignored_is_refused(shared, posterior):
+    fitted = shared._known()
+    record = dataclasses.replace(fitted.record, posterior={"name": posterior})
+    other = dataclasses.replace(fitted, record=record)
+    with pytest.raises(bl.InputError, match=f"link 'mc' has no effect on posterior '{posterior}'"):
+        other.predict(None, num_samples=None, link="mc", unknown="error", seed=0)
 
 
 def test_objects_names_and_mappings_mean_the_same():

@@ -151,7 +151,8 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
         ({"backbone": "minilmm"}, toy_rows(24), "unknown backbone 'minilmm'"),
         ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
-        ({"posterior": "mc_dropout"}, toy_rows(24), "needs an adapter with dropout"),
+        ({"posterior": "mc_dropout"}, toy_rows(24), "a dropout that is live at prediction"),
+        ({"posterior": "vbll:bound=gauss_hermite"}, toy_rows(24), "two classes, not 3"),
         ({"posterior": "temperature"}, toy_rows(24), "needs validation data"),
         ({"posterior": "gvbll:inflation=2"}, toy_rows(24), "'gvbll' needs validation data"),
         ({}, [{"text": "a", "label": "x"}], "at least two classes"),
@@ -211,3 +212,41 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
         bl.BayesianClassifier.from_pretrained(out)
     resumed = new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
     assert same(resumed.predict(TEST), expected)
+
+
+def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_path, monkeypatch):
+    from bayeslora.training import members
+
+    rows = toy_rows(24)
+    options = {"epochs": 2, "batch_size": 8}
+    out = tmp_path / "model"
+    old = new(llama, seed=5).fit(rows, out=out, **options).predict(TEST)
+    expected = new(llama).fit(rows, **options).predict(TEST)
+    train, epochs = members.train_network, []
+
+    def interrupted_after(last):
+        def training(*args, **choices):
+            def hook(epoch, _):
+                epochs.append(epoch)
+                if epoch == last:
+                    raise KeyboardInterrupt
+
+            return train(*args, **choices, on_epoch=hook)
+
+        return training
+
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            new(llama).fit(rows, out=out, overwrite=True, **options)
+    kept = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
+    assert same(kept.predict(TEST), old)
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_after(None))
+        resumed = new(llama).fit(rows, out=out, overwrite=True, **options)
+    assert epochs == [1, 2, 2]
+    assert same(resumed.predict(TEST), expected)
+    written = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
+    assert same(written.predict(TEST), expected)
+    assert not (out / "checkpoints").exists()
+    assert not (out / "interrupted-fit.json").exists()

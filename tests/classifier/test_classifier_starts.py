@@ -71,7 +71,7 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("posterior", "message"),
     [
-        ("mc_dropout", "'mc_dropout' needs an adapter with dropout, and '{}' is defined without"),
+        ("mc_dropout", "a dropout that is live at prediction: adapter '{}' is defined without"),
         ("scalabl", "'{}' starts from a part of the pretrained weight, which a prior around 0"),
         ("clora", "'clora' puts noise between the factors, and those of '{}' carry a part"),
         ("ivon:weight_decay=0.1", "a prior around 0, and '{}' starts from a part.*got 0.1"),

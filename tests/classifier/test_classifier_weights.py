@@ -76,7 +76,10 @@ def test_the_card_says_what_was_chosen(bert, tmp_path):
     [
         (("polar", "scalabl"), "'scalabl' scales .* 'lora'; 'polar' has none"),
         (("polar:constraint=landing", "clora"), "gate between PoLAR's .*absorb_every=0"),
-        (("lora", "swag:num_snapshots=3"), "needs at least 2 snapshots, and 2 training steps"),
+        (
+            ("lora", "swag:num_snapshots=3"),
+            "at least 2 snapshots, and 2 training steps .* train for more epochs, in smaller",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_path, options, text):

@@ -55,6 +55,15 @@ def test_where_predictions_go_is_checked_first(refused, tmp_path, out, parts):
         assert part in message
 
 
+@pytest.mark.parametrize("posterior", ["nuts", "gvbll", "temperature", "mle", "mc_dropout"])
+def test_a_link_that_would_be_ignored_is_refused(refused, model, world, tmp_path, posterior):
+    change_record(model, lambda record: record.update(posterior={"name": posterior}))
+    predict = ["predict", model, world.test, "--out", tmp_path / "p.parquet"]
+    message = refused(*predict, "--link", "probit")
+    for part in (f"'{posterior}'", "'probit'", "--link", "'laplace'", "'vbll'"):
+        assert part in message
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[:8] = b"\xff" * 8

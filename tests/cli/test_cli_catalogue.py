@@ -35,7 +35,14 @@ def test_methods_lists_everything_with_its_defaults(run):
     for item in (item for kind in content.values() for item in kind):
         assert f"  {item['name']} " in result.out
         assert item["summary"] in result.out
+        assert item["source"], item["name"]
+        assert item["source"] in result.out
     assert {item["name"] for item in content["feature_scores"]} == set(FEATURE_SCORES)
+    assert [item["name"] for item in content["logit_scores"]] == [
+        "logit_variance",
+        "energy",
+        "max_logit",
+    ]
     for item in content["posteriors"]:
         assert f" {item['passes']} " in result.out
         assert item["parameters"] in result.out

@@ -7,6 +7,8 @@ from sklearn.metrics import precision_score, recall_score
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.part_tables import uncertainty_table
+from bayeslora.reporting.score_tables import Named
 
 
 def mixed(rows=300, **parts):
@@ -103,3 +105,23 @@ def test_uncertainties_are_means_of_right_and_wrong_rows():
     assert found["total"]["right"].value == pytest.approx(total[right].mean())
     assert found["epistemic"]["wrong"].value == pytest.approx(total[~right].mean() / 2)
     assert list(evaluate(whole.replace(labels=None)).uncertainty["total"]) == ["mean"]
+
+
+def test_the_logit_variance_is_among_them_where_it_is_there():
+    """It changes no interval of the others."""
+    total = np.linspace(0, 1, 300)
+    plain = mixed(total=total)
+    whole = mixed(total=total, scores={"logit_variance": 3 - total, "energy": total})
+    found = evaluate(whole, num_resamples=50).uncertainty
+    right = whole.prediction == whole.labels
+    assert list(found) == ["total", "logit_variance"]
+    for part, alone in evaluate(plain, num_resamples=50).uncertainty["total"].items():
+        ours = found["total"][part]
+        # Sums of more columns at once round in another way.
+        assert (ours.value, ours.low, ours.high) == pytest.approx(
+            (alone.value, alone.low, alone.high), rel=1e-12
+        )
+    assert found["logit_variance"]["mean"].value == pytest.approx(3 - total.mean())
+    assert found["logit_variance"]["right"].value == pytest.approx(3 - total[right].mean())
+    table = uncertainty_table([Named("one", evaluate(whole, num_resamples=10))])
+    assert [row.headings[1] for row in table.rows] == ["total uncertainty", "logit variance"]

@@ -1,6 +1,7 @@
 """Each law of last-layer posteriors fails for a head that breaks it."""
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import check_features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.testing.last_layer import LastLayerLaws
 
@@ -23,6 +25,7 @@ class Sound(PointHead):
         self.register_buffer("variance", torch.zeros((), dtype=torch.float64))
 
     def fit(self, features, labels, validation=None, *, choose_prior=True):
+        check_features(features)
         self.variance.fill_(1 / len(features))
 
     def mean(self, features):
@@ -114,6 +117,13 @@ class Rough(Sound):
         return super().mean(features.bfloat16() if features.dtype == torch.float32 else features)
 
 
+class Trusting(Sound):
+    def predict(self, features):
+        mean = features.double() @ self.weight.double().T
+        squares = features.double().square().sum(1, keepdim=True)
+        return GaussianLogits(mean, (self.variance * squares).expand_as(mean))
+
+
 class Wide(Sound):
     def loss(self, features, labels, num_train):
         return super().loss(features, labels, num_train).expand(1)
@@ -159,6 +169,8 @@ MISTAKES = {
     "test_fit_leaves_trained_parameters_alone": Meddling,
     "test_a_prior_that_is_not_chosen_is_that_of_the_training": Choosing,
     "test_single_and_double_precision_features_agree": Rough,
+    "test_features_that_are_not_finite_are_refused": Trusting,
+    "test_strange_rows_are_refused_or_answered": Trusting,
     "test_loss_is_a_scalar_that_trains_every_parameter": Wide,
     "test_data_loss_reaches_the_features_alone": Leaking,
     "test_what_a_fit_says_is_json": Speechless,
@@ -175,6 +187,7 @@ def broken(law, head, options, tmp_path):
     config = type("Config", (Options,), {"head": head})
     suite.config = config(**options)
     given = {"head": suite.fitted, "tmp_path": lambda: tmp_path, "count": lambda: 60}
+    given["value"] = lambda: math.inf if "refused" in law.split("_")[-1] else 1e200
     given["rows"] = lambda: suite.toy(rows=20, seed=4)[0]
     method = getattr(suite, law)
     method(**{name: given[name]() for name in inspect.signature(method).parameters})
@@ -183,7 +196,7 @@ def broken(law, head, options, tmp_path):
 @pytest.mark.parametrize("law", MISTAKES)
 def test_a_mistake_is_caught_by_its_law(law, tmp_path):
     broken(law, Sound, {}, tmp_path)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+    with pytest.raises((AssertionError, RuntimeError, ValueError, pytest.fail.Exception)):
         broken(law, MISTAKES[law], {}, tmp_path)
 
 

@@ -101,12 +101,11 @@ def test_modes_are_restored_after_an_exception():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_excluded_modules_stay_quiet():
+def test_modules_that_do_not_run_stay_quiet():
     model = network(attention=0.5, residual=0.5)
-    assert MCDropoutDraws(model, exclude=["1"]).live == ("4",)
-    nested = nn.ModuleDict({"body": model})
+    assert MCDropoutDraws(model, among=["0", "4", "5"]).live == ("4",)
     with pytest.raises(InputError, match="no dropout is live"):
-        MCDropoutDraws(nested, exclude=["body"])
+        MCDropoutDraws(model, among=["0", "5"])
 
 
 def test_no_live_dropout_is_refused():

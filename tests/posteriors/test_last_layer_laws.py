@@ -1,8 +1,13 @@
 """The laws of last-layer posteriors, for each of ours."""
 
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import (
     MAP,
     MLE,
+    POSTERIORS,
     VBLL,
     Ensemble,
     Laplace,
@@ -11,6 +16,7 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 from bayeslora.testing.last_layer import LastLayerLaws
+from bayeslora.testing.toy import toy
 
 
 class TestMLE(LastLayerLaws):
@@ -79,3 +85,13 @@ class TestKronLaplace(LastLayerLaws):
 
 class TestDiagLaplace(LastLayerLaws):
     config = Laplace(structure="diag", prior_precision="validation", num_samples=200)
+
+
+@pytest.mark.parametrize("num_train", [0, -3, None])
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
+    """It divides the prior's part of the loss."""
+    features, labels = toy()
+    head = build(POSTERIORS[posterior](), 4, 3)
+    with pytest.raises(InputError, match=f"num_train must be a whole number >= 1, got {num_train}"):
+        head.loss(features.float(), labels, num_train)

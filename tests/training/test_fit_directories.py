@@ -64,8 +64,15 @@ def test_a_finished_model_needs_permission(tmp_path):
     with pytest.raises(InputError, match=r"exists; choose another --out or pass --overwrite"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
-    claim(out, IDENTITY, overwrite=True)
-    assert contents(out) == ["interrupted-fit.json"]
+    # It is there until the new one is written.
+    work = claim(out, IDENTITY, overwrite=True)
+    assert contents(out) == ["bayeslora.json", "interrupted-fit.json"]
+    (work / "member-0").mkdir(parents=True)
+    assert claim(out, IDENTITY) == work
+    assert (work / "member-0").is_dir()
+    claim(out, OTHER, overwrite=True)
+    assert contents(out) == ["bayeslora.json", "interrupted-fit.json"]
+    assert json.loads((out / "interrupted-fit.json").read_text())["seed"] == 1
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from small_fits import fresh
 
 from bayeslora.adapters.config import LoRA
+from bayeslora.errors import InputError
 from bayeslora.posteriors.config_variational import BLoB
-from bayeslora.training.kl_steps import KLSteps, cyclic_weight, uniform_weight
+from bayeslora.training.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
 
 
 @given(num_train=st.integers(1, 20_000), batch_size=st.integers(1, 64))
@@ -34,6 +35,13 @@ def test_cycles_have_the_published_lengths(num_train, length):
     weight = cyclic_weight(num_train, 4)
     assert weight(length - 1) == pytest.approx(0.5)
     assert weight(length) < 1e-80
+
+
+@pytest.mark.parametrize("name", ["cyclic", "uniform"])
+@pytest.mark.parametrize("num_train", [0, None])
+def test_a_number_of_rows_that_is_none_is_refused(name, num_train):
+    with pytest.raises(InputError, match=f"num_train must be a whole number >= 1, got {num_train}"):
+        kl_weight(name, num_train, 4)
 
 
 def test_the_uniform_weight_is_one_over_the_rows():

@@ -11,18 +11,20 @@ from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
+from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.training.assemble import build_network, with_dropout
 from bayeslora.training.members import FitPlan, fit_members, member_seeds, prepare
-from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.predict import num_passes, predict_logits, sampled_logits
 from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 LORA = LoRA(r=2, num_layers=2)
+POLAR = PoLAR(r=2, num_layers=2)
 
 
-def fitted(backbone, posterior, seed=3):
+def fitted(backbone, posterior, seed=3, adapter=LORA):
     plan = FitPlan(
-        backbone, LORA, posterior, 3, 32, TrainingSettings(2, 8, seed=seed), progress=False
+        backbone, adapter, posterior, 3, 32, TrainingSettings(2, 8, seed=seed), progress=False
     )
     return fit_members(plan, rows(30, 0), None, lambda: None)
 
@@ -31,6 +33,13 @@ def logits(backbone, posterior, found, **options):
     network, members, _ = found
     texts = prepare(network.encoder, rows(12, 5), progress=False).texts
     return predict_logits(network, members, posterior, texts, **options)
+
+
+def sampled_by(network, draws):
+    texts = prepare(network.encoder, rows(12, 5), progress=False).texts
+    head = network.head
+    head.set_mean(torch.randn(head.mean_weight.shape, generator=torch.Generator().manual_seed(0)))
+    return sampled_logits(network.eval(), draws, texts, 3, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +143,56 @@ def test_progress_counts_every_pass(encoder, ensemble):
 def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
     assert with_dropout(LORA, MCDropout(p=0.3)).dropout == 0.3
     assert with_dropout(LORA, MLE()) == LORA
-    with pytest.raises(InputError, match="'mc_dropout' needs an adapter with dropout"):
-        build_network(decoder, PoLAR(), MCDropout(), num_classes=3, seed=0, max_length=32)
+    assert with_dropout(PoLAR(), MCDropout()) == PoLAR()
+    network = build_network(decoder, LORA, MCDropout(), num_classes=3, seed=0, max_length=32)
+    assert network.weights.live == tuple(
+        f"layers.{layer}.self_attn.{name}.dropout"
+        for layer in (1, 2)
+        for name in ("q_proj", "v_proj")
+    )
+
+
+def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
+    message = (
+        "posterior 'mc_dropout' needs a dropout that is live at prediction: adapter 'polar' is "
+        "defined without, and no layer from layer 1 on, the first that runs then, has a dropout "
+        "probability > 0; choose 'lora'"
+    )
+    with pytest.raises(InputError, match=message):
+        build_network(decoder, POLAR, MCDropout(), num_classes=3, seed=0, max_length=32)
+    with pytest.raises(InputError, match=r"p=0.3.*'polar' has no dropout of its own"):
+        build_network(decoder, POLAR, MCDropout(p=0.3), num_classes=3, seed=0, max_length=32)
+
+
+def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
+    """Embeddings and the first layer are in the frozen prefix, and drop nothing that counts."""
+    found = network, _, results = fitted(encoder, MCDropout(num_samples=4), adapter=POLAR)
+    assert network.weights.live == tuple(
+        f"encoder.layer.{layer}.{name}"
+        for layer in (1, 2)
+        for name in ("attention.self", "attention.output.dropout", "output.dropout")
+    )
+    assert results[0].posterior["live_dropouts"] == ", ".join(network.weights.live)
+    sampled = logits(encoder, MCDropout(num_samples=4), found)
+    assert float(sampled.variance.min()) > 0
+    for name in network.weights.live:
+        alone = MCDropoutDraws(network.encoder.model, among=[name])
+        assert float(sampled_by(network, alone).variance.max()) > 0, name
+
+
+def test_a_network_of_another_posterior_is_asked_for_its_dropout(encoder):
+    """As experiments do, which train one network for several posteriors."""
+    found = fitted(encoder, MLE())
+    sampled = logits(encoder, MCDropout(num_samples=4), found)
+    assert sampled.samples.shape[0] == 4
+    assert float(sampled.variance.min()) > 0
+
+
+def test_without_a_frozen_prefix_embeddings_are_dropped_too(encoder):
+    network = build_network(encoder, PoLAR(r=2), MCDropout(), num_classes=3, seed=0, max_length=32)
+    assert network.weights.live[0] == "embeddings.dropout"
+    alone = MCDropoutDraws(network.encoder.model, among=["embeddings.dropout"])
+    assert float(sampled_by(network, alone).variance.max()) > 0
 
 
 @pytest.mark.parametrize("targets", [("query", "pooler.dense"), ("pooler.dense",)])

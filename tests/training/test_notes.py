@@ -20,4 +20,4 @@ def test_a_method_is_named_described_and_cited():
 def test_a_network_that_was_not_adapted_names_no_adapter():
     notes = method_notes(None, MLE(), 3)
     assert set(notes) == {"posterior", "posterior_summary", "passes", "sources"}
-    assert notes["sources"] == ""
+    assert notes["sources"] == MLE.source

@@ -9,7 +9,7 @@ from typing import Any
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and feature scores"
+SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
 # Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
 _COSTS = ("passes", "parameters")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.conformal.config import CONFORMAL
-    from bayeslora.posteriors.config_scores import FEATURE_SCORES
+    from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
     from bayeslora.recalibration.config import RECALIBRATORS
 
@@ -59,10 +59,13 @@ def _found() -> dict[str, list[dict[str, Any]]]:
         ],
         "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
         "conformal sets": [_described(config) for config in CONFORMAL.values()],
-        "feature_scores": [
-            {**dataclasses.asdict(info), "options": {}} for info in FEATURE_SCORES.values()
-        ],
+        "logit_scores": [_listed(info) for info in LOGIT_SCORES.values()],
+        "feature_scores": [_listed(info) for info in FEATURE_SCORES.values()],
     }
+
+
+def _listed(info: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(info), "options": {}}
 
 
 def _origin(item: dict[str, Any]) -> str:

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draws from the posterior; 0 is the mean (default: the posterior's own number)",
     )
     parser.add_argument(
-        "--link", choices=LINKS, help="from logits to probabilities (default: the posterior's own)"
+        "--link",
+        choices=LINKS,
+        help="from logits to probabilities, where the posterior has a choice (default: its own)",
     )
     parser.add_argument(
         "--unknown-labels",
@@ -59,11 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
+    from bayeslora.posteriors.registry import check_link, stored_posterior
     from bayeslora.predictions.checks import check_further
     from bayeslora.training.data import encode_for
 
     check_new_file(args.out, overwrite=args.overwrite)
     record = read_record(args.model)
+    if args.link is not None:
+        check_link(stored_posterior(record.posterior), args.link)
     check_further(args.keep)
     rows = read(args.data, args, columns_for(args, record), keep=args.keep)
     encode_for(record, rows, args.unknown_labels)
