@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from bayeslora.conformal.lac import LAC
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
     from bayeslora.errors import InputError
-    from bayeslora.metrics.compare import compare
+    from bayeslora.metrics.compare import Comparison, compare
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.metrics.scores import Score, Scores
     from bayeslora.metrics.seeds import over_seeds
     from bayeslora.posteriors.config import (
         MAP,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from bayeslora.reporting.card_section import model_card_section
     from bayeslora.reporting.model_card import update_model_card
     from bayeslora.reporting.report import report
+    from bayeslora.reporting.result import Report
 
 _HOMES = {
     "APS": "bayeslora.conformal.aps",
@@ -54,6 +56,7 @@ _HOMES = {
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "CLoRA": "bayeslora.posteriors.config_variational",
+    "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal.sets",
     "CorDA": "bayeslora.adapters.config_starts",
     "Ensemble": "bayeslora.posteriors.config",
@@ -75,6 +78,9 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.aps",
+    "Report": "bayeslora.reporting.result",
+    "Score": "bayeslora.metrics.scores",
+    "Scores": "bayeslora.metrics.scores",
     "Temperature": "bayeslora.recalibration.temperature",
     "SWAG": "bayeslora.posteriors.config_weights",
     "ScalaBL": "bayeslora.posteriors.config_variational",
@@ -109,6 +115,7 @@ __all__ = [
     "BayesianClassifier",
     "BetaCalibration",
     "CLoRA",
+    "Comparison",
     "ConformalSets",
     "CorDA",
     "Ensemble",
@@ -123,7 +130,10 @@ __all__ = [
     "PiSSA",
     "PoLAR",
     "Predictions",
+    "Report",
     "ScalaBL",
+    "Score",
+    "Scores",
     "Temperature",
     "TemperatureScaling",
     "VectorScaling",

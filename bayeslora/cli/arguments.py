@@ -232,6 +232,35 @@ def add_resampling(parser: Parser) -> None:
     )
 
 
+def add_choice_of_scores(parser: Parser, default: str) -> None:
+    """Add the options that say which scores are shown.
+
+    Args:
+        parser: Gets them.
+        default: What is shown without them.
+    """
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--scores",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        metavar="KEY[,KEY…]",
+        help="the scores to show, by the keys of `evaluate --json`, in this order (default: "
+        f"{default})",
+    )
+    shown.add_argument("--all", action="store_true", help="show every score")
+
+
+def add_apart(parser: Parser) -> None:
+    """Add the option that keeps seeds of one method apart."""
+    parser.add_argument(
+        "--no-over-seeds",
+        dest="over_seeds",
+        action="store_const",
+        const=False,
+        help="keep files of one method with different seeds apart (default: their means)",
+    )
+
+
 PART_OPTIONS = ("near", "far", "group_by", "by_class", "cluster_by", "interval")
 """The options of `add_parts` and `add_resampling`, by their names in Python."""
 

@@ -1,9 +1,12 @@
-"""Methods side by side on the same rows: paired differences with intervals.
+"""Methods side by side on the same rows: paired differences with intervals and p-values.
 
 Two methods that are scored on the same rows err together on the hard ones. Resampling rows, and
 taking both methods' scores of each resample, keeps that in the difference; intervals of the single
 scores lose it, and overlap where the difference is clear. Beside the interval stands the p-value of
 a permutation test, corrected for the number of comparisons (`permutation.py`).
+
+A method may be several fits with different seeds. Its score is their mean then; where every method
+has several, the intervals are those of Student's t over seeds (`differences.py`).
 """
 
 from __future__ import annotations
@@ -11,27 +14,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.calibration import NUM_BINS, bin_sums, equal_width_edges
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.calibration import NUM_BINS, equal_width_edges
+from bayeslora.metrics.catalogue import SCORES, chosen_keys
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import values_of, without_gaps
+from bayeslora.metrics.differences import over_rows, over_seeds_of
 from bayeslora.metrics.distances import distances
-from bayeslora.metrics.intervals import Method, Resampling, Spread
-from bayeslora.metrics.pairing import paired
-from bayeslora.metrics.permutation import SCORES_TESTED, holm, permutation_p
-from bayeslora.metrics.rowwise import LabelledRows, row_scores
+from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
+from bayeslora.metrics.intervals import Method, Resampling
+from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score
-from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 
-COMPARED = SCORES_TESTED
-"""The scores that are compared; for the first higher is better, for the others lower."""
+COMPARED = ("accuracy", "nll", "brier", "ece")
+"""The scores that are compared where none are named."""
+
+RANKING = tuple(key for key, info in SCORES.items() if info.goal is not None)
+"""The scores that methods can be ordered by: those of which more or less is better."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,13 @@ class ComparisonRow:
 
     Attributes:
         name: Of the predictions.
-        scores: The method's own scores on the common rows, by the keys of `COMPARED`.
+        scores: The method's own scores on the common rows, by their keys.
         differences: Its scores minus those of the reference, paired; zero for the reference.
         distances: Its distances from the method of `Comparison.distance_to`, by the keys of
             `DISTANCES`; empty where there is none.
         p: The p-value of each difference by a two-sided permutation test; empty for the reference.
         p_holm: The same corrected for the number of methods, score by score.
+        seeds: The seeds whose mean the scores are; empty of a single fit.
     """
 
     name: str
@@ -54,6 +60,16 @@ class ComparisonRow:
     distances: Mapping[str, Score] = field(default_factory=dict)
     p: Mapping[str, float] = field(default_factory=dict)
     p_holm: Mapping[str, float] = field(default_factory=dict)
+    seeds: tuple[str, ...] = ()
+
+    def is_clear(self, key: str) -> bool:
+        """Say whether a difference is more than chance.
+
+        Its interval leaves out zero, and the corrected p-value, where there is one, is below 0.05.
+        """
+        score = self.differences[key]
+        apart = score.low > 0 or score.high < 0
+        return apart and self.p_holm.get(key, 0.0) < SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -64,15 +80,19 @@ class Comparison:
         by: The score that sets the order of `rows`.
         reference: The method that all are compared with.
         n: Number of labelled rows.
-        num_bins: Bins of `ece`.
-        num_resamples: Paired bootstrap resamples behind the 95 % intervals.
-        seed: Of the bootstrap.
+        num_bins: Bins of the calibration errors.
+        num_resamples: Paired bootstrap resamples behind the 95 % intervals over rows.
+        seed: Of the bootstrap and of the exchanges.
         rows: One a method.
         distance_to: The method that distances are measured from; None where none are.
-        interval: How bootstrap intervals are made, but those of ECE, which are reflected.
+        interval: How bootstrap intervals are made, but those of ECE and its kin, which are
+            reflected.
         cluster_by: The column whose equal values mark rows that were drawn together; None where
             rows were drawn one by one.
         num_permutations: Exchanges behind the p-values; 0 where there are none.
+        num_clusters: Number of clusters; None where rows were drawn one by one.
+        intervals_over: `rows`: the bootstrap; `seeds`: Student's t over the fits of each method.
+        same_seeds: Whether all methods have the same seeds, so that differences are paired by seed.
     """
 
     by: str
@@ -86,10 +106,26 @@ class Comparison:
     interval: str = "percentile"
     cluster_by: str | None = None
     num_permutations: int = 0
+    num_clusters: int | None = None
+    intervals_over: Literal["rows", "seeds"] = "rows"
+    same_seeds: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The scores that are compared, in order."""
+        return tuple(self.rows[0].scores)
+
+    @property
+    def num_comparisons(self) -> int:
+        """How many methods are compared with the reference: the p-values are corrected for it."""
+        return len(self.rows) - 1
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+        return {
+            **asdict(self),
+            "rows": [{**asdict(row), "seeds": list(row.seeds)} for row in self.rows],
+        }
 
 
 def compare(
@@ -97,6 +133,8 @@ def compare(
     by: str = "nll",
     *,
     reference: str | None = None,
+    scores: Sequence[str] | None = None,
+    over_seeds: bool = True,
     distance_to: str | None = None,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
@@ -105,19 +143,26 @@ def compare(
     num_permutations: int = 1999,
     seed: int = 0,
 ) -> Comparison:
-    """Return paired differences of accuracy, NLL, Brier score and ECE between methods.
+    """Return paired differences of scores between methods.
 
     Rows are matched by id where all methods have ids, else by position. Only labelled rows count.
 
+    Predictions of the same name whose metadata give each a seed of its own (`fit_seed`) are fits of
+    one method: its scores are means over them. Where every method has several, intervals are
+    Student's t over seeds, paired by seed where all have the same ones; else the bootstrap's over
+    rows, which say nothing of other seeds. Fits of one method alone are compared with each other.
+
     Args:
-        predictions: Two or more methods' predictions of the same rows, with distinct names.
-        by: The score to order the methods by: `accuracy`, `nll`, `brier` or `ece`.
+        predictions: Two or more methods' predictions of the same rows.
+        by: The score to order the methods by, of `RANKING`.
         reference: Name of the method that the others are compared with; the first by default.
+        scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
+        over_seeds: Whether to take fits of one method together.
         distance_to: Name of the method to measure each method's distance from, such as that of
             exact chains; None measures none. See `bayeslora.metrics.distances`.
         cluster_by: A column of the first predictions whose equal values mark rows that belong
             together; they are drawn and exchanged together.
-        num_bins: Bins of `ece`.
+        num_bins: Bins of the calibration errors.
         interval: `percentile`, or `bca`; the interval of ECE is the reflected one all the same.
         num_resamples: Bootstrap resamples.
         num_permutations: Exchanges behind the p-values; 0 leaves them out.
@@ -127,123 +172,110 @@ def compare(
         InputError: An option is wrong, names repeat, or the methods differ in their rows, classes
             or labels; the message names the first difference.
     """
-    if by not in COMPARED:
-        raise unknown_choice("score to compare by", by, COMPARED)
+    if by not in RANKING:
+        raise unknown_choice("score to compare by", by, RANKING)
     if num_permutations < 0:
         raise InputError(f"num_permutations must be at least 0, got {num_permutations}")
-    equal_width_edges(num_bins)
+    keys = COMPARED if scores is None else chosen_keys(scores)
+    equal_width_edges(num_bins)  # complains before anything is computed
     how = Resampling(num_resamples, seed, interval)
-    aligned = paired(predictions)
-    names = [one.name for one in aligned]
-    chosen = names[0] if reference is None else reference
-    for option, name in (("reference", chosen), ("method to measure distances from", distance_to)):
-        if name is not None and name not in names:
-            raise unknown_choice(option, name, names)
-    methods = [row_scores(one) for one in aligned]
-    base = names.index(chosen)
-    clusters = None
-    if cluster_by is not None:
-        clusters = without_gaps(values_of(aligned[0], cluster_by)[0][methods[0].index])
-    far: list[Mapping[str, Score]] = [{} for _ in names]
-    if distance_to is not None:
-        labelled = [one.take(one.labelled) for one in aligned]
-        far = distances(labelled, names.index(distance_to), how, clusters)
-    if num_permutations:
-        p = permutation_p(methods, base, num_bins, num_permutations, seed=seed, clusters=clusters)
-        plain, corrected = _p_values(p, base)
-    else:
-        plain = corrected = [{} for _ in names]
-    scores, differences = _scores(methods, base, num_bins, how, clusters)
+    methods = fits_of(predictions, over_seeds=over_seeds)
+    names = [one.name for one in methods]
+    base = _place("reference", names[0] if reference is None else reference, names)
+    clusters = _clusters(methods, cluster_by)
+    contest = Contest(methods, base, keys, num_bins, clusters)
+    together = all(one.seeds for one in methods)
+    measured = over_seeds_of(contest) if together else over_rows(contest, how)
+    p = _p_values(contest, num_permutations, seed)
+    far = _distances(methods, distance_to, how, clusters)
     rows = [
-        ComparisonRow(name, scores[m], differences[m], far[m], plain[m], corrected[m])
-        for m, name in enumerate(names)
+        ComparisonRow(one.name, *own, apart, *tests, seeds=one.seeds)
+        for one, own, tests, apart in zip(methods, measured, p, far, strict=True)
     ]
-    sign = -1 if by == "accuracy" else 1
-    rows.sort(key=lambda row: sign * row.scores[by].value)
     return Comparison(
         by=by,
-        reference=chosen,
-        n=len(methods[0]),
+        reference=names[base],
+        n=len(methods[0].rows[0]),
         num_bins=num_bins,
         num_resamples=num_resamples,
         seed=seed,
-        rows=tuple(rows),
+        rows=tuple(rows[place] for place in _order(methods, by, num_bins)),
         distance_to=distance_to,
         interval=interval,
         cluster_by=cluster_by,
         num_permutations=num_permutations,
+        num_clusters=None if clusters is None else int(clusters.max()) + 1,
+        intervals_over="seeds" if together else "rows",
+        same_seeds=contest.same_seeds,
     )
 
 
-def _scores(
-    methods: Sequence[LabelledRows],
-    base: int,
-    num_bins: int,
+def _place(option: str, name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise unknown_choice(option, name, names)
+    return names.index(name)
+
+
+def _clusters(methods: Sequence[Fits], column: str | None) -> NDArray[np.int64] | None:
+    """Return [N] the cluster of each labelled row, from 0 on without gaps."""
+    if column is None:
+        return None
+    first = methods[0]
+    return without_gaps(values_of(first.predictions[0], column)[0][first.rows[0].index])
+
+
+def _distances(
+    methods: Sequence[Fits],
+    name: str | None,
     how: Resampling,
     clusters: NDArray[np.int64] | None,
-) -> tuple[list[dict[str, Score]], list[dict[str, Score]]]:
-    """Return each method's scores and its differences from the reference."""
-
-    def prepare(kept: Rows) -> Statistic:
-        return _statistic([method.take(kept) for method in methods], base, num_bins)
-
-    n, width = len(methods[0]), len(methods) * len(COMPARED)
-    values = prepare(np.arange(n))(np.ones(n))
-    spread = how.spread(prepare, [n], [clusters])
-    starts = range(0, width, len(COMPARED))
-    scores = [_intervals(values, spread, start, signed=False) for start in starts]
-    differences = [_intervals(values, spread, width + start, signed=True) for start in starts]
-    return scores, differences
-
-
-def _statistic(methods: Sequence[LabelledRows], base: int, num_bins: int) -> Statistic:
-    """Return the function from counts to scores and differences, [2 · methods · scores]."""
-    means = np.stack([method.means[:, :3].T for method in methods])
-    binned = [bin_sums(top_label(one.confidence, one.correct), num_bins) for one in methods]
-
-    def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        linear = means @ counts / counts.sum(axis=0)
-        errors = np.stack([sums(counts).ece for sums in binned])
-        table = np.concatenate([linear, errors[:, None]], axis=1)
-        both = np.concatenate([table, table - table[base]])
-        return np.asarray(both.reshape(-1, *counts.shape[1:]))
-
-    return scores
+) -> Sequence[Mapping[str, Score]]:
+    if name is None:
+        return [{} for _ in methods]
+    place = _place("method to measure distances from", name, [one.name for one in methods])
+    for one in methods:
+        if one.seeds:
+            raise InputError(
+                f"distances are between single fits, and {one.name!r} has the seeds"
+                f" {', '.join(one.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
+            )
+    labelled = [fit.take(fit.labelled) for one in methods for fit in one.predictions]
+    return distances(labelled, place, how, clusters)
 
 
-def _intervals(
-    values: NDArray[np.float64], spread: Spread, start: int, *, signed: bool
-) -> dict[str, Score]:
-    return {
-        key: spread.score(
-            start + k,
-            float(values[start + k]),
-            -math.inf if signed else SCORES[key].low,
-            math.inf if signed else SCORES[key].high,
-            reflected=key == "ece",
-        )
-        for k, key in enumerate(COMPARED)
-    }
+def _order(methods: Sequence[Fits], by: str, num_bins: int) -> list[int]:
+    """Return the places of the methods, best first; of equal ones the first given."""
+    goal = SCORES[by].goal
+
+    def loss(method: Fits) -> float:
+        each = [
+            float(chosen_statistic(rows, num_bins, (by,))(np.ones(len(rows)))[0])
+            for rows in method.rows
+        ]
+        value = sum(each) / len(each)
+        return abs(value) if goal == 0 else -value if goal == math.inf else value
+
+    losses = [loss(one) for one in methods]
+    return sorted(range(len(methods)), key=losses.__getitem__)
 
 
 def _p_values(
-    p: NDArray[np.float64], base: int
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Return each method's p-values and the corrected ones; empty for the reference.
-
-    Args:
-        p: [methods, scores].
-        base: Place of the reference.
-    """
+    contest: Contest, num_permutations: int, seed: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return each method's p-values and the corrected ones; empty for the reference."""
+    if not num_permutations:
+        return [({}, {}) for _ in contest.methods]
+    keys, base = contest.keys, contest.base
+    p = permutation_p(contest, num_permutations, seed=seed)
     others = [m for m in range(len(p)) if m != base]
     corrected = p.copy()
-    for k in range(len(COMPARED)):
+    for k in range(len(keys)):
         corrected[others, k] = holm(p[others, k])
     plain, fixed = (
         [
-            dict(zip(COMPARED, row.tolist(), strict=True)) if m != base else {}
+            dict(zip(keys, row.tolist(), strict=True)) if m != base else {}
             for m, row in enumerate(table)
         ]
         for table in (p, corrected)
     )
-    return plain, fixed
+    return list(zip(plain, fixed, strict=True))

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 def scores_html(scores: Scores) -> str:
     """Return the scores with their intervals, and those of every out-of-distribution set."""
     name = escape(scores.name or "unnamed")
-    caption = f"{name}: {scores.n_labelled:,} labelled of {scores.n:,} rows, {scores.num_bins} bins"
+    seeds = scores.intervals.get("num_seeds")
+    means = f", means over {seeds} seeds with t intervals" if seeds else ""
+    rows = f"{scores.n_labelled:,} labelled of {scores.n:,} rows"
+    caption = f"{name}: {rows}, {scores.num_bins} bins{means}"
     head = "<tr><th>score</th><th>value</th><th>95 % interval</th></tr>"
-    rows = "".join(f"<tr><th>{title}</th>{_cells(score)}</tr>" for title, score in _listed(scores))
+    body = "".join(f"<tr><th>{title}</th>{_cells(score)}</tr>" for title, score in _listed(scores))
     return (
         f'<table class="bayeslora-scores"><caption>{caption}</caption>'
-        f"<thead>{head}</thead><tbody>{rows}</tbody></table>"
+        f"<thead>{head}</thead><tbody>{body}</tbody></table>"
     )
 
 

@@ -8,7 +8,11 @@ exchanges after which the score differs at least as much, the observed one count
 Permutation, Parametric and Bootstrap Tests of Hypotheses.
 
 Of a score that is a mean over rows, an exchange changes the sign of a row's difference. Of ECE it
-moves the row's residuals between the bins of the two methods.
+moves the row's residuals between the bins of the two methods. Other scores are computed anew.
+
+Of methods with several fits the score is the mean over them, and an exchange takes a row of all
+fits at once: the k-th fits of both are a pair, or each with each where there are not as many. The
+p-value is about the rows; it says nothing of other seeds.
 
 Several methods compared with one give some small p-value by chance alone: `holm` corrects for their
 number (Holm 1979, Scandinavian Journal of Statistics 6).
@@ -16,7 +20,7 @@ number (Holm 1979, Scandinavian Journal of Statistics 6).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,49 +29,47 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.fits import (
+    MEANS,
+    Contest,
+    chosen_statistic,
+    numbers_kept,
+    row_means,
+    seed_pairs,
+)
 from bayeslora.metrics.rowwise import LabelledRows
 
-SCORES_TESTED = ("accuracy", "nll", "brier", "ece")
-"""The scores in the order of the p-values."""
+Exchange = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""From [N, R], 1 where a row's predictions are exchanged, to differences, [K, methods, R]."""
+
+BinSums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def permutation_p(
-    methods: Sequence[LabelledRows],
-    base: int,
-    num_bins: int,
-    num_permutations: int,
-    *,
-    seed: int = 0,
-    clusters: NDArray[np.int64] | None = None,
-) -> NDArray[np.float64]:
-    """Return the p-value of each method's difference from one of them, [methods, 4].
+def permutation_p(contest: Contest, num_permutations: int, *, seed: int = 0) -> NDArray[np.float64]:
+    """Return the p-value of each method's difference from the reference, [methods, K].
 
-    That method's own are 1.
+    The reference's own are 1.
 
     Args:
-        methods: The same rows in the same order.
-        base: Place of the method that the others are compared with.
-        num_bins: Bins of ECE.
+        contest: What is compared; a cluster is exchanged whole.
         num_permutations: How many exchanges are drawn; all methods have the same ones.
         seed: Of the generator.
-        clusters: [N] cluster of each row, or None; a cluster is exchanged whole.
     """
-    n = len(methods[base])
-    means = np.stack([(one.means[:, :3] - methods[base].means[:, :3]).T for one in methods])
-    gaps = [_residuals(one, num_bins) for one in methods]
+    first, clusters = contest.methods[0].rows[0], contest.clusters
+    n = len(first)
     units = n if clusters is None else int(clusters.max()) + 1
     generator = np.random.default_rng([seed, 7])
-    observed = _differences(means, gaps, base, np.zeros((n, 1)))
+    differences = _differences(contest)
+    observed = differences(np.zeros((n, 1)))
     # of equal differences some come out a rounding error smaller
     least = np.abs(observed) - 1e-12 * np.maximum(1, np.abs(observed))
     reached = np.zeros(observed.shape[:2], dtype=np.int64)
-    block = block_size(n)
+    block = block_size(numbers_kept(first, contest.num_bins, contest.keys))
     for done in range(0, num_permutations, block):
         size = min(block, num_permutations - done)
         exchanged = generator.integers(2, size=(size, units), dtype=np.int8).T.astype(np.float64)
         rows = exchanged if clusters is None else exchanged[clusters]
-        found = np.abs(_differences(means, gaps, base, rows))
-        reached += (found >= least).sum(axis=-1)
+        reached += (np.abs(differences(rows)) >= least).sum(axis=-1)
     return np.asarray((1 + reached) / (1 + num_permutations))
 
 
@@ -88,30 +90,83 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return corrected
 
 
+def _differences(contest: Contest) -> Exchange:
+    """Return the function from exchanges to the scores' differences, [methods, K, R]."""
+    keys, parts = contest.keys, dict[str, Exchange]()
+    if linear := [key for key in MEANS if key in keys]:
+        parts |= dict.fromkeys(linear, _of_means(contest, linear))
+    if "ece" in keys:
+        parts["ece"] = _of_ece(contest)
+    if others := [key for key in keys if key not in parts]:
+        parts |= dict.fromkeys(others, _of_others(contest, others))
+
+    def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = {part: iter(part(exchanged)) for part in dict.fromkeys(parts.values())}
+        by_key = {key: next(found[part]) for key, part in parts.items()}
+        return np.stack([by_key[key] for key in keys], axis=1)
+
+    return differences
+
+
+def _of_means(contest: Contest, keys: Sequence[str]) -> Exchange:
+    """An exchange changes the sign of a row's difference."""
+    places = [MEANS.index(key) for key in keys]
+    means = np.stack(
+        [np.mean([row_means(rows)[places] for rows in one.rows], 0) for one in contest.methods]
+    )
+    apart = np.swapaxes(means - means[contest.base], 0, 1)
+    return lambda exchanged: apart @ (1 - 2 * exchanged) / len(exchanged)
+
+
+def _of_ece(contest: Contest) -> Exchange:
+    """An exchange moves a row's residuals between the bins of two fits."""
+    gaps = [[_residuals(rows, contest.num_bins) for rows in one.rows] for one in contest.methods]
+
+    def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = [[(one @ (1 - exchanged), one @ exchanged) for one in fits] for fits in gaps]
+        base = sums[contest.base]
+        return np.stack([_ece_apart(fits, base) for fits in sums])[None] / len(exchanged)
+
+    return differences
+
+
+def _ece_apart(ours: Sequence[BinSums], theirs: Sequence[BinSums]) -> NDArray[np.float64]:
+    """Return n times the difference of ECE, [R], mean over pairs of fits.
+
+    Args:
+        ours: Of each fit, [B, R] residuals of the rows that stay and of those that go.
+        theirs: Those of the reference.
+    """
+    found = []
+    for i, j in seed_pairs(len(ours), len(theirs)):
+        (kept, gone), (their_kept, their_gone) = ours[i], theirs[j]
+        found.append(np.abs(kept + their_gone).sum(0) - np.abs(gone + their_kept).sum(0))
+    return np.asarray(np.mean(found, axis=0))
+
+
+def _of_others(contest: Contest, keys: Sequence[str]) -> Exchange:
+    """Scores of both methods' rows under each other, of which an exchange chooses one half."""
+    base = contest.methods[contest.base]
+    scored = [
+        [
+            chosen_statistic(one.rows[i].then(base.rows[j]), contest.num_bins, keys)
+            for i, j in seed_pairs(len(one.rows), len(base.rows))
+            if one is not base
+        ]
+        for one in contest.methods
+    ]
+
+    def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
+        first = np.concatenate([1 - exchanged, exchanged])
+        zero = np.zeros((len(keys), exchanged.shape[1]))
+        apart = [[one(first) - one(1 - first) for one in pairs] or [zero] for pairs in scored]
+        return np.stack([np.mean(pairs, axis=0) for pairs in apart], axis=1)
+
+    return differences
+
+
 def _residuals(rows: LabelledRows, num_bins: int) -> Any:
     """Return the sparse [B, N]: correctness minus confidence of each row, in its bin."""
     place = bin_places(rows.confidence, num_bins)
     gaps = rows.correct - rows.confidence
     return cell_matrix(place, np.arange(len(rows)), gaps, (num_bins, len(rows)))
-
-
-def _differences(
-    means: NDArray[np.float64], gaps: Sequence[Any], base: int, exchanged: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return score differences after exchanges, [methods, 4, R].
-
-    Args:
-        means: [methods, 3, N] differences of each row.
-        gaps: Of each method, from `_residuals`.
-        base: Place of the method that the others are compared with.
-        exchanged: [N, R] 1 where the row's predictions are exchanged.
-    """
-    linear = means @ (1 - 2 * exchanged)
-    kept = 1 - exchanged
-    ours, theirs = gaps[base] @ kept, gaps[base] @ exchanged
-    errors = [
-        np.abs(one @ kept + theirs).sum(axis=0) - np.abs(one @ exchanged + ours).sum(axis=0)
-        for one in gaps
-    ]
-    table = np.concatenate([linear, np.stack(errors)[:, None]], axis=1)
-    return np.asarray(table / exchanged.shape[0])

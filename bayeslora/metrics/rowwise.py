@@ -50,6 +50,14 @@ class LabelledRows:
         squares = np.einsum("nc,nc->n", self.probs, self.probs)
         return np.column_stack([self.correct, self.nll, self.brier, self.confidence, squares])
 
+    def then(self, other: LabelledRows) -> LabelledRows:
+        """Return these rows and below them others."""
+        arrays = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("probs", "labels", "confidence", "correct", "nll", "brier", "index")
+        }
+        return LabelledRows(clamped=self.clamped + other.clamped, **arrays)
+
     def take(self, rows: NDArray[np.int64]) -> LabelledRows:
         """Return some of the rows."""
         return LabelledRows(

@@ -14,12 +14,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.scores import OODGroup, OODScores, PartScores, Score, Scores
 
+Floats = Sequence[float] | NDArray[np.float64]
 One = TypeVar("One")
 Mean = TypeVar("Mean")
 
@@ -66,7 +68,28 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
     )
 
 
-def t_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Score:
+def welch_interval(ours: Floats, theirs: Floats) -> Score:
+    """Return the difference of two means with its t interval, the variances being unequal.
+
+    The degrees of freedom are Welch's: (u + v)²/(u²/(m − 1) + v²/(n − 1)), with u and v the
+    variances of the two means. Welch (1947), Biometrika 34.
+
+    Args:
+        ours: At least two values.
+        theirs: At least two values, which are subtracted.
+    """
+    from scipy.stats import t
+
+    value = float(np.mean(ours) - np.mean(theirs))
+    u, v = (float(np.var(one, ddof=1)) / len(one) for one in (ours, theirs))
+    if u + v == 0:
+        return Score(value, value, value)
+    freedom = (u + v) ** 2 / (u**2 / (len(ours) - 1) + v**2 / (len(theirs) - 1))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(u + v)
+    return Score(value, value - half, value + half)
+
+
+def t_interval(values: Floats, low: float = -math.inf, high: float = math.inf) -> Score:
     """Return the mean of some values with its t interval, cut off at the bounds of the score.
 
     Args:

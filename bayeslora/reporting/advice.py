@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.findings import Finding, best_detector, bias
+from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, number, percent
 
@@ -78,7 +79,8 @@ def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
 def _more_rows(methods: Sequence[Assessed]) -> list[str]:
     if not methods:
         return []
-    half = max((one.scores["ece"].high - one.scores["ece"].low) / 2 for one in methods)
+    errors = [one.scores["ece"] for one in every_fit(methods)]
+    half = max((one.high - one.low) / 2 for one in errors)
     rows = min(one.scores.n_labelled for one in methods)
     if half < WIDE_ECE:
         return []
@@ -89,4 +91,4 @@ def _more_rows(methods: Sequence[Assessed]) -> list[str]:
 
 
 def _is_sound(method: Assessed) -> bool:
-    return bias(method) == "none" and not miscalibrated(method)
+    return all(bias(one) == "none" for one in method.each) and not miscalibrated(method)

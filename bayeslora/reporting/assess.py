@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
@@ -13,7 +13,7 @@ from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.reporting.asked import NOTHING, Asked
-from bayeslora.reporting.inputs import Method
+from bayeslora.reporting.inputs import Method, under_label
 
 CHANCE = 0.05
 """Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
@@ -48,15 +48,32 @@ class Point:
 
 @dataclass(frozen=True)
 class Assessed:
-    """A method and its scores."""
+    """A method and its scores.
+
+    Attributes:
+        method: The method; of several seeds, the first one's predictions under the method's label.
+        scores: Its scores; of several seeds, their means.
+        fits: The seeds, each with its own scores; empty of a single fit.
+    """
 
     method: Method
     scores: Scores
+    fits: tuple[Assessed, ...] = ()
 
     @property
     def label(self) -> str:
         """The method's label."""
         return self.method.label
+
+    @property
+    def title(self) -> str:
+        """The label, with the number of seeds where there are several."""
+        return f"{self.label} ({len(self.fits)} seeds)" if self.fits else self.label
+
+    @property
+    def each(self) -> tuple[Assessed, ...]:
+        """The seeds, or the one fit that there is."""
+        return self.fits or (self,)
 
     @property
     def points(self) -> list[Point]:
@@ -153,9 +170,10 @@ def misses_more_than_chance(points: Sequence[Point]) -> bool:
 def miscalibrated(method: Assessed) -> bool:
     """Say whether the confidence is off by more than chance explains, whatever its average.
 
-    Either too many bins miss the diagonal, or the ECE is larger than chance makes it.
+    Either too many bins miss the diagonal, or the ECE is larger than chance makes it; of several
+    seeds, in any of them.
     """
-    return misses_more_than_chance(method.points) or ece_beyond_chance(method)
+    return any(misses_more_than_chance(one.points) or ece_beyond_chance(one) for one in method.each)
 
 
 def ece_beyond_chance(method: Assessed) -> bool:
@@ -180,11 +198,16 @@ def pair(
     place = best_index("nll", [one.scores["nll"] for one in labelled])
     if place is None or len(labelled) < 2:
         return None
-    records = [one.method.predictions.replace(name=one.label) for one in labelled]
+    records = [
+        under_label(replace(fit.method, group=one.label), over_seeds=bool(one.fits))
+        for one in labelled
+        for fit in one.each
+    ]
     try:
         return compare(
             records,
             reference=labelled[place].label,
+            over_seeds=any(one.fits for one in labelled),
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,

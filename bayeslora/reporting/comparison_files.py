@@ -9,9 +9,10 @@ from pathlib import Path
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
-from bayeslora.reporting.score_tables import difference_table
 from bayeslora.reporting.tables import escape_markdown, to_markdown
 from bayeslora.reporting.text import NAME_END, NAME_START
 
@@ -30,7 +31,24 @@ COLUMNS = (
     "difference_high",
     "n",
 )
-"""Columns of the CSV; p-values follow where there are any."""
+"""Columns of the CSV; p-values follow where there are any, then `HOW_COLUMNS`."""
+
+HOW_COLUMNS = (
+    "seeds",
+    "reference_seeds",
+    "clusters",
+    "intervals",
+    "resamples",
+    "permutations",
+    "seed",
+    "holm_family",
+)
+"""How the numbers of a line were made.
+
+How many fits each of the two scores is the mean of; clusters, where rows were drawn in clusters;
+what the intervals are; what stands behind them and behind p; of how many p-values a score's Holm
+correction takes account. None of the intervals is corrected.
+"""
 
 
 def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -96,17 +114,11 @@ def _latex(comparison: Comparison) -> str:
 def _csv(comparison: Comparison) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    tests = _tests(comparison)
-    writer.writerow((*COLUMNS, *tests))
+    tests = ("p", "p_holm") if comparison.num_permutations else ()
+    writer.writerow((*COLUMNS, *tests, *HOW_COLUMNS))
     for row in comparison.rows:
         writer.writerows(_lines(row, comparison, tests))
     return stream.getvalue()
-
-
-def _tests(comparison: Comparison) -> tuple[str, ...]:
-    """Return the names of p-values that any row has."""
-    known = ("p", "p_holm")
-    return tuple(name for name in known if any(getattr(row, name, {}) for row in comparison.rows))
 
 
 def _lines(
@@ -121,12 +133,34 @@ def _lines(
             *map(repr, (score.value, score.low, score.high)),
             *map(repr, (change.value, change.low, change.high)),
             comparison.n,
-            *(_number(getattr(row, name, {}), key) for name in tests),
+            *(_number(getattr(row, name), key) for name in tests),
+            *_how(row, comparison, SCORES[key].reflected),
         )
     for key, score in row.distances.items():
         ends = map(repr, (score.value, score.low, score.high))
-        blank = ("",) * (3 + len(tests))
-        yield (row.name, comparison.distance_to, key, *ends, *blank[:3], comparison.n, *blank[3:])
+        blank = ("",) * len(tests)
+        counts = (*[""] * 3, comparison.n, *blank)
+        how = _how(row, comparison, reflected=False)
+        yield (row.name, comparison.distance_to, key, *ends, *counts, *how)
+
+
+def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
+    """Return the values of `HOW_COLUMNS`."""
+    over_seeds = comparison.intervals_over == "seeds"
+    [reference] = [one for one in comparison.rows if one.name == comparison.reference]
+    kind = "t, paired by seed" if comparison.same_seeds else "t (Welch)"
+    shape = "reflected" if reflected else comparison.interval
+    drawn = "rows" if comparison.num_clusters is None else "clusters"
+    return (
+        len(row.seeds) or 1,
+        len(reference.seeds) or 1,
+        "" if comparison.num_clusters is None else comparison.num_clusters,
+        f"{kind}, over seeds" if over_seeds else f"{shape} bootstrap over {drawn}",
+        "" if over_seeds else comparison.num_resamples,
+        comparison.num_permutations,
+        comparison.seed,
+        comparison.num_comparisons if comparison.num_permutations else "",
+    )
 
 
 def _number(values: Mapping[str, float], key: str) -> str:

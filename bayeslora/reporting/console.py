@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
+from bayeslora.reporting.difference_table import comparison_notes, difference_table
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
     chance_cell,
-    p_value_table,
     part_tables,
     with_chance,
 )
@@ -21,13 +22,12 @@ from bayeslora.reporting.score_tables import (
     OOD_COLUMNS,
     SCORE_COLUMNS,
     Named,
-    difference_table,
     score_cell,
     score_table,
 )
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import counted, display_columns, unique_labels
+from bayeslora.reporting.text import NAME_END, NAME_START, display_columns, unique_labels
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
@@ -35,7 +35,7 @@ WIDTH = 100
 _LISTED = {**SCORE_COLUMNS, **EXTRA_COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
 _EVERY = {**COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
 _STAR = "* the best of its column, or its interval overlaps the best one's"
-_CLEAR = "* the interval leaves out 0; of a p-value, below 0.05"
+_PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
     "ECE by chance: what a perfectly calibrated model would read on average on these rows; p: how"
     " often it would read at least as much"
@@ -80,32 +80,8 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
         comparison: What `compare` returned.
         width: Columns of the terminal.
     """
-    notes = []
-    if comparison.distance_to is not None:
-        notes.append(
-            f"TV: mean total variation distance from the probabilities of {comparison.distance_to};"
-            " epistemic ratio: mean epistemic uncertainty over its own"
-        )
-    parts = [_within(difference_table(comparison), width)]
-    if comparison.num_permutations:
-        parts.append(_within(p_value_table(comparison), width))
-        notes.append(
-            f"p-values of two-sided permutation tests, {comparison.num_permutations:,} exchanges,"
-            f" corrected for {counted(len(comparison.rows) - 1, 'comparison')} a score"
-        )
-    drawn = f", clusters of equal {comparison.cluster_by}" if comparison.cluster_by else ""
-    return "\n".join(
-        [
-            "\n\n".join(parts),
-            "",
-            f"score minus that of {comparison.reference}, on the same {comparison.n:,} labelled"
-            " rows",
-            *notes,
-            _CLEAR,
-            f"95 % paired bootstrap intervals, {comparison.num_resamples:,} resamples{drawn},"
-            f" seed {comparison.seed}; ECE with {comparison.num_bins} bins",
-        ]
-    )
+    notes = [fill(note.translate(_PLAIN), width) for note in comparison_notes(comparison, mark="*")]
+    return "\n".join([_within(difference_table(comparison), width), "", *notes])
 
 
 def _within(table: Table, width: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import Card, method_cards
+from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.examples import WrongAnswers, wrong_answers
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.glossary import terms_for
@@ -21,11 +22,11 @@ from bayeslora.reporting.part_tables import (
     with_chance,
 )
 from bayeslora.reporting.plain import in_plain_words
+from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.record import Part, Provenance, run_record
 from bayeslora.reporting.score_tables import (
     Named,
     detection_table,
-    difference_table,
     ood_tables,
     score_table,
 )
@@ -92,7 +93,7 @@ def compose(
 
     Args:
         title: Title as given.
-        methods: What was scored.
+        methods: What was scored, one entry a method.
         comparison: Paired differences from the method of lowest NLL, if there are any.
         sets: Label of each out-of-distribution set by its name.
         provenance: What the caller knows about the run.
@@ -100,7 +101,8 @@ def compose(
         example_column: The further column that holds the rows' texts, where it is there; None
             leaves examples out.
     """
-    named = [Named(one.label, one.scores) for one in methods]
+    named = [Named(one.title, one.scores) for one in methods]
+    fits = every_fit(methods)
     return Contents(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
@@ -109,14 +111,14 @@ def compose(
         scores=explained(with_chance(score_table(named, {}), named)),
         detection=next(iter(_with_rows(detection_table(named, sets))), None),
         every=every_score_table(named),
-        differences=None if comparison is None else difference_table(comparison),
+        differences=None if comparison is None else difference_table(comparison, "NLL"),
         uncertainties=_uncertainties(named),
         parts=_with_rows(*group_tables(named), class_table(named)),
         ood=(*ood_tables(named, sets), *_with_rows(near_far_table(named))),
-        examples=() if example_column is None else wrong_answers(methods, example_column),
-        cards=method_cards(methods),
-        record=tuple(run_record(methods, sets, provenance, settings)),
-        terms=terms_for(_keys(methods)),
+        examples=() if example_column is None else wrong_answers(fits, example_column),
+        cards=method_cards(fits),
+        record=tuple(run_record(fits, sets, provenance, settings)),
+        terms=terms_for(_keys(fits)),
     )
 
 
@@ -145,7 +147,9 @@ def _facts(methods: Sequence[Assessed]) -> str:
     first = methods[0].scores
     rows = sorted({one.scores.n for one in methods})
     size = counted(rows[0], "row") if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,} rows"
+    fits = len(every_fit(methods))
+    seeds = f" · {fits} fits" if fits > len(methods) else ""
     return (
-        f"{counted(len(methods), 'method')} · {size} · {first.num_classes} classes ·"
+        f"{counted(len(methods), 'method')}{seeds} · {size} · {first.num_classes} classes ·"
         f" {first.num_bins} bins"
     )

@@ -34,20 +34,41 @@ CSV_COLUMNS = (
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are empty but for detection.
 
 `by` is empty but for parts: `group:<column>`, `class`, `sets` (near and far ones) and `answers`
-(right and wrong ones), with `part` the value of the column, the class, and so on.
+(right and wrong ones), with `part` the value of the column, the class, and so on. Means over seeds
+of a method stand last, with the number of seeds in `method`.
 """
 
 
 def scores_json(
-    title: str, methods: Sequence[Assessed], comparison: Comparison | None
+    title: str,
+    fits: Sequence[Assessed],
+    comparison: Comparison | None,
+    methods: Sequence[Assessed] = (),
 ) -> dict[str, Any]:
-    """Return the content of `scores.json`: what `evaluate` says of every method; differences."""
+    """Return the content of `scores.json`.
+
+    Args:
+        title: Of the report.
+        fits: What `evaluate` says of each.
+        comparison: Paired differences.
+        methods: What `over_seeds` says of those with several fits.
+    """
     return {
         "format_version": FORMAT_VERSION,
         "bayeslora": __version__,
         "title": title,
         "methods": [
-            {**one.scores.to_json(), "label": one.label, "file": one.method.file} for one in methods
+            {**one.scores.to_json(), "label": one.label, "file": one.method.file} for one in fits
+        ],
+        "over_seeds": [
+            {
+                **one.scores.to_json(),
+                "label": one.title,
+                "fits": [fit.label for fit in one.fits],
+                "seeds": [fit.method.seed for fit in one.fits],
+            }
+            for one in methods
+            if one.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
     }
@@ -72,7 +93,7 @@ def write_csv(path: Path, methods: Sequence[Assessed]) -> None:
 
 def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
     scores = one.scores
-    names = (one.label, one.method.name)
+    names = (one.title, one.method.name)
     rows = scores.n_labelled if scores.n_labelled else scores.n
     for key, score in scores.items():
         yield (*names, "", "", key, *_numbers(score), rows, "", "", "")

@@ -9,7 +9,7 @@ from typing import Literal
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.assess import CHANCE, Assessed, miscalibrated, misses_more_than_chance
-from bayeslora.reporting.standing import Standing, standing, standing_of
+from bayeslora.reporting.standing import Standing, over_rows_too, standing, standing_of
 from bayeslora.reporting.text import (
     clean,
     counted,
@@ -76,7 +76,13 @@ def ranking(methods: Sequence[Assessed], comparison: Comparison | None) -> Findi
 
 
 def bias(method: Assessed) -> Literal["over", "under", "none"]:
-    """Say whether the mean confidence is off the accuracy by more than the interval allows."""
+    """Say whether the mean confidence is off the accuracy by more than the interval allows.
+
+    Of several seeds, whether every one of them is.
+    """
+    if method.fits:
+        found = {bias(fit) for fit in method.fits}
+        return found.pop() if len(found) == 1 else "none"
     score = method.scores["overconfidence"]
     if score.low > 0:
         return "over"
@@ -130,7 +136,13 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return who separates a set best, and its results on that set."""
     results = {one.label: one.scores.ood[name] for one in methods if name in one.scores.ood}
-    best = standing("auroc", list(results), [result.auroc for result in results.values()])
+    tested = [one for one in methods if one.label in results]
+    wide = [
+        over_rows_too(results[one.label].auroc, [fit.scores.ood[name].auroc for fit in one.fits])
+        for one in tested
+    ]
+    aurocs = [result.auroc for result in results.values()]
+    best = standing("auroc", list(results), aurocs, wide)
     return best, results[best.label]
 
 

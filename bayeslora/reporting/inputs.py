@@ -128,6 +128,20 @@ def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
     }
 
 
+def under_label(method: Method, *, over_seeds: bool) -> Predictions:
+    """Return predictions named for a comparison.
+
+    Args:
+        method: What was gathered.
+        over_seeds: Whether its seed is to be taken together with others of its group: it has the
+            group's name then, and its seed in the metadata.
+    """
+    if not over_seeds or method.group == method.label:
+        return method.predictions.replace(name=method.label)
+    notes = {**method.predictions.metadata, "fit_seed": method.seed}
+    return method.predictions.replace(name=method.group, metadata=notes)
+
+
 def load_source(
     item: PredictionsLike, wanted: Sequence[str] = (), needed: Sequence[str] = ()
 ) -> Source:

@@ -126,8 +126,9 @@ def _body(table: Table) -> Iterator[str]:
 def _row(row: Row, *, repeated: bool) -> Iterator[str]:
     first, *others = map(_group, row.headings)
     yield _cells(["" if repeated else first, *others, *map(_value, row.cells)])
-    if any(cell.interval for cell in row.cells):
-        yield _cells([*("" for _ in row.headings), *(_small(cell.interval) for cell in row.cells)])
+    for line in row.lines_below:
+        yield _cells([*("" for _ in row.headings), *map(_small, line)])
+    if row.lines_below:
         yield r"\addlinespace[2pt]"
 
 

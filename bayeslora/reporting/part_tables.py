@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.metrics.catalogue import SCORES
-from bayeslora.metrics.compare import COMPARED, Comparison
 from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
@@ -129,24 +128,6 @@ def class_table(methods: Sequence[Named]) -> Table:
         " rightly named (precision), its mean probability over all labelled rows, and the"
         f" calibration error of that probability. {_BRACKETS}",
     )
-
-
-def p_value_table(comparison: Comparison) -> Table:
-    """Return the permutation p-values of a comparison, corrected for the number of methods."""
-    rows = tuple(
-        Row((row.name,), tuple(_p_cell(row.p[key], row.p_holm[key]) for key in COMPARED))
-        for row in comparison.rows
-        if row.p
-    )
-    return Table("", ("p, Holm-corrected",), tuple(_plain(key) for key in COMPARED), rows)
-
-
-def _plain(key: str) -> Column:
-    return Column(SCORE_COLUMNS[key].title)
-
-
-def _p_cell(p: float, corrected: float) -> Cell:
-    return Cell(p_text(corrected), f"single {p_text(p)}", corrected < 0.05)
 
 
 def near_far_table(methods: Sequence[Named]) -> Table:

@@ -1,7 +1,8 @@
 """For readers who know no scores: how right, how sure, where not to trust it, what to do.
 
-The words are about one method, the one of lowest NLL. As everywhere in the report, a difference is
-stated only where its interval leaves out chance, and what the rows cannot show is said to be open.
+The words are about one method, the one of lowest NLL; of its seeds, about the first. As everywhere
+in the report, a difference is stated only where its interval leaves out chance, and what the rows
+cannot show is said to be open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bayeslora.reporting.answers import Answers, answers_of
 from bayeslora.reporting.assess import Assessed, ece_beyond_chance, misses_more_than_chance
 from bayeslora.reporting.findings import Finding, bias
 from bayeslora.reporting.limits import limits
-from bayeslora.reporting.standing import standing_of
+from bayeslora.reporting.standing import Standing, standing_of
 from bayeslora.reporting.steps import steps
 from bayeslora.reporting.text import counted, listed, named, number, percent
 
@@ -34,7 +35,8 @@ def in_plain_words(
     if not labelled:
         return ()
     standing = standing_of("nll", labelled, comparison)
-    leader = next(one for one in labelled if one.label == standing.label)
+    method = next(one for one in labelled if one.label == standing.label)
+    leader = method.each[0]
     answers = answers_of(leader.method.predictions)
     found = [
         Finding("How right is it?", (_how_right(leader, answers),)),
@@ -42,17 +44,30 @@ def in_plain_words(
         Finding("Where not to trust it", tuple(limits(leader, answers, sets)), "warning"),
         Finding("What to do", tuple(steps(leader, answers, sets)), "advice"),
     ]
-    if standing.others:
-        found.insert(0, Finding("Which method is this about?", (_which(leader, standing.tied),)))
+    if standing.others or method.fits:
+        found.insert(0, Finding("Which method is this about?", (_which(method, standing),)))
     return tuple(found)
 
 
-def _which(leader: Assessed, tied: Sequence[str]) -> str:
-    opening = f"About {named(leader.label)}, whose probabilities fit the true classes best"
-    if not tied:
-        return f"{opening}, by more than chance explains."
-    others = listed([named(label) for label in tied])
-    return f"{opening}; on these rows {others} cannot be told from it."
+def _which(method: Assessed, standing: Standing) -> str:
+    about = f"About {named(method.label)}"
+    if method.fits:
+        about = (
+            f"About {named(method.fits[0].label)}, the first of the {len(method.fits)} seeds of"
+            f" {named(method.label)}"
+        )
+    if not standing.others:
+        return f"{about}."
+    fit = "whose probabilities fit the true classes best"
+    opening = f"{about}, {fit}"
+    if standing.equal:
+        opening += f", as those of {listed([named(label) for label in standing.equal])} do"
+    behind = [named(label) for label in standing.tied if label not in standing.equal]
+    if behind:
+        return f"{opening}; on these rows {listed(behind)} cannot be told from it."
+    if len(standing.equal) == standing.others:
+        return f"{opening} equally well."
+    return f"{opening}, by more than chance explains."
 
 
 def _how_right(leader: Assessed, answers: Answers) -> str:

@@ -30,6 +30,7 @@ from bayeslora.reporting.markdown import render_markdown
 from bayeslora.reporting.one_vs_rest import PerClass, check_classes
 from bayeslora.reporting.page import render_page
 from bayeslora.reporting.panels import draw
+from bayeslora.reporting.pooled import every_fit, pool
 from bayeslora.reporting.record import Provenance
 from bayeslora.reporting.result import Report
 from bayeslora.reporting.template import PageTemplate, load_template
@@ -58,6 +59,7 @@ def report(
     by_class: bool = False,
     cluster_by: str | None = None,
     interval: Interval = "percentile",
+    over_seeds: bool = True,
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -95,6 +97,8 @@ def report(
         cluster_by: A column whose equal values mark rows that belong together: the bootstrap draws
             them together.
         interval: `percentile`, or `bca`.
+        over_seeds: Whether fits of one method with several seeds are one method: means over seeds
+            with t intervals. Figures and examples show every fit.
         num_bins: Bins of the calibration errors and of the diagrams.
         num_resamples: Bootstrap resamples behind the intervals.
         seed: Of the bootstrap.
@@ -127,7 +131,8 @@ def report(
         check_classes(per_class, gathered)
         asked.check(gathered)
         sets = ood_names(gathered)
-        methods = assess(gathered, ood_score=ood_score, asked=asked, **options)
+        fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
+        methods = pool(fits) if over_seeds else fits
         comparison = pair(methods, asked=asked, **options)
         call = python_call(
             gathered,
@@ -139,6 +144,7 @@ def report(
             figures=None if formats == FORMATS[:1] else formats,
             per_class=per_class or None,
             ood_score=ood_score,
+            over_seeds=None if over_seeds else False,
             **asked.as_given(),
             **options,
         )
@@ -149,16 +155,16 @@ def report(
             comparison,
             sets,
             provenance=known,
-            settings=_settings(methods, **options) | _look_settings(column, look),
+            settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
             example_column=column,
         )
-        drawings = draw(methods, sets, formats=formats, per_class=per_class)
+        drawings = draw(every_fit(methods), sets, formats=formats, per_class=per_class)
         write_figures(aside / "figures", drawings.all)
         _write(aside / PAGE, render_page(contents, drawings, look))
         _write(aside / "report.md", render_markdown(contents, drawings, formats))
         _write(aside / "tables.tex", render_latex(contents))
-        write_json(aside / "scores.json", scores_json(contents.title, methods, comparison))
-        write_csv(aside / "scores.csv", methods)
+        write_json(aside / "scores.json", scores_json(contents.title, fits, comparison, methods))
+        write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)])
     return Report(target / PAGE)
 
 
@@ -185,6 +191,16 @@ def _settings(
         "intervals": f"95 %, {method}, {num_resamples:,} resamples",
         "seed of the bootstrap": str(seed),
     }
+
+
+def _seeds(methods: Sequence[Assessed]) -> dict[str, str]:
+    """Say which fits were taken together."""
+    told = [
+        f"{one.label} {', '.join(fit.method.seed for fit in one.fits)}"
+        for one in methods
+        if one.fits
+    ]
+    return {"seeds whose means are shown": clean("; ".join(told))} if told else {}
 
 
 def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bayeslora.metrics.catalogue import SCORES
-from bayeslora.metrics.compare import COMPARED, Comparison, ComparisonRow
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
@@ -39,12 +38,6 @@ OOD_COLUMNS: Mapping[str, Column] = {
 }
 """Columns of the table of out-of-distribution detection, by the key of their score."""
 
-DISTANCE_COLUMNS: Mapping[str, Column] = {
-    "tv": Column("TV", "↓"),
-    "epistemic_ratio": Column("Epistemic ratio", "→1"),
-}
-"""Columns of a comparison that measures distances, by the key of their score."""
-
 _ALL_TIES = Score(0.5, 0.5, 0.5)
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
@@ -55,7 +48,6 @@ BOLD = (
     "Bold: the best of its column, and every value whose interval overlaps the best one's; a "
     "column without bold has none that is clearly worse."
 )
-CLEAR = "Bold: the interval leaves out 0, so chance does not explain the difference."
 
 
 @dataclass(frozen=True)
@@ -174,58 +166,9 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
     counts = " or ".join(f"{outside:,} of them, {inside:,} familiar" for inside, outside in sizes)
     caption = (
         f"{named(label)}: how well each uncertainty tells these rows (the positive class, {counts})"
-        f" from familiar ones; higher = more uncertain. Brackets hold 95 % bootstrap intervals."
-        f" {note}"
+        f" from familiar ones; higher = more uncertain; {_brackets(methods)}. {note}"
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
-
-
-def difference_table(comparison: Comparison, note: str = CLEAR) -> Table:
-    """Return paired differences from the reference, which has its own scores, best method first.
-
-    Distances, where they are measured, stand in two more columns.
-
-    Args:
-        comparison: What was compared.
-        note: What marks a difference whose interval leaves out zero.
-    """
-    columns = [SCORE_COLUMNS[key] for key in COMPARED]
-    if comparison.distance_to is not None:
-        detail = f"to {comparison.distance_to}"
-        columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
-    rows = tuple(_difference_row(row, comparison) for row in comparison.rows)
-    caption = (
-        f"Differences from {named(comparison.reference)}, row"
-        f" by row on the same {comparison.n:,} labelled rows: the method's score minus that of"
-        f" {named(comparison.reference)}, with 95 % paired bootstrap intervals. {note}"
-    )
-    return Table(caption, ("Method",), tuple(columns), rows)
-
-
-def _difference_row(row: ComparisonRow, comparison: Comparison) -> Row:
-    if row.name == comparison.reference:
-        heading = f"{row.name} (reference)"
-        cells = [Cell(number(row.scores[key].value)) for key in COMPARED]
-    else:
-        heading = row.name
-        cells = [_difference_cell(row, key) for key in COMPARED]
-    if comparison.distance_to is not None:
-        cells += [_distance_cell(row, key, comparison.distance_to) for key in DISTANCE_COLUMNS]
-    return Row((heading,), tuple(cells))
-
-
-def _distance_cell(row: ComparisonRow, key: str, origin: str) -> Cell:
-    if row.name == origin and key in row.distances:
-        return Cell(number(row.distances[key].value))
-    return score_cell(key, row.distances.get(key))
-
-
-def _difference_cell(row: ComparisonRow, key: str) -> Cell:
-    score = row.differences[key]
-    clear = score.low > 0 or score.high < 0
-    return Cell(
-        number(score.value, signed=True), interval(score.low, score.high, signed=True), clear
-    )
 
 
 def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
@@ -250,8 +193,21 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
     parts = (
-        f"Scores on {size} {kind} rows, {bins} bins; brackets hold 95 % bootstrap intervals.{ood}",
+        f"Scores on {size} {kind} rows, {bins} bins; {_brackets(methods)}.{ood}",
         sets_note([one.scores for one in methods]),
         note if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))
+
+
+def _brackets(methods: Sequence[Named]) -> str:
+    """Say what the intervals are: over rows, or over the seeds of a method."""
+    pooled = sum("num_seeds" in one.scores.intervals for one in methods)
+    if not pooled:
+        return "brackets hold 95 % bootstrap intervals"
+    if pooled == len(methods):
+        return "values are means over seeds, brackets hold 95 % t intervals over seeds"
+    return (
+        "where a method has several seeds, values are means over them and brackets hold 95 % t"
+        " intervals over seeds, else 95 % bootstrap intervals over rows"
+    )

@@ -1,13 +1,15 @@
 """Who is best by one score, and who cannot be told from the best.
 
-Where methods were scored on the same rows, the interval of the paired difference decides: it knows
-that the methods err together on the hard rows. Elsewhere methods whose intervals overlap are tied.
+Where methods were scored on the same rows, the paired difference decides: its interval knows that
+the methods err together on the hard rows, and its p-value how many methods are compared. Elsewhere
+methods whose intervals overlap are tied.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score
@@ -24,40 +26,79 @@ class Standing:
         score: Its score.
         tied: Labels of the others that may be as good.
         others: Number of the others.
-        paired: Whether paired differences decided.
+        paired: What decided, where paired differences did: `row by row`; else empty.
+        equal: Labels of those of `tied` that have the very same score.
     """
 
     label: str
     score: Score
     tied: tuple[str, ...]
     others: int
-    paired: bool = False
+    paired: str = ""
+    equal: tuple[str, ...] = ()
 
     @property
     def clause(self) -> str:
         """How the others stand, as the second half of a sentence; empty where there are none."""
         if not self.others:
             return ""
-        if not self.tied:
+        same = listed([named(label) for label in self.equal])
+        has = "have" if len(self.equal) > 1 else "has"
+        parts = [f"; {same} {has} exactly the same"] if same else []
+        behind = [label for label in self.tied if label not in self.equal]
+        if behind:
+            everyone = len(behind) == self.others > 1
+            whom = "all others" if everyone else listed([named(label) for label in behind])
+            how = f"compared {self.paired}" if self.paired else "intervals overlap"
+            parts.append(f"; its lead over {whom} may be chance ({how})")
+        elif len(self.equal) < self.others:
             how = "every other method is worse by more than chance explains"
-            return f"; row by row, {how}" if self.paired else "; no other interval overlaps it"
-        everyone = len(self.tied) == self.others > 1
-        whom = "all others" if everyone else listed([named(label) for label in self.tied])
-        how = "compared row by row" if self.paired else "intervals overlap"
-        return f"; its lead over {whom} may be chance ({how})"
+            parts.append(
+                f"; {self.paired}, {how}" if self.paired else "; no other interval overlaps it"
+            )
+        return "".join(parts)
 
 
-def standing(key: str, labels: Sequence[str], scores: Sequence[Score]) -> Standing:
-    """Find the best score and those whose intervals overlap it; there is at least one score."""
+def standing(
+    key: str, labels: Sequence[str], scores: Sequence[Score], wide: Sequence[Score] | None = None
+) -> Standing:
+    """Find the best score and those whose intervals overlap it; there is at least one score.
+
+    Args:
+        key: Key of the score.
+        labels: Of the methods.
+        scores: Theirs.
+        wide: The same with the intervals that must not overlap, where they are others.
+    """
+    apart = scores if wide is None else wide
     place = best_index(key, scores)
     if place is None:
         raise ValueError("no scores to choose from")
     tied = tuple(
         label
-        for index, (label, score) in enumerate(zip(labels, scores, strict=True))
-        if index != place and overlaps(score, scores[place])
+        for index, (label, score) in enumerate(zip(labels, apart, strict=True))
+        if index != place and overlaps(score, apart[place])
     )
-    return Standing(labels[place], scores[place], tied, len(scores) - 1)
+    equal = tuple(
+        label
+        for label, score in zip(labels, scores, strict=True)
+        if label in tied and same_value(score, scores[place])
+    )
+    return Standing(labels[place], scores[place], tied, len(scores) - 1, equal=equal)
+
+
+def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
+    """Return a mean over seeds with an interval that holds those of its fits over rows as well.
+
+    Seeds on the same rows say nothing of other rows.
+    """
+    every = [score, *of_fits]
+    return Score(score.value, min(one.low for one in every), max(one.high for one in every))
+
+
+def same_value(one: Score, other: Score) -> bool:
+    """Say whether two scores are the same but for rounding errors."""
+    return math.isclose(one.value, other.value, rel_tol=1e-12, abs_tol=1e-15)
 
 
 def standing_of(
@@ -70,12 +111,15 @@ def standing_of(
         methods: At least one method.
         comparison: Paired differences, used where their reference is the best method.
     """
-    alone = standing(key, [one.label for one in methods], [one.scores[key] for one in methods])
+    labels, scores = [one.label for one in methods], [one.scores[key] for one in methods]
+    wide = [
+        over_rows_too(one.scores[key], [fit.scores[key] for fit in one.fits]) for one in methods
+    ]
+    alone = standing(key, labels, scores, wide)
     if comparison is None or comparison.reference != alone.label:
         return alone
     tied = tuple(
-        row.name
-        for row in comparison.rows
-        if row.name != alone.label and row.differences[key].low <= 0 <= row.differences[key].high
+        row.name for row in comparison.rows if row.name != alone.label and not row.is_clear(key)
     )
-    return Standing(alone.label, alone.score, tied, alone.others, paired=True)
+    how = "over seeds and row by row" if comparison.intervals_over == "seeds" else "row by row"
+    return replace(alone, tied=tied, paired=how)

@@ -21,6 +21,7 @@ from bayeslora.reporting.findings import (
     ranking,
     score_words,
 )
+from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, shown, shown_points
 
@@ -54,7 +55,7 @@ def summarise(
     found: list[Finding] = []
     if labelled:
         sentences += [_leader(labelled, comparison), _biases(labelled)]
-        found += [ranking(labelled, comparison), *calibration(labelled)]
+        found += [ranking(labelled, comparison), *calibration(every_fit(labelled))]
     else:
         sentences.append("No row has a label, so accuracy and calibration cannot be judged.")
     if sets:
@@ -68,8 +69,13 @@ def _what_was_scored(methods: Sequence[Assessed], comparison: Comparison | None)
     sizes = [one.scores.n for one in methods]
     classes = f"{methods[0].scores.num_classes} classes"
     if len(methods) == 1:
-        return f"{named(methods[0].label)} was scored on {counted(sizes[0], 'row')} of {classes}."
-    opening = f"{len(methods)} methods were scored on"
+        seeds = len(methods[0].fits)
+        means = f"; scores are means over {seeds} seeds" if seeds else ""
+        size = counted(sizes[0], "row")
+        return f"{named(methods[0].label)} was scored on {size} of {classes}{means}."
+    fits = len(every_fit(methods))
+    seeds_too = f", {fits} fits in all with their seeds," if fits > len(methods) else ""
+    opening = f"{len(methods)} methods{seeds_too} were scored on"
     if comparison is not None:
         return f"{opening} the same {counted(sizes[0], 'row')} of {classes}."
     size = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
@@ -90,6 +96,10 @@ def _leader(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
 def _biases(methods: Sequence[Assessed]) -> str:
     best = standing_of("nll", methods).label
     leader = next(one for one in methods if one.label == best)
+    rest = [one for one in methods if one is not leader]
+    others = [*filter(None, (_others(rest, way) for way in ("over", "under")))]
+    if leader.fits:
+        return " ".join([_biases_of_fits(leader), *others])
     size = shown_points(leader.scores["overconfidence"], signed=True)
     verdict = {
         "over": f"is overconfident on average, by {size}",
@@ -97,9 +107,16 @@ def _biases(methods: Sequence[Assessed]) -> str:
         "none": f"shows no bias between confidence and accuracy, {size}",
     }[bias(leader)]
     subject = "It" if len(methods) == 1 else named(best)
-    rest = [one for one in methods if one is not leader]
-    return " ".join(
-        [f"{subject} {verdict}.", *filter(None, (_others(rest, way) for way in ("over", "under")))]
+    return " ".join([f"{subject} {verdict}.", *others])
+
+
+def _biases_of_fits(leader: Assessed) -> str:
+    found = [bias(fit) for fit in leader.fits]
+    over, under = found.count("over"), found.count("under")
+    return (
+        f"Of the {len(found)} fits of {named(leader.label)}, {over or 'none'}"
+        f" {'are' if over > 1 else 'is'} overconfident on average and {under or 'none'}"
+        " underconfident."
     )
 
 

@@ -37,11 +37,18 @@ class Cell:
         value: The number as text; empty where there is none.
         interval: Its interval as text; empty where there is none.
         best: Whether it is the best of its column or cannot be told from the best.
+        p: Its p-values as text; empty where there are none.
     """
 
     value: str = ""
     interval: str = ""
     best: bool = False
+    p: str = ""
+
+    @property
+    def below(self) -> tuple[str, str]:
+        """What stands under the value, a line each."""
+        return self.interval, self.p
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,12 @@ class Row:
 
     headings: tuple[str, ...]
     cells: tuple[Cell, ...]
+
+    @property
+    def lines_below(self) -> list[list[str]]:
+        """What stands under the values of all cells, line by line, without empty lines."""
+        lines = [list(line) for line in zip(*(cell.below for cell in self.cells), strict=True)]
+        return [line for line in lines if any(line)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Return aligned columns for a terminal: intervals under the values, stars at the best."""
+    """Return aligned columns for a terminal: intervals and p below, stars at the best."""
     starred = any(cell.best for row in table.rows for cell in row.cells)
     head = [[*table.headings, *(column.title_and_arrow for column in table.columns)]]
     if any(column.detail for column in table.columns):
@@ -110,8 +123,7 @@ def to_text(table: Table) -> str:
     body: list[list[str]] = []
     for row in table.rows:
         body.append([*row.headings, *(cell.value + "*" * cell.best for cell in row.cells)])
-        if any(cell.interval for cell in row.cells):
-            body.append([*("" for _ in row.headings), *(cell.interval for cell in row.cells)])
+        body += [["" for _ in row.headings] + line for line in row.lines_below]
     left = len(table.headings)
     lines = [
         [
@@ -146,7 +158,7 @@ def _markdown_heading(column: Column) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
-    return f"{value} {cell.interval}".strip()
+    return " ".join(filter(None, (value, *cell.below)))
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:

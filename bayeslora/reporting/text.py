@@ -116,8 +116,14 @@ def shown_points(score: Score, *, signed: bool = False) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`."""
-    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`, `0.0495`.
+
+    What is below 0.05 reads below 0.05.
+    """
+    if p >= 0.1:
+        return f"{p:.2f}"
+    short = f"{p:.2g}"
+    return short if (float(short) < 0.05) == (p < 0.05) else f"{p:.6f}".rstrip("0")
 
 
 def percent(value: float) -> str:

@@ -8,6 +8,7 @@ from cli_files import fake
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.text import p_text
 
 
 @pytest.fixture
@@ -292,5 +293,43 @@ def test_compare_shows_corrected_p_values(run, tmp_path):
     expected = compare(loaded, cluster_by="twin", interval="bca").to_json()
     assert content == json.loads(json.dumps(expected))
     shown = run("compare", *pair, *options).out
-    assert "p, Holm-corrected" in shown
-    assert "corrected for 1 comparison a score" in shown
+    words = " ".join(shown.split())
+    assert "Holm-corrected over the only comparison with" in words
+    assert "30 clusters of equal twin" in words
+    assert "clusters exchanged, 1,999 permutations, seed 0" in words
+    [row] = [one for one in content["rows"] if one["p"]]
+    assert f"({p_text(row['p']['nll'])})" in shown
+
+
+def test_compare_pools_seeds_unless_told_not_to(run, tmp_path):
+    files = [
+        fake(tmp_path / f"{name}-seed-{seed}.parquet", seed=10 * place + seed)
+        for place, name in enumerate(("polar", "lora"))
+        for seed in (0, 1)
+    ]
+    content = json.loads(run("compare", *files, "--json").out)
+    assert {row["name"]: row["seeds"] for row in content["rows"]} == {
+        "polar": ["0", "1"],
+        "lora": ["0", "1"],
+    }
+    shown = run("compare", *files, "--reference", "lora").out
+    assert "lora (2 seeds) (reference)" in shown
+    assert "Scores are means over 2 seeds of each method." in shown
+    apart = json.loads(run("compare", *files, "--no-over-seeds", "--json").out)
+    assert len(apart["rows"]) == 4
+    assert "2 seeds" not in run("compare", *files[:2]).out
+
+
+def test_compare_shows_the_scores_that_were_chosen(run, refused, files):
+    pair = [files["a"], files["b"]]
+    content = json.loads(run("compare", *pair, "--scores", "smece,nll", "--json").out)
+    assert [*content["rows"][0]["scores"]] == ["smece", "nll"]
+    head = run("compare", *pair, "--scores", "smece,nll").out.splitlines()[0]
+    assert head.split("  ")[0] == "Method"
+    assert head.index("ECE, smooth") < head.index("NLL")
+    every = json.loads(run("compare", *pair, "--all", "--json").out)
+    assert tuple(every["rows"][0]["differences"]) == SCORE_KEYS
+    message = refused("compare", *pair, "--scores", "smecce")
+    assert "did you mean 'smece'" in message
+    assert "'accuracy_at_80'" in message
+    assert "not allowed with" in refused("compare", *pair, "--scores", "nll", "--all")

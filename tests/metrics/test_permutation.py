@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.compare import COMPARED, compare
+from bayeslora.metrics.fits import Contest, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.top_label import top_label
@@ -21,6 +22,10 @@ def method(name, seed, rows, **parts):
     labels = np.random.default_rng(9).integers(3, size=rows)
     probs = generator.dirichlet(np.ones(3), size=rows)
     return Predictions(probs, ("a", "b", "c"), labels, name=name, **parts)
+
+
+def contest(*predictions, keys=COMPARED, clusters=None):
+    return Contest(fits_of(predictions, over_seeds=True), 0, keys, 15, clusters)
 
 
 def exact(first, second):
@@ -40,7 +45,7 @@ def exact(first, second):
 
 def test_the_p_values_are_those_of_all_exchanges():
     pair = [method("x", 0, 9), method("y", 1, 9)]
-    found = permutation_p([row_scores(one) for one in pair], 0, 15, 6000, seed=0)
+    found = permutation_p(contest(*pair), 6000, seed=0)
     # a share of 6,000 draws has a deviation of at most 0.0065; four times that, eight numbers
     np.testing.assert_allclose(found[1], exact(*pair), atol=0.026)
     assert found[0].tolist() == [1.0] * 4
@@ -48,9 +53,7 @@ def test_the_p_values_are_those_of_all_exchanges():
 
 def test_methods_that_differ_by_chance_alone_have_uniform_p_values():
     p = [
-        permutation_p(
-            [row_scores(method("x", 2 * k, 60)), row_scores(method("y", 2 * k + 1, 60))], 0, 15, 99
-        )[1]
+        permutation_p(contest(method("x", 2 * k, 60), method("y", 2 * k + 1, 60)), 99)[1]
         for k in range(120)
     ]
     # a share of 120 sets has a deviation of 0.037 at a rate of 0.2; four times that
@@ -59,11 +62,11 @@ def test_methods_that_differ_by_chance_alone_have_uniform_p_values():
 
 def test_clusters_are_exchanged_whole():
     """Every row twice: as clusters the p-value is that of the single rows."""
-    pair = [row_scores(method("x", 0, 10)), row_scores(method("y", 1, 10))]
+    pair = [method("x", 0, 10), method("y", 1, 10)]
     twice = [one.take(np.repeat(np.arange(10), 2)) for one in pair]
-    whole = permutation_p(twice, 0, 15, 4000, clusters=np.repeat(np.arange(10), 2))
+    whole = permutation_p(contest(*twice, clusters=np.repeat(np.arange(10), 2)), 4000)
     # two estimates from 4,000 draws each
-    np.testing.assert_allclose(whole, permutation_p(pair, 0, 15, 4000, seed=1), atol=0.05)
+    np.testing.assert_allclose(whole, permutation_p(contest(*pair), 4000, seed=1), atol=0.05)
 
 
 def test_holm_by_hand():

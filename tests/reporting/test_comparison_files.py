@@ -2,11 +2,15 @@
 
 import csv
 
+import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.reporting.comparison_files import comparison_files, write_comparison
+from bayeslora.reporting.text import p_text
+
+LABELS = np.arange(240) % 4
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,61 @@ def test_the_csv_has_every_number_to_the_last_digit(comparison, tmp_path):
                 assert float(line[name]) == score[key].value
             assert float(line["low"]) == row.scores[key].low
             assert float(line["difference_high"]) == row.differences[key].high
+
+
+def test_every_format_has_both_p_values_and_says_how_to_read_them(comparison, tmp_path):
+    files = write_comparison(comparison, tmp_path / "out")
+    markdown, latex, _ = (file.read_text(encoding="utf-8") for file in files)
+    for row in comparison.rows:
+        for key in row.p:
+            cell = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})"
+            assert cell in markdown
+            assert cell in latex
+    for part in (
+        "on the same 240 labelled rows:",
+        "over rows, 30 resamples, seed 0; they are not corrected for multiplicity.",
+        "rows exchanged, 1,999 permutations, seed 0; Holm-corrected over the 2 comparisons with",
+        "each score a family of its own",
+    ):
+        assert part in markdown
+        assert part in latex
+    for line in rows_of(files[2]):
+        [row] = [one for one in comparison.rows if one.name == line["method"]]
+        if row.p:
+            assert float(line["p"]) == row.p[line["score"]]
+            assert float(line["p_holm"]) == row.p_holm[line["score"]]
+        how = ("seeds", "reference_seeds", "clusters", "resamples", "permutations", "seed")
+        assert [line[name] for name in how] == ["1", "1", "", "30", "1999", "0"]
+        assert line["holm_family"] == "2"
+        kind = "reflected" if line["score"] == "ece" else "percentile"
+        assert line["intervals"] == f"{kind} bootstrap over rows"
+
+
+def test_without_permutations_no_p_is_shown(methods, tmp_path):
+    found = compare(methods, num_resamples=5, num_permutations=0)
+    files = write_comparison(found, tmp_path / "out")
+    assert "Holm" not in files[0].read_text(encoding="utf-8")
+    assert "p_holm" not in files[2].read_text(encoding="utf-8")
+
+
+def test_seeds_are_counted(make, tmp_path):
+    seeds = [
+        make(name, sharpness=sharpness, metadata={"fit_seed": str(seed)}, labels=LABELS).replace(
+            probs=make(name, sharpness=sharpness, seed=seed).probs
+        )
+        for name, sharpness in (("a", 1.0), ("b", 3.0))
+        for seed in (1, 2)
+    ]
+    files = write_comparison(compare(seeds, num_permutations=9), tmp_path / "out")
+    markdown, latex, _ = (file.read_text(encoding="utf-8") for file in files)
+    for text in (markdown, latex):
+        assert "a (2 seeds) (reference)" in text
+        assert "Scores are means over 2 seeds of each method." in text
+        assert "t intervals over seeds, paired by seed" in text
+        assert "resample" not in text
+    for line in rows_of(files[2]):
+        assert (line["seeds"], line["reference_seeds"], line["resamples"]) == ("2", "2", "")
+        assert line["intervals"] == "t, paired by seed, over seeds"
 
 
 def test_distances_stand_in_the_csv(methods, tmp_path):

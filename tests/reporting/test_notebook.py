@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.seeds import over_seeds
 from bayeslora.reporting.result import Report
 
 
@@ -45,6 +46,13 @@ def test_scores_are_a_table_with_every_score(make):
     assert f"{nll.value:.3f}" in read.text
     assert f"[{nll.low:.3f}, {nll.high:.3f}]" in read.text
     assert any("<b>far</b> (20 rows) by" in text for text in read.text)
+    assert read.text[0] == "m: 240 labelled of 240 rows, 15 bins"
+
+
+def test_means_over_seeds_are_called_that(make):
+    fits = [evaluate(make("m", seed=seed), num_resamples=5) for seed in (1, 2)]
+    read = Tags(over_seeds(fits)._repr_html_())
+    assert read.text[0].endswith("15 bins, means over 2 seeds with t intervals")
 
 
 def test_a_hostile_name_is_text(make):
@@ -67,11 +75,20 @@ def test_a_report_is_the_path_of_its_page(made):
 
 def test_a_report_shows_its_page_in_a_frame(made):
     page = Report(made / "index.html")
-    [(tag, attributes)] = Tags(page._repr_html_()).found
-    assert tag == "iframe"
+    read = Tags(page._repr_html_())
+    assert [tag for tag, _ in read.found] == ["figure", "figcaption", "iframe"]
+    attributes = read.found[-1][1]
     assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
     assert "allow-same-origin" not in attributes["sandbox"]
-    assert unescape(attributes["title"]) == str(page)
+    caption = "Demo: mle, temperature, polar-vbll; 240 rows"
+    assert unescape(attributes["title"]) == caption
+    assert read.text == [caption]
+
+
+def test_a_page_alone_is_called_by_its_path(tmp_path):
+    page = Report(tmp_path / "a&b.html")
+    page.write_text("<p>x</p>")
+    assert Tags(page._repr_html_()).text == [str(page)]
 
 
 def test_what_is_no_page_shows_nothing(made):

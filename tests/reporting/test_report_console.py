@@ -68,7 +68,10 @@ def test_comparison_shows_differences_and_their_reference(methods):
     assert number(row.differences["nll"].value, signed=True) in line
     reference = next(line for line in text.splitlines() if line.startswith("temperature"))
     assert "(reference)" in reference
-    assert "score minus that of temperature, on the same 240 labelled" in text
+    words = " ".join(text.split())
+    assert "on the same 240 labelled rows: the method's score minus that of temperature" in words
+    assert "Holm-corrected over the 2 comparisons with temperature" in words
+    assert "they are not corrected for multiplicity" in words
     assert "50 resamples, seed 0" in text
 
 

@@ -136,6 +136,47 @@ def test_paired_differences_decide_where_there_are_any(low, high, clause):
     assert "the same 600 rows" in lead
 
 
+def test_an_exact_tie_is_no_lead():
+    lead, topics = words([assessed("a"), assessed("b")])
+    assert "a has the lowest NLL, 0.500 [0.400, 0.600]; b has exactly the same." in lead
+    assert "its lead" not in lead + " ".join(topics.values())
+    three = [assessed("a"), assessed("b"), assessed("c", nll=(0.55, 0.45, 0.65))]
+    lead, _ = words(three)
+    assert "b has exactly the same; its lead over c may be chance" in lead
+    lead, _ = words([*three[:2], assessed("c", nll=(0.9, 0.8, 1.0))])
+    assert "b has exactly the same; no other interval overlaps it" in lead
+
+
+def test_a_lead_needs_the_corrected_p_as_well():
+    pairs = [assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))]
+    found = compared(0.01, 0.07)
+    for p, clause in ((0.04, "every other method is worse"), (0.06, "its lead over b may be")):
+        rows = (found.rows[0], dataclasses.replace(found.rows[1], p_holm={"nll": p}))
+        lead, _ = words(pairs, dataclasses.replace(found, rows=rows))
+        assert clause in lead
+
+
+def pooled(label, nll, fits):
+    return dataclasses.replace(assessed(label, nll=nll), fits=tuple(fits))
+
+
+def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
+    fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
+    close = pooled("a", (0.40, 0.39, 0.41), fits)
+    lead, _ = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
+    assert "a has the lowest NLL, 0.400 [0.390, 0.410]; its lead over b may be chance" in lead
+
+
+def test_biases_of_seeds_are_counted():
+    sure = {"bias": (0.05, 0.01, 0.09)}
+    fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
+    lead, topics = words([pooled("a", (0.5, 0.4, 0.6), fits)])
+    assert "scores are means over 2 seeds" in lead
+    assert "Of the 2 fits of a, 1 is overconfident on average and none underconfident." in lead
+    assert topics["Overconfident"].startswith("a (seed 0), by 5.0 points")
+    assert "probabilities of a at face value" in topics["What follows from the scores"]
+
+
 def test_methods_on_other_rows_are_said_to_be():
     lead, _ = words([assessed("a"), assessed("b")])
     assert "not known to be the same ones" in lead

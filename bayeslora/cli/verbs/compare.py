@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
+    add_apart,
+    add_choice_of_scores,
     add_json,
     add_overwrite,
     add_resampling,
@@ -19,7 +21,6 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bayeslora.predictions.record import Predictions
     from bayeslora.reporting.inputs import Method
 
 SUMMARY = "compare methods on the same rows: paired differences with intervals and p-values"
@@ -33,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_FILE",
         help="predictions files (.parquet, .csv, .jsonl) of the same rows, or run directories",
     )
-    parser.add_argument(
-        "--by", metavar="SCORE", help="order by accuracy, nll, brier or ece (default: nll)"
-    )
+    parser.add_argument("--by", metavar="SCORE", help="the score to order by (default: nll)")
     parser.add_argument(
         "--reference",
         metavar="NAME",
@@ -54,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory",
     )
     add_overwrite(parser)
+    add_choice_of_scores(parser, "accuracy,nll,brier,ece")
+    add_apart(parser)
     add_resampling(parser)
     add_scoring(parser)
     add_json(parser)
@@ -61,18 +62,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare all methods and print one table, or JSON."""
+    from bayeslora.metrics.catalogue import chosen_keys
     from bayeslora.metrics.compare import compare
     from bayeslora.reporting.comparison_files import comparison_files, write_comparison
     from bayeslora.reporting.console import compare_table
+    from bayeslora.reporting.inputs import under_label
 
     if args.out is not None:
         comparison_files(args.out, overwrite=bool(args.overwrite))
-    methods = find(args.files).methods()
+    if (keys := _keys(args)) is not None:
+        chosen_keys(keys)  # complains before anything is read
+    columns = [] if args.cluster_by is None else [args.cluster_by]
+    methods = find(args.files).methods(columns)
+    together = args.over_seeds is None and len({method.group for method in methods}) > 1
     options = given(args, "by", "num_bins", "seed", "cluster_by", "interval")
     for name in ("reference", "distance_to"):
         if (chosen := getattr(args, name)) is not None:
-            options[name] = _label(f"--{name.replace('_', '-')}", chosen, methods)
-    comparison = compare([_named(method, args.cluster_by) for method in methods], **options)
+            option = f"--{name.replace('_', '-')}"
+            options[name] = _called(option, chosen, methods, together=together)
+    comparison = compare(
+        [under_label(method, over_seeds=together) for method in methods],
+        scores=keys,
+        over_seeds=together,
+        **options,
+    )
     if args.out is not None:
         write_comparison(comparison, args.out, overwrite=bool(args.overwrite))
     if args.json:
@@ -81,21 +94,22 @@ def run(args: argparse.Namespace) -> None:
         print(compare_table(comparison, terminal_width()))
 
 
-def _named(method: Method, column: str | None) -> Predictions:
-    """Return the method's predictions under its label, with the column where one is needed."""
-    from bayeslora.predictions.record import Predictions
+def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
+    from bayeslora.metrics.catalogue import SCORE_KEYS
 
-    if column is None:
-        return method.predictions.replace(name=method.label)
-    return Predictions.load(method.file, method.label, columns=(column,))
+    return SCORE_KEYS if args.all else args.scores
 
 
-def _label(option: str, given_name: str, methods: Sequence[Method]) -> str:
-    """Return the label of the method that was named by its name or label."""
-    labels = [method.label for method in methods]
-    same = [method.label for method in methods if method.name == given_name]
+def _called(option: str, given_name: str, methods: Sequence[Method], *, together: bool) -> str:
+    """Return what the comparison calls a method that was named by its name or label."""
+    labels = [method.group if together else method.label for method in methods]
+    same = {
+        label: None
+        for label, method in zip(labels, methods, strict=True)
+        if given_name in {method.name, method.label}
+    }
     if given_name in labels or not same:
         return given_name
     if len(same) > 1:
         raise InputError(f"{option} {given_name!r} may be any of {', '.join(same)}; name one")
-    return same[0]
+    return next(iter(same))

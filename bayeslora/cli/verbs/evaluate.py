@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
     PART_OPTIONS,
+    add_choice_of_scores,
     add_json,
     add_parts,
     add_resampling,
@@ -44,14 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take files of one name for fits with several seeds: means with t intervals",
     )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--scores",
-        type=lambda text: tuple(filter(None, text.split(","))),
-        metavar="KEY[,KEY…]",
-        help="the scores to print, by the keys of --json, in this order",
-    )
-    shown.add_argument("--all", action="store_true", help="print every score")
+    add_choice_of_scores(parser, "the usual ones")
     add_json(parser)
 
 

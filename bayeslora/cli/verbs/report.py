@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
     PART_OPTIONS,
+    add_apart,
     add_overwrite,
     add_parts,
     add_resampling,
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scored(parser)
     add_parts(parser)
     add_resampling(parser)
+    add_apart(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--title", help="title of the page")
     parser.add_argument(
@@ -88,7 +90,9 @@ def run(args: argparse.Namespace) -> None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
     look = given(args, "examples", "example_column", "template", "figures")
-    options = given(args, "title", "ood_score", "num_bins", "seed", *PART_OPTIONS) | look
+    options = (
+        given(args, "title", "ood_score", "num_bins", "seed", "over_seeds", *PART_OPTIONS) | look
+    )
     if args.per_class is not None:
         options["per_class"] = args.per_class or True
     page = report(

@@ -1,0 +1,157 @@
+"""Comparisons of methods that were fitted with several seeds, and of other scores than four."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bayeslora.errors import InputError
+from bayeslora.metrics.catalogue import SCORE_KEYS
+from bayeslora.metrics.compare import COMPARED, compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.fits import Contest, fits_of
+from bayeslora.metrics.permutation import permutation_p
+from bayeslora.metrics.seeds import over_seeds, welch_interval
+from bayeslora.predictions.record import Predictions
+
+CLOSE = 1e-12  # sums of a few hundred numbers below 10
+
+
+def fit(name, seed, rows=80, noise=0.5, **parts):
+    generator = np.random.default_rng([len(name), seed])
+    labels = np.random.default_rng(9).integers(3, size=rows)
+    logits = noise * generator.normal(size=(rows, 3))
+    logits[np.arange(rows), labels] += 1.0
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    notes = {"fit_seed": str(seed)}
+    return Predictions(probs, ("a", "b", "c"), labels, name=name, metadata=notes, **parts)
+
+
+def test_fits_of_one_method_are_one_row_with_the_means_of_over_seeds():
+    files = [fit("x", 0), fit("yy", 0, noise=1.5), fit("x", 1), fit("yy", 1, noise=1.5)]
+    result = compare(files, num_permutations=9)
+    assert [(row.name, row.seeds) for row in result.rows] == [("x", ("0", "1")), ("yy", ("0", "1"))]
+    for row in result.rows:
+        pooled = over_seeds(
+            [evaluate(one, num_resamples=1) for one in files if one.name == row.name]
+        )
+        for key in COMPARED:
+            for end in ("value", "low", "high"):
+                own = getattr(pooled[key], end)
+                assert getattr(row.scores[key], end) == pytest.approx(own, abs=CLOSE)
+    assert result.intervals_over == "seeds"
+    assert result.same_seeds
+
+
+def nll(predictions):
+    return evaluate(predictions, num_resamples=1)["nll"].value
+
+
+def test_differences_are_paired_by_seed_where_the_seeds_are_the_same():
+    ours, theirs = ([fit(name, seed) for seed in range(3)] for name in ("yy", "x"))
+    row = next(one for one in compare([*theirs, *ours], num_permutations=0).rows if one.p == {})
+    by_name = {row.name: row for row in compare([*theirs, *ours], num_permutations=0).rows}
+    values = [[nll(one) for one in fits] for fits in (ours, theirs)]
+    apart = stats.ttest_rel(*values).confidence_interval(0.95)
+    found = by_name["yy"].differences["nll"]
+    assert (found.low, found.high) == pytest.approx((apart.low, apart.high), abs=1e-9)
+    assert row.seeds == ("0", "1", "2")
+
+
+def test_differences_of_other_seeds_are_welchs():
+    ours, theirs = [fit("yy", s) for s in (3, 4)], [fit("x", s) for s in range(3)]
+    found = {row.name: row for row in compare([*theirs, *ours], num_permutations=0).rows}
+    values = [[nll(one) for one in fits] for fits in (ours, theirs)]
+    apart = stats.ttest_ind(*values, equal_var=False).confidence_interval(0.95)
+    score = found["yy"].differences["nll"]
+    assert (score.low, score.high) == pytest.approx((apart.low, apart.high), abs=1e-9)
+    assert welch_interval([1.0, 1.0], [0.5, 0.5]).high == 0.5
+
+
+def test_one_fit_leaves_intervals_over_rows():
+    result = compare([fit("x", 0), fit("yy", 0), fit("yy", 1)], num_resamples=50)
+    assert result.intervals_over == "rows"
+    one, mean = sorted(result.rows, key=lambda row: row.name)
+    assert (one.seeds, mean.seeds) == ((), ("0", "1"))
+    value = np.mean([nll(fit("yy", seed)) for seed in (0, 1)])
+    assert mean.scores["nll"].value == pytest.approx(value, abs=CLOSE)
+    assert mean.scores["nll"].low < value < mean.scores["nll"].high
+
+
+def test_seeds_of_one_method_alone_are_compared_with_each_other():
+    result = compare([fit("x", 0), fit("x", 1)], num_resamples=9, num_permutations=9)
+    assert {row.name for row in result.rows} == {"x (seed 0)", "x (seed 1)"}
+    files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
+    apart = compare(files, over_seeds=False, num_resamples=9, num_permutations=9)
+    assert {row.name for row in apart.rows} == {"x (seed 0)", "x (seed 1)", "yy"}
+
+
+def test_fits_are_exchanged_row_by_row_as_a_bundle():
+    """All exchanges counted out, of the mean over two fits, for means and for ECE."""
+    files = [fit(name, seed, rows=8) for name in ("x", "yy") for seed in (0, 1)]
+
+    def apart(exchange):
+        swap = np.array(exchange, dtype=bool)[:, None]
+        found = []
+        for a, b in ((files[0], files[2]), (files[1], files[3])):
+            pair = [
+                one.replace(probs=np.where(swap, other.probs, one.probs))
+                for one, other in ((a, b), (b, a))
+            ]
+            scores = [evaluate(one, num_resamples=1) for one in pair]
+            found.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
+        return np.abs(np.mean(found, axis=0))
+
+    everything = np.array([apart(one) for one in product([0, 1], repeat=8)])
+    exact = (everything >= everything[0] - 1e-12).mean(0)
+    contest = Contest(fits_of(files, over_seeds=True), 0, ("nll", "ece"), 15)
+    # a share of 6,000 draws has a deviation of at most 0.0065; four times that
+    np.testing.assert_allclose(permutation_p(contest, 6000)[1], exact, atol=0.026)
+
+
+def test_scores_computed_anew_have_the_p_values_of_the_short_way():
+    """Brier's reliability forces the long way, through the rows of both methods at once."""
+    files = [fit("x", 0, noise=1.5), fit("yy", 0)]
+    every = compare(files, scores=SCORE_KEYS, num_resamples=20, num_permutations=99)
+    usual = compare(files, num_resamples=20, num_permutations=99)
+    assert every.keys == SCORE_KEYS
+    for row, same in zip(every.rows, usual.rows, strict=True):
+        assert {key: row.p[key] for key in COMPARED if row.p} == same.p
+    apart = dict(zip(("x", "yy"), (evaluate(one, num_resamples=1) for one in files), strict=True))
+    row = next(one for one in every.rows if one.name == "yy")
+    for key in SCORE_KEYS:
+        gap = apart["yy"][key].value - apart["x"][key].value
+        assert row.differences[key].value == pytest.approx(gap, abs=1e-9)
+    same = [fit("x", 0), fit("x", 0).replace(name="twin")]
+    twin = compare(same, scores=("smece", "aurc"), num_resamples=9, num_permutations=19).rows[1]
+    assert twin.p == {"smece": 1.0, "aurc": 1.0}
+
+
+def test_a_difference_is_clear_where_interval_and_corrected_p_say_so():
+    good, bad = fit("x", 0, noise=0.1), fit("yy", 0, noise=3.0)
+    rows = {row.name: row for row in compare([good, bad], num_resamples=50).rows}
+    assert rows["yy"].is_clear("nll")
+    assert not rows["x"].is_clear("nll")
+    few = compare([good, bad], num_resamples=50, num_permutations=9).rows[1]
+    assert few.p_holm["nll"] == 0.1
+    assert few.differences["nll"].low > 0
+    assert not few.is_clear("nll")
+
+
+def test_clusters_are_counted():
+    twins = {"twin": [str(row // 2) for row in range(80)]}
+    pair = [fit("x", 0, columns=twins), fit("yy", 0, columns=twins)]
+    few = {"num_resamples": 9, "num_permutations": 9}
+    assert compare(pair, cluster_by="twin", **few).num_clusters == 40
+    assert compare(pair, **few).num_clusters is None
+
+
+def test_wrong_options_name_what_is_allowed():
+    files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
+    with pytest.raises(InputError, match=r"unknown score 'smec' \(did you mean 'smece'\?\)"):
+        compare(files, scores=["smec"])
+    with pytest.raises(InputError, match="unknown score to compare by 'sharpness'"):
+        compare(files, by="sharpness")
+    with pytest.raises(InputError, match=r"'x' has the seeds 0, 1; keep these apart"):
+        compare(files, distance_to="yy", num_resamples=9, num_permutations=9)
