@@ -8,7 +8,6 @@ a permutation test, corrected for the number of comparisons (`permutation.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,12 +25,15 @@ from bayeslora.metrics.intervals import Method, Resampling, Spread
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.permutation import SCORES_TESTED, holm, permutation_p
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 
 COMPARED = SCORES_TESTED
 """The scores that are compared; for the first higher is better, for the others lower."""
+
+# A row on which two methods differ moves the difference of their ECEs by at most 2/n.
+_FARTHEST = {key: 2.0 if key == "ece" else SCORES[key].high for key in COMPARED}
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+        return {
+            **without_nan(asdict(self)),
+            "rows": [without_nan(asdict(row)) for row in self.rows],
+        }
 
 
 def compare(
@@ -193,6 +198,7 @@ def _scores(
     starts = range(0, width, len(COMPARED))
     scores = [_intervals(values, spread, start, signed=False) for start in starts]
     differences = [_intervals(values, spread, width + start, signed=True) for start in starts]
+    differences[base] = dict.fromkeys(COMPARED, Score(0.0, 0.0, 0.0))
     return scores, differences
 
 
@@ -218,9 +224,10 @@ def _intervals(
         key: spread.score(
             start + k,
             float(values[start + k]),
-            -math.inf if signed else SCORES[key].low,
-            math.inf if signed else SCORES[key].high,
+            -_FARTHEST[key] if signed else SCORES[key].low,
+            _FARTHEST[key] if signed else SCORES[key].high,
             reflected=key == "ece",
+            kind="mean" if signed else SCORES[key].kind,
         )
         for k, key in enumerate(COMPARED)
     }
