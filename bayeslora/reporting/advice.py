@@ -78,8 +78,11 @@ def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
 def _more_rows(methods: Sequence[Assessed]) -> list[str]:
     if not methods:
         return []
-    half = max((one.scores["ece"].high - one.scores["ece"].low) / 2 for one in methods)
+    errors = [one.scores["ece"] for one in methods]
     rows = min(one.scores.n_labelled for one in methods)
+    if not all(error.has_interval for error in errors):
+        return [f"With {counted(rows, 'labelled row')} an ECE cannot be judged: label more rows."]
+    half = max((error.high - error.low) / 2 for error in errors)
     if half < WIDE_ECE:
         return []
     return [

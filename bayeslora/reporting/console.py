@@ -27,7 +27,13 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import counted, display_columns, unique_labels
+from bayeslora.reporting.text import (
+    TOO_FEW,
+    TOO_FEW_NOTE,
+    counted,
+    display_columns,
+    unique_labels,
+)
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
@@ -70,6 +76,7 @@ def scores_table(
     blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
+    notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
 
 
@@ -93,6 +100,8 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
             f"p-values of two-sided permutation tests, {comparison.num_permutations:,} exchanges,"
             f" corrected for {counted(len(comparison.rows) - 1, 'comparison')} a score"
         )
+    if any(TOO_FEW in part for part in parts):
+        notes.append(TOO_FEW_NOTE)
     drawn = f", clusters of equal {comparison.cluster_by}" if comparison.cluster_by else ""
     return "\n".join(
         [

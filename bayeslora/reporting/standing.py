@@ -76,6 +76,7 @@ def standing_of(
     tied = tuple(
         row.name
         for row in comparison.rows
-        if row.name != alone.label and row.differences[key].low <= 0 <= row.differences[key].high
+        if row.name != alone.label
+        and not (row.differences[key].low > 0 or row.differences[key].high < 0)
     )
     return Standing(alone.label, alone.score, tied, alone.others, paired=True)

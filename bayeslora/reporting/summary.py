@@ -90,11 +90,15 @@ def _leader(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
 def _biases(methods: Sequence[Assessed]) -> str:
     best = standing_of("nll", methods).label
     leader = next(one for one in methods if one.label == best)
-    size = shown_points(leader.scores["overconfidence"], signed=True)
+    gap = leader.scores["overconfidence"]
+    size = shown_points(gap, signed=True)
+    unbiased = "shows no bias between confidence and accuracy"
+    if not gap.has_interval:
+        unbiased = "cannot be judged by the gap between confidence and accuracy"
     verdict = {
         "over": f"is overconfident on average, by {size}",
         "under": f"is underconfident on average, by {size}",
-        "none": f"shows no bias between confidence and accuracy, {size}",
+        "none": f"{unbiased}, {size}",
     }[bias(leader)]
     subject = "It" if len(methods) == 1 else named(best)
     rest = [one for one in methods if one is not leader]
