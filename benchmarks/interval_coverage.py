@@ -6,11 +6,14 @@ each population data sets of n rows are drawn; the scores of each get their inte
 counted how many of these hold the score of the population: the limit of infinitely many rows, bins
 included. Accuracy, NLL, Brier, AUROC and ECE are taken of 1,000 data sets, so that a share of 95 %
 is known to ± 1.4 points (twice its standard error), the other scores of fewer: they cost more.
+Prediction sets hold the classes whose stated probability is at least `IN_SET`; `near` averages
+detection over two out-of-distribution sets.
 
     python benchmarks/interval_coverage.py
+    python benchmarks/interval_coverage.py --parts further printed --further-sets 100
 
-What is in scores.json already is kept; `--kinds` names what to simulate, for several processes that
-are started with an --out each, or one after the other.
+What is in scores.json already is kept; `--kinds` and `--parts` name what to simulate, for several
+processes that are started with an --out each, or one after the other.
 """
 
 from __future__ import annotations
@@ -28,13 +31,17 @@ from bayeslora.metrics.calibration import bin_sums
 from bayeslora.metrics.calibration_test import calibration_test
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
+from bayeslora.metrics.detect import detect
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.near_far import grouped
+from bayeslora.metrics.ood import DETECTION, detection, thresholds
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, labelled_rows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.sets import set_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
 
 CLASSES = 5
@@ -48,7 +55,13 @@ KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
 FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
 SELECTIVE = ("aurc", "eaurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
-
+NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
+"""Width of the logits of each out-of-distribution set that `near` averages over."""
+IN_SET = 0.15
+TOO_RARELY = 0.85
+"""Share of intervals that hold the truth below which the table marks them."""
+PARTS = ("first", "further", "printed")
+"""Scores of many data sets; the other scores of labelled rows; what has one kind of interval."""
 
 Found = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
 """Scores by key, p-values by chance of some, the statistic of resamples, sizes of its groups."""
@@ -62,6 +75,7 @@ def main() -> None:
     parser.add_argument("--further-sets", type=int, default=50)
     parser.add_argument("--resamples", type=int, default=199)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
     settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}
     file = args.out / "scores.json"
@@ -69,18 +83,31 @@ def main() -> None:
     for kind in args.kinds:
         model, size = KINDS[kind]
         power = MODELS[model]
-        truth = population_scores(power)
-        scores: dict[str, dict[str, float]] = {}
-        for sets, scored in ((args.sets, first_scores), (args.further_sets, further_scores)):
-            scores |= coverage(
-                truth, power, size, sets=sets, resamples=args.resamples, scored=scored
-            )
+        scores = simulated(power, size, args)
         found = read_json(file)["found"] if file.is_file() else {}
-        found = {name: {**found, kind: scores}[name] for name in KINDS if name in {*found, kind}}
+        found[kind] = {**found.get(kind, {}), **scores}
+        found = {name: found[name] for name in KINDS if name in found}
         write_json(file, {**settings, "found": found})
         with atomic_file(args.out / "summary.md") as aside:
             aside.write_text(summary(found, settings), encoding="utf-8")
         print(kind, flush=True)
+
+
+def simulated(power: float, size: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return what `coverage` and `printed_coverage` find, for the parts that were asked for."""
+    scores: dict[str, dict[str, float]] = {}
+    truth = population_scores(power)
+    for part, sets, scored in (
+        ("first", args.sets, first_scores),
+        ("further", args.further_sets, further_scores),
+    ):
+        if part in args.parts:
+            scores |= coverage(
+                truth, power, size, sets=sets, resamples=args.resamples, scored=scored
+            )
+    if "printed" in args.parts:
+        scores |= printed_coverage(power, size, args.further_sets, args.resamples)
+    return scores
 
 
 def draw(
@@ -230,6 +257,79 @@ def further_scores(
     return {key: values[key] for key in FURTHER}, chance, prepare, [len(rows)]
 
 
+def printed_coverage(
+    power: float, size: int, sets: int, resamples: int
+) -> dict[str, dict[str, float]]:
+    """Return the same for scores of detection, prediction sets and uncertainties, as printed."""
+    held: dict[str, dict[str, float]] = {}
+    truth = printed_truth(power)
+    for one in range(sets):
+        generator = np.random.default_rng([2, size, int(10 * power), one])
+        for key, score in printed_scores(generator, size, power, resamples, one).items():
+            kept = held.setdefault(key, {"truth": truth[key], "mean": 0.0})
+            kept["mean"] += score.value / sets
+            count(kept, "printed", score, sets)
+    return held
+
+
+def printed_scores(
+    generator: np.random.Generator, size: int, power: float, resamples: int, seed: int
+) -> dict[str, Score]:
+    """Return the scores of one data set with the intervals that `evaluate` gives them."""
+    true, stated = draw(generator, size, power)
+    labels = (true.cumsum(1) > generator.random((size, 1))).argmax(1)
+    inside = Predictions(
+        stated, tuple("abcde"), labels, sets=stated >= IN_SET, total=entropy(stated)
+    )
+    outside = {
+        name: Predictions(draw(generator, size, power, width)[1], tuple("abcde"))
+        for name, width in NEAR.items()
+    }
+    how = Resampling(resamples, seed)
+    detected = detect(inside, outside, "max_probability", how)
+    far, near = detected["far"].scores(), grouped(detected, {"near": tuple(NEAR)})["near"]
+    total = uncertainty_means(inside, how)["total"]
+    return {
+        **{key: far.by_score["max_probability"][key] for key in DETECTION[1:]},
+        **{f"near {key}": near.by_score["max_probability"][key] for key in DETECTION},
+        **set_scores(inside, how),
+        **{f"total, {part}": score for part, score in total.items()},
+    }
+
+
+def printed_truth(power: float) -> dict[str, float]:
+    """Return the same scores of infinitely many rows."""
+    generator = np.random.default_rng([3, int(10 * power)])
+    true, stated = draw(generator, POPULATION, power)
+    sets, total = stated >= IN_SET, entropy(stated)
+    right = np.take_along_axis(true, stated.argmax(1)[:, None], 1)[:, 0]
+    unsure = 1 - stated.max(1)
+    areas = [
+        detection(thresholds(unsure, 1 - draw(generator, POPULATION, power, width)[1].max(1)))
+        for width in NEAR.values()
+    ]
+    return {
+        **dict(zip(DETECTION, areas[0].tolist(), strict=True)),
+        **{
+            f"near {key}": value
+            for key, value in zip(DETECTION, np.mean(areas, 0).tolist(), strict=True)
+        },
+        "coverage": float((true * sets).sum(1).mean()),
+        "set_size": float(sets.sum(1).mean()),
+        "singletons": float((sets.sum(1) == 1).mean()),
+        "empty_sets": float((sets.sum(1) == 0).mean()),
+        "worst_class_coverage": float(((true * sets).sum(0) / true.sum(0)).min()),
+        "total, mean": float(total.mean()),
+        "total, right": float((total * right).sum() / right.sum()),
+        "total, wrong": float((total * (1 - right)).sum() / (1 - right).sum()),
+    }
+
+
+def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy of each row in nats."""
+    return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
+
+
 def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, int]) -> str:
     """Return the table as Markdown."""
     lines = [
@@ -242,7 +342,10 @@ def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, i
         "population. *Printed* is the interval that `evaluate` gives by default: percentile, or "
         "reflected for scores that noise moves one way, and from zero on where a calibration error "
         "is no larger than chance makes it. *Mean* is the mean of the score over the data sets: "
-        "where it is far from the truth, the score is biased at this number of rows. A share from "
+        "where it is far from the truth, the score is biased at this number of rows. Bold: printed "
+        f"intervals that hold the truth in less than {100 * TOO_RARELY:.0f} %. *near* is the mean "
+        "over two out-of-distribution sets, *total* the mean total uncertainty of all, right and "
+        "wrong rows. A share from "
         f"{settings['sets']:,} sets is known to ± {200 * (0.0475 / settings['sets']) ** 0.5:.1f} "
         f"points, one from {settings['further_sets']:,} to "
         f"± {200 * (0.0475 / settings['further_sets']) ** 0.5:.1f}.",
@@ -267,6 +370,8 @@ def line(key: str, row: dict[str, float]) -> str:
         f"{100 * row[method]:.1f}" if method in row else ""
         for method in ("printed", *METHODS, "wilson")
     ]
+    if row["printed"] < TOO_RARELY:
+        shares[0] = f"**{shares[0]}**"
     return f"| `{key}` | {row['truth']:.4f} | {row['mean']:.4f} | {' | '.join(shares)} |"
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, class_measure, drawn_errors, p_values
 from bayeslora.metrics.classwise import classwise_bins
-from bayeslora.metrics.groups import share_score
+from bayeslora.metrics.groups import clusters_in, share_score
 from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores
@@ -26,6 +27,13 @@ from bayeslora.metrics.scoring import Scoring
 
 CLASS_KEYS = ("recall", "precision", "mean_probability", "ece")
 """The scores of a class, in order."""
+
+_KINDS: dict[str, Kind] = {
+    "recall": "share",
+    "precision": "share",
+    "mean_probability": "mean",
+    "ece": "other",
+}
 
 
 def class_scores(
@@ -48,9 +56,10 @@ def class_scores(
     values = prepare(np.arange(len(rows)))(np.ones(len(rows))).reshape(len(CLASS_KEYS), classes)
     clusters, width = scoring.clusters, 2 * scoring.num_bins * classes
     spread = scoring.how.spread(prepare, [len(rows)], [clusters], width=width)
+    sizes = clusters_in(rows.labels, None, classes)
     trials = {
-        "recall": np.bincount(rows.labels, minlength=classes).tolist(),
-        "precision": np.bincount(rows.probs.argmax(1), minlength=classes).tolist(),
+        "recall": clusters_in(rows.labels, clusters, classes),
+        "precision": clusters_in(rows.probs.argmax(1), clusters, classes),
     }
     measure = class_measure(rows, scoring)
     how = scoring.how
@@ -68,11 +77,18 @@ def class_scores(
             if key in trials and clusters is None:
                 scores[key] = share_score(value, trials[key][c])
             else:
-                place = k * classes + c
-                scores[key] = spread.score(place, value, 0.0, 1.0, reflected=key == "ece")
+                scores[key] = spread.score(
+                    k * classes + c,
+                    value,
+                    0.0,
+                    1.0,
+                    reflected=key == "ece",
+                    kind=_KINDS[key],
+                    units=trials[key][c] if key in trials else None,
+                )
         if chance[c] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
-        found[name] = PartScores(trials["recall"][c], scores)
+        found[name] = PartScores(sizes[c], scores)
     return found
 
 

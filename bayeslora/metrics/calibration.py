@@ -14,7 +14,6 @@ The errors of R resamples at a time come from `bin_sums`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -196,19 +195,6 @@ def adaptive_errors(
     starts = rows.starts(quantile_edges(rows, upto, num_bins))
     gaps = segment_sums(weights * (rows.correct - rows.confidence)[:, None], starts)
     return np.asarray(np.abs(gaps).sum(axis=0) / upto[-1])
-
-
-def ece_if_calibrated(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
-    """Return what `ece` reads on average where every confidence is exactly right.
-
-    A finite set never reads 0: an ECE near this number is no sign of miscalibration. In a bin, the
-    correct answers minus the confidences then sum to a variable of mean 0 and variance
-    v_k = Σ c(1 − c); as a Gaussian, its mean absolute value is √(2 v_k/π). The idea of comparing
-    with the perfectly calibrated case is of Bröcker and Smith (2007), Weather and Forecasting 22.
-    """
-    spread = rows.confidence * (1 - rows.confidence)
-    variances = segment_sums(spread, rows.starts(equal_width_edges(num_bins), closed))
-    return float(np.sqrt(np.maximum(variances, 0) * 2 / math.pi).sum() / len(rows))
 
 
 def reliability_bins(

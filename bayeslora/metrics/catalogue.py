@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bayeslora.errors import InputError, unknown_choice
+
+Kind = Literal["share", "mean", "other"]
+"""What a score is of rows: a share of them, another mean over them, or neither."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class ScoreInfo:
         reflected: Whether noise only adds to it (or only takes away), so that its interval is the
             reflected one.
         listed: Whether tables show it without being asked.
+        kind: What it is of rows; decides its interval where resamples cannot tell.
+        percent: How many per cent of the rows it is of.
     """
 
     key: str
@@ -39,6 +45,8 @@ class ScoreInfo:
     high: float = 1.0
     reflected: bool = False
     listed: bool = True
+    kind: Kind = "other"
+    percent: int = 100
 
     @property
     def arrow(self) -> str:
@@ -55,6 +63,7 @@ _ALL = (
         "share of rows whose most probable class is the label",
         _UP,
         "mean over rows",
+        kind="share",
     ),
     ScoreInfo(
         "nll",
@@ -62,7 +71,8 @@ _ALL = (
         "mean −log p(label), nats; probabilities below 1e-12 count as 1e-12",
         _DOWN,
         "mean over rows",
-        high=math.inf,
+        high=-math.log(1e-12),
+        kind="mean",
     ),
     ScoreInfo(
         "brier",
@@ -71,6 +81,7 @@ _ALL = (
         _DOWN,
         "Brier 1950",
         high=2.0,
+        kind="mean",
     ),
     ScoreInfo(
         "brier_reliability",
@@ -184,6 +195,8 @@ _ALL = (
         _UP,
         "El-Yaniv and Wiener 2010",
         listed=False,
+        kind="share",
+        percent=80,
     ),
     ScoreInfo(
         "accuracy_at_90",
@@ -191,6 +204,8 @@ _ALL = (
         "accuracy of the 90 % most confident rows",
         _UP,
         "El-Yaniv and Wiener 2010",
+        kind="share",
+        percent=90,
     ),
     ScoreInfo(
         "accuracy_at_95",
@@ -199,6 +214,8 @@ _ALL = (
         _UP,
         "El-Yaniv and Wiener 2010",
         listed=False,
+        kind="share",
+        percent=95,
     ),
     ScoreInfo(
         "mean_confidence",
@@ -206,6 +223,7 @@ _ALL = (
         "mean highest probability",
         None,
         "mean over rows",
+        kind="mean",
     ),
     ScoreInfo(
         "overconfidence",
@@ -214,6 +232,7 @@ _ALL = (
         0.0,
         "mean over rows",
         low=-1.0,
+        kind="mean",
     ),
     ScoreInfo(
         "sharpness",
@@ -222,6 +241,7 @@ _ALL = (
         " score of a calibrated model",
         None,
         "Gneiting, Balabdaoui and Raftery 2007",
+        kind="mean",
     ),
 )
 

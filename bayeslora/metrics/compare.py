@@ -29,7 +29,7 @@ from bayeslora.metrics.distances import distances
 from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.intervals import Method, Resampling
 from bayeslora.metrics.permutation import holm, permutation_p
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.predictions.record import Predictions
 
 COMPARED = ("accuracy", "nll", "brier", "ece")
@@ -123,8 +123,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
         return {
-            **asdict(self),
-            "rows": [{**asdict(row), "seeds": list(row.seeds)} for row in self.rows],
+            **without_nan(asdict(self)),
+            "rows": [without_nan({**asdict(row), "seeds": row.seeds}) for row in self.rows],
         }
 
 

@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.ood import DETECTION, detection, thresholds
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.metrics.standard import detection_areas
 from bayeslora.predictions.record import Predictions
+
+_KINDS: Mapping[str, Kind] = {
+    "auroc": "share",
+    "aupr": "mean",
+    "fpr95": "share",
+    "aupr_in": "mean",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +103,17 @@ def detect(
 def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) -> dict[str, Score]:
     """Return scores by the keys of `DETECTION`.
 
+    Where resamples cannot tell, as of two sets that do not overlap, AUROC is treated as a share of
+    as many rows as the smaller set has: its variance is at most that (Birnbaum and Klose 1957,
+    Annals of Mathematical Statistics 28).
+
     Args:
         values: [4].
         spread: Holds their deviations.
         start: Their first place in it.
     """
     return {
-        key: spread.score(start + place, float(values[place]), 0.0, 1.0)
+        key: spread.score(start + place, float(values[place]), 0.0, 1.0, kind=_KINDS[key])
         for place, key in enumerate(DETECTION)
     }
 

@@ -8,14 +8,13 @@ Biometrika 34).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, numbers_kept
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.scores import Score
@@ -41,13 +40,15 @@ def over_rows(contest: Contest, how: Resampling) -> list[Measured]:
     values = prepare(np.arange(n))(np.ones(n))
     held = numbers_kept(first, contest.num_bins, keys)
     spread = how.spread(prepare, [n], [contest.clusters], width=held)
-    return [
+    found = [
         (
             _intervals(values, spread, start, keys, signed=False),
             _intervals(values, spread, width + start, keys, signed=True),
         )
         for start in range(0, width, len(keys))
     ]
+    found[contest.base] = found[contest.base][0], dict.fromkeys(keys, Score(0.0, 0.0, 0.0))
+    return found
 
 
 def over_seeds_of(contest: Contest) -> list[Measured]:
@@ -96,13 +97,25 @@ def _means_and_differences(contest: Contest, kept: Rows) -> Statistic:
 def _intervals(
     values: NDArray[np.float64], spread: Spread, start: int, keys: Sequence[str], *, signed: bool
 ) -> dict[str, Score]:
-    return {
-        key: spread.score(
+    found = {}
+    for k, key in enumerate(keys):
+        info = SCORES[key]
+        ends = (-_farthest(key), _farthest(key)) if signed else (info.low, info.high)
+        found[key] = spread.score(
             start + k,
             float(values[start + k]),
-            -math.inf if signed else SCORES[key].low,
-            math.inf if signed else SCORES[key].high,
-            reflected=SCORES[key].reflected,
+            *ends,
+            reflected=info.reflected,
+            kind=_kind_of_difference(key) if signed else info.kind,
         )
-        for k, key in enumerate(keys)
-    }
+    return found
+
+
+def _farthest(key: str) -> float:
+    """Return by how much a row on which two methods differ moves n times their difference."""
+    # Both a row's confidence and whether it is right enter an ECE.
+    return 2.0 if key == "ece" else SCORES[key].high - SCORES[key].low
+
+
+def _kind_of_difference(key: str) -> Kind:
+    return "mean" if key == "ece" or SCORES[key].kind in {"share", "mean"} else "other"

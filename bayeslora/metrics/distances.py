@@ -27,6 +27,8 @@ from bayeslora.predictions.record import Predictions
 DISTANCES = ("tv", "epistemic_ratio")
 """The keys of `distances`, in order."""
 
+_CEILINGS = {"tv": 1.0, "epistemic_ratio": math.inf}
+
 
 def distances(
     predictions: Sequence[Predictions],
@@ -69,9 +71,20 @@ def distances(
     found: list[Mapping[str, Score]] = []
     for method, epistemic in enumerate(known):
         keys = DISTANCES if rated and epistemic is not None else DISTANCES[:1]
+        if method == place:
+            found.append(
+                {key: Score(*[float(values[k, method])] * 3) for k, key in enumerate(keys)}
+            )
+            continue
         found.append(
             {
-                key: spread.score(k * width + method, float(values[k, method]), 0.0)
+                key: spread.score(
+                    k * width + method,
+                    float(values[k, method]),
+                    0.0,
+                    _CEILINGS[key],
+                    kind="mean",
+                )
                 for k, key in enumerate(keys)
             }
         )

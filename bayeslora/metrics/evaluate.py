@@ -15,7 +15,6 @@ from bayeslora.metrics.by_class import class_scores
 from bayeslora.metrics.calibration import (
     NUM_BINS,
     check_closed,
-    ece_if_calibrated,
     equal_width_edges,
     reliability_bins,
 )
@@ -23,7 +22,7 @@ from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLE
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.groups import group_scores
-from bayeslora.metrics.intervals import LEVEL, Method, Resampling
+from bayeslora.metrics.intervals import LEAST_ROWS, LEVEL, Method, Resampling
 from bayeslora.metrics.near_far import check_kinds, grouped
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.scores import PartScores, Score, Scores
@@ -124,12 +123,13 @@ def evaluate(
     rows = labelled_rows(inside, clusters)
     own = None if clusters is None else without_gaps(clusters[rows.index])
     scoring = Scoring(num_bins, closed, how, own)
-    found, chance = all_scores(rows, scoring)
+    found, chance, by_chance = all_scores(rows, scoring)
     return replace(
         scores,
         scores=found | sets,
         calibration_p=chance["ece"],
         chance_p=chance,
+        ece_if_calibrated=by_chance,
         groups=_groups(inside, rows, columns, scoring),
         classes=class_scores(rows, inside.classes, scoring) if by_class else {},
         nll_clamped=rows.clamped,
@@ -172,6 +172,8 @@ def _interval_notes(
         "method": f"{shape} bootstrap {drawn}",
         **dict.fromkeys(sorted(REFLECTED), f"reflected (basic) bootstrap {drawn}"),
         "bins": "Wilson",
+        "few_rows": f"below {LEAST_ROWS} rows or where none differ: Wilson for shares, else wide or"
+        " null",
         **(notes if sets else {}),
         "num_resamples": how.num_resamples,
         "max_rows": MAX_ROWS,
@@ -185,7 +187,6 @@ def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
     surest = top_label(rows.confidence, rows.correct)
     return {
         "bins": reliability_bins(surest, bins, closed=closed),
-        "ece_if_calibrated": ece_if_calibrated(surest, bins, closed),
         "risk_coverage": risk_curve(surest),
     }
 
@@ -214,6 +215,8 @@ def _without_labels(
 
     spread = how.spread(prepare, [len(order)], [None if clusters is None else clusters[order]])
     return {
-        key: spread.score(place, float(table[place].mean()), SCORES[key].low, SCORES[key].high)
+        key: spread.score(
+            place, float(table[place].mean()), SCORES[key].low, SCORES[key].high, kind="mean"
+        )
         for place, key in enumerate(UNLABELLED_KEYS)
     }

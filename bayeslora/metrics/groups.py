@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.calibration_test import ece_by_chance
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, p_values
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import Method, bootstrap_interval, from_zero, wilson
+from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores, Score
 from bayeslora.metrics.scoring import Scoring
@@ -27,7 +27,11 @@ from bayeslora.metrics.scoring import Scoring
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
 """The scores of a group, in order; the last two where there are prediction sets."""
 
-_SHARES = frozenset({"accuracy", "coverage"})
+_KINDS: dict[str, Kind] = {
+    **{key: SCORES[key].kind for key in GROUP_KEYS if key in SCORES},
+    "coverage": "share",
+    "set_size": "mean",
+}
 
 
 def group_scores(
@@ -51,6 +55,7 @@ def group_scores(
     values = statistic(np.ones((len(rows), 1)))[..., 0]
     deviations = _resampled(statistic, group, scoring) - values
     sizes = np.bincount(group)
+    units = clusters_in(group, scoring.clusters)
     cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
     how = scoring.how
     by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, how.num_resamples, how.seed)
@@ -63,16 +68,34 @@ def group_scores(
         for key, value, drawn in zip(
             keys, values[:, place].tolist(), deviations[:, :, place].T, strict=True
         ):
-            if key in _SHARES and scoring.clusters is None:
+            if _KINDS[key] == "share" and scoring.clusters is None:
                 scores[key] = share_score(value, int(sizes[place]))
             else:
                 low, high = _bounds(key, ceiling)
                 method: Method = "reflected" if key == "ece" else "percentile"
-                scores[key] = bootstrap_interval(value, drawn, method, low, high)
+                scores[key] = interval_of(
+                    value, drawn, method, low, high, units=units[place], kind=_KINDS[key]
+                )
         if chance[place] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
         found[names[code]] = PartScores(int(sizes[place]), scores)
     return found
+
+
+def clusters_in(
+    group: NDArray[np.int64], clusters: NDArray[np.int64] | None, groups: int = 0
+) -> list[int]:
+    """Return how many rows, or clusters, each group has.
+
+    Args:
+        group: [N] the group of each row, from 0.
+        clusters: [N] the cluster of each row, or None.
+        groups: How many groups there are at least.
+    """
+    if clusters is not None:
+        width = int(clusters.max()) + 1
+        group = np.unique(group * width + clusters) // width
+    return [int(size) for size in np.bincount(group, minlength=groups)]
 
 
 def share_score(share: float, trials: int) -> Score:

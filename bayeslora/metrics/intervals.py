@@ -1,4 +1,17 @@
-"""Confidence intervals: Wilson for a share; percentile, reflected and BCa for bootstrap draws."""
+"""Confidence intervals: Wilson for a share; percentile, reflected and BCa for bootstrap draws.
+
+The bootstrap knows only what it has seen: where every resample gives the same score, as of rows
+that are all right, it would claim certainty, and of very few rows it claims too much. `interval_of`
+therefore gives
+
+    a share of rows     Wilson's interval
+    another mean        of at least `LEAST_ROWS` rows that are all alike: those in the population
+                        that are not may be as many as Wilson's upper end of 0 of n, and as far off
+                        as the score's bounds allow; none of fewer rows
+    any other score     none
+
+Of a share that is 0 or 1, the first two are the same.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +25,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Prepare, acceleration, bootstrap_deviations
+from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.scores import Score
 
 LEVEL = 0.95
 """Confidence level of every interval."""
+
+LEAST_ROWS = 10
+"""Rows, or clusters, below which resamples give no interval. Percentile intervals of the mean of 10
+normal or exponential numbers hold the truth in 89 and 87 %, of 5 in 84 and 76 %."""
+
+ALIKE = 1e-6
+"""An interval that is no wider than this, relative to a score above 1, is none."""
 
 Method = Literal["percentile", "bca", "reflected"]
 
@@ -60,7 +81,9 @@ class Resampling:
         speed = np.zeros(deviations.shape[1])
         if self.interval == "bca":
             speed = acceleration(prepare, sizes, self.seed, clusters, stream=stream)
-        return Spread(deviations, speed, self.interval)
+        groups = zip(sizes, clusters or [None] * len(sizes), strict=True)
+        units = min(size if own is None else int(own.max()) + 1 for size, own in groups)
+        return Spread(deviations, speed, self.interval, units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +94,13 @@ class Spread:
         deviations: [R, K].
         speed: [K] the acceleration of each score; zeros where `interval` is not `bca`.
         interval: How intervals are made of them.
+        units: Rows, or clusters, that were drawn from; of several groups the smallest number.
     """
 
     deviations: NDArray[np.float64]
     speed: NDArray[np.float64]
     interval: Method
+    units: int
 
     def score(
         self,
@@ -85,16 +110,20 @@ class Spread:
         ceiling: float = math.inf,
         *,
         reflected: bool = False,
+        kind: Kind = "other",
+        units: int | None = None,
     ) -> Score:
-        """Return the score in one place with its interval; see `bootstrap_interval`."""
+        """Return the score in one place with its interval; see `interval_of`."""
         method: Method = "reflected" if reflected else self.interval
-        return bootstrap_interval(
+        return interval_of(
             value,
             self.deviations[:, place],
             method,
             floor,
             ceiling,
             speed=float(self.speed[place]),
+            kind=kind,
+            units=self.units if units is None else units,
         )
 
 
@@ -118,6 +147,52 @@ def wilson(
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     # rounding may leave the share just outside, where it is 0 or 1
     return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
+
+
+def interval_of(
+    value: float,
+    deviations: NDArray[np.float64],
+    method: Method,
+    floor: float = -math.inf,
+    ceiling: float = math.inf,
+    *,
+    units: int,
+    kind: Kind = "other",
+    speed: float = 0.0,
+) -> Score:
+    """Return a value with the bootstrap's interval, or with what stands in for it.
+
+    A reflected interval that has no width, as where a part of ECE is 0, gives way to the percentile
+    one.
+
+    Args:
+        value: As in `bootstrap_interval`, and so are the four that follow and `speed`.
+        deviations: [R].
+        method: Which interval.
+        floor: The lowest value that the score can have.
+        ceiling: The highest.
+        units: Rows, or clusters, that the score is of.
+        kind: What the score is of rows.
+        speed: The acceleration, for `bca`.
+    """
+    if units >= LEAST_ROWS:
+        shapes: tuple[Method, ...] = (method, "percentile")
+        for shape in shapes:
+            found = bootstrap_interval(value, deviations, shape, floor, ceiling, speed=speed)
+            if found.high - found.low > ALIKE * max(1.0, abs(value)):
+                return found
+    return _of_few_rows(value, units, kind, floor, ceiling)
+
+
+def _of_few_rows(value: float, units: int, kind: Kind, floor: float, ceiling: float) -> Score:
+    if kind == "share":
+        ends = wilson(value * units, units)
+    elif kind == "mean" and units >= LEAST_ROWS and math.isfinite(ceiling - floor):
+        others = wilson(0, units)[1]
+        ends = value + others * (floor - value), value + others * (ceiling - value)
+    else:
+        return Score.alone(value)
+    return Score(value, min(float(ends[0]), value), max(float(ends[1]), value))
 
 
 def bootstrap_interval(
@@ -167,7 +242,9 @@ def bootstrap_interval(
 
 
 def from_zero(score: Score) -> Score:
-    """Return a score whose interval reaches down to zero, where it does not yet."""
+    """Return a score whose interval, if it has one, reaches down to zero."""
+    if not score.has_interval:
+        return score
     return Score(score.value, min(score.low, 0.0), score.high)
 
 

@@ -57,6 +57,7 @@ def grouped(
 def _group(detected: Mapping[str, Detected], sets: tuple[str, ...]) -> OODGroup:
     members = [detected[name] for name in sets]
     shared = [score for score in members[0].names if all(score in other.names for other in members)]
+    units = min(one.spread.units for one in members)
     by_score = {}
     for score in shared:
         places = [one.names.index(score) for one in members]
@@ -69,7 +70,7 @@ def _group(detected: Mapping[str, Detected], sets: tuple[str, ...]) -> OODGroup:
             ],
             axis=0,
         )
-        spread = Spread(deviations, np.zeros(width), "percentile")
+        spread = Spread(deviations, np.zeros(width), "percentile", units)
         by_score[score] = detection_scores(values, spread, 0)
     firsts = {one.score for one in members}
     score = firsts.pop() if len(firsts) == 1 else "max_probability"

@@ -38,4 +38,5 @@ def _listed(scores: Scores) -> Iterator[tuple[str, Score]]:
 
 
 def _cells(score: Score) -> str:
-    return f"<td>{score.value:.3f}</td><td>[{score.low:.3f}, {score.high:.3f}]</td>"
+    ends = f"[{score.low:.3f}, {score.high:.3f}]" if score.has_interval else "too few rows"
+    return f"<td>{score.value:.3f}</td><td>{ends}</td>"

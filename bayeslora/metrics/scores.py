@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bayeslora.errors import InputError
@@ -16,13 +17,24 @@ class Score:
 
     Attributes:
         value: The score of all rows.
-        low: Lower end of the interval, at most `value`.
-        high: Upper end of the interval, at least `value`.
+        low: Lower end of the interval, at most `value`; NaN, and null in JSON, where there are too
+            few rows for an interval (`bayeslora.metrics.intervals.LEAST_ROWS`).
+        high: Upper end of the interval, at least `value`; NaN where `low` is.
     """
 
     value: float
     low: float
     high: float
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @classmethod
+    def alone(cls, value: float) -> Score:
+        """Return a score without an interval."""
+        return cls(value, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,8 @@ class Scores(Mapping[str, Score]):
         bins: The reliability diagram, equal-width; empty without labels.
         ood: Detection of out-of-distribution rows, by the name of the OOD set.
         nll_clamped: Rows whose label had a probability below 1e-12, where `nll` is cut off.
-        ece_if_calibrated: What `ece` would read on average, were the confidences exactly right.
+        ece_if_calibrated: What `ece` would read on average, were the probabilities exactly right:
+            its mean over labels drawn from them.
         intervals: How the intervals were made: level, method, number of resamples, seed.
         stated_coverage: The coverage that the prediction sets were made for; None where there are
             none, or their file does not say.
@@ -196,7 +209,7 @@ class Scores(Mapping[str, Score]):
             content[key] = list(content[key])
         for group in content["ood_groups"].values():
             group["sets"] = list(group["sets"])
-        return content
+        return {key: without_nan(value) for key, value in content.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
@@ -209,6 +222,15 @@ class Scores(Mapping[str, Score]):
             return cls(**{**content, **_parts(content)})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this is not the JSON of scores: {error!r}") from None
+
+
+def without_nan(content: Any) -> Any:
+    """Return plain mappings and lists with None for NaN, which JSON cannot hold."""
+    if isinstance(content, Mapping):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +249,13 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _each_score(content: Mapping[str, Any]) -> dict[str, Score]:
-    return {key: Score(**score) for key, score in content.items()}
+    return {key: _one_score(score) for key, score in content.items()}
+
+
+def _one_score(content: Mapping[str, Any]) -> Score:
+    if content.get("low", 0.0) is None:
+        return replace(Score(**content), low=math.nan, high=math.nan)
+    return Score(**content)
 
 
 def _each_mapping(content: Mapping[str, Any]) -> dict[str, dict[str, Score]]:

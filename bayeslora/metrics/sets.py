@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.clusters import without_gaps
 from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
 from bayeslora.metrics.scores import Score
@@ -104,8 +105,10 @@ def _means(
         if SET_KEYS[key] == "Wilson" and clusters is None:
             found[key] = _share(values)
         else:
-            ceiling = float(sets.shape[1]) if key == "set_size" else 1.0
-            found[key] = spread.score(place, float(values.mean()), 0.0, ceiling)
+            whole = key == "set_size"
+            ceiling = float(sets.shape[1]) if whole else 1.0
+            kind: Kind = "mean" if whole else "share"
+            found[key] = spread.score(place, float(values.mean()), 0.0, ceiling, kind=kind)
     return found
 
 

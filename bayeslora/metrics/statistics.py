@@ -24,11 +24,14 @@ from bayeslora.metrics.standard import calibration_errors
 from bayeslora.metrics.top_label import Closed, top_label
 
 
-def all_scores(rows: LabelledRows, scoring: Scoring) -> tuple[dict[str, Score], dict[str, float]]:
-    """Return every score of `SCORE_KEYS` with its interval, and p-values by `CHANCE_KEYS`.
+def all_scores(
+    rows: LabelledRows, scoring: Scoring
+) -> tuple[dict[str, Score], dict[str, float], float]:
+    """Return scores by `SCORE_KEYS` with their intervals, p-values by `CHANCE_KEYS`, ECE by chance.
 
     A p-value says how often labels drawn from the probabilities themselves make a score at least as
-    large; where that is more than 5 % of the time, the interval begins at zero.
+    large; where that is more than 5 % of the time, the interval begins at zero. The last is the
+    mean ECE of these labels.
 
     Args:
         rows: At least one.
@@ -47,16 +50,29 @@ def all_scores(rows: LabelledRows, scoring: Scoring) -> tuple[dict[str, Score], 
     width = 2 * num_bins * rows.probs.shape[1]
     spread = scoring.how.spread(prepare, [len(rows)], [scoring.clusters], width=width)
     scores = {
-        key: spread.score(place, values[key], info.low, info.high, reflected=info.reflected)
+        key: spread.score(
+            place,
+            values[key],
+            info.low,
+            info.high,
+            reflected=info.reflected,
+            kind=info.kind,
+            units=-(-spread.units * info.percent // 100),
+        )
         for place, (key, info) in enumerate(SCORES.items())
     }
     observed = np.array([values[key] for key in CHANCE_KEYS])
-    p = p_values(errors_by_chance(rows, scoring), observed)
+    drawn = errors_by_chance(rows, scoring)
+    p = p_values(drawn, observed)
     chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
-    return {
-        key: from_zero(score) if chance.get(key, 0.0) > SIGNIFICANT else score
-        for key, score in scores.items()
-    }, chance
+    return (
+        {
+            key: from_zero(score) if chance.get(key, 0.0) > SIGNIFICANT else score
+            for key, score in scores.items()
+        },
+        chance,
+        float(drawn[CHANCE_KEYS.index("ece")].mean()),
+    )
 
 
 def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:

@@ -2,7 +2,9 @@
 
 They are total, aleatoric and epistemic uncertainty in nats, and the variance of the logits.
 
-An uncertainty that is worth its name is higher where the prediction is wrong.
+An uncertainty that is worth its name is higher where the prediction is wrong. One that is zero in
+every row, as the epistemic one of a point estimate, is zero by definition, and so are the ends of
+its interval.
 """
 
 from __future__ import annotations
@@ -64,14 +66,35 @@ def uncertainty_means(
 
         return means
 
+    sizes = _units(parts, None if clusters is None else clusters[order])
     rows = len(right)
     values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
     spread = how.spread(prepare, [rows], [None if clusters is None else clusters[order]])
     return {
         name: {
-            part: spread.score(one * len(PARTS) + place, float(values[one, place]))
+            part: spread.score(
+                one * len(PARTS) + place,
+                float(values[one, place]),
+                *_range(table[one], predictions.num_classes),
+                kind="mean",
+                units=sizes[place],
+            )
             for place, part in enumerate(PARTS)
             if not np.isnan(values[one, place])
         }
+        if table[one].any()
+        else {part: Score(0.0, 0.0, 0.0) for part, size in zip(PARTS, sizes, strict=True) if size}
         for one, name in enumerate(known)
     }
+
+
+def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
+    """Return the bounds of an uncertainty: of entropies, or of those of another tool's units."""
+    return float(min(0.0, values.min())), float(max(np.log(num_classes), values.max()))
+
+
+def _units(parts: NDArray[np.float64], clusters: NDArray[np.int64] | None) -> list[int]:
+    """Return how many rows, or clusters, belong to each part, given its members [parts, N]."""
+    if clusters is None:
+        return [int(size) for size in parts.sum(axis=1)]
+    return [len(np.unique(clusters[members > 0])) for members in parts]

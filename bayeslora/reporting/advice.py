@@ -80,8 +80,10 @@ def _more_rows(methods: Sequence[Assessed]) -> list[str]:
     if not methods:
         return []
     errors = [one.scores["ece"] for one in every_fit(methods)]
-    half = max((one.high - one.low) / 2 for one in errors)
     rows = min(one.scores.n_labelled for one in methods)
+    if not all(error.has_interval for error in errors):
+        return [f"With {counted(rows, 'labelled row')} an ECE cannot be judged: label more rows."]
+    half = max((error.high - error.low) / 2 for error in errors)
     if half < WIDE_ECE:
         return []
     return [

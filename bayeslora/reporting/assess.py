@@ -121,8 +121,8 @@ def occupied(bins: Sequence[Bin]) -> list[Point]:
 
 
 def overlaps(one: Score, other: Score) -> bool:
-    """Say whether two intervals share a point."""
-    return one.low <= other.high and other.low <= one.high
+    """Say whether two intervals share a point; where one is missing, they are taken to."""
+    return not (one.low > other.high or other.low > one.high)
 
 
 def best_index(key: str, scores: Sequence[Score | None]) -> int | None:

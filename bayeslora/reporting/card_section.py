@@ -91,8 +91,10 @@ def _bias(scores: Scores) -> str:
         words = f"The model is overconfident: mean confidence minus accuracy is {points}."
     elif bias.high < 0:
         words = f"The model is underconfident: mean confidence minus accuracy is {points}."
-    else:
+    elif bias.has_interval:
         words = f"Mean confidence and accuracy agree within the interval: {points}."
+    else:
+        words = f"Mean confidence minus accuracy is {points}."
     if scores.ece_if_calibrated is None:
         return words
     floor = number(scores.ece_if_calibrated)

@@ -14,7 +14,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
 from bayeslora.reporting.tables import escape_markdown, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START
+from bayeslora.reporting.text import NAME_END, NAME_START, whole
 
 STEM = "comparison"
 """Name of the files in a directory, without the suffix."""
@@ -102,13 +102,13 @@ def write_comparison(
 
 
 def _markdown(comparison: Comparison) -> str:
-    table = difference_table(comparison)
+    table = difference_table(comparison).noted()
     caption = escape_markdown(table.caption).replace(NAME_START, "**").replace(NAME_END, "**")
     return f"{caption}\n\n{to_markdown(table)}\n"
 
 
 def _latex(comparison: Comparison) -> str:
-    return f"{PREAMBLE}\n{to_latex('differences', difference_table(comparison))}"
+    return f"{PREAMBLE}\n{to_latex('differences', difference_table(comparison).noted())}"
 
 
 def _csv(comparison: Comparison) -> str:
@@ -130,14 +130,14 @@ def _lines(
             row.name,
             comparison.reference,
             key,
-            *map(repr, (score.value, score.low, score.high)),
-            *map(repr, (change.value, change.low, change.high)),
+            *map(whole, (score.value, score.low, score.high)),
+            *map(whole, (change.value, change.low, change.high)),
             comparison.n,
             *(_number(getattr(row, name), key) for name in tests),
             *_how(row, comparison, SCORES[key].reflected),
         )
     for key, score in row.distances.items():
-        ends = map(repr, (score.value, score.low, score.high))
+        ends = map(whole, (score.value, score.low, score.high))
         blank = ("",) * len(tests)
         counts = (*[""] * 3, comparison.n, *blank)
         how = _how(row, comparison, reflected=False)

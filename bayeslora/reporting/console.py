@@ -27,7 +27,14 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import NAME_END, NAME_START, display_columns, unique_labels
+from bayeslora.reporting.text import (
+    NAME_END,
+    NAME_START,
+    TOO_FEW,
+    TOO_FEW_NOTE,
+    display_columns,
+    unique_labels,
+)
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
@@ -70,6 +77,7 @@ def scores_table(
     blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
+    notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
 
 
@@ -80,8 +88,9 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
         comparison: What `compare` returned.
         width: Columns of the terminal.
     """
-    notes = [fill(note.translate(_PLAIN), width) for note in comparison_notes(comparison, mark="*")]
-    return "\n".join([_within(difference_table(comparison), width), "", *notes])
+    table = _within(difference_table(comparison), width)
+    notes = [*comparison_notes(comparison, mark="*"), *([TOO_FEW_NOTE] if TOO_FEW in table else [])]
+    return "\n".join([table, "", *(fill(note.translate(_PLAIN), width) for note in notes)])
 
 
 def _within(table: Table, width: int) -> str:

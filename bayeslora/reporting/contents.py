@@ -108,13 +108,16 @@ def compose(
         facts=_facts(methods),
         plain=in_plain_words(methods, comparison, sets),
         summary=summarise(methods, comparison, sets),
-        scores=explained(with_chance(score_table(named, {}), named)),
+        scores=explained(with_chance(score_table(named, {}), named)).noted(),
         detection=next(iter(_with_rows(detection_table(named, sets))), None),
-        every=every_score_table(named),
-        differences=None if comparison is None else difference_table(comparison, "NLL"),
+        every=every_score_table(named).noted(),
+        differences=None if comparison is None else difference_table(comparison, "NLL").noted(),
         uncertainties=_uncertainties(named),
         parts=_with_rows(*group_tables(named), class_table(named)),
-        ood=(*ood_tables(named, sets), *_with_rows(near_far_table(named))),
+        ood=(
+            *(table.noted() for table in ood_tables(named, sets)),
+            *_with_rows(near_far_table(named)),
+        ),
         examples=() if example_column is None else wrong_answers(fits, example_column),
         cards=method_cards(fits),
         record=tuple(run_record(fits, sets, provenance, settings)),
@@ -136,11 +139,13 @@ def _keys(methods: Sequence[Assessed]) -> set[str]:
 def _uncertainties(methods: Sequence[Named]) -> Table | None:
     """Return the table where it can set right rows against wrong ones."""
     kinds = [means for one in methods for means in one.scores.uncertainty.values()]
-    return uncertainty_table(methods) if any({"right", "wrong"} & {*one} for one in kinds) else None
+    if not any({"right", "wrong"} & {*one} for one in kinds):
+        return None
+    return uncertainty_table(methods).noted()
 
 
 def _with_rows(*tables: Table) -> tuple[Table, ...]:
-    return tuple(table for table in tables if table.rows)
+    return tuple(table.noted() for table in tables if table.rows)
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

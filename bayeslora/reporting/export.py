@@ -13,6 +13,7 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.svg import Drawing
+from bayeslora.reporting.text import whole
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
@@ -127,4 +128,4 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
 
 
 def _numbers(score: Score) -> tuple[str, str, str]:
-    return repr(score.value), repr(score.low), repr(score.high)
+    return whole(score.value), whole(score.low), whole(score.high)

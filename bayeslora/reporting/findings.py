@@ -175,11 +175,12 @@ def _biased(method: Assessed) -> str:
 
 
 def _hidden(method: Assessed) -> str:
-    average = shown_points(method.scores["overconfidence"], signed=True)
+    gap = method.scores["overconfidence"]
+    average = shown_points(gap, signed=True)
     if not misses_more_than_chance(method.points):
         return (
             f"{named(method.label)}: its ECE is {shown(method.scores['ece'])}{_floor(method)}. The"
-            f" average gap includes 0 ({average})."
+            f" average gap {'includes 0' if gap.has_interval else 'cannot be judged'} ({average})."
         )
     return (
         f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both"
@@ -188,9 +189,11 @@ def _hidden(method: Assessed) -> str:
 
 
 def _unbiased(method: Assessed) -> str:
+    gap = method.scores["overconfidence"]
+    zero = ", which includes 0" if gap.has_interval else ""
     return (
-        f"{named(method.label)}: {shown_points(method.scores['overconfidence'], signed=True)}"
-        f" between confidence and accuracy, which includes 0; {_misses(method)}."
+        f"{named(method.label)}: {shown_points(gap, signed=True)}"
+        f" between confidence and accuracy{zero}; {_misses(method)}."
         f" Its ECE is {shown(method.scores['ece'])}{_floor(method)}."
     )
 

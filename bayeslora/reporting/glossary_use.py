@@ -103,9 +103,13 @@ USE_TERMS = (
         "Intervals",
         "95 % intervals of scores come from the bootstrap: rows are drawn with"
         " replacement many times, and the score's spread is read off; for calibration"
-        " errors, whose noise only ever adds, in the reflected form. Intervals of a share k of m"
-        " rows, such as a bin's accuracy, are Wilson's, with z = 1.96. They cover the chance of"
-        " drawing these rows, not that of training again with another seed.",
+        " errors, whose noise only ever adds, in the reflected form, from zero on where chance"
+        " alone explains the error. Intervals of a share k of m rows, such as a bin's accuracy, are"
+        " Wilson's, with z = 1.96; so is that of an accuracy where all rows are right. Where there"
+        " are fewer than 10 rows, other scores have none. They cover the chance of drawing these"
+        " rows, not that of training again with another seed. On a few hundred rows, those of the"
+        " class-wise ECE and of the Brier score's resolution hold the truth less often than they"
+        " say.",
         (formulas.WILSON,),
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",

@@ -13,7 +13,12 @@ import numpy as np
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.answers import Answers, answers_of
-from bayeslora.reporting.assess import Assessed, ece_beyond_chance, misses_more_than_chance
+from bayeslora.reporting.assess import (
+    Assessed,
+    ece_beyond_chance,
+    miscalibrated,
+    misses_more_than_chance,
+)
 from bayeslora.reporting.findings import Finding, bias
 from bayeslora.reporting.limits import limits
 from bayeslora.reporting.standing import Standing, standing_of
@@ -92,6 +97,10 @@ def _how_sure(leader: Assessed) -> str:
         f"On average it says that it is {said} sure, and it is right for"
         f" {percent(scores['accuracy'].value)}"
     )
+    if not gap.has_interval:
+        further = miscalibrated(leader)
+        but = ", but level by level its confidence is further off than chance explains" * further
+        return f"{opening}. These are too few rows to judge that average{but}."
     ends = sorted((abs(gap.low), abs(gap.high)))
     size = f"{_points(abs(gap.value))} points (likely {_points(ends[0])} to {_points(ends[1])})"
     if bias(leader) == "over":

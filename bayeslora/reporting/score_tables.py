@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import REFLECTED, SCORES
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
@@ -38,7 +38,6 @@ OOD_COLUMNS: Mapping[str, Column] = {
 }
 """Columns of the table of out-of-distribution detection, by the key of their score."""
 
-_ALL_TIES = Score(0.5, 0.5, 0.5)
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
@@ -47,6 +46,10 @@ aleatoric part is not meant to notice unfamiliar rows."""
 BOLD = (
     "Bold: the best of its column, and every value whose interval overlaps the best one's; a "
     "column without bold has none that is clearly worse."
+)
+REFLECTED_NOTE = (
+    "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
+    " at zero where chance alone explains the error; the value itself is not corrected."
 )
 
 
@@ -153,7 +156,7 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
         for one in methods
         if name in one.scores.ood
         for score, scores in one.scores.ood[name].by_score.items()
-        if score not in HIDDEN_SCORES and scores["auroc"] != _ALL_TIES
+        if score not in HIDDEN_SCORES and not _all_ties(scores)
     ]
     columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
     rows = tuple(
@@ -169,6 +172,10 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
         f" from familiar ones; higher = more uncertain; {_brackets(methods)}. {note}"
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
+
+
+def _all_ties(scores: Mapping[str, Score]) -> bool:
+    return scores["auroc"].value == 0.5 and scores["fpr95"].value == 1
 
 
 def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
@@ -194,6 +201,7 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
     ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
     parts = (
         f"Scores on {size} {kind} rows, {bins} bins; {_brackets(methods)}.{ood}",
+        REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
         sets_note([one.scores for one in methods]),
         note if len(methods) > 1 else "",
     )

@@ -37,6 +37,8 @@ def _percentages(leader: Assessed) -> str:
             " not seen (bayeslora recalibrate), and make this report again on others."
         )
     gap = leader.scores["overconfidence"]
+    if not gap.has_interval:
+        return "Do not rely on its percentages yet: these are too few rows to judge them."
     most = number(100 * max(abs(gap.low), abs(gap.high)), digits=1)
     return (
         f"Nothing here speaks against reading its percentages as they stand, give or take {most}"
@@ -86,6 +88,10 @@ def _more_rows(leader: Assessed) -> list[str]:
     if half < WIDE:
         return []
     size = counted(leader.scores.n_labelled, "labelled row")
+    if not gap.has_interval:
+        return [
+            f"Label more rows: {size} cannot tell how far apart its confidence and accuracy are."
+        ]
     return [
         f"Label more rows if this matters: with {size} the gap between how sure and how right it is"
         f" is known to about ±{number(100 * half, digits=1)} points; four times as many would halve"

@@ -100,11 +100,15 @@ def _biases(methods: Sequence[Assessed]) -> str:
     others = [*filter(None, (_others(rest, way) for way in ("over", "under")))]
     if leader.fits:
         return " ".join([_biases_of_fits(leader), *others])
-    size = shown_points(leader.scores["overconfidence"], signed=True)
+    gap = leader.scores["overconfidence"]
+    size = shown_points(gap, signed=True)
+    unbiased = "shows no bias between confidence and accuracy"
+    if not gap.has_interval:
+        unbiased = "cannot be judged by the gap between confidence and accuracy"
     verdict = {
         "over": f"is overconfident on average, by {size}",
         "under": f"is underconfident on average, by {size}",
-        "none": f"shows no bias between confidence and accuracy, {size}",
+        "none": f"{unbiased}, {size}",
     }[bias(leader)]
     subject = "It" if len(methods) == 1 else named(best)
     return " ".join([f"{subject} {verdict}.", *others])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bayeslora.reporting.text import display_columns, pad
+from bayeslora.reporting.text import TOO_FEW, TOO_FEW_NOTE, display_columns, pad
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Table:
         for start, end in pairwise([*starts, len(self.rows)]):
             spans[start] = end - start
         return spans
+
+    def noted(self) -> Table:
+        """Return the table with what `too few rows` means in its caption, where a cell says it."""
+        if not any(cell.interval == TOO_FEW for row in self.rows for cell in row.cells):
+            return self
+        return replace(self, caption=f"{self.caption} {TOO_FEW_NOTE}")
 
     def with_columns(self, kept: Sequence[int]) -> Table:
         """Return the table with some of its columns of numbers, by position."""

@@ -10,6 +10,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from bayeslora.metrics.intervals import LEAST_ROWS
 from bayeslora.metrics.scores import Score
 
 LABEL_COLUMNS = 28
@@ -19,6 +20,15 @@ _DIRECTION_MARKS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 _INVISIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+TOO_FEW = "too few rows"
+"""What stands in the place of an interval where there is none."""
+
+TOO_FEW_NOTE = (
+    f"{TOO_FEW.capitalize()}: there are fewer than {LEAST_ROWS}, or all give the score alike, and"
+    " cannot show how much other rows would change it."
+)
+"""What it means, for a table that says it."""
 
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Around a name in a sentence: Unicode's isolate, which keeps right-to-left letters from reordering
@@ -96,9 +106,9 @@ def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
 
 
 def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
-    """Return `[low, high]` in the digits of `number`; empty where there is no interval."""
+    """Return `[low, high]` in the digits of `number`, or `TOO_FEW` where there is no interval."""
     if math.isnan(low) or math.isnan(high):
-        return ""
+        return TOO_FEW
     ends = (number(end, signed=signed, digits=digits) for end in (low, high))
     return f"[{', '.join(ends)}]"
 
@@ -106,13 +116,19 @@ def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) 
 def shown(score: Score, *, signed: bool = False) -> str:
     """Return a score's value and its interval."""
     value = number(score.value, signed=signed)
-    return f"{value} {interval(score.low, score.high, signed=signed)}".strip()
+    return f"{value} {_ends_in_words(score, interval(score.low, score.high, signed=signed))}"
 
 
 def shown_points(score: Score, *, signed: bool = False) -> str:
     """Return a difference of shares as `8.3 points [6.1, 10.9]`."""
     ends = interval(100 * score.low, 100 * score.high, signed=signed, digits=1)
-    return f"{number(100 * score.value, signed=signed, digits=1)} points {ends}"
+    value = number(100 * score.value, signed=signed, digits=1)
+    return f"{value} points {_ends_in_words(score, ends)}"
+
+
+def whole(value: float) -> str:
+    """Return a number to its last digit for a file, and nothing for NaN."""
+    return "" if math.isnan(value) else repr(value)
 
 
 def p_text(p: float) -> str:
@@ -143,6 +159,10 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _ends_in_words(score: Score, ends: str) -> str:
+    return ends if score.has_interval else f"({TOO_FEW} for an interval)"
 
 
 def _is_noncharacter(char: str) -> bool:

@@ -16,7 +16,7 @@ from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
@@ -240,7 +240,7 @@ class Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""
         after = self.scores_of(rows)
         kept = {
-            key: {"before": asdict(before[key]), "after": asdict(after[key])}
+            key: without_nan({"before": asdict(before[key]), "after": asdict(after[key])})
             for key in _RECORDED_SCORES
         }
         record = replace(self.record, results={**self.record.results, "validation": kept})

@@ -5,13 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from netcal.metrics import ECE, MCE
-from scipy.stats import binom
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import (
     aece,
     ece,
-    ece_if_calibrated,
     equal_mass_edges,
     mce,
     reliability_bins,
@@ -131,16 +129,6 @@ def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst():
     for error in (ece, mce, aece):
         assert error(top_label(np.ones(5), np.ones(5))) == 0
         assert error(top_label(np.ones(5), np.zeros(5))) == 1
-
-
-def test_the_error_of_a_perfectly_calibrated_set_is_foretold():
-    # one confidence only: the error is |Binomial(200, .7)/200 - .7|, whose mean is a finite sum
-    size, confidence = 200, 0.7
-    hits = np.arange(size + 1)
-    exact = (binom.pmf(hits, size, confidence) * np.abs(hits / size - confidence)).sum()
-    rows = top_label(np.full(size, confidence), np.ones(size))
-    # a Gaussian for a binomial of variance 42: relative error of order 1/(n c(1-c)) = 1/42
-    assert ece_if_calibrated(rows) == pytest.approx(exact, rel=0.01)
 
 
 def test_no_bins_is_refused():

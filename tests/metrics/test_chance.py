@@ -1,10 +1,13 @@
 """Chance: drawn labels have the stated law, p-values are uniform, intervals begin at zero."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from bayeslora.metrics.calibration import bin_places, ece_if_calibrated
+from bayeslora.metrics import chance
+from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.calibration_test import calibration_test, ece_by_chance
 from bayeslora.metrics.chance import CHANCE_KEYS, drawn_errors, errors_by_chance, p_values
 from bayeslora.metrics.evaluate import evaluate
@@ -56,14 +59,66 @@ def test_p_values_of_calibrated_sets_are_uniform():
     assert kstest(p, "uniform").pvalue > 0.001  # the seed is fixed
 
 
-def test_the_mean_of_the_draws_is_the_closed_form():
+def test_the_mean_of_many_rows_draws_is_that_of_gaussian_gaps():
     confidence = 0.5 + 0.5 * np.random.default_rng(0).random(3000)
     test = calibration_test(top_label(confidence, np.ones(3000)), num_draws=400)
-    # the closed form takes bins as Gaussian; the mean of 400 draws has a deviation of 1 %
-    assert test.expected == pytest.approx(
-        ece_if_calibrated(top_label(confidence, np.ones(3000))), rel=0.04
-    )
+    # Σ_b E|N(0, v_b)| = Σ_b √(2 v_b/π) with v_b = Σ c(1 − c); 400 draws leave a deviation of 1 %
+    place = (confidence * 15).astype(int).clip(max=14)
+    variances = np.bincount(place, confidence * (1 - confidence))
+    assert test.expected == pytest.approx(np.sqrt(2 * variances / np.pi).sum() / 3000, rel=0.04)
     assert test.p == 1 / 401
+
+
+def all_outcomes(confidence):
+    """Return the ECE and the probability of each way to be right or wrong, calibrated."""
+    outcomes = np.array(list(product([0, 1], repeat=len(confidence))))
+    chances = np.where(outcomes, confidence, 1 - confidence).prod(axis=1)
+    places = np.array([min(int(15 * one), 14) for one in confidence])
+    gaps = np.array(
+        [np.abs(((outcomes - confidence) * (places == b)).sum(axis=1)) for b in range(15)]
+    )
+    return outcomes, gaps.sum(axis=0) / len(confidence), chances
+
+
+TINY = [[0.9], [0.5], [0.7, 0.99], [0.71, 0.72], [0.55, 0.805, 0.81], [0.6, 0.6, 0.6]]
+
+
+@pytest.mark.parametrize("confidence", TINY)
+def test_of_one_to_three_rows_mean_and_p_are_those_of_all_outcomes(confidence):
+    confidence = np.array(confidence)
+    outcomes, errors, chances = all_outcomes(confidence)
+    mean = (chances * errors).sum()
+    deviation = np.sqrt((chances * (errors - mean) ** 2).sum())
+    draws = 20_000
+    for correct, error in zip(outcomes, errors, strict=True):
+        test = calibration_test(top_label(confidence, correct), num_draws=draws, seed=1)
+        assert test.ece == pytest.approx(error, abs=1e-12)
+        # five standard errors; the observed outcome counts as a draw
+        assert test.expected == pytest.approx(mean, abs=5 * deviation / np.sqrt(draws) + 1e-12)
+        p = chances[errors >= error - 1e-9].sum()
+        assert test.p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / draws) + 1 / draws)
+
+
+@pytest.mark.parametrize("confidence", TINY)
+def test_evaluate_draws_whole_labels_to_the_same_end(confidence):
+    confidence = np.array(confidence)
+    outcomes, errors, chances = all_outcomes(confidence)
+    mean = (chances * errors).sum()
+    deviation = np.sqrt((chances * (errors - mean) ** 2).sum())
+    probs = np.column_stack([confidence, (1 - confidence) / 2, (1 - confidence) / 2])
+    given = Predictions(probs, ("a", "b", "c"), 1 - outcomes[0])
+    found = evaluate(given, num_resamples=1000, seed=2)
+    assert found.ece_if_calibrated == pytest.approx(mean, abs=5 * deviation / np.sqrt(1000) + 1e-9)
+    p = chances[errors >= errors[0] - 1e-9].sum()
+    assert found.calibration_p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 1000) + 1e-3)
+
+
+def test_beyond_many_rows_few_labels_are_drawn(monkeypatch):
+    monkeypatch.setattr(chance, "MAX_ROWS", 50)
+    generator = np.random.default_rng(0)
+    rows = rows_of(generator.dirichlet(np.ones(3), 60), generator.integers(3, size=60))
+    found = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
+    assert found.shape == (len(CHANCE_KEYS), chance.MANY_ROWS_DRAWS)
 
 
 def test_groups_are_tested_apart():

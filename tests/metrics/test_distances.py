@@ -91,12 +91,16 @@ def test_without_epistemic_uncertainty_there_is_no_ratio():
 
 
 def test_resamples_without_a_doubtful_row_are_no_accident():
-    """One row in three holds all the epistemic uncertainty, so a resample may miss it."""
-    few = {"rows": 3, "epistemic": np.array([0.0, 0.0, 0.5])}
-    pair = [method("first", 0, **few), method("second", 1, **few)]
-    found = by_name(compare(pair, distance_to="second", num_resamples=200))
+    """One row in twelve holds all the epistemic uncertainty, so a resample may miss it."""
+    doubtful = np.arange(12)
+    first = method("first", 0, rows=12, epistemic=np.where(doubtful < 2, 0.5, 0.0))
+    second = method("second", 1, rows=12, epistemic=np.where(doubtful < 1, 0.5, 0.0))
+    found = by_name(compare([first, second], distance_to="second", num_resamples=200))
     ratio = found["first"]["epistemic_ratio"]
-    assert (ratio.low, ratio.value, ratio.high) == (1, 1, 1)
+    assert ratio.value == 2
+    assert 1 <= ratio.low < 2 < ratio.high < 12
+    itself = found["second"]["epistemic_ratio"]
+    assert (itself.low, itself.value, itself.high) == (1, 1, 1)
 
 
 def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():

@@ -45,11 +45,15 @@ def test_detection_has_a_table_of_its_own(methods, ood):
     assert detection_table([alone], {}).rows == ()
 
 
-@pytest.mark.parametrize(("high", "value"), [(0.9, "1.000"), (0.0, "0.000")])
-def test_detection_without_an_error_or_without_a_hit_is_shown(apart, high, value):
+# Wilson's intervals of 100 and of 0 of 100
+@pytest.mark.parametrize(
+    ("high", "value", "ends"),
+    [(0.9, "1.000", "[0.963, 1.000]"), (0.0, "0.000", "[0.000, 0.037]")],
+)
+def test_detection_without_an_error_or_without_a_hit_is_shown(apart, high, value, ends):
     rows, _ = table_of(*apart(high))
     auroc = rows["epistemic uncertainty"][0]
-    assert (auroc.value, auroc.interval) == (value, f"[{value}, {value}]")
+    assert (auroc.value, auroc.interval) == (value, ends)
 
 
 def test_an_uncertainty_that_never_varies_is_left_out(make):

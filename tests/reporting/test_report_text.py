@@ -44,7 +44,7 @@ def test_numbers_have_a_fixed_number_of_digits(value, options, text):
 
 def test_intervals_percentages_and_points():
     assert interval(0.1, 0.25) == "[0.100, 0.250]"
-    assert interval(math.nan, 1.0) == ""
+    assert interval(math.nan, 1.0) == "too few rows"
     assert shown(Score(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
     assert shown_points(Score(0.083, 0.061, 0.109)) == "8.3 points [6.1, 10.9]"
     assert percent(0.0345).replace("\N{NO-BREAK SPACE}", " ") == "3.5 %"

@@ -1,0 +1,176 @@
+"""Few rows, and rows that are all alike: no interval claims to be certain."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.intervals import LEAST_ROWS, interval_of
+from bayeslora.metrics.scores import Score, Scores
+from bayeslora.predictions.record import Predictions
+
+CLASSES = ("a", "b")
+
+
+def alike(rows, label=0, probs=(0.7, 0.3), **more):
+    return Predictions([probs] * rows, CLASSES, [label] * rows, **more)
+
+
+def wilson_by_scipy(successes, trials):
+    ends = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return pytest.approx((ends.low, ends.high), abs=1e-12)
+
+
+def every(scores):
+    yield from scores.values()
+    for one in scores.ood.values():
+        yield from (score for found in one.by_score.values() for score in found.values())
+    for group in scores.ood_groups.values():
+        yield from group.scores.values()
+    for parts in (*scores.groups.values(), scores.classes):
+        yield from (score for part in parts.values() for score in part.scores.values())
+    yield from (score for means in scores.uncertainty.values() for score in means.values())
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("rows", [1, 2, 9, 10, 40])
+def test_where_all_are_right_or_all_are_wrong_accuracy_has_wilsons_interval(rows, label):
+    scores = evaluate(alike(rows, label), num_resamples=50)
+    right = 0 if label else rows
+    accuracy = scores["accuracy"]
+    assert (accuracy.low, accuracy.high) == wilson_by_scipy(right, rows)
+    kept = math.ceil(0.8 * rows)
+    at_80 = scores["accuracy_at_80"]
+    assert (at_80.low, at_80.high) == wilson_by_scipy(0 if label else kept, kept)
+
+
+def test_a_few_rows_of_both_kinds_have_wilsons_interval_too():
+    labels = [0, 0, 1]
+    scores = evaluate(Predictions([[0.7, 0.3]] * 3, CLASSES, labels), num_resamples=50)
+    assert (scores["accuracy"].low, scores["accuracy"].high) == wilson_by_scipy(2, 3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS - 1])
+def test_other_scores_of_too_few_rows_have_no_interval(rows):
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.ones(2), rows)
+    scores = evaluate(Predictions(probs, CLASSES, generator.integers(2, size=rows)))
+    for key, score in scores.items():
+        assert score.has_interval == (SCORES[key].kind == "share"), key
+    unlabelled = evaluate(Predictions(probs, CLASSES))
+    assert not any(score.has_interval for score in unlabelled.values())
+
+
+@pytest.mark.parametrize("probs", [(1.0, 0.0), (0.7, 0.3)])
+@pytest.mark.parametrize("label", [0, 1])
+def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
+    clusters = {"text": [str(k // 2) for k in range(30)], "source": ["x", "y", "y"] * 10}
+    inside = alike(30, label, probs, total=np.ones(30), columns=clusters, sets=[[True, False]] * 30)
+    outside = {"far": alike(20, probs=(0.5, 0.5), total=np.ones(20))}
+    for clustered in (None, "text"):
+        scores = evaluate(
+            inside,
+            outside,
+            near="far",
+            group_by="source",
+            by_class=True,
+            cluster_by=clustered,
+            num_resamples=60,
+        )
+        for score in every(scores):
+            assert not score.has_interval or score.high - score.low > 0.01
+            assert not score.has_interval or score.low <= score.value <= score.high
+
+
+def test_a_mean_of_rows_that_are_all_alike_allows_for_others():
+    # none of 30 rows is of another kind: at most Wilson's upper end of the population is
+    scores = evaluate(alike(30), num_resamples=50)
+    others = binomtest(0, 30).proportion_ci(0.95, method="wilson").high
+    brier = scores["brier"]
+    assert brier.value == pytest.approx(0.18)
+    assert brier.low == pytest.approx((1 - others) * 0.18)
+    assert brier.high == pytest.approx((1 - others) * 0.18 + others * 2)
+    worst = (1 - others) * -math.log(0.7) + others * -math.log(1e-12)
+    assert scores["nll"].high == pytest.approx(worst)
+
+
+def test_a_part_of_ece_that_is_zero_by_chance_has_an_interval_above_it():
+    generator = np.random.default_rng(1)
+    top = 0.55 + 0.4 * generator.random(60)
+    labels = (generator.random(60) > top - 0.5).astype(int)
+    scores = evaluate(Predictions(np.column_stack([top, 1 - top]), CLASSES, labels))
+    assert scores["ece_under"].low == 0
+    assert scores["ece_under"].value < 0.02
+    assert scores["ece_under"].high > 0.001
+
+
+def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
+    inside, outside = alike(400, probs=(0.9, 0.1)), alike(50, probs=(0.5, 0.5))
+    found = evaluate(inside, {"far": outside}, near="far").ood["far"]
+    assert found.auroc.value == 1
+    assert (found.auroc.low, found.auroc.high) == wilson_by_scipy(50, 50)
+    assert (found.fpr95.low, found.fpr95.high) == wilson_by_scipy(0, 50)
+    assert found.aupr.low < 0.95
+
+
+def test_a_class_with_one_row_in_one_cluster_has_a_recall_that_is_not_certain():
+    twins = {"text": [str(k // 2) for k in range(40)]}
+    given = Predictions([[0.7, 0.3]] * 40, CLASSES, [1] + [0] * 39, columns=twins)
+    found = evaluate(given, by_class=True, cluster_by="text", num_resamples=50).classes
+    recall = found["b"].scores["recall"]
+    assert (recall.value, recall.low, recall.high) == (0, 0, wilson_by_scipy(0, 1).expected[1])
+    recall = found["a"].scores["recall"]
+    assert (recall.low, recall.high) == wilson_by_scipy(20, 20)
+
+
+def test_uncertainty_that_is_zero_throughout_is_zero_by_definition():
+    scores = evaluate(alike(30, epistemic=np.zeros(30)), num_resamples=50)
+    assert scores.uncertainty["epistemic"]["mean"] == Score(0.0, 0.0, 0.0)
+
+
+def test_absent_intervals_are_null_in_json_and_come_back():
+    scores = evaluate(alike(1), num_resamples=50)
+    content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    assert content["scores"]["nll"] == {"value": -math.log(0.7), "low": None, "high": None}
+    again = Scores.from_json(content)
+    assert not again["nll"].has_interval
+    assert again["accuracy"] == scores["accuracy"]
+    assert again.to_json() == scores.to_json()
+
+
+def test_differences_on_too_few_rows_have_no_interval():
+    ours, theirs = alike(3, name="ours"), alike(3, probs=(0.6, 0.4), name="theirs")
+    comparison = compare([ours, theirs], num_resamples=50, distance_to="ours")
+    own, other = sorted(comparison.rows, key=lambda row: row.name)
+    assert set(own.differences.values()) == {Score(0.0, 0.0, 0.0)}
+    assert not any(score.has_interval for score in other.differences.values())
+    assert not other.distances["tv"].has_interval
+    assert own.distances["tv"] == Score(0.0, 0.0, 0.0)
+    json.dumps(comparison.to_json(), allow_nan=False)
+
+
+def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():
+    ours, theirs = alike(400, name="ours"), alike(400, probs=(0.6, 0.4), name="theirs")
+    found = compare([ours, theirs], num_resamples=50).rows
+    change = next(row for row in found if row.name == "theirs").differences["accuracy"]
+    others = binomtest(0, 400).proportion_ci(0.95, method="wilson").high
+    assert (change.value, change.low, change.high) == (
+        0,
+        pytest.approx(-others),
+        pytest.approx(others),
+    )
+
+
+@pytest.mark.parametrize("kind", ["share", "mean", "other"])
+def test_resamples_of_enough_rows_that_differ_decide(kind):
+    deviations = np.linspace(-0.098, 0.098, 99)  # the 2½th of 99 is at −0.095
+    found = interval_of(0.5, deviations, "percentile", 0.0, 1.0, units=LEAST_ROWS, kind=kind)
+    assert (found.low, found.high) == (
+        pytest.approx(0.405),
+        pytest.approx(0.595),
+    )

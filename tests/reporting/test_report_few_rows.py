@@ -1,0 +1,111 @@
+"""Few rows, and rows that do not differ: every output says so, and none prints NaN."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bayeslora.metrics.compare import compare
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.card_section import model_card_section
+from bayeslora.reporting.comparison_files import write_comparison
+from bayeslora.reporting.console import compare_table, scores_table
+from bayeslora.reporting.report import report
+from bayeslora.reporting.text import TOO_FEW, TOO_FEW_NOTE
+
+NAN = re.compile(r"\bnan\b", re.IGNORECASE)
+CASES = {
+    "one row": (1, "right"),
+    "three right": (3, "right"),
+    "nine, some wrong": (9, "some"),
+    "forty right": (40, "right"),
+    "forty wrong": (40, "wrong"),
+}
+
+
+def made(name, rows, answers, top=0.7):
+    labels = {"right": [0] * rows, "wrong": [1] * rows, "some": [0, 0, 1] * (rows // 3)}[answers]
+    return Predictions(
+        [[top, 1 - top]] * rows,
+        ("a", "b"),
+        labels,
+        name=name,
+        ids=tuple(map(str, range(rows))),
+        total=np.full(rows, 0.6),
+        columns={"source": ["x"] * rows},
+    )
+
+
+def two(case):
+    return [made("first", *CASES[case]), made("second", *CASES[case], top=0.9)]
+
+
+def far():
+    return Predictions([[0.5, 0.5]] * 2, ("a", "b"), name="far", total=np.full(2, 0.69))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_terminal_notebook_and_model_card(case):
+    methods = two(case)
+    scores = [
+        evaluate(
+            one, {"far": far()}, near="far", group_by="source", by_class=True, num_resamples=40
+        )
+        for one in methods
+    ]
+    texts = [
+        scores_table(scores[:1]),
+        scores_table(scores),
+        model_card_section(scores[0]),
+        scores[0]._repr_html_(),
+    ]
+    for text in texts:
+        assert not NAN.search(text)
+        assert TOO_FEW in text
+    assert TOO_FEW_NOTE in texts[0]
+    assert TOO_FEW_NOTE in texts[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_comparisons(case, tmp_path):
+    comparison = compare(two(case), num_resamples=40, num_permutations=19)
+    files = write_comparison(comparison, tmp_path / "out")
+    for text in (compare_table(comparison), *(file.read_text() for file in files)):
+        assert not NAN.search(text)
+    small = CASES[case][0] < 10
+    assert (TOO_FEW_NOTE in compare_table(comparison)) == small
+    assert (TOO_FEW in (tmp_path / "out" / "comparison.tex").read_text()) == small
+    assert (TOO_FEW in (tmp_path / "out" / "comparison.md").read_text()) == small
+
+
+@pytest.mark.parametrize("case", ["one row", "forty wrong"])
+def test_every_file_of_a_report(case, tmp_path):
+    out = tmp_path / "report"
+    report(two(case), out=out, ood={"first": {"far": far()}}, num_resamples=40)
+    for name in ("index.html", "report.md", "tables.tex", "scores.csv", "scores.json"):
+        text = next(out.glob(f"**/{name}")).read_text(encoding="utf-8")
+        assert not NAN.search(re.sub(r"<script.*?</script>|data:[^\"]*", "", text, flags=re.S)), (
+            name
+        )
+        if name.endswith((".html", ".md", ".tex")):
+            assert TOO_FEW in text, name
+    markdown = next(out.glob("**/report.md")).read_text(encoding="utf-8")
+    assert TOO_FEW_NOTE in markdown
+    assert "its interval is mirrored at the value" in markdown
+    content = json.loads(next(out.glob("**/scores.json")).read_text(encoding="utf-8"))
+    assert content["methods"][0]["scores"]["ece"]["low"] is None
+    with next(out.glob("**/scores.csv")).open(encoding="utf-8") as stream:
+        line = next(row for row in csv.DictReader(stream) if row["score"] == "ece")
+    assert (line["low"], line["high"]) == ("", "")
+
+
+def test_no_claim_is_made_without_an_interval(tmp_path):
+    out = tmp_path / "report"
+    report(two("nine, some wrong"), out=out, num_resamples=40)
+    text = next(out.glob("**/report.md")).read_text(encoding="utf-8")
+    assert "which includes 0" not in text
+    assert "±–" not in text
+    assert "too few rows to judge" in text
