@@ -110,23 +110,35 @@ def evaluate(
         num_classes=inside.num_classes,
         num_bins=num_bins,
         closed=closed,
-        scores={},
+        scores=set_scores(inside, how, clusters),
         ood={name: one.scores() for name, one in detected.items()},
         ood_groups=grouped(detected, kinds),
         uncertainty=uncertainty_means(inside, how, clusters),
         intervals=_interval_notes(how, cluster_by, sets=inside.sets is not None),
         stated_coverage=stated_coverage(inside),
     )
-    sets = set_scores(inside, how, clusters)
     if not scores.n_labelled:
-        return replace(scores, scores=_without_labels(inside, how, clusters) | sets)
+        return replace(scores, scores={**_without_labels(inside, how, clusters), **scores.scores})
     rows = labelled_rows(inside, clusters)
     own = None if clusters is None else without_gaps(clusters[rows.index])
     scoring = Scoring(num_bins, closed, how, own)
+    return _with_labels(scores, inside, rows, scoring, columns, by_class=by_class)
+
+
+def _with_labels(
+    scores: Scores,
+    inside: Predictions,
+    rows: LabelledRows,
+    scoring: Scoring,
+    columns: Sequence[str],
+    *,
+    by_class: bool,
+) -> Scores:
+    """Add what needs labels."""
     found, chance, by_chance = all_scores(rows, scoring)
     return replace(
         scores,
-        scores=found | sets,
+        scores={**found, **scores.scores},
         calibration_p=chance["ece"],
         chance_p=chance,
         ece_if_calibrated=by_chance,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, write_json
@@ -12,7 +13,7 @@ from bayeslora.metrics.intervals import Method as Interval
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
-from bayeslora.reporting.contents import compose
+from bayeslora.reporting.contents import Contents, compose
 from bayeslora.reporting.examples import MOST
 from bayeslora.reporting.export import scores_json, write_csv, write_figures
 from bayeslora.reporting.formats import FORMATS, check_formats
@@ -29,7 +30,7 @@ from bayeslora.reporting.latex import render_latex
 from bayeslora.reporting.markdown import render_markdown
 from bayeslora.reporting.one_vs_rest import PerClass, check_classes
 from bayeslora.reporting.page import render_page
-from bayeslora.reporting.panels import draw
+from bayeslora.reporting.panels import Drawings, draw
 from bayeslora.reporting.pooled import every_fit, pool
 from bayeslora.reporting.record import Provenance
 from bayeslora.reporting.result import Report
@@ -138,13 +139,9 @@ def report(
             gathered,
             out=str(out),
             title=title,
-            examples=None if examples else False,
             example_column=example_column,
-            template=None if template is None else str(template),
-            figures=None if formats == FORMATS[:1] else formats,
-            per_class=per_class or None,
             ood_score=ood_score,
-            over_seeds=None if over_seeds else False,
+            **_where_changed(examples, template, formats, per_class, over_seeds),
             **asked.as_given(),
             **options,
         )
@@ -159,10 +156,7 @@ def report(
             example_column=column,
         )
         drawings = draw(every_fit(methods), sets, formats=formats, per_class=per_class)
-        write_figures(aside / "figures", drawings.all)
-        _write(aside / PAGE, render_page(contents, drawings, look))
-        _write(aside / "report.md", render_markdown(contents, drawings, formats))
-        _write(aside / "tables.tex", render_latex(contents))
+        _write_pages(aside, contents, drawings, look, formats)
         write_json(aside / "scores.json", scores_json(contents.title, fits, comparison, methods))
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)])
     return Report(target / PAGE)
@@ -180,6 +174,23 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise InputError(f"{target} exists; choose another path or pass overwrite (--overwrite)")
     if not target.is_dir() or (any(target.iterdir()) and not (target / "scores.json").is_file()):
         raise InputError(f"{target} is not a report, so it is not overwritten; choose another path")
+
+
+def _where_changed(
+    examples: bool,
+    template: str | Path | None,
+    formats: tuple[str, ...],
+    per_class: PerClass,
+    over_seeds: bool,
+) -> dict[str, Any]:
+    """Return what of these a call has to say: None where it is the default."""
+    return {
+        "examples": None if examples else False,
+        "template": None if template is None else str(template),
+        "figures": None if formats == FORMATS[:1] else formats,
+        "per_class": per_class or None,
+        "over_seeds": None if over_seeds else False,
+    }
 
 
 def _settings(
@@ -213,6 +224,20 @@ def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]
         "examples": shown,
         "template": f"{clean(str(template.path))} (SHA-256 {template.sha256})",
     }
+
+
+def _write_pages(
+    folder: Path,
+    contents: Contents,
+    drawings: Drawings,
+    look: PageTemplate,
+    formats: tuple[str, ...],
+) -> None:
+    """Write what people read: the page, its figures, the Markdown and the LaTeX tables."""
+    write_figures(folder / "figures", drawings.all)
+    _write(folder / PAGE, render_page(contents, drawings, look))
+    _write(folder / "report.md", render_markdown(contents, drawings, formats))
+    _write(folder / "tables.tex", render_latex(contents))
 
 
 def _write(path: Path, text: str) -> None:

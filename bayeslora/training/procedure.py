@@ -128,20 +128,9 @@ def fit_classifier(
         InputError: An option is not allowed, or `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
-    check_feature_scores(choices.feature_scores, choices.posterior)
-    if isinstance(choices.posterior, VBLL):
-        check_classes(choices.posterior, len(data.classes))
-    if data.validation is None and isinstance(choices.posterior, TemperatureScaling):
-        raise InputError(
-            "posterior 'temperature' needs validation data: a temperature fitted to the rows "
-            "that the network was trained on is too low"
-        )
-    if data.validation is None and isinstance(choices.posterior, GVBLL):
-        _check_given(choices.posterior)
-    check_possible(choices.posterior, len(data.train[0]), settings)
-    adapter = read_context(
-        choices.adapter, data.columns, None if data.validation is None else data.validation[0]
-    )
+    _check(choices, data, settings)
+    held = None if data.validation is None else data.validation[0]
+    adapter = read_context(choices.adapter, data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}
@@ -149,18 +138,8 @@ def fit_classifier(
         refuse(out, identity, overwrite=overwrite)
     backbone = load()
     identity["weights of the backbone"] = backbone.fingerprint
-    plan = FitPlan(
-        backbone,
-        choices.adapter,
-        choices.posterior,
-        len(data.classes),
-        choices.max_length,
-        settings,
-        choices.progress,
-        choices.feature_scores,
-    )
     network, members, results = fit_members(
-        plan,
+        _plan(choices, data, settings, backbone),
         data.train,
         data.validation,
         lambda: None if out is None else claim(out, identity, overwrite=overwrite),
@@ -177,13 +156,39 @@ def fit_classifier(
     return Fitted(record, network, members, choices.progress)
 
 
-def _check_given(posterior: GVBLL) -> None:
-    if posterior.needs_held_out:
+def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Complain about what cannot work, before anything is loaded."""
+    posterior = choices.posterior
+    check_feature_scores(choices.feature_scores, posterior)
+    if isinstance(posterior, VBLL):
+        check_classes(posterior, len(data.classes))
+    if data.validation is None and isinstance(posterior, TemperatureScaling):
+        raise InputError(
+            "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+            "that the network was trained on is too low"
+        )
+    if data.validation is None and isinstance(posterior, GVBLL) and posterior.needs_held_out:
         raise InputError(
             "posterior 'gvbll' needs validation data: features of rows that the network was "
             "trained on are too well separated to choose shrinkage and inflation by; give "
             "validation data, or two numbers"
         )
+    check_possible(posterior, len(data.train[0]), settings)
+
+
+def _plan(
+    choices: Choices, data: TrainingData, settings: TrainingSettings, backbone: Backbone
+) -> FitPlan:
+    return FitPlan(
+        backbone,
+        choices.adapter,
+        choices.posterior,
+        len(data.classes),
+        choices.max_length,
+        settings,
+        choices.progress,
+        choices.feature_scores,
+    )
 
 
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
