@@ -37,6 +37,16 @@ class GaussianLogits:
         return torch.diagonal(self.covariance, dim1=-2, dim2=-1)
 
     @property
+    def spread(self) -> Tensor:
+        """[N]: the variance of the logits about their mean over classes, summed over classes.
+
+        That is Σ_c v_c less the part that all logits share, which softmax cannot see.
+        """
+        total = self.variance.sum(-1)
+        shared = total if self.covariance.ndim == 2 else self.covariance.sum((-2, -1))
+        return (total - shared / self.mean.shape[1]).clamp_min(0)
+
+    @property
     def is_point(self) -> bool:
         """True where no logit has any variance."""
         return not bool(torch.any(self.variance > 0))
@@ -95,6 +105,12 @@ class SampledLogits:
         """[N, C, C]: the covariance over draws (population form)."""
         centred = self.samples - self.mean
         return torch.einsum("snc,snk->nck", centred, centred) / len(centred)
+
+    @property
+    def spread(self) -> Tensor:
+        """[N]: as that of `GaussianLogits`, over draws."""
+        centred = self.samples - self.samples.mean(-1, keepdim=True)
+        return centred.var(0, correction=0).sum(-1)
 
     @property
     def is_point(self) -> bool:

@@ -121,3 +121,33 @@ def test_exact_logits_stand_for_the_draws():
     assert torch.equal(logits.mean, samples.mean(0))
     with pytest.raises(ValueError, match=r"exact must be \[4, 3\], got \[3, 4\]"):
         SampledLogits(samples, exact.T)
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 5), classes=st.integers(2, 5), seed=st.integers(0, 99))
+def test_the_spread_is_the_mean_variance_of_differences_of_logits(rows, classes, seed):
+    """Σ_c Var(z_c − z̄) = (1/2C) Σ_cd Var(z_c − z_d), which a shift of all logits leaves alone."""
+    logits = gaussian(rows, classes, seed)
+    variance, covariance = logits.variance, logits.covariance
+    pairs = variance[:, :, None] + variance[:, None, :] - 2 * covariance
+    expected = pairs.sum((1, 2)) / (2 * classes)
+    torch.testing.assert_close(logits.spread, expected, atol=1e-10, rtol=1e-9)
+    shifted = GaussianLogits(logits.mean, covariance + 1e3)
+    # Rounding relative to the shift.
+    torch.testing.assert_close(shifted.spread, expected, atol=1e-10 * 1e3, rtol=1e-9)
+    alone = GaussianLogits(logits.mean, variance)
+    joint = GaussianLogits(logits.mean, torch.diag_embed(variance))
+    torch.testing.assert_close(alone.spread, joint.spread)
+
+
+def test_the_spread_of_draws_ignores_shifts_of_a_draw():
+    samples = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    shifts = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None, None]
+    drawn = SampledLogits(samples)
+    # Rounding of float64, relative to shifts of 9.
+    torch.testing.assert_close(
+        SampledLogits(samples + shifts).spread, drawn.spread, atol=1e-11, rtol=0
+    )
+    expected = GaussianLogits(drawn.mean, drawn.covariance).spread
+    torch.testing.assert_close(drawn.spread, expected, atol=1e-12, rtol=1e-12)
+    assert torch.equal(SampledLogits(samples[:1]).spread, torch.zeros(4, dtype=torch.float64))

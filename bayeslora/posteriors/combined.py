@@ -1,13 +1,13 @@
 """One score for near and far shifts: how rare are a row's probability and its logit variance?
 
-    combined = a(1 − max_c p_c) + max(0, a(Σ_c v_c) − log 5),   a(s) = −log P(S ≥ s)
+    combined = a(1 − max_c p_c) + max(0, a(v) − log 5),   a(s) = −log P(S ≥ s)
 
-with both tail probabilities taken among rows of the distribution itself. Rows near the border of
-two classes have a low probability and an ordinary variance; rows far from all training rows may be
-classified confidently and have a variance beyond all others. A sum of the two (Fisher's method)
-would spoil the first kind, because the variance of familiar rows says nothing about it and near
-rows tend to have a smaller one; so only the upper fifth of the variances counts. The fifth was
-chosen on synthetic features, and nothing here ever sees an out-of-distribution row.
+with v = Σ_c Var(z_c − z̄) and both tail probabilities taken among rows of the distribution itself.
+Rows near the border of two classes have a low probability and an ordinary variance; rows far from
+all training rows may be classified confidently and have a variance beyond all others. A sum of the
+two (Fisher's method) would spoil the first kind, because the variance of familiar rows says nothing
+about it and near rows tend to have a smaller one; so only the upper fifth of the variances counts.
+The fifth was chosen on synthetic features, and nothing here ever sees an out-of-distribution row.
 
 P is the empirical tail (1 + #{S_i ≥ s}) / (n + 1) up to the 90 % quantile u, and beyond it the
 exponential tail P(S > u) exp(−(s − u) / m), m the mean excess: so the score goes on rising where no
@@ -56,7 +56,7 @@ class TailCombination(nn.Module):
 
         Args:
             doubt: 1 − highest probability.
-            variance: Sum of the logit variances.
+            variance: The logit variance of each.
             split: Which rows these are. A network is surer of the rows it was trained on than of
                 others like them, so validation rows are the better ones.
 

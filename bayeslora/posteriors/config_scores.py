@@ -38,7 +38,7 @@ LOGIT_SCORES = {
     for info in (
         ScoreInfo(
             "logit_variance",
-            "sum of the variances of the logits",
+            "variance of the logits about their mean over classes",
             "MacKay 1992, doi 10.1162/neco.1992.4.5.720",
         ),
         ScoreInfo(

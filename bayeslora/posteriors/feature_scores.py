@@ -80,7 +80,7 @@ class FeatureScores(nn.Module):
                 parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
             elif name == COMBINED:
                 probs = link_probabilities(familiar.logits, **familiar.drawing).probs
-                doubt, variance = 1 - probs.max(1).values, familiar.logits.variance.sum(1)
+                doubt, variance = 1 - probs.max(1).values, familiar.logits.spread
                 parts[name] = TailCombination.fitted(doubt, variance, familiar.split)
             else:
                 parts[name] = NearestRows.fitted(features, seed)

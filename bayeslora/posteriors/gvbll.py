@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.posteriors.config_gvbll import GVBLL
@@ -36,12 +36,12 @@ from bayeslora.posteriors.gvbll_density import (
 )
 from bayeslora.posteriors.gvbll_scatter import Scatter
 from bayeslora.posteriors.mahalanobis import TiedGaussian
-from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.point import AroundPoint, PointHead
 
 _MEASURED = ("inflation", "label_bound")
 
 
-class GVBLLHead(nn.Module):
+class GVBLLHead(AroundPoint):
     """The head; a `LastLayer`. Before a fit it is the softmax layer that trains.
 
     Attributes:
@@ -67,22 +67,13 @@ class GVBLLHead(nn.Module):
         mean_sq_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm))
         self.config = config
         self.seed = seed
-        self.point = PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm)
         self.gaussian: TiedGaussian | None = None
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
         for name in _MEASURED:
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
-
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
-        """Return the mean cross-entropy of the softmax layer."""
-        return self.point.loss(features, labels, num_train)
-
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy with the weights held constant."""
-        return self.point.data_loss(features, labels)
 
     @torch.no_grad()
     def fit(
@@ -138,19 +129,6 @@ class GVBLLHead(nn.Module):
         rows = self._distances(self.gaussian, features)
         joint = log_joint(rows, self.gaussian.log_determinant())
         return {"log_density": -joint.logsumexp(1)}
-
-    @property
-    def mean_weight(self) -> Tensor:
-        """[C, d]: the weights of the softmax layer."""
-        return self.point.mean_weight
-
-    def set_mean(self, weight: Tensor) -> None:
-        """Start the softmax layer from given [C, d] weights instead of zero."""
-        self.point.set_mean(weight)
-
-    def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is; the Gaussians do without."""
-        self.point.set_mean_sq_norm(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and in how many directions its covariance is known."""

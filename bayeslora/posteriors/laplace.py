@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
@@ -29,7 +29,7 @@ from bayeslora.posteriors.laplace_diag import DiagCurvature
 from bayeslora.posteriors.laplace_full import FullCurvature
 from bayeslora.posteriors.laplace_kron import KronCurvature
 from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
-from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ STRUCTURES: dict[str, type[AnyCurvature]] = {
 }
 
 
-class LaplaceHead(nn.Module):
+class LaplaceHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
@@ -83,23 +83,15 @@ class LaplaceHead(nn.Module):
         *,
         mean_sq_norm: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.point = PointHead(
+        point = PointHead(
             num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
         )
+        super().__init__(point)
+        self.config = config
         self.curvature: AnyCurvature | None = None
         self.rank = 0
         for name in ("prior_precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
-
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
-        """Return the MAP objective of the mean weights."""
-        return self.point.loss(features, labels, num_train)
-
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy with the weights held constant."""
-        return self.point.data_loss(features, labels)
 
     @torch.no_grad()
     def fit(
@@ -133,19 +125,6 @@ class LaplaceHead(nn.Module):
             InputError: The head has not been fitted.
         """
         return self._logits(features, float(self.prior_precision))
-
-    @property
-    def mean_weight(self) -> Tensor:
-        """[C, d]: the weights that the approximation is built around."""
-        return self.point.mean_weight
-
-    def set_mean(self, weight: Tensor) -> None:
-        """Start from given [C, d] weights instead of zero."""
-        self.point.set_mean(weight)
-
-    def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is, which turns prior scales into precisions."""
-        self.point.set_mean_sq_norm(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
@@ -34,7 +34,7 @@ from bayeslora.posteriors.convergence import RHAT_LIMIT, convergence
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.nuts_chains import Chains, run_chains
 from bayeslora.posteriors.nuts_target import Target
-from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.rowspace import RowSpace
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _STAND_IN_DRAWS = 200
 _MEASURED = ("max_rhat", "min_ess", "divergences")
 
 
-class NUTSHead(nn.Module):
+class NUTSHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
@@ -75,12 +75,12 @@ class NUTSHead(nn.Module):
         mean_sq_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.seed = seed
-        self.point = PointHead(
+        point = PointHead(
             num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
         )
+        super().__init__(point)
+        self.config = config
+        self.seed = seed
         self.advance: Callable[[int], object] = _ignore
         for name in ("draws", "noise", "basis"):
             self.register_buffer(name, None)
@@ -91,14 +91,6 @@ class NUTSHead(nn.Module):
     def num_steps(self) -> int:
         """Steps of all chains of a fit, warm-up included."""
         return self.config.num_chains * (self.config.num_warmup + self.config.num_samples)
-
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
-        """Return the MAP objective of the mean weights."""
-        return self.point.loss(features, labels, num_train)
-
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy with the weights held constant."""
-        return self.point.data_loss(features, labels)
 
     @torch.no_grad()
     def fit(
@@ -161,14 +153,6 @@ class NUTSHead(nn.Module):
         if self.draws is None:
             return self.point.mean_weight
         return RowSpace(self.basis).expand(self.draws.double().mean(0)).to(self.point.weight)
-
-    def set_mean(self, weight: Tensor) -> None:
-        """Start from given [C, d] weights instead of zero."""
-        self.point.set_mean(weight)
-
-    def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is, which turns prior scales into precisions."""
-        self.point.set_mean_sq_norm(value)
 
     def extra_config(self) -> dict[str, Any]:
         """Return the number of draws and the rank of the features they were fitted to."""

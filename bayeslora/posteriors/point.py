@@ -113,3 +113,38 @@ class PointHead(nn.Module):
     def report(self) -> dict[str, float | str]:
         """Return the prior scale, where there is one."""
         return {} if self.prior_scale is None else {"prior_scale": self.prior_scale}
+
+
+class AroundPoint(nn.Module):
+    """What last layers share that train as a point estimate and are fitted around it at the end.
+
+    Attributes:
+        point: The point estimate.
+    """
+
+    point: PointHead
+
+    def __init__(self, point: PointHead) -> None:
+        super().__init__()
+        self.point = point
+
+    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+        """Return the objective of the point estimate."""
+        return self.point.loss(features, labels, num_train)
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy with the weights held constant."""
+        return self.point.data_loss(features, labels)
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the weights of the point estimate."""
+        return self.point.mean_weight
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Start from given [C, d] weights instead of zero."""
+        self.point.set_mean(weight)
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        self.point.set_mean_sq_norm(value)

@@ -5,9 +5,6 @@ Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -53,13 +50,6 @@ class TemperedHead(PointHead):
     def predict(self, features: Tensor) -> GaussianLogits:
         """Return the scaled logits, without variance, in float64."""
         return super().predict(features).scaled(1 / float(self.temperature))
-
-    def extra_config(self) -> dict[str, Any]:
-        """Return nothing: the shapes are known beforehand."""
-        return {}
-
-    def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate nothing."""
 
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""

@@ -128,11 +128,11 @@ def to_predictions(
 ) -> Predictions:
     """Return the predictions that a logit distribution stands for.
 
-    Every method gets the scores `logit_variance`, Σ_c v_c; `energy`, −logsumexp of the mean logits;
-    and `max_logit`, minus the highest of them. For the latter two a row's mean logits, averaged
-    over draws where there are some, are shifted to sum to zero: softmax cannot see a shift, so what
-    training left of it is arbitrary. With two classes both then order rows as the highest
-    probability of the mean does.
+    Every method gets the scores `logit_variance`, Σ_c Var(z_c − z̄); `energy`, −logsumexp of the
+    mean logits; and `max_logit`, minus the highest of them. In all three a row's logits are
+    shifted to sum to zero: softmax cannot see a shift, so what training left of it, and how
+    uncertain a prior leaves it, are arbitrary. With two classes the latter two order rows as the
+    highest probability of the mean logits, averaged over draws where there are some, does.
 
     Args:
         logits: N rows.
@@ -151,7 +151,7 @@ def to_predictions(
     if isinstance(logits, SampledLogits):
         link = "softmax" if logits.exact is None else "closed form"
         drawn = {"link": link, "num_samples": str(len(logits.samples))}
-    variance = logits.variance.sum(1)
+    variance = logits.spread
     scores = {"logit_variance": variance, **_of_mean_logits(logits), **(further or {})}
     if feature_scores is not None:
         scores |= feature_scores.of_probabilities(1 - result.probs.max(1).values, variance)
