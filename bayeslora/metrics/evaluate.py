@@ -22,10 +22,10 @@ from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLE
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.groups import group_scores
-from bayeslora.metrics.intervals import LEAST_ROWS, LEVEL, Method, Resampling
+from bayeslora.metrics.intervals import LEVEL, Method, Resampling
 from bayeslora.metrics.near_far import check_kinds, grouped
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
-from bayeslora.metrics.scores import PartScores, Score, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
 from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.selective import risk_curve
 from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage

@@ -10,6 +10,10 @@ from typing import Any
 from bayeslora.errors import InputError
 from bayeslora.metrics.notebook import scores_html
 
+LEAST_ROWS = 10
+"""Rows, or clusters, below which resamples give no interval. Percentile intervals of the mean of 10
+normal or exponential numbers hold the truth in 89 and 87 %, of 5 in 84 and 76 %."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -18,7 +22,7 @@ class Score:
     Attributes:
         value: The score of all rows.
         low: Lower end of the interval, at most `value`; NaN, and null in JSON, where there are too
-            few rows for an interval (`bayeslora.metrics.intervals.LEAST_ROWS`).
+            few rows for an interval (`LEAST_ROWS`).
         high: Upper end of the interval, at least `value`; NaN where `low` is.
     """
 

@@ -10,8 +10,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from bayeslora.metrics.intervals import LEAST_ROWS
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import LEAST_ROWS, Score
 
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""

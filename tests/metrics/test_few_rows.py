@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEAST_ROWS, interval_of
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.intervals import interval_of
+from bayeslora.metrics.scores import LEAST_ROWS, Score, Scores
 from bayeslora.predictions.record import Predictions
 
 CLASSES = ("a", "b")

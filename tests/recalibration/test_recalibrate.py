@@ -51,7 +51,9 @@ def test_files_are_read(tmp_path):
 
 
 def test_the_method_is_checked_before_anything_is_read():
-    with pytest.raises(bl.InputError, match="unknown method 'platt'; choose from 'beta'"):
+    with pytest.raises(
+        bl.InputError, match=r"'platt' \(did you mean 'vector'\?\); choose from 'beta'"
+    ):
         bl.recalibrate("nowhere.csv", "nowhere.csv", "platt")
 
 

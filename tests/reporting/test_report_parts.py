@@ -165,6 +165,7 @@ def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
     assert headings == [
         ("mle", "total uncertainty"),
         *(("polar-vbll", f"{part} uncertainty") for part in ("total", "aleatoric", "epistemic")),
+        ("polar-vbll", "logit variance"),
     ]
     assert "all of it is aleatoric" in table(point, sampled).caption
     assert "all of it is aleatoric" not in table(sampled).caption

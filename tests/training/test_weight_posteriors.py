@@ -10,7 +10,7 @@ from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace, MCDropout
+from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training import weights as weights_module
@@ -192,7 +192,7 @@ def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
         build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
 
 
-@pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), MCDropout(), Ensemble()])
+@pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), Ensemble()])
 def test_other_posteriors_train_as_without_all_this(encoder, posterior):
     fit = fresh(encoder, posterior, LORA)
     assert fit.network.weights is None
