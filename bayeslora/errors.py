@@ -47,7 +47,8 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     near = _KNOWN_AS.get(what, {}).get(value.lower()) or _nearest(value, names)
     hint = f" (did you mean {near!r}?)" if near else ""
     choices = ", ".join(repr(name) for name in names)
-    return InputError(f"unknown {what} {value!r}{hint}; choose from {choices}")
+    offer = f"choose from {choices}" if names else "there are none"
+    return InputError(f"unknown {what} {value!r}{hint}; {offer}")
 
 
 def _nearest(value: str, names: list[str]) -> str | None:

@@ -64,7 +64,7 @@ def class_scores(
     measure = class_measure(rows, scoring)
     how = scoring.how
     drawn = drawn_errors(
-        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed
+        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed, clusters
     )
     chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
     found = {}

@@ -203,10 +203,20 @@ def reliability_bins(
     *,
     equal_mass: bool = False,
     closed: Closed = "left",
+    clusters: NDArray[np.int64] | None = None,
 ) -> tuple[Bin, ...]:
     """Return the bins of a reliability diagram, each with its Wilson interval.
 
     Weighted by their counts, their gaps add up to `ece` (`aece` with `equal_mass`).
+
+    Args:
+        rows: Confidence and correctness.
+        num_bins: Number of bins.
+        equal_mass: Whether bins hold as many rows each, rather than being as wide.
+        closed: Which edge bins of equal width hold.
+        clusters: [N] cluster of each row, in the order that the rows were given in. The interval
+            then is that of a share of as many rows as the bin has clusters: rows of a cluster are
+            taken to be all right or all wrong.
     """
     edges = equal_mass_edges(rows, num_bins) if equal_mass else equal_width_edges(num_bins)
     starts = rows.starts(edges, "left" if equal_mass else closed)
@@ -214,7 +224,16 @@ def reliability_bins(
     full = np.maximum(sizes, 1)
     right = segment_sums(rows.correct, starts)
     confidence = segment_sums(rows.confidence, starts) / full
-    low, high = wilson(right, full)
+    units = full if clusters is None else _distinct(clusters[rows.order], sizes)
+    low, high = wilson(right / full * units, units)
     means = np.column_stack([confidence, right / full, low, high]).tolist()
     cells = zip(edges[:-1].tolist(), edges[1:].tolist(), sizes.tolist(), means, strict=True)
     return tuple(Bin(left, end, n, *(values if n else ())) for left, end, n, values in cells)
+
+
+def _distinct(clusters: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many clusters each run of `sizes` rows holds; 1 of an empty one."""
+    place = np.repeat(np.arange(len(sizes)), sizes)
+    pairs = np.unique(place * (int(clusters.max()) + 1) + clusters)
+    found = np.bincount(pairs // (int(clusters.max()) + 1), minlength=len(sizes))
+    return np.maximum(found, 1)

@@ -64,11 +64,17 @@ def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64
     draws = scoring.how.num_resamples
     if len(rows) > MAX_ROWS:
         draws = min(draws, MANY_ROWS_DRAWS)
-    return drawn_errors(rows.probs, _measure(rows, scoring), draws, scoring.how.seed)
+    return drawn_errors(
+        rows.probs, _measure(rows, scoring), draws, scoring.how.seed, scoring.clusters
+    )
 
 
 def drawn_errors(
-    probs: NDArray[np.float64], measure: Measure, draws: int, seed: int
+    probs: NDArray[np.float64],
+    measure: Measure,
+    draws: int,
+    seed: int,
+    clusters: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return what `measure` makes of labels drawn from some probabilities, [K, draws].
 
@@ -77,14 +83,19 @@ def drawn_errors(
         measure: Takes labels [N, R].
         draws: How many sets of labels.
         seed: Of the generator.
+        clusters: [N] cluster of each row, from 0 on without gaps. The labels of a cluster follow
+            from one random number: they depend on each other as much as they can, which makes
+            errors by chance large rather than small.
     """
     generator = np.random.default_rng([seed, 3])
+    units = len(probs) if clusters is None else int(clusters.max()) + 1
     running = np.cumsum(probs, axis=1).T
     running[-1] = np.inf  # a sum below 1 by rounding would leave a draw without a class
     block = block_size(len(probs))
     parts = []
     for done in range(0, draws, block):
-        level = generator.random((min(block, draws - done), len(probs)))
+        level = generator.random((min(block, draws - done), units))
+        level = level if clusters is None else level[:, clusters]
         parts.append(measure(np.ascontiguousarray(first_above(running, level).T)))
     return np.concatenate(parts, axis=-1)
 

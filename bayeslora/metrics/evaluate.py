@@ -183,13 +183,14 @@ def _interval_notes(
         "level": LEVEL,
         "method": f"{shape} bootstrap {drawn}",
         **dict.fromkeys(sorted(REFLECTED), f"reflected (basic) bootstrap {drawn}"),
-        "bins": "Wilson",
+        "bins": "Wilson" if cluster_by is None else "Wilson, as of one row a cluster",
         "few_rows": f"below {LEAST_ROWS} rows or where none differ: Wilson for shares, else wide or"
         " null",
         **(notes if sets else {}),
         "num_resamples": how.num_resamples,
         "max_rows": MAX_ROWS,
         "seed": how.seed,
+        **({} if cluster_by is None else {"cluster_by": cluster_by}),
     }
 
 
@@ -198,7 +199,7 @@ def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
     bins, closed = scoring.num_bins, scoring.closed
     surest = top_label(rows.confidence, rows.correct)
     return {
-        "bins": reliability_bins(surest, bins, closed=closed),
+        "bins": reliability_bins(surest, bins, closed=closed, clusters=scoring.clusters),
         "risk_coverage": risk_curve(surest),
     }
 

@@ -38,7 +38,8 @@ def advice(
 
 
 def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[str]:
-    if len(methods) < 2:
+    # Without intervals nothing tells the methods apart, and no cost should decide on a handful.
+    if len(methods) < 2 or not all(one.scores["nll"].has_interval for one in methods):
         return []
     nll = standing_of("nll", methods, comparison)
     leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
@@ -68,10 +69,11 @@ def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
     if best.score.low <= 0.5:
         return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
     if result.fpr95.value >= COSTLY_ALARMS:
+        who = f", even with {named(best.label)}" if best.others else ""
         return [
             f"Catching 95 % of rows like {named(label)} would send"
-            f" {percent(result.fpr95.value)} of familiar rows to a person, even with"
-            f" {named(best.label)}: choose the threshold by what an error and a check cost."
+            f" {percent(result.fpr95.value)} of familiar rows to a person{who}: choose the"
+            " threshold by what an error and a check cost."
         ]
     return []
 
@@ -81,9 +83,10 @@ def _more_rows(methods: Sequence[Assessed]) -> list[str]:
         return []
     errors = [one.scores["ece"] for one in every_fit(methods)]
     rows = min(one.scores.n_labelled for one in methods)
-    if not all(error.has_interval for error in errors):
+    known = [error for error in errors if error.has_interval]
+    if not known:
         return [f"With {counted(rows, 'labelled row')} an ECE cannot be judged: label more rows."]
-    half = max((error.high - error.low) / 2 for error in errors)
+    half = max((error.high - error.low) / 2 for error in known)
     if half < WIDE_ECE:
         return []
     return [

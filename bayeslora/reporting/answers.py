@@ -19,7 +19,7 @@ ANSWERED = 0.8
 
 @dataclass(frozen=True)
 class Share:
-    """k of n rows, with the 95 % Wilson interval of the share."""
+    """k of n rows, with the 95 % Wilson interval of the share; of clusters, as of one row each."""
 
     count: int
     size: int
@@ -41,18 +41,35 @@ class Answers:
         correct: [n] bool.
         labels: [n] class indices.
         class_counts: [C] rows by label.
+        clusters: [n] which rows belong together, or None.
     """
 
     confidence: NDArray[np.float64]
     correct: NDArray[np.bool_]
     labels: NDArray[np.int64]
     class_counts: NDArray[np.int64]
+    clusters: NDArray[np.int64] | None = None
+
+    def units(self, chosen: NDArray[np.bool_]) -> int:
+        """Return how many independent rows some rows [n] count as: their number of clusters."""
+        if self.clusters is None:
+            return int(chosen.sum())
+        return len(np.unique(self.clusters[chosen]))
+
+    def _units_by_class(self) -> NDArray[np.int64]:
+        if self.clusters is None:
+            return self.class_counts
+        width = int(self.clusters.max()) + 1
+        pairs = np.unique(self.labels * width + self.clusters)
+        return np.bincount(pairs // width, minlength=len(self.class_counts))
 
     def wrong_though_sure(self) -> Share | None:
         """Return the wrong ones among the rows of confidence at least `SURE`, if there are any."""
         chosen = self.confidence >= SURE
         size = int(chosen.sum())
-        return _share(int((chosen & ~self.correct).sum()), size) if size else None
+        if not size:
+            return None
+        return _share(int((chosen & ~self.correct).sum()), size, self.units(chosen))
 
     def surest(self) -> tuple[Share, Share] | None:
         """Return the right ones among the surest `ANSWERED` rows and among the others.
@@ -66,8 +83,8 @@ class Answers:
             return None
         found, others = self.correct[chosen], self.correct[~chosen]
         return (
-            _share(int(found.sum()), len(found)),
-            _share(int(others.sum()), len(others)),
+            _share(int(found.sum()), len(found), self.units(chosen)),
+            _share(int(others.sum()), len(others), self.units(~chosen)),
         )
 
     def weakest_class(self) -> tuple[int, Share] | None:
@@ -82,17 +99,25 @@ class Answers:
             return None
         hits = np.bincount(self.labels, self.correct, minlength=len(self.class_counts))[present]
         sizes = self.class_counts[present]
-        low, high = wilson(hits, sizes, 1 - (1 - LEVEL) / len(present))
+        units = self._units_by_class()[present]
+        low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
         worst = int(np.argmin(hits / sizes))
-        rest, _ = wilson(hits.sum() - hits[worst], sizes.sum() - sizes[worst])
+        others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
+        of_others = self.units(self.labels != present[worst])
+        rest, _ = wilson(others * of_others, of_others)
         if high[worst] >= rest:
             return None
         share = Share(int(hits[worst]), int(sizes[worst]), float(low[worst]), float(high[worst]))
         return int(present[worst]), share
 
 
-def answers_of(predictions: Predictions) -> Answers:
-    """Return the labelled rows; there is at least one."""
+def answers_of(predictions: Predictions, clusters: NDArray[np.int64] | None = None) -> Answers:
+    """Return the labelled rows; there is at least one.
+
+    Args:
+        predictions: Of the method.
+        clusters: [n] the cluster of each labelled row, where rows belong together.
+    """
     if predictions.labels is None:
         raise ValueError("answers are judged by labels")
     rows = predictions.labelled
@@ -102,9 +127,10 @@ def answers_of(predictions: Predictions) -> Answers:
         correct=predictions.prediction[rows] == labels,
         labels=labels,
         class_counts=np.bincount(labels, minlength=predictions.num_classes),
+        clusters=clusters,
     )
 
 
-def _share(count: int, size: int) -> Share:
-    low, high = wilson(count, size)
+def _share(count: int, size: int, units: int) -> Share:
+    low, high = wilson(count / size * units, units)
     return Share(count, size, float(low), float(high))

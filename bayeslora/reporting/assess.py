@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
+from bayeslora.metrics.clusters import values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Bin, Score, Scores
@@ -106,6 +110,15 @@ def assess(
         )
         for method in methods
     ]
+
+
+def clusters_of(one: Assessed) -> NDArray[np.int64] | None:
+    """Return [n] the cluster of each labelled row, where the scores took rows as clustered."""
+    column = one.scores.intervals.get("cluster_by")
+    if column is None:
+        return None
+    predictions = one.method.predictions
+    return values_of(predictions, str(column))[0][predictions.labelled]
 
 
 def occupied(bins: Sequence[Bin]) -> list[Point]:

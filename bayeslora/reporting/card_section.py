@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bayeslora._version import __version__
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import occupied
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.tables import escape_markdown
-from bayeslora.reporting.text import clean, interval, number, shorten, shown_points
+from bayeslora.reporting.text import clean, interval, number, p_text, shorten, shown_points
 
 START = "<!-- bayeslora reliability: start -->"
 """Opens the section; everything up to `END` is replaced when the card is updated."""
@@ -98,7 +99,13 @@ def _bias(scores: Scores) -> str:
     if scores.ece_if_calibrated is None:
         return words
     floor = number(scores.ece_if_calibrated)
-    return f"{words} With so many rows, a calibrated model would have an ECE of about {floor}."
+    words = f"{words} With so many rows, a calibrated model would have an ECE of about {floor}"
+    if scores.calibration_p is None:
+        return f"{words}."
+    p = f"{words}, and at least this one with a probability of {p_text(scores.calibration_p)}"
+    if scores.calibration_p < SIGNIFICANT:
+        return f"{p}: its confidence is further off than chance explains. Recalibrate it."
+    return f"{p}."
 
 
 def _bin_table(scores: Scores) -> str:

@@ -14,7 +14,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
 from bayeslora.reporting.tables import escape_markdown, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START, whole
+from bayeslora.reporting.text import NAME_END, NAME_START, clean, whole
 
 STEM = "comparison"
 """Name of the files in a directory, without the suffix."""
@@ -127,8 +127,8 @@ def _lines(
     for key, score in row.scores.items():
         change = row.differences[key]
         yield (
-            row.name,
-            comparison.reference,
+            clean(row.name),
+            clean(comparison.reference),
             key,
             *map(whole, (score.value, score.low, score.high)),
             *map(whole, (change.value, change.low, change.high)),
@@ -141,7 +141,7 @@ def _lines(
         blank = ("",) * len(tests)
         counts = (*[""] * 3, comparison.n, *blank)
         how = _how(row, comparison, reflected=False)
-        yield (row.name, comparison.distance_to, key, *ends, *counts, *how)
+        yield (clean(row.name), clean(comparison.distance_to or ""), key, *ends, *counts, *how)
 
 
 def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:

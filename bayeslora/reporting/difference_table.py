@@ -9,7 +9,7 @@ from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import clean, counted, interval, named, number, p_text
+from bayeslora.reporting.text import clean, counted, interval, named, number, p_text, shorten
 
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
@@ -31,7 +31,7 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
     """
     columns = [COLUMNS[key] for key in comparison.keys]
     if comparison.distance_to is not None:
-        detail = f"to {comparison.distance_to}"
+        detail = f"to {shorten(clean(comparison.distance_to))}"
         columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_row(row, comparison) for row in comparison.rows)
     caption = " ".join(comparison_notes(comparison, chosen_by))
@@ -48,7 +48,7 @@ def comparison_notes(
         chosen_by: As in `difference_table`.
         mark: What marks a difference that is more than chance.
     """
-    reference = named(comparison.reference)
+    reference = _shown(comparison.reference)
     grouped = ""
     if comparison.num_clusters is not None:
         column = named(clean(comparison.cluster_by or ""))
@@ -74,12 +74,16 @@ def comparison_notes(
 
 def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
-    return with_seeds(row.name, row.seeds)
+    return with_seeds(shorten(clean(row.name)), row.seeds)
 
 
 def with_seeds(name: str, seeds: Sequence[str]) -> str:
     """Return a name, and the number of seeds where there are any."""
     return f"{name} ({counted(len(seeds), 'seed')})" if seeds else name
+
+
+def _shown(name: str) -> str:
+    return named(shorten(clean(name)))
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -89,7 +93,7 @@ def _seeds(comparison: Comparison) -> str:
     counts = {len(row.seeds) for row in comparison.rows}
     if len(several) == len(comparison.rows) and len(counts) == 1:
         return f"Scores are means over {counts.pop()} seeds of each method."
-    each = ", ".join(f"{named(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
+    each = ", ".join(f"{_shown(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
     return f"Scores are means over seeds ({each})."
 
 
@@ -123,15 +127,15 @@ def _tests(comparison: Comparison) -> str:
     return (
         f"p: two-sided permutation test, {exchanged} exchanged,"
         f" {counted(comparison.num_permutations, 'permutation')}, seed {comparison.seed};"
-        f" Holm-corrected over the {family} with {named(comparison.reference)}, each score a family"
-        " of its own; in parentheses uncorrected."
+        f" Holm-corrected over the {family} with {_shown(comparison.reference)}, each score a"
+        " family of its own; in parentheses uncorrected."
     )
 
 
 def _distances(comparison: Comparison) -> str:
     if comparison.distance_to is None:
         return ""
-    origin = named(comparison.distance_to)
+    origin = _shown(comparison.distance_to)
     return (
         f"TV: mean total variation distance from the probabilities of {origin}; epistemic ratio:"
         " mean epistemic uncertainty over its own."

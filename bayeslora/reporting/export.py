@@ -13,7 +13,7 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.svg import Drawing
-from bayeslora.reporting.text import whole
+from bayeslora.reporting.text import clean, whole
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
@@ -94,7 +94,7 @@ def write_csv(path: Path, methods: Sequence[Assessed]) -> None:
 
 def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
     scores = one.scores
-    names = (one.title, one.method.name)
+    names = (clean(one.title), clean(one.method.name))
     rows = scores.n_labelled if scores.n_labelled else scores.n
     for key, score in scores.items():
         yield (*names, "", "", key, *_numbers(score), rows, "", "", "")

@@ -125,10 +125,16 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         f" flags {percent(result.fpr95.value)} of the familiar ones as well.",
     ]
     sentences += _afterthought(tested, name, best.score)
-    if blind and len(blind) == len(tested):
-        sentences.append("Every interval reaches 0.5: no better than a coin, as far as rows tell.")
-    elif blind:
-        sentences.append(f"Not shown to beat a coin, interval reaching 0.5: {listed(blind)}.")
+    wrong_way = [named(one.label) for one in tested if one.scores.ood[name].auroc.high < 0.5]
+    open_still = [label for label in blind if label not in wrong_way]
+    if open_still and len(open_still) == len(tested):
+        sentences.append("Every interval reaches 0.5: not shown to be better than a coin.")
+    elif open_still:
+        sentences.append(f"Not shown to beat a coin, interval reaching 0.5: {listed(open_still)}.")
+    if wrong_way:
+        sentences.append(
+            f"Surer of these rows than of familiar ones, interval below 0.5: {listed(wrong_way)}."
+        )
     kind: Kind = "warning" if len(blind) == len(tested) else "plain"
     return Finding(f"Unfamiliar rows: {named(label)}", tuple(sentences), kind)
 
@@ -221,7 +227,7 @@ def _misses(method: Assessed) -> str:
     points = method.points
     missed = sum(point.off_diagonal for point in points)
     return (
-        f"{missed} of {counted(len(points), 'bin')} with rows"
+        f"{missed} of {counted(len(points), 'occupied bin')}"
         f" {'misses' if missed == 1 else 'miss'} the diagonal"
         f" (about {number(CHANCE * len(points), digits=1)} would by chance)"
     )

@@ -26,7 +26,7 @@ def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[
         sets: Label of each out-of-distribution set by its name.
     """
     return [
-        *_levels(leader),
+        *_levels(leader, answers),
         *_sure_and_wrong(answers),
         *_weak_class(leader, answers),
         *(line for name, label in sets.items() for line in _unfamiliar(leader, name, label)),
@@ -34,13 +34,15 @@ def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[
     ]
 
 
-def _levels(leader: Assessed) -> list[str]:
+def _levels(leader: Assessed, answers: Answers) -> list[str]:
     """Name the level of confidence that promises too much, for most rows times points."""
     if bias(leader) == "none" and not miscalibrated(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
-    broken = [(one, high) for one in points if (high := _upper(one, level)) < one.confidence]
+    broken = [
+        (one, high) for one in points if (high := _upper(one, answers, level)) < one.confidence
+    ]
     if not broken:
         return []
     worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
@@ -51,8 +53,12 @@ def _levels(leader: Assessed) -> list[str]:
     ]
 
 
-def _upper(point: Point, level: float) -> float:
-    return float(wilson(round(point.accuracy * point.count), point.count, level)[1])
+def _upper(point: Point, answers: Answers, level: float) -> float:
+    inside = (answers.confidence >= point.low) & (
+        (answers.confidence < point.high) | (point.high >= 1)
+    )
+    units = answers.units(inside)
+    return float(wilson(point.accuracy * units, units, level)[1])
 
 
 def _sure_and_wrong(answers: Answers) -> list[str]:
@@ -90,4 +96,6 @@ def _unfamiliar(leader: Assessed, name: str, label: str) -> list[str]:
     )
     blind = leader.scores.ood[name].auroc.low <= 0.5
     unnoticed = ", and it is not shown to notice that they are unfamiliar" if blind else ""
+    if leader.scores.ood[name].auroc.high < 0.5:
+        unnoticed = ", and it is surer of them than of familiar rows"
     return [f"On unfamiliar rows such as {named(label)}: {said}{unnoticed}."]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
-from bayeslora.reporting.assess import Assessed, occupied
+from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.reliability import Words, reliability_panel
 from bayeslora.reporting.text import clean, number, shorten
 
@@ -74,7 +74,7 @@ def _panel(name: str, one: Assessed, place: int) -> Panel:
     return reliability_panel(
         name,
         one.label,
-        occupied(reliability_bins(rows, bins)),
+        occupied(reliability_bins(rows, bins, clusters=clusters_of(one))),
         f"{CLASS_SLOT}: {count:,} of {len(rows):,} rows, error {number(error)}",
         words=ONE_CLASS,
         names={CLASS_SLOT: shorten(clean(one.method.predictions.classes[place]), 20)},

@@ -15,6 +15,7 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.answers import Answers, answers_of
 from bayeslora.reporting.assess import (
     Assessed,
+    clusters_of,
     ece_beyond_chance,
     miscalibrated,
     misses_more_than_chance,
@@ -42,7 +43,7 @@ def in_plain_words(
     standing = standing_of("nll", labelled, comparison)
     method = next(one for one in labelled if one.label == standing.label)
     leader = method.each[0]
-    answers = answers_of(leader.method.predictions)
+    answers = answers_of(leader.method.predictions, clusters_of(leader))
     found = [
         Finding("How right is it?", (_how_right(leader, answers),)),
         Finding("How sure is it, and may it be?", (_how_sure(leader),)),

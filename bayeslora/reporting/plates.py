@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
-from bayeslora.reporting.assess import Assessed, occupied
+from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.brier_parts import MOST_METHODS, BrierParts, brier_panel
 from bayeslora.reporting.curves import panels_of
 from bayeslora.reporting.findings import score_words
@@ -152,7 +152,7 @@ def _rendered(panels: Iterable[Panel], formats: Sequence[str]) -> tuple[Drawing,
 
 
 def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
-    bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True)
+    bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True, clusters=clusters_of(one))
     note = f"equal-mass ECE {shown(one.scores['aece'])}, n = {one.scores.n_labelled:,}"
     points = occupied(bins)
     name = f"reliability-mass-{index}"

@@ -44,8 +44,8 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 aleatoric part is not meant to notice unfamiliar rows."""
 
 BOLD = (
-    "Bold: the best of its column, and every value whose interval overlaps the best one's; a "
-    "column without bold has none that is clearly worse."
+    "Bold: the best of its column, and every value whose interval overlaps the best one's; no "
+    "interval of a column without bold lies apart from the best one's."
 )
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"

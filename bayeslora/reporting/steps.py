@@ -68,10 +68,10 @@ def _alarm(leader: Assessed, name: str, label: str) -> list[str]:
     if result is None:
         return []
     if result.auroc.low <= 0.5:
-        return [
-            f"Check by other means whether a row is like {named(label)}: its uncertainty does not"
-            " tell."
-        ]
+        why = "these rows do not show that its uncertainty tells"
+        if result.auroc.high < 0.5:
+            why = "it is surer of such rows than of familiar ones"
+        return [f"Check by other means whether a row is like {named(label)}: {why}."]
     flagged = result.fpr95
     by_confidence = result.score == "max_probability"
     kind = "lowest confidence" if by_confidence else f"highest {score_words(result.score)}"

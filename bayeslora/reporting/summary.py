@@ -136,7 +136,9 @@ def _unfamiliar(methods: Sequence[Assessed], sets: Mapping[str, str]) -> str:
     for name, label in sets.items():
         best, result = best_detector(methods, name)
         where = f"on {named(label)}"
-        if best.score.low <= 0.5:
+        if best.score.high < 0.5:
+            parts.append(f"not at all {where}, of which all are surer than of familiar rows")
+        elif best.score.low <= 0.5:
             parts.append(f"no better than by a coin {where}, as far as these rows tell")
         else:
             by = f"by {named(best.label)}, " if best.others else ""

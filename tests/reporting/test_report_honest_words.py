@@ -1,0 +1,98 @@
+"""Words that the numbers carry: clusters, detection in the wrong direction, few rows."""
+
+import numpy as np
+import pytest
+
+import bayeslora as bl
+
+FEW = {"num_resamples": 60}
+
+
+def made(n, seed, times=1, name="m"):
+    """Calibrated by construction, each row `times` times."""
+    generator = np.random.default_rng(seed)
+    sure = generator.uniform(0.55, 1.0, n)
+    labels = (generator.random(n) >= sure).astype(np.int64)
+    twin = np.repeat(np.arange(n), times)
+    return bl.Predictions(
+        np.column_stack([sure, 1 - sure])[twin],
+        ("a", "b"),
+        labels[twin],
+        name=name,
+        columns={"twin": tuple(map(str, twin))},
+    )
+
+
+def page(tmp_path, *predictions, **options):
+    bl.report(list(predictions), out=tmp_path / "out", **options, **FEW)
+    return (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_shares_in_words_are_those_of_clusters(tmp_path):
+    once = page(tmp_path / "once", made(60, 0))
+    often = page(tmp_path / "often", made(60, 0, times=9), cluster_by="twin")
+    line = "Let a person look"
+    assert line in once or "Not blindly" in once
+    for start in (line, "- Not blindly"):
+        one = [text.split("(likely")[1:] for text in once.splitlines() if start in text]
+        nine = [text.split("(likely")[1:] for text in often.splitlines() if start in text]
+        assert one == nine
+
+
+@pytest.fixture
+def inverted():
+    """Unfamiliar rows of which the model is all but certain."""
+    sure = np.linspace(0.995, 0.999, 80)
+    return bl.Predictions(np.column_stack([sure, 1 - sure]), ("a", "b"))
+
+
+def test_detection_in_the_wrong_direction_is_called_that(tmp_path, inverted):
+    text = page(tmp_path, made(200, 1), ood={"odd": inverted})
+    assert "Surer of these rows than of familiar ones, interval below 0.5" in text
+    assert "it is surer of such rows than of familiar ones" in text
+    assert "Every interval reaches 0.5" not in text
+    assert "coin" not in text.partition("## Terms")[0].partition("## Which")[0]
+
+
+def test_few_unfamiliar_rows_show_nothing(tmp_path):
+    text = page(tmp_path, made(200, 1), ood={"odd": made(12, 7).replace(labels=None)})
+    assert "these rows do not show that its uncertainty tells" in text
+    assert "does not tell" not in text
+
+
+def test_no_method_is_chosen_on_a_handful_of_rows(tmp_path):
+    text = page(tmp_path, made(6, 0, name="one"), made(6, 0, name="two"))
+    assert "cost may decide" not in text
+
+
+def test_a_method_without_an_error_does_not_make_every_ece_unknown(tmp_path):
+    plain = made(300, 4, name="plain")
+    right = np.eye(2)[plain.labels]
+    perfect = plain.replace(probs=right, name="perfect")
+    text = page(tmp_path, plain, perfect)
+    assert "cannot be judged" not in text
+
+
+def test_cards_say_that_a_calibration_error_is_more_than_chance():
+    rows = made(2000, 0)
+    bent = rows.probs**3 / (rows.probs**3).sum(1, keepdims=True)
+    scores = bl.evaluate(rows.replace(probs=bent), **FEW)
+    assert scores.calibration_p < 0.05
+    assert "further off than chance explains" in bl.model_card_section(scores)
+    fine = bl.evaluate(made(200, 0), **FEW)
+    text = bl.model_card_section(fine)
+    assert "with a probability of" in text
+    assert "further off than chance explains" not in text
+
+
+def test_files_of_comparisons_hold_no_direction_marks(tmp_path):
+    from bayeslora.reporting.comparison_files import write_comparison
+
+    one, two = made(40, 0, name="good\u202e name"), made(40, 0, name="plain")
+    comparison = bl.compare([one, two.replace(probs=two.probs[:, ::-1])], num_permutations=9, **FEW)
+    files = write_comparison(comparison, tmp_path / "out")
+    assert len(files) == 3
+    for file in files:
+        assert "\u202e" not in file.read_text(encoding="utf-8")
+    bl.report([one, two], out=tmp_path / "page", **FEW)
+    assert "\u202e" not in (tmp_path / "page" / "scores.csv").read_text(encoding="utf-8")
