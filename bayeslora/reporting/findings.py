@@ -227,7 +227,7 @@ def _misses(method: Assessed) -> str:
     points = method.points
     missed = sum(point.off_diagonal for point in points)
     return (
-        f"{missed} of {counted(len(points), 'occupied bin')}"
+        f"{missed} of {counted(len(points), 'bin')} with rows"
         f" {'misses' if missed == 1 else 'miss'} the diagonal"
         f" (about {number(CHANCE * len(points), digits=1)} would by chance)"
     )
