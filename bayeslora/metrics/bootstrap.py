@@ -192,6 +192,10 @@ def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Ge
 def _counts(group: Drawn, resamples: int, generator: np.random.Generator) -> Counts:
     """Return [units, resamples]: how often each unit is among the draws."""
     drawn = generator.integers(group.units, size=(resamples, group.draws))
+    if resamples <= LEAST_BLOCK:
+        # Few and long ones: to count each by itself is cheaper than to number them apart.
+        each = [np.bincount(one, minlength=group.units) for one in drawn]
+        return np.stack(each, axis=1).astype(np.float64)
     drawn += group.units * np.arange(resamples)[:, None]
     found = np.bincount(drawn.ravel(), minlength=resamples * group.units)
     return np.ascontiguousarray(found.reshape(resamples, -1).T, dtype=np.float64)
