@@ -1,8 +1,8 @@
-"""How long a report on many rows takes, and which step takes it.
+"""How long does a report on a large predictions file take, and how much memory?
 
-Simulated predictions of one method, with an out-of-distribution set of a tenth of the rows. Printed
-are the processor seconds of each step, which other work on the machine disturbs less than those of
-the clock, and the sizes of the page and of its largest figure, which must not grow with the rows.
+A file of random predictions is written to a temporary directory, and `bayeslora report` runs on it
+several times, each in a process of its own: seconds of the clock, start of the program included,
+and the most memory that the process held.
 
     python benchmarks/report_speed.py --rows 1000000 --classes 4
 """
@@ -10,83 +10,70 @@ the clock, and the sizes of the page and of its largest figure, which must not g
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
-import numpy as np
+from large_files import peak, write_predictions
 
-import bayeslora.reporting.report as module
-from bayeslora.predictions.record import Predictions
+from bayeslora.files import atomic_file, write_json
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-STEPS = ("gather", "assess", "pair", "compose", "draw", "write_figures", "render_page", "write_csv")
-"""Functions that `report` calls, in order; what they take together is nearly all of it."""
+LIMIT = 20.0
+"""Seconds that a report on a million rows of four classes may take."""
 
 
 def main() -> None:
-    """Simulate, report, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Measure, and write the numbers and a page on them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/report-speed"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--methods", type=int, default=1)
-    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    methods = [simulated(f"method {i}", args.rows, args.classes, i) for i in range(args.methods)]
-    outside = {
-        one.name: {"far": simulated("far", args.rows // 10, args.classes, 100 + i, signal=0.5)}
-        for i, one in enumerate(methods)
-    }
-    seconds = timed()
+    found = measured(args.rows, args.classes, args.repeats)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "scores.json", found)
+    with atomic_file(args.out / "summary.md") as aside:
+        aside.write_text(summary(found), encoding="utf-8")
+    print(summary(found))
+
+
+def measured(rows: int, classes: int, repeats: int) -> dict[str, Any]:
+    """Return the seconds of each run, the most memory of any, and the size of what was written."""
     with tempfile.TemporaryDirectory() as folder:
-        start = time.process_time()
-        page = module.report(
-            methods, ood=outside, out=Path(folder) / "report", num_resamples=args.resamples
-        )
-        total = time.process_time() - start
-        largest = max(page.parent.glob("figures/*"), key=lambda path: path.stat().st_size)
-        for step in STEPS:
-            print(f"{step:>14}  {seconds[step]:7.2f} s")
-        print(f"{'all':>14}  {total:7.2f} s")
-        print(f"{'page':>14}  {page.stat().st_size / 1e3:7.0f} kB")
-        print(f"{'largest figure':>14}  {largest.stat().st_size / 1e3:7.0f} kB  {largest.name}")
+        file, out = Path(folder) / "predictions.parquet", Path(folder) / "report"
+        write_predictions(file, rows, classes)
+        command = (sys.executable, "-m", "bayeslora", "report", str(file), "--out", str(out))
+        seconds, memory = [], 0.0
+        for _ in range(repeats):
+            start = time.perf_counter()
+            memory = max(memory, peak(*command, "--overwrite"))
+            seconds.append(round(time.perf_counter() - start, 2))
+        size = sum(part.stat().st_size for part in out.rglob("*") if part.is_file())
+    return {
+        "rows": rows,
+        "classes": classes,
+        "seconds": seconds,
+        "peak_gib": memory,
+        "report_mb": round(size / 1e6, 2),
+    }
 
 
-def timed() -> dict[str, float]:
-    """Make each step of `report` add its time to the mapping that is returned."""
-    seconds: dict[str, float] = defaultdict(float)
-
-    def wrap(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*args: Any, **options: Any) -> Any:
-            start = time.process_time()
-            try:
-                return function(*args, **options)
-            finally:
-                seconds[step] += time.process_time() - start
-
-        return measured
-
-    for step in STEPS:
-        setattr(module, step, wrap(step, getattr(module, step)))
-    return seconds
-
-
-def simulated(name: str, rows: int, classes: int, seed: int, signal: float = 2.0) -> Predictions:
-    """Return predictions of which none tie; lower `signal` means harder rows."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, rows)
-    logits = generator.normal(0, 1, (rows, classes))
-    logits[np.arange(rows), labels] += signal
-    odds = np.exp(2 * logits)
-    probs = odds / odds.sum(1, keepdims=True)
-    names = tuple(f"class {index}" for index in range(classes))
-    return Predictions(probs=probs, classes=names, labels=labels, name=name)
+def summary(found: dict[str, Any]) -> str:
+    """Return the numbers as a page in Markdown."""
+    seconds = found["seconds"]
+    return (
+        "# Time and memory of a report\n\n"
+        f"`bayeslora report` on a Parquet file of {found['rows']:,} rows and {found['classes']}"
+        " classes with ids and labels, 1,000 resamples, all of the program from start to end:"
+        f" **{median(seconds):.1f} s** by the clock, the median of {len(seconds)} runs"
+        f" ({min(seconds):.1f} to {max(seconds):.1f}; allowed are {LIMIT:g}), on a machine of two"
+        f" cores that did nothing else. At most {found['peak_gib']:.2f} GiB of resident memory; the"
+        f" report is {found['report_mb']:.1f} MB. Made by `python benchmarks/report_speed.py`.\n"
+    )
 
 
 if __name__ == "__main__":
