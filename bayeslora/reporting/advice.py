@@ -43,15 +43,27 @@ def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[
         return []
     nll = standing_of("nll", methods, comparison)
     leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
-    sound = [named(one.label) for one in leaders if _is_sound(one)]
+    chosen = [one for one in leaders if _is_sound(one)]
+    sound = [named(one.label) for one in chosen]
     if not sound:
         return []
     if len(sound) == 1:
-        return [f"Prefer {sound[0]}: in the leading group by NLL and no sign of miscalibration."]
-    return [
-        f"Choose among {listed(sound)}: all are in the leading group by NLL and show no sign of"
-        " miscalibration, so cost may decide."
-    ]
+        choice = f"Prefer {sound[0]}: in the leading group by NLL and no sign of miscalibration."
+    else:
+        choice = (
+            f"Choose among {listed(sound)}: all are in the leading group by NLL and show no sign of"
+            " miscalibration, so cost may decide."
+        )
+    return [choice, *_one_fit(chosen, methods)]
+
+
+def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[str]:
+    """Warn of a choice of one fit where others are means over seeds."""
+    alone = [named(one.label) for one in chosen if not one.fits]
+    if not alone or not any(one.fits for one in methods):
+        return []
+    verb = "is" if len(alone) == 1 else "are each"
+    return [f"{listed(alone)} {verb} one fit beside means over seeds: other seeds may do worse."]
 
 
 def _recalibrate(methods: Sequence[Assessed]) -> list[str]:

@@ -194,6 +194,7 @@ def test_predictions_hold_what_the_logits_say(data):
     assert found.name == "x"
     assert (found.metadata["link"], found.metadata["num_samples"]) == ("softmax", "4")
     np.testing.assert_allclose(found.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)
-    spread = samples.var(0, correction=0).sum(1)
+    centred = samples - samples.mean(-1, keepdim=True)
+    spread = centred.var(0, correction=0).sum(1)
     np.testing.assert_allclose(found.scores["logit_variance"], spread.numpy(), atol=1e-12)
     assert not found.labelled.any()

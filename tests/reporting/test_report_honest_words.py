@@ -96,3 +96,16 @@ def test_files_of_comparisons_hold_no_direction_marks(tmp_path):
         assert "\u202e" not in file.read_text(encoding="utf-8")
     bl.report([one, two], out=tmp_path / "page", **FEW)
     assert "\u202e" not in (tmp_path / "page" / "scores.csv").read_text(encoding="utf-8")
+
+
+def test_one_fit_beside_means_over_seeds_is_named(tmp_path):
+    def bent(power, seed):
+        rows = made(300, 0, name="bent")
+        noise = np.random.default_rng(seed).normal(scale=0.05, size=rows.probs.shape)
+        odds = rows.probs**power * np.exp(noise)
+        return rows.replace(
+            probs=odds / odds.sum(1, keepdims=True), metadata={"fit_seed": str(seed)}
+        )
+
+    text = page(tmp_path, made(300, 0, name="single"), *(bent(4, seed) for seed in (1, 2)))
+    assert "**single** is one fit beside means over seeds: other seeds may do worse." in text
