@@ -135,9 +135,13 @@ def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
 
 def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     monkeypatch.setattr(registry, "offers", lambda: pytest.fail("packages were looked through"))
-    for value in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL()):
-        resolve_posterior(value)
-    stored_posterior({"name": "nuts"})
+    found = [resolve_posterior(one) for one in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())]
+    assert [one.name for one in (*found, stored_posterior({"name": "nuts"}))] == [
+        "vbll",
+        "laplace",
+        "vbll",
+        "nuts",
+    ]
 
 
 @pytest.mark.parametrize(
