@@ -7,7 +7,6 @@ stored states and cost no further training.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
@@ -45,6 +44,7 @@ class FitSpec:
         epochs: Passes over the training rows.
         seed: Of start, order and dropout.
         max_length: Tokens kept of a text.
+        head_lr: Learning rate of a point estimate's last layer.
     """
 
     adapter: AdapterConfig
@@ -52,6 +52,7 @@ class FitSpec:
     epochs: int
     seed: int
     max_length: int = 64
+    head_lr: float = TrainingSettings.head_lr
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that decides the fit, apart from the data."""
@@ -61,6 +62,7 @@ class FitSpec:
             "epochs": self.epochs,
             "seed": self.seed,
             "max_length": self.max_length,
+            "head_lr": self.head_lr,
         }
 
 
@@ -141,7 +143,7 @@ def _train(
             None,
             adapter=spec.adapter,
             posterior=spec.posterior,
-            settings=dataclasses.replace(TrainingSettings(), epochs=spec.epochs, seed=spec.seed),
+            settings=TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
             directory=Path(folder),
             early_stopping=False,
             fit_last=False,
