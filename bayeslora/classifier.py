@@ -130,7 +130,8 @@ class BayesianClassifier:
                 (texts, labels), or `Examples`.
             validation: Held-out labelled data. With it the epoch and the prior scale are chosen
                 by validation NLL; without it they are fixed beforehand.
-            epochs: Passes over the data, at most; None takes 10 with validation data, 5 without.
+            epochs: Passes over the data, at most; None takes 15 where validation data choose the
+                epoch, else 5. The adapter's default learning rate goes with it.
             batch_size: Rows a step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.
@@ -150,7 +151,7 @@ class BayesianClassifier:
         scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         settings = TrainingSettings(
-            default_epochs(data) if epochs is None else epochs,
+            default_epochs(data, self.posterior) if epochs is None else epochs,
             batch_size,
             head_lr=self._head_lr(head_lr),
             patience=patience,

@@ -28,7 +28,8 @@ class LoRA:
         target_modules: Endings of dotted module names, or regular expressions of whole names;
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`, or `long_lr` where
+            `fit` chooses among many epochs by validation rows.
         weight_decay: Decoupled weight decay of both factors.
         use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
             step does not fall with the rank (Kalajdzievski 2023, arXiv:2312.03732).
@@ -37,13 +38,15 @@ class LoRA:
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "low-rank change of frozen weights with two free factors"
     source: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
+    default_lr: ClassVar[float] = 1e-3
+    long_lr: ClassVar[float] = 3e-3
 
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float = 1e-3
+    lr: float | None = None
     weight_decay: float = 0.0
     use_rslora: bool = False
 
@@ -70,7 +73,8 @@ class PoLAR:
         target_modules: Endings of dotted module names, or regular expressions of whole names;
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of the factors and of the core.
+        lr: Learning rate of the factors and of the core; `None` takes `default_lr`, or `long_lr`
+            where `fit` chooses among many epochs by validation rows.
         weight_decay: Decoupled weight decay of the core, which is exactly that of the change.
         constraint: `retraction` (Riemannian AdamW, exactly orthonormal after every step),
             `landing` (a field that attracts to the manifold, under AdamW) or
@@ -84,12 +88,14 @@ class PoLAR:
     name: ClassVar[str] = "polar"
     summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv:2506.03133"
+    default_lr: ClassVar[float] = 4e-3
+    long_lr: ClassVar[float] = 1e-2
 
     r: int = 8
     alpha: float = 32.0
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float = 4e-3
+    lr: float | None = None
     weight_decay: float = 0.0
     constraint: str = "retraction"
     landing_lambda: float = 5e-3
@@ -117,3 +123,16 @@ ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA]] = {
     cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA)
 }
 """Every adapter by the name that the command line uses."""
+
+
+def learning_rate(config: AdapterConfig, *, long: bool = False) -> float:
+    """Return the learning rate of an adapter.
+
+    Args:
+        config: Of the adapter.
+        long: Whether validation rows choose among many epochs, so that a rate that overfits in the
+            last ones does no harm.
+    """
+    if config.lr is not None:
+        return config.lr
+    return config.long_lr if long else config.default_lr

@@ -19,6 +19,10 @@ class Shared(Protocol):
     def num_layers(self) -> int | None:
         """On how many of the last transformer layers."""
 
+    @property
+    def lr(self) -> float | None:
+        """Learning rate of the adapter."""
+
 
 def check_shared(config: Shared) -> None:
     """Complain about `r`, `num_layers`, `lr`, `weight_decay` or `target_modules`.
@@ -29,7 +33,8 @@ def check_shared(config: Shared) -> None:
     whole(config, "r", low=1)
     if config.num_layers is not None:
         whole(config, "num_layers", low=1, otherwise=" or None (all layers)")
-    number(config, "lr", above=0.0)
+    if config.lr is not None:
+        number(config, "lr", above=0.0, otherwise=" or None (the adapter's default)")
     number(config, "weight_decay", low=0.0)
     _check_targets(config)
 

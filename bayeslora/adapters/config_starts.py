@@ -32,20 +32,22 @@ class PiSSA:
         target_modules: Endings of dotted module names, or regular expressions of whole names;
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
         weight_decay: Decoupled weight decay of both factors towards their start.
     """
 
     name: ClassVar[str] = "pissa"
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv:2404.02948"
+    default_lr: ClassVar[float] = 3e-4
+    long_lr: ClassVar[float] = 3e-4
 
     r: int = 16
     alpha: float | None = None
     niter: int | None = None
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float = 3e-4
+    lr: float | None = None
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,13 +83,15 @@ class CorDA:
         target_modules: Endings of dotted module names, or regular expressions of whole names;
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
         weight_decay: Decoupled weight decay of both factors towards their start.
     """
 
     name: ClassVar[str] = "corda"
     summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
     source: ClassVar[str] = "Yang et al. 2024, arXiv:2406.05223"
+    default_lr: ClassVar[float] = 3e-4
+    long_lr: ClassVar[float] = 3e-4
 
     r: int = 16
     alpha: float | None = None
@@ -98,7 +102,7 @@ class CorDA:
     damping: float = 0.01
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float = 3e-4
+    lr: float | None = None
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:

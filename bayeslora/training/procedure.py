@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import AdapterConfig, learning_rate
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import check_feature_scores
+from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
@@ -31,7 +32,9 @@ from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
-DEFAULT_EPOCHS_VALIDATED = 10
+DEFAULT_EPOCHS_VALIDATED = 15
+# With fewer epochs to choose among, the higher rates have no time to fall.
+_LONG = 10
 
 LabelledRows = tuple[Examples, Tensor]
 
@@ -100,9 +103,21 @@ class TrainingData:
         return {"train": data_hash(self.train[0]), "validation": held}
 
 
-def default_epochs(data: TrainingData) -> int:
+def default_epochs(data: TrainingData, posterior: PosteriorConfig) -> int:
     """Return the passes over the data where none are asked for."""
-    return DEFAULT_EPOCHS if data.validation is None else DEFAULT_EPOCHS_VALIDATED
+    return DEFAULT_EPOCHS_VALIDATED if _chooses(data, posterior) else DEFAULT_EPOCHS
+
+
+def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
+    """Whether validation rows choose the epoch."""
+    return data.validation is not None and not isinstance(posterior, SWAG)
+
+
+def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> AdapterConfig:
+    """Return the adapter with its learning rate, which depends on what validation rows choose."""
+    long = _chooses(data, choices.posterior) and settings.epochs >= _LONG
+    rate = learning_rate(choices.adapter, long=long)
+    return dataclasses.replace(choices.adapter, lr=rate)
 
 
 def fit_classifier(
@@ -130,7 +145,7 @@ def fit_classifier(
     """
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    adapter = read_context(choices.adapter, data.columns, held)
+    adapter = read_context(_rated(choices, data, settings), data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     identity: dict[str, Any] = {**planned, **data.hashes()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import AdapterConfig, learning_rate
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
@@ -180,7 +180,7 @@ def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> W
     def build(parameters: list[nn.Parameter]) -> Optimizer:
         optimizer = build_ivon(
             parameters,
-            lr=posterior.lr or adapter.lr / posterior.clip_radius,
+            lr=posterior.lr or learning_rate(adapter) / posterior.clip_radius,
             ess=posterior.ess,
             hess_init=posterior.hess_init,
             beta1=posterior.beta1,

@@ -81,8 +81,8 @@ def test_the_scale_is_alpha_over_r(config, scale):
         ({"r": 0}, "r must be an integer >= 1, got 0"),
         ({"r": 8.0}, "r must be an integer >= 1, got 8.0"),
         ({"r": True}, "r must be an integer >= 1, got True"),
-        ({"lr": "fast"}, "lr must be a number > 0, got 'fast'"),
-        ({"lr": math.inf}, "lr must be a number > 0, got inf"),
+        ({"lr": "fast"}, "lr must be a number > 0 or None (the adapter's default), got 'fast'"),
+        ({"lr": math.inf}, "lr must be a number > 0 or None (the adapter's default), got inf"),
         ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
         (
             {"num_layers": 0},

@@ -174,7 +174,7 @@ def test_a_posteriors_parameters_move_with_the_adapter_without_decay(key):
     names = [group["name"] for group in optimizer.param_groups]
     assert names == ["adapter", "posterior", *(["factors"] if key == "polar" else []), "head"]
     group = optimizer.param_groups[1]
-    assert (group["lr"], group["weight_decay"]) == (CONFIGS[key].lr, 0.0)
+    assert (group["lr"], group["weight_decay"]) == (CONFIGS[key].default_lr, 0.0)
     spread.grad = torch.ones(3)
     optimizer.head_step()
     assert torch.equal(spread, torch.ones(3))
