@@ -28,7 +28,8 @@ from bayeslora.posteriors.config import MLE, VBLL
 from bayeslora.training.procedure import DEFAULT_EPOCHS
 
 MAX_LENGTH = 32
-HEAD_RATES = (2e-2, 1e-1)
+LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
+HEAD_RATES = (5e-3, 2e-2, 1e-1)
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,11 @@ class Arm:
         adapter: Which adapter.
         rates: Of the adapter.
         is_vbll: Whether the last layer is variational, else a point estimate.
-        head_rates: Of the last layer.
     """
 
     adapter: AdapterConfig
     rates: tuple[float, ...]
     is_vbll: bool
-    head_rates: tuple[float, ...]
 
     def spec(self, rate: float, head_rate: float, seed: int) -> FitSpec:
         """Return the fit at one place of the grid."""
@@ -57,10 +56,10 @@ class Arm:
 
 
 ARMS = {
-    "lora-mle": Arm(LoRA(dropout=0.1), (1e-3, 3e-3, 1e-2), False, HEAD_RATES),
-    "polar-mle": Arm(PoLAR(), (2e-3, 4e-3, 1e-2), False, HEAD_RATES),
-    "lora-vbll": Arm(LoRA(dropout=0.1), (1e-3, 3e-3, 1e-2), True, (5e-3, 2e-2)),
-    "polar-vbll": Arm(PoLAR(), (2e-3, 4e-3, 1e-2), True, (5e-3, 2e-2)),
+    "lora-mle": Arm(LoRA(dropout=0.1), LORA_RATES, is_vbll=False),
+    "polar-mle": Arm(PoLAR(), POLAR_RATES, is_vbll=False),
+    "polar-vbll": Arm(PoLAR(), POLAR_RATES, is_vbll=True),
+    "lora-vbll": Arm(LoRA(dropout=0.1), LORA_RATES, is_vbll=True),
 }
 
 
@@ -81,7 +80,7 @@ def main() -> None:
         data = load_experiment(task, num_test=1, num_ood=1, data_dir=args.data_dir)
         for seed, name in product(args.seeds, args.arms):
             arm = ARMS[name]
-            for rates in product(arm.rates, arm.head_rates):
+            for rates in product(arm.rates, HEAD_RATES):
                 run(Bench(backbone, data, args.runs, args.out), name, rates, seed)
         backbone.prefix_states.clear()
     write_table(args.out)
@@ -139,7 +138,7 @@ def write_table(out: Path) -> None:
         "|---" * (4 + len(tasks)) + "|",
     ]
     for name, arm in ARMS.items():
-        for rates in product(arm.rates, arm.head_rates):
+        for rates in product(arm.rates, HEAD_RATES):
             values = [_mean(rows, task, name, rates) for task in tasks]
             if any(value is None for value in values):
                 continue
