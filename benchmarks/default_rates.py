@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     for task in args.tasks:
-        data = load_experiment(task, num_test=1, num_ood=1, data_dir=args.data_dir)
+        data = load_experiment(task, num_test=100, num_ood=50, data_dir=args.data_dir)
         for seed, name in product(args.seeds, args.arms):
             arm = ARMS[name]
             for rates in product(arm.rates, HEAD_RATES):

@@ -1,11 +1,11 @@
 """Every posterior on LoRA and PoLAR: the same rows, seeds and epochs, tuned on validation rows.
 
-A fit serves all posteriors of the last layer that leave its adapter alone: they are calibrated on
-its features, with the time of the fit added to their own. Each kind of fit takes the better of two
-learning rates, by validation NLL with the first seed. On the features of such fits, distances to
-the training rows are tried as out-of-distribution scores, and approximations are measured against
-chains with the same prior. Everything is stored as it comes; the same command goes on where it was
-interrupted.
+A fit serves all posteriors that leave its adapter alone: they are calibrated on it, with the time
+of the fit added to their own. Each kind of training takes the better of two learning rates, by
+validation NLL with the first seed; fits that train their adapter alike share the choice. On the
+features of such fits, distances to the training rows are tried as out-of-distribution scores, and
+approximations are measured against chains with the same prior. Everything is stored as it comes;
+the same command goes on where it was interrupted.
 
     python benchmarks/posteriors.py --data-dir DIR
 
@@ -37,14 +37,14 @@ from bayeslora.files import read_json, write_json
 from bayeslora.predictions.record import Predictions
 from bayeslora.training.predict import num_passes
 
-EPOCHS, MAX_LENGTH = 10, 32
+EPOCHS, MAX_LENGTH = 6, 32
 NUM_TEST, NUM_OOD = 500, 250
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance", "energy", "max_logit")
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 
-# Fits, and the last layers that are calibrated on the features of each.
+# Fits, and the posteriors that are calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {
-    "mle": ("temperature", "gvbll"),
+    "mle": ("temperature", "gvbll", "laplace_lora"),
     "map": (
         "laplace",
         "laplace:prior_precision=marglik",
@@ -57,7 +57,6 @@ FITS: dict[str, tuple[str, ...]] = {
         "vbll:polish_bound=jensen",
         "vbll:laplace_refinement=true",
     ),
-    "laplace_lora": (),
     "swag": (),
     "tfb": (),
     "blob": (),
@@ -68,6 +67,8 @@ FITS: dict[str, tuple[str, ...]] = {
     "ensemble": (),
 }
 LORA_ONLY = {"scalabl", "mc_dropout"}
+TRAINED_AS = {"map": "mle", "tfb": "mle", "mc_dropout": "mle", "ensemble": "mle"}
+"""Fits whose adapter trains on plain cross-entropy too, and so with the same learning rate."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def run(cell: Cell, fit: str) -> None:
     """Fit, calibrate, score and store."""
     if cell.file(fit).is_file():
         return
-    clf, seconds = fitted(cell, fit, best_rate(cell, fit))
+    clf, seconds = at_best_rate(cell, fit)
     rows = [scored(cell, clf, fit, seconds)]
     content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
@@ -158,15 +159,17 @@ def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answ
     return None
 
 
-def best_rate(cell: Cell, fit: str) -> float:
-    """Return the learning rate of a kind of fit, chosen once by validation NLL."""
-    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
-    if not file.is_file():
-        rates = LEARNING_RATES[cell.adapter]
-        found = {lr: validation_nll(cell, fitted(cell, fit, lr)[0]) for lr in rates}
-        best = min(found, key=found.__getitem__)
-        write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
-    return float(read_json(file)["lr"])
+def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
+    """Return a fit at the learning rate of its kind, chosen once by validation NLL."""
+    kind = TRAINED_AS.get(fit, fit)
+    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{kind}.json"
+    if file.is_file():
+        return fitted(cell, fit, float(read_json(file)["lr"]))
+    tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
+    found = {lr: validation_nll(cell, clf) for lr, (clf, _) in tried.items()}
+    best = min(found, key=found.__getitem__)
+    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
+    return tried[best] if kind == fit else fitted(cell, fit, best)
 
 
 def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:

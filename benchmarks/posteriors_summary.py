@@ -94,7 +94,7 @@ def _preamble(tasks: Mapping[str, Mapping[str, Rows]]) -> str:
         "# Posteriors on LoRA and PoLAR\n\n"
         "SmolLM2-135M, r = 8 on the query and value projections of the last 6 of 30 layers, 640 "
         "training, 320 validation and 500 test rows, 250 rows of each out-of-distribution set, at "
-        "most 32 tokens a text, at most 10 epochs, bfloat16. Epoch, learning rate (the better of "
+        "most 32 tokens a text, at most 6 epochs, bfloat16. Epoch, learning rate (the better of "
         "two, with the first seed) and the posterior's own number are chosen by validation NLL. "
         f"Seeds: {', '.join(map(str, sorted(seeds))) or 'none yet'}. Values are means over seeds "
         "± half a 95 % t interval; Δ NLL is paired by seed (method − polar vbll). Seconds are "

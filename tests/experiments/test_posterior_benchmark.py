@@ -51,6 +51,7 @@ def test_every_recipe_is_a_posterior(recipe):
 
 def test_every_fit_has_its_adapter():
     assert set(posteriors.LEARNING_RATES) <= set(ADAPTERS)
+    assert set(posteriors.TRAINED_AS) | set(posteriors.TRAINED_AS.values()) <= set(posteriors.FITS)
     assert posteriors.LORA_ONLY | set(posterior_distances.APPROXIMATIONS) <= set(posteriors.FITS)
     for adapter, _ in ablations.FITS.values():
         options.resolve("adapter", adapter, ADAPTERS)
@@ -65,7 +66,8 @@ def test_what_is_measured_from_the_chains_has_their_prior(recipe):
     assert head.report()["prior_scale"] == pytest.approx(exact.prior_scale, rel=1e-12)
 
 
-HAS_VARIANCE = {"vbll", "laplace", "nuts", "gvbll"}
+HAS_VARIANCE = {"vbll", "laplace", "laplace_lora", "nuts", "gvbll"}
+PASSES = {"clora": 10, "mc_dropout": 10, "laplace_lora": 2}
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     content = read_json(cell.file(fit))
     assert [row["method"] for row in content["rows"]] == [fit, *posteriors.FITS[fit]]
     for row in content["rows"]:
-        assert row["passes"] == (10 if fit in {"clora", "mc_dropout"} else 1)
+        assert row["passes"] == PASSES.get(row["method"], 1)
         assert row["bytes"] > 0
         assert row["nll"] > 0
         for score in posteriors.OOD_SCORES:
@@ -161,14 +163,23 @@ def test_ablations_fill_their_table(cell, monkeypatch):
     assert not table["default"][-3]
 
 
-def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell):
-    rate = posteriors.best_rate(cell, "mle")
-    file = cell.out / "learning-rates" / "toy" / "lora-mle.json"
-    stored = dict(map(tuple, read_json(file)["validation_nll"]))
-    assert stored[rate] == min(stored.values())
-    other = posteriors.Cell(cell.backbone, cell.data, "lora", 5, cell.out)
-    assert posteriors.best_rate(other, "mle") == rate
-    assert read_json(file)["seed"] == 0
+def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch):
+    tried = []
+
+    def fitted(at, fit, lr):
+        tried.append((at.seed, fit, lr))
+        return lr, 1.0
+
+    monkeypatch.setattr(posteriors, "fitted", fitted)
+    monkeypatch.setattr(posteriors, "validation_nll", lambda _, lr: abs(lr - 3e-3))
+    # Its adapter is trained as that of "mle", whose rate it takes.
+    assert posteriors.at_best_rate(cell, "ensemble") == (3e-3, 1.0)
+    assert posteriors.at_best_rate(replace(cell, seed=5), "mle") == (3e-3, 1.0)
+    assert posteriors.at_best_rate(cell, "vbll") == (3e-3, 1.0)
+    low, high = posteriors.LEARNING_RATES["lora"]
+    expected = [(0, "mle", low), (0, "mle", high), (0, "ensemble", high), (5, "mle", high)]
+    assert tried == [*expected, (0, "vbll", low), (0, "vbll", high)]
+    assert read_json(cell.out / "learning-rates" / "toy" / "lora-mle.json")["seed"] == 0
 
 
 def test_the_summary_names_the_front_and_the_gaps(tmp_path):
