@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
+    from bayeslora.adapters.config_columns import S2FT
     from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
@@ -78,6 +79,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.aps",
+    "S2FT": "bayeslora.adapters.config_columns",
     "Report": "bayeslora.reporting.result",
     "Score": "bayeslora.metrics.scores",
     "Scores": "bayeslora.metrics.scores",
@@ -108,6 +110,7 @@ __all__ = [
     "MLE",
     "NUTS",
     "RAPS",
+    "S2FT",
     "SWAG",
     "TFB",
     "VBLL",

@@ -1,1 +1,1 @@
-"""Low-rank changes of linear layers: sites, starts, injection, exchange with PEFT."""
+"""Changes of linear layers: sites, starts, injection, exchange with PEFT."""

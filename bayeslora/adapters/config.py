@@ -1,7 +1,8 @@
 """What an adapter is made of: the options of LoRA and PoLAR, and all adapters by name.
 
 A site adds `s·B·A` (LoRA) or `s·X·Θ·Yᵀ` (PoLAR) to a frozen weight, with `s = alpha / r`. Those
-that start from a part of that weight are in `config_starts`.
+that start from a part of that weight are in `config_starts`, and the one that trains columns of it
+in `config_columns`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from bayeslora.adapters.config_checks import check_shared, number, whole
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.errors import InputError, unknown_choice
 
@@ -117,10 +119,13 @@ class PoLAR:
         return self.alpha / self.r
 
 
-AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
+AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA | S2FT
 
-ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA)
+LowRankConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
+"""Those whose sites are `LowRank`."""
+
+ADAPTERS: dict[str, type[AdapterConfig]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT)
 }
 """Every adapter by the name that the command line uses."""
 

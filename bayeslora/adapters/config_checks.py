@@ -25,12 +25,13 @@ class Shared(Protocol):
 
 
 def check_shared(config: Shared) -> None:
-    """Complain about `r`, `num_layers`, `lr`, `weight_decay` or `target_modules`.
+    """Complain about `r` where there is one, `num_layers`, `lr`, `weight_decay`, `target_modules`.
 
     Raises:
         InputError: One of them is not allowed.
     """
-    whole(config, "r", low=1)
+    if hasattr(config, "r"):
+        whole(config, "r", low=1)
     if config.num_layers is not None:
         whole(config, "num_layers", low=1, otherwise=" or None (all layers)")
     if config.lr is not None:

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.config import AdapterConfig, LoRA
+from bayeslora.adapters.columns import Columns, check_columns
+from bayeslora.adapters.config import AdapterConfig, LoRA, LowRankConfig
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.selection import choose_columns, column_targets, units_at
+from bayeslora.adapters.site import AnySite, Site
 from bayeslora.adapters.start import start
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import find_targets
@@ -23,7 +27,7 @@ def inject(
     *,
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
-) -> list[LowRank]:
+) -> list[AnySite]:
     """Replace linear layers of `model` by adapted ones, in place, and freeze all the rest.
 
     The model computes the same function as before until the adapters are trained.
@@ -32,18 +36,22 @@ def inject(
         model: The host; every parameter that is not an adapter's stops requiring a gradient.
         config: The adapter's options.
         seed: Of the random start; the same seed gives the same factors.
-        moments: Second moments of the inputs of the adapted layers by name, which CorDA needs.
+        moments: Second moments of the inputs of the adapted layers by name, which CorDA needs, and
+            S²FT where it selects by them.
         blank: Whether to leave out the work of a start that is read off the weights, and begin
-            with zeros, because the adapter's tensors will be loaded.
+            with zeros, or no columns, because the adapter's tensors will be loaded.
 
     Returns:
         The sites, in the model's own order.
 
     Raises:
         InputError: See `find_targets`; or the rank exceeds a layer's size, or a second moment is
-            missing. The model is then left as it was.
+            missing; or S²FT selects by gradients. The model is then left as it was.
     """
-    names = find_targets(model, config.target_modules, config.num_layers)
+    if isinstance(config, S2FT):
+        names = column_targets(model, config)
+    else:
+        names = find_targets(model, config.target_modules, config.num_layers)
     return inject_at(model, names, config, seed, moments=moments, blank=blank)
 
 
@@ -55,27 +63,70 @@ def inject_at(
     *,
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
-) -> list[LowRank]:
+) -> list[AnySite]:
     """Do what `inject` does, on the linear layers with these very names.
 
     Raises:
-        InputError: The rank exceeds a layer's size.
+        InputError: The rank exceeds a layer's size, or heads cannot be told apart.
     """
     generator = Generator().manual_seed(seed)
     hosts = {name: _linear_at(model, name) for name in names}
+    if isinstance(config, S2FT):
+        columns: Mapping[str, Tensor] = {}
+        if not blank:
+            units = units_at(model, names, config)
+            weights = {name: host.get_parameter("weight") for name, host in hosts.items()}
+            columns = choose_columns(units, weights, config, generator, moments)
+        none = torch.zeros(0, dtype=torch.int64)
+        return put(model, [Columns(n, host, columns.get(n, none)) for n, host in hosts.items()])
+    return put(model, _low_rank_sites(hosts, config, generator, moments=moments, blank=blank))
+
+
+def _low_rank_sites(
+    hosts: Mapping[str, nn.Linear],
+    config: LowRankConfig,
+    generator: Generator,
+    *,
+    moments: Mapping[str, SecondMoment] | None,
+    blank: bool,
+) -> list[LowRank]:
     starts = [
         start(name, host, config, generator, moments=moments, blank=blank)
         for name, host in hosts.items()
     ]
     dropout = config.dropout if isinstance(config, LoRA) else 0.0
-    sites = [
+    return [
         LowRank(name, host, factors, config.scale, dropout)
         for (name, host), factors in zip(hosts.items(), starts, strict=True)
     ]
-    return put(model, sites)
 
 
-def put(model: nn.Module, sites: Sequence[LowRank]) -> list[LowRank]:
+@torch.no_grad()
+def inject_columns(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> list[Columns]:
+    """Replace linear layers by ones of which given columns have changed, in place.
+
+    Args:
+        model: The host; every parameter that is not an adapter's stops requiring a gradient.
+        changes: Columns [k], ascending, and their change [out, k], by the name of the layer.
+
+    Raises:
+        InputError: A layer is not there, is not linear or has other columns or outputs. The model
+            is then left as it was.
+    """
+    sites = []
+    for name, (idx, change) in changes.items():
+        site = Columns(name, _linear_at(model, name), idx)
+        if site.sel.weight.shape != change.shape:
+            raise InputError(
+                f"{name}: the change has shape {list(change.shape)}, the model needs "
+                f"{list(site.sel.weight.shape)}"
+            )
+        site.sel.weight.copy_(change)
+        sites.append(site)
+    return [site for site in put(model, sites) if isinstance(site, Columns)]
+
+
+def put(model: nn.Module, sites: Sequence[AnySite]) -> list[AnySite]:
     """Put sites in the places that they are named after, freeze all the rest, and return them.
 
     They come back in the model's own order.
@@ -87,9 +138,9 @@ def put(model: nn.Module, sites: Sequence[LowRank]) -> list[LowRank]:
     return [site for site in find_sites(model) if site.name in names]
 
 
-def find_sites(model: nn.Module) -> list[LowRank]:
+def find_sites(model: nn.Module) -> list[AnySite]:
     """Return the adapters inside `model`, in its own order."""
-    return [module for module in model.modules() if isinstance(module, LowRank)]
+    return [module for module in model.modules() if isinstance(module, AnySite)]
 
 
 def remove(model: nn.Module) -> None:
@@ -106,10 +157,11 @@ def export(model: nn.Module) -> nn.Module:
     return plain
 
 
-def adapter_state(sites: Sequence[LowRank]) -> dict[str, Tensor]:
+def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
     """Return copies of all adapter tensors on the CPU, named `<module>.A`, `.B` and `.core`.
 
-    Where the change is measured from a start, that is there as `.A0` and `.B0`.
+    Where the change is measured from a start, that is there as `.A0` and `.B0`. Of columns there
+    are `.sel` and `.idx`.
     """
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
@@ -118,30 +170,68 @@ def adapter_state(sites: Sequence[LowRank]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_adapter_state(sites: Sequence[LowRank], tensors: Mapping[str, Tensor]) -> None:
+def load_adapter_state(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors named as by `adapter_state` into the sites; all of them or none.
 
+    Sites of columns take the columns that are named there.
+
     Raises:
-        InputError: A tensor is missing, unexpected or of the wrong shape; the message names it.
+        InputError: A tensor is missing, unexpected or of the wrong shape, or columns are not those
+            of a weight; the message names it.
     """
     own = _named_tensors(sites)
     for name in tensors:
         if name not in own:
             raise InputError(f"unexpected adapter tensor {name!r}: the model has no such site")
-    for name, value in own.items():
+    needed = {name: value.shape for name, value in own.items()}
+    needed |= _shapes_of_columns(sites, tensors)
+    for name, shape in needed.items():
         if name not in tensors:
             raise InputError(f"adapter tensor {name!r} is missing")
-        if tensors[name].shape != value.shape:
+        if tensors[name].shape != shape:
             raise InputError(
                 f"adapter tensor {name!r} has shape {list(tensors[name].shape)}, "
-                f"the model needs {list(value.shape)}"
+                f"the model needs {list(shape)}"
             )
-    for name, value in own.items():
+    lay_out(sites, tensors)
+    for name, value in _named_tensors(sites).items():
         value.copy_(tensors[name])
 
 
+def lay_out(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) -> None:
+    """Let sites of columns have the columns that tensors named as by `adapter_state` are of.
+
+    Their parameters then have the shapes of these tensors; all else stays as it is.
+
+    Raises:
+        InputError: Columns are not those of the site's weight.
+    """
+    for site in sites:
+        idx = tensors.get(f"{site.name}.idx")
+        if isinstance(site, Columns) and idx is not None and idx.tolist() != site.idx.tolist():
+            site.begin(idx)
+
+
+def _shapes_of_columns(
+    sites: Sequence[AnySite], tensors: Mapping[str, Tensor]
+) -> dict[str, torch.Size]:
+    shapes: dict[str, torch.Size] = {}
+    for site in sites:
+        idx = tensors.get(f"{site.name}.idx")
+        if isinstance(site, Columns) and idx is not None:
+            chosen = check_columns(site.name, idx, site.in_features)
+            if not torch.equal(chosen, idx.to(chosen)):
+                raise InputError(f"adapter tensor '{site.name}.idx' is not in ascending order")
+            shapes[f"{site.name}.idx"] = chosen.shape
+            shapes[f"{site.name}.sel"] = torch.Size((site.out_features, len(chosen)))
+    return shapes
+
+
 def _linear_at(model: nn.Module, name: str) -> nn.Linear:
-    module = model.get_submodule(name)
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise InputError(f"the model has no layer {name}") from None
     if type(module) is not nn.Linear:
         raise InputError(f"{name} is a {type(module).__name__}, only nn.Linear can be adapted")
     return module
@@ -154,11 +244,11 @@ def _freeze_hosts(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def _named_sites(model: nn.Module) -> list[tuple[str, LowRank]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LowRank)]
+def _named_sites(model: nn.Module) -> list[tuple[str, AnySite]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, AnySite)]
 
 
-def _named_tensors(sites: Sequence[LowRank]) -> dict[str, Tensor]:
+def _named_tensors(sites: Sequence[Site]) -> dict[str, Tensor]:
     return {f"{site.name}.{key}": value for site in sites for key, value in site.tensors().items()}
 
 

@@ -29,6 +29,7 @@ from bayeslora.adapters.peft_files import (
     read_peft,
 )
 from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.site import AnySite, Site
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
 
@@ -36,7 +37,7 @@ __all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft"]
 
 
 def export_peft(
-    sites: Sequence[LowRank],
+    sites: Sequence[Site],
     directory: str | Path,
     base_model_name: str | None = None,
     prefix: str = "",
@@ -44,7 +45,8 @@ def export_peft(
     """Write a checkpoint that `peft.PeftModel.from_pretrained` loads as the same function.
 
     Args:
-        sites: The adapters of one model, all of the same rank and scale.
+        sites: The adapters of one model, all of the same scale. Columns of a weight are a LoRA
+            whose first factor picks them; sites without any are left out.
         directory: Where `adapter_config.json` and `adapter_model.safetensors` go.
         base_model_name: Directory or hub id of the plain model, for PEFT's automatic loading.
         prefix: What comes before the sites' names in the model that PEFT will wrap: empty for
@@ -52,31 +54,30 @@ def export_peft(
             `bert.` for a BERT classifier.
 
     Raises:
-        InputError: There are no sites, their ranks or scales differ, or one has a gate.
+        InputError: There are no sites, their scales or dropouts differ, or one has a gate.
     """
     for site in sites:
         site.check_fixed()
-    changes = [site.change() for site in sites]
-    shapes = {
-        (len(A), site.scale, site.dropout.p) for site, (A, _) in zip(sites, changes, strict=True)
-    }
-    if len(shapes) != 1:
+    changes = {prefix + site.name: site.change() for site in sites}
+    changes = {path: (A, B) for path, (A, B) in changes.items() if len(A)}
+    shared = {(site.scale, _dropout(site)) for site in sites}
+    if len(shared) != 1:
         raise InputError(
-            f"a PEFT checkpoint holds one (r, scale, dropout), the {len(sites)} sites have "
-            f"{sorted(shapes)}"
+            f"a PEFT checkpoint holds one (scale, dropout), the {len(sites)} sites have "
+            f"{sorted(shared)}"
         )
-    paths = [prefix + site.name for site in sites]
     tensors: dict[str, Tensor] = {}
-    for path, (A, B) in zip(paths, changes, strict=True):
+    for path, (A, B) in changes.items():
         tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
         tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
     folder = Path(directory)
     with atomic_file(folder / WEIGHTS_FILE) as aside:
         save_file(tensors, str(aside), metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, _peft_config(shapes.pop(), paths, base_model_name))
+    ranks = {path: len(A) for path, (A, _) in changes.items()}
+    write_json(folder / CONFIG_FILE, _peft_config(ranks, *shared.pop(), base_model_name))
 
 
-def load_peft(model: nn.Module, directory: str | Path) -> list[LowRank]:
+def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
     """Inject the adapters of a PEFT checkpoint into `model` and return them.
 
     `model` may be the model that PEFT wrapped, its backbone alone, or a model around it: paths
@@ -120,11 +121,16 @@ def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) ->
     return site
 
 
+def _dropout(site: Site) -> float:
+    return site.dropout.p if isinstance(site, LowRank) else 0.0
+
+
 def _peft_config(
-    shape: tuple[int, float, float], paths: list[str], base_model_name: str | None
+    ranks: dict[str, int], scale: float, dropout: float, base_model_name: str | None
 ) -> dict[str, Any]:
-    """Return PEFT's options; the pattern matches the adapted layers and no other."""
-    r, scale, dropout = shape
+    """Return PEFT's options; the patterns match the adapted layers and no other."""
+    r = max(ranks.values())
+    others = {re.escape(path): rank for path, rank in ranks.items() if rank != r}
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -132,7 +138,9 @@ def _peft_config(
         "r": r,
         "lora_alpha": scale * r,
         "lora_dropout": dropout,
-        "target_modules": "(?:" + "|".join(re.escape(path) for path in paths) + ")",
+        "target_modules": "(?:" + "|".join(map(re.escape, ranks)) + ")",
+        "rank_pattern": others,
+        "alpha_pattern": {pattern: scale * rank for pattern, rank in others.items()},
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

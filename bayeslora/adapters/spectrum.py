@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 
 
-def singular_values(site: LowRank) -> Tensor:
+def singular_values(site: Site) -> Tensor:
     """Return the singular values of the change that can differ from 0, descending, [k] float64.
 
-    k is r, or 2r where the change is measured from a start (less on a layer smaller than that).
+    k is r, or 2r where the change is measured from a start (less on a layer smaller than that); of
+    columns it is their number.
     With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the k × k matrix `s·R_b·R_aᵀ`, whether
     or not the factors are orthonormal; no out × in matrix is formed. A gate is left out.
     """
@@ -25,7 +26,7 @@ def singular_values(site: LowRank) -> Tensor:
     return values
 
 
-def stable_rank(site: LowRank) -> float:
+def stable_rank(site: Site) -> float:
     """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN where the change is zero.
 
     It counts the directions that the change really uses (Rudelson & Vershynin 2007,
@@ -34,7 +35,7 @@ def stable_rank(site: LowRank) -> float:
     return _stable_rank(singular_values(site))
 
 
-def drift(site: LowRank) -> float:
+def drift(site: Site) -> float:
     """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 where it has none."""
     distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
     return max(distances, default=0.0)
@@ -61,7 +62,7 @@ class SiteSpectrum:
     drift: float
 
 
-def spectrum(site: LowRank) -> SiteSpectrum:
+def spectrum(site: Site) -> SiteSpectrum:
     """Return the numbers of one site, in float64."""
     values = singular_values(site)
     norm = float(torch.linalg.vector_norm(values))
@@ -76,7 +77,7 @@ def spectrum(site: LowRank) -> SiteSpectrum:
     )
 
 
-def summary(sites: Sequence[LowRank]) -> dict[str, float]:
+def summary(sites: Sequence[Site]) -> dict[str, float]:
     """Return the figures that a training log shows for a set of sites.
 
     Returns:
@@ -98,7 +99,7 @@ def summary(sites: Sequence[LowRank]) -> dict[str, float]:
 
 
 def _stable_rank(values: Tensor) -> float:
-    largest = values.max()
+    largest = values.max() if len(values) else 0.0
     return float(((values / largest) ** 2).sum()) if largest > 0 else math.nan
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import AnySite
 from bayeslora.errors import InputError
 
 DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
@@ -23,6 +23,20 @@ DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
     ("c_attn",),  # GPT-2: recognised, then refused, because its layers are not linear layers
 )
 """Query and value projections by the names that architectures give them; the first set wins."""
+
+COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
+    ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma, Phi-3
+    ("attention.output.dense", r".*\d\.output\.dense"),  # BERT, RoBERTa, ELECTRA, DeBERTa
+    ("attention.dense", "ffn_output"),  # ALBERT
+    ("attention.out_lin", "ffn.lin2"),  # DistilBERT
+    ("attn.Wo", "mlp.Wo"),  # ModernBERT
+    ("attention.dense", "dense_4h_to_h"),  # GPT-NeoX
+    ("self_attention.dense", "dense_4h_to_h"),  # BLOOM, Falcon
+    ("self_attn.out_proj", "fc2"),  # OPT, BART
+    ("attn.c_proj", "mlp.c_proj"),  # GPT-2: recognised, then refused
+)
+"""Output projection of the attention and down projection of the feed-forward part; whose columns
+are heads, and channels. The first pair that an architecture has wins."""
 
 _OUTPUT_LAYERS = frozenset({"lm_head", "embed_out"})
 """Layers whose weight is often the embedding's too; taken only where they are named."""
@@ -59,6 +73,24 @@ def find_targets(
     return kept
 
 
+def coupled_targets(model: nn.Module) -> tuple[str, str]:
+    """Return which entries of `target_modules` are a model's output and down projections.
+
+    Raises:
+        InputError: None of `COUPLED_TARGETS` is a model like this.
+    """
+    modules = _candidates(model)
+    for pair in COUPLED_TARGETS:
+        if all(any(_is_named(name, pattern) for name in modules) for pattern in pair):
+            return pair
+    raise _no_default(modules)
+
+
+def is_attention_output(name: str) -> bool:
+    """Tell whether a layer of this dotted name is known as an attention's output projection."""
+    return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
+
+
 def layer_index(name: str) -> int | None:
     """Return the number of the transformer layer that a dotted name lies in.
 
@@ -86,7 +118,7 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
         if not name or name.startswith(inside):
             continue
         modules[name] = module
-        if isinstance(module, LowRank):
+        if isinstance(module, AnySite):
             inside = (*inside, f"{name}.")
     return modules
 
@@ -95,7 +127,11 @@ def _default_targets(modules: dict[str, nn.Module]) -> tuple[str, ...]:
     for targets in DEFAULT_TARGETS:
         if all(any(_ends_with(name, target) for name in modules) for target in targets):
             return targets
-    raise InputError(
+    raise _no_default(modules)
+
+
+def _no_default(modules: dict[str, nn.Module]) -> InputError:
+    return InputError(
         "no default target_modules for this architecture; name some of its linear layers: "
         + _linear_endings(modules)
     )
@@ -108,7 +144,7 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
         is_match = _regular_expression(pattern)
         named = [name for name in modules if is_match(name) and not _is_output(name, pattern)]
     for name in named:
-        if isinstance(modules[name], LowRank):
+        if isinstance(modules[name], AnySite):
             raise InputError(f"{name} carries an adapter already; remove(model) takes it off")
     # Subclasses are left out: quantised layers hold packed weights, and attention modules of
     # torch read the weight of their output layer without calling it.
@@ -144,6 +180,10 @@ def _linear_endings(modules: dict[str, nn.Module]) -> str:
 
 def _ends_with(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return _ends_with(name, pattern) or _regular_expression(pattern)(name)
 
 
 def _regular_expression(pattern: str) -> Callable[[str], bool]:

@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.config import AdapterConfig, PoLAR, learning_rate
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.optim.centred import CentredAdamW
 from bayeslora.optim.landing import LandingAdamW
@@ -97,7 +98,7 @@ class AlternatingOptimizer(Optimizer):
 
 
 def build_optimizer(
-    sites: Sequence[LowRank],
+    sites: Sequence[Site],
     head_parameters: Iterable[nn.Parameter],
     config: AdapterConfig,
     head_lr: float,
@@ -145,7 +146,7 @@ def build_optimizer(
     return AlternatingOptimizer(adapter, head)
 
 
-def _factor_optimizer(sites: Sequence[LowRank], config: PoLAR) -> Optimizer:
+def _factor_optimizer(sites: Sequence[Site], config: PoLAR) -> Optimizer:
     """Return the optimiser that the configured constraint asks for."""
     inner: Optimizer
     if config.constraint == "retraction":
@@ -153,7 +154,7 @@ def _factor_optimizer(sites: Sequence[LowRank], config: PoLAR) -> Optimizer:
         inner = RiemannianAdamW(factors, lr=learning_rate(config), max_rotation=config.max_rotation)
     else:
         inner = LandingAdamW(
-            sites,
+            [site for site in sites if isinstance(site, LowRank)],
             lr=learning_rate(config),
             landing_lambda=config.landing_lambda,
             absorb_every=config.absorb_every,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.optim import AdamW
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 
 
 class CentredAdamW(AdamW):
@@ -25,7 +25,7 @@ class CentredAdamW(AdamW):
         weight_decay: λ.
     """
 
-    def __init__(self, sites: Sequence[LowRank], lr: float, weight_decay: float) -> None:
+    def __init__(self, sites: Sequence[Site], lr: float, weight_decay: float) -> None:
         self._free = [
             (site, key) for site in sites for key in site.trainable() if key not in site.manifold()
         ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 
 _CONDITION_LIMIT = 1e-6
 """Smallest ratio of eigenvalues of ZᵀZ for which its inverse square root is trusted."""
@@ -84,12 +85,12 @@ def absorb(sites: Sequence[LowRank]) -> None:
         site.A.weight.copy_(Qy.mT)
 
 
-def manifold_parameters(sites: Sequence[LowRank]) -> list[nn.Parameter]:
+def manifold_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
     """Return the parameters that live on a manifold, site by site."""
     return [site.trainable()[key] for site in sites for key in site.manifold()]
 
 
-def euclidean_parameters(sites: Sequence[LowRank]) -> list[nn.Parameter]:
+def euclidean_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
     """Return the parameters that live on none, site by site."""
     return [
         value

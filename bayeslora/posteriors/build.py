@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
@@ -109,7 +110,7 @@ def _check_head(config: PosteriorConfig, head: object) -> None:
 
 
 def build_weights(
-    config: PosteriorConfig, sites: Sequence[LowRank], head: Head, seed: int = 0
+    config: PosteriorConfig, sites: Sequence[Site], head: Head, seed: int = 0
 ) -> Weights | None:
     """Return the posterior over adapter weights of a configuration, an `nn.Module`.
 
@@ -123,7 +124,8 @@ def build_weights(
         seed: Of a random start.
 
     Raises:
-        InputError: There are too many weights for the structure that was asked for.
+        InputError: There are too many weights for the structure that was asked for, or the
+            posterior needs low-rank factors and the sites have none.
     """
     weights: Weights | None = None
     if isinstance(config, LaplaceLoRA):
@@ -133,13 +135,37 @@ def build_weights(
         adapter = [item for site in sites for item in site.trainable().values()]
         weights = SWAGWeights(config, [*adapter, *head.parameters()])
     elif isinstance(config, TFB):
-        weights = TFBWeights(sites)
+        weights = TFBWeights(_low_rank(config, sites))
     elif isinstance(config, BLoB):
-        weights = BLoBWeights(config, sites, seed + _SEED_STEP)
+        weights = BLoBWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
     elif isinstance(config, IVON):
         weights = IVONWeights(config, sites)
     elif isinstance(config, ScalaBL):
-        weights = ScalaBLWeights(config, sites, seed + _SEED_STEP)
+        weights = ScalaBLWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
     elif isinstance(config, CLoRA):
-        weights = CLoRAWeights(config, sites, seed + _SEED_STEP)
+        weights = CLoRAWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
     return weights
+
+
+def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
+    """Complain about a posterior that is over the factors of an adapter that has none.
+
+    Args:
+        config: Which posterior.
+        low_rank: Whether the adapter's sites are `LowRank`.
+
+    Raises:
+        InputError: It is one of these.
+    """
+    if isinstance(config, TFB | BLoB | ScalaBL | CLoRA) and not low_rank:
+        raise InputError(
+            f"posterior {config.name!r} is over the factors of a low-rank adapter, and columns of "
+            "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "
+            "'ivon', 'laplace_lora', 'ensemble' or a posterior of the last layer"
+        )
+
+
+def _low_rank(config: PosteriorConfig, sites: Sequence[Site]) -> list[LowRank]:
+    factored = [site for site in sites if isinstance(site, LowRank)]
+    check_factors(config, low_rank=len(factored) == len(sites))
+    return factored

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 from bayeslora.optim.stiefel import euclidean_parameters
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.weights import replaced, standard_normal
@@ -34,7 +34,7 @@ class IVONWeights(nn.Module):
 
     hess: Tensor
 
-    def __init__(self, config: IVON, sites: Sequence[LowRank]) -> None:
+    def __init__(self, config: IVON, sites: Sequence[Site]) -> None:
         """Begin with the initial curvature around the weights of `sites`, which stay there."""
         super().__init__()
         self._config = config

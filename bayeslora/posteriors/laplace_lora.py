@@ -2,10 +2,10 @@
 
     q(θ) = N(θ̂, (H + δI)⁻¹),   z(x) ~ N( f(x; θ̂), J(x) (H + δI)⁻¹ J(x)ᵀ ),   J = ∂z/∂θ [C, P]
 
-θ are the free weights of the adapters, A and B of LoRA and the core Θ of PoLAR, whose X and Y are
-point estimates, and the last layer's. The mean is the trained network itself; predicting with
-draws of the weights instead would leave the region that the quadratic is about. The prior is
-N(θ₀, δ⁻¹I) with θ₀ where the adapter changes nothing.
+θ are the free weights of the adapters, A and B of LoRA, the columns of S²FT and the core Θ of
+PoLAR, whose X and Y are point estimates, and the last layer's. The mean is the trained network
+itself; predicting with draws of the weights instead would leave the region that the quadratic is
+about. The prior is N(θ₀, δ⁻¹I) with θ₀ where the adapter changes nothing.
 
 Source: Yang, Robeyns, Wang and Aitchison 2024, arXiv 2308.13111; Immer, Korzepa and Bauer 2021,
 arXiv 2008.08216, for the linearisation.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
@@ -61,7 +61,7 @@ class LaplaceLoRAWeights(nn.Module):
     log_evidence: Tensor
 
     def __init__(
-        self, config: LaplaceLoRA, sites: Sequence[LowRank], last_shape: tuple[int, int]
+        self, config: LaplaceLoRA, sites: Sequence[Site], last_shape: tuple[int, int]
     ) -> None:
         """Begin without a covariance.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ class RandomLayer:
 
     Attributes:
         site: The site.
-        key: What it calls the layer: `A`, `B` or `core`.
+        key: What it calls the layer: `A`, `B`, `core` or `sel`.
     """
 
-    site: LowRank
+    site: Site
     key: str
 
     @property
@@ -48,7 +48,7 @@ class RandomLayer:
         return self.site.origin()[self.key]
 
 
-def random_layers(site: LowRank) -> list[RandomLayer]:
+def random_layers(site: Site) -> list[RandomLayer]:
     """Return the layers of a site whose weights are free: not on a manifold."""
     fixed = site.manifold()
     return [RandomLayer(site, key) for key in site.linears() if key not in fixed]

@@ -60,7 +60,7 @@ def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
     slots = {f"bayesloraKind{_letter(place)}": kind for place, kind in enumerate(kinds)}
     head = 0.6 + KEY_ROW * len(kinds)
     figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
-    changed = {layer: values for layer, values in spectra.items() if max(values) > 0}
+    changed = {layer: values for layer, values in spectra.items() if max(values, default=0) > 0}
     add_heading(figure, f"{len(changed)} of {len(spectra)} layers changed")
     add_key(figure, [(roles[kind], slot) for slot, kind in slots.items()], top=0.6)
     for layer, values in changed.items():

@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config_columns import LEARNED, S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.adapters.inject import inject
+from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build, build_weights
+from bayeslora.posteriors.build import build, build_weights, check_factors
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
-from bayeslora.training.network import Network
+from bayeslora.training.network import Network, under
 
 
 def build_network(
@@ -31,6 +34,7 @@ def build_network(
     seed: int,
     max_length: int,
     extra: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
     """Return a fresh network on a clone of `backbone`, whose tensors are shared, not copied.
 
@@ -43,6 +47,7 @@ def build_network(
         max_length: Tokens kept of a text.
         extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
             will be loaded.
+        trained: `trained_state()` of that network; columns that it trains are then known.
 
     Raises:
         InputError: The adapter does not fit the backbone or the posterior, or nothing that is to
@@ -53,8 +58,9 @@ def build_network(
     chosen = with_dropout(adapter, posterior)
     # What was fitted is never decomposed again: a random start would come out another. What starts
     # from a context begins once that has been run, through this very network.
-    blank = extra is not None or isinstance(chosen, CorDA)
+    blank = extra is not None or _is_learned(chosen)
     sites = inject(clone.model, chosen, seed, blank=blank)
+    lay_out(sites, under("adapter.", trained or {}))
     names = [site.name for site in sites]
     encoder = Encoder(
         clone,
@@ -104,7 +110,15 @@ def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
         ) from None
 
 
+def _is_learned(adapter: AdapterConfig) -> bool:
+    """Tell whether an adapter begins once texts have been run."""
+    return isinstance(adapter, CorDA) or (
+        isinstance(adapter, S2FT) and adapter.selection in LEARNED
+    )
+
+
 def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+    check_factors(posterior, low_rank=not isinstance(adapter, S2FT))
     centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
         why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"

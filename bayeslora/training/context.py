@@ -1,4 +1,7 @@
-"""The context of a CorDA adapter: read, run once through the network, remembered on disk."""
+"""The context of an adapter: read, run once through the network, remembered on disk.
+
+CorDA starts from it, and S²FT may choose its columns by it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ import numpy as np
 
 from bayeslora import options
 from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.start import from_context
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.embedded import cache_directory
@@ -91,31 +96,44 @@ def begin_from_context(
     """
     context = read_context(adapter, Columns())
     if isinstance(context, CorDA) and context.context is not None:
-        texts = [context.context[row] for row in _spread(len(context.context), adapter)]
+        texts = [context.context[row] for row in spread(len(context.context), adapter)]
         with progress_bar("frozen layers", len(texts), shown=shown, unit="text") as advance:
             prepared = network.encoder.prepare(texts, advance=advance)
     else:
         prepared = train
-    moments = _moments(network, prepared, _spread(len(prepared), adapter), shown=shown)
+    moments = moments_on(network, prepared, adapter, shown=shown)
     _say_few(moments)
     for site in network.sites:
+        if not isinstance(site, LowRank):
+            continue
         try:
             site.begin(from_context(site.weight, adapter, moments[site.name]))
         except InputError as error:
             raise InputError(f"{site.name}: {error}") from None
 
 
-def _spread(count: int, adapter: CorDA) -> list[int]:
+def spread(count: int, adapter: CorDA | S2FT) -> list[int]:
     """Return up to `context_rows` of `count` row numbers, evenly spread."""
     kept = min(count, adapter.context_rows)
     places: list[int] = np.linspace(0, count - 1, kept).round().astype(int).tolist()
     return places
 
 
-def _moments(
-    network: Network, texts: PreparedTexts, rows: list[int], *, shown: bool
+def moments_on(
+    network: Network, texts: PreparedTexts, adapter: CorDA | S2FT, *, shown: bool = False
 ) -> dict[str, SecondMoment]:
-    """Return the second moments of the sites' inputs on some texts, from disk where they are."""
+    """Return the second moments of the sites' inputs on some texts, from disk where they are.
+
+    Args:
+        network: Its sites change nothing yet.
+        texts: Of these up to `context_rows` are run.
+        adapter: Its options.
+        shown: Whether to show a bar on stderr.
+
+    Raises:
+        InputError: As `second_moments`.
+    """
+    rows = spread(len(texts), adapter)
     path = cache_directory() / "second-moments" / f"{_key(network, texts, rows)}.safetensors"
     if path.is_file():
         try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.spectrum import summary
 from bayeslora.links import link_probabilities
@@ -39,6 +40,7 @@ from bayeslora.training.rows import (
     feature_rows,
     set_feature_scale,
 )
+from bayeslora.training.selection import begin_columns
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import AlternatingTrainer, Validate
 from bayeslora.training.weights import WeightTraining, weight_training
@@ -134,6 +136,9 @@ def train_network(
     last = last_checkpoint(directory)
     if isinstance(adapter, CorDA) and last is None:
         begin_from_context(network, adapter, train.texts, shown=shown)
+    if isinstance(adapter, S2FT):
+        seed = settings.seed
+        begin_columns(network, adapter, posterior, train, seed=seed, last=last, shown=shown)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
     num_train = len(train.labels)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
@@ -105,11 +106,15 @@ def fit_members(
 
 
 def _say_alike(adapter: AdapterConfig, num_members: int) -> None:
-    if num_members > 1 and isinstance(adapter, PiSSA | CorDA):
+    is_chosen = isinstance(adapter, S2FT) and adapter.selection != "random"
+    if num_members > 1 and (is_chosen or isinstance(adapter, PiSSA | CorDA)):
         logger.warning(
             "members with adapter %r start alike: the order of the rows is all that tells them "
-            "apart; 'lora' and 'polar' start at random",
+            "apart; %s",
             adapter.name,
+            "'selection=random' gives each columns of its own"
+            if is_chosen
+            else "'lora' and 'polar' start at random",
         )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.inject import adapter_state, load_adapter_state
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
+from bayeslora.adapters.site import AnySite
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.module import ModuleEncoder
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
@@ -27,7 +27,7 @@ class Network(nn.Module):
     def __init__(
         self,
         encoder: Encoder | SequenceEncoder | ModuleEncoder,
-        sites: list[LowRank],
+        sites: list[AnySite],
         head: Head,
         weights: Weights | None = None,
     ) -> None:
@@ -76,19 +76,28 @@ class Network(nn.Module):
             state |= {f"weights.{name}": item for name, item in self.weights.state_dict().items()}
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
+    def lay_out(self, state: Mapping[str, Tensor]) -> None:
+        """Let sites of columns have the columns of a state, so that its tensors fit.
+
+        Raises:
+            InputError: Columns are not those of a weight.
+        """
+        lay_out(self.sites, under("adapter.", state))
+
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned."""
-        load_adapter_state(self.sites, _under("adapter.", state))
-        self.head.load_state_dict(_under("head.", state))
-        self._scores.load_state_dict(_under("scores.", state))
+        load_adapter_state(self.sites, under("adapter.", state))
+        self.head.load_state_dict(under("head.", state))
+        self._scores.load_state_dict(under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])
         if self.weights is not None:
-            self.weights.load_state_dict(_under("weights.", state))
+            self.weights.load_state_dict(under("weights.", state))
 
     @property
     def _scores(self) -> nn.ModuleDict:
         return self.feature_scores.parts
 
 
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, without that beginning."""
     return {name[len(prefix) :]: item for name, item in state.items() if name.startswith(prefix)}

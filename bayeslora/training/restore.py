@@ -42,6 +42,7 @@ def restore_network(
         InputError: The backbone is another one, or a tensor is missing, unexpected or misshapen.
     """
     record = files.record
+    members = _members(files)
     if record.backbone["kind"] == MODULE:
         network = module_from_files(files, module, encode, loading["device"])
     elif module is not None or encode is not None:
@@ -61,11 +62,11 @@ def restore_network(
             seed=record.seed,
             max_length=record.max_length,
             extra=record.head,
+            trained=members[0],
         )
     width = network.head.mean_weight.shape[1]
     scores = FeatureScores.empty(record.feature_scores, width)
     network.feature_scores = scores.to(network.feature_scale.device)
-    members = _members(files)
     # Each is loaded once, so that a damaged one is found now; the first stays in place.
     for tensors in reversed(members):
         _load(network, tensors)
@@ -101,6 +102,7 @@ def _prefix(place: int, count: int) -> str:
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
+    network.lay_out(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:

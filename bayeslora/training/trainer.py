@@ -174,10 +174,16 @@ class AlternatingTrainer(Trainer):
         resume_from_checkpoint: str,
         model: torch.nn.Module | None = None,
     ) -> None:
-        self.network.load_trained_state(load_file(Path(resume_from_checkpoint) / _WEIGHTS))
+        self.network.load_trained_state(checkpoint_state(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def checkpoint_state(checkpoint: str) -> dict[str, Tensor]:
+    """Return the `trained_state()` that a checkpoint's directory holds."""
+    state: dict[str, Tensor] = load_file(Path(checkpoint) / _WEIGHTS)
+    return state
 
 
 def _arguments(

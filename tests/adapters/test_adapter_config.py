@@ -7,13 +7,15 @@ import sys
 import pytest
 
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 
 
 def test_registry_names_are_those_of_the_classes():
-    assert {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA} == ADAPTERS
+    named = {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA, "s2ft": S2FT}
+    assert named == ADAPTERS
     assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
 
 
@@ -24,6 +26,7 @@ def test_registry_names_are_those_of_the_classes():
         PoLAR(target_modules=("q_proj",), num_layers=None),
         PiSSA(niter=4),
         CorDA(mode="kpm", context=("a text", "b")),
+        S2FT(o_ratio=0, selection="activation", largest=False),
     ],
 )
 def test_round_trip_through_a_mapping(config):
@@ -74,13 +77,18 @@ def test_the_scale_is_alpha_over_r(config, scale):
     assert config.scale == scale
 
 
+@pytest.mark.parametrize("cls", ALPHA)
+@pytest.mark.parametrize("r", [0, 8.0, True])
+def test_a_rank_that_is_none_is_refused(cls, r):
+    with pytest.raises(InputError) as caught:
+        cls(r=r)
+    assert str(caught.value) == f"r must be an integer >= 1, got {r!r}"
+
+
 @pytest.mark.parametrize("cls", ADAPTERS.values())
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "r must be an integer >= 1, got 0"),
-        ({"r": 8.0}, "r must be an integer >= 1, got 8.0"),
-        ({"r": True}, "r must be an integer >= 1, got True"),
         ({"lr": "fast"}, "lr must be a number > 0 or None (the adapter's default), got 'fast'"),
         ({"lr": math.inf}, "lr must be a number > 0 or None (the adapter's default), got inf"),
         ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
@@ -125,6 +133,16 @@ def test_shared_options_are_checked(cls, options, message):
         (CorDA, {"power": -0.5}, "power must be a number >= 0, got -0.5"),
         (CorDA, {"power": 1.5}, "power must be a number from 0 to 1, got 1.5"),
         (CorDA, {"damping": 0.0}, "damping must be a number > 0, got 0.0"),
+        (S2FT, {"o_ratio": 1.5}, "o_ratio must be a number from 0 to 1, got 1.5"),
+        (S2FT, {"d_ratio": -0.1}, "d_ratio must be a number >= 0, got -0.1"),
+        (S2FT, {"d_ratio": "x"}, "d_ratio must be a number >= 0, got 'x'"),
+        (
+            S2FT,
+            {"o_ratio": 0, "d_ratio": 0},
+            "o_ratio and d_ratio are both 0, so nothing would be trained",
+        ),
+        (S2FT, {"largest": 1}, "largest must be true or false, got 1"),
+        (S2FT, {"context_rows": 0}, "context_rows must be an integer >= 1, got 0"),
         (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
         (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
         (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),

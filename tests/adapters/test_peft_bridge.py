@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
@@ -66,6 +67,26 @@ def test_peft_loads_our_export(peft, tmp_path, host, config):
     # Products are taken in another order in float32.
     expected = output(model, tokens())
     torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
+def test_columns_are_a_lora_that_picks_them(peft, tmp_path, host):
+    """Each layer has as many columns as it got; those that got none are no part of the file."""
+    model = host()
+    sites = trained(model, S2FT(o_ratio=0.1, d_ratio=0.05))
+    ranks = {site.name: site.k for site in sites if site.k}
+    assert len(set(ranks.values())) > 1
+    assert len(ranks) < len(sites)
+    export_peft(sites, tmp_path, "some/base")
+    loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
+    modules = loaded.base_model.model.named_modules()
+    found = {name: module.r["default"] for name, module in modules if hasattr(module, "lora_A")}
+    assert found == ranks
+    expected = output(model, tokens())
+    torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
+    ours = host()
+    assert {site.name: site.r for site in load_peft(ours, tmp_path)} == ranks
+    torch.testing.assert_close(output(ours, tokens()), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +180,13 @@ def test_read_returns_what_was_written(tmp_path):
     assert all(torch.equal(checkpoint.tensors[name], expected[name]) for name in expected)
 
 
-def test_sites_of_different_ranks_are_refused(tmp_path):
+def test_sites_of_different_scales_are_refused(tmp_path):
     model = stack()
     sites = inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
     sites += inject(model, LoRA(r=2, target_modules=("head",)), seed=0)
-    with pytest.raises(InputError, match=r"one \(r, scale, dropout\), the 2 sites have .*\(1, 16"):
+    with pytest.raises(
+        InputError, match=r"one \(scale, dropout\), the 2 sites have \[\(8\.0, 0\.0"
+    ):
         export_peft(sites, tmp_path / "out")
     with pytest.raises(InputError, match="the 0 sites"):
         export_peft([], tmp_path / "out")

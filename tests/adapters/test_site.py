@@ -7,10 +7,12 @@ from tiny_hosts import moments_on, stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.init import Factors, kaiming_zero, polar
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.selection import column_targets
 from bayeslora.adapters.targets import find_targets
 
 
@@ -106,6 +108,28 @@ class TestKeepingCorDAOnLlama(OnContext, OnLlama):
 
 class TestCorDAOnBert(OnContext, OnBert):
     config = CorDA(r=3, power=0.5, num_layers=1)
+
+
+class TestColumnsOnStack(OnStack):
+    config = S2FT(d_ratio=0.5, target_modules=("layers.0", "layers.2"))
+
+
+class TestColumnsOnLlama(OnLlama):
+    config = S2FT(o_ratio=0.5, d_ratio=0.3, num_layers=2)
+
+
+class TestColumnsByWeightOnBert(OnBert):
+    config = S2FT(o_ratio=0.5, d_ratio=0.3, selection="weight", num_layers=1)
+    is_random = False
+
+
+class TestColumnsByProductOnLlama(OnLlama):
+    config = S2FT(o_ratio=0.75, d_ratio=0.6, selection="product", largest=False)
+    is_random = False
+
+    def put(self, model, seed=0):
+        moments = moments_on(model, column_targets(model, self.config), self.inputs())
+        return inject(model, self.config, seed=seed, moments=moments)
 
 
 def by_hand(dropout=0.0, core=True):

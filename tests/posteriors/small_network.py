@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from small_sites import lora_site, polar_site
+from small_sites import columns_site, lora_site, polar_site
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -12,7 +12,7 @@ from bayeslora.posteriors.point import PointHead
 from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
 
 F64 = torch.float64
-SITES = {"lora": lora_site, "polar": polar_site}
+SITES = {"lora": lora_site, "polar": polar_site, "columns": columns_site}
 
 
 class SmallTexts:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from bayeslora.adapters.columns import Columns
 from bayeslora.adapters.init import kaiming_zero, polar
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
@@ -18,6 +19,18 @@ def polar_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
     """Return a PoLAR site whose core is not zero."""
     generator = torch.Generator().manual_seed(seed)
     return _site(polar(out, inputs, r, generator), "core", scale, generator)
+
+
+def columns_site(out=5, inputs=4, seed=0):
+    """Return a site of two columns that have changed."""
+    generator = torch.Generator().manual_seed(seed)
+    host = nn.Linear(inputs, out)
+    with torch.no_grad():
+        host.weight.copy_(torch.randn(out, inputs, generator=generator))
+        host.bias.zero_()
+        site = Columns("layer.0.query", host, torch.tensor([0, inputs - 2])).eval()
+        site.sel.weight.copy_(torch.randn(out, 2, generator=generator))
+    return site
 
 
 def centred_site(out=5, inputs=4, r=2, scale=2.0, seed=0):

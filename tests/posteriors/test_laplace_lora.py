@@ -28,7 +28,7 @@ from bayeslora.posteriors.layer_gradients import LayerGradients, backward, watch
 from bayeslora.training import linearised
 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
-ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar"])
+ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar", "columns"])
 OTHERS = small_texts(5, seed=9)
 # Sums of some thousand products of numbers near 1 in another order.
 EXACT = {"atol": 1e-10, "rtol": 1e-9}

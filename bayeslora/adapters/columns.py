@@ -1,0 +1,198 @@
+"""Chosen columns of a frozen weight: a change that touches these inputs and no others.
+
+    y = x Wᵀ + b + x[…, idx] Dᵀ,                       W and b frozen, D [out, k] zero at the start
+
+D is the change of the columns `W[:, idx]`, so its gradient, dYᵀ x[…, idx], is these columns of the
+gradient of full fine-tuning. PyTorch keeps no input for a linear layer whose weight needs no
+gradient: of x only the k chosen inputs are kept for the backward pass, by a copy, as a view would
+keep all of them.
+
+S²FT is published with the chosen units permuted to the front and trained in place. The permutation
+has to respect the groups of grouped-query attention, and the columns of W are no longer the host's.
+Here nothing is permuted, and W stays the host's own tensor: shared with other adapters on it, the
+same in its fingerprint, and not rounded where it is bfloat16 and D float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.layers import frozen_layer, trained_layer
+from bayeslora.errors import InputError
+
+_MOST_NAMED = 8
+
+
+class Columns(nn.Module):
+    """A frozen linear layer plus a change of some columns of its weight; satisfies `Site`.
+
+    Without columns it is the frozen layer, and has no parameters.
+
+    Attributes:
+        idx: [k] int64 buffer, the columns, ascending.
+        sel: Linear layer from the k chosen inputs to the outputs; its weight is the change.
+
+    Args:
+        name: Dotted path of the replaced layer in its host.
+        host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
+        idx: [k] integers, the columns to change; none, in any order, for an empty tensor.
+
+    Raises:
+        InputError: See `check_columns`.
+    """
+
+    idx: Tensor
+    scale = 1.0
+    centred = False
+    is_gated = False
+
+    def __init__(self, name: str, host: nn.Linear, idx: Tensor) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = host.weight.requires_grad_(False)
+        self.bias = None if host.bias is None else host.bias.requires_grad_(False)
+        device = host.weight.device
+        self.register_buffer("idx", torch.zeros(0, dtype=torch.int64, device=device))
+        # One column until `begin`: torch warns where it makes a layer without inputs.
+        self.sel = trained_layer(torch.zeros(len(host.weight), 1), device)
+        self.begin(idx)
+        self.train(host.training)
+
+    @property
+    def k(self) -> int:
+        """Number of columns that change."""
+        return len(self.idx)
+
+    @property
+    def in_features(self) -> int:
+        """Number of inputs."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs."""
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
+        base = F.linear(x, self.weight, self.bias)
+        if not self.k:
+            return base
+        kept = x.index_select(-1, self.idx).to(self.sel.weight.dtype)
+        product: Tensor = self.sel(kept)
+        return base + product.to(base.dtype)
+
+    def check_fixed(self) -> None:
+        """Accept: the change is the same for every input."""
+
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [k, in], B [out, k])` with the change `B·A`; A picks the columns.
+
+        Args:
+            dtype: Of the result; None takes the adapter's own.
+        """
+        B = self.sel.weight.to(dtype or self.sel.weight.dtype)
+        A = torch.zeros(self.k, self.in_features, dtype=B.dtype, device=B.device)
+        A[torch.arange(self.k, device=B.device), self.idx] = 1
+        return A, B
+
+    def delta(self) -> Tensor:
+        """Return the change of the weight, [out, in], zero outside the columns."""
+        B = self.sel.get_parameter("weight")
+        zero = torch.zeros(self.out_features, self.in_features, dtype=B.dtype, device=B.device)
+        return zero.index_copy(1, self.idx, B)
+
+    @torch.no_grad()
+    def begin(self, idx: Tensor) -> None:
+        """Start anew, in place, with a change of zero of these columns.
+
+        The parameter stays the same object; what holds its gradient or its size has to be made
+        again.
+
+        Raises:
+            InputError: See `check_columns`.
+        """
+        chosen = check_columns(self.name, idx, self.in_features).to(self.weight.device)
+        self.idx = chosen
+        weight = self.sel.weight
+        weight.grad = None
+        weight.data = weight.new_zeros(self.out_features, len(chosen))
+        weight.requires_grad_(bool(len(chosen)))
+        self.sel.in_features = len(chosen)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return a plain layer with the change added in, in the host's precision and frozen.
+
+        All other columns are the host's bit by bit.
+        """
+        weight = self.weight.detach().clone()
+        kept = weight.index_select(1, self.idx).to(self.sel.weight.dtype)
+        weight.index_copy_(1, self.idx, (kept + self.sel.weight).to(weight.dtype))
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return frozen_layer(weight, bias, self.training)
+
+    def plain(self) -> nn.Linear:
+        """Return the layer without the change, holding the very tensors of the replaced one."""
+        return frozen_layer(self.weight, self.bias, self.training)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the weight of `sel`; nothing where there are no columns."""
+        return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file has to hold: `sel` [out, k] and `idx` [k]."""
+        return {"sel": self.sel.weight, "idx": self.idx}
+
+    def origin(self) -> dict[str, Tensor]:
+        """Return zeros: the change is what is trained, and a prior around 0 is around W."""
+        return {key: torch.zeros_like(value) for key, value in self.trainable().items()}
+
+    def manifold(self) -> dict[str, str]:
+        """Return nothing: the columns are free."""
+        return {}
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Return the layer `sel`; nothing where there are no columns."""
+        return {"sel": self.sel} if self.k else {}
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows beside the change."""
+        return f"in={self.in_features}, out={self.out_features}, k={self.k}"
+
+
+def check_columns(name: str, idx: Tensor, in_features: int) -> Tensor:
+    """Return columns of a layer as ascending int64.
+
+    Args:
+        name: The layer's, for messages.
+        idx: [k] integers, in any order.
+        in_features: Number of columns that there are.
+
+    Raises:
+        InputError: A column is named twice, or is not one of the weight's, or `idx` is no vector of
+            integers.
+    """
+    if idx.ndim != 1 or idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool:
+        raise InputError(
+            f"{name}: columns must be a vector of integers, got {list(idx.shape)} of {idx.dtype}"
+        )
+    chosen: Tensor
+    chosen, counts = torch.unique(idx.long(), return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{name}: columns {named(chosen[counts > 1])} are chosen twice")
+    outside = chosen[(chosen < 0) | (chosen >= in_features)]
+    if len(outside):
+        raise InputError(
+            f"{name}: the weight has columns 0 to {in_features - 1}, got {named(outside)}"
+        )
+    return chosen
+
+
+def named(columns: Tensor) -> str:
+    """Return the numbers of columns for a message, the first few of them where there are many."""
+    first = ", ".join(str(item) for item in columns[:_MOST_NAMED].tolist())
+    more = len(columns) - _MOST_NAMED
+    return f"{first} and {more} more" if more > 0 else first

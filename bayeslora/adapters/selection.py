@@ -1,0 +1,231 @@
+"""Which columns S²FT trains: heads and channels, from one budget over all adapted layers.
+
+    random       a uniform draw without replacement
+    weight       ‖W[:, u]‖_F
+    activation   (Σ_{c∈u} E x_c²)^½
+    product      (Σ_{c∈u} E x_c² ‖W[:, c]‖²)^½
+    gradient     ‖∂L/∂W[:, u]‖_F
+
+u are the columns of one unit: those that a head's outputs meet in the attention's output
+projection, or the one of a feed-forward channel. Queries, keys and values stay as they are, so
+with grouped queries a head is trained alone, whatever group it is in.
+
+Source: Yang et al. 2024, arXiv 2412.06289.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bayeslora.adapters.columns import Columns
+from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
+from bayeslora.errors import InputError
+
+Choice = dict[str, Tensor]
+"""Columns, [k] int64 each, by the name of the layer."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the columns of one layer are grouped.
+
+    Attributes:
+        name: The layer's.
+        count: Heads, or channels.
+        width: Columns of each; they lie side by side.
+        ratio: Share of all such units that is trained.
+    """
+
+    name: str
+    count: int
+    width: int
+    ratio: float
+
+
+def column_targets(model: nn.Module, config: S2FT) -> list[str]:
+    """Return the names of the layers whose columns can be chosen, in the model's own order.
+
+    Raises:
+        InputError: See `find_targets`; or both kinds of layers that are named have a ratio of 0.
+    """
+    patterns = config.target_modules
+    if patterns is None:
+        ratios = (config.o_ratio, config.d_ratio)
+        pairs = zip(coupled_targets(model), ratios, strict=True)
+        patterns = tuple(pattern for pattern, ratio in pairs if ratio)
+    names = find_targets(model, patterns, config.num_layers)
+    kept = [name for name in names if _ratio(name, config)]
+    if not kept:
+        kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
+        raise InputError(f"{kind} is 0, and target_modules name no other layers: {names}")
+    return kept
+
+
+def units_at(model: nn.Module, names: Sequence[str], config: S2FT) -> list[Units]:
+    """Return the units of linear layers, or of sites, with these names.
+
+    Raises:
+        InputError: The heads of an attention's output projection cannot be told apart.
+    """
+    return [_units(model, name, config) for name in names]
+
+
+def choose_columns(
+    units: Sequence[Units],
+    hosts: Mapping[str, Tensor],
+    config: S2FT,
+    generator: Generator,
+    moments: Mapping[str, SecondMoment] | None = None,
+) -> Choice:
+    """Return the columns to train of each layer, maybe none of some.
+
+    Args:
+        units: Of each layer.
+        hosts: Weights [out, in] by the name of the layer.
+        config: Options.
+        generator: Source of randomness, on the CPU.
+        moments: Second moments of the layers' inputs by name, where the selection is by them.
+
+    Raises:
+        InputError: The selection is by gradients, or second moments are missing or not finite.
+    """
+    if config.selection == "random":
+        draws = {unit.name: torch.rand(unit.count, generator=generator) for unit in units}
+        return largest_units(units, draws)
+    if config.selection == "gradient":
+        raise InputError(
+            "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and call "
+            "bayeslora.adapters.selection.begin_by_gradient (a fit does so itself)"
+        )
+    squares = {
+        unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments)
+        for unit in units
+    }
+    return largest_units(units, _scores(units, squares), largest=config.largest)
+
+
+def begin_by_gradient(
+    sites: Sequence[Columns],
+    units: Sequence[Units],
+    backward: Callable[[], object],
+    *,
+    largest: bool = True,
+) -> None:
+    """Let sites start with the units whose columns have the largest gradient of a loss.
+
+    While `backward` runs, every column of the sites is trainable, so that it takes the memory of
+    full fine-tuning of these layers.
+
+    Args:
+        sites: They start anew.
+        units: Of each site, in the same order.
+        backward: Leaves the gradient of the loss, as often as it likes to call `backward()`.
+        largest: Whether the largest are taken, or the smallest.
+
+    Raises:
+        InputError: No gradient reaches a site, or it is not finite.
+    """
+    for site in sites:
+        site.begin(torch.arange(site.in_features))
+    backward()
+    squares = {}
+    for site in sites:
+        gradient = site.sel.weight.grad
+        if gradient is None:
+            raise InputError(f"no gradient of the loss reaches the columns of {site.name}")
+        squares[site.name] = gradient.double().square().sum(0).cpu()
+    chosen = largest_units(units, _scores(units, squares), largest=largest)
+    for site in sites:
+        site.begin(chosen[site.name])
+
+
+def largest_units(
+    units: Sequence[Units], scores: Mapping[str, Tensor], *, largest: bool = True
+) -> Choice:
+    """Return the columns of the units with the largest scores, from a budget for each kind.
+
+    A budget is a share of the units of all layers together, at least one. Between equal scores the
+    earlier unit is taken.
+
+    Args:
+        units: Of each layer.
+        scores: [count] of each layer.
+        largest: Whether the largest are taken, or the smallest.
+    """
+    chosen: Choice = {}
+    for ratio, kind in _kinds(units):
+        merged = torch.cat([scores[unit.name].double() for unit in kind])
+        budget = max(1, round(ratio * len(merged)))
+        taken = torch.zeros(len(merged), dtype=torch.bool)
+        taken[merged.argsort(descending=largest, stable=True)[:budget]] = True
+        parts = torch.split(taken, [unit.count for unit in kind])
+        for unit, part in zip(kind, parts, strict=True):
+            chosen[unit.name] = part.repeat_interleave(unit.width).nonzero()[:, 0]
+    return {unit.name: chosen[unit.name] for unit in units}
+
+
+def _kinds(units: Sequence[Units]) -> list[tuple[float, list[Units]]]:
+    """Return heads and channels apart, each with its ratio."""
+    heads = [unit for unit in units if is_attention_output(unit.name)]
+    channels = [unit for unit in units if not is_attention_output(unit.name)]
+    return [(kind[0].ratio, kind) for kind in (heads, channels) if kind]
+
+
+def _scores(units: Sequence[Units], squares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the root of the sum over each unit's columns."""
+    return {
+        unit.name: squares[unit.name].view(unit.count, unit.width).sum(1).sqrt() for unit in units
+    }
+
+
+def _squares(
+    name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment] | None
+) -> Tensor:
+    """Return what is summed over the columns of a unit, [in] float64."""
+    norms = weight.detach().double().square().sum(0).cpu()
+    if selection == "weight":
+        return norms
+    if moments is None or name not in moments:
+        raise InputError(
+            f"{name}: selection {selection!r} of adapter 's2ft' is by second moments of the layer's"
+            " inputs; pass moments, from bayeslora.adapters.stats.second_moments (a fit gathers "
+            "them itself)"
+        )
+    inputs = moments[name].matrix.diagonal()
+    if len(inputs) != len(norms):
+        raise InputError(
+            f"{name}: the second moment is of {len(inputs)} inputs, the layer has {len(norms)}"
+        )
+    return inputs if selection == "activation" else inputs * norms
+
+
+def _ratio(name: str, config: S2FT) -> float:
+    return config.o_ratio if is_attention_output(name) else config.d_ratio
+
+
+def _units(model: nn.Module, name: str, config: S2FT) -> Units:
+    width = model.get_submodule(name).get_parameter("weight").shape[1]
+    if not is_attention_output(name):
+        return Units(name, width, 1, config.d_ratio)
+    heads = _num_heads(model)
+    if not heads or width % heads:
+        raise InputError(
+            f"{name}: its {width} inputs cannot be cut into heads, as the model's configuration "
+            f"has num_attention_heads={heads}; choose other target_modules, or o_ratio=0"
+        )
+    return Units(name, heads, width // heads, config.o_ratio)
+
+
+def _num_heads(model: nn.Module) -> int | None:
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    count = getattr(config, "num_attention_heads", None)
+    return count if isinstance(count, int) else None

@@ -1,0 +1,303 @@
+"""Columns of a weight: what the site computes, keeps for the backward pass, and refuses."""
+
+import pytest
+import torch
+from tiny_hosts import output, randomise, stack, tiny_llama, tokens
+from torch import nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.columns import Columns
+from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.inject import (
+    adapter_state,
+    export,
+    find_sites,
+    inject,
+    load_adapter_state,
+    remove,
+)
+from bayeslora.adapters.spectrum import spectrum, summary
+from bayeslora.errors import InputError
+
+LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
+
+
+def drawn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def site_on(idx, in_features=7, out_features=5, **options):
+    torch.manual_seed(0)
+    columns = torch.tensor(idx, dtype=torch.int64)
+    return Columns("here", nn.Linear(in_features, out_features, **options), columns)
+
+
+def test_forward_and_change_by_hand():
+    host = nn.Linear(3, 2)
+    host.weight.data = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    host.bias.data = torch.tensor([0.5, 0.0])
+    site = Columns("here", host, torch.tensor([2, 0]))
+    assert site.idx.tolist() == [0, 2]
+    site.sel.weight.data = torch.tensor([[10.0, 100.0], [0.0, -1.0]])
+    expected = torch.tensor([0.5 + 1 + 2 + 3 + 10 + 100, 4 + 5 + 6 - 1.0])
+    torch.testing.assert_close(site(torch.ones(3)), expected)
+    change = torch.tensor([[10.0, 0.0, 100.0], [0.0, 0.0, -1.0]])
+    assert torch.equal(site.delta(), change)
+    assert torch.equal(site.merged().weight, host.weight + change)
+    assert "in=3, out=2, k=2" in repr(site)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gradient_is_these_columns_of_the_full_one(shape, bias):
+    """Against autograd on the whole weight, also summed over two passes."""
+    host = nn.Linear(7, 5, bias=bias).double()
+    W = host.weight.detach().clone().requires_grad_()
+    bias = None if host.bias is None else host.bias.detach().clone()
+    site = Columns("here", host, torch.tensor([1, 4, 6])).double()
+    x, G = drawn(*shape, dtype=torch.float64), drawn(*shape[:-1], 5, seed=1, dtype=torch.float64)
+    x = x.requires_grad_()
+    full = x.detach().clone().requires_grad_()
+    for _ in range(2):
+        (site(x).tanh() * G).sum().backward()
+        (F.linear(full, W, bias).tanh() * G).sum().backward()
+    torch.testing.assert_close(site.sel.weight.grad, W.grad[:, [1, 4, 6]], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(x.grad, full.grad, atol=1e-12, rtol=1e-12)
+
+
+def test_the_gradient_of_inputs_sees_the_trained_columns():
+    site = site_on([1, 4]).double()
+    randomise([site])
+    x = drawn(3, 7, dtype=torch.float64).requires_grad_()
+    G = drawn(3, 5, seed=1, dtype=torch.float64)
+    (site(x) * G).sum().backward()
+    torch.testing.assert_close(x.grad, G @ (site.weight + site.delta()), atol=1e-12, rtol=1e-12)
+
+
+def test_gradients_in_a_decoder_are_those_of_full_fine_tuning():
+    adapted, full = tiny_llama().double(), tiny_llama().double()
+    sites = inject(adapted, LLAMA, seed=0)
+    for site in sites:
+        site.double()
+    direction = drawn(*tokens().shape, 16, seed=3, dtype=torch.float64)
+    for model in (adapted, full):
+        (model(tokens()).last_hidden_state * direction).sum().backward()
+    assert sum(site.k for site in sites) > 10
+    for site in sites:
+        if site.k:
+            expected = full.get_submodule(site.name).weight.grad[:, site.idx]
+            torch.testing.assert_close(site.sel.weight.grad, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_training_changes_the_chosen_columns_and_nothing_else():
+    model = tiny_llama()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sites = inject(model, LLAMA, seed=0)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    assert sum(map(torch.numel, trained)) == sum(16 * site.k for site in sites) > 0
+    optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(tokens()).last_hidden_state * drawn(16)).sum().backward()
+        optimizer.step()
+    after = export(model).state_dict()
+    places = {site.name: site.idx for site in sites}
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        idx = places.get(name.removesuffix(".weight"), torch.tensor([], dtype=torch.int64))
+        changed = (after[name] != value).any(0).nonzero()[:, 0] if value.ndim == 2 else None
+        assert torch.equal(changed, idx) if len(idx) else torch.equal(after[name], value)
+
+
+def saved_bytes(model, run):
+    """Bytes that autograd keeps for the backward pass, the model's own weights aside."""
+    own = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        place = tensor.untyped_storage().data_ptr()
+        if place not in own:
+            kept[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("k", [1, 8, 32])
+def test_what_is_kept_for_the_backward_pass_is_the_chosen_inputs(k):
+    """`index_select` keeps k of 64 inputs and the index; a view would keep the storage of all."""
+    site = site_on(list(range(0, 2 * k, 2)), 64, 10)
+    # Something that has to have a gradient comes before, as in a network.
+    below = drawn(3, 5, 64).requires_grad_()
+    assert saved_bytes(site, lambda: site(below)) == 4 * 3 * 5 * k + 8 * k
+
+
+def test_a_network_keeps_less_than_for_full_layers():
+    """Beside what attention keeps in any case, each layer's share follows its columns."""
+
+    def kept(config):
+        model = tiny_llama()
+        sites = inject(model, config, seed=0)
+        inputs = model.embed_tokens(tokens(8, 16)).requires_grad_()
+        kept = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
+        return kept, sum(site.k for site in sites)
+
+    some, many = (kept(S2FT(o_ratio=0, d_ratio=ratio)) for ratio in (0.25, 0.75))
+    assert many[1] == 3 * some[1] == 54
+    per_column = 4 * 8 * 16 + 8
+    assert many[0] - some[0] == per_column * (many[1] - some[1])
+    model = tiny_llama()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("down_proj" in name)
+    inputs = model.embed_tokens(tokens(8, 16)).requires_grad_()
+    full = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
+    assert some[0] < full
+
+
+def test_without_columns_a_site_is_the_frozen_layer():
+    site = site_on([])
+    x = drawn(4, 7)
+    assert torch.equal(site(x), F.linear(x, site.weight, site.bias))
+    assert site.trainable() == site.linears() == site.origin() == {}
+    assert not any(value.requires_grad for value in site.parameters())
+    assert torch.count_nonzero(site.delta()) == 0
+    assert torch.equal(site.merged().weight, site.weight)
+    found = spectrum(site)
+    assert found.singular_values == ()
+    assert found.norm == 0
+    assert found.stable_rank != found.stable_rank
+    assert summary([site])["num_parameters"] == 0
+
+
+def test_unmerging_brings_the_very_weight_back():
+    model = tiny_llama()
+    weights = {name: value for name, value in model.named_parameters() if "_proj" in name}
+    before = {name: value.clone() for name, value in weights.items()}
+    randomise(inject(model, LLAMA, seed=0))
+    merged = export(model)
+    expected = output(model, tokens())
+    torch.testing.assert_close(output(merged, tokens()), expected, atol=1e-5, rtol=1e-5)
+    # Of a merged weight, by a scatter of the host's columns.
+    for site in find_sites(model):
+        weight = merged.get_submodule(site.name).weight
+        weight[:, site.idx] = site.weight[:, site.idx]
+        assert torch.equal(weight, before[f"{site.name}.weight"])
+    remove(model)
+    now = dict(model.named_parameters())
+    assert all(now[name] is value for name, value in weights.items())
+    assert all(torch.equal(now[name], value) for name, value in before.items())
+
+
+def test_a_half_precision_host_keeps_all_other_columns():
+    host = nn.Linear(7, 5).to(torch.bfloat16)
+    site = Columns("here", host, torch.tensor([2, 3]))
+    randomise([site])
+    assert site.sel.weight.dtype == torch.float32
+    merged = site.merged().weight
+    assert merged.dtype == torch.bfloat16
+    others = [0, 1, 4, 5, 6]
+    assert torch.equal(merged[:, others], host.weight[:, others])
+    expected = (host.weight.float() + site.delta()).to(torch.bfloat16)
+    assert torch.equal(merged, expected)
+
+
+def test_the_spectrum_is_that_of_the_change():
+    site = site_on([0, 3, 5, 6], 7, 3)
+    randomise([site])
+    expected = torch.linalg.svdvals(site.delta().detach().double())
+    found = torch.tensor(spectrum(site).singular_values, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("idx", "message"),
+    [
+        (torch.tensor([1, 3, 1]), "here: columns 1 are chosen twice"),
+        (torch.tensor([0, 7]), "here: the weight has columns 0 to 6, got 7"),
+        (torch.tensor([-1]), "here: the weight has columns 0 to 6, got -1"),
+        (torch.tensor([[1]]), r"here: columns must be a vector of integers, got \[1, 1\]"),
+        (torch.tensor([0.5]), r"here: columns must be a vector of integers, .* torch.float32"),
+        (torch.arange(7, 27), "got 7, 8, 9, 10, 11, 12, 13, 14 and 12 more"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(idx, message):
+    with pytest.raises(InputError, match=message):
+        Columns("here", nn.Linear(7, 5), idx)
+
+
+def test_saved_columns_are_those_of_the_model_that_loads_them():
+    """Another seed trains other columns, also more of them on one layer."""
+    sites = inject(tiny_llama(), LLAMA, seed=0)
+    randomise(sites)
+    fresh = tiny_llama()
+    others = inject(fresh, LLAMA, seed=5)
+    assert [site.k for site in sites] != [site.k for site in others]
+    parameters = [site.sel.weight for site in others]
+    load_adapter_state(others, adapter_state(sites))
+    for one, other, parameter in zip(sites, others, parameters, strict=True):
+        assert torch.equal(one.idx, other.idx)
+        assert torch.equal(one.delta(), other.delta())
+        assert other.sel.weight is parameter
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, at: state.pop(f"{at}.idx"), "adapter tensor '{}.idx' is missing"),
+        (lambda state, at: state.pop(f"{at}.sel"), "adapter tensor '{}.sel' is missing"),
+        (
+            lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"].flip(0)}),
+            "adapter tensor '{}.idx' is not in ascending order",
+        ),
+        (
+            lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"] + 100}),
+            "{}: the weight has columns 0 to 23, got",
+        ),
+        (
+            lambda state, at: state.update({f"{at}.sel": state[f"{at}.sel"][:, :-1]}),
+            "adapter tensor '{}.sel' has shape .*, the model needs",
+        ),
+    ],
+)
+def test_damaged_tensors_are_refused_and_nothing_is_loaded(change, message):
+    sites = inject(tiny_llama(), LLAMA, seed=0)
+    randomise(sites)
+    state = adapter_state(sites)
+    at = "layers.2.mlp.down_proj"
+    change(state, at)
+    others = inject(tiny_llama(), LLAMA, seed=0)
+    randomise(others, seed=9)
+    before = adapter_state(others)
+    with pytest.raises(InputError, match=message.format(at.replace(".", r"\."))):
+        load_adapter_state(others, state)
+    after = adapter_state(others)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_site_starts_anew_in_place():
+    site = site_on([1, 2])
+    randomise([site])
+    parameter = site.sel.weight
+    site.begin(torch.tensor([0, 3, 6]))
+    assert site.sel.weight is parameter
+    assert parameter.shape == (5, 3)
+    assert torch.count_nonzero(site.delta()) == 0
+    site.begin(torch.tensor([], dtype=torch.int64))
+    assert not parameter.requires_grad
+    site.begin(torch.tensor([4]))
+    assert parameter.requires_grad
+
+
+def test_gates_are_not_for_columns():
+    site = site_on([1])
+    assert not site.is_gated
+    site.check_fixed()
+
+
+def test_a_plain_stack_has_channels():
+    model = stack()
+    sites = inject(model, S2FT(d_ratio=0.5, target_modules=("layers.0", "head")), seed=0)
+    assert sum(site.k for site in sites) == 6

@@ -1,0 +1,266 @@
+"""Which columns S²FT takes: units, budgets, scores, and what they are refused for."""
+
+import copy
+
+import pytest
+import torch
+from tiny_hosts import moments_on, output, randomise, stack, tiny_bert, tiny_llama, tokens
+from torch import nn
+
+from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.selection import (
+    Units,
+    begin_by_gradient,
+    choose_columns,
+    column_targets,
+    largest_units,
+    units_at,
+)
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.errors import InputError
+
+HEADS, CHANNELS = 4, 24
+
+
+def test_a_decoder_has_heads_and_channels():
+    model = tiny_llama()
+    names = column_targets(model, S2FT(num_layers=2))
+    assert names == [
+        f"layers.{layer}.{part}"
+        for layer in (1, 2)
+        for part in ("self_attn.o_proj", "mlp.down_proj")
+    ]
+    heads, channels = units_at(model, names[:2], S2FT(num_layers=2))
+    assert (heads.count, heads.width, heads.ratio) == (HEADS, 4, 0.052)
+    assert (channels.count, channels.width, channels.ratio) == (CHANNELS, 1, 0.02)
+
+
+def test_an_encoder_has_heads_and_channels():
+    model = tiny_bert()
+    names = column_targets(model, S2FT(num_layers=1))
+    assert names == ["encoder.layer.2.attention.output.dense", "encoder.layer.2.output.dense"]
+    assert [unit.count for unit in units_at(model, names, S2FT())] == [HEADS, CHANNELS]
+
+
+def llama_like(family):
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 40}
+    torch.manual_seed(0)
+    make = getattr(transformers, f"{family}Config")
+    if family == "DistilBert":
+        return transformers.DistilBertModel(make(dim=16, n_heads=4, n_layers=2, hidden_dim=24))
+    if family == "OPT":
+        options = {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 32}
+        return transformers.OPTModel(make(**sizes, **options))
+    if family == "ModernBert":
+        return transformers.ModernBertModel(
+            make(**sizes, intermediate_size=24, pad_token_id=0, reference_compile=False)
+        )
+    return getattr(transformers, f"{family}Model")(make(**sizes, intermediate_size=24))
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("DistilBert", ["transformer.layer.1.attention.out_lin", "transformer.layer.1.ffn.lin2"]),
+        ("OPT", ["decoder.layers.1.self_attn.out_proj", "decoder.layers.1.fc2"]),
+        ("ModernBert", ["layers.1.attn.Wo", "layers.1.mlp.Wo"]),
+        ("GPTNeoX", ["layers.1.attention.dense", "layers.1.mlp.dense_4h_to_h"]),
+        ("Roberta", ["encoder.layer.1.attention.output.dense", "encoder.layer.1.output.dense"]),
+    ],
+)
+def test_other_architectures_have_them_too(family, names):
+    model = llama_like(family)
+    assert column_targets(model, S2FT(num_layers=1)) == names
+    assert [unit.count for unit in units_at(model, names, S2FT())] == [HEADS, CHANNELS]
+
+
+@pytest.mark.parametrize("head", range(HEADS))
+def test_a_head_is_the_columns_that_its_queries_move(head):
+    """With grouped queries too: four heads share two keys and values, and no order is changed."""
+    model, other = tiny_llama(), tiny_llama()
+    name = "layers.1.self_attn.o_proj"
+    seen = []
+    for host in (model, other):
+        host.get_submodule(name).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    other.layers[1].self_attn.q_proj.weight.data[4 * head : 4 * head + 4] *= -3
+    output(model, tokens())
+    output(other, tokens())
+    moved = (seen[0] != seen[1]).flatten(0, 1).any(0).nonzero()[:, 0]
+    (unit,) = units_at(model, [name], S2FT(o_ratio=0.25))
+    scores = {name: (torch.arange(HEADS) == head).double()}
+    assert torch.equal(largest_units([unit], scores)[name], moved)
+
+
+def test_without_a_ratio_a_kind_of_layer_is_left_as_it_is():
+    model = tiny_llama()
+    assert all("down_proj" in name for name in column_targets(model, S2FT(o_ratio=0)))
+    assert all("o_proj" in name for name in column_targets(model, S2FT(d_ratio=0)))
+    sites = inject(tiny_llama(), S2FT(o_ratio=0, target_modules=("o_proj", "up_proj")), seed=0)
+    assert {site.name.split(".")[-1] for site in sites} == {"up_proj"}
+    with pytest.raises(InputError, match="o_ratio is 0, and target_modules name no other layers"):
+        column_targets(model, S2FT(o_ratio=0, target_modules=("o_proj",)))
+    with pytest.raises(InputError, match="d_ratio is 0, and target_modules name no other layers"):
+        column_targets(model, S2FT(d_ratio=0, target_modules=("down_proj",)))
+
+
+def test_a_budget_is_shared_by_all_layers():
+    """The best three of eight units are on one layer, whatever the other has."""
+    units = [Units("a", 4, 2, 0.4), Units("b", 4, 2, 0.4)]
+    scores = {"a": torch.tensor([1.0, 9, 8, 7]), "b": torch.tensor([3.0, 2, 4, 0])}
+    found = largest_units(units, scores)
+    assert {name: idx.tolist() for name, idx in found.items()} == {"a": [2, 3, 4, 5, 6, 7], "b": []}
+    found = largest_units(units, scores, largest=False)
+    assert {name: idx.tolist() for name, idx in found.items()} == {"a": [0, 1], "b": [2, 3, 6, 7]}
+
+
+def test_heads_and_channels_have_budgets_of_their_own():
+    units = [Units("o_proj", 2, 2, 0.5), Units("down_proj", 4, 1, 0.01)]
+    scores = {"o_proj": torch.tensor([0.0, 0.1]), "down_proj": torch.tensor([1.0, 4, 3, 2])}
+    found = largest_units(units, scores)
+    assert found["o_proj"].tolist() == [2, 3]
+    # A share of 0.04 channels is one channel.
+    assert found["down_proj"].tolist() == [1]
+
+
+def test_equal_scores_go_to_the_earlier_unit():
+    units = [Units("a", 3, 1, 0.5), Units("b", 3, 1, 0.5)]
+    for largest in (True, False):
+        found = largest_units(units, {key: torch.ones(3) for key in "ab"}, largest=largest)
+        assert found["a"].tolist() == [0, 1, 2]
+        assert found["b"].tolist() == []
+
+
+def test_random_units_are_uniform_over_all_layers():
+    """Each of 72 channels comes up in 2,000 draws of 18 about 500 times; six sigma are 116."""
+    config = S2FT(o_ratio=0, d_ratio=0.25)
+    model = tiny_llama()
+    units = units_at(model, column_targets(model, config), config)
+    counts = torch.zeros(3, CHANNELS)
+    for seed in range(2000):
+        chosen = choose_columns(units, {}, config, torch.Generator().manual_seed(seed))
+        for layer, idx in enumerate(chosen.values()):
+            counts[layer, idx] += 1
+    assert counts.sum() == 2000 * 18
+    assert (counts - 500).abs().max() < 116
+
+
+def chosen(model, config, **options):
+    return {site.name: site.idx.tolist() for site in inject(model, config, seed=0, **options)}
+
+
+def full_scores(model, config, squares):
+    """The choice of the definition: norms of whole units by a loop, sorted by Python."""
+    names = column_targets(model, config)
+    columns = {name: [] for name in names}
+    for part, ratio, width in (("o_proj", config.o_ratio, 4), ("down_proj", config.d_ratio, 1)):
+        ranked = []
+        for name in names:
+            if name.endswith(part):
+                for unit in range(len(squares[name]) // width):
+                    places = range(width * unit, width * (unit + 1))
+                    size = sum(float(squares[name][place]) for place in places)
+                    ranked.append((size, name, list(places)))
+        ranked.sort(key=lambda item: item[0], reverse=config.largest)
+        for _, name, places in ranked[: max(1, round(ratio * len(ranked)))]:
+            columns[name] += places
+    return {name: sorted(places) for name, places in columns.items()}
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("selection", ["weight", "activation", "product", "gradient"])
+def test_selections_are_what_they_say(selection, largest):
+    config = S2FT(o_ratio=0.4, d_ratio=0.3, selection=selection, largest=largest)
+    model = tiny_llama().double()
+    names = column_targets(model, config)
+    moments = moments_on(model, names, tokens())
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(4)).double()
+    full = copy.deepcopy(model)
+    (full(tokens()).last_hidden_state * direction).sum().backward()
+    squares = {}
+    for name in names:
+        layer = full.get_submodule(name)
+        weight, inputs = layer.weight.detach().square().sum(0), moments[name].matrix.diagonal()
+        squares[name] = {
+            "weight": weight,
+            "activation": inputs,
+            "product": inputs * weight,
+            "gradient": layer.weight.grad.square().sum(0),
+        }[selection]
+    expected = full_scores(model, config, squares)
+    if selection != "gradient":
+        assert chosen(model, config, moments=moments) == expected
+        return
+    sites = inject(model, config, seed=0, blank=True)
+    units = units_at(model, names, config)
+
+    def backward():
+        for row in tokens():
+            (model(row[None]).last_hidden_state * direction).sum().backward()
+
+    begin_by_gradient(sites, units, backward, largest=largest)
+    assert {site.name: site.idx.tolist() for site in sites} == expected
+    assert all(torch.count_nonzero(site.delta()) == 0 for site in sites)
+    assert all(site.sel.weight.grad is None for site in sites)
+
+
+def test_the_choices_differ():
+    model = tiny_llama()
+    config = {"o_ratio": 0.4, "d_ratio": 0.3}
+    moments = moments_on(model, column_targets(model, S2FT(**config)), tokens())
+    found = [
+        chosen(tiny_llama(), S2FT(**config, selection=selection, largest=largest), moments=moments)
+        for selection in ("random", "weight", "activation", "product")
+        for largest in (True, False)[: 1 if selection == "random" else 2]
+    ]
+    assert all(one != other for place, one in enumerate(found) for other in found[:place])
+
+
+def test_what_a_selection_needs_is_said():
+    model = tiny_llama()
+    for selection in ("activation", "product"):
+        with pytest.raises(
+            InputError, match=r"o_proj: selection '.*' .*is by second moments.*pass"
+        ):
+            inject(model, S2FT(selection=selection), seed=0)
+    with pytest.raises(InputError, match=r"selection 'gradient' .*needs a loss; inject with blank"):
+        inject(model, S2FT(selection="gradient"), seed=0)
+    config = S2FT(o_ratio=0, selection="activation")
+    wrong = {name: SecondMoment(torch.eye(5), 1) for name in column_targets(model, config)}
+    with pytest.raises(InputError, match="is of 5 inputs, the layer has 24"):
+        inject(model, config, seed=0, moments=wrong)
+
+
+def test_a_gradient_that_does_not_come_is_said():
+    config = S2FT(o_ratio=0, selection="gradient")
+    model = tiny_llama()
+    sites = inject(model, config, seed=0, blank=True)
+    units = units_at(model, [site.name for site in sites], config)
+    with pytest.raises(InputError, match=r"no gradient of the loss reaches .*layers\.0\.mlp"):
+        begin_by_gradient(sites, units, lambda: None)
+
+
+def test_heads_that_cannot_be_told_apart_are_refused():
+    model = stack()
+    model.o_proj = nn.Linear(6, 6)
+    with pytest.raises(InputError, match=r"o_proj: its 6 inputs cannot be cut into heads.*=None"):
+        inject(model, S2FT(target_modules=("o_proj",)), seed=0)
+    llama = tiny_llama()
+    llama.config.num_attention_heads = 3
+    with pytest.raises(InputError, match=r"its 16 inputs cannot be cut.*num_attention_heads=3"):
+        inject(llama, S2FT(), seed=0)
+    assert not any(type(module).__name__ == "Columns" for module in llama.modules())
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(InputError, match="no default target_modules for this architecture"):
+        inject(stack(), S2FT(), seed=0)
+
+
+def test_an_adapted_layer_is_refused():
+    model = tiny_llama()
+    randomise(inject(model, S2FT(), seed=0))
+    with pytest.raises(InputError, match="carries an adapter already"):
+        inject(model, S2FT(), seed=1)

@@ -1,0 +1,189 @@
+"""S²FT with every posterior, from the fit to the file."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.adapters.fuse import fuse
+from bayeslora.backbones.load import load_backbone
+from bayeslora.checkpoint import read_model
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+
+ADAPTER = "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3"
+POSTERIORS = [
+    "mle",
+    "map",
+    "vbll",
+    "laplace",
+    "gvbll",
+    "temperature",
+    "nuts:num_samples=5,num_warmup=5,num_chains=1",
+    "ensemble:num_members=2",
+    "laplace_lora:prior_precision=1",
+    "laplace_lora:structure=diag",
+    "swag:num_samples=3,start=0.0",
+    "ivon:num_samples=3,weight_decay=0.1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("columns") / "llama"))
+
+
+def fitted(backbone, posterior, more="", **options):
+    clf = BayesianClassifier(
+        backbone, ADAPTER + more, posterior, dtype="float32", max_length=32, progress=False
+    )
+    held = toy_rows(18, 1) if posterior in ("temperature", "gvbll") else None
+    return clf.fit(toy_rows(30), held, epochs=2, batch_size=8, **options)
+
+
+def columns(clf):
+    return {site.name: site.idx.tolist() for site in clf._known().network.sites}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, posterior):
+    clf = fitted(backbone, posterior, out=tmp_path / "model")
+    expected = clf.predict(toy_rows(9, 5))
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9, 5)).probs == expected.probs).all()
+    assert expected.name == f"s2ft-{posterior.split(':')[0]}"
+    assert any(site.sel.weight.abs().max() > 0 for site in again._known().network.sites if site.k)
+    keys = {name.rsplit(".", 1)[-1] for name in read_model(tmp_path / "model").adapter}
+    assert keys == {"sel", "idx"}
+
+
+@pytest.mark.parametrize("posterior", ["swag:num_samples=3,start=0.0", "laplace_lora", "mle"])
+@pytest.mark.parametrize("selection", ["activation", "product", "gradient", "weight"])
+def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection, posterior):
+    clf = fitted(backbone, posterior, f",selection={selection}", out=tmp_path / "model")
+    assert sum(map(len, columns(clf).values())) == 2 * 4 + 10
+    assert columns(clf) != columns(fitted(backbone, "mle"))
+    expected = clf.predict(toy_rows(9, 5)).probs
+
+    def never(*_, **__):
+        raise AssertionError("loading chooses again")
+
+    monkeypatch.setattr("bayeslora.adapters.selection.largest_units", never)
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert columns(again) == columns(clf)
+    assert (again.predict(toy_rows(9, 5)).probs == expected).all()
+
+
+def test_draws_and_curvature_are_of_the_columns_alone(backbone):
+    clf = fitted(backbone, "laplace_lora:prior_precision=1", ",selection=gradient")
+    network = clf._known().network
+    trained = sum(16 * site.k for site in network.sites)
+    assert network.weights.num_weights == trained + 3 * 16
+    moved = sum(float(site.delta().detach().double().square().sum()) for site in network.sites)
+    zero = torch.zeros_like(network.head.mean_weight)
+    assert 0 < network.weights.sq_distance(zero) == pytest.approx(moved, rel=1e-9)
+
+
+@pytest.mark.parametrize("selection", ["activation", "gradient"])
+def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeypatch, selection):
+    """Other columns by then, were they chosen again, would change nothing."""
+    more, posterior = f",selection={selection}", "swag:num_samples=3,start=0.0"
+    whole = fitted(backbone, posterior, more)
+    from bayeslora.training.trainer import AlternatingTrainer
+
+    real, seen = AlternatingTrainer.training_step, []
+
+    def stop(self, *args, **options):
+        seen.append(1)
+        if len(seen) > 5:
+            raise KeyboardInterrupt
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(AlternatingTrainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(backbone, posterior, more, out=tmp_path / "model")
+    monkeypatch.setattr(AlternatingTrainer, "training_step", real)
+
+    def never(*_, **__):
+        raise AssertionError("a fit that goes on chooses again")
+
+    monkeypatch.setattr("bayeslora.adapters.selection.largest_units", never)
+    resumed = fitted(backbone, posterior, more, out=tmp_path / "model")
+    assert columns(resumed) == columns(whole)
+    assert (resumed.predict(toy_rows(9, 5)).probs == whole.predict(toy_rows(9, 5)).probs).all()
+
+
+@pytest.mark.parametrize("posterior", ["tfb", "blob", "scalabl", "clora"])
+def test_posteriors_over_factors_are_refused(backbone, tmp_path, posterior):
+    message = f"posterior '{posterior}' is over the factors of a low-rank adapter, .*'s2ft'.*'swag'"
+    with pytest.raises(InputError, match=message):
+        fitted(backbone, posterior, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_dropout_is_the_backbones(backbone, tmp_path):
+    with pytest.raises(InputError, match="adapter 's2ft' is defined without"):
+        fitted(backbone, "mc_dropout")
+    with pytest.raises(InputError, match="'s2ft' has no dropout of its own"):
+        fitted(backbone, "mc_dropout:p=0.2")
+    encoder = str(tiny_bert(tmp_path / "bert"))
+    clf = fitted(encoder, "mc_dropout:num_samples=3")
+    assert clf.predict(toy_rows(9)).epistemic.max() > 0
+
+
+def test_members_train_columns_of_their_own(backbone, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        clf = fitted(backbone, "ensemble:num_members=2", out=tmp_path / "model")
+    assert "start alike" not in caplog.text
+    one, other = clf._known().members
+    places = [name for name in one if name.endswith(".idx")]
+    assert places
+    assert any(one[name].tolist() != other[name].tolist() for name in places)
+    first, second = clf.spectrum()
+    assert [site.singular_values for site in first] != [site.singular_values for site in second]
+    with caplog.at_level(logging.WARNING):
+        fitted(backbone, "ensemble:num_members=2", ",selection=weight")
+    assert "'selection=random' gives each columns of its own" in caplog.text
+
+
+def test_a_finished_network_can_be_given_another_posterior(backbone):
+    clf = fitted(backbone, "mle")
+    clf.calibrate(toy_rows(18, 1), posterior="laplace_lora:prior_precision=1")
+    assert clf.predict(toy_rows(9)).epistemic.max() > 0
+
+
+@pytest.mark.parametrize("key", ["idx", "sel"])
+def test_damaged_columns_are_named(backbone, tmp_path, key):
+    fitted(backbone, "mle", out=tmp_path / "model")
+    path = tmp_path / "model" / "adapter.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(f"down_proj.{key}"))
+    tensors[name] = tensors[name] + 1000 if key == "idx" else tensors[name][:, 1:].contiguous()
+    save_file(tensors, path)
+    message = "the weight has columns 0 to 23" if key == "idx" else r"down_proj\.sel' has shape"
+    with pytest.raises(InputError, match=message):
+        BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+
+
+def test_saved_models_can_be_fused(backbone, tmp_path):
+    states = []
+    for number in (1, 2):
+        kind = ("o_ratio=0.3,d_ratio=0", "o_ratio=0,d_ratio=0.2")[number - 1]
+        clf = BayesianClassifier(
+            backbone, f"s2ft:{kind},num_layers=2", "mle", dtype="float32", progress=False
+        )
+        clf.fit(toy_rows(30), epochs=1, out=tmp_path / str(number))
+        states.append(read_model(tmp_path / str(number)).adapter)
+    model = load_backbone(backbone, dtype="float32").model
+    sites = fuse(model, states)
+    assert len(sites) == 4
+    with pytest.raises(InputError, match="several adapters change columns"):
+        fuse(load_backbone(backbone, dtype="float32").model, [states[0], states[0]])
