@@ -15,6 +15,7 @@ Everything is stored as it comes; the same command goes on where it was interrup
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from functools import partial
 from itertools import pairwise
@@ -23,7 +24,17 @@ from statistics import fmean
 
 import torch
 from adapter_arms import ARMS, Setting
-from adapter_training import Bench, Record, Runs, area, base_losses, gains, run, smaller_area
+from adapter_training import (
+    Bench,
+    Record,
+    Runs,
+    area,
+    base_losses,
+    gains,
+    mean_rank,
+    run,
+    smaller_area,
+)
 from causal_lm import GENERIC, NUM_TEST, TARGET, read_texts
 from verdicts import Claim, claims_table, shown, table
 
@@ -166,12 +177,6 @@ def steps_to(record: Record, level: float) -> int:
     return len(losses)
 
 
-def mean_rank(record: Record) -> float:
-    """Return the mean stable rank over sites after the last step; 0 where there are none."""
-    ranks = record["marks"][-1]["stable_rank"].values()
-    return fmean(ranks) if ranks else 0.0
-
-
 def _rates_table(runs: Runs) -> str:
     rows = []
     for name in _present(runs):
@@ -179,11 +184,11 @@ def _rates_table(runs: Runs) -> str:
             done = list(runs.finished(name, lr).values())
             diverged = len(runs.records(name, lr)) - len(done)
             star = " ★" if lr == runs.best_rate(name) else ""
-            ranks = [mean_rank(r) for r in done]
+            ranks = [rank for r in done if math.isfinite(rank := mean_rank(r))]
             cells = [
                 shown([area(r) for r in done]),
                 *(shown([r["marks"][-1][key] for r in done]) for key in (TARGET, GENERIC)),
-                shown(ranks, 2) if any(ranks) else "",
+                shown(ranks, 2),
                 shown([r["seconds"] / len(r["losses"]) for r in done], 2),
             ]
             seeds = f"{len(done)}" + (f", {diverged} diverged" if diverged else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,10 @@ class Bench:
 
 
 def run(bench: Bench, name: str, lr: float, seed: int) -> None:
-    """Train one arm with one rate and one seed, where there is no record of it."""
+    """Train one arm with one rate and one seed, where there is no record of it.
+
+    `stable_rank` in the record has a list over layers for every projection.
+    """
     file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
     if file.is_file():
         return
@@ -53,7 +57,7 @@ def run(bench: Bench, name: str, lr: float, seed: int) -> None:
     start = time.process_time()
     record = {"arm": name, "lr": lr, "seed": seed, **train(bench, trainee, seed)}
     write_json(file, record | {"seconds": round(time.process_time() - start, 1)})
-    print(name, f"{lr:g}", seed, record["marks"][-1:], flush=True)
+    print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
 
 
 def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
@@ -105,12 +109,11 @@ def base_losses(bench: Bench) -> dict[str, float]:
 
 
 def _state(bench: Bench, trainee: Trainee) -> Record:
-    sites = [site for site in trainee.sites if isinstance(site, LowRank)]
-    ranks = {site.name: stable_rank(site) for site in sites}
-    return {
-        **test_losses(trainee.model, bench.setting.texts),
-        "stable_rank": {name: rank for name, rank in ranks.items() if math.isfinite(rank)},
-    }
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for site in trainee.sites:
+        if isinstance(site, LowRank) and math.isfinite(rank := stable_rank(site)):
+            ranks[site.name.rpartition(".")[2]].append(round(rank, 3))
+    return {**test_losses(trainee.model, bench.setting.texts), "stable_rank": ranks}
 
 
 class Runs:
@@ -162,8 +165,8 @@ class Runs:
 
 
 def area(record: Record) -> float:
-    """Return the area under the loss curve a step: the mean training loss."""
-    return fmean(record["losses"])
+    """Return the area under the loss curve a step: the mean training loss; NaN before the first."""
+    return fmean(record["losses"] or [math.nan])
 
 
 def gains(
@@ -171,6 +174,12 @@ def gains(
 ) -> tuple[float, ...]:
     """Return a gain for every seed that both have, in the order of the seeds."""
     return tuple(gain(better[seed], worse[seed]) for seed in sorted(better.keys() & worse.keys()))
+
+
+def mean_rank(record: Record, mark: int = -1) -> float:
+    """Return the mean stable rank over sites at a mark; NaN where nothing has one."""
+    ranks = record["marks"][mark]["stable_rank"].values()
+    return fmean([rank for layers in ranks for rank in layers] or [math.nan])
 
 
 def smaller_area(ours: Record, rival: Record) -> float:

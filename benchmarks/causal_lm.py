@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bayeslora.errors import InputError
 
 BLOCK = 64
-NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 8
+NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 6
 TARGET, GENERIC = "target", "generic"
 _AT_ONCE = 8
 

@@ -16,8 +16,17 @@ from statistics import fmean
 from typing import Any
 
 from adapter_arms import Arm
-from adapter_speed import arguments, mean_rank, open_setting
-from adapter_training import Bench, Record, Runs, area, base_losses, gains, run, smaller_area
+from adapter_speed import arguments, open_setting
+from adapter_training import (
+    Bench,
+    Runs,
+    area,
+    base_losses,
+    gains,
+    mean_rank,
+    run,
+    smaller_area,
+)
 from causal_lm import GENERIC, TARGET
 from verdicts import Claim, claims_table, shown, table
 
@@ -25,7 +34,7 @@ from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.files import atomic_file, read_json
 
 OUT = Path("reports/stable-rank")
-STEPS, MARKS = 60, (15, 30, 60)
+STEPS, MARKS = 40, (10, 20, 40)
 LOW, HIGH = 4e-4, 4e-3
 _SITES: dict[str, Any] = {
     "r": 8,
@@ -89,12 +98,10 @@ def _table(runs: Runs) -> str:
     for name, arm in ARMS.items():
         for lr in arm.rates:
             done = list(runs.finished(name, lr).values())
-            marks = zip(*(record["marks"] for record in done), strict=True)
-            ranks = [shown([fmean(m["stable_rank"].values()) for m in states]) for states in marks]
             cells = [
                 shown([area(record) for record in done]),
                 *(shown([r["marks"][-1][key] for r in done]) for key in (TARGET, GENERIC)),
-                *(ranks or [""] * len(MARKS)),
+                *(shown([mean_rank(r, mark) for r in done]) for mark in range(len(MARKS))),
             ]
             rows.append([name, f"{lr:g}", str(len(done)), *cells])
     after = [f"stable rank after {step}" for step in MARKS]
@@ -107,16 +114,14 @@ def _projections(runs: Runs) -> str:
         for name, arm in ARMS.items()
         for lr in arm.rates
     }
-    rows = [
-        [kind, *(shown([_mean_of(record, kind) for record in done]) for done in columns.values())]
-        for kind in _SITES["target_modules"]
-    ]
+    rows = []
+    for kind in _SITES["target_modules"]:
+        cells = [
+            shown([fmean(record["marks"][-1]["stable_rank"][kind]) for record in done])
+            for done in columns.values()
+        ]
+        rows.append([kind, *cells])
     return table(["projection", *columns], rows)
-
-
-def _mean_of(record: Record, kind: str) -> float:
-    ranks = record["marks"][-1]["stable_rank"]
-    return fmean(rank for name, rank in ranks.items() if name.endswith(kind))
 
 
 if __name__ == "__main__":
