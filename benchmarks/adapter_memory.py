@@ -191,7 +191,7 @@ def claims(out: Path) -> list[Claim]:
         if name in found and rival in found:
             exact = ((_total(found[rival]) - _total(found[name])) / 1e6,)
         text = f"{name} keeps less than {rival} in a step"
-        listed.append(Claim(method, text, "MB", exact, "count", exact=True))
+        listed.append(Claim(method, text, "MB", exact, "counted", exact=True))
         both = [turn for turn in times if name in turn and rival in turn]
         faster = tuple(turn[rival]["processor"] - turn[name]["processor"] for turn in both)
         text = f"{name} takes less time a step than {rival}"

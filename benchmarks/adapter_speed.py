@@ -95,12 +95,12 @@ def open_setting(args: argparse.Namespace) -> Setting:
     return Setting(source, read_texts(Path(args.data_dir), source), args.runs)
 
 
-def write_summary(out: Path, steps: int = STEPS) -> None:
+def write_summary(out: Path) -> None:
     """Write the tables from the runs that are there."""
-    runs, base = Runs(out, steps), read_json(out / "base.json")
+    runs, base = Runs(out), read_json(out / "base.json")
     parts = [
         "# Learning and forgetting of adapters in a few steps\n\n"
-        f"SmolLM2-135M in float32, r = 16 on all linear layers, {steps} steps of AdamW on 2 × 64 "
+        f"SmolLM2-135M in float32, r = 16 on all linear layers, {STEPS} steps of AdamW on 2 × 64 "
         "tokens of OpenBookQA with its answers, constant rate, no weight decay. `area` is the mean "
         f"training loss over steps, in nats a token; `target` and `{GENERIC}` are losses after the "
         f"last step on {NUM_TEST} × 64 tokens of questions and of Wikipedia passages that were not "
@@ -110,19 +110,19 @@ def write_summary(out: Path, steps: int = STEPS) -> None:
         _rates_table(runs),
         "## At the best rate of each\n\n"
         f"Steps until the mean of the last {_TRAILING} losses is at LoRA's final one with the same "
-        f"seed ({steps} where it never is); loss on passages at the lowest loss on questions that "
+        f"seed ({STEPS} where it never is); loss on passages at the lowest loss on questions that "
         "both reach, minus LoRA's.\n\n" + _best_table(runs, base),
-        "## Claims\n\n" + claims_table(claims(out, steps)),
+        "## Claims\n\n" + claims_table(claims(out)),
     ]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def claims(out: Path, steps: int = STEPS) -> list[Claim]:
+def claims(out: Path) -> list[Claim]:
     """Return the papers' claims with what is stored."""
     if not (out / "base.json").is_file():
         return []
-    runs, base = Runs(out, steps), read_json(out / "base.json")
+    runs, base = Runs(out), read_json(out / "base.json")
     found = []
     for method, name, rival in FASTER:
         lower = runs.finished(name, runs.best_rate(name))

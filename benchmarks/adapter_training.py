@@ -75,9 +75,9 @@ def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
         if step + 1 in bench.marks:
             state = _state(bench, trainee)
             if not math.isfinite(state[TARGET] + state[GENERIC]):
-                break
+                return {"losses": losses, "marks": marks, "finished": False}
             marks.append({"step": step + 1, **state})
-    return {"losses": losses, "marks": marks}
+    return {"losses": losses, "marks": marks, "finished": len(losses) == bench.steps}
 
 
 def one_step(trainee: Trainee, step: int, ids: Tensor) -> float:
@@ -121,11 +121,9 @@ class Runs:
 
     Args:
         out: Where the records are.
-        steps: Of a run that came to its end.
     """
 
-    def __init__(self, out: Path, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, out: Path) -> None:
         self._found: dict[str, dict[float, dict[int, Record]]] = {}
         for file in sorted((out / "runs").glob("*.json")):
             record = read_json(file)
@@ -143,7 +141,7 @@ class Runs:
     def finished(self, arm: str, lr: float | None) -> dict[int, Record]:
         """Return those that did not diverge."""
         records = self.records(arm, lr)
-        return {seed: r for seed, r in records.items() if len(r["losses"]) == self._steps}
+        return {seed: record for seed, record in records.items() if record["finished"]}
 
     def best_rate(self, arm: str) -> float | None:
         """Return the rate with the smallest mean area among those that have most finished seeds."""

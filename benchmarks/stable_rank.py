@@ -58,13 +58,13 @@ def main() -> None:
         write_summary(args.out)
 
 
-def write_summary(out: Path, steps: int = STEPS) -> None:
+def write_summary(out: Path) -> None:
     """Write the tables from the runs that are there."""
-    runs, base = Runs(out, steps), read_json(out / "base.json")
+    runs, base = Runs(out), read_json(out / "base.json")
     parts = [
         "# Stable rank and convergence of PoLAR\n\n"
         "SmolLM2-135M in float32, r = 8, alpha = 32 on query, key, value, up and down projections "
-        f"of all layers, {steps} steps of 2 × 64 tokens of OpenBookQA with its answers, constant "
+        f"of all layers, {STEPS} steps of 2 × 64 tokens of OpenBookQA with its answers, constant "
         "rate. The stable rank ‖ΔW‖²_F / ‖ΔW‖²_2 is the mean over layers, 1 at least and 8 at "
         "most; `area` is the mean training loss in nats a token, the others are losses on texts "
         f"that were not trained on (before training {base[TARGET]:.3f} and {base[GENERIC]:.3f}). "
@@ -72,15 +72,15 @@ def write_summary(out: Path, steps: int = STEPS) -> None:
         "--data-dir DIR`.",
         _table(runs),
         "## By projection, after the last step\n\n" + _projections(runs),
-        "## Claims\n\n" + claims_table(claims(out, steps)),
+        "## Claims\n\n" + claims_table(claims(out)),
     ]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def claims(out: Path, steps: int = STEPS) -> list[Claim]:
+def claims(out: Path) -> list[Claim]:
     """Return the paper's claims with what is stored."""
-    runs = Runs(out, steps)
+    runs = Runs(out)
     found = []
     ours = runs.finished("polar", HIGH)
     for rate, words in ((LOW, "published rates"), (HIGH, "the same rate")):

@@ -95,5 +95,7 @@ def claims_table(claims: Sequence[Claim]) -> str:
     for claim in claims:
         gain = f"{shown(claim.gains)} {claim.unit}" if claim.gains else ""
         over = f"{len(claim.gains)} {claim.over}" if claim.gains else ""
+        if len(claim.gains) == 1 and claim.exact:
+            over = claim.over
         rows.append([claim.method, claim.text, claim.verdict, gain, over, claim.notes])
     return table(head, rows)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +28,8 @@ FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
 def small(arm):
-    """Return an arm of rank 4, one rate, that does the same otherwise."""
-    adapter = None if arm.adapter is None else replace(arm.adapter, r=4, alpha=4.0)
+    """Return an arm of rank 4, where it has a rank, with one rate, that does the same otherwise."""
+    adapter = replace(arm.adapter, r=4, alpha=4.0) if hasattr(arm.adapter, "r") else arm.adapter
     return replace(arm, adapter=adapter, rates=arm.rates[-1:])
 
 
@@ -113,6 +112,8 @@ def test_every_arm_starts_as_the_model_and_learns(bench):
             expected = of_seed["lora"]["losses"][0]
             assert record["losses"][0] == pytest.approx(expected, abs=1e-5)
             assert record["losses"][-1] != pytest.approx(expected, abs=1e-5)
+            if not hasattr(bench.arms[record["arm"]].adapter, "r"):
+                continue
             ranks = record["marks"][-1]["stable_rank"]
             assert list(ranks) == ["q_proj", "k_proj", "v_proj", "o_proj", *FEED_FORWARD]
             assert all(len(layers) == 3 for layers in ranks.values())
@@ -132,28 +133,37 @@ def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
 
 def test_the_summary_names_every_arm_and_claim(bench):
     run_all(bench)
-    adapter_speed.write_summary(bench.out, STEPS)
+    adapter_speed.write_summary(bench.out)
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
     for name in bench.arms:
         assert f"| {name} ★ |" in text
-    found = adapter_speed.claims(bench.out, STEPS)
+    found = adapter_speed.claims(bench.out)
     assert all(len(claim.gains) == 2 for claim in found if "each at its best" in claim.text)
-    assert {claim.method for claim in found} == {"PiSSA", "CorDA", "PoLAR"}
+    assert {claim.method for claim in found} >= {"PiSSA", "CorDA", "PoLAR"}
 
 
-def test_a_run_that_diverges_is_counted_and_left_out(bench):
+def test_a_run_that_diverges_ends_early(bench):
+    bench.arms["lora"] = replace(bench.arms["lora"], rates=(1e30,))
+    adapter_training.run(bench, "lora", 1e30, 0)
+    (file,) = (bench.out / "runs").iterdir()
+    record = read_json(file)
+    assert not record["finished"]
+    assert 1 <= len(record["losses"]) < STEPS
+
+
+def test_a_run_that_diverged_is_counted_and_left_out(bench):
     run_all(bench)
     (lr,) = bench.arms["lora"].rates
     file = bench.out / "runs" / f"lora-lr-{lr:g}-seed-1.json"
-    write_json(file, read_json(file) | {"losses": [3.0], "marks": []})
-    assert list(adapter_training.Runs(bench.out, STEPS).finished("lora", lr)) == [0]
-    adapter_speed.write_summary(bench.out, STEPS)
+    write_json(file, read_json(file) | {"losses": [3.0], "marks": [], "finished": False})
+    assert list(adapter_training.Runs(bench.out).finished("lora", lr)) == [0]
+    adapter_speed.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
 
 
 def curve(points, losses=()):
     marks = [{"target": target, "generic": generic} for target, generic in points]
-    return {"marks": marks, "losses": list(losses)}
+    return {"marks": marks, "losses": list(losses), "finished": True}
 
 
 def test_forgetting_is_compared_at_the_target_loss_that_both_reach():
@@ -179,7 +189,7 @@ def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
     for lr, seed, loss in ((0.1, 0, 2.0), (0.1, 1, 3.0), (1.0, 0, 1.0), (0.01, 0, 3), (0.01, 1, 4)):
         record = {"arm": "a", "lr": lr, "seed": seed, **curve([], [loss])}
         write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
-    runs = adapter_training.Runs(tmp_path, 1)
+    runs = adapter_training.Runs(tmp_path)
     assert runs.best_rate("a") == 0.1
     assert runs.at_edge("a") == ""
     assert runs.best_rate("b") is None
@@ -219,10 +229,10 @@ def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
     ranks = adapter_training.Bench(bench.setting, arms, tmp_path / "ranks", STEPS, MARKS)
     monkeypatch.setattr(stable_rank, "MARKS", MARKS)
     run_all(ranks)
-    stable_rank.write_summary(ranks.out, STEPS)
+    stable_rank.write_summary(ranks.out)
     text = (ranks.out / "summary.md").read_text(encoding="utf-8")
     assert "| polar | 0.004 | 2 |" in text
-    assert all(len(claim.gains) == 2 for claim in stable_rank.claims(ranks.out, STEPS))
+    assert all(len(claim.gains) == 2 for claim in stable_rank.claims(ranks.out))
 
 
 def test_bytes_are_counted_once_and_without_the_model():
@@ -311,8 +321,44 @@ def test_all_claims_are_one_table(memory, tmp_path):
     assert f"| {verdicts.NOT_RUN} |" in sections["Stable rank"]
 
 
-def test_the_command_line_has_what_a_run_needs(monkeypatch, data_dir):
-    monkeypatch.setattr(sys, "argv", ["x", "--data-dir", str(data_dir), "--arms", "lora"])
+def command(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, options)])
+
+
+def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeypatch):
+    arms = {"lora": small(adapter_arms.ARMS["lora"])}
+    for module in (adapter_speed, stable_rank):
+        monkeypatch.setattr(module, "ARMS", arms)
+        monkeypatch.setattr(module, "STEPS", 3)
+        monkeypatch.setattr(module, "MARKS", (1, 2, 3))
+    for module in (adapter_speed, adapter_memory):
+        monkeypatch.setattr(module, "embedded_directory", lambda _: setting.source)
+    monkeypatch.setattr(adapter_memory, "MEMORY_ARMS", arms)
+    trained = ["--data-dir", data_dir, "--seeds", 0, "--runs", tmp_path / "starts"]
+    commands = {
+        adapter_speed: trained,
+        stable_rank: trained,
+        adapter_memory: ["--repeats", 2, "--runs", tmp_path / "starts"],
+        quantisation_error: ["--ranks", 2, "--backbones", setting.source],
+    }
+    for module, options in commands.items():
+        out = tmp_path / "reports" / module.__name__.replace("_", "-")
+        command(monkeypatch, *options, "--out", out, "--threads", 1)
+        module.main()
+        assert (out / "summary.md").is_file()
+    command(monkeypatch, "--reports", tmp_path / "reports")
+    adapter_claims.main()
+    text = (tmp_path / "reports" / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
+    assert f"| {verdicts.NOT_RUN} |" in text
+    assert "QPiSSA" in text
+
+
+def test_training_needs_data(monkeypatch, capsys):
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+    command(monkeypatch)
+    with pytest.raises(SystemExit):
+        adapter_speed.arguments("What it does.", Path("out"))
+    assert "--data-dir" in capsys.readouterr().err
+    command(monkeypatch, "--data-dir", "here", "--arms", "lora")
     args = adapter_speed.arguments("What it does.", Path("out"))
-    assert isinstance(args, Namespace)
     assert (args.arms, args.threads, args.seeds) == (["lora"], 1, [0, 1, 2])
