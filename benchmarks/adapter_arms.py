@@ -111,6 +111,7 @@ ARMS: dict[str, Arm] = {
     "lora": Arm(LoRA(alpha=RANK, **_EVERYWHERE), (*_RATES, 1e-2)),
     "pissa": Arm(PiSSA(**_EVERYWHERE), _RATES),
     "corda-ipm": Arm(CorDA(**_EVERYWHERE), _RATES, TARGET),
+    # The options want a context of their own; what the arm names is what runs.
     "corda-kpm": Arm(CorDA(mode="kpm", context=("kept",), **_EVERYWHERE), _RATES, GENERIC),
     "polar": Arm(PoLAR(alpha=32, **_EVERYWHERE), (1e-3, 4e-3, 1e-2)),
 }
@@ -134,7 +135,7 @@ def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
     if not file.is_file():
         model = open_model(setting.source)
         config = _configured(arm, 1.0)
-        moments = None if context is None else _moments(model, config, context)
+        moments = None if context is None else moments_of(model, config, context)
         tensors = adapter_state(inject(model, config, 0, moments=moments))
         with atomic_file(file) as aside:
             save_file(tensors, str(aside))
@@ -147,7 +148,10 @@ def _configured(arm: Arm, lr: float) -> AdapterConfig:
     return replace(arm.adapter, lr=lr)
 
 
-def _moments(model: nn.Module, config: AdapterConfig, blocks: Tensor) -> Mapping[str, SecondMoment]:
+def moments_of(
+    model: nn.Module, config: AdapterConfig, blocks: Tensor
+) -> Mapping[str, SecondMoment]:
+    """Return the second moments of the inputs of all layers that an adapter takes, on blocks."""
     layers = {
         name: model.get_submodule(name)
         for name in find_targets(model, config.target_modules, config.num_layers)

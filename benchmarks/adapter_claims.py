@@ -10,6 +10,7 @@ from pathlib import Path
 
 import adapter_memory
 import adapter_speed
+import dropped_components
 import quantisation_error
 import stable_rank
 from verdicts import claims_table
@@ -20,6 +21,7 @@ PARTS = (
     ("Speed and forgetting", adapter_speed, "adapter-speed"),
     ("Stable rank", stable_rank, "stable-rank"),
     ("Memory and time", adapter_memory, "adapter-memory"),
+    ("Dropped components", dropped_components, "dropped-components"),
     ("Quantisation", quantisation_error, "quantisation-error"),
 )
 

@@ -19,6 +19,7 @@ adapter_memory = pytest.importorskip("adapter_memory")
 adapter_speed = pytest.importorskip("adapter_speed")
 adapter_training = pytest.importorskip("adapter_training")
 causal_lm = pytest.importorskip("causal_lm")
+dropped_components = pytest.importorskip("dropped_components")
 quantisation_error = pytest.importorskip("quantisation_error")
 stable_rank = pytest.importorskip("stable_rank")
 verdicts = pytest.importorskip("verdicts")
@@ -310,6 +311,32 @@ def test_quantisation_goes_on_where_it_was(setting, tmp_path):
     assert len(quantisation_error.claims(out)) == 4 * len(quantisation_error.COMPARISONS)
 
 
+def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(dropped_components, "DROPPED", (2, 8))
+    model = causal_lm.open_model(setting.source)
+    moments = dropped_components.context_moments(model, setting.texts.contexts["generic"])
+    weights = {name: model.get_submodule(name).weight for name in moments}
+    name = "model.layers.0.mlp.up_proj"
+    U, S, Vh = torch.linalg.svd(weights[name].double(), full_matrices=False)
+    factors = dropped_components.smallest(weights, moments, 0.0)[name]
+    expected = (U[:, -2:] * S[-2:] @ Vh[-2:]).float()
+    # Components of singular values that are close mix in float32.
+    assert torch.allclose(dropped_components.product(factors, 2), expected, atol=1e-6)
+    # All components of the narrowest layers are all of their weights.
+    narrow = "model.layers.0.self_attn.k_proj"
+    for power in (0.0, 1.0):
+        factors = dropped_components.smallest(weights, moments, power)[narrow]
+        whole = dropped_components.product(factors, 8)
+        assert torch.allclose(whole, weights[narrow], atol=1e-6)
+    dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
+    found = read_json(tmp_path / "dropped" / "scores.json")
+    assert len(found) == 1 + 2 * len(dropped_components.POWERS)
+    assert found["none"] == dropped_components.block_losses(model, setting.texts.tests["generic"])
+    assert all(losses != found["none"] for name, losses in found.items() if name != "none")
+    monkeypatch.setattr(dropped_components, "open_model", None)
+    dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
+
+
 def test_all_claims_are_one_table(memory, tmp_path):
     adapter_claims.write_summary(tmp_path)
     text = (tmp_path / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
@@ -331,13 +358,15 @@ def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeyp
         monkeypatch.setattr(module, "ARMS", arms)
         monkeypatch.setattr(module, "STEPS", 3)
         monkeypatch.setattr(module, "MARKS", (1, 2, 3))
-    for module in (adapter_speed, adapter_memory):
+    monkeypatch.setattr(dropped_components, "DROPPED", (2, 4))
+    for module in (adapter_speed, adapter_memory, dropped_components):
         monkeypatch.setattr(module, "embedded_directory", lambda _: setting.source)
     monkeypatch.setattr(adapter_memory, "MEMORY_ARMS", arms)
     trained = ["--data-dir", data_dir, "--seeds", 0, "--runs", tmp_path / "starts"]
     commands = {
         adapter_speed: trained,
         stable_rank: trained,
+        dropped_components: ["--data-dir", data_dir],
         adapter_memory: ["--repeats", 2, "--runs", tmp_path / "starts"],
         quantisation_error: ["--ranks", 2, "--backbones", setting.source],
     }
