@@ -105,8 +105,9 @@ def write_summary(out: Path) -> None:
         f"training loss over steps, in nats a token; `target` and `{GENERIC}` are losses after the "
         f"last step on {NUM_TEST} × 64 tokens of questions and of Wikipedia passages that were not "
         f"trained on (before training {base[TARGET]:.3f} and {base[GENERIC]:.3f}). Means over "
-        "seeds ± half a 95 % t interval; the test texts are the same for every seed. ★ has the "
-        "smallest mean area. Made by `python benchmarks/adapter_speed.py --data-dir DIR`.",
+        "seeds ± half a 95 % t interval; test texts are the same for every seed, and so are the "
+        "starts of PiSSA and CorDA, whose seeds differ in the batches alone. ★ has the smallest "
+        "mean area. Made by `python benchmarks/adapter_speed.py --data-dir DIR`.",
         _rates_table(runs),
         "## At the best rate of each\n\n"
         f"Steps until the mean of the last {_TRAILING} losses is at LoRA's final one with the same "

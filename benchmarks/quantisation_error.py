@@ -30,7 +30,7 @@ from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, read_json, write_json
 
 BACKBONES = ("smollm2-135m", "minilm")
-RANKS = (16, 64)
+RANKS = (16,)
 GROUP = 64
 STEPS = 5
 # What the paper says, the method that should take more, and the one that should take less.
