@@ -1,0 +1,121 @@
+"""A causal language model for benchmarks, and the texts that it learns and should not forget.
+
+Backbones have no vocabulary logits. The directory that they are read from does: its output layer is
+the embedding.
+
+Learned: OpenBookQA, each question with its options and its answer, all tokens counted. Kept:
+passages of Wikipedia from BoolQ. Texts are joined and cut into blocks, so that nothing is padded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.errors import InputError
+
+BLOCK = 64
+NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 6
+TARGET, GENERIC = "target", "generic"
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Blocks of tokens, [N, BLOCK] int64 each.
+
+    Attributes:
+        pool: To train on.
+        contexts: By name: the first blocks of the pool, and blocks of the text to keep.
+        tests: By name; no text of them is in the pool or a context.
+    """
+
+    pool: Tensor
+    contexts: dict[str, Tensor]
+    tests: dict[str, Tensor]
+
+
+def open_model(source: Path) -> nn.Module:
+    """Return the language model in a directory, frozen, in float32."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model.config.use_cache = False  # type: ignore[union-attr]
+    return model.requires_grad_(False).eval()
+
+
+def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean loss in nats of every token of blocks [B, T] but the first of each."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+@torch.no_grad()
+def test_losses(model: nn.Module, texts: Texts) -> dict[str, float]:
+    """Return the mean loss on each set of test blocks."""
+    return {name: _mean_loss(model, blocks) for name, blocks in texts.tests.items()}
+
+
+def _mean_loss(model: nn.Module, blocks: Tensor) -> float:
+    parts = blocks.split(_AT_ONCE)
+    return sum(float(next_token_loss(model, part)) * len(part) for part in parts) / len(blocks)
+
+
+def read_texts(data_dir: Path, source: Path) -> Texts:
+    """Return blocks of the two data sets in the tokens of the model in `source`.
+
+    Raises:
+        InputError: A file is missing, or holds too few texts.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    questions = _distinct(data_dir / "openbookqa", _question)
+    passages = _distinct(data_dir / "boolq_passage_val", lambda row: str(row["passage"]))
+    pool = _blocks(tokenizer, questions["train"], NUM_POOL)
+    context = _blocks(tokenizer, passages["train"], NUM_CONTEXT)
+    return Texts(
+        pool,
+        {TARGET: pool[:NUM_CONTEXT], GENERIC: context},
+        {
+            TARGET: _blocks(tokenizer, questions["test"], NUM_TEST),
+            GENERIC: _blocks(tokenizer, passages["test"], NUM_TEST),
+        },
+    )
+
+
+def _question(row: dict[str, Any]) -> str:
+    choices = row["choices"]
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCDE", choices, strict=False))
+    return f"Question: {row['question']}\n{options}\nAnswer: {choices[row['answer_index']]}"
+
+
+def _distinct(folder: Path, text_of: Any) -> dict[str, list[str]]:
+    """Return the texts of both splits; those of the test are not in training."""
+    test = dict.fromkeys(map(text_of, _rows(folder / "test.jsonl")))
+    train = dict.fromkeys(map(text_of, _rows(folder / "train.jsonl")))
+    return {"train": [text for text in train if text not in test], "test": list(test)}
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; name the data directory with --data-dir")
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def _blocks(tokenizer: Any, texts: Iterable[str], count: int) -> Tensor:
+    """Return the first `count` blocks of texts joined by end tokens."""
+    tokens: list[int] = []
+    for text in texts:
+        tokens += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        if len(tokens) >= count * BLOCK:
+            return torch.tensor(tokens[: count * BLOCK]).view(count, BLOCK)
+    raise InputError(f"the texts have {len(tokens)} tokens, {count * BLOCK} are needed")

@@ -1,0 +1,101 @@
+"""Claims of papers with numbers of our own, and verdicts by one rule.
+
+A claim comes with gains, one a seed (or layer, or repeat), paired where there is a rival: above 0
+where it holds.
+
+    reproduced                 the 95 % t interval of the mean gain lies above 0
+    reproduced in direction    the mean gain is above 0, the interval is not
+    not reproduced             the mean gain is not above 0
+    too few                    one gain alone, of what varies
+
+What does not vary needs no interval: one gain decides.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student
+
+REPRODUCED = "reproduced"
+IN_DIRECTION = "reproduced in direction"
+NOT_REPRODUCED = "not reproduced"
+TOO_FEW = "too few"
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, and what we found.
+
+    Attributes:
+        method: The paper's.
+        text: What it says, in terms of what was measured here.
+        unit: Of the gains.
+        gains: Above 0 where the claim holds.
+        over: What the gains are one of.
+        exact: Whether running it again gives the same numbers.
+        notes: What a reader has to know besides.
+    """
+
+    method: str
+    text: str
+    unit: str
+    gains: tuple[float, ...]
+    over: str = "seeds"
+    exact: bool = False
+    notes: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict by the rule in the module's docstring."""
+        if not self.gains:
+            return NOT_RUN
+        mean, half = mean_and_half(self.gains)
+        if len(self.gains) == 1:
+            if not self.exact:
+                return TOO_FEW
+            half = 0.0
+        if mean <= 0:
+            return NOT_REPRODUCED
+        return REPRODUCED if mean - half > 0 else IN_DIRECTION
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half its 95 % t interval, which is infinite for one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.inf
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean ± half the 95 % t interval; one value alone has none."""
+    if not values:
+        return ""
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Return one row a claim: the verdict and the numbers it was computed from."""
+    head = ["method", "claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
+    rows = []
+    for claim in claims:
+        gain = f"{shown(claim.gains)} {claim.unit}" if claim.gains else ""
+        over = f"{len(claim.gains)} {claim.over}" if claim.gains else ""
+        if len(claim.gains) == 1 and claim.exact:
+            over = claim.over
+        rows.append([claim.method, claim.text, claim.verdict, gain, over, claim.notes])
+    return table(head, rows)

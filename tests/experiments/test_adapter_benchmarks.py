@@ -1,0 +1,393 @@
+"""The benchmarks of adapters on a tiny language model: complete, resumable, judged by one rule."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from bayeslora.files import read_json, write_json
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+adapter_arms = pytest.importorskip("adapter_arms", reason="benchmarks/ is not beside tests/")
+adapter_claims = pytest.importorskip("adapter_claims")
+adapter_memory = pytest.importorskip("adapter_memory")
+adapter_speed = pytest.importorskip("adapter_speed")
+adapter_training = pytest.importorskip("adapter_training")
+causal_lm = pytest.importorskip("causal_lm")
+dropped_components = pytest.importorskip("dropped_components")
+quantisation_error = pytest.importorskip("quantisation_error")
+stable_rank = pytest.importorskip("stable_rank")
+verdicts = pytest.importorskip("verdicts")
+
+STEPS, MARKS = 6, (3, 6)
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+
+
+def small(arm):
+    """Return an arm of rank 4, where it has a rank, with one rate, that does the same otherwise."""
+    adapter = replace(arm.adapter, r=4, alpha=4.0) if hasattr(arm.adapter, "r") else arm.adapter
+    return replace(arm, adapter=adapter, rates=arm.rates[-1:])
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    for name, seed in (("openbookqa", 0), ("boolq_passage_val", 10)):
+        for split in ("train", "test"):
+            rows = tiny.toy_rows(60, seed + (split == "test"))
+            records = [
+                {"question": r["text"], "choices": ["cat", "rain"], "answer_index": 1}
+                | {"passage": r["text"]}
+                for r in rows
+            ]
+            file = tmp_path / "data" / name / f"{split}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def setting(tmp_path, data_dir, monkeypatch):
+    for name, value in {"BLOCK": 16, "NUM_POOL": 12, "NUM_CONTEXT": 4, "NUM_TEST": 3}.items():
+        monkeypatch.setattr(causal_lm, name, value)
+    source = tiny.tiny_llama(tmp_path / "llama")
+    texts = causal_lm.read_texts(data_dir, source)
+    return adapter_arms.Setting(source, texts, tmp_path / "starts")
+
+
+@pytest.fixture
+def bench(setting, tmp_path):
+    arms = {name: small(arm) for name, arm in adapter_arms.ARMS.items()}
+    return adapter_training.Bench(setting, arms, tmp_path / "speed", STEPS, MARKS)
+
+
+def run_all(bench, seeds=(0, 1)):
+    adapter_training.base_losses(bench)
+    for seed in seeds:
+        for name, arm in bench.arms.items():
+            for lr in arm.rates:
+                adapter_training.run(bench, name, lr, seed)
+
+
+def test_texts_do_not_meet(setting, data_dir):
+    texts = setting.texts
+    assert texts.pool.shape == (12, 16)
+    assert texts.contexts["target"].equal(texts.pool[:4])
+    assert {name: blocks.shape for name, blocks in texts.tests.items()} == {
+        "target": (3, 16),
+        "generic": (3, 16),
+    }
+    train, test = (
+        (data_dir / "openbookqa" / f"{split}.jsonl").read_text() for split in ("train", "test")
+    )
+    (data_dir / "openbookqa" / "train.jsonl").write_text(test + "\n" + train, encoding="utf-8")
+    again = causal_lm.read_texts(data_dir, setting.source)
+    assert again.pool.equal(texts.pool)
+
+
+def test_the_loss_is_that_of_transformers(setting):
+    model = causal_lm.open_model(setting.source)
+    ids = setting.texts.pool[:2]
+    expected = model(input_ids=ids, labels=ids).loss
+    # Both are float32 means of the same 30 terms.
+    assert float(causal_lm.next_token_loss(model, ids)) == pytest.approx(float(expected), rel=1e-6)
+    parts = causal_lm.test_losses(model, setting.texts)
+    whole = causal_lm.next_token_loss(model, setting.texts.tests["target"])
+    assert parts["target"] == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_every_arm_starts_as_the_model_and_learns(bench):
+    run_all(bench)
+    records = {file.stem: read_json(file) for file in (bench.out / "runs").glob("*.json")}
+    assert len(records) == 2 * len(bench.arms)
+    for seed in (0, 1):
+        of_seed = {r["arm"]: r for r in records.values() if r["seed"] == seed}
+        for record in of_seed.values():
+            assert len(record["losses"]) == STEPS
+            assert [mark["step"] for mark in record["marks"]] == list(MARKS)
+            # No adapter changes anything at the start, and all see the same batch.
+            expected = of_seed["lora"]["losses"][0]
+            assert record["losses"][0] == pytest.approx(expected, abs=1e-5)
+            assert record["losses"][-1] != pytest.approx(expected, abs=1e-5)
+            if not hasattr(bench.arms[record["arm"]].adapter, "r"):
+                continue
+            ranks = record["marks"][-1]["stable_rank"]
+            assert list(ranks) == ["q_proj", "k_proj", "v_proj", "o_proj", *FEED_FORWARD]
+            assert all(len(layers) == 3 for layers in ranks.values())
+            assert 1 <= adapter_training.mean_rank(record) <= 8
+
+
+def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
+    run_all(bench, seeds=(0,))
+    # PiSSA, and CorDA from two contexts.
+    starts = {file: file.stat().st_mtime_ns for file in bench.setting.starts.iterdir()}
+    assert len(starts) == 3
+    run_all(bench, seeds=(1,))
+    assert {file: file.stat().st_mtime_ns for file in bench.setting.starts.iterdir()} == starts
+    monkeypatch.setattr(adapter_training, "train", None)
+    run_all(bench)
+
+
+def test_the_summary_names_every_arm_and_claim(bench):
+    run_all(bench)
+    adapter_speed.write_summary(bench.out)
+    text = (bench.out / "summary.md").read_text(encoding="utf-8")
+    for name in bench.arms:
+        assert f"| {name} ★ |" in text
+    found = adapter_speed.claims(bench.out)
+    assert all(len(claim.gains) == 2 for claim in found if "each at its best" in claim.text)
+    assert {claim.method for claim in found} >= {"PiSSA", "CorDA", "PoLAR"}
+
+
+def test_a_run_that_diverges_ends_early(bench):
+    bench.arms["lora"] = replace(bench.arms["lora"], rates=(1e30,))
+    adapter_training.run(bench, "lora", 1e30, 0)
+    (file,) = (bench.out / "runs").iterdir()
+    record = read_json(file)
+    assert not record["finished"]
+    assert 1 <= len(record["losses"]) < STEPS
+
+
+def test_a_run_that_diverged_is_counted_and_left_out(bench):
+    run_all(bench)
+    (lr,) = bench.arms["lora"].rates
+    file = bench.out / "runs" / f"lora-lr-{lr:g}-seed-1.json"
+    write_json(file, read_json(file) | {"losses": [3.0], "marks": [], "finished": False})
+    assert list(adapter_training.Runs(bench.out).finished("lora", lr)) == [0]
+    adapter_speed.write_summary(bench.out)
+    assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
+
+
+def curve(points, losses=()):
+    marks = [{"target": target, "generic": generic} for target, generic in points]
+    return {"marks": marks, "losses": list(losses), "finished": True}
+
+
+def test_forgetting_is_compared_at_the_target_loss_that_both_reach():
+    base = {"target": 4.0, "generic": 3.0}
+    far, near = curve([(3.0, 3.4), (2.0, 4.0)]), curve([(3.0, 3.2)])
+    assert adapter_speed.generic_at(base, far, 2.5) == pytest.approx(3.7)
+    # At 3.0, where the one that learned less ends.
+    assert adapter_speed.forgets_less(base, near, far) == pytest.approx(0.2)
+    assert adapter_speed.forgets_less(base, far, near) == pytest.approx(-0.2)
+    # Who never learns has nothing to have forgotten for.
+    assert adapter_speed.generic_at(base, curve([(4.5, 5.0)]), 4.0) == 3.0
+
+
+def test_steps_to_a_loss_are_of_the_trailing_mean():
+    record = curve([], [5, 5, 5, 5, 5, 0, 0])
+    assert adapter_speed.steps_to(record, 5.0) == 5
+    assert adapter_speed.steps_to(record, 4.0) == 6
+    assert adapter_speed.steps_to(record, 1.0) == 7
+    assert adapter_speed.final_loss(record) == 3.0
+
+
+def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
+    for lr, seed, loss in ((0.1, 0, 2.0), (0.1, 1, 3.0), (1.0, 0, 1.0), (0.01, 0, 3), (0.01, 1, 4)):
+        record = {"arm": "a", "lr": lr, "seed": seed, **curve([], [loss])}
+        write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
+    runs = adapter_training.Runs(tmp_path)
+    assert runs.best_rate("a") == 0.1
+    assert runs.at_edge("a") == ""
+    assert runs.best_rate("b") is None
+
+
+@pytest.mark.parametrize(
+    ("gains", "exact", "expected"),
+    [
+        ((), False, verdicts.NOT_RUN),
+        ((1.0,), False, verdicts.TOO_FEW),
+        ((1.0,), True, verdicts.REPRODUCED),
+        ((-1.0,), True, verdicts.NOT_REPRODUCED),
+        ((1.0, 1.1, 1.2), False, verdicts.REPRODUCED),
+        ((1.0, 0.1, 2.0), False, verdicts.IN_DIRECTION),
+        ((1.0, -2.0, 0.5), False, verdicts.NOT_REPRODUCED),
+        ((0.0, 0.0), True, verdicts.NOT_REPRODUCED),
+    ],
+)
+def test_verdicts(gains, exact, expected):
+    claim = verdicts.Claim("a", "b", "nats", gains, exact=exact)
+    assert claim.verdict == expected
+    assert f"| {expected} |" in verdicts.claims_table([claim])
+
+
+def test_the_interval_is_students():
+    # scipy's own ttest_1samp gives (0.0156, 3.9844) for these.
+    mean, half = verdicts.mean_and_half([1.0, 2.0, 3.0, 2.0])
+    assert mean == 2.0
+    assert half == pytest.approx(3.182446 * (2 / 3) ** 0.5 / 2, rel=1e-6)
+
+
+def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
+    arms = {
+        name: replace(arm, adapter=replace(arm.adapter, r=4))
+        for name, arm in stable_rank.ARMS.items()
+    }
+    ranks = adapter_training.Bench(bench.setting, arms, tmp_path / "ranks", STEPS, MARKS)
+    monkeypatch.setattr(stable_rank, "MARKS", MARKS)
+    run_all(ranks)
+    stable_rank.write_summary(ranks.out)
+    text = (ranks.out / "summary.md").read_text(encoding="utf-8")
+    assert "| polar | 0.004 | 2 |" in text
+    assert all(len(claim.gains) == 2 for claim in stable_rank.claims(ranks.out))
+
+
+def test_bytes_are_counted_once_and_without_the_model():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(3, 4)
+    with adapter_memory.counted(model) as saved:
+        model(x).sum().backward()
+    # The input, and what the activation gives, which the last layer saves once more.
+    assert sum(saved.values()) == 4 * (3 * 4 + 3 * 8)
+
+
+@pytest.fixture
+def memory(setting, tmp_path):
+    arms = {name: small(arm) for name, arm in adapter_arms.MEMORY_ARMS.items()}
+    adapter_memory.measure_bytes(setting, arms, [0], tmp_path / "adapter-memory")
+    adapter_memory.measure_times(setting, arms, 2, tmp_path / "adapter-memory")
+    return tmp_path / "adapter-memory"
+
+
+def test_memory_by_adapter(memory):
+    found = {item["arm"]: item for item in map(read_json, (memory / "bytes").glob("*.json"))}
+    full, lora = found["full fine-tuning"], found["lora"]
+    for item in (full, lora):
+        assert item["gradients"] == 4 * item["parameters"]
+        # Two moments a parameter, and a number a tensor that counts its steps.
+        assert 8 * item["parameters"] < item["optimiser"] < 9 * item["parameters"]
+    assert lora["activations"] < full["activations"]
+    assert len(read_json(memory / "times.json")["turns"]) == 2
+    adapter_memory.write_summary(memory)
+    text = (memory / "summary.md").read_text(encoding="utf-8")
+    for name in adapter_arms.MEMORY_ARMS:
+        assert f"| {name} |" in text
+    claims = {claim.text: claim for claim in adapter_memory.claims(memory)}
+    assert claims["lora keeps less than full fine-tuning in a step"].verdict == verdicts.REPRODUCED
+
+
+def test_nf4_has_the_published_levels():
+    # The table of Dettmers et al. 2023, appendix E, to its own digits.
+    published = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
+    published += [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
+    expected = torch.tensor(published, dtype=torch.float64)
+    assert torch.allclose(quantisation_error.nf4_levels(), expected, atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
+def test_algebra_of_quantisation(shape):
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    best = U[:, :3] * S[:3] @ Vh[:3]
+    assert torch.allclose(quantisation_error.best_of_rank(W, 3), best, atol=1e-10)
+    # The Gram matrix squares the condition, which is small here.
+    assert quantisation_error.nuclear_norm(W) == pytest.approx(float(S.sum()), rel=1e-9)
+    for Q in quantisation_error.QUANTISERS.values():
+        assert torch.equal(Q(Q(W)), Q(W)) or torch.allclose(Q(Q(W)), Q(W), atol=1e-12)
+        assert torch.allclose(quantisation_error.qpissa(W, Q, 3, 1), Q(W - best) + best, atol=1e-9)
+        # Nothing is left to quantise of a weight of the adapter's own rank.
+        assert torch.allclose(quantisation_error.qpissa(best, Q, 3, 1), best, atol=1e-9)
+        first = Q(W) + quantisation_error.best_of_rank(W - Q(W), 3)
+        assert torch.allclose(quantisation_error.loftq(W, Q, 3, 1), first, atol=1e-9)
+
+
+def test_quantisation_goes_on_where_it_was(setting, tmp_path):
+    out = tmp_path / "quantisation"
+    quantisation_error.run(str(setting.source), [2], out)
+    file = out / "scores" / "llama.json"
+    before = read_json(file)
+    assert len(before) == 21
+    quantisation_error.run(str(setting.source), [2, 4], out)
+    after = read_json(file)
+    for name, layer in before.items():
+        assert {key: after[name][key] for key in layer} == layer
+        assert after[name]["nf4 r=4"]["loftq-1"] > after[name]["nf4 r=2"]["loftq-1"] > 0
+    quantisation_error.write_summary(out)
+    assert "| mlp.down_proj | 3 |" in (out / "summary.md").read_text(encoding="utf-8")
+    assert len(quantisation_error.claims(out)) == 4 * len(quantisation_error.COMPARISONS)
+
+
+def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(dropped_components, "DROPPED", (2, 8))
+    model = causal_lm.open_model(setting.source)
+    moments = dropped_components.context_moments(model, setting.texts.contexts["generic"])
+    weights = {name: model.get_submodule(name).weight for name in moments}
+    name = "model.layers.0.mlp.up_proj"
+    U, S, Vh = torch.linalg.svd(weights[name].double(), full_matrices=False)
+    factors = dropped_components.smallest(weights, moments, 0.0)[name]
+    expected = (U[:, -2:] * S[-2:] @ Vh[-2:]).float()
+    # Components of singular values that are close mix in float32.
+    assert torch.allclose(dropped_components.product(factors, 2), expected, atol=1e-6)
+    # All components of the narrowest layers are all of their weights.
+    narrow = "model.layers.0.self_attn.k_proj"
+    for power in (0.0, 1.0):
+        factors = dropped_components.smallest(weights, moments, power)[narrow]
+        whole = dropped_components.product(factors, 8)
+        assert torch.allclose(whole, weights[narrow], atol=1e-6)
+    dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
+    found = read_json(tmp_path / "dropped" / "scores.json")
+    assert len(found) == 1 + 2 * len(dropped_components.POWERS)
+    assert found["none"] == dropped_components.block_losses(model, setting.texts.tests["generic"])
+    assert all(losses != found["none"] for name, losses in found.items() if name != "none")
+    monkeypatch.setattr(dropped_components, "open_model", None)
+    dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
+
+
+def test_all_claims_are_one_table(memory, tmp_path):
+    adapter_claims.write_summary(tmp_path)
+    text = (tmp_path / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
+    sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
+    assert len(sections) == len(adapter_claims.PARTS)
+    # Of what is not stored nothing is said.
+    ran = {name for name, part in sections.items() if f"| {verdicts.REPRODUCED} |" in part}
+    assert ran == {"Memory and time"}
+    assert f"| {verdicts.NOT_RUN} |" in sections["Stable rank"]
+
+
+def command(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, options)])
+
+
+def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeypatch):
+    arms = {"lora": small(adapter_arms.ARMS["lora"])}
+    for module in (adapter_speed, stable_rank):
+        monkeypatch.setattr(module, "ARMS", arms)
+        monkeypatch.setattr(module, "STEPS", 3)
+        monkeypatch.setattr(module, "MARKS", (1, 2, 3))
+    monkeypatch.setattr(dropped_components, "DROPPED", (2, 4))
+    for module in (adapter_speed, adapter_memory, dropped_components):
+        monkeypatch.setattr(module, "embedded_directory", lambda _: setting.source)
+    monkeypatch.setattr(adapter_memory, "MEMORY_ARMS", arms)
+    trained = ["--data-dir", data_dir, "--seeds", 0, "--runs", tmp_path / "starts"]
+    commands = {
+        adapter_speed: trained,
+        stable_rank: trained,
+        dropped_components: ["--data-dir", data_dir],
+        adapter_memory: ["--repeats", 2, "--runs", tmp_path / "starts"],
+        quantisation_error: ["--ranks", 2, "--backbones", setting.source],
+    }
+    for module, options in commands.items():
+        out = tmp_path / "reports" / module.__name__.replace("_", "-")
+        command(monkeypatch, *options, "--out", out, "--threads", 1)
+        module.main()
+        assert (out / "summary.md").is_file()
+    command(monkeypatch, "--reports", tmp_path / "reports")
+    adapter_claims.main()
+    text = (tmp_path / "reports" / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
+    assert f"| {verdicts.NOT_RUN} |" in text
+    assert "QPiSSA" in text
+
+
+def test_training_needs_data(monkeypatch, capsys):
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+    command(monkeypatch)
+    with pytest.raises(SystemExit):
+        adapter_speed.arguments("What it does.", Path("out"))
+    assert "--data-dir" in capsys.readouterr().err
+    command(monkeypatch, "--data-dir", "here", "--arms", "lora")
+    args = adapter_speed.arguments("What it does.", Path("out"))
+    assert (args.arms, args.threads, args.seeds) == (["lora"], 1, [0, 1, 2])
