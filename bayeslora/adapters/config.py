@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from bayeslora.adapters.config_checks import check_shared, number, whole
+from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.errors import InputError, unknown_choice
 
@@ -112,8 +113,12 @@ class PoLAR:
 
 
 AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
+"""Options of adapters that have sites."""
 
-ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA)
+Adaptation: TypeAlias = AdapterConfig | LISA
+"""Options of whatever adapts a backbone: adapters, or training of its own layers."""
+
+ADAPTERS: dict[str, type[LoRA] | type[PoLAR] | type[PiSSA] | type[CorDA] | type[LISA]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, LISA)
 }
 """Every adapter by the name that the command line uses."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config import Adaptation, LoRA, PoLAR
+from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
+from bayeslora.adapters.full_layers import FullLayers, find_layers, first_layer
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
@@ -24,7 +26,7 @@ from bayeslora.training.network import Network
 
 def build_network(
     backbone: Backbone,
-    adapter: AdapterConfig,
+    adapter: Adaptation,
     posterior: PosteriorConfig,
     *,
     num_classes: int,
@@ -51,6 +53,11 @@ def build_network(
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
     chosen = with_dropout(adapter, posterior)
+    if isinstance(chosen, LISA):
+        encoder, full = _full(clone, chosen, max_length)
+        head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
+        draws = _live_dropout(encoder, chosen) if isinstance(posterior, MCDropout) else None
+        return Network(encoder, [], head, draws, full).to(backbone.device)
     # What was fitted is never decomposed again: a random start would come out another. What starts
     # from a context begins once that has been run, through this very network.
     blank = extra is not None or isinstance(chosen, CorDA)
@@ -71,7 +78,15 @@ def build_network(
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 
-def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:
+def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, FullLayers]:
+    """Return the encoder of a clone whose upper layers may train, and those layers."""
+    path, layers = find_layers(clone.model)
+    start = 0 if config.train_embedding else first_layer(config, len(layers))
+    encoder = Encoder(clone, layers_path=path, start=start, max_length=max_length)
+    return encoder, FullLayers(clone.model, config, encoder.behind())
+
+
+def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
     """Return the adapter with the dropout that MC dropout asks for, where it can have one.
 
     Raises:
@@ -90,7 +105,7 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     return adapter
 
 
-def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
+def _live_dropout(encoder: Encoder, adapter: Adaptation) -> MCDropoutDraws:
     """Return draws from the dropouts that a pass after the frozen prefix runs."""
     try:
         return MCDropoutDraws(encoder.model, encoder.running())
@@ -104,7 +119,7 @@ def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
         ) from None
 
 
-def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
     centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
         why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
@@ -122,7 +137,7 @@ def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
         _check_gate(adapter)
 
 
-def _check_gate(adapter: AdapterConfig) -> None:
+def _check_gate(adapter: Adaptation) -> None:
     if isinstance(adapter, PiSSA | CorDA):
         raise InputError(
             f"posterior 'clora' puts noise between the factors, and those of {adapter.name!r} "

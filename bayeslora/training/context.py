@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora import options
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.start import from_context
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
@@ -36,8 +36,8 @@ _TOKENS_PER_INPUT = 4
 
 
 def read_context(
-    adapter: AdapterConfig, columns: Columns, held_out: Examples | None = None
-) -> AdapterConfig:
+    adapter: Adaptation, columns: Columns, held_out: Examples | None = None
+) -> Adaptation:
     """Return the adapter with the texts of its context in the place of the file's name.
 
     Args:
@@ -62,7 +62,7 @@ def read_context(
     return dataclasses.replace(adapter, context=tuple(texts))
 
 
-def recorded(adapter: AdapterConfig) -> dict[str, Any]:
+def recorded(adapter: Adaptation) -> dict[str, Any]:
     """Return the options of an adapter for a record: of a context's texts their number and hash."""
     mapping = options.as_mapping(adapter)
     if isinstance(mapping.get("context"), list):

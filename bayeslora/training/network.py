@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.full_layers import FullLayers
 from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import Batch, Encoder
@@ -30,6 +31,7 @@ class Network(nn.Module):
         sites: list[LowRank],
         head: Head,
         weights: Weights | None = None,
+        full: FullLayers | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -38,15 +40,22 @@ class Network(nn.Module):
             sites: The adapters, inside `encoder` already.
             head: The last layer.
             weights: A posterior over the weights of `sites`, where there is one.
+            full: The layers of `encoder` that are trained themselves, where there are no sites.
         """
         super().__init__()
         self.encoder = encoder
         self.sites = sites
+        self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
         self.weights = weights
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether it has adapters of ours, or layers that were trained here."""
+        return bool(self.sites) or self.full is not None
 
     def forward(self, batch: Batch) -> Tensor:
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
@@ -68,7 +77,10 @@ class Network(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
-        state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
+        adapter: Mapping[str, Tensor] = adapter_state(self.sites)
+        if self.full is not None:
+            adapter = self.full.tensors()
+        state = {f"adapter.{name}": item for name, item in adapter.items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
@@ -78,12 +90,21 @@ class Network(nn.Module):
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned."""
-        load_adapter_state(self.sites, _under("adapter.", state))
+        adapter = _under("adapter.", state)
+        if self.full is not None:
+            self.full.load(adapter)
+        else:
+            load_adapter_state(self.sites, adapter)
         self.head.load_state_dict(_under("head.", state))
         self._scores.load_state_dict(_under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])
         if self.weights is not None:
             self.weights.load_state_dict(_under("weights.", state))
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Let `trained_state` have the layers, of those that may train, that tensors name."""
+        if self.full is not None:
+            self.full.mark(name.removeprefix("adapter.") for name in names)
 
     @property
     def _scores(self) -> nn.ModuleDict:
