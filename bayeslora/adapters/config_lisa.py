@@ -106,9 +106,7 @@ class LISA(LayerSampling):
     name: ClassVar[str] = "lisa"
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
-    parameters: ClassVar[str] = (
-        "the layers ever drawn; in training 12 bytes a weight that is active"
-    )
+    parameters: ClassVar[str] = "the layers ever drawn"
 
     num_layers: int | None = 6
     train_embedding: bool = False

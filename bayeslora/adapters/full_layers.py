@@ -72,6 +72,7 @@ class FullLayers:
         config.check_layers(len(layers) - start)
         names = {f"{path}.{number}": f"{path}.{number}." for number in range(start, len(layers))}
         _in_float32(model)
+        model.requires_grad_(False)
         members: dict[str, list[str]] = {name: [] for name in (*names, ALWAYS)}
         for name, _ in model.named_parameters():
             home = next((group for group, head in names.items() if name.startswith(head)), None)
@@ -176,7 +177,7 @@ def _in_float32(model: nn.Module) -> None:
 
 
 def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
-    """Put trainable copies in the place of some parameters, freeze the rest, return the copies."""
+    """Put trainable copies in the place of some parameters, and return the copies."""
     parameters = dict(model.named_parameters())
     copies = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
     _put(model, {id(parameters[name]): copy for name, copy in copies.items()})

@@ -102,8 +102,9 @@ class Network(nn.Module):
             self.weights.load_state_dict(_under("weights.", state))
 
     def expect(self, names: Iterable[str]) -> None:
-        """Let `trained_state` have the layers, of those that may train, that tensors name."""
+        """Let `trained_state` have those of the layers that may train which tensors name."""
         if self.full is not None:
+            self.full.changed = set()
             self.full.mark(name.removeprefix("adapter.") for name in names)
 
     @property
