@@ -91,6 +91,24 @@ def test_other_classifiers_on_the_same_backbone_stay_as_they_were(backbone):
     assert (one.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
 
 
+def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
+    """An adapter on the same backbone keeps its own states of the layers below."""
+    from bayeslora.backbones.load import load_backbone
+
+    shared = load_backbone(backbone, dtype="bfloat16", device="cpu")
+    rows, new = toy_rows(30), toy_rows(9, 5)
+    alone = fresh(load_backbone(backbone, dtype="bfloat16", device="cpu")).fit(rows, epochs=1)
+    other = fresh(shared, "lora:r=2,num_layers=2").fit(rows, epochs=1)
+    before = other.predict(new).probs
+    clf = fresh(shared).fit(rows, epochs=1)
+    assert (clf.predict(new).probs == alone.predict(new).probs).all()
+    assert (other.predict(new).probs == before).all()
+    clf.save_pretrained(tmp_path / "model")
+    assert {t.dtype for t in read_model(tmp_path / "model").adapter.values()} == {torch.float32}
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(new).probs == clf.predict(new).probs).all()
+
+
 @pytest.mark.parametrize(
     ("posterior", "reason"),
     [

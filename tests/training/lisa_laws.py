@@ -110,23 +110,36 @@ class SamplingLaws:
         other.run(tmp_path / "other")
         assert equal_states(one.network.trained_state(), other.network.trained_state())
 
-    def test_the_optimiser_holds_moments_of_the_active_alone(self, backbone, tmp_path, monkeypatch):
-        fit = self.begin(backbone)
+    def test_a_resting_layer_neither_moves_nor_has_moments(self, backbone, tmp_path, monkeypatch):
+        """Whatever else would move it: momentum, weight decay, a KL, a field, an absorption."""
+        fit = self.begin(backbone, mode="cycle", weights=None, interval=2)
         sampler = self.groups(fit)
         seen = []
 
+        def values():
+            return [[p.detach().clone() for p in layer.params] for layer in sampler.layers]
+
         class Look(TrainerCallback):
+            def on_train_begin(self, args, state, control, **_):
+                self.before = values()
+
             def on_step_end(self, args, state, control, optimizer=None, **_):
-                layers = [
-                    any(p in optimizer.state for p in layer.params) for layer in sampler.layers
+                now = values()
+                moved = [
+                    any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+                    for one, two in zip(self.before, now, strict=True)
                 ]
+                held = [any(p in optimizer.state for p in item.params) for item in sampler.layers]
                 step = state.global_step - 1
-                seen.append((layers, sampler.draw(step // sampler.interval)))
+                seen.append((moved, held, sampler.draw(step // sampler.interval)))
+                self.before = now
 
         self._watched(fit, tmp_path, monkeypatch, Look())
         assert len(seen) == 8
-        for layers, active in seen:
-            assert layers == [number in active for number in range(len(layers))]
+        for moved, held, active in seen:
+            expected = [number in active for number in range(len(held))]
+            assert held == expected
+            assert moved == expected
 
     @pytest.mark.parametrize("stop", range(1, 8))
     def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch, stop):
