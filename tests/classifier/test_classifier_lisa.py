@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_llama, toy_rows
+from tiny import tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bayeslora as bl
@@ -133,9 +133,14 @@ def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason
         clf.fit(toy_rows(30), layer_sampling="num_active=1")
 
 
-def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone):
+def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
     with pytest.raises(InputError, match="a dropout that is live at prediction: adapter 'lisa'"):
         fitted(backbone, posterior="mc_dropout")
+    clf = fitted(str(tiny_bert(tmp_path / "bert")), posterior="mc_dropout:num_samples=3")
+    assert clf.predict(toy_rows(9)).epistemic.min() > 0
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
 
 
 def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):

@@ -141,7 +141,8 @@ class SamplingLaws:
             assert held == expected
             assert moved == expected
 
-    @pytest.mark.parametrize("stop", range(1, 8))
+    # Inside a block, at its end, at an epoch's end inside a block, before the last step.
+    @pytest.mark.parametrize("stop", [1, 3, 4, 7])
     def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch, stop):
         whole = self.begin(backbone, ramp=2)
         expected = whole.run(tmp_path / "whole")
