@@ -246,7 +246,7 @@ def test_in_turn_every_layer_comes_equally_often(count, data, seed, epochs):
         assert counts.max() <= 2 * epochs
 
 
-@given(st.lists(st.floats(0, 1e300), min_size=1, max_size=12), st.data())
+@given(st.lists(st.just(0.0) | st.floats(1e-9, 1e9), min_size=1, max_size=12), st.data())
 @settings(deadline=None, max_examples=100)
 def test_inclusion_is_in_proportion_to_the_weights(weights, data):
     positive = sum(weight > 0 for weight in weights)
@@ -267,6 +267,11 @@ def test_inclusion_is_in_proportion_to_the_weights(weights, data):
         assert len(set(chosen)) == count
         assert all(shares[number] > 0 for number in chosen)
         assert set(np.flatnonzero(shares >= 1)) <= set(chosen)
+
+
+def test_inclusion_of_weights_at_the_ends_of_the_number_range():
+    assert inclusion((1e308, 1e308, 1e308), 2).tolist() == pytest.approx([2 / 3] * 3)
+    assert inclusion((1e308, 5e-324, 0.0), 2).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_inclusion_where_one_layer_would_be_drawn_more_than_always():
