@@ -14,6 +14,7 @@ from bayeslora._version import __version__
 if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
     from bayeslora.adapters.config_columns import S2FT
+    from bayeslora.adapters.config_lisa import LISA, LayerSampling
     from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
@@ -66,9 +67,11 @@ _HOMES = {
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
+    "LISA": "bayeslora.adapters.config_lisa",
     "Laplace": "bayeslora.posteriors.config",
     "GVBLL": "bayeslora.posteriors.config_gvbll",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
+    "LayerSampling": "bayeslora.adapters.config_lisa",
     "LoRA": "bayeslora.adapters.config",
     "MAP": "bayeslora.posteriors.config",
     "MCDropout": "bayeslora.posteriors.config",
@@ -106,6 +109,7 @@ __all__ = [
     "GVBLL",
     "IVON",
     "LAC",
+    "LISA",
     "MAP",
     "MLE",
     "NUTS",
@@ -127,6 +131,7 @@ __all__ = [
     "IsotonicRegression",
     "Laplace",
     "LaplaceLoRA",
+    "LayerSampling",
     "LoRA",
     "MCDropout",
     "MatrixScaling",

@@ -11,6 +11,7 @@ from torch import nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.classifier_source import IN_MEMORY
@@ -120,6 +121,7 @@ class BayesianClassifier:
         label_column: str = "label",
         pair_column: str | None = None,
         feature_scores: str | Sequence[str] = (),
+        layer_sampling: Any = None,
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
@@ -141,6 +143,9 @@ class BayesianClassifier:
             pair_column: The column of a second text.
             feature_scores: Out-of-distribution scores to fit beside the posterior, which
                 predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`, `combined`.
+            layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
+                `num_active=2,interval=5`: only some layers of the adapter train at a time. None
+                lets all of them train. `LISA` is an adapter and has these options itself.
             out: A directory to save the model in. A fit that was interrupted goes on from its last
                 checkpoint there when it is called again in the same way.
             overwrite: Whether `out` may be replaced.
@@ -156,6 +161,7 @@ class BayesianClassifier:
             head_lr=self._head_lr(head_lr),
             patience=patience,
             seed=self.seed,
+            layer_sampling=resolve_sampling(layer_sampling),
         )
         choices = self._choices(scores)
         self._fitted = fit_classifier(
@@ -251,7 +257,8 @@ class BayesianClassifier:
             config = resolve_posterior(posterior)
         sites = fitted.network.sites
         gated = any(site.is_gated for site in sites)
-        check_last_layer(config, adapted=bool(sites), gated=gated)
+        adapted = fitted.network.is_adapted
+        check_last_layer(config, adapted=adapted, with_sites=bool(sites), gated=gated)
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(
@@ -315,9 +322,16 @@ class BayesianClassifier:
 
         Raises:
             InputError: The directory exists and `overwrite` is false, there is not one adapter, or
-                its change of the weights depends on the input (posterior `clora`).
+                its change of the weights depends on the input (posterior `clora`), or whole layers
+                were trained (adapter `lisa`).
         """
         fitted = self._known()
+        if fitted.network.full is not None:
+            raise InputError(
+                f"{fitted.name} changed whole weights of the backbone, which is no LoRA that PEFT "
+                "could load; export_merged and export_safetensors (--format merged, safetensors) "
+                "write the changed backbone"
+            )
         if len(fitted.members) != 1 or not fitted.network.sites:
             raise InputError(f"{fitted.name} has no single adapter to export")
         # A short name such as `smollm2-135m` would tell PEFT nothing.

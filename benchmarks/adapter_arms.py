@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.config import AdapterConfig, CorDA, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.config import LISA, S2FT, AdapterConfig, CorDA, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.full_layers import ALWAYS, FullLayers
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
 from bayeslora.files import atomic_file
 from bayeslora.optim.alternating import build_optimizer
+from bayeslora.optim.lisa import Group, Lisa
 
 RANK = 16
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -86,6 +88,20 @@ def whole(setting: Setting, _arm: Arm, lr: float, _seed: int) -> Trainee:
     return Trainee(model, AdamW(model.parameters(), lr=lr, weight_decay=0.0))
 
 
+def sampled(setting: Setting, _arm: Arm, lr: float, seed: int) -> Trainee:
+    """Return the model with two of its layers in training, drawn anew before every step."""
+    model = open_model(setting.source)
+    options = LISA(num_layers=None, interval=1)
+    layers = FullLayers(model, options, after=("model.norm",))
+    groups = [
+        Group(name, tuple(items.values()), name == ALWAYS) for name, items in layers.groups.items()
+    ]
+    parameters = [item for group in groups for item in group.params]
+    optimizer = AdamW(parameters, lr=lr, weight_decay=0.0)
+    policy = Lisa(options, groups, 1, seed)
+    return Trainee(model, optimizer, before_step=lambda step: policy.before_step(step, optimizer))
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to train the model.
@@ -114,12 +130,16 @@ ARMS: dict[str, Arm] = {
     # The options want a context of their own; what the arm names is what runs.
     "corda-kpm": Arm(CorDA(mode="kpm", context=("kept",), **_EVERYWHERE), _RATES, GENERIC),
     "polar": Arm(PoLAR(alpha=32, **_EVERYWHERE), (1e-3, 4e-3, 1e-2)),
+    # As many trained numbers as LoRA's.
+    "s2ft": Arm(S2FT(o_ratio=0.16, d_ratio=0.124, num_layers=None), (2e-4, 1e-3, 3e-3)),
+    "lisa": Arm(None, (3e-5, 1e-4, 3e-4), begin=sampled),
 }
 """What `adapter_speed.py` trains."""
 
 MEMORY_ARMS: dict[str, Arm] = {
     "full fine-tuning": Arm(None, (1e-5,), begin=whole),
-    **{name: replace(ARMS[name], rates=(1e-3,)) for name in ("lora", "pissa", "polar")},
+    **{name: replace(ARMS[name], rates=(1e-3,)) for name in ("lora", "pissa", "polar", "s2ft")},
+    "lisa": replace(ARMS["lisa"], rates=(1e-4,)),
 }
 """What `adapter_memory.py` measures."""
 

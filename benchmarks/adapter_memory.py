@@ -35,7 +35,13 @@ REPEATS = 5
 FULL, LORA = "full fine-tuning", "lora"
 
 # Who should need less than whom by the papers.
-SMALLER: tuple[tuple[str, str, str], ...] = (("LoRA", LORA, FULL),)
+SMALLER: tuple[tuple[str, str, str], ...] = (
+    ("LoRA", LORA, FULL),
+    ("S²FT", "s2ft", LORA),
+    ("S²FT", "s2ft", FULL),
+    ("LISA", "lisa", LORA),
+    ("LISA", "lisa", FULL),
+)
 
 
 def main() -> None:

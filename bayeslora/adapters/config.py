@@ -12,6 +12,7 @@ from typing import ClassVar, TypeAlias
 
 from bayeslora.adapters.config_checks import check_shared, number, whole
 from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.errors import InputError, unknown_choice
 
@@ -120,17 +121,21 @@ class PoLAR:
 
 
 AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA | S2FT
+"""Options of adapters that have sites."""
 
 LowRankConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
 """Those whose sites are `LowRank`."""
 
-ADAPTERS: dict[str, type[AdapterConfig]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT)
+Adaptation: TypeAlias = AdapterConfig | LISA
+"""Options of whatever adapts a backbone: adapters, or training of its own layers."""
+
+ADAPTERS: dict[str, type[AdapterConfig] | type[LISA]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA)
 }
 """Every adapter by the name that the command line uses."""
 
 
-def learning_rate(config: AdapterConfig, *, long: bool = False) -> float:
+def learning_rate(config: Adaptation, *, long: bool = False) -> float:
     """Return the learning rate of an adapter.
 
     Args:

@@ -34,10 +34,27 @@ def check_shared(config: Shared) -> None:
         whole(config, "r", low=1)
     if config.num_layers is not None:
         whole(config, "num_layers", low=1, otherwise=" or None (all layers)")
-    if config.lr is not None:
-        number(config, "lr", above=0.0, otherwise=" or None (the adapter's default)")
+    check_rate(config)
     number(config, "weight_decay", low=0.0)
     _check_targets(config)
+
+
+class Rated(Protocol):
+    """What has a learning rate."""
+
+    @property
+    def lr(self) -> float | None:
+        """Learning rate; None stands for the default."""
+
+
+def check_rate(config: Rated) -> None:
+    """Complain about `lr`.
+
+    Raises:
+        InputError: It is not allowed.
+    """
+    if config.lr is not None:
+        number(config, "lr", above=0.0, otherwise=" or None (the adapter's default)")
 
 
 def _check_targets(config: Shared) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayeslora.adapters.full_layers import FullLayers
 from bayeslora.adapters.site import Site
 
 
@@ -75,6 +76,26 @@ def spectrum(site: Site) -> SiteSpectrum:
         _stable_rank(values),
         drift(site),
     )
+
+
+def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
+    """Return the numbers of every matrix that was trained itself, in float64.
+
+    The whole change is decomposed, all the min(out, in) values of it. Biases and normalisations
+    are no matrices and left out.
+    """
+    return [
+        _full_spectrum(name.removesuffix(".weight"), change, start)
+        for name, (change, start) in full.changes().items()
+        if change.ndim == 2
+    ]
+
+
+def _full_spectrum(name: str, change: Tensor, start: Tensor) -> SiteSpectrum:
+    values = torch.linalg.svdvals(change)
+    norm, frozen = (float(torch.linalg.vector_norm(item)) for item in (values, start))
+    relative = norm / frozen if frozen else math.nan
+    return SiteSpectrum(name, tuple(values.tolist()), norm, relative, _stable_rank(values), 0.0)
 
 
 def summary(sites: Sequence[Site]) -> dict[str, float]:

@@ -169,8 +169,15 @@ class Encoder(FeatureExtractor):
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
+        return self._split.running(**self._probe())
+
+    def behind(self) -> frozenset[str]:
+        """Return the names of the backbone's modules that run only after its last layer."""
+        return self._split.behind(**self._probe())
+
+    def _probe(self) -> Batch:
         batch = tokenise(self.backbone, [_PROBE], None, max_length=self.max_length).pad([0])
-        return self._split.running(**model_inputs(batch, self.backbone.device))
+        return model_inputs(batch, self.backbone.device)
 
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
@@ -193,7 +200,9 @@ class Encoder(FeatureExtractor):
         return states
 
     def _key(self, tokens: Tokens) -> str:
-        digest = hashlib.sha256(f"{self.backbone.fingerprint}|{self._split.start}".encode())
+        # Clones may compute in another precision than the backbone that they share this with.
+        dtype = next(self.model.parameters()).dtype
+        digest = hashlib.sha256(f"{self.backbone.fingerprint}|{dtype}|{self._split.start}".encode())
         digest.update(tokens.lengths.tobytes())
         for item in (*tokens.ids, *(tokens.types or ())):
             digest.update(item.tobytes())

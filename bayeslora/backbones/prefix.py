@@ -110,12 +110,30 @@ class LayerSplit:
         with self._replaced(self._above(input_ids, attention_mask, hidden)):
             return self._last(input_ids, attention_mask, **more)
 
-    @torch.no_grad()
     def running(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
         """Return the names of the modules that the last hidden states come from.
 
         Those that run before layer `start` are none of them: what they compute is computed once.
         """
+        called = self._called(input_ids, attention_mask, **more)
+        if self.start == 0:
+            return frozenset(called)
+        return frozenset(called[called.index(self._name(self.start)) :])
+
+    def behind(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
+        """Return the names of the modules outside the layers that run only after the last one."""
+        called = self._called(input_ids, attention_mask, **more)
+        last = self._name(len(self._layers) - 1)
+        place = called.index(last)
+        return frozenset(
+            name
+            for name in set(called[place:]) - set(called[:place])
+            if name != last and not name.startswith(f"{last}.")
+        )
+
+    @torch.no_grad()
+    def _called(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> list[str]:
+        """Return the names of the modules in the order of their calls in a whole pass."""
         called: list[str] = []
 
         def watch(name: str) -> Callable[..., None]:
@@ -128,10 +146,13 @@ class LayerSplit:
         finally:
             for handle in handles:
                 handle.remove()
-        if self.start == 0:
-            return frozenset(called)
-        first = next(name for name, part in modules.items() if part is self._layers[self.start])
-        return frozenset(called[called.index(first) :])
+        return called
+
+    def _name(self, number: int) -> str:
+        """Return the dotted name of a layer."""
+        layer = self._layers[number]
+        names: dict[int, str] = {id(part): name for name, part in self._model.named_modules()}
+        return names[id(layer)]
 
     def _last(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
         output = self._model(

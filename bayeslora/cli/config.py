@@ -11,7 +11,7 @@ from bayeslora.errors import InputError, unknown_choice
 
 Actions = Mapping[str, argparse.Action]
 
-_WITH_OPTIONS = ("adapter", "posterior")
+_WITH_OPTIONS = ("adapter", "posterior", "layer_sampling")
 
 
 def fill(args: argparse.Namespace, actions: Actions) -> None:

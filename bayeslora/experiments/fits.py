@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import Adaptation
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import atomic_directory, read_json, write_json
@@ -47,7 +47,7 @@ class FitSpec:
         head_lr: Learning rate of a point estimate's last layer.
     """
 
-    adapter: AdapterConfig
+    adapter: Adaptation
     posterior: PosteriorConfig
     epochs: int
     seed: int

@@ -42,6 +42,8 @@ class CentredAdamW(AdamW):
         rate = group["lr"] * group["decay_to_start"]
         if rate:
             for site, key in self._free:
-                site.trainable()[key].lerp_(site.origin()[key], rate)
+                # As AdamW, which leaves alone what has no gradient.
+                if site.trainable()[key].grad is not None:
+                    site.trainable()[key].lerp_(site.origin()[key], rate)
         loss: float | None = super().step(closure)
         return loss

@@ -75,8 +75,10 @@ class BLoBWeights(nn.Module):
 
     @torch.no_grad()
     def kl_step(self, rate: float) -> None:
-        """Take a gradient step of length `rate` on the KL, in means and spreads."""
+        """Take a gradient step of length `rate` on the KL, in means and spreads that train."""
         for item, root in zip(self._random, self.roots, strict=True):
+            if not root.requires_grad:
+                continue
             origin = item.origin
             item.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
             step_root(root, rate, self.prior_std)

@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config import Adaptation, LoRA, PoLAR
 from bayeslora.adapters.config_columns import LEARNED, S2FT
+from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
+from bayeslora.adapters.full_layers import FullLayers, find_layers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.targets import first_adapted_layer
 from bayeslora.backbones.encoder import Encoder
@@ -27,7 +29,7 @@ from bayeslora.training.network import Network, under
 
 def build_network(
     backbone: Backbone,
-    adapter: AdapterConfig,
+    adapter: Adaptation,
     posterior: PosteriorConfig,
     *,
     num_classes: int,
@@ -56,6 +58,11 @@ def build_network(
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
     chosen = with_dropout(adapter, posterior)
+    if isinstance(chosen, LISA):
+        encoder, full = _full(clone, chosen, max_length)
+        head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
+        draws = _live_dropout(encoder, chosen) if isinstance(posterior, MCDropout) else None
+        return Network(encoder, [], head, draws, full).to(backbone.device)
     # What was fitted is never decomposed again: a random start would come out another. What starts
     # from a context begins once that has been run, through this very network.
     blank = extra is not None or _is_learned(chosen)
@@ -77,7 +84,15 @@ def build_network(
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 
-def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterConfig:
+def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, FullLayers]:
+    """Return the encoder of a clone whose upper layers may train, and those layers."""
+    path, layers = find_layers(clone.model)
+    start = 0 if config.train_embedding else first_layer(config, len(layers))
+    encoder = Encoder(clone, layers_path=path, start=start, max_length=max_length)
+    return encoder, FullLayers(clone.model, config, encoder.behind())
+
+
+def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
     """Return the adapter with the dropout that MC dropout asks for, where it can have one.
 
     Raises:
@@ -96,7 +111,7 @@ def with_dropout(adapter: AdapterConfig, posterior: PosteriorConfig) -> AdapterC
     return adapter
 
 
-def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
+def _live_dropout(encoder: Encoder, adapter: Adaptation) -> MCDropoutDraws:
     """Return draws from the dropouts that a pass after the frozen prefix runs."""
     try:
         return MCDropoutDraws(encoder.model, encoder.running())
@@ -110,14 +125,14 @@ def _live_dropout(encoder: Encoder, adapter: AdapterConfig) -> MCDropoutDraws:
         ) from None
 
 
-def _is_learned(adapter: AdapterConfig) -> bool:
+def _is_learned(adapter: Adaptation) -> bool:
     """Tell whether an adapter begins once texts have been run."""
     return isinstance(adapter, CorDA) or (
         isinstance(adapter, S2FT) and adapter.selection in LEARNED
     )
 
 
-def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
+def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
     check_factors(posterior, low_rank=not isinstance(adapter, S2FT))
     centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
@@ -136,7 +151,7 @@ def _check_adapter(adapter: AdapterConfig, posterior: PosteriorConfig) -> None:
         _check_gate(adapter)
 
 
-def _check_gate(adapter: AdapterConfig) -> None:
+def _check_gate(adapter: Adaptation) -> None:
     if isinstance(adapter, PiSSA | CorDA):
         raise InputError(
             f"posterior 'clora' puts noise between the factors, and those of {adapter.name!r} "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora import options
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.low_rank import LowRank
@@ -41,8 +41,8 @@ _TOKENS_PER_INPUT = 4
 
 
 def read_context(
-    adapter: AdapterConfig, columns: Columns, held_out: Examples | None = None
-) -> AdapterConfig:
+    adapter: Adaptation, columns: Columns, held_out: Examples | None = None
+) -> Adaptation:
     """Return the adapter with the texts of its context in the place of the file's name.
 
     Args:
@@ -67,7 +67,7 @@ def read_context(
     return dataclasses.replace(adapter, context=tuple(texts))
 
 
-def recorded(adapter: AdapterConfig) -> dict[str, Any]:
+def recorded(adapter: Adaptation) -> dict[str, Any]:
     """Return the options of an adapter for a record: of a context's texts their number and hash."""
     mapping = options.as_mapping(adapter)
     if isinstance(mapping.get("context"), list):

@@ -66,7 +66,7 @@ def fit_last_layer(
     """
     features, labels = train.pair
     _check_scale(features)
-    if not network.sites:
+    if not network.is_adapted:
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     with _watched(network.head, shown=progress):

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.spectrum import summary
+from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
+from bayeslora.optim.full_layers import build_full_optimizer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.training.context import begin_from_context
@@ -31,6 +34,7 @@ from bayeslora.training.heads import (
     Refits,
     TrainingFeatures,
 )
+from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, quiet_transformers
@@ -59,12 +63,14 @@ class FitResult:
         best_epoch: The epoch kept, counted from 1.
         posterior: What the last layer chose and reached.
         adapter: Size, stable rank and drift from orthogonality, over all sites.
+        layer_sampling: What was drawn, where layers were sampled.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     posterior: dict[str, float | str] = field(default_factory=dict)
     adapter: dict[str, float] = field(default_factory=dict)
+    layer_sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def validation_metrics(
@@ -101,7 +107,7 @@ def train_network(
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
-    adapter: AdapterConfig,
+    adapter: Adaptation,
     posterior: PosteriorConfig,
     settings: TrainingSettings,
     directory: Path,
@@ -143,6 +149,7 @@ def train_network(
     rows = TrainingFeatures(train.texts)
     num_train = len(train.labels)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
+    sampler = layer_sampler(network, adapter, settings, num_train)
     held = validation if early_stopping else None
     validate = _validation(rows, train.labels, held, posterior, weights)
     with quiet_transformers():
@@ -156,13 +163,18 @@ def train_network(
             directory=directory,
             validate=validate,
             callbacks=[
+                *([] if sampler is None else [LayerSwitches(sampler, network)]),
                 *_callbacks(settings, validate is not None, on_epoch, description),
                 *weights.callbacks,
             ],
             noise=weights.noise,
             schedule=weights.schedule,
         )
-        trainer.train(resume_from_checkpoint=last)
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        finally:
+            if sampler is not None:
+                sampler.finish()
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)
@@ -170,18 +182,26 @@ def train_network(
             network, train, validation, feature_scores=feature_scores, progress=shown
         )
     return FitResult(
-        _history(trainer.state.log_history), _best_epoch(trainer), chosen, summary(network.sites)
+        _history(trainer.state.log_history),
+        _best_epoch(trainer),
+        chosen,
+        summary(network.sites) if network.full is None else network.full.summary(),
+        {} if sampler is None else sampler.record(trainer.state.global_step),
     )
 
 
 def _optimizer(
     network: Network,
-    adapter: AdapterConfig,
+    adapter: Adaptation,
     posterior: PosteriorConfig,
     weights: WeightTraining,
     settings: TrainingSettings,
 ) -> AlternatingOptimizer:
     head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
+    if isinstance(adapter, LISA):
+        if network.full is None:
+            raise InputError("the network was not built for adapter 'lisa'")
+        return build_full_optimizer(network.full, network.head.parameters(), adapter, head_lr)
     return build_optimizer(
         network.sites,
         list(network.head.parameters()),

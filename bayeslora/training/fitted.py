@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.config_starts import table_name
-from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
+from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -142,18 +142,20 @@ class Fitted:
         )
 
     def spectra(self) -> list[list[SiteSpectrum]]:
-        """Return the spectrum of every adapter site, member by member.
+        """Return the spectrum of every adapter site, or trained matrix, member by member.
 
         Raises:
             InputError: The network has no adapters of ours.
         """
-        if not self.network.sites:
+        if not self.network.is_adapted:
             raise InputError(f"{self.name} has no adapter of ours, so no weight was changed")
         found = []
         try:
             for member in self.members:
                 self.network.load_trained_state(member)
-                found.append([spectrum(site) for site in self.network.sites])
+                full = self.network.full
+                sites = [spectrum(site) for site in self.network.sites]
+                found.append(sites if full is None else full_spectrum(full))
         finally:
             self.network.load_trained_state(self.members[0])
         return found
@@ -168,10 +170,11 @@ class Fitted:
             raise InputError("an ensemble has no single last layer to calibrate")
         sites = self.network.sites
         gated = any(site.is_gated for site in sites)
-        check_last_layer(config, adapted=bool(sites), gated=gated)
+        adapted = self.network.is_adapted
+        check_last_layer(config, adapted=adapted, with_sites=bool(sites), gated=gated)
         head = last_layer(config, self.network.head.mean_weight, self.record.seed)
         weights = build_weights(config, sites, head, self.record.seed)
-        network = Network(self.network.encoder, sites, head, weights)
+        network = Network(self.network.encoder, sites, head, weights, self.network.full)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
         record = replace(

@@ -41,13 +41,18 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
 
 
 def check_last_layer(
-    posterior: PosteriorConfig, *, adapted: bool = True, gated: bool = False
+    posterior: PosteriorConfig,
+    *,
+    adapted: bool = True,
+    with_sites: bool = True,
+    gated: bool = False,
 ) -> None:
     """Complain about a posterior that cannot be fitted to a finished network.
 
     Args:
         posterior: Which one.
-        adapted: Whether the network has adapters of ours.
+        adapted: Whether the network was adapted here.
+        with_sites: Whether that was by adapters, not by training whole layers.
         gated: Whether they work through the gates of a posterior over their weights.
 
     Raises:
@@ -66,6 +71,11 @@ def check_last_layer(
             f"posterior {posterior.name!r} is over the weights of an adapter of ours, and a "
             "classifier from elsewhere has none, also where it is a LoRA checkpoint, which is "
             "merged when it is read; choose 'laplace', which is over the last layer"
+        )
+    if isinstance(posterior, LaplaceLoRA) and not with_sites:
+        raise InputError(
+            f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
+            "own layers were trained; choose 'laplace', which is over the last layer"
         )
     if isinstance(posterior, Ensemble | Sampled):
         raise InputError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.config import AdapterConfig
+from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
@@ -22,6 +22,7 @@ from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
 from bayeslora.training.data import say_truncation
 from bayeslora.training.fit import FitResult, train_network
+from bayeslora.training.layer_sampling import layer_sampler
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import LabelledTexts
@@ -48,7 +49,7 @@ class FitPlan:
     """
 
     backbone: Backbone
-    adapter: AdapterConfig
+    adapter: Adaptation
     posterior: PosteriorConfig
     num_classes: int
     max_length: int
@@ -88,6 +89,7 @@ def fit_members(
     for place, seed in enumerate(seeds):
         network = _network(plan, seed)
         if place == 0:
+            layer_sampler(network, plan.adapter, plan.settings, len(train[0]))
             work = begin()
         # Later members find the frozen layers' work done, and the notes said.
         first = place == 0
@@ -105,7 +107,7 @@ def fit_members(
     return network, members, results
 
 
-def _say_alike(adapter: AdapterConfig, num_members: int) -> None:
+def _say_alike(adapter: Adaptation, num_members: int) -> None:
     is_chosen = isinstance(adapter, S2FT) and adapter.selection != "random"
     if num_members > 1 and (is_chosen or isinstance(adapter, PiSSA | CorDA)):
         logger.warning(

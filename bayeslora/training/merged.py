@@ -95,7 +95,7 @@ def check_mergeable(fitted: Fitted) -> Tensor:
             are no linear function of the features.
     """
     network = fitted.network
-    if not network.sites:
+    if not network.is_adapted:
         raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
     if len(fitted.members) != 1:
         raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.full_layers import FullLayers
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.site import AnySite
 from bayeslora.backbones.encoder import Batch, Encoder
@@ -30,6 +31,7 @@ class Network(nn.Module):
         sites: list[AnySite],
         head: Head,
         weights: Weights | None = None,
+        full: FullLayers | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -38,15 +40,22 @@ class Network(nn.Module):
             sites: The adapters, inside `encoder` already.
             head: The last layer.
             weights: A posterior over the weights of `sites`, where there is one.
+            full: The layers of `encoder` that are trained themselves, where there are no sites.
         """
         super().__init__()
         self.encoder = encoder
         self.sites = sites
+        self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
         self.weights = weights
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether it has adapters of ours, or layers that were trained here."""
+        return bool(self.sites) or self.full is not None
 
     def forward(self, batch: Batch) -> Tensor:
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
@@ -68,7 +77,10 @@ class Network(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
-        state = {f"adapter.{name}": item for name, item in adapter_state(self.sites).items()}
+        adapter: Mapping[str, Tensor] = adapter_state(self.sites)
+        if self.full is not None:
+            adapter = self.full.tensors()
+        state = {f"adapter.{name}": item for name, item in adapter.items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
@@ -76,17 +88,25 @@ class Network(nn.Module):
             state |= {f"weights.{name}": item for name, item in self.weights.state_dict().items()}
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
-    def lay_out(self, state: Mapping[str, Tensor]) -> None:
-        """Let sites of columns have the columns of a state, so that its tensors fit.
+    def expect(self, state: Mapping[str, Tensor]) -> None:
+        """Let the network have the shape of a state: the columns and the layers that it names.
 
         Raises:
             InputError: Columns are not those of a weight.
         """
-        lay_out(self.sites, under("adapter.", state))
+        tensors = under("adapter.", state)
+        lay_out(self.sites, tensors)
+        if self.full is not None:
+            self.full.changed = set()
+            self.full.mark(tensors)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned."""
-        load_adapter_state(self.sites, under("adapter.", state))
+        adapter = under("adapter.", state)
+        if self.full is not None:
+            self.full.load(adapter)
+        else:
+            load_adapter_state(self.sites, adapter)
         self.head.load_state_dict(under("head.", state))
         self._scores.load_state_dict(under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])

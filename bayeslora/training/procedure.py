@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config import AdapterConfig, learning_rate
+from bayeslora.adapters.config import Adaptation, learning_rate
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
@@ -26,6 +26,7 @@ from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.context import read_context, recorded
 from bayeslora.training.data import read_labelled
 from bayeslora.training.fitted import Fitted
+from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import FitPlan, fit_members
 from bayeslora.training.resume import claim, data_hash, refuse
 from bayeslora.training.settings import TrainingSettings
@@ -56,7 +57,7 @@ class Choices:
 
     backbone: str
     dtype: str
-    adapter: AdapterConfig
+    adapter: Adaptation
     posterior: PosteriorConfig
     seed: int
     max_length: int
@@ -113,7 +114,7 @@ def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
     return data.validation is not None and not isinstance(posterior, SWAG)
 
 
-def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> AdapterConfig:
+def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Adaptation:
     """Return the adapter with its learning rate, which depends on what validation rows choose."""
     long = _chooses(data, choices.posterior) and settings.epochs >= _LONG
     rate = learning_rate(choices.adapter, long=long)
@@ -175,6 +176,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     """Complain about what cannot work, before anything is loaded."""
     posterior = choices.posterior
     check_feature_scores(choices.feature_scores, posterior)
+    check_sampling(choices.adapter, posterior, settings.layer_sampling)
     if isinstance(posterior, VBLL):
         check_classes(posterior, len(data.classes))
     if data.validation is None and isinstance(posterior, TemperatureScaling):

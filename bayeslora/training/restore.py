@@ -102,7 +102,7 @@ def _prefix(place: int, count: int) -> str:
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    network.lay_out(tensors)
+    network.expect(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:

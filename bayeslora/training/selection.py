@@ -52,7 +52,7 @@ def begin_columns(
         InputError: As `second_moments` and `begin_by_gradient`.
     """
     if last is not None:
-        network.lay_out(checkpoint_state(last))
+        network.expect(checkpoint_state(last))
     elif adapter.selection in LEARNED:
         _choose(network, adapter, train, shown=shown)
     else:

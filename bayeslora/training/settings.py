@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
 
 
@@ -19,6 +21,7 @@ class TrainingSettings:
         warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
         max_grad_norm: Limit on the norm of the adapter's gradient.
         seed: Decides starts, order and dropout.
+        layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
     """
 
     epochs: int = 10
@@ -28,6 +31,7 @@ class TrainingSettings:
     warmup: float = 0.03
     max_grad_norm: float = 1.0
     seed: int = 0
+    layer_sampling: LayerSampling | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -40,3 +44,10 @@ class TrainingSettings:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed must be an integer >= 0, got {self.seed!r}")
+        sampling = self.layer_sampling
+        if sampling is not None and type(sampling) is not LayerSampling:
+            raise InputError(f"layer_sampling must be a LayerSampling or None, got {sampling!r}")
+
+    def num_steps(self, num_train: int) -> int:
+        """Return the optimiser steps of a fit to so many rows that is not stopped early."""
+        return self.epochs * math.ceil(num_train / self.batch_size)

@@ -7,7 +7,6 @@ adapter; forbid early stopping; be finished after the last step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import AdapterConfig, learning_rate
+from bayeslora.adapters.config import Adaptation, learning_rate
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
@@ -71,7 +70,7 @@ class WeightTraining:
 def weight_training(
     posterior: PosteriorConfig,
     network: Network,
-    adapter: AdapterConfig,
+    adapter: Adaptation,
     num_train: int,
     settings: TrainingSettings,
     *,
@@ -92,7 +91,7 @@ def weight_training(
     """
     weights = network.weights
     if isinstance(posterior, SWAG) and isinstance(weights, SWAGWeights):
-        steps = snapshot_steps(posterior, _num_steps(num_train, settings))
+        steps = snapshot_steps(posterior, settings.num_steps(num_train))
         return WeightTraining(
             callbacks=(Snapshots(weights, steps),),
             schedule=posterior.schedule,
@@ -165,16 +164,12 @@ def check_possible(posterior: PosteriorConfig, num_train: int, settings: Trainin
         MissingAssetError: The posterior needs a package that is not installed.
     """
     if isinstance(posterior, SWAG):
-        snapshot_steps(posterior, _num_steps(num_train, settings))
+        snapshot_steps(posterior, settings.num_steps(num_train))
     if isinstance(posterior, IVON):
         require_ivon()
 
 
-def _num_steps(num_train: int, settings: TrainingSettings) -> int:
-    return settings.epochs * math.ceil(num_train / settings.batch_size)
-
-
-def _natural(posterior: IVON, weights: IVONWeights, adapter: AdapterConfig) -> WeightTraining:
+def _natural(posterior: IVON, weights: IVONWeights, adapter: Adaptation) -> WeightTraining:
     optimizers: list[Optimizer] = []
 
     def build(parameters: list[nn.Parameter]) -> Optimizer:

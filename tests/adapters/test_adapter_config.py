@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.adapters.config import ADAPTERS, LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
@@ -15,8 +15,8 @@ from bayeslora.options import as_mapping, resolve
 
 def test_registry_names_are_those_of_the_classes():
     named = {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA, "s2ft": S2FT}
-    assert named == ADAPTERS
-    assert all(cls.summary and "arXiv:" in cls.source for cls in ADAPTERS.values())
+    assert {**named, "lisa": LISA} == ADAPTERS
+    assert all(cls.summary and "arXiv" in cls.source for cls in ADAPTERS.values())
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,26 @@ def test_a_rank_that_is_none_is_refused(cls, r):
             {"num_layers": 0},
             "num_layers must be an integer >= 1 or None (all layers), got 0",
         ),
-        ({"target_modules": ()}, "target_modules must be names of modules or None, got ()"),
-        ({"target_modules": 3}, "target_modules must be names of modules or None, got 3"),
-        ({"target_modules": ("q", "")}, "target_modules must hold non-empty strings, got ''"),
     ],
 )
 def test_shared_options_are_checked(cls, options, message):
     with pytest.raises(InputError) as caught:
         cls(**options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls is not LISA])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ((), "target_modules must be names of modules or None, got ()"),
+        (3, "target_modules must be names of modules or None, got 3"),
+        (("q", ""), "target_modules must hold non-empty strings, got ''"),
+    ],
+)
+def test_targets_of_sites_are_checked(cls, targets, message):
+    with pytest.raises(InputError) as caught:
+        cls(target_modules=targets)
     assert str(caught.value) == message
 
 

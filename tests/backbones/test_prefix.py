@@ -136,3 +136,23 @@ def test_copies_of_the_cut_model_work_on_their_own():
         hidden = first.prefix(ids, mask)
         assert torch.equal(hidden, second.prefix(ids, mask))
         assert not torch.equal(first.suffix(ids, mask, hidden), second.suffix(ids, mask, hidden))
+
+
+# The norms of the last hidden states; poolers are of other outputs.
+BEHIND = {
+    "llama": {"norm"},
+    "gemma": {"norm"},
+    "qwen2": {"norm"},
+    "gpt2": {"ln_f"},
+    "modernbert": {"final_norm"},
+}
+
+
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_runs_only_behind_the_layers(name, start):
+    """DeBERTa's relative embeddings come after the layers in the module tree, but run before."""
+    model, path = build(name)
+    ids, mask = batch()
+    found = LayerSplit(model, path, start).behind(ids, mask)
+    assert {part for part in found if "pooler" not in part} == BEHIND.get(name, set())

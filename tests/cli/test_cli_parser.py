@@ -129,7 +129,7 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
-    assert stated["epochs"] == "10 with --validation, 5 without"
+    assert stated["epochs"] == "15 where --validation is given, else 5"
 
 
 def test_choices_are_those_of_python():

@@ -112,6 +112,12 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="N",
             help="epochs without a better validation NLL before training stops (default: 3)",
         ),
+        parser.add_argument(
+            "--layer-sampling",
+            metavar="KEY=VALUE,…",
+            help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
+            "see `bayeslora methods` (default: all train)",
+        ),
         add_feature_scores(parser, "none"),
         add_seed(parser, "decides starts, order and draws"),
     ]
@@ -125,12 +131,14 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{shown} is missing; name it here or in --config")
     _check_path(args)
     methods = _methods(args)
+    sampling = _sampling(args)
     train, validation = _data(args)
 
     from bayeslora.classifier import BayesianClassifier
 
     model = given(args, "backbone", "max_length", "seed", "dtype", "device", "trust_remote_code")
     training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
+    training |= {"layer_sampling": sampling}
     classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)
     classifier.fit(
         train,
@@ -163,6 +171,12 @@ def _methods(args: argparse.Namespace) -> dict[str, Any]:
     if "posterior" in found:
         found["posterior"] = resolve_posterior(found["posterior"])
     return found
+
+
+def _sampling(args: argparse.Namespace) -> Any:
+    from bayeslora.adapters.config_lisa import resolve_sampling
+
+    return resolve_sampling(args.layer_sampling)
 
 
 def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _found() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.config import ADAPTERS
+    from bayeslora.adapters.config_lisa import LayerSampling
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
@@ -54,6 +55,7 @@ def _found() -> dict[str, list[dict[str, Any]]]:
 
     return {
         "adapters": [_described(config) for config in ADAPTERS.values()],
+        "layer_sampling": [_described(LayerSampling)],
         "posteriors": [
             {**_described(item.config), "package": item.package} for item in listed_posteriors()
         ],

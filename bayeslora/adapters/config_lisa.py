@@ -1,0 +1,167 @@
+"""Which layers train at a step, where not all of them do: options of layer sampling and of LISA.
+
+Layer sampling is a policy, not an adapter: it adds no parameter. Over the sites of an adapter it
+says which of them rest; over the backbone's own layers it is LISA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bayeslora import options
+from bayeslora.adapters.config_checks import check_rate, number, whole
+from bayeslora.errors import InputError, unknown_choice
+
+SAMPLING_MODES = ("cycle", "fixed", "uniform", "weighted")
+"""How the layers of a block are drawn."""
+KEPT_STATES = ("drop", "keep", "offload")
+"""What becomes of the optimiser's moments of a layer that rests."""
+
+_LONGEST_INTERVAL = 20
+_DRAWS_A_LAYER = 4
+
+
+@dataclass(frozen=True)
+class LayerSampling:
+    """A few layers train at a time, others rest; every so many steps they are drawn anew.
+
+    Attributes:
+        num_active: Layers that train at a time.
+        interval: Optimiser steps between draws; None takes as many as give each layer about four
+            draws, 1 to 20.
+        mode: `uniform` (as published), `cycle` (each layer once before any comes again), `weighted`
+            (more often by `weights`), or `fixed` (one draw for the whole fit, a control).
+        weights: For `weighted`: one number >= 0 a layer, lowest layer first; a layer's share of the
+            draws is in proportion, up to all of them.
+        state: `drop` forgets the optimiser's moments of a layer that comes to rest, `keep` keeps
+            them, and `offload` keeps them in the CPU's memory.
+        ramp: Steps in which the learning rate of the layers rises after each draw; 0 for none.
+    """
+
+    name: ClassVar[str] = "layer_sampling"
+    summary: ClassVar[str] = "a few layers of adapters train at a time, the others rest"
+    source: ClassVar[str] = (
+        "Pan et al. 2024, arXiv 2403.17919, for whole layers; over adapters ours"
+    )
+    parameters: ClassVar[str] = "none"
+
+    num_active: int = 2
+    interval: int | None = None
+    mode: str = "uniform"
+    weights: tuple[float, ...] | None = None
+    state: str = "drop"
+    ramp: int = 0
+
+    def __post_init__(self) -> None:
+        whole(self, "num_active", low=1)
+        if self.interval is not None:
+            whole(self, "interval", low=1, otherwise=" or None (about four draws a layer)")
+        if self.mode not in SAMPLING_MODES:
+            raise unknown_choice("mode", str(self.mode), SAMPLING_MODES)
+        if self.state not in KEPT_STATES:
+            raise unknown_choice("state", str(self.state), KEPT_STATES)
+        whole(self, "ramp", low=0)
+        _check_weights(self)
+
+    def check_layers(self, num_layers: int) -> None:
+        """Complain where the options do not fit so many layers.
+
+        Raises:
+            InputError: `num_active` exceeds it, or `weights` are not as many.
+        """
+        if self.num_active > num_layers:
+            raise InputError(
+                f"num_active must be from 1 to {num_layers}, the layers to draw from, got "
+                f"{self.num_active}"
+            )
+        if self.weights is not None and len(self.weights) != num_layers:
+            raise InputError(
+                f"weights must be {num_layers} numbers, one for each layer to draw from, got "
+                f"{len(self.weights)}"
+            )
+
+    def interval_of(self, num_steps: int, num_layers: int) -> int:
+        """Return the steps between draws in a fit of so many, over so many layers."""
+        if self.interval is not None:
+            return self.interval
+        wanted = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
+        return max(1, min(_LONGEST_INTERVAL, wanted))
+
+
+@dataclass(frozen=True)
+class LISA(LayerSampling):
+    """Layer sampling over the backbone's own layers: they train whole, a few at a time.
+
+    Attributes:
+        num_layers: Of the last transformer layers, so many are drawn from; None means all. The
+            layers below run once per text.
+        train_embedding: Whether the embedding trains at every step, as published. It is most of a
+            small model, and no layer's output is then known beforehand.
+        lr: Learning rate of AdamW; `None` takes `default_lr`.
+        weight_decay: Decoupled weight decay of matrices towards zero.
+    """
+
+    name: ClassVar[str] = "lisa"
+    summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
+    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
+    parameters: ClassVar[str] = "the layers ever drawn"
+    default_lr: ClassVar[float] = 3e-5
+    long_lr: ClassVar[float] = 3e-5
+
+    num_layers: int | None = 6
+    train_embedding: bool = False
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers is not None:
+            whole(self, "num_layers", low=1, otherwise=" or None (all layers)")
+            self.check_layers(self.num_layers)
+        if not isinstance(self.train_embedding, bool):
+            raise InputError(f"train_embedding must be true or false, got {self.train_embedding!r}")
+        check_rate(self)
+        number(self, "weight_decay", low=0.0)
+
+
+def resolve_sampling(value: Any) -> LayerSampling | None:
+    """Return the options that an object, a mapping or text such as `num_active=2` stands for.
+
+    Raises:
+        InputError: An option or its value is not allowed.
+    """
+    if value is None:
+        return None
+    name = LayerSampling.name
+    if isinstance(value, str):
+        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
+    elif isinstance(value, Mapping):
+        value = {"name": name, **value}
+    if isinstance(value, LISA):
+        raise InputError("LISA is an adapter (adapter=LISA(...)); layer_sampling is LayerSampling")
+    found: LayerSampling = options.resolve(name, value, {name: LayerSampling})
+    return found
+
+
+def _check_weights(config: LayerSampling) -> None:
+    weights: Any = config.weights
+    if weights is None:
+        if config.mode == "weighted":
+            raise InputError("mode 'weighted' needs weights, one number >= 0 for each layer")
+        return
+    if config.mode != "weighted":
+        raise InputError(f"weights are for mode 'weighted', and mode is {config.mode!r}")
+    if not isinstance(weights, tuple | list):
+        raise InputError(f"weights must be numbers >= 0, got {weights!r}")
+    for weight in weights:
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight < float("inf"):
+            raise InputError(f"weights must be finite numbers >= 0, got {weight!r}")
+    if sum(weight > 0 for weight in weights) < config.num_active:
+        raise InputError(
+            f"at least num_active = {config.num_active} of the weights must be > 0, got "
+            f"{list(weights)}"
+        )
+    object.__setattr__(config, "weights", tuple(weights))

@@ -1,0 +1,192 @@
+"""Layers of a backbone whose own weights are trained, in place of adapters on them.
+
+No module is added or replaced. The parameters that may train become copies of the backbone's,
+which stay as they are for other networks on it; what is saved are those of the layers that ever
+trained. What runs after the layers (a final normalisation) trains with any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.adapters.config_lisa import LISA
+from bayeslora.errors import InputError
+
+ALWAYS = "outside the layers"
+"""Name of the group of everything that trains whatever layers are drawn."""
+
+# No part of the last hidden states, and often without trained values.
+_POOLER = "pooler"
+
+
+def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the dotted name of a model's list of layers, and the list.
+
+    It is the longest list of modules of one class that is not inside another list.
+
+    Raises:
+        InputError: There is none, or several are the longest.
+    """
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            found.append((name, module))
+    alike = [(name, items) for name, items in found if len({type(item) for item in items}) == 1]
+    longest = max((len(items) for _, items in alike), default=0)
+    best = [(name, items) for name, items in alike if len(items) == longest]
+    if len(best) == 1:
+        return best[0]
+    problem = "no list of layers of one class"
+    if best:
+        names = ", ".join(name or "itself" for name, _ in best)
+        problem = f"several lists of {longest} layers each ({names})"
+    raise InputError(f"{type(model).__name__} has {problem}, so the layers to draw are unknown")
+
+
+class FullLayers:
+    """The parameters of a model that may train, by group, beside the values that they started from.
+
+    Attributes:
+        groups: Of each group the parameters by their dotted names; layers lowest first, then what
+            trains always, where there is such a thing.
+        changed: Names of the groups that have trained; only they are saved.
+    """
+
+    def __init__(self, model: nn.Module, config: LISA, after: Collection[str]) -> None:
+        """Give `model` parameters of its own where they may train, in float32; freeze the rest.
+
+        Args:
+            model: Changed in place; tensors that it shares with other models stay theirs.
+            config: Which layers, and whether the embedding.
+            after: Names of the modules that run after the layers.
+
+        Raises:
+            InputError: The layers cannot be told, or are fewer than are to be active.
+        """
+        path, layers = find_layers(model)
+        start = first_layer(config, len(layers))
+        config.check_layers(len(layers) - start)
+        names = {f"{path}.{number}": f"{path}.{number}." for number in range(start, len(layers))}
+        _in_float32(model)
+        model.requires_grad_(False)
+        members: dict[str, list[str]] = {name: [] for name in (*names, ALWAYS)}
+        for name, _ in model.named_parameters():
+            home = next((group for group, head in names.items() if name.startswith(head)), None)
+            if home is None and _is_always(name, path, after, config.train_embedding):
+                home = ALWAYS
+            if home is not None:
+                members[home].append(name)
+        origin = dict(model.named_parameters())
+        copies = _own_copies(model, [name for items in members.values() for name in items])
+        self._origin = {name: origin[name].detach() for name in copies}
+        self.groups = {
+            group: {name: copies[name] for name in items}
+            for group, items in members.items()
+            if items
+        }
+        self.changed: set[str] = set()
+
+    def mark(self, names: Iterable[str]) -> None:
+        """Count every group as changed that holds a parameter of one of these names."""
+        wanted = set(names)
+        self.changed |= {group for group, items in self.groups.items() if wanted & items.keys()}
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of the groups that have trained, by name."""
+        return {
+            name: value
+            for group, items in self.groups.items()
+            if group in self.changed
+            for name, value in items.items()
+        }
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the values of `tensors`, and the first ones for groups that are not among them.
+
+        Raises:
+            InputError: A name is unknown, or one of a group is missing.
+        """
+        before, self.changed = self.changed, set()
+        self.mark(tensors)
+        expected = self.tensors()
+        odd = sorted(expected.keys() ^ tensors.keys())
+        if odd:
+            self.changed = before
+            problem = "is missing" if odd[0] in expected else "is of no layer that may train"
+            raise InputError(f"trained tensor {odd[0]!r} {problem}")
+        for items in self.groups.values():
+            for name, value in items.items():
+                value.copy_(tensors.get(name, self._origin[name]))
+
+    def changes(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return (change, start) of every weight that has trained, by name, in float64."""
+        return {
+            name: (value.detach().double() - self._start(name, value), self._start(name, value))
+            for name, value in self.tensors().items()
+        }
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures that a fit records.
+
+        Returns:
+            `num_layers` and `num_parameters` that trained; `delta_norm`, the Frobenius norm of all
+            changes together.
+        """
+        squared = sum(float(change.square().sum()) for change, _ in self.changes().values())
+        return {
+            "num_layers": float(len(self.changed - {ALWAYS})),
+            "num_parameters": float(sum(value.numel() for value in self.tensors().values())),
+            "delta_norm": squared**0.5,
+        }
+
+    def _start(self, name: str, value: Tensor) -> Tensor:
+        return self._origin[name].to(value.device, torch.float64)
+
+
+def first_layer(config: LISA, num_layers: int) -> int:
+    """Return the number of the lowest layer that may train."""
+    return 0 if config.num_layers is None else max(0, num_layers - config.num_layers)
+
+
+def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:
+    """Tell whether a parameter outside the layers that may train is trained at every step."""
+    if name.startswith(f"{path}.") or _POOLER in name:
+        return False
+    return embedding or name.rpartition(".")[0] in after
+
+
+def _in_float32(model: nn.Module) -> None:
+    """Give a model in another precision tensors of its own in float32, frozen.
+
+    Steps of the usual size would round to nothing in bfloat16.
+    """
+    memo: dict[int, nn.Parameter] = {}
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            memo[id(parameter)] = nn.Parameter(parameter.detach().float(), requires_grad=False)
+    _put(model, memo)
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and buffer.dtype != torch.float32:
+                setattr(module, key, buffer.float())
+
+
+def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
+    """Put trainable copies in the place of some parameters, and return the copies."""
+    parameters = dict(model.named_parameters())
+    copies = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
+    _put(model, {id(parameters[name]): copy for name, copy in copies.items()})
+    return copies
+
+
+def _put(model: nn.Module, memo: Mapping[int, nn.Parameter]) -> None:
+    """Replace parameters, each in all its places."""
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in memo:
+                setattr(module, key, memo[id(parameter)])

@@ -1,0 +1,167 @@
+"""Layer sampling in a fit: its groups, its place among the Trainer's callbacks, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.config_lisa import LISA, LayerSampling
+from bayeslora.adapters.full_layers import ALWAYS
+from bayeslora.adapters.targets import layer_index
+from bayeslora.errors import InputError
+from bayeslora.optim.lisa import Group, Lisa
+from bayeslora.posteriors.blob import BLoBWeights
+from bayeslora.posteriors.clora import CLoRAWeights
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.training.network import Network
+from bayeslora.training.settings import TrainingSettings
+
+_FACTORS = "is over the factors of an adapter, and whole layers have none"
+_NOT_ON_LAYERS = {
+    "tfb": _FACTORS,
+    "blob": _FACTORS,
+    "scalabl": _FACTORS,
+    "clora": _FACTORS,
+    "laplace_lora": _FACTORS,
+    "ivon": "moves all weights at every step by one running mean, so that no layer could rest",
+    "swag": "would take the spread of weights that rest most of the time: it says when a layer was "
+    "drawn and not how uncertain it is",
+}
+_NOT_ON_SITES = {
+    "ivon": _NOT_ON_LAYERS["ivon"],
+    "scalabl": "keeps the scales of all adapters in one parameter, which cannot rest in part",
+}
+# The learning rates that belong to layers; the head's and that of what is outside them do not rise.
+_RISING = frozenset({"adapter", "factors", "posterior"})
+
+
+def check_sampling(
+    adapter: Adaptation, posterior: PosteriorConfig, sampling: LayerSampling | None
+) -> None:
+    """Complain about what cannot go with layers that rest, before anything is loaded.
+
+    Raises:
+        InputError: The posterior cannot, or layers are to be sampled in two ways.
+    """
+    if isinstance(adapter, LISA):
+        if sampling is not None:
+            raise InputError(
+                "adapter 'lisa' samples layers by its own options; leave layer_sampling "
+                "(--layer-sampling) out, which is for the sites of other adapters"
+            )
+        if posterior.name in _NOT_ON_LAYERS:
+            raise InputError(
+                f"posterior {posterior.name!r} cannot go with adapter 'lisa': it "
+                f"{_NOT_ON_LAYERS[posterior.name]}; choose a posterior of the last layer (such as "
+                "'vbll' or 'laplace'), 'ensemble', or another adapter, maybe with layer_sampling"
+            )
+    elif sampling is not None and posterior.name in _NOT_ON_SITES:
+        raise InputError(
+            f"posterior {posterior.name!r} cannot go with layer_sampling: it "
+            f"{_NOT_ON_SITES[posterior.name]}; choose another posterior or leave layer_sampling out"
+        )
+
+
+def layer_sampler(
+    network: Network, adapter: Adaptation, settings: TrainingSettings, num_train: int
+) -> Lisa | None:
+    """Return the policy over a fresh network's layers; None where all of them always train.
+
+    Raises:
+        InputError: There are fewer layers than are to be active, or not as many as weights.
+    """
+    options = adapter if isinstance(adapter, LISA) else settings.layer_sampling
+    if options is None:
+        return None
+    groups = _groups(network)
+    num_layers = sum(not group.always for group in groups)
+    options.check_layers(num_layers)
+    interval = options.interval_of(settings.num_steps(num_train), num_layers)
+    return Lisa(options, groups, interval, settings.seed)
+
+
+class LayerSwitches(TrainerCallback, ExportableState):
+    """Asks the policy before every optimiser step which layers train.
+
+    It needs an optimiser that holds all groups, as any is that was built before training began.
+    """
+
+    def __init__(self, sampler: Lisa, network: Network | None = None) -> None:
+        """Switch the groups of `sampler`; a network is told which of its own layers trained."""
+        self._sampler = sampler
+        self._full = None if network is None else network.full
+        self._step = 0
+        self._rates: list[tuple[dict[str, Any], float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Check that parameters are whole, and that a resumed run draws the same layers.
+
+        Raises:
+            InputError: They are sharded, or it does not.
+        """
+        kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
+        if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
+            raise InputError(
+                f"layer sampling needs whole parameters, and {kind} trains shards of them; run "
+                "it on one device or data-parallel"
+            )
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        if state.global_step and isinstance(stored, dict) and "attributes" in stored:
+            self._sampler.check_state(stored["attributes"])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let layers train or rest; called once an accumulation window, before its first pass."""
+        switch = self._sampler.before_step(state.global_step, kwargs["optimizer"])
+        if switch is not None and self._full is not None:
+            self._full.changed |= {*switch.active, ALWAYS} & self._full.groups.keys()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Lower the layers' learning rates where they rise after a draw."""
+        factor = self._sampler.lr_factor(state.global_step)
+        self._rates = [
+            (group, group["lr"])
+            for group in kwargs["optimizer"].param_groups
+            if group.get("name") in _RISING
+        ]
+        for group, rate in self._rates:
+            group["lr"] = rate * factor
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Put the schedule's learning rates back."""
+        for group, rate in self._rates:
+            group["lr"] = rate
+        self._step = state.global_step + 1
+
+    def state(self) -> dict[str, Any]:
+        """Return what checkpoints keep, to be compared when training goes on."""
+        return {"args": {}, "attributes": self._sampler.state_dict(self._step)}
+
+
+def _groups(network: Network) -> list[Group]:
+    if network.full is not None:
+        return [
+            Group(name, tuple(items.values()), always=name == ALWAYS)
+            for name, items in network.full.groups.items()
+        ]
+    members: dict[int, list[nn.Parameter]] = {}
+    always: list[nn.Parameter] = []
+    for site, more in zip(network.sites, _more(network), strict=True):
+        number = layer_index(site.name)
+        home = always if number is None else members.setdefault(number, [])
+        home += [*site.trainable().values(), *more]
+    layers = [Group(f"layer {number}", tuple(members[number])) for number in sorted(members)]
+    return [*layers, *([Group(ALWAYS, tuple(always), always=True)] if always else [])]
+
+
+def _more(network: Network) -> list[list[nn.Parameter]]:
+    """Return what a posterior trains beside each site."""
+    weights = network.weights
+    if isinstance(weights, BLoBWeights):
+        return [[root] for root in weights.roots]
+    if isinstance(weights, CLoRAWeights):
+        return [list(gate.parameters()) for gate in weights.gates]
+    return [[] for _ in network.sites]

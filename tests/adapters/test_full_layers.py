@@ -1,0 +1,159 @@
+"""Which layers of a backbone are its own to train, and what is kept of them."""
+
+import pytest
+import torch
+from tiny_hosts import output, tiny_bert, tiny_llama, tokens
+from torch import nn
+
+from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.full_layers import ALWAYS, FullLayers, find_layers
+from bayeslora.adapters.spectrum import full_spectrum
+from bayeslora.errors import InputError
+
+AFTER = frozenset({"norm"})
+TWO = LISA(num_layers=2)
+
+
+class Experts(nn.Module):
+    """A list of layers, each with a longer list inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"experts": nn.ModuleList(nn.Linear(2, 2) for _ in range(5))})
+            for _ in range(3)
+        )
+        self.odd = nn.ModuleList([nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.Tanh()])
+
+
+def test_the_longest_list_of_one_class_has_the_layers():
+    assert find_layers(tiny_llama())[0] == "layers"
+    assert find_layers(tiny_bert())[0] == "encoder.layer"
+    path, layers = find_layers(Experts())
+    assert (path, len(layers)) == ("blocks", 3)
+
+
+def test_none_or_several_are_refused():
+    with pytest.raises(InputError, match="Linear has no list of layers of one class"):
+        find_layers(nn.Linear(2, 2))
+    both = nn.ModuleDict(
+        {name: nn.ModuleList(nn.Linear(2, 2) for _ in range(2)) for name in ("left", "right")}
+    )
+    with pytest.raises(InputError, match=r"several lists of 2 layers each \(left, right\)"):
+        find_layers(both)
+
+
+def test_the_function_is_the_same_and_the_values_are_copies():
+    model, plain = tiny_llama(), tiny_llama()
+    shared = dict(model.named_parameters())
+    full = FullLayers(model, TWO, AFTER)
+    assert torch.equal(output(model, tokens()), output(plain, tokens()))
+    assert list(full.groups) == ["layers.1", "layers.2", ALWAYS]
+    named = dict(model.named_parameters())
+    trained = {name for name, item in named.items() if item.requires_grad}
+    assert trained == {name for items in full.groups.values() for name in items}
+    assert all((named[name] is shared[name]) == (name not in trained) for name in named)
+
+
+def test_a_backbone_in_bfloat16_trains_in_float32_and_stays_as_it_is():
+    model = tiny_llama().to(torch.bfloat16)
+    shared = list(model.parameters())
+    FullLayers(model, TWO, AFTER)
+    assert {item.dtype for item in model.parameters()} == {torch.float32}
+    assert {item.dtype for item in shared} == {torch.bfloat16}
+    assert output(model, tokens()).dtype == torch.float32
+
+
+def test_tied_parameters_stay_tied():
+    model = tiny_llama()
+    model.layers[2].self_attn.v_proj.weight = model.layers[2].self_attn.k_proj.weight
+    FullLayers(model, TWO, AFTER)
+    layer = model.layers[2].self_attn
+    assert layer.v_proj.weight is layer.k_proj.weight
+    assert layer.k_proj.weight.requires_grad
+
+
+def trained():
+    model = tiny_llama()
+    full = FullLayers(model, TWO, AFTER)
+    with torch.no_grad():
+        for item in full.groups["layers.2"].values():
+            item.add_(0.5)
+    full.changed = {"layers.2", ALWAYS}
+    return model, full
+
+
+def test_what_trained_is_saved_whole_and_loaded_over_anything():
+    model, full = trained()
+    stored = {name: item.detach().clone() for name, item in full.tensors().items()}
+    assert len(stored) == 10
+    other = tiny_llama()
+    twin = FullLayers(other, TWO, AFTER)
+    with torch.no_grad():
+        for item in twin.groups["layers.1"].values():
+            item.add_(1)
+    twin.changed = {"layers.1"}
+    twin.load(stored)
+    assert twin.changed == full.changed
+    assert torch.equal(output(model, tokens()), output(other, tokens()))
+    twin.load({})
+    assert torch.equal(output(other, tokens()), output(tiny_llama(), tokens()))
+
+
+def test_tensors_that_do_not_fit_change_nothing():
+    model, full = trained()
+    before = output(model, tokens())
+    stored = {name: item.detach().clone() for name, item in full.tensors().items()}
+    name = "layers.2.mlp.up_proj.weight"
+    missing = {key: item for key, item in stored.items() if key != name}
+    with pytest.raises(InputError, match=f"trained tensor '{name}' is missing"):
+        full.load(missing)
+    with pytest.raises(InputError, match=r"'layers\.0\..*' is of no layer that may train"):
+        full.load({**stored, "layers.0.mlp.up_proj.weight": torch.zeros(24, 16)})
+    assert torch.equal(output(model, tokens()), before)
+    assert full.changed == {"layers.2", ALWAYS}
+
+
+def test_the_figures_are_those_of_the_difference():
+    _, full = trained()
+    sizes = {name: item.numel() for name, item in full.groups["layers.2"].items()}
+    found = full.summary()
+    assert found["num_layers"] == 1
+    assert found["num_parameters"] == sum(sizes.values()) + 16
+    # Each entry moved by 1/2, up to rounding in float32.
+    assert found["delta_norm"] == pytest.approx(0.5 * sum(sizes.values()) ** 0.5, rel=1e-6)
+    spectra = {item.name: item for item in full_spectrum(full)}
+    assert set(spectra) == {f"layers.2.{end}" for end in MATRICES}
+    up = spectra["layers.2.mlp.up_proj"]
+    # A constant matrix has one singular value, c √(out · in).
+    assert up.norm == pytest.approx(0.5 * (24 * 16) ** 0.5, rel=1e-6)
+    assert up.stable_rank == pytest.approx(1, rel=1e-6)
+    start = tiny_llama().layers[2].mlp.up_proj.weight.detach()
+    assert up.relative_norm == pytest.approx(up.norm / float(start.norm()), rel=1e-6)
+
+
+MATRICES = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_layers": 0}, "num_layers must be an integer >= 1 or None .* got 0"),
+        ({"num_layers": 1}, "num_active must be from 1 to 1, .* got 2"),
+        ({"train_embedding": "yes"}, "train_embedding must be true or false, got 'yes'"),
+        ({"lr": 0.0}, r"lr must be a number > 0 or None \(the adapter's default\), got 0\.0"),
+        ({"weight_decay": -1}, "weight_decay must be a number >= 0, got -1"),
+        ({"interval": 0}, "interval must be an integer >= 1"),
+    ],
+)
+def test_options_that_are_not_allowed(options, message):
+    with pytest.raises(InputError, match=message):
+        LISA(**options)
+
+
+def test_more_active_layers_than_the_model_has_are_refused():
+    with pytest.raises(InputError, match=r"num_active must be from 1 to 3, .* got 4"):
+        FullLayers(tiny_llama(), LISA(num_active=4), AFTER)

@@ -1,0 +1,235 @@
+"""Layer sampling as a user meets it: whole layers and adapters, from the fit to the file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_bert, tiny_llama, toy_rows
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import bayeslora as bl
+from bayeslora.checkpoint import read_model
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+
+WHOLE = "lisa:num_active=1,interval=3,num_layers=2,lr=1e-3"
+FACTORS = "is over the factors of an adapter, and whole layers have none"
+REST = "so that no layer could rest"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("lisa") / "llama"))
+
+
+def fresh(backbone, adapter=WHOLE, posterior="mle", **options):
+    return BayesianClassifier(
+        backbone, adapter, posterior, dtype="float32", max_length=32, progress=False, **options
+    )
+
+
+def fitted(backbone, adapter=WHOLE, posterior="mle", **options):
+    return fresh(backbone, adapter, posterior).fit(
+        toy_rows(30), toy_rows(18, 1), epochs=2, batch_size=8, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    ["mle", "vbll", "laplace", "temperature", "gvbll", "ensemble:num_members=2"],
+)
+def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, posterior):
+    clf = fitted(backbone, posterior=posterior, out=tmp_path / "model")
+    expected = clf.predict(toy_rows(9, 5)).probs
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9, 5)).probs == expected).all()
+    assert again.adapter == bl.LISA(num_active=1, interval=3, num_layers=2, lr=1e-3)
+    again.save_pretrained(tmp_path / "copy")
+    third = BayesianClassifier.from_pretrained(tmp_path / "copy", progress=False)
+    assert (third.predict(toy_rows(9, 5)).probs == expected).all()
+
+
+def test_the_file_holds_the_layers_that_trained_and_the_record_says_which(backbone, tmp_path):
+    clf = fitted(backbone, f"{WHOLE},mode=fixed", out=tmp_path / "model")
+    (block, *_) = clf.record.results["layer_sampling"]["blocks"]
+    (layer,) = block
+    names = set(read_model(tmp_path / "model").adapter)
+    heads = {".".join(name.split(".")[:3]) for name in names}
+    assert heads == {f"adapter.layers.{layer + 1}", "adapter.norm.weight"}
+    stored = json.loads((tmp_path / "model" / "bayeslora.json").read_text())
+    assert stored["adapter"]["mode"] == "fixed"
+    assert stored["results"]["layer_sampling"]["layers"] == ["layers.1", "layers.2"]
+    assert stored["results"]["adapter"]["num_layers"] == 1
+
+
+def test_members_of_an_ensemble_draw_and_save_layers_of_their_own(backbone, tmp_path):
+    posterior = "ensemble:num_members=3"
+    clf = fitted(backbone, f"{WHOLE},mode=fixed", posterior, out=tmp_path / "model")
+    names = set(read_model(tmp_path / "model").adapter)
+    drawn = {
+        member: {name.split(".")[3] for name in names if name.startswith(f"{member}.adapter.la")}
+        for member in ("member-0", "member-1", "member-2")
+    }
+    assert all(len(layers) == 1 for layers in drawn.values())
+    assert set.union(*drawn.values()) == {"1", "2"}
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
+    assert [len(member) for member in again.spectrum()] == [7, 7, 7]
+
+
+def test_other_classifiers_on_the_same_backbone_stay_as_they_were(backbone):
+    from bayeslora.backbones.load import load_backbone
+
+    shared = load_backbone(backbone, dtype="float32", device="cpu")
+    other = fresh(shared, "lora:r=2,num_layers=2").fit(toy_rows(30), epochs=1)
+    before = other.predict(toy_rows(9)).probs
+    one = fresh(shared).fit(toy_rows(30), epochs=1)
+    assert (other.predict(toy_rows(9)).probs == before).all()
+    alone = fresh(backbone).fit(toy_rows(30), epochs=1)
+    assert (one.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
+
+
+def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
+    """An adapter on the same backbone keeps its own states of the layers below."""
+    from bayeslora.backbones.load import load_backbone
+
+    shared = load_backbone(backbone, dtype="bfloat16", device="cpu")
+    rows, new = toy_rows(30), toy_rows(9, 5)
+    alone = fresh(load_backbone(backbone, dtype="bfloat16", device="cpu")).fit(rows, epochs=1)
+    other = fresh(shared, "lora:r=2,num_layers=2").fit(rows, epochs=1)
+    before = other.predict(new).probs
+    clf = fresh(shared).fit(rows, epochs=1)
+    assert (clf.predict(new).probs == alone.predict(new).probs).all()
+    assert (other.predict(new).probs == before).all()
+    clf.save_pretrained(tmp_path / "model")
+    assert {t.dtype for t in read_model(tmp_path / "model").adapter.values()} == {torch.float32}
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(new).probs == clf.predict(new).probs).all()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "reason"),
+    [
+        *((name, FACTORS) for name in ("tfb", "blob", "scalabl", "clora", "laplace_lora")),
+        ("ivon", REST),
+        ("swag", "it says when a layer was drawn and not how uncertain it is"),
+    ],
+)
+def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path, posterior, reason):
+    clf = fresh("no-such/backbone", posterior=posterior)
+    with pytest.raises(InputError, match=f"'{posterior}' cannot go with adapter 'lisa'.*{reason}"):
+        clf.fit(toy_rows(30), out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "reason"), [("ivon", REST), ("scalabl", "which cannot rest in part")]
+)
+def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason):
+    clf = fresh("no-such/backbone", "lora", posterior)
+    with pytest.raises(InputError, match=f"'{posterior}' cannot go with layer_sampling.*{reason}"):
+        clf.fit(toy_rows(30), layer_sampling="num_active=1")
+
+
+def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
+    with pytest.raises(InputError, match="a dropout that is live at prediction: adapter 'lisa'"):
+        fitted(backbone, posterior="mc_dropout")
+    clf = fitted(str(tiny_bert(tmp_path / "bert")), posterior="mc_dropout:num_samples=3")
+    assert clf.predict(toy_rows(9)).epistemic.min() > 0
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
+
+
+def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):
+    clf = fitted(backbone)
+    with pytest.raises(InputError, match="this network's own layers were trained; choose 'lap"):
+        clf.calibrate(toy_rows(30, 2), posterior="laplace_lora")
+    before = clf.spectrum()
+    clf.calibrate(toy_rows(30, 2), posterior="laplace:prior_precision=1")
+    assert clf.predict(toy_rows(9)).epistemic.min() > 0
+    assert clf.spectrum() == before
+
+
+def test_merged_is_the_mean_network_and_a_lora_it_is_not(backbone, tmp_path):
+    clf = fitted(backbone)
+    with pytest.raises(InputError, match=r"changed whole weights .*no LoRA that PEFT could load"):
+        clf.export_peft(tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+    assert clf.export_merged(tmp_path / "merged") == "AutoModelForSequenceClassification"
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    texts = [row["text"] for row in toy_rows(9, 5)]
+    with torch.no_grad():
+        inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        inputs.pop("token_type_ids", None)
+        probs = model(**inputs).logits.double().softmax(1).numpy()
+    expected = clf.predict(toy_rows(9, 5), num_samples=0).probs
+    np.testing.assert_allclose(probs, expected, atol=1e-5)
+    clf.export_safetensors(tmp_path / "one.safetensors")
+    layer = clf.spectrum()[0][0].name
+    stored = load_file(tmp_path / "one.safetensors")[f"backbone.{layer}.weight"]
+    assert torch.equal(stored, model.base_model.get_submodule(layer).weight)
+
+
+def test_a_damaged_model_says_what_is_wrong(backbone, tmp_path):
+    fitted(backbone, out=tmp_path / "model")
+    path = tmp_path / "model" / "adapter.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    for broken, problem in (
+        ({key: item for key, item in tensors.items() if key != name}, "is missing"),
+        ({**tensors, "adapter.layers.0.mlp.up_proj.weight": torch.zeros(2)}, "is not expected"),
+        ({**tensors, name: torch.zeros(2, 2)}, r"has shape \[2, 2\]"),
+    ):
+        save_file(broken, path)
+        with pytest.raises(InputError, match=f"do not fit its record: .*{problem}"):
+            BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+
+
+def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_path, monkeypatch):
+    from bayeslora.training import fit as fit_module
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    def begin(**options):
+        return fresh(backbone, "lora:r=2,num_layers=2").fit(
+            toy_rows(30), epochs=2, batch_size=8, out=tmp_path / "model", **options
+        )
+
+    sampling = bl.LayerSampling(num_active=1, interval=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "fit_posterior", die)
+        with pytest.raises(KeyboardInterrupt):
+            begin(layer_sampling=sampling)
+    with pytest.raises(InputError, match="an interrupted fit with another training"):
+        begin()
+    clf = begin(layer_sampling="num_active=1,interval=3")
+    whole = fresh(backbone, "lora:r=2,num_layers=2").fit(
+        toy_rows(30), epochs=2, batch_size=8, layer_sampling={"num_active": 1, "interval": 3}
+    )
+    assert (clf.predict(toy_rows(9)).probs == whole.predict(toy_rows(9)).probs).all()
+    assert clf.record.training["layer_sampling"]["num_active"] == 1
+    assert clf.record.results["layer_sampling"] == whole.record.results["layer_sampling"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "sampling", "message"),
+    [
+        (WHOLE, "num_active=1", "adapter 'lisa' samples layers by its own options"),
+        ("lora", "num_active=9", r"num_active must be from 1 to 3, the layers to draw from, got 9"),
+        ("lora", "active=2", "unknown option of layer_sampling layer_sampling 'active'"),
+        ("lora", bl.LISA(), r"LISA is an adapter \(adapter=LISA"),
+        ("lora", 3, "layer_sampling must be a name or an object"),
+        ("lora", "mode=weighted,weights=[1,2]", "weights must be 3 numbers"),
+        ("lisa:num_active=4", None, "num_active must be from 1 to 3, the layers to draw from"),
+    ],
+)
+def test_sampling_that_is_not_allowed(backbone, tmp_path, adapter, sampling, message):
+    clf = fresh(backbone, adapter)
+    with pytest.raises(InputError, match=message):
+        clf.fit(toy_rows(30), layer_sampling=sampling, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,388 @@
+"""The policy alone: what it draws, what it lets train, what it leaves in the optimiser."""
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bayeslora.adapters.config_lisa import LayerSampling
+from bayeslora.errors import InputError
+from bayeslora.optim.lisa import Group, Lisa, draw, inclusion
+
+STATES = ("drop", "keep", "offload")
+
+
+class Tower(nn.Module):
+    """A first layer and a last one around five that are drawn from."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(5))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return self.last(x)
+
+
+def tower():
+    torch.manual_seed(0)
+    return Tower()
+
+
+def groups(model):
+    layers = [Group(f"layers.{n}", tuple(item.parameters())) for n, item in enumerate(model.layers)]
+    return [*layers, Group("head", tuple(model.last.parameters()), always=True)]
+
+
+def policy(model, seed=1, interval=3, **options):
+    return Lisa(LayerSampling(interval=interval, **options), groups(model), interval, seed)
+
+
+def optimizer_of(model, **options):
+    model.first.requires_grad_(False)
+    parameters = [item for group in groups(model) for item in group.params]
+    return torch.optim.AdamW(parameters, lr=0.05, **options)
+
+
+def train(model, lisa, optimizer, steps, begin=0):
+    """Take steps on fixed data of each step; return the switches."""
+    switches = []
+    for step in range(begin, steps):
+        generator = torch.Generator().manual_seed(step)
+        x, y = torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator)
+        if lisa is not None:
+            switches.append(lisa.before_step(step, optimizer))
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return switches
+
+
+def equal(one, other):
+    first, second = one.state_dict(), other.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("mode", ["uniform", "cycle", "fixed"])
+def test_the_drawn_layers_and_the_head_change_and_nothing_else(state, mode):
+    model = tower()
+    start = copy.deepcopy(model)
+    lisa = policy(model, mode=mode, state=state)
+    switches = train(model, lisa, optimizer_of(model, weight_decay=0.1), 9)
+    drawn = {number for block in range(3) for number in lisa.draw(block)}
+    names = {name for switch in switches if switch for name in switch.active}
+    assert names == {f"layers.{number}" for number in drawn}
+    for number, layer in enumerate(model.layers):
+        assert equal(layer, start.layers[number]) == (number not in drawn)
+    assert equal(model.first, start.first)
+    assert not equal(model.last, start.last)
+    assert (mode == "fixed") == (len(drawn) == 2)
+
+
+def test_all_layers_active_is_plain_adamw_step_for_step():
+    model, other = tower(), tower()
+    lisa = policy(model, num_active=5, state="keep", interval=2)
+    one, two = optimizer_of(model, weight_decay=0.1), optimizer_of(other, weight_decay=0.1)
+    for step in range(7):
+        train(model, lisa, one, step + 1, begin=step)
+        train(other, None, two, step + 1, begin=step)
+        assert equal(model, other)
+
+
+@pytest.mark.parametrize("mode", ["uniform", "cycle"])
+def test_each_layer_moves_in_its_blocks_alone(mode):
+    model = tower()
+    lisa, optimizer = policy(model, mode=mode), optimizer_of(model)
+    for block in range(8):
+        before = copy.deepcopy(model)
+        train(model, lisa, optimizer, 3 * block + 3, begin=3 * block)
+        moved = [not equal(model.layers[n], before.layers[n]) for n in range(5)]
+        assert moved == [n in lisa.draw(block) for n in range(5)]
+
+
+def test_dropped_moments_are_those_of_resting_layers():
+    model = tower()
+    lisa, optimizer = policy(model), optimizer_of(model)
+    for step in range(12):
+        train(model, lisa, optimizer, step + 1, begin=step)
+        active = lisa.draw(step // 3)
+        expected = {p for n in active for p in model.layers[n].parameters()}
+        assert set(optimizer.state) == expected | set(model.last.parameters())
+        ages = {int(optimizer.state[p]["step"]) for p in expected}
+        newly = set(active) - set(lisa.draw(step // 3 - 1) if step >= 3 else ())
+        if newly == set(active):
+            assert ages == {step % 3 + 1}
+
+
+@pytest.mark.parametrize("state", ["keep", "offload"])
+def test_kept_moments_grow_to_all_layers_ever_drawn(state):
+    model = tower()
+    lisa, optimizer = policy(model, state=state), optimizer_of(model)
+    train(model, lisa, optimizer, 9)
+    drawn = {number for block in range(3) for number in lisa.draw(block)}
+    assert len(optimizer.state) == 2 * len(drawn) + 2
+    other = tower()
+    twin, kept = policy(other, state="keep"), optimizer_of(other)
+    train(other, twin, kept, 9)
+    assert equal(model, other)
+
+
+def test_offloaded_moments_leave_the_device_and_come_back(monkeypatch):
+    """The device of parameters is a pretended one: what counts is where moments are sent."""
+    from bayeslora.optim import lisa as module
+
+    sent = []
+    monkeypatch.setattr(module, "_move", lambda _, p, device: sent.append((id(p), device.type)))
+    model = tower()
+    lisa, optimizer = (
+        policy(model, state="offload", num_active=1, mode="cycle"),
+        optimizer_of(model),
+    )
+    train(model, lisa, optimizer, 3)
+    sent.clear()
+    train(model, lisa, optimizer, 4, begin=3)
+    (old,), (new,) = lisa.draw(0), lisa.draw(1)
+    rested = [(id(p), "cpu") for p in model.layers[old].parameters()]
+    woken = [(id(p), p.device.type) for p in model.layers[new].parameters()]
+    assert sent[:4] == rested + woken
+
+
+def test_a_resting_layer_has_no_gradient_and_needs_none():
+    model = tower()
+    lisa, optimizer = policy(model, state="keep"), optimizer_of(model)
+    train(model, lisa, optimizer, 3)
+    for number in lisa.draw(0):
+        for p in model.layers[number].parameters():
+            p.grad = torch.ones_like(p)  # left over, as by a caller that does not clear them
+    lisa.before_step(3, optimizer)
+    for number, group in enumerate(lisa.layers):
+        active = number in lisa.draw(1)
+        assert all(p.requires_grad == active for p in group.params)
+        assert active or all(p.grad is None for p in group.params)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted"])
+def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
+    options = {"mode": mode, "state": state}
+    options |= {"weights": (1.0, 2.0, 3.0, 1.0, 1.0)} if mode == "weighted" else {}
+    whole = tower()
+    train(whole, policy(whole, **options), optimizer_of(whole, weight_decay=0.1), 11)
+    for stop in range(11):
+        model = tower()
+        optimizer = optimizer_of(model, weight_decay=0.1)
+        train(model, policy(model, **options), optimizer, stop)
+        file = io.BytesIO()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.seek(0)
+        stored = torch.load(file, weights_only=True)
+        torch.manual_seed(99)
+        again = tower()
+        other = optimizer_of(again, weight_decay=0.1)
+        again.load_state_dict(stored["model"])
+        other.load_state_dict(stored["optimizer"])
+        train(again, policy(again, **options), other, 11, begin=stop)
+        assert equal(again, whole), stop
+
+
+def test_a_resumed_run_of_other_layers_is_refused():
+    lisa = policy(tower())
+    state = lisa.state_dict(7)
+    assert state["active"] == list(lisa.names(2))
+    policy(tower()).check_state(state)
+    renamed = [Group(f"other.{n}", g.params, g.always) for n, g in enumerate(groups(tower()))]
+    other = Lisa(lisa.options, renamed, 3, 1)
+    with pytest.raises(InputError, match=r"with active \['layers.*this one has \['other"):
+        other.check_state(state)
+    with pytest.raises(InputError, match="with seed 1, this one has 2"):
+        policy(tower(), seed=2).check_state(state)
+    with pytest.raises(InputError, match="with interval 3, this one has 4"):
+        policy(tower(), interval=4).check_state(state)
+    assert lisa.state_dict(0)["active"] == []
+
+
+@pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted", "fixed"])
+def test_draws_follow_from_seed_and_block_alone(mode):
+    weights = (3.0, 1.0, 1.0, 2.0, 1.0) if mode == "weighted" else None
+    options = LayerSampling(mode=mode, weights=weights)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    expected = [draw(options, 5, 7, block) for block in range(30)]
+    assert (np.random.get_state()[1] == before[0]).all()
+    assert torch.equal(torch.get_rng_state(), before[1])
+    np.random.seed(6)
+    # In any order, as another process that begins in the middle.
+    assert [draw(options, 5, 7, block) for block in reversed(range(30))] == expected[::-1]
+    assert [draw(options, 5, 8, block) for block in range(30)] != expected
+    assert (len(set(expected)) == 1) == (mode == "fixed")
+    assert all(len(set(item)) == 2 and sorted(item) == list(item) for item in expected)
+
+
+@given(st.integers(1, 12), st.data(), st.integers(0, 1000), st.integers(1, 5))
+@settings(deadline=None, max_examples=60)
+def test_in_turn_every_layer_comes_equally_often(count, data, seed, epochs):
+    num_layers = data.draw(st.integers(count, 30))
+    options = LayerSampling(num_active=count, mode="cycle")
+    blocks = math.ceil(num_layers / count)
+    found = [draw(options, num_layers, seed, block) for block in range(epochs * blocks)]
+    counts = np.bincount([n for item in found for n in item], minlength=num_layers)
+    assert all(len(set(item)) == count for item in found)
+    if num_layers % count == 0:
+        assert (counts == epochs).all()
+    else:
+        assert counts.min() >= epochs
+        assert counts.max() <= 2 * epochs
+
+
+@given(st.lists(st.just(0.0) | st.floats(1e-9, 1e9), min_size=1, max_size=12), st.data())
+@settings(deadline=None, max_examples=100)
+def test_inclusion_is_in_proportion_to_the_weights(weights, data):
+    positive = sum(weight > 0 for weight in weights)
+    if not positive:
+        return
+    count = data.draw(st.integers(1, positive))
+    shares = inclusion(weights, count)
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert shares.sum() == pytest.approx(count, rel=1e-9)
+    assert all(share == 0 for share, weight in zip(shares, weights, strict=True) if weight == 0)
+    # In proportion below 1; what is certain has no less than its proportion.
+    part = [(w, s) for w, s in zip(weights, shares, strict=True) if 0 < s < 1]
+    for w, s in part:
+        assert s / part[0][1] == pytest.approx(w / part[0][0], rel=1e-9)
+    options = LayerSampling(num_active=count, mode="weighted", weights=tuple(weights))
+    for block in range(3):
+        chosen = draw(options, len(weights), 0, block)
+        assert len(set(chosen)) == count
+        assert all(shares[number] > 0 for number in chosen)
+        assert set(np.flatnonzero(shares >= 1)) <= set(chosen)
+
+
+def test_inclusion_of_weights_at_the_ends_of_the_number_range():
+    assert inclusion((1e308, 1e308, 1e308), 2).tolist() == pytest.approx([2 / 3] * 3)
+    assert inclusion((1e308, 5e-324, 0.0), 2).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_inclusion_where_one_layer_would_be_drawn_more_than_always():
+    # 2 * 9/12 > 1: always; the other draw is shared 1 : 2.
+    assert inclusion((9.0, 1.0, 2.0), 2).tolist() == [1.0, 1 / 3, 2 / 3]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0, 3.0, 4.0), (8.0, 1.0, 1.0, 3.0), (0, 1, 1, 5)])
+def test_weighted_draws_come_as_often_as_stated(weights):
+    options = LayerSampling(mode="weighted", weights=weights)
+    n = 4000
+    counts = np.bincount(
+        [number for block in range(n) for number in draw(options, 4, 3, block)], minlength=4
+    )
+    shares = inclusion(weights, 2)
+    # Four standard errors: one wrong alarm in 16,000 a layer; the seed is fixed.
+    assert (abs(counts / n - shares) <= 4 * np.sqrt(shares * (1 - shares) / n) + 1e-12).all()
+
+
+def test_uniform_draws_come_as_often_as_stated():
+    n = 4000
+    found = [draw(LayerSampling(), 6, 0, block) for block in range(n)]
+    counts = np.bincount([number for item in found for number in item], minlength=6)
+    assert (abs(counts / n - 1 / 3) <= 4 * math.sqrt(2 / 9 / n)).all()
+
+
+def test_nothing_happens_inside_a_block():
+    model = tower()
+    lisa, optimizer = policy(model), optimizer_of(model)
+    switches = train(model, lisa, optimizer, 7)
+    assert [switch is not None for switch in switches] == [True, False, False] * 2 + [True]
+    assert [switch.block for switch in switches if switch] == [0, 1, 2]
+    first, second = switches[0], switches[3]
+    assert len(first.active) == 2
+    assert set(first.active) | set(first.rested) == {f"layers.{n}" for n in range(5)}
+    assert set(second.rested) == set(first.active) - set(second.active)
+
+
+def test_finish_gives_the_flags_back():
+    model = tower()
+    model.layers[2].bias.requires_grad_(False)
+    flags = [p.requires_grad for p in model.parameters()]
+    lisa = policy(model)
+    lisa.finish()
+    assert [p.requires_grad for p in model.parameters()] == flags
+    for step in range(8):
+        lisa.before_step(step, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert [p.requires_grad for p in model.parameters()] != flags
+    lisa.finish()
+    assert [p.requires_grad for p in model.parameters()] == flags
+
+
+def test_the_rate_rises_after_a_draw():
+    model = tower()
+    lisa = policy(model, interval=6, ramp=4)
+    assert [lisa.lr_factor(step) for step in range(8)] == [0.25, 0.5, 0.75, 1, 1, 1, 0.25, 0.5]
+    assert [policy(model).lr_factor(step) for step in range(4)] == [1.0] * 4
+
+
+def test_the_record_counts_blocks_and_bytes():
+    model = tower()
+    layer, head = 4 * (36 + 6), 4 * (18 + 3)
+    lisa = policy(model, mode="cycle", num_active=1)
+    record = lisa.record(8)
+    assert record["interval"] == 3
+    assert record["layers"] == [f"layers.{n}" for n in range(5)]
+    assert record["blocks"] == [list(lisa.draw(block)) for block in range(3)]
+    assert sum(record["draws"]) == 3
+    assert record["training_bytes"] == 3 * (layer + head)
+    kept = policy(model, mode="cycle", num_active=1, state="keep").record(8)
+    assert kept["training_bytes"] == layer + 2 * 3 * layer + 3 * head
+    assert lisa.record(0)["blocks"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_active": 0}, "num_active must be an integer >= 1, got 0"),
+        ({"num_active": 2.0}, r"num_active must be an integer >= 1, got 2\.0"),
+        ({"num_active": True}, "num_active must be an integer >= 1, got True"),
+        ({"interval": 0}, r"interval must be an integer >= 1 or None .*, got 0"),
+        ({"interval": -3}, "interval .* got -3"),
+        ({"mode": "importance"}, "unknown mode 'importance'.*'cycle', 'fixed', 'uniform', 'weig"),
+        ({"state": "dropped"}, "unknown state 'dropped'.*choose from 'drop', 'keep', 'offload'"),
+        ({"ramp": -1}, "ramp must be an integer >= 0, got -1"),
+        ({"mode": "weighted"}, "mode 'weighted' needs weights"),
+        ({"weights": (1.0, 2.0)}, "weights are for mode 'weighted', and mode is 'uniform'"),
+        ({"mode": "weighted", "weights": (1, -0.5)}, r"finite numbers >= 0, got -0\.5"),
+        ({"mode": "weighted", "weights": (1, math.nan)}, "finite numbers >= 0, got nan"),
+        ({"mode": "weighted", "weights": (1, math.inf)}, "finite numbers >= 0, got inf"),
+        ({"mode": "weighted", "weights": (1, "a")}, "finite numbers >= 0, got 'a'"),
+        ({"mode": "weighted", "weights": 3}, "weights must be numbers >= 0, got 3"),
+        ({"mode": "weighted", "weights": (1, 0, 0)}, "at least num_active = 2 of the weights"),
+    ],
+)
+def test_options_that_are_not_allowed(options, message):
+    with pytest.raises(InputError, match=message):
+        LayerSampling(**options)
+
+
+def test_options_that_do_not_fit_the_layers():
+    with pytest.raises(InputError, match=r"num_active must be from 1 to 5, the layers.*got 6"):
+        policy(tower(), num_active=6)
+    with pytest.raises(InputError, match=r"weights must be 5 numbers, one for each.*got 2"):
+        policy(tower(), mode="weighted", weights=(1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("steps", "layers", "expected"), [(400, 6, 20), (400, 30, 6), (60, 6, 5), (3, 6, 1)]
+)
+def test_the_default_interval_gives_about_four_draws_a_layer(steps, layers, expected):
+    """max(1, min(20, Tγ / 4N)), and what was asked for where it was."""
+    assert LayerSampling().interval_of(steps, layers) == expected
+    assert LayerSampling(interval=7).interval_of(steps, layers) == 7
