@@ -35,12 +35,13 @@ class LoRA:
             `fit` chooses among many epochs by validation rows.
         weight_decay: Decoupled weight decay of both factors.
         use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
-            step does not fall with the rank (Kalajdzievski 2023, arXiv:2312.03732).
+            step does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).
     """
 
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "low-rank change of frozen weights with two free factors"
-    source: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
+    source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    parameters: ClassVar[str] = "r (in + out) a layer"
     default_lr: ClassVar[float] = 1e-3
     long_lr: ClassVar[float] = 3e-3
 
@@ -90,7 +91,8 @@ class PoLAR:
 
     name: ClassVar[str] = "polar"
     summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
-    source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv:2506.03133"
+    source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
+    parameters: ClassVar[str] = "r (in + out + r) a layer"
     default_lr: ClassVar[float] = 4e-3
     long_lr: ClassVar[float] = 1e-2
 

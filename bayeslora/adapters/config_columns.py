@@ -42,7 +42,8 @@ class S2FT:
 
     name: ClassVar[str] = "s2ft"
     summary: ClassVar[str] = "a few heads and channels of the weights themselves, the rest frozen"
-    source: ClassVar[str] = "Yang et al. 2024, arXiv:2412.06289"
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
+    parameters: ClassVar[str] = "out a column"
     default_lr: ClassVar[float] = 1e-3
     long_lr: ClassVar[float] = 1e-3
 
