@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bayeslora.adapters.config import ADAPTERS, LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.config import ADAPTERS, LISA, LoRA, PoLAR
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
