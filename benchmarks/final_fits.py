@@ -88,7 +88,8 @@ def write_table(out: Path) -> None:
         "NLL in nats of 320 rows that the fit has not seen. PoLAR on SmolLM2-135M, 640 training "
         "rows, 15 epochs at learning rate 1e-2, seed 4. Columns: the head as trained, and "
         "variational last layers fitted in closed form under prior scales from 0.25 to 8 and the "
-        "one of empirical Bayes. Made by `python benchmarks/final_fits.py --data-dir DIR --seed 4`.",
+        "one of empirical Bayes. "
+        "Made by `python benchmarks/final_fits.py --data-dir DIR --seed 4`.",
     ]
     for file in sorted((out / "scores").glob("*.json")):
         content = read_json(file)

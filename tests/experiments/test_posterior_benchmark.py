@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -25,6 +26,7 @@ posterior_distances = pytest.importorskip("posterior_distances")
 posterior_features = pytest.importorskip("posterior_features")
 ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
 existing_classifier = pytest.importorskip("existing_classifier")
+adapter_grid = pytest.importorskip("adapter_grid")
 
 SHORT_CHAINS = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
 SAME_PRIOR = sorted(
@@ -180,6 +182,38 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch)
     expected = [(0, "mle", low), (0, "mle", high), (0, "ensemble", high), (5, "mle", high)]
     assert tried == [*expected, (0, "vbll", low), (0, "vbll", high)]
     assert read_json(cell.out / "learning-rates" / "toy" / "lora-mle.json")["seed"] == 0
+
+
+SMALL = {
+    "lora": "lora:r=2",
+    "pissa": "pissa:r=2",
+    "corda": "corda:r=2",
+    "s2ft": "s2ft:o_ratio=0.5,d_ratio=0.1",
+    "lisa": "lisa:num_active=1",
+    "polar": "polar:r=2",
+}
+
+
+def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
+    assert set(SMALL) == set(adapter_grid.LEARNING_RATES) == set(ADAPTERS)
+    monkeypatch.setattr(adapter_grid, "EPOCHS", 1)
+    adapters = {
+        name: partial(options.resolve, "adapter", f"{text},num_layers=2", ADAPTERS)
+        for name, text in SMALL.items()
+    }
+    monkeypatch.setattr(adapter_grid, "ADAPTERS", adapters)
+    for seed, adapter in product((0, 1), SMALL):
+        adapter_grid.run(replace(cell, adapter=adapter, seed=seed), "mle")
+    adapter_grid.write_summary(cell.out)
+    text = (cell.out / "summary.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    head, *rows = rows
+    assert [row[:2] for row in rows] == [[m, a] for m in ("laplace", "mle") for a in sorted(SMALL)]
+    assert all(row[2] == "2" for row in rows)
+    ranks = {row[1]: float(row[head.index("stable rank")]) for row in rows}
+    assert all(rank >= 1 for rank in ranks.values())
+    # A change of rank 2 has no larger one; those of whole layers and of columns do.
+    assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
 
 
 def test_the_summary_names_the_front_and_the_gaps(tmp_path):
