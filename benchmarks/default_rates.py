@@ -29,7 +29,8 @@ from bayeslora.training.procedure import DEFAULT_EPOCHS
 
 MAX_LENGTH = 32
 LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
-HEAD_RATES = (5e-3, 2e-2, 1e-1)
+# The default, and one above it: the last layer starts at zero.
+POINT_RATES, VARIATIONAL_RATES = (2e-2, 1e-1), (5e-3, 2e-2)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Arm:
     adapter: AdapterConfig
     rates: tuple[float, ...]
     is_vbll: bool
+
+    @property
+    def head_rates(self) -> tuple[float, ...]:
+        """Of the last layer."""
+        return VARIATIONAL_RATES if self.is_vbll else POINT_RATES
 
     def spec(self, rate: float, head_rate: float, seed: int) -> FitSpec:
         """Return the fit at one place of the grid."""
@@ -80,7 +86,7 @@ def main() -> None:
         data = load_experiment(task, num_test=100, num_ood=50, data_dir=args.data_dir)
         for seed, name in product(args.seeds, args.arms):
             arm = ARMS[name]
-            for rates in product(arm.rates, HEAD_RATES):
+            for rates in product(arm.rates, arm.head_rates):
                 run(Bench(backbone, data, args.runs, args.out), name, rates, seed)
         backbone.prefix_states.clear()
     write_table(args.out)
@@ -138,7 +144,7 @@ def write_table(out: Path) -> None:
         "|---" * (4 + len(tasks)) + "|",
     ]
     for name, arm in ARMS.items():
-        for rates in product(arm.rates, HEAD_RATES):
+        for rates in product(arm.rates, arm.head_rates):
             values = [_mean(rows, task, name, rates) for task in tasks]
             if any(value is None for value in values):
                 continue
