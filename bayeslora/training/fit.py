@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,7 @@ def train_network(
     torch.manual_seed(settings.seed)
     shown = description is not None
     last = last_checkpoint(directory)
-    if isinstance(adapter, CorDA) and last is None:
-        begin_from_context(network, adapter, train.texts, shown=shown)
-    if isinstance(adapter, S2FT):
-        seed = settings.seed
-        begin_columns(network, adapter, posterior, train, seed=seed, last=last, shown=shown)
+    _begin(network, adapter, posterior, train, seed=settings.seed, last=last, shown=shown)
     set_feature_scale(network, train.texts)
     rows = TrainingFeatures(train.texts)
     num_train = len(train.labels)
@@ -170,11 +167,10 @@ def train_network(
             noise=weights.noise,
             schedule=weights.schedule,
         )
-        try:
-            trainer.train(resume_from_checkpoint=last)
-        finally:
+        with ExitStack() as stack:
             if sampler is not None:
-                sampler.finish()
+                stack.callback(sampler.finish)
+            trainer.train(resume_from_checkpoint=last)
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)
@@ -188,6 +184,23 @@ def train_network(
         summary(network.sites) if network.full is None else network.full.summary(),
         {} if sampler is None else sampler.record(trainer.state.global_step),
     )
+
+
+def _begin(
+    network: Network,
+    adapter: Adaptation,
+    posterior: PosteriorConfig,
+    train: LabelledTexts,
+    *,
+    seed: int,
+    last: str | None,
+    shown: bool,
+) -> None:
+    """Let adapters begin that texts decide about."""
+    if isinstance(adapter, CorDA) and last is None:
+        begin_from_context(network, adapter, train.texts, shown=shown)
+    if isinstance(adapter, S2FT):
+        begin_columns(network, adapter, posterior, train, seed=seed, last=last, shown=shown)
 
 
 def _optimizer(
