@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _TALL = 2.0
 # Shares of the largest value below which a line is rounding, not change.
 _LOWEST = 1e-6
+# Points of a line; more could not be told apart, and whole layers have hundreds of values.
+_MOST_POINTS = 100
 
 
 Spectra = Mapping[str, Sequence[float]]
@@ -90,7 +92,10 @@ def _letter(place: int) -> str:
 
 def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:
     shown = [item for item in values if item > _LOWEST * max(values)]
-    axes.plot(range(1, len(shown) + 1), shown, color=role.color, linestyle=role.line, linewidth=1.0)
+    step = -(-len(shown) // _MOST_POINTS)
+    places = sorted({*range(0, len(shown), step), len(shown) - 1})
+    across, up = [place + 1 for place in places], [shown[place] for place in places]
+    axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=1.0)
 
 
 def _description(changed: Spectra) -> str:
