@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ DRIFT_LIMIT = 1e-5
 """Drift up to which factors count as orthonormal, what rounding in float32 leaves."""
 
 _LAYER_COLUMNS = 80
+_EXPONENT = re.compile(r"e\+?(-?)0?")
 CHANGE_NUMBERS = ("norm", "relative_norm", "stable_rank", "drift")
 """The numbers of a layer, in the order of the table."""
 
@@ -190,7 +192,8 @@ def _drift(change: AdapterChange) -> str:
     if largest == 0:
         return "no factor has drifted from orthogonality, or none is held to it"
     where = "within" if largest <= DRIFT_LIMIT else "beyond"
-    return f"drift from orthogonality is at most {_significant(largest)}, {where} {DRIFT_LIMIT:.0e}"
+    most, limit = map(_significant, (largest, DRIFT_LIMIT))
+    return f"drift from orthogonality is at most {most}, {where} {limit}"
 
 
 def _member(change: AdapterChange) -> str:
@@ -213,7 +216,7 @@ def _percent(value: float) -> str:
 
 def _significant(value: float) -> str:
     """Return three digits, for numbers that are many orders of magnitude apart."""
-    return f"{value:.3g}" if math.isfinite(value) else "–"
+    return _EXPONENT.sub(r"e\1", f"{value:.3g}") if math.isfinite(value) else "–"
 
 
 def _finite(value: object) -> object:

@@ -52,12 +52,12 @@ def test_the_sentence_says_ranks_most_changed_layer_and_drift():
     assert words(*LAYERS).summary == (
         "2 of 3 layers changed, \u2068layers.0.v_proj\u2069 the most, by 50\N{NO-BREAK SPACE}% of"
         " its weight; stable ranks lie between 1.25 and 2.75; drift from orthogonality is at most"
-        " 4e-07, within 1e-05."
+        " 4e-7, within 1e-5."
     )
 
 
 def test_the_sentence_follows_the_numbers():
-    assert "at most 2e-05, beyond 1e-05" in words(Layer("a", drift=2e-5)).summary
+    assert "at most 2e-5, beyond 1e-5" in words(Layer("a", drift=2e-5)).summary
     assert "none is held to it" in words(Layer("a", drift=0.0)).summary
     assert "the stable rank is 1.25" in words(Layer("a")).summary
     assert words(Layer("a", **UNCHANGED)).summary.startswith("none of 1 layer changed, and drift")
@@ -77,12 +77,12 @@ def test_the_table_has_a_row_a_layer():
     table = words(*LAYERS).table
     assert [row.headings for row in table.rows] == [(layer.name,) for layer in LAYERS]
     shown = [[cell.value for cell in row.cells] for row in table.rows]
-    assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-07"]
-    assert shown[2] == ["0", "0\N{NO-BREAK SPACE}%", "–", "3e-07"]
+    assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-7"]
+    assert shown[2] == ["0", "0\N{NO-BREAK SPACE}%", "–", "3e-7"]
 
 
 def test_cells_with_exponents_sort_by_their_value():
-    assert [float(_sort_value(text)) for text in ("3e-07", "1.2e+03", "0.5 e")] == [3e-7, 1200, 0.5]
+    assert [float(_sort_value(text)) for text in ("3e-7", "1.2e3", "0.5 e")] == [3e-7, 1200, 0.5]
 
 
 def test_the_page_has_a_folded_part_for_each_model(written):
@@ -106,12 +106,12 @@ def test_markdown_and_latex_have_the_same_table(written):
     text = (written / "report.md").read_text(encoding="utf-8")
     section = text.split("## What the adapter changed\n")[1].split("\n## ")[0]
     assert "### &lt;i&gt;polar" in section
-    assert "| layers.0.v\\_proj | 3 | 50\N{NO-BREAK SPACE}% | 2.75 | 4e-07 |" in section
+    assert "| layers.0.v\\_proj | 3 | 50\N{NO-BREAK SPACE}% | 2.75 | 4e-7 |" in section
     assert "(figures/spectrum-2.svg)" in section
     assert "stable rank = (∑_i (σ_i)²)/(σ_1)²" in text.replace("\\", "")
     latex = (written / "tables.tex").read_text(encoding="utf-8")
     assert r"\label{tab:bayeslora-spectrum-2}" in latex
-    assert r"{layers.0.v\_proj} & 3 & 50~\% & 2.75 & 4e-07" in latex
+    assert r"{layers.0.v\_proj} & 3 & 50~\% & 2.75 & 4e-7" in latex
 
 
 def test_files_for_programs_have_the_numbers_whole(written):
