@@ -84,7 +84,7 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
     ]
 
 
-def add_loading(parser: Parser) -> list[argparse.Action]:
+def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
     """Add the options that say where and how a backbone is loaded."""
     return [
         parser.add_argument("--device", help="a torch device (default: the GPU if there is one)"),
@@ -97,7 +97,7 @@ def add_loading(parser: Parser) -> list[argparse.Action]:
     ]
 
 
-def add_moved_backbone(parser: Parser) -> None:
+def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
     """Add the option that says where a model's backbone is."""
     parser.add_argument(
         "--backbone", metavar="NAME", help="where the backbone of a model of ours is now, if moved"

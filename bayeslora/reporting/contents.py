@@ -30,9 +30,10 @@ from bayeslora.reporting.score_tables import (
     ood_tables,
     score_table,
 )
+from bayeslora.reporting.spectra import AdapterChange, AdapterWords, adapter_words
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, UNFAMILIAR, Term
+from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, Term
 from bayeslora.reporting.text import clean, counted, shorten
 
 TITLE_COLUMNS = 160
@@ -57,6 +58,7 @@ class Contents:
         ood: Detection by method and score, a table for each set; then the means over near and over
             far sets, where these were named.
         examples: The most confident errors by method; empty where they are left out.
+        spectra: What the adapter of each model changed; empty where no model was given.
         cards: What each method is.
         record: What was run.
         terms: The glossary.
@@ -74,6 +76,7 @@ class Contents:
     parts: tuple[Table, ...]
     ood: tuple[Table, ...]
     examples: tuple[WrongAnswers, ...]
+    spectra: tuple[AdapterWords, ...]
     cards: tuple[Card, ...]
     record: tuple[Part, ...]
     terms: tuple[Term, ...]
@@ -88,6 +91,7 @@ def compose(
     provenance: Provenance,
     settings: Mapping[str, str],
     example_column: str | None = None,
+    changes: Sequence[AdapterChange] = (),
 ) -> Contents:
     """Put words and tables together.
 
@@ -100,6 +104,7 @@ def compose(
         settings: How the report was made.
         example_column: The further column that holds the rows' texts, where it is there; None
             leaves examples out.
+        changes: What adapters changed.
     """
     named = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
@@ -119,9 +124,10 @@ def compose(
             *_with_rows(near_far_table(named)),
         ),
         examples=() if example_column is None else wrong_answers(fits, example_column),
+        spectra=tuple(map(adapter_words, changes)),
         cards=method_cards(fits),
         record=tuple(run_record(fits, sets, provenance, settings)),
-        terms=terms_for(_keys(fits)),
+        terms=terms_for(_keys(fits) | ({SPECTRUM} if changes else set())),
     )
 
 

@@ -12,6 +12,7 @@ from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.spectra import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.svg import Drawing
 from bayeslora.reporting.text import clean, whole
 
@@ -36,7 +37,8 @@ CSV_COLUMNS = (
 
 `by` is empty but for parts: `group:<column>`, `class`, `sets` (near and far ones) and `answers`
 (right and wrong ones), with `part` the value of the column, the class, and so on. Means over seeds
-of a method stand last, with the number of seeds in `method`.
+of a method stand after all fits, with the number of seeds in `method`. What adapters changed stands
+last: `by` is `layer` and `method` the model's label.
 """
 
 
@@ -45,6 +47,7 @@ def scores_json(
     fits: Sequence[Assessed],
     comparison: Comparison | None,
     methods: Sequence[Assessed] = (),
+    changes: Sequence[AdapterChange] = (),
 ) -> dict[str, Any]:
     """Return the content of `scores.json`.
 
@@ -53,6 +56,7 @@ def scores_json(
         fits: What `evaluate` says of each.
         comparison: Paired differences.
         methods: What `over_seeds` says of those with several fits.
+        changes: What adapters changed.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -72,6 +76,7 @@ def scores_json(
             if one.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
+        "spectra": [change.to_json() for change in changes],
     }
 
 
@@ -83,13 +88,17 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
             (folder / f"{drawing.name}.{suffix}").write_bytes(content)
 
 
-def write_csv(path: Path, methods: Sequence[Assessed]) -> None:
+def write_csv(
+    path: Path, methods: Sequence[Assessed], changes: Sequence[AdapterChange] = ()
+) -> None:
     """Write `scores.csv`, with numbers to their last digit."""
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for one in methods:
             writer.writerows(_lines(one))
+        for change in changes:
+            writer.writerows(_change_lines(change))
 
 
 def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
@@ -125,6 +134,14 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
         for name, part_scores in parts.items():
             for key, score in part_scores.scores.items():
                 yield ("", "", key, *_numbers(score), part_scores.n, "", by, name)
+
+
+def _change_lines(change: AdapterChange) -> Iterator[tuple[object, ...]]:
+    label = clean(change.label)
+    for layer in change.layers:
+        for key in CHANGE_NUMBERS:
+            value = whole(getattr(layer, key))
+            yield (label, label, "", "", key, value, "", "", "", "", "layer", layer.name)
 
 
 def _numbers(score: Score) -> tuple[str, str, str]:

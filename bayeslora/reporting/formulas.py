@@ -77,6 +77,13 @@ def absolute(inner: Piece) -> Formula:
     return Formula(f"<mrow><mo>|</mo>{body.mathml}<mo>|</mo></mrow>", f"|{body.text}|")
 
 
+def norm(inner: Piece, kind: str) -> Formula:
+    """Return a norm, with its kind as an index."""
+    body = row(inner)
+    mathml = f"<mrow><mo>‖</mo>{body.mathml}<mo>‖</mo></mrow>"
+    return sub(Formula(mathml, f"‖{body.text}‖"), kind)
+
+
 def call(name: str, inner: Piece) -> Formula:
     """Return a function of something."""
     body = row(inner)

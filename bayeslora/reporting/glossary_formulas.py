@@ -10,6 +10,7 @@ from bayeslora.reporting.formulas import (
     call,
     fraction,
     mean,
+    norm,
     root,
     row,
     squared,
@@ -83,6 +84,13 @@ ALEATORIC = row(
     sub("p", "s , i , c"),
 )
 EPISTEMIC = row("epistemic = total − aleatoric")
+RELATIVE_NORM = row(words("relative norm"), "=", fraction(norm("ΔW", "F"), norm("W", "F")))
+STABLE_RANK = row(
+    words("stable rank"),
+    "=",
+    fraction(row(under("∑", "i"), squared(sub("σ", "i"))), squared(sub("σ", "1"))),
+)
+DRIFT = row("drift =", under("max", "Z"), norm("Zᵀ Z − I", "F"))
 _SPREAD = row(
     fraction("1", "m"), "·", _SHARE, bracketed(row("1 −", _SHARE)), "+", fraction("z²", "4 m²")
 )

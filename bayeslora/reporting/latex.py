@@ -66,6 +66,8 @@ def render_latex(contents: Contents) -> str:
         tables.append(("uncertainties", contents.uncertainties))
     tables += [(f"parts-{place}", table) for place, table in enumerate(contents.parts, start=1)]
     tables += [(f"ood-{place}", table) for place, table in enumerate(contents.ood, start=1)]
+    spectra = enumerate(contents.spectra, start=1)
+    tables += [(f"spectrum-{place}", words.table) for place, words in spectra]
     title = clean(contents.title).replace("\\", "/")
     return f"% {title}\n{PREAMBLE}\n" + "\n".join(to_latex(*one) for one in tables)
 

@@ -57,6 +57,11 @@ def render_markdown(
         blocks += [block for table in contents.ood for block in _table(table)]
         blocks += _plates(drawings.roc, suffix)
         blocks += _images(drawings.densities, suffix)
+    if contents.spectra:
+        blocks.append("## What the adapter changed")
+        for words, drawing in zip(contents.spectra, drawings.spectra, strict=True):
+            blocks += [f"### {escape_markdown(words.label)}", _sentence(words.summary)]
+            blocks += [*_table(words.table), *_images([drawing], suffix)]
     blocks.append("## What was run")
     for part in contents.record:
         rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]

@@ -21,6 +21,8 @@ from bayeslora.reporting.plates import (
     surest_rows,
 )
 from bayeslora.reporting.reliability import reliability_panel
+from bayeslora.reporting.spectra import AdapterChange
+from bayeslora.reporting.spectrum import spectrum_panel
 from bayeslora.reporting.svg import Drawing, Panel, drawing_style
 from bayeslora.reporting.text import number, shown
 
@@ -48,6 +50,7 @@ class Drawings:
         selective: Risk-coverage curves.
         roc: Detection of out-of-distribution rows.
         densities: Uncertainties of in- and out-of-distribution rows.
+        spectra: Singular values of what each adapter changed.
     """
 
     reliability: tuple[Drawing, ...]
@@ -58,6 +61,7 @@ class Drawings:
     selective: Plates
     roc: Plates
     densities: tuple[Drawing, ...]
+    spectra: tuple[Drawing, ...]
 
     @property
     def all(self) -> tuple[Drawing, ...]:
@@ -71,6 +75,7 @@ class Drawings:
             + self.selective.drawings
             + self.roc.drawings
             + self.densities
+            + self.spectra
         )
 
 
@@ -80,6 +85,7 @@ def draw(
     *,
     formats: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
+    changes: Sequence[AdapterChange] = (),
 ) -> Drawings:
     """Draw every figure.
 
@@ -88,6 +94,7 @@ def draw(
         sets: Label of each out-of-distribution set by its name.
         formats: Formats of the figures' files; the page has SVG in any case.
         per_class: Whether to draw one class against the rest, or the names of such classes.
+        changes: What adapters changed.
     """
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
@@ -107,6 +114,10 @@ def draw(
                 for score in DRAWN_SCORES
                 if (panel := _density(index, one, score, sets)) is not None
             ),
+            spectra=tuple(
+                render_files(_spectrum(index, change), formats)
+                for index, change in enumerate(changes, start=1)
+            ),
         )
 
 
@@ -114,6 +125,11 @@ def _reliability(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
     note = f"ECE {shown(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
     panel = reliability_panel(f"reliability-{index}", one.label, one.points, note)
     return render_files(panel, formats)
+
+
+def _spectrum(index: int, change: AdapterChange) -> Panel:
+    spectra = {layer.name: layer.singular_values for layer in change.layers}
+    return spectrum_panel(f"spectrum-{index}", change.label, spectra)
 
 
 def _confidence(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:

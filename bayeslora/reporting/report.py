@@ -34,6 +34,7 @@ from bayeslora.reporting.panels import Drawings, draw
 from bayeslora.reporting.pooled import every_fit, pool
 from bayeslora.reporting.record import Provenance
 from bayeslora.reporting.result import Report
+from bayeslora.reporting.spectra import SpectrumLike, adapter_changes
 from bayeslora.reporting.template import PageTemplate, load_template
 from bayeslora.reporting.text import clean
 
@@ -52,6 +53,7 @@ def report(
     template: str | Path | None = None,
     figures: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
+    spectrum: SpectrumLike | None = None,
     provenance: Provenance | None = None,
     ood_score: str | None = None,
     near: Names = None,
@@ -89,6 +91,8 @@ def report(
             case.
         per_class: Draw the reliability of each class's probability too, one class against the
             rest: `True`, or the names of the classes to draw.
+        spectrum: What adapters changed, as `{label: clf.spectrum()}`; of an ensemble the first
+            member is shown.
         provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
         ood_score: The uncertainty to judge detection by; see `evaluate`.
         near: Names of out-of-distribution sets to average over as near ones, as in `evaluate`.
@@ -132,6 +136,7 @@ def report(
         check_classes(per_class, gathered)
         asked.check(gathered)
         sets = ood_names(gathered)
+        changes = adapter_changes(spectrum)
         fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
         methods = pool(fits) if over_seeds else fits
         comparison = pair(methods, asked=asked, **options)
@@ -145,7 +150,9 @@ def report(
             **asked.as_given(),
             **options,
         )
-        known = {"command": call, **(provenance or {})} if call else (provenance or {})
+        known = (
+            {"command": call, **(provenance or {})} if call and not changes else (provenance or {})
+        )
         contents = compose(
             title,
             methods,
@@ -154,11 +161,16 @@ def report(
             provenance=known,
             settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
             example_column=column,
+            changes=changes,
         )
-        drawings = draw(every_fit(methods), sets, formats=formats, per_class=per_class)
+        drawings = draw(
+            every_fit(methods), sets, formats=formats, per_class=per_class, changes=changes
+        )
         _write_pages(aside, contents, drawings, look, formats)
-        write_json(aside / "scores.json", scores_json(contents.title, fits, comparison, methods))
-        write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)])
+        write_json(
+            aside / "scores.json", scores_json(contents.title, fits, comparison, methods, changes)
+        )
+        write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
     return Report(target / PAGE)
 
 

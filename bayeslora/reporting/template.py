@@ -144,7 +144,7 @@ def _names(sentence: str) -> Markup:
 def _sort_value(shown: str) -> str:
     """Return a shown number as JavaScript reads it; empty where there is none."""
     plain = shown.replace("−", "-").replace(",", "").replace("∞", "Infinity")
-    found = re.match(r"[+-]?(\d+(\.\d+)?|Infinity)", plain)
+    found = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
     return found[0].lstrip("+") if found else ""
 
 

@@ -15,6 +15,9 @@ NEAR_AND_FAR = "ood_groups"
 BY_CHANCE = "calibration_p"
 """The key of terms that are about calibration errors by chance."""
 
+SPECTRUM = "spectrum"
+"""The key of terms that are about the changes of adapters."""
+
 
 @dataclass(frozen=True)
 class Term:

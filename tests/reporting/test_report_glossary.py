@@ -9,7 +9,7 @@ from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, ro
 from bayeslora.reporting.glossary import TERMS, terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
-from bayeslora.reporting.term import NEAR_AND_FAR, UNFAMILIAR
+from bayeslora.reporting.term import NEAR_AND_FAR, SPECTRUM, UNFAMILIAR
 
 FORMULAS = [formula for term in TERMS for formula in term.formulas]
 
@@ -24,6 +24,7 @@ FORMULAS = [formula for term in TERMS for formula in term.formulas]
         *CLASS_KEYS,
         UNFAMILIAR,
         NEAR_AND_FAR,
+        SPECTRUM,
         "calibration_p",
         "ece_if_calibrated",
     ],

@@ -16,12 +16,14 @@ from bayeslora.cli.arguments import (
     given,
 )
 from bayeslora.cli.runs import find
+from bayeslora.cli.spectra import add_spectrum, spectra_of
 from bayeslora.errors import InputError, unknown_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bayeslora.reporting.inputs import Method
+    from bayeslora.reporting.record import Provenance
 
 SUMMARY = "write a report that can be sent to somebody as one file"
 
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
     )
     add_overwrite(parser)
+    add_spectrum(parser)
     card = parser.add_argument_group("model card")
     card.add_argument(
         "--model-card",
@@ -89,6 +92,10 @@ def run(args: argparse.Namespace) -> None:
     if args.model_card is not None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
+    spectra = spectra_of(args)
+    provenance: Provenance = {"command": args.command}
+    if spectra:
+        provenance = {**provenance, "Adapters": spectra.fingerprints()}
     look = given(args, "examples", "example_column", "template", "figures")
     options = (
         given(args, "title", "ood_score", "num_bins", "seed", "over_seeds", *PART_OPTIONS) | look
@@ -100,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
         ood=scored.ood,
         out=args.out,
         overwrite=bool(args.overwrite),
-        provenance={"command": args.command},
+        spectrum=spectra or None,
+        provenance=provenance,
         **options,
     )
     if args.model_card is not None:

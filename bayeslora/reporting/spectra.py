@@ -1,0 +1,225 @@
+"""What adapters changed, layer by layer: numbers from a model as rows, a sentence and a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from bayeslora.errors import InputError
+from bayeslora.reporting.tables import Cell, Column, Row, Table
+from bayeslora.reporting.text import clean, counted, named, shorten, unique_labels
+
+DRIFT_LIMIT = 1e-5
+"""Drift up to which factors count as orthonormal, what rounding in float32 leaves."""
+
+_LAYER_COLUMNS = 80
+_EXPONENT = re.compile(r"e\+?(-?)0?")
+CHANGE_NUMBERS = ("norm", "relative_norm", "stable_rank", "drift")
+"""The numbers of a layer, in the order of the table."""
+
+_COLUMNS = tuple(map(Column, ("Norm", "Relative", "Stable rank", "Drift")))
+
+
+class LayerNumbers(Protocol):
+    """What `BayesianClassifier.spectrum` says of a layer."""
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the layer."""
+        ...
+
+    @property
+    def singular_values(self) -> Sequence[float]:
+        """Of the change ΔW, descending."""
+        ...
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖_F."""
+        ...
+
+    @property
+    def relative_norm(self) -> float:
+        """‖ΔW‖_F / ‖W‖_F; NaN where W is zero."""
+        ...
+
+    @property
+    def stable_rank(self) -> float:
+        """‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed."""
+        ...
+
+    @property
+    def drift(self) -> float:
+        """Distance of factors from orthonormality; 0 where none is held to it."""
+        ...
+
+
+SpectrumLike = Mapping[str, Sequence[Sequence[LayerNumbers]]]
+"""Label of a model -> what its `spectrum()` returns: for every member its layers."""
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """The numbers of one layer; attributes as in `LayerNumbers`."""
+
+    name: str
+    norm: float
+    relative_norm: float
+    stable_rank: float
+    drift: float
+    singular_values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AdapterChange:
+    """What the adapter of one model changed.
+
+    Attributes:
+        label: Short, distinct name of the model.
+        num_members: Networks in the model.
+        layers: Of the first of them.
+    """
+
+    label: str
+    num_members: int
+    layers: tuple[LayerChange, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON has it: None for a number that is not finite."""
+        layers = [
+            {key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers
+        ]
+        return {"label": self.label, "num_members": self.num_members, "layers": layers}
+
+
+@dataclass(frozen=True)
+class AdapterWords:
+    """An adapter's change as the report says it.
+
+    Attributes:
+        label: The model's.
+        summary: A sentence, names marked by `text.named`.
+        table: A row for every layer.
+    """
+
+    label: str
+    summary: str
+    table: Table
+
+
+def adapter_changes(given: SpectrumLike | None) -> tuple[AdapterChange, ...]:
+    """Return the numbers of every model's first member.
+
+    Args:
+        given: What `spectrum()` returns, by the model's label.
+
+    Raises:
+        InputError: A value is something else, or has no layers.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping):
+        raise InputError(f"spectrum must be a mapping {{label: clf.spectrum()}}, got {given!r:.80}")
+    labels = unique_labels([str(name) for name in given])
+    found = zip(labels, given.items(), strict=True)
+    return tuple(_change(label, str(name), members) for label, (name, members) in found)
+
+
+def adapter_words(change: AdapterChange) -> AdapterWords:
+    """Return the sentence and the table of one model."""
+    rows = tuple(
+        Row(
+            (_shown(layer),), tuple(Cell(_cell(key, getattr(layer, key))) for key in CHANGE_NUMBERS)
+        )
+        for layer in change.layers
+    )
+    caption = (
+        f"{named(change.label)}: the norm of the change of each layer's weight, that norm relative"
+        " to the weight's own, the stable rank of the change, and the drift of orthonormal factors"
+        f" (0 where no factor is held to that).{_member(change)}"
+    )
+    return AdapterWords(change.label, _summary(change), Table(caption, ("Layer",), _COLUMNS, rows))
+
+
+def _change(label: str, name: str, members: Sequence[Sequence[LayerNumbers]]) -> AdapterChange:
+    try:
+        layers = tuple(map(_layer, members[0]))
+    except (TypeError, AttributeError, LookupError, ValueError):
+        raise InputError(
+            f"spectrum {name!r}: expected what clf.spectrum() returns, got {members!r:.80}"
+        ) from None
+    if not layers:
+        raise InputError(f"spectrum {name!r}: the model has no layer that an adapter changed")
+    return AdapterChange(label, len(members), layers)
+
+
+def _layer(layer: LayerNumbers) -> LayerChange:
+    numbers = {key: float(getattr(layer, key)) for key in CHANGE_NUMBERS}
+    values = tuple(map(float, layer.singular_values))
+    return LayerChange(clean(layer.name), singular_values=values, **numbers)
+
+
+def _summary(change: AdapterChange) -> str:
+    changed = [layer for layer in change.layers if layer.norm > 0]
+    every = counted(len(change.layers), "layer")
+    if not changed:
+        return f"none of {every} changed, and {_drift(change)}.{_member(change)}"
+    ranks = [layer.stable_rank for layer in changed if math.isfinite(layer.stable_rank)]
+    parts = [
+        f"{len(changed)} of {every} changed, {_most(changed)}",
+        f"stable ranks lie between {_significant(min(ranks))} and {_significant(max(ranks))}"
+        if len(ranks) > 1
+        else f"the stable rank is {_significant(ranks[0] if ranks else math.nan)}",
+        _drift(change),
+    ]
+    return f"{'; '.join(parts)}.{_member(change)}"
+
+
+def _most(changed: Sequence[LayerChange]) -> str:
+    """Return which layer changed most, relative to its weight where every weight allows that."""
+    if all(math.isfinite(layer.relative_norm) for layer in changed):
+        most = max(changed, key=lambda layer: layer.relative_norm)
+        return f"{named(_shown(most))} the most, by {_percent(most.relative_norm)} of its weight"
+    most = max(changed, key=lambda layer: layer.norm)
+    return f"{named(_shown(most))} the most, by a norm of {_significant(most.norm)}"
+
+
+def _drift(change: AdapterChange) -> str:
+    largest = max(layer.drift for layer in change.layers)
+    if largest == 0:
+        return "no factor has drifted from orthogonality, or none is held to it"
+    where = "within" if largest <= DRIFT_LIMIT else "beyond"
+    most, limit = map(_significant, (largest, DRIFT_LIMIT))
+    return f"drift from orthogonality is at most {most}, {where} {limit}"
+
+
+def _member(change: AdapterChange) -> str:
+    members = change.num_members
+    return f" This is the first of {members} members." if members > 1 else ""
+
+
+def _shown(layer: LayerChange) -> str:
+    return shorten(layer.name, _LAYER_COLUMNS)
+
+
+def _cell(key: str, value: float) -> str:
+    return _percent(value) if key == "relative_norm" else _significant(value)
+
+
+def _percent(value: float) -> str:
+    shown = _significant(100 * value)
+    return f"{shown}\N{NO-BREAK SPACE}%" if math.isfinite(value) else shown
+
+
+def _significant(value: float) -> str:
+    """Return three digits, for numbers that are many orders of magnitude apart."""
+    return _EXPONENT.sub(r"e\1", f"{value:.3g}") if math.isfinite(value) else "–"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,97 @@
+"""`bayeslora report --spectrum`: what a model's adapter changed, beside its scores."""
+
+import json
+import shutil
+
+import pytest
+from cli_files import fake
+
+from bayeslora.checkpoint import read_model
+from bayeslora.classifier import BayesianClassifier
+
+
+@pytest.fixture
+def file(tmp_path):
+    return fake(tmp_path / "a.parquet", seed=1, name="plain")
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    """See to it that no backbone is loaded."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(BayesianClassifier, "from_pretrained", load)
+
+
+def test_the_report_has_what_info_says(run, world, file, tmp_path):
+    out = tmp_path / "out"
+    options = ("--spectrum", world.model, "--spectrum", f"again={world.model}", "--device", "cpu")
+    result = run("report", file, *options, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    first, again = json.loads((out / "scores.json").read_text())["spectra"]
+    assert (first["label"], again["label"]) == ("model", "again")
+    assert first["layers"] == again["layers"]
+    (told,) = json.loads(run("info", world.model, "--spectrum", "--json").out)["members"]
+    assert first["layers"] == told
+    text = (out / "report.md").read_text()
+    assert "6 of 6 layers changed" in text
+    assert "within 1e-5" in text
+    assert f"(fingerprint {read_model(world.model).fingerprint})" in text
+    assert {"spectrum-1.svg", "spectrum-2.svg"} <= {one.name for one in (out / "figures").iterdir()}
+
+
+def test_a_directory_with_an_equals_sign_is_no_label(run, world, file, tmp_path):
+    model = shutil.copytree(world.model, tmp_path / "seed=1")
+    out = tmp_path / "out"
+    assert run("report", file, "--spectrum", model, "--out", out).code == 0
+    [only] = json.loads((out / "scores.json").read_text())["spectra"]
+    assert only["label"] == "seed=1"
+
+
+def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
+    refused, world, file, tmp_path, never_loaded
+):
+    report = ("report", file, "--out", tmp_path / "out")
+    missing = tmp_path / "missing"
+    message = refused(*report, "--spectrum", world.model, "--spectrum", f"x={missing}")
+    assert f"--spectrum {missing}: {missing} is not a bayeslora model" in message
+    assert "is not a bayeslora model" in refused(*report, "--spectrum", world.llama)
+    assert "expected MODEL or LABEL=MODEL" in refused(*report, "--spectrum", "x=")
+    twice = ("--spectrum", world.model, "--spectrum", f"model={world.model}")
+    assert f"'model' is {world.model} already; say LABEL=MODEL" in refused(*report, *twice)
+    assert "give --spectrum with it" in refused(*report, "--device", "cpu")
+    assert "give --spectrum with it" in refused(*report, "--trust-remote-code")
+    # What has nothing to do with models is refused before one is loaded as well.
+    assert "'gif'" in refused(*report, "--spectrum", world.model, "--figures", "gif")
+    assert "'sorce'" in refused(*report, "--spectrum", world.model, "--group-by", "sorce")
+
+
+def test_a_model_without_an_adapter_is_refused(run, refused, world, file, tmp_path):
+    foreign = tmp_path / "foreign"
+    assert run("calibrate", world.classifier, world.train, "--out", foreign, "--quiet").code == 0
+    message = refused("report", file, "--out", tmp_path / "out", "--spectrum", foreign)
+    assert f"--spectrum {foreign}: it has no adapter of ours" in message
+
+
+def test_a_model_that_does_not_load_is_named(refused, world, file, tmp_path):
+    report = ("report", file, "--out", tmp_path / "out", "--spectrum")
+    damaged = shutil.copytree(world.model, tmp_path / "damaged")
+    (damaged / "adapter.safetensors").unlink()
+    message = refused(*report, damaged)
+    assert f"--spectrum {damaged}:" in message
+    assert "adapter.safetensors is missing" in message
+    message = refused(*report, world.model, "--backbone", world.bert)
+    assert f"--spectrum {world.model}: " in message
+
+
+def test_of_an_ensemble_the_first_member_is_shown(run, world, file, tmp_path):
+    options = ("--posterior", "ensemble:num_members=2", "--epochs", 1, "--quiet")
+    model, out = tmp_path / "model", tmp_path / "out"
+    assert run("fit", world.train, "--backbone", world.llama, *options, "--out", model).code == 0
+    assert run("report", file, "--spectrum", model, "--out", out).code == 0
+    [shown] = json.loads((out / "scores.json").read_text())["spectra"]
+    first, _ = json.loads(run("info", model, "--spectrum", "--json").out)["members"]
+    assert (shown["num_members"], shown["layers"]) == (2, first)
+    assert "This is the first of 2 members." in (out / "index.html").read_text(encoding="utf-8")

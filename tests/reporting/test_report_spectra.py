@@ -1,0 +1,168 @@
+"""What adapters changed, in every file of a report."""
+
+import csv
+import json
+import math
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.reporting.report import report
+from bayeslora.reporting.spectra import adapter_changes, adapter_words
+from bayeslora.reporting.template import _sort_value
+
+FEW = {"num_resamples": 2}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Numbers of a layer that need not belong together."""
+
+    name: str
+    singular_values: tuple[float, ...] = (3.0, 4e-4)
+    norm: float = 3.0
+    relative_norm: float = 0.123
+    stable_rank: float = 1.25
+    drift: float = 3e-7
+
+
+UNCHANGED = {"norm": 0.0, "relative_norm": 0.0, "stable_rank": math.nan, "singular_values": (0.0,)}
+LAYERS = [
+    Layer("layers.0.q<b>proj"),
+    Layer("layers.0.v_proj", relative_norm=0.5, stable_rank=2.75, drift=4e-7),
+    Layer("layers.1.v_proj", **UNCHANGED),
+]
+
+
+def words(*layers, members=1):
+    [change] = adapter_changes({"m": [list(layers)] * members})
+    return adapter_words(change)
+
+
+@pytest.fixture(scope="module")
+def written(make, tmp_path_factory):
+    out = tmp_path_factory.mktemp("spectra") / "report"
+    spectrum = {"<i>polar": [LAYERS, LAYERS[:1]], "lora": [LAYERS[1:]]}
+    return report(make("m", rows=30), spectrum=spectrum, out=out, **FEW).parent
+
+
+def test_the_sentence_says_ranks_most_changed_layer_and_drift():
+    assert words(*LAYERS).summary == (
+        "2 of 3 layers changed, \u2068layers.0.v_proj\u2069 the most, by 50\N{NO-BREAK SPACE}% of"
+        " its weight; stable ranks lie between 1.25 and 2.75; drift from orthogonality is at most"
+        " 4e-7, within 1e-5."
+    )
+
+
+def test_the_sentence_follows_the_numbers():
+    assert "at most 2e-5, beyond 1e-5" in words(Layer("a", drift=2e-5)).summary
+    assert "none is held to it" in words(Layer("a", drift=0.0)).summary
+    assert "the stable rank is 1.25" in words(Layer("a")).summary
+    assert words(Layer("a", **UNCHANGED)).summary.startswith("none of 1 layer changed, and drift")
+    # A weight of zeros has no relative norm, and then the norms are compared.
+    zero = Layer("zero", relative_norm=math.nan, norm=2.0)
+    assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero).summary
+
+
+def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
+    found = words(*LAYERS, members=5)
+    for text in (found.summary, found.table.caption):
+        assert text.endswith("This is the first of 5 members.")
+    assert "member" not in words(*LAYERS).summary
+
+
+def test_the_table_has_a_row_a_layer():
+    table = words(*LAYERS).table
+    assert [row.headings for row in table.rows] == [(layer.name,) for layer in LAYERS]
+    shown = [[cell.value for cell in row.cells] for row in table.rows]
+    assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-7"]
+    assert shown[2] == ["0", "0\N{NO-BREAK SPACE}%", "–", "3e-7"]
+
+
+def test_cells_with_exponents_sort_by_their_value():
+    assert [float(_sort_value(text)) for text in ("3e-7", "1.2e3", "0.5 e")] == [3e-7, 1200, 0.5]
+
+
+def test_the_page_has_a_folded_part_for_each_model(written):
+    page = (written / "index.html").read_text(encoding="utf-8")
+    assert '<a href="#spectra">What the adapter changed</a>' in page
+    section = page.split('<section id="spectra"')[1].split("</section>")[0]
+    assert section.count('<details class="method">') == 2
+    assert '<bdi class="name">&lt;i&gt;polar</bdi>: 2 of 3 layers changed' in section
+    assert "This is the first of 2 members." in section
+    assert re.search(
+        r'<title id="spectrum-1-title">Singular values .* &lt;i&gt;polar</title>', section
+    )
+    assert '<desc id="spectrum-1-desc">layers.0.q&lt;b&gt;proj: largest 3, norm 3' in section
+    assert "<i>polar" not in page
+    assert "q<b>proj" not in page
+    for term in ("Stable rank", "Drift", "Norm and relative norm of a change"):
+        assert f"<dt>{term}</dt>" in page
+
+
+def test_markdown_and_latex_have_the_same_table(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    section = text.split("## What the adapter changed\n")[1].split("\n## ")[0]
+    assert "### &lt;i&gt;polar" in section
+    assert "| layers.0.v\\_proj | 3 | 50\N{NO-BREAK SPACE}% | 2.75 | 4e-7 |" in section
+    assert "(figures/spectrum-2.svg)" in section
+    assert "stable rank = (∑_i (σ_i)²)/(σ_1)²" in text.replace("\\", "")
+    latex = (written / "tables.tex").read_text(encoding="utf-8")
+    assert r"\label{tab:bayeslora-spectrum-2}" in latex
+    assert r"{layers.0.v\_proj} & 3 & 50~\% & 2.75 & 4e-7" in latex
+
+
+def test_files_for_programs_have_the_numbers_whole(written):
+    content = json.loads((written / "scores.json").read_text(encoding="utf-8"))
+    first, second = content["spectra"]
+    assert (first["label"], first["num_members"], len(second["layers"])) == ("<i>polar", 2, 2)
+    assert first["layers"][0] == {
+        "name": "layers.0.q<b>proj",
+        "norm": 3.0,
+        "relative_norm": 0.123,
+        "stable_rank": 1.25,
+        "drift": 3e-7,
+        "singular_values": [3.0, 4e-4],
+    }
+    assert first["layers"][2]["stable_rank"] is None
+    with (written / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["by"] == "layer"]
+    assert len(rows) == 4 * 5
+    found = {(row["method"], row["part"], row["score"]): row["value"] for row in rows}
+    assert found["lora", "layers.0.v_proj", "relative_norm"] == "0.5"
+    assert found["lora", "layers.1.v_proj", "stable_rank"] == ""
+
+
+def test_without_models_nothing_of_it_is_there(made):
+    page = (made / "index.html").read_text(encoding="utf-8")
+    assert "What the adapter changed" not in page
+    assert "Stable rank" not in page
+    assert json.loads((made / "scores.json").read_text(encoding="utf-8"))["spectra"] == []
+
+
+def test_a_call_that_files_alone_cannot_repeat_is_not_said(make, tmp_path):
+    file = tmp_path / "m.parquet"
+    make("m", rows=30).save(file)
+    texts = [
+        report(file, out=tmp_path / name, **given, **FEW).with_name("report.md").read_text()
+        for name, given in {"plain": {}, "given": {"spectrum": {"m": [LAYERS]}}}.items()
+    ]
+    assert ["command to repeat it" in text for text in texts] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "message"),
+    [
+        ([LAYERS], "must be a mapping {label: clf.spectrum()}"),
+        ({"m": LAYERS}, "spectrum 'm': expected what clf.spectrum() returns"),
+        ({"m": []}, "spectrum 'm': expected what clf.spectrum() returns, got []"),
+        ({"m": None}, "got None"),
+        ({"m": [[]]}, "spectrum 'm': the model has no layer that an adapter changed"),
+    ],
+)
+def test_what_is_no_spectrum_is_named_and_nothing_is_written(make, tmp_path, spectrum, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        report(make("m", rows=30), spectrum=spectrum, out=tmp_path / "out", **FEW)
+    assert not (tmp_path / "out").exists()
