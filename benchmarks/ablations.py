@@ -66,7 +66,7 @@ POLISHES: dict[str, str] = {
     "prior scale 8": "vbll:prior_scale=8",
     "prior scale empirical-bayes": "vbll:prior_scale=empirical-bayes",
 }
-COLUMNS = ("accuracy", "nll", "ece", "near max_probability", "far logit_variance")
+COLUMNS = ("validation_nll", "accuracy", "nll", "ece", "near max_probability", "far logit_variance")
 
 
 def main() -> None:

@@ -21,8 +21,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from posteriors import EPOCHS, MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed
-from posteriors import validation_nll as nll_of
+from posteriors import EPOCHS, MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, nll_of, scored, timed
 from summarise import interval
 
 import bayeslora as bl
@@ -96,7 +95,8 @@ def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
     if file.is_file():
         return fitted(cell, fit, float(read_json(file)["lr"]))
     tried = {lr: fitted(cell, fit, lr) for lr in LEARNING_RATES[cell.adapter]}
-    found = {lr: nll_of(cell, clf) for lr, (clf, _) in tried.items()}
+    held = cell.data.validation
+    found = {lr: nll_of(clf.predict(held)) for lr, (clf, _) in tried.items()}
     best = min(found, key=found.__getitem__)
     write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
     return tried[best]

@@ -44,7 +44,7 @@ def distance_detections(
 
 def combined_detections(
     posterior: PosteriorConfig,
-    validation: Callable[[], Predictions],
+    validation: Predictions,
     inside: Predictions,
     outside: Mapping[str, Predictions],
 ) -> dict[str, float]:
@@ -52,7 +52,7 @@ def combined_detections(
 
     Args:
         posterior: Of the predictions.
-        validation: Returns the predictions of validation rows.
+        validation: The predictions of validation rows.
         inside: Those of test rows.
         outside: Those of the out-of-distribution sets.
     """
@@ -60,7 +60,7 @@ def combined_detections(
         check_feature_scores((COMBINED,), posterior)
     except InputError:
         return {}
-    score = TailCombination.fitted(*_parts(validation()), "validation")
+    score = TailCombination.fitted(*_parts(validation), "validation")
     familiar = score(*_parts(inside)).numpy()
     return {
         f"{name} {COMBINED}": auroc(familiar, score(*_parts(item)).numpy())

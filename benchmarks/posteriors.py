@@ -166,7 +166,8 @@ def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
     if file.is_file():
         return fitted(cell, fit, float(read_json(file)["lr"]))
     tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
-    found = {lr: validation_nll(cell, clf) for lr, (clf, _) in tried.items()}
+    held = cell.data.validation
+    found = {lr: nll_of(clf.predict(held)) for lr, (clf, _) in tried.items()}
     best = min(found, key=found.__getitem__)
     write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
     return tried[best] if kind == fit else fitted(cell, fit, best)
@@ -203,9 +204,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def validation_nll(cell: Cell, clf: bl.BayesianClassifier) -> float:
-    """Return the NLL of validation rows, in nats."""
-    return float(bl.evaluate(clf.predict(cell.data.validation), num_resamples=1)["nll"].value)
+def nll_of(predictions: Predictions) -> float:
+    """Return the NLL of labelled rows, in nats."""
+    return float(bl.evaluate(predictions, num_resamples=1)["nll"].value)
 
 
 def scored(
@@ -218,9 +219,10 @@ def scored(
     }
     for name, item in {"test": inside, **outside}.items():
         item.save(cell.kept(method) / f"{name}.parquet")
-    validation = partial(clf.predict, cell.data.validation)
+    held = clf.predict(cell.data.validation)
     return {
         "method": method,
+        "validation_nll": nll_of(held),
         "chosen": clf.record.results.get("posterior", {}),
         "epoch": clf.record.results.get("best_epoch"),
         "fit_seconds": fit_seconds,
@@ -228,7 +230,7 @@ def scored(
         **costs(clf),
         **{key: score.value for key, score in bl.evaluate(inside, num_resamples=1).items()},
         **detections(inside, outside, OOD_SCORES),
-        **combined_detections(clf.posterior, validation, inside, outside),
+        **combined_detections(clf.posterior, held, inside, outside),
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -146,7 +147,7 @@ def test_the_combination_is_that_of_the_classifier(cell):
     inside = clf.predict(cell.data.test)
     outside = {"far": clf.predict(cell.data.ood["far"], unknown_labels="ood")}
     found = posterior_features.combined_detections(
-        clf.posterior, lambda: clf.predict(cell.data.validation), inside, outside
+        clf.posterior, clf.predict(cell.data.validation), inside, outside
     )
     assert found == posterior_features.detections(inside, outside, ["combined"])
 
@@ -170,14 +171,14 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch)
 
     def fitted(at, fit, lr):
         tried.append((at.seed, fit, lr))
-        return lr, 1.0
+        return SimpleNamespace(lr=lr, predict=lambda _: lr), 1.0
 
     monkeypatch.setattr(posteriors, "fitted", fitted)
-    monkeypatch.setattr(posteriors, "validation_nll", lambda _, lr: abs(lr - 3e-3))
+    monkeypatch.setattr(posteriors, "nll_of", lambda lr: abs(lr - 3e-3))
     # Its adapter is trained as that of "mle", whose rate it takes.
-    assert posteriors.at_best_rate(cell, "ensemble") == (3e-3, 1.0)
-    assert posteriors.at_best_rate(replace(cell, seed=5), "mle") == (3e-3, 1.0)
-    assert posteriors.at_best_rate(cell, "vbll") == (3e-3, 1.0)
+    assert posteriors.at_best_rate(cell, "ensemble")[0].lr == 3e-3
+    assert posteriors.at_best_rate(replace(cell, seed=5), "mle")[0].lr == 3e-3
+    assert posteriors.at_best_rate(cell, "vbll")[0].lr == 3e-3
     low, high = posteriors.LEARNING_RATES["lora"]
     expected = [(0, "mle", low), (0, "mle", high), (0, "ensemble", high), (5, "mle", high)]
     assert tried == [*expected, (0, "vbll", low), (0, "vbll", high)]
