@@ -128,7 +128,10 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
     wrong_way = [named(one.label) for one in tested if one.scores.ood[name].auroc.high < 0.5]
     open_still = [label for label in blind if label not in wrong_way]
     if open_still and len(open_still) == len(tested):
-        sentences.append("Every interval reaches 0.5: not shown to be better than a coin.")
+        sentences.append(
+            "By the scores chosen beforehand, every interval reaches 0.5: not shown to be better "
+            "than a coin."
+        )
     elif open_still:
         sentences.append(f"Not shown to beat a coin, interval reaching 0.5: {listed(open_still)}.")
     if wrong_way:

@@ -50,7 +50,7 @@ def test_detection_in_the_wrong_direction_is_called_that(tmp_path, inverted):
     text = page(tmp_path, made(200, 1), ood={"odd": inverted})
     assert "Surer of these rows than of familiar ones, interval below 0.5" in text
     assert "it is surer of such rows than of familiar ones" in text
-    assert "Every interval reaches 0.5" not in text
+    assert "every interval reaches 0.5" not in text
     assert "coin" not in text.partition("## Terms")[0].partition("## Which")[0]
 
 

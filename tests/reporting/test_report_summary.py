@@ -186,7 +186,7 @@ def test_no_better_than_a_coin():
     method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
     lead, topics = words([method], sets={"near": "near"})
     assert "no better than by a coin on near" in lead
-    assert "Every interval reaches 0.5" in topics["Unfamiliar rows: near"]
+    assert "every interval reaches 0.5" in topics["Unfamiliar rows: near"]
     assert (
         "Do not count on these uncertainties to flag rows like near"
         in topics["What follows from the scores"]
