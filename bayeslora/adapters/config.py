@@ -42,7 +42,7 @@ class LoRA:
     summary: ClassVar[str] = "low-rank change of frozen weights with two free factors"
     source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
     parameters: ClassVar[str] = "r (in + out) a layer"
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 3e-3
     long_lr: ClassVar[float] = 3e-3
 
     r: int = 8

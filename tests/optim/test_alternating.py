@@ -39,7 +39,7 @@ def test_groups_by_name_and_rate():
     }
     polar = [("adapter", 4e-3), ("factors", 4e-3), ("head", 0.02)]
     assert names == {
-        "lora": [("adapter", 1e-3), ("head", 0.02)],
+        "lora": [("adapter", 3e-3), ("head", 0.02)],
         "polar": polar,
         "landing": polar,
         "penalty": polar,
