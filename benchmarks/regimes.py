@@ -1,9 +1,9 @@
 """Methods side by side in three regimes, over seeds and data sets, on 640 training rows.
 
-fixed   15 epochs, nothing chosen: the papers' setting.
+fixed   15 epochs at the lower rate, nothing chosen: the papers' setting.
 tuned   epoch, learning rate and a number of its own (temperature, prior precision, prior scale)
         chosen by validation NLL; the same grid of epochs and learning rates for every method.
-none    no validation rows: the epochs of `fit`, priors from the training data alone.
+none    no validation rows: epochs and rates of `fit`, priors from the training data alone.
 
 Every fit keeps all epochs, so that one fit serves several rows of the table. Everything is stored
 as it comes; the same command goes on where it was interrupted.
@@ -47,6 +47,7 @@ NUM_TEST, NUM_OOD = 500, 250
 MAX_LENGTH = 32
 EPOCHS = (1, 2, 3, 4, 6, 8, 10, 15)
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
+REGIMES = ("tuned", "fixed", "none")
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
 
 FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
@@ -154,30 +155,37 @@ def rows_of(task: str, data_dir: Path | None) -> ExperimentData:
 
 
 def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
-    """Fit one family in all regimes and score every row that is built on it."""
+    """Fit one family in all regimes and score every row that is built on it.
+
+    Rows that are stored with the rate that their regime has now are kept.
+    """
     file = bench.out / "scores" / data.name / f"{family}-seed-{seed}.json"
-    if file.is_file():
-        return
+    stored = read_json(file)["rows"] if file.is_file() else []
+    known = {(row["regime"], row["method"]): row for row in stored}
     fits = Fits(bench, data, family, seed)
-    long, short = fits.states(LONG, fits.rates[0]), fits.states(SHORT, fits.rates[0])
-    best = fits.best_rate()
-    tuning = long if best == fits.rates[0] else fits.states(LONG, best)
     records = []
     for row in ROWS:
         if row.family != family:
             continue
-        epoch = fits.best_epoch(tuning, row)
-        plans = {"tuned": (tuning, epoch, row.tuned), "fixed": (long, LONG, row.untuned)}
-        plans["none"] = (short, SHORT, row.untuned)
-        for regime, (states, at, config) in plans.items():
-            if regime != "tuned" and row.only_tuned:
-                continue
-            outcome = fits.outcome(row, states[at], config, tuned=regime == "tuned")
-            notes = {"regime": regime, "epoch": at, "lr": best if regime == "tuned" else None}
-            records.append(notes | scores(outcome))
-            save_predictions(bench, data, f"{row.method}-{regime}-seed-{seed}", outcome)
-            print(data.name, seed, row.method, records[-1], flush=True)
-    write_json(file, {"task": data.name, "seed": seed, "family": family, "rows": records})
+        for regime in REGIMES if not row.only_tuned else ("tuned",):
+            before = known.get((regime, row.method))
+            if before is None or before["lr"] != fits.rate(regime):
+                before = run_row(bench, fits, row, regime)
+                print(data.name, seed, row.method, before, flush=True)
+            records.append(before)
+    if records != stored:
+        write_json(file, {"task": data.name, "seed": seed, "family": family, "rows": records})
+
+
+def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
+    """Return a row's scores in a regime, with its predictions kept."""
+    lr, epochs = fits.rate(regime), SHORT if regime == "none" else LONG
+    states, tuned = fits.states(epochs, lr), regime == "tuned"
+    epoch = fits.best_epoch(states, row) if tuned else epochs
+    config = row.tuned if tuned else row.untuned
+    outcome = fits.outcome(row, states[epoch], config, tuned=tuned)
+    save_predictions(bench, fits.data, f"{row.method}-{regime}-seed-{fits.seed}", outcome)
+    return {"regime": regime, "epoch": epoch, "lr": lr} | scores(outcome)
 
 
 def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place: int) -> None:
@@ -187,19 +195,16 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
     """
     seed = seeds[place]
     file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
-    family = "lora-mle"
     members_of = [seeds[(place + k) % len(seeds)] for k in range(NUM_MEMBERS)]
-    if file.is_file() and read_json(file).get("members") == members_of:
+    fits = [Fits(bench, data, "lora-mle", member) for member in members_of]
+    stored = read_json(file) if file.is_file() else {"rows": [], "members": []}
+    rates = [(row["regime"], row["lr"]) for row in stored["rows"]]
+    if stored["members"] == members_of and rates == [(r, fits[0].rate(r)) for r in REGIMES]:
         return
-    fits = [Fits(bench, data, family, member) for member in members_of]
     lab = fits[0].lab
-    best = fits[0].best_rate()
     records = []
-    for regime, epochs, lr in (
-        ("tuned", LONG, best),
-        ("fixed", LONG, fits[0].rates[0]),
-        ("none", SHORT, fits[0].rates[0]),
-    ):
+    for regime in REGIMES:
+        lr, epochs = fits[0].rate(regime), SHORT if regime == "none" else LONG
         members = []
         for fit in fits:
             states = fit.states(epochs, lr)
@@ -235,6 +240,12 @@ class Fits:
                 self.bench.backbone, spec, self.data, folder, title=title
             )
         return self._trajectories[key]
+
+    def rate(self, regime: str) -> float:
+        """Return the learning rate of a regime."""
+        if regime == "none":
+            return self.adapter.default_lr
+        return self.best_rate() if regime == "tuned" else self.rates[0]
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

@@ -56,14 +56,16 @@ class FitSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that decides the fit, apart from the data."""
-        return {
+        found = {
             "adapter": options.as_mapping(self.adapter),
             "posterior": options.as_mapping(self.posterior),
             "epochs": self.epochs,
             "seed": self.seed,
             "max_length": self.max_length,
-            "head_lr": self.head_lr,
         }
+        # A default is left out, so that fits that were stored without it are known again.
+        is_default = self.head_lr == TrainingSettings.head_lr
+        return found if is_default else {**found, "head_lr": self.head_lr}
 
 
 def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Network:

@@ -8,7 +8,7 @@ import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import read_json
+from bayeslora.files import read_json, write_json
 from bayeslora.tasks.readers import load_examples
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -55,3 +55,22 @@ def test_a_family_fills_all_regimes_and_the_summary(bench, data):
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
     assert "lora-temperature" in text
     assert "polar-vbll" in text
+
+
+def test_rows_of_another_rate_are_made_anew_and_all_others_kept(bench, data, monkeypatch):
+    regimes.run_family(bench, data, "lora-mle", 0)
+    file = bench.out / "scores" / "toy" / "lora-mle-seed-0.json"
+    before = read_json(file)
+    rate = before["rows"][2]["lr"]
+    stale = [{**row, "nll": -1.0} for row in before["rows"]]
+    for row in stale:
+        row["lr"] = 2 * rate if row["regime"] == "none" else row["lr"]
+    write_json(file, {**before, "rows": stale})
+    regimes.run_family(bench, data, "lora-mle", 0)
+    after = read_json(file)["rows"]
+    assert [row["nll"] == -1.0 for row in after] == [row["regime"] != "none" for row in after]
+    assert [row for row in after if row["regime"] == "none"] == [
+        row for row in before["rows"] if row["regime"] == "none"
+    ]
+    monkeypatch.setattr(regimes, "run_row", pytest.fail)
+    regimes.run_family(bench, data, "lora-mle", 0)
