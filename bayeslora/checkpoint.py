@@ -36,6 +36,7 @@ _MAPPINGS: dict[str, set[str]] = {
     "posterior": {"name"},
     "feature_scores": set(),
     "head": set(),
+    "data": set(),
     "results": set(),
 }
 _NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
@@ -63,6 +64,8 @@ class ModelRecord:
         head: `extra_config()` of the last layer.
         feature_scores: `extra_config()` of the scores fitted beside the posterior, by name.
         num_members: Networks in the model; more than one in an ensemble.
+        data: Hashes of the rows, `train` and `validation`; `before` stands for the fit of a network
+            whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
         training: Settings of the fit.
         results: What the fit measured: history, best epoch, posterior, adapter.
         versions: Of the libraries that wrote it.
@@ -80,6 +83,7 @@ class ModelRecord:
     head: dict[str, Any] = field(default_factory=dict)
     feature_scores: dict[str, Any] = field(default_factory=dict)
     num_members: int = 1
+    data: dict[str, str | None] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=library_versions)

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import Statistic
 from bayeslora.metrics.calibration import bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS
@@ -75,7 +76,7 @@ def fits_of(predictions: Sequence[Predictions], *, over_seeds: bool) -> list[Fit
         over_seeds: Whether to take fits together.
 
     Raises:
-        InputError: As in `paired`.
+        InputError: As in `paired`, or two methods have the same name.
     """
     groups = group_seeds(predictions)
     known = {
@@ -98,7 +99,17 @@ def fits_of(predictions: Sequence[Predictions], *, over_seeds: bool) -> list[Fit
         several = len(own) > 1
         name, seeds = (group.name, group.seeds) if several else (own[0].name, ())
         found.append(Fits(name, seeds, own, tuple(row_scores(one) for one in own)))
+    _check_names([one.name for one in found])
     return found
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise InputError(
+            f"two methods are named {twice[0]!r}: their fits differ in more than the seed"
+            " (fit_options in the metadata); give each method a name of its own"
+        )
 
 
 def seed_pairs(ours: int, theirs: int) -> list[tuple[int, int]]:

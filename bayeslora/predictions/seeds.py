@@ -1,10 +1,11 @@
 """Which predictions are seeds of one method: fits that differ in nothing but their random numbers.
 
-Predictions are taken together where they have the same method's name, the same classes and as many
-rows, and each has a seed of its own. That is the seed of the fit in the metadata, `fit_seed`; where
-it is not stored, what the end of the file's name or of a directory above it says, such as
-`lora-seed-1.csv` or `lora/seed-1/test.csv`; and else `seed` in the metadata, which is often that of
-the draws alone.
+Predictions are taken together where they have the same method's name, the same classes, as many
+rows, the same `fit_options` and `recalibration` in the metadata (or none), and each has a seed of
+its own. `fit_options` is a hash of everything that decides the fit but the seed. The seed is that
+of the fit in the metadata, `fit_seed`; where it is not stored, what the end of the file's name or
+of a directory above it says, such as `lora-seed-1.csv` or `lora/seed-1/test.csv`; and else `seed`
+in the metadata, which is often that of the draws alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,20 @@ class Seeds:
     name: str
     members: tuple[int, ...]
     seeds: tuple[str, ...]
+
+
+def places_of(path: str | Path) -> list[str]:
+    """Return what a file and the directories above it are called, without what says a seed.
+
+    The root has no name and is left out; a name that says nothing but a seed is empty.
+
+    Args:
+        path: Of a predictions file.
+    """
+    file = Path(path).absolute()
+    parts = [file.stem, *(folder.name for folder in file.parents)][:-1]
+    found = [_SEED.fullmatch(part) for part in parts]
+    return [part if seed is None else seed["name"] for part, seed in zip(parts, found, strict=True)]
 
 
 def seed_of(
@@ -74,7 +89,8 @@ def group_seeds(
     said = [seed_of(one.name, one.metadata, file) for one, file in zip(items, files, strict=True)]
     together: dict[object, list[int]] = {}
     for place, (one, (name, _)) in enumerate(zip(items, said, strict=True)):
-        key = (name, frozenset(one.classes), len(one))
+        notes = [one.metadata.get(note, "") for note in ("fit_options", "recalibration")]
+        key = (name, frozenset(one.classes), len(one), *notes)
         together.setdefault(key, []).append(place)
     groups = []
     for places in together.values():

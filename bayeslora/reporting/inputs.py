@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import by_number, group_seeds, seed_of
+from bayeslora.predictions.seeds import Seeds, by_number, group_seeds, places_of, seed_of
 from bayeslora.reporting.text import unique_labels
 
 EXAMPLE_COLUMN = "text"
@@ -97,7 +98,7 @@ def gather(
     sources = [load_source(item, [column] if column else [], needed) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
     hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
-    labels = unique_labels(names, hints)
+    labels = unique_labels(names, hints, [_places(one.path) for one in sources])
     outside = _by_method(names, labels, ood or {}, needed)
     methods = [
         Method(label, name, source, sets)
@@ -115,7 +116,7 @@ def labels_of(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
     notes = [read_notes(path) for path in paths]
     hints = [_hint(*note, path) for note, path in zip(notes, paths, strict=True)]
     names = [name for name, _ in notes]
-    return list(zip(unique_labels(names, hints), names, strict=True))
+    return list(zip(unique_labels(names, hints, list(map(_places, paths))), names, strict=True))
 
 
 def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
@@ -197,19 +198,46 @@ def _hint(name: str, metadata: Mapping[str, str], path: str | Path | None) -> st
     return f"seed {seed}" if seed else ""
 
 
+def _places(path: str | Path | None) -> list[str]:
+    return [] if path is None else places_of(path)
+
+
 def _with_seeds(methods: Sequence[Method]) -> list[Method]:
     """Return the methods with their groups; a name that two groups share gives way to labels."""
     found = group_seeds(
         [method.predictions for method in methods], [method.source.path for method in methods]
     )
-    labels = unique_labels([group.name or methods[group.members[0]].label for group in found])
+    labels = _group_labels(methods, found)
     told = dict(enumerate(methods))
     for group, label in zip(found, labels, strict=True):
         for place, seed in zip(group.members, group.seeds, strict=True):
-            alone = len(group.members) == 1
-            own = methods[place].label if alone else label
-            told[place] = replace(methods[place], group=own, seed=seed)
+            told[place] = replace(methods[place], group=label, seed=seed)
     return list(told.values())
+
+
+def _group_labels(methods: Sequence[Method], groups: Sequence[Seeds]) -> list[str]:
+    """Return a label for each group; a method with one fit keeps its own."""
+    alone = {
+        group.members: methods[group.members[0]].label
+        for group in groups
+        if len(group.members) == 1
+    }
+    several = [group for group in groups if group.members not in alone]
+    paths = [[_places(methods[place].source.path) for place in one.members] for one in several]
+    labels = unique_labels(
+        [*alone.values(), *(group.name or methods[group.members[0]].label for group in several)],
+        places=[*([[]] * len(alone)), *map(_shared, paths)],
+    )
+    told = {
+        group.members: label for group, label in zip(several, labels[len(alone) :], strict=True)
+    }
+    return [(alone | told)[group.members] for group in groups]
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the parts that paths share at each depth, empty where they differ."""
+    levels = zip_longest(*paths, fillvalue="")
+    return [level[0] if len(set(level)) == 1 else "" for level in levels]
 
 
 def _by_method(

@@ -28,10 +28,11 @@ from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
-from bayeslora.training.notes import method_notes
+from bayeslora.training.notes import fit_options, method_notes
 from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
+from bayeslora.training.resume import data_hash
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class Fitted:
             notes={
                 **method_notes(None if adapter is None else adapter["name"], posterior, passes),
                 "fit_seed": str(self.record.seed),
+                "fit_options": fit_options(self.record),
                 "model_fingerprint": self.files().fingerprint,
             },
             name=self.name,
@@ -180,6 +182,7 @@ class Fitted:
         record = replace(
             self.record,
             posterior=options.as_mapping(config),
+            data={"before": fit_options(self.record)},
             versions=self.record.versions | provider(config),
         )
         return replace(self, record=record, network=network.eval())
@@ -223,6 +226,11 @@ class Fitted:
             self.record,
             columns=asdict(columns),
             num_train=len(train),
+            data={
+                "before": fit_options(self.record),
+                "train": data_hash(train),
+                "validation": None if validation is None else data_hash(validation),
+            },
             head=network.head.extra_config(),
             feature_scores=network.feature_scores.extra_config(),
             # What the fit measured on its validation rows it measured under another posterior.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.checkpoint import ModelRecord
 from bayeslora.posteriors.config import PosteriorConfig
 
 
@@ -26,3 +30,26 @@ def method_notes(adapter: str | None, posterior: PosteriorConfig, passes: int) -
         "passes": str(passes),
         "sources": "; ".join(filter(None, sources)),
     }
+
+
+def fit_options(record: ModelRecord) -> str:
+    """Return a hash of everything that decides a fit but its seed: 16 hexadecimal digits.
+
+    Fits with the same one differ in their random numbers alone. Versions of libraries do not count,
+    and neither do scores that are fitted beside the posterior.
+
+    Args:
+        record: Of a model, as it was fitted or as it was read.
+    """
+    training = {name: value for name, value in record.training.items() if name != "seed"}
+    parts = [
+        record.backbone,
+        record.adapter,
+        record.posterior,
+        record.max_length,
+        record.classes,
+        record.num_train,
+        record.data,
+        training,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

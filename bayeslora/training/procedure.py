@@ -149,7 +149,8 @@ def fit_classifier(
     adapter = read_context(_rated(choices, data, settings), data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
-    identity: dict[str, Any] = {**planned, **data.hashes()}
+    hashes = data.hashes()
+    identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     backbone = load()
@@ -166,6 +167,7 @@ def fit_classifier(
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
+        data=hashes,
         results=dataclasses.asdict(results[0]),
         versions=library_versions() | provider(choices.posterior),
     )

@@ -155,3 +155,11 @@ def test_wrong_options_name_what_is_allowed():
         compare(files, by="sharpness")
     with pytest.raises(InputError, match=r"'x' has the seeds 0, 1; keep these apart"):
         compare(files, distance_to="yy", num_resamples=9, num_permutations=9)
+
+
+def test_methods_of_one_name_are_refused():
+    files = [fit("x", seed) for seed in range(4)]
+    notes = [{**one.metadata, "fit_options": "ab"[seed // 2]} for seed, one in enumerate(files)]
+    apart = [one.replace(metadata=note) for one, note in zip(files, notes, strict=True)]
+    with pytest.raises(InputError, match="two methods are named 'x'"):
+        compare(apart, num_permutations=0)

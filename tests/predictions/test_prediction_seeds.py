@@ -28,6 +28,8 @@ def test_stored_seeds_of_one_name_are_one_method_by_rising_seed():
         [made(fit_seed="1", rows=4)],  # other rows
         [made(fit_seed="1", classes=("a", "c"))],  # another task
         [made("lora-2", fit_seed="1")],
+        [made(fit_seed="1", fit_options="4f")],  # another rank, say
+        [made(fit_seed="1", recalibration="temperature")],
         [made(fit_seed="1"), made(fit_seed="0")],
     ],
 )
@@ -82,3 +84,18 @@ def test_two_methods_of_one_name_are_two_groups():
     methods = gather([made(), made(), made("lora", 4)])
     assert len(by_group(methods)) == 3
     assert [one.group for one in methods] == [one.label for one in methods]
+
+
+def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_directories(tmp_path):
+    files = []
+    for rank in ("r4", "r8"):
+        for seed in "01":
+            folder = tmp_path / rank / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            files.append(folder / "test.parquet")
+            made(fit_seed=seed, fit_options=rank).save(files[-1])
+    methods = gather(files)
+    assert list(by_group(methods)) == ["lora (r4)", "lora (r8)"]
+    assert [one.label for one in methods] == [
+        f"lora ({rank}, seed {seed})" for rank in ("r4", "r8") for seed in "01"
+    ]

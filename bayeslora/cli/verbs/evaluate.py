@@ -105,6 +105,9 @@ def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
         elif unknown:
             problem = f"{unknown[0]} does not say its seed (fit_seed, or a name ending in seed-1)"
         else:
-            problem = f"{same[0].file} has the seed ({same[0].seed}) or other rows than its twins"
+            problem = (
+                f"{same[0].file} has the seed ({same[0].seed}) or other rows than its twins, or"
+                " differs from them in more than the seed (fit_options)"
+            )
         raise InputError(f"--over-seeds: {problem}")
     return groups

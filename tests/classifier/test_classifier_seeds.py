@@ -1,0 +1,75 @@
+"""Fits that differ in more than their seed are methods of their own."""
+
+import pytest
+from tiny import toy_rows
+from usage import TEST, load, new
+
+from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.seeds import group_seeds
+from bayeslora.recalibration.recalibrate import recalibrate
+from bayeslora.training.notes import fit_options
+
+TRAIN, HELD = toy_rows(24), toy_rows(12, seed=1)
+
+
+def fit(backbone, seed, adapter="polar:r=4", validation=HELD, train=TRAIN, epochs=1, **options):
+    model = new(backbone, adapter, seed=seed, **options)
+    return model.fit(train, validation, epochs=epochs, batch_size=8)
+
+
+def rows_of(*predictions):
+    return [group.members for group in group_seeds(predictions)]
+
+
+@pytest.fixture(scope="module")
+def first(llama):
+    return fit(llama, 0)
+
+
+def test_fits_that_differ_in_their_seed_are_one_method(llama, first):
+    assert rows_of(first.predict(TEST), fit(llama, 1).predict(TEST)) == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"adapter": "polar:r=2"},
+        {"max_length": 16},
+        {"epochs": 2},
+        {"validation": None},
+        {"train": toy_rows(24, seed=5)},
+    ],
+)
+def test_fits_that_differ_in_more_are_two(llama, first, other):
+    second = fit(llama, 1, **other).predict(TEST)
+    assert second.name == first.predict(TEST).name
+    assert rows_of(first.predict(TEST), second) == [(0,), (1,)]
+
+
+def test_a_saved_model_and_a_predictions_file_say_the_same(first, tmp_path):
+    first.save_pretrained(tmp_path / "model")
+    assert fit_options(load(tmp_path / "model").record) == fit_options(first.record)
+    first.predict(TEST).save(tmp_path / "p.parquet")
+    notes = Predictions.load(tmp_path / "p.parquet").metadata
+    assert notes["fit_options"] == fit_options(first.record)
+
+
+def test_calibrated_fits_are_seeds_where_the_rest_is_equal(llama):
+    ranks = [4, 4, 2]
+    made = [fit(llama, seed, f"polar:r={rank}") for seed, rank in enumerate(ranks)]
+    found = [one.calibrate(HELD, posterior="laplace").predict(TEST) for one in made]
+    assert rows_of(*found) == [(0, 1), (2,)]
+    other = fit(llama, 3).calibrate(TRAIN, posterior="laplace").predict(TEST)
+    assert rows_of(found[0], other) == [(0,), (1,)]
+
+
+def test_recalibrated_seeds_are_one_method_apart_from_the_raw_ones(llama, first):
+    made = [first, fit(llama, 1)]
+    raw = [one.predict(TEST) for one in made]
+    done = [
+        recalibrate(one.predict(HELD), rows).predictions.replace(name=rows.name)
+        for one, rows in zip(made, raw, strict=True)
+    ]
+    assert rows_of(*done) == [(0, 1)]
+    assert rows_of(raw[0], done[1]) == [(0,), (1,)]
+    assert rows_of(*raw, *done) == [(0, 1), (2, 3)]
