@@ -35,21 +35,28 @@ def method_notes(adapter: str | None, posterior: PosteriorConfig, passes: int) -
 def fit_options(record: ModelRecord) -> str:
     """Return a hash of everything that decides a fit but its seed: 16 hexadecimal digits.
 
-    Fits with the same one differ in their random numbers alone. Versions of libraries do not count,
-    and neither do scores that are fitted beside the posterior.
+    Fits with the same one differ in their random numbers, and maybe in which rows were drawn: a
+    seed often draws the training rows too, so their number counts and not their content, and
+    whether there were validation rows. Versions of libraries do not count, and neither do scores
+    that are fitted beside the posterior, nor where the backbone was found.
 
     Args:
         record: Of a model, as it was fitted or as it was read.
     """
     training = {name: value for name, value in record.training.items() if name != "seed"}
+    backbone = {name: value for name, value in record.backbone.items() if name != "name"}
+    rows = {
+        name: value if name == "before" else value is not None
+        for name, value in record.data.items()
+    }
     parts = [
-        record.backbone,
+        backbone if "fingerprint" in backbone else record.backbone,
         record.adapter,
         record.posterior,
         record.max_length,
         record.classes,
         record.num_train,
-        record.data,
+        rows,
         training,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
