@@ -64,7 +64,8 @@ class ModelRecord:
         feature_scores: `extra_config()` of the scores fitted beside the posterior, by name.
         num_members: Networks in the model; more than one in an ensemble.
         training: Settings of the fit.
-        results: What the fit measured: history, best epoch, posterior, adapter.
+        results: What the fit measured: history, best epoch, posterior, adapter, and the finished
+            model's NLL and accuracy on the validation rows.
         versions: Of the libraries that wrote it.
         format_version: Of this layout.
     """

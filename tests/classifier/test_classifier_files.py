@@ -40,6 +40,34 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
         assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [
+        ("polar:r=4", "vbll"),
+        ("polar:r=4", "laplace:link=probit"),
+        ("lora:r=2", "ensemble:num_members=2"),
+        ("lora:r=2", "tfb:num_samples=2"),
+        ("lora:r=2", "swag:num_samples=2"),
+    ],
+)
+def test_what_a_fit_reports_is_what_the_saved_model_has(llama, tmp_path, adapter, posterior):
+    """The prior is chosen after the last epoch, so an epoch's own numbers are of another model."""
+    held = toy_rows(12, seed=1)
+    fitted(llama, adapter, posterior).save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    found = bl.evaluate(again.predict(held))
+    results = again.record.results
+    assert results["validation_nll"] == pytest.approx(found["nll"].value, abs=1e-6)
+    assert results["validation_accuracy"] == pytest.approx(found["accuracy"].value, abs=1e-12)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"NLL {found['nll'].value:.3f} nats, accuracy {found['accuracy'].value:.3f}." in card
+
+
+def test_a_fit_without_validation_rows_reports_no_numbers_of_them(llama):
+    results = new(llama).fit(toy_rows(24), epochs=1, batch_size=8).record.results
+    assert not any(name.startswith("validation") for name in results)
+
+
 def test_an_encoder_works_too(bert, tmp_path):
     clf = fitted(bert, "lora:r=2,dropout=0.1", "vbll", dtype="float32")
     clf.save_pretrained(tmp_path / "model")
