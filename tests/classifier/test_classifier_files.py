@@ -130,6 +130,41 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 
 
 @pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("adapter.safetensors", "adapter.layers.1.self_attn.q_proj.A"),
+        ("posterior.safetensors", "head.mean"),
+        ("posterior.safetensors", "feature_scale"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["nan", "inf", "float16", "int64"])
+def test_tensors_with_damaged_values_are_named(model, file, name, damage):
+    tensors = load_file(model / file)
+    kind = str(tensors[name].dtype).removeprefix("torch.")
+    if damage in ("nan", "inf"):
+        tensors[name].view(-1)[-1] = float(damage)
+    else:
+        tensors[name] = tensors[name].to(getattr(torch, damage))
+    save_file(tensors, model / file)
+    with pytest.raises(bl.InputError) as caught:
+        load(model)
+    words = f"has dtype {damage}, expected {kind}"
+    if damage in ("nan", "inf"):
+        words = "has values that are not finite"
+    assert f"do not fit its record: {name!r} {words}" in str(caught.value)
+
+
+def test_damage_to_a_later_member_is_found(llama, tmp_path):
+    fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "posterior.safetensors"
+    tensors = load_file(path)
+    tensors["member-1.head.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(bl.InputError, match=r"'head\.weight' has values that are not finite"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
