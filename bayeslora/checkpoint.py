@@ -67,7 +67,8 @@ class ModelRecord:
         data: Hashes of the rows, `train` and `validation`; `before` stands for the fit of a network
             whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
         training: Settings of the fit.
-        results: What the fit measured: history, best epoch, posterior, adapter.
+        results: What the fit measured: history, best epoch, posterior, adapter, and the finished
+            model's NLL and accuracy on the validation rows.
         versions: Of the libraries that wrote it.
         format_version: Of this layout.
     """
@@ -203,12 +204,17 @@ def _problem(record: ModelRecord) -> str:
         found = getattr(record, name)
         if not isinstance(found, int) or found < least:
             return f"{name!r} must be an integer >= {least}, got {found!r}"
-    return "" if _are_names(record.classes) else "'classes' must list two or more names"
+    for name, column in record.columns.items():
+        if not isinstance(column, str) and not (name == "pair" and column is None):
+            return f"'columns' must hold names, got {column!r} as {name!r}"
+    if _are_names(record.classes):
+        return ""
+    return "'classes' must list two or more different names"
 
 
 def _are_names(classes: Any) -> bool:
     strings = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return strings and len(classes) >= 2
+    return strings and len(classes) == len(set(classes)) >= 2
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

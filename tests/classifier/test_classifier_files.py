@@ -43,6 +43,34 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
         assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [
+        ("polar:r=4", "vbll"),
+        ("polar:r=4", "laplace:link=probit"),
+        ("lora:r=2", "ensemble:num_members=2"),
+        ("lora:r=2", "tfb:num_samples=2"),
+        ("lora:r=2", "swag:num_samples=2"),
+    ],
+)
+def test_what_a_fit_reports_is_what_the_saved_model_has(llama, tmp_path, adapter, posterior):
+    """The prior is chosen after the last epoch, so an epoch's own numbers are of another model."""
+    held = toy_rows(12, seed=1)
+    fitted(llama, adapter, posterior).save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    found = bl.evaluate(again.predict(held))
+    results = again.record.results
+    assert results["validation_nll"] == pytest.approx(found["nll"].value, abs=1e-6)
+    assert results["validation_accuracy"] == pytest.approx(found["accuracy"].value, abs=1e-12)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"NLL {found['nll'].value:.3f} nats, accuracy {found['accuracy'].value:.3f}." in card
+
+
+def test_a_fit_without_validation_rows_reports_no_numbers_of_them(llama):
+    results = new(llama).fit(toy_rows(24), epochs=1, batch_size=8).record.results
+    assert not any(name.startswith("validation") for name in results)
+
+
 def test_an_encoder_works_too(bert, tmp_path):
     clf = fitted(bert, "lora:r=2,dropout=0.1", "vbll", dtype="float32")
     clf.save_pretrained(tmp_path / "model")
@@ -102,6 +130,41 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
         load(model)
     words = {"missing": "is missing", "misshapen": "has shape", "unexpected": "is not expected"}
     assert f"do not fit its record: {name!r} {words[damage]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("adapter.safetensors", "adapter.layers.1.self_attn.q_proj.A"),
+        ("posterior.safetensors", "head.mean"),
+        ("posterior.safetensors", "feature_scale"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["nan", "inf", "float16", "int64"])
+def test_tensors_with_damaged_values_are_named(model, file, name, damage):
+    tensors = load_file(model / file)
+    kind = str(tensors[name].dtype).removeprefix("torch.")
+    if damage in ("nan", "inf"):
+        tensors[name].view(-1)[-1] = float(damage)
+    else:
+        tensors[name] = tensors[name].to(getattr(torch, damage))
+    save_file(tensors, model / file)
+    with pytest.raises(bl.InputError) as caught:
+        load(model)
+    words = f"has dtype {damage}, expected {kind}"
+    if damage in ("nan", "inf"):
+        words = "has values that are not finite"
+    assert f"do not fit its record: {name!r} {words}" in str(caught.value)
+
+
+def test_damage_to_a_later_member_is_found(llama, tmp_path):
+    fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "posterior.safetensors"
+    tensors = load_file(path)
+    tensors["member-1.head.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(bl.InputError, match=r"'head\.weight' has values that are not finite"):
+        load(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -204,16 +204,14 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
     if args.json:
         print_json({"model": str(args.out), **results})
         return
-    best = results["best_epoch"]
-    kept: dict[str, Any] = next((item for item in results["history"] if item["epoch"] == best), {})
+    whose = ", first member" if record.num_members > 1 else ""
     rows = [
         ("model", str(args.out)),
-        ("epoch kept", f"{best} of {len(results['history'])}"),
+        (f"epoch kept{whose}", f"{results['best_epoch']} of {len(results['history'])}"),
     ]
-    if "validation_nll" in kept:
-        whose = ", first member" if record.num_members > 1 else ""
+    if "validation_nll" in results:
         rows += [
-            (f"validation NLL (nats){whose}", f"{kept['validation_nll']:.3f}"),
-            (f"validation accuracy{whose}", f"{kept['validation_accuracy']:.3f}"),
+            ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
+            ("validation accuracy", f"{results['validation_accuracy']:.3f}"),
         ]
     print_columns(rows)
