@@ -31,6 +31,8 @@ REGIMES = {
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
+_MIXED = " (unfinished: seeds of two learning rates)"
+
 Cells = dict[tuple[str, str, str], dict[int, dict[str, float]]]
 
 
@@ -88,8 +90,14 @@ def _short(cells: Cells, tasks: list[str], regime: str) -> str:
     ]
     for method in methods:
         found = [_nll_and_ece(cells, task, regime, method) for task in tasks]
-        lines.append(f"| {method} | {' | '.join(found)} |")
+        unfinished = "".join(_unfinished(cells.get((task, regime, method), {})) for task in tasks)
+        lines.append(f"| {method}{unfinished and _MIXED} | {' | '.join(found)} |")
     return "\n".join(lines)
+
+
+def _unfinished(rows: dict[int, dict[str, float]]) -> str:
+    """Say where the learning rate of a regime was changed and not all seeds are made anew yet."""
+    return _MIXED if len({row["lr"] for row in rows.values()}) > 1 else ""
 
 
 def _nll_and_ece(cells: Cells, task: str, regime: str, method: str) -> str:
@@ -130,7 +138,8 @@ def _table(cells: Cells, task: str, regime: str) -> str:
         rows = cells[task, regime, method]
         values = [interval([row[column] for row in rows.values()]) for column in present]
         deltas = [_difference(rows, reference, column) for column in ("nll", "ece")]
-        lines.append("| " + " | ".join([method, str(len(rows)), *values, *deltas]) + " |")
+        name = method + _unfinished(rows)
+        lines.append("| " + " | ".join([name, str(len(rows)), *values, *deltas]) + " |")
     return "\n".join(lines)
 
 
