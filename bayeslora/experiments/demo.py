@@ -28,6 +28,7 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 from bayeslora.predictions.record import Predictions
+from bayeslora.training.card import shown_value
 from bayeslora.training.fit import train_network
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
@@ -204,7 +205,9 @@ def _provenance(
         **{f"{name} OOD rows": item for name, item in data.ood.items()},
     }
     chosen = {
-        name: ", ".join(f"{key} {value:.4g}" for key, value in outcome.report.items())
+        name: ", ".join(
+            f"{key.replace('_', ' ')} {shown_value(value)}" for key, value in outcome.report.items()
+        )
         for name, outcome in outcomes.items()
         if outcome.report
     }

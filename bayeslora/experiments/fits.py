@@ -22,7 +22,7 @@ from bayeslora.adapters.config import Adaptation
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import atomic_directory, read_json, write_json
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.fit import train_network
@@ -32,6 +32,16 @@ from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 State = dict[str, Tensor]
+
+# What a variational last layer reads only after the training that trajectories are of.
+_AFTERWARDS = {
+    "polish_bound",
+    "polish_mean",
+    "covariance",
+    "laplace_refinement",
+    "link",
+    "num_samples",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class FitSpec:
         """Return everything that decides the fit, apart from the data."""
         found = {
             "adapter": options.as_mapping(self.adapter),
-            "posterior": options.as_mapping(self.posterior),
+            "posterior": _training_options(self.posterior),
             "epochs": self.epochs,
             "seed": self.seed,
             "max_length": self.max_length,
@@ -66,6 +76,16 @@ class FitSpec:
         # A default is left out, so that fits that were stored without it are known again.
         is_default = self.head_lr == TrainingSettings.head_lr
         return found if is_default else {**found, "head_lr": self.head_lr}
+
+
+def _training_options(posterior: PosteriorConfig) -> dict[str, Any]:
+    """Return the options that decide how a posterior trains, so that others can share the fit."""
+    found = options.as_mapping(posterior)
+    if not isinstance(posterior, VBLL):
+        return found
+    if isinstance(posterior.prior_scale, str):
+        found["prior_scale"] = "chosen"
+    return {key: value for key, value in found.items() if key not in _AFTERWARDS}
 
 
 def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Network:

@@ -33,6 +33,7 @@ CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 HEAD_STEPS = ("gradient", "joint", "refit")
+POLISH_MEANS = ("validation", "refit", "trained")
 LINKS = ("bridge", "mc", "probit")
 STRUCTURES = ("diag", "full", "kron")
 
@@ -85,6 +86,9 @@ class VBLL:
             the same as `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc`
             (sampled, unbiased).
         polish_bound: Bound of the final fit: any of these but `mc`.
+        polish_mean: Means of the final fit: `refit` in closed form with the covariances, held as
+            they were `trained` while the covariances are fitted, or `validation`, whichever of
+            the two has the lower validation NLL (`refit` where there are no validation rows).
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
         rank: Directions of a `low_rank` covariance.
@@ -101,10 +105,11 @@ class VBLL:
         num_samples: Draws of the `mc` link.
     """
 
-    prior_scale: float | str = "validation"
+    prior_scale: float | str = "empirical-bayes"
     training_prior_scale: float | None = None
     bound: str = "jensen"
     polish_bound: str = "knowles_minka"
+    polish_mean: str = "validation"
     covariance: str = "dense"
     rank: int = 16
     head_step: str = "gradient"
@@ -130,6 +135,7 @@ class VBLL:
             check_positive("training_prior_scale", self.training_prior_scale)
         check_choice("bound", self.bound, BOUNDS)
         check_choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
+        check_choice("polish_mean", self.polish_mean, POLISH_MEANS)
         check_choice("covariance", self.covariance, COVARIANCES)
         check_choice("head_step", self.head_step, HEAD_STEPS)
         check_choice("training_covariance", self.training_covariance, COVARIANCES)

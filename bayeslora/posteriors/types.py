@@ -61,7 +61,8 @@ class LastLayer(Protocol):
         Args:
             features: [N, d], the whole training set in evaluation mode.
             labels: [N] int64 class indices.
-            validation: Features and labels of held-out rows, for choosing the prior.
+            validation: Features and labels of held-out rows, for choosing the prior and whatever
+                else the method chooses by them.
             choose_prior: Whether to choose a prior that is not a fixed number; False keeps that
                 of the training, which is quicker and good enough for comparing epochs.
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
@@ -31,8 +32,8 @@ from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
+from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
-from bayeslora.posteriors.vbll_prior import polish_with_prior
 from bayeslora.posteriors.vbll_pyro import negative_elbo
 
 logger = logging.getLogger(__name__)
@@ -157,20 +158,24 @@ class VBLLHead(nn.Module):
         """Fit the posterior that `predict` uses, starting from the last fit.
 
         Raises:
-            InputError: The features are not finite.
+            InputError: The features are not finite, or means are to be held that are all zero.
         """
         check_fit(features, validation)
         config = self.config
+        if config.polish_mean == "trained" and not self.mean.any():
+            raise InputError(
+                "polish_mean is 'trained', but this head has not been trained and was given no "
+                "weights to start from: with its means of zero all classes are equal; allowed "
+                "here are 'refit' and 'validation'"
+            )
         if isinstance(config.prior_scale, str) and not choose_prior:
             config = replace(config, prior_scale=self.training_prior_scale)
-        polished = polish_with_prior(
-            config,
-            features,
-            labels,
-            len(self.mean),
-            mean_sq_norm=float(self.mean_sq_norm),
-            start=self._start(features, *self._posterior()),
-            validation=validation,
+        polisher = Polisher(
+            config, features, labels, len(self.mean), float(self.mean_sq_norm), validation
+        )
+        polished = polisher.fit(
+            self._start(features, *self._posterior()),
+            trained=self._start(features, self.mean, self.covariance),
         )
         if not polished.converged:
             logger.info("the polish stopped after %d rounds unconverged", len(polished.elbo))
@@ -241,10 +246,15 @@ class VBLLHead(nn.Module):
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 
     def report(self) -> dict[str, float | str]:
-        """Return the prior scale and the ELBO a row of the last fit."""
+        """Return the last fit's prior scale, its ELBO a row, and whether its means were refit."""
         if self.fitted_prior_scale is None or self.fitted_elbo is None:
             return {"polished": "no"}
-        return {"prior_scale": float(self.fitted_prior_scale), "elbo": float(self.fitted_elbo)}
+        held = self.fitted_mean is not None and torch.equal(self.fitted_mean, self.mean.double())
+        return {
+            "prior_scale": float(self.fitted_prior_scale),
+            "elbo": float(self.fitted_elbo),
+            "polish_mean": "trained" if held else "refit",
+        }
 
     def _posterior(self) -> tuple[Tensor, Covariance]:
         if self.fitted_mean is None or self.fitted_scale is None:

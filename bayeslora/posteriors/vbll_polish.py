@@ -109,6 +109,7 @@ def polish(
     rank: int = 1,
     start: Start | None = None,
     learn_prior: bool = False,
+    hold_mean: bool = False,
     max_iterations: int = 50,
     tolerance: float = 1e-6,
 ) -> Polished:
@@ -124,6 +125,8 @@ def polish(
         rank: Directions of a `low_rank` covariance.
         start: A fit of nearly the same problem; zero means otherwise.
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
+        hold_mean: Leave the means of `start` as they are. Where there are fewer rows than
+            features, a learned prior does not see the part of them outside the row space.
         max_iterations: At most this many rounds; at least one.
         tolerance: Stop when the bound changes by less than this, relative to its size.
     """
@@ -141,14 +144,14 @@ def polish(
     trace = [state.elbo]
     converged = False
     for _ in range(max_iterations):
-        state = ascent.improve_mean(state)
+        state = state if hold_mean else ascent.improve_mean(state)
         state = ascent.improve_prior(state) if learn_prior else ascent.improve_covariance(state)
         trace.append(state.elbo)
         converged = trace[-1] - trace[-2] < tolerance * abs(trace[-1])
         if converged:
             break
     return Polished(
-        mean=space.expand(state.mean),
+        mean=start.mean.double() if hold_mean else space.expand(state.mean),
         prior_variance=state.prior_variance,
         family=covariance,
         elbo=trace,

@@ -93,9 +93,9 @@ def _measured(record: ModelRecord) -> str:
             f"{after:.3f} after"
         )
     for key, value in record.results.get("posterior", {}).items():
-        lines.append(f"- {key.replace('_', ' ')}: {_number(value)}")
+        lines.append(f"- {key.replace('_', ' ')}: {shown_value(value)}")
     for name, about in record.feature_scores.items():
-        parts = ", ".join(f"{key} {_number(value)}" for key, value in about.items())
+        parts = ", ".join(f"{key} {shown_value(value)}" for key, value in about.items())
         lines.append(f"- score {name.replace('_', ' ')}: {parts}")
     for key in ("stable_rank", "drift"):
         value = record.results.get("adapter", {}).get(key)
@@ -104,7 +104,8 @@ def _measured(record: ModelRecord) -> str:
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
 
-def _number(value: object) -> str:
+def shown_value(value: object) -> str:
+    """Return what a fit chose as a person reads it: four digits of a number, words as they are."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

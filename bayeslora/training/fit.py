@@ -94,10 +94,9 @@ def validation_metrics(
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
+    features, labels = feature_rows(network, validation).pair
     if train is not None:
-        head.fit(*train, choose_prior=False)
-    rows = feature_rows(network, validation)
-    features, labels = rows.pair
+        head.fit(*train, (features, labels), choose_prior=False)
     probs = link_probabilities(head.predict(features), **(drawing or {})).probs
     accuracy = (probs.argmax(1) == labels).double().mean()
     return {"nll": nll(probs, labels), "accuracy": accuracy.item()}

@@ -128,13 +128,30 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
         fitted = fitted_head(config, head, found[TRAIN], validation)
         return nll(fitted.predict(rows.values), rows.labels)
 
-    tuned = score(VBLL(), rows)
-    fixed = [score(VBLL(prior_scale=scale), None) for scale in PRIOR_SCALE_GRID]
+    chosen = VBLL(prior_scale="validation")
+    tuned = score(chosen, rows)
+    fixed = [
+        score(VBLL(prior_scale=scale, polish_mean=means), None)
+        for scale in PRIOR_SCALE_GRID
+        for means in ("refit", "trained")
+    ]
     assert tuned == pytest.approx(min(fixed), rel=1e-4)
-    blind = lab.validation_nll(states[2], found, VBLL())
-    assert blind == pytest.approx(score(VBLL(), None), rel=1e-9)
+    blind = lab.validation_nll(states[2], found, chosen)
+    assert blind == pytest.approx(score(chosen, None), rel=1e-9)
     assert tuned != pytest.approx(blind, rel=1e-6)
-    assert lab.validation_nll(states[2], found, VBLL(), tuned=True) == tuned
+    assert lab.validation_nll(states[2], found, chosen, tuned=True) == tuned
+
+
+def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
+    for options in (
+        {"polish_mean": "refit"},
+        {"covariance": "diagonal"},
+        {"prior_scale": "validation"},
+        {"num_samples": 7},
+    ):
+        assert dataclasses.replace(spec, posterior=VBLL(**options)).to_json() == spec.to_json()
+    for options in ({"prior_scale": 3.0}, {"head_lr": 0.1}, {"training_prior_scale": 1.0}):
+        assert dataclasses.replace(spec, posterior=VBLL(**options)).to_json() != spec.to_json()
 
 
 def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):

@@ -207,6 +207,23 @@ def test_fit_leaves_training_alone_and_predict_uses_the_fit():
     assert made.fitted_mean.dtype == F64
 
 
+def test_the_report_says_which_means_the_fit_has():
+    features, labels = toy()
+    for means in ("refit", "trained"):
+        made = head(prior_scale=2.0, polish_mean=means)
+        made.fit(features, labels)
+        assert made.report()["polish_mean"] == means
+
+
+def test_means_that_were_never_trained_are_not_held():
+    made = build(VBLL(polish_mean="trained"), 4, 3)
+    with pytest.raises(InputError, match=r"polish_mean is 'trained', .* 'refit' and 'validation'"):
+        made.fit(*toy())
+    made.set_mean(torch.ones(3, 4))
+    made.fit(*toy())
+    assert torch.equal(made.mean_weight, torch.ones(3, 4, dtype=F64))
+
+
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_fit_takes_the_configured_covariance(covariance):
     features, labels = toy()
@@ -258,13 +275,13 @@ def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
 
 
 def test_an_unconverged_fit_is_said(caplog, monkeypatch):
-    from bayeslora.posteriors import vbll, vbll_prior
+    from bayeslora.posteriors import vbll, vbll_choice
 
     features, labels = toy()
     short = lambda *args, **options: vbll.polish(  # noqa: E731 - a one-line stand-in
         *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
     )
-    monkeypatch.setattr(vbll_prior, "polish", short)
+    monkeypatch.setattr(vbll_choice, "polish", short)
     with caplog.at_level(logging.INFO):
         head(prior_scale=2.0).fit(features, labels)
     assert "unconverged" in caplog.text

@@ -13,8 +13,9 @@ from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.covariances import Dense, Full, LowRank
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
 from bayeslora.posteriors.vbll_blocks import DenseBlocks, weighted_gram
+from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
+from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
-from bayeslora.posteriors.vbll_prior import polish_with_prior
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -269,47 +270,109 @@ def test_permuted_labels_permute_the_fit():
     torch.testing.assert_close(moved.mean[order], plain.mean, atol=1e-5, rtol=0)
 
 
-def test_validation_chooses_from_the_grid_and_starts_warm(caplog):
-    features, labels = toy(rows=60, size=8, separation=0.7)
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_held_means_stay_while_the_bound_rises_to_its_end(covariance):
+    features, labels = toy(rows=50)
+    mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
+    start = Start(mean, torch.zeros(50, 3, dtype=F64))
+    options = {"covariance": covariance, "bound": bound_for(covariance), "rank": 2}
+    fitted = fit(features, labels, start=start, hold_mean=True, tolerance=1e-12, **options)
+    assert torch.equal(fitted.mean, mean)
+    for before, after in pairwise(fitted.elbo):
+        assert after >= before - 1e-9 * abs(before)
+    free = fit(features, labels, start=start, **options)
+    assert free.elbo[-1] > fitted.elbo[-1]
+    # Going on from the optimum gains nothing.
+    again = fit(features, labels, start=fitted.start, hold_mean=True, tolerance=1e-12, **options)
+    assert again.elbo[-1] == pytest.approx(fitted.elbo[-1], rel=1e-6)
+
+
+def test_dense_covariances_of_held_means_solve_their_fixed_point():
+    features, labels = toy(rows=50)
+    mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
+    start = Start(mean, torch.zeros(50, 3, dtype=F64))
+    fitted = fit(features, labels, start=start, hold_mean=True, tolerance=1e-14)
+    logits, variance = fitted.moments(features)
+    bound = ASCENT_BOUNDS["knowles_minka"]
+    weights = bound.curvature(logits, variance, bound.tilt(logits, variance))
+    precision = torch.einsum("nc,ni,nj->cij", weights, features, features)
+    expected = torch.linalg.inv(precision + torch.eye(4, dtype=F64) / 4.0)
+    blocks = matrix(fitted.covariance())
+    for c in range(3):
+        found = blocks[4 * c : 4 * c + 4, 4 * c : 4 * c + 4]
+        torch.testing.assert_close(found, expected[c], atol=1e-5, rtol=0)
+
+
+def test_the_prior_learned_under_held_means_is_the_mean_second_moment():
+    features, labels = toy(rows=80)
+    mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
+    start = Start(mean, torch.zeros(80, 3, dtype=F64))
+    fitted = fit(features, labels, start=start, hold_mean=True, learn_prior=True)
+    moment = (mean.square().sum() + matrix(fitted.covariance()).trace()) / mean.numel()
+    assert fitted.prior_variance == pytest.approx(moment.item(), rel=1e-4)
+
+
+def chosen_fit(config, rows, validation=None, mean_sq_norm=1.0, **starts):
+    return Polisher(config, *rows, 3, mean_sq_norm, validation).fit(**starts)
+
+
+def test_validation_chooses_the_scale_from_the_grid_and_starts_warm():
+    rows = toy(rows=60, size=8, separation=0.7)
     validation = toy(rows=300, size=8, separation=0.7)
-    chosen = polish_with_prior(
-        VBLL(num_samples=200), features, labels, 3, mean_sq_norm=2.0, validation=validation
-    )
+    config = VBLL(prior_scale="validation", num_samples=200)
+    chosen = chosen_fit(config, rows, validation, 2.0)
     assert (chosen.prior_variance * 2.0) ** 0.5 in PRIOR_SCALE_GRID
     assert chosen.converged
-    direct = fit(features, labels, prior_variance=chosen.prior_variance, tolerance=1e-10)
+    direct = fit(*rows, prior_variance=chosen.prior_variance, tolerance=1e-10)
     torch.testing.assert_close(chosen.mean, direct.mean, atol=1e-2, rtol=0)
 
 
 def test_a_choice_at_the_edge_is_said(caplog):
     features, labels = toy(rows=30, size=8)
     wrong = (features, (labels + 1) % 3)  # every step away from the prior hurts
+    config = VBLL(prior_scale="validation", num_samples=50)
     with caplog.at_level(logging.WARNING):
-        chosen = polish_with_prior(
-            VBLL(num_samples=50), features, labels, 3, mean_sq_norm=1.0, validation=wrong
-        )
+        chosen = chosen_fit(config, (features, labels), wrong)
     assert chosen.prior_variance == PRIOR_SCALE_GRID[0] ** 2
     assert f"{PRIOR_SCALE_GRID[0]:g}, is at the edge" in caplog.text
 
 
 def test_no_validation_data_means_empirical_bayes():
-    features, labels = toy()
-    found = polish_with_prior(VBLL(), features, labels, 3, mean_sq_norm=1.0)
-    learned = polish_with_prior(
-        VBLL(prior_scale="empirical-bayes"), features, labels, 3, mean_sq_norm=1.0
-    )
+    found = chosen_fit(VBLL(prior_scale="validation"), toy())
+    learned = chosen_fit(VBLL(prior_scale="empirical-bayes"), toy())
     assert found.prior_variance == learned.prior_variance
 
 
+@pytest.mark.parametrize("prior_scale", [2.0, "empirical-bayes", "validation"])
+@pytest.mark.parametrize("are_good", [True, False])
+def test_validation_keeps_the_trained_means_where_they_predict_better(prior_scale, are_good):
+    features, labels = toy(rows=40, size=6)
+    validation = toy(rows=200, size=6)
+    # What predicts the validation rows, or the opposite; the training labels are half wrong.
+    good = fit(*toy(rows=400, size=6)).mean
+    trained = Start(good if are_good else -good, torch.zeros(40, 3, dtype=F64))
+    noisy = (features, torch.where(torch.arange(40) % 2 == 0, labels, (labels + 1) % 3))
+    config = VBLL(prior_scale=prior_scale, num_samples=200)
+    chosen = chosen_fit(config, noisy, validation, trained=trained)
+    assert torch.equal(chosen.mean, trained.mean) == are_good
+    # Without validation rows nothing speaks for the trained means.
+    assert not torch.equal(chosen_fit(config, noisy, trained=trained).mean, trained.mean)
+
+
+@pytest.mark.parametrize("means", ["refit", "trained"])
+def test_means_that_are_told_are_not_chosen(means):
+    rows = toy(rows=40)
+    trained = Start(fit(*rows).mean + 3.0, torch.zeros(40, 3, dtype=F64))
+    config = VBLL(polish_mean=means, num_samples=50)
+    for validation in (None, toy(rows=50)):
+        found = chosen_fit(config, rows, validation, trained=trained)
+        assert torch.equal(found.mean, trained.mean) == (means == "trained")
+
+
 def test_refinement_and_empirical_bayes_by_configuration():
-    features, labels = toy()
-    learned = polish_with_prior(
-        VBLL(prior_scale="empirical-bayes"), features, labels, 3, mean_sq_norm=1.0
-    )
+    learned = chosen_fit(VBLL(prior_scale="empirical-bayes"), toy())
     assert learned.prior_variance != 4.0
-    refined = polish_with_prior(
-        VBLL(prior_scale=2.0, laplace_refinement=True), features, labels, 3, mean_sq_norm=1.0
-    )
-    plain = polish_with_prior(VBLL(prior_scale=2.0), features, labels, 3, mean_sq_norm=1.0)
+    refined = chosen_fit(VBLL(prior_scale=2.0, laplace_refinement=True), toy())
+    plain = chosen_fit(VBLL(prior_scale=2.0), toy())
     assert torch.equal(refined.mean, plain.mean)
     assert not torch.equal(matrix(refined.covariance()), matrix(plain.covariance()))

@@ -148,6 +148,8 @@ def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) ->
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
+    from bayeslora.training.card import shown_value
+
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
     layer = record.backbone.get("layer")
@@ -166,10 +168,7 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     ]
     if record.posterior.get("prior_precision") == "validation" and args.validation is None:
         rows.append(("prior", "as by default; --validation rows would choose it"))
-    rows += [
-        (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-        for key, value in chosen.items()
-    ]
+    rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
     if scores is not None:
         rows += before_and_after("validation", *scores)
     print_columns(rows)

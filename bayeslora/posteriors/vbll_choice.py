@@ -1,0 +1,117 @@
+"""Choosing the prior scale of a variational last layer, and its means, at the polish."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bayeslora.links import link_probabilities
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, PRIOR_SCALE_GRID, VBLL
+from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.vbll_polish import Polished, Start, polish
+
+logger = logging.getLogger(__name__)
+
+# Scales are compared by their validation NLL, where a looser fit already ranks them.
+_GRID_TOLERANCE = 1e-4
+# The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
+_LEARNING_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Polisher:
+    """Final fits of a variational last layer to the features of one adapter.
+
+    Attributes:
+        config: Bound, covariance, prior scale, means, link.
+        features: [N, d] of the training rows.
+        labels: [N] int64.
+        num_classes: C.
+        mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
+        validation: Features and labels of held-out rows; without them a prior scale `validation`
+            means `empirical-bayes`, and means `validation` are refit.
+    """
+
+    config: VBLL
+    features: Tensor
+    labels: Tensor
+    num_classes: int
+    mean_sq_norm: float
+    validation: tuple[Tensor, Tensor] | None = None
+
+    def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
+        """Return the posterior that the configuration asks for.
+
+        Args:
+            start: A previous fit of nearly the same features; zero means otherwise.
+            trained: The posterior as training left it; without it means are refit.
+        """
+        means = self.config.polish_mean
+        if trained is None or means == "refit" or (means, self.validation) == ("validation", None):
+            return self._under_prior(start)
+        held = self._under_prior(trained, hold_mean=True)
+        if means == "trained":
+            return held
+        return min((self._under_prior(start), held), key=self._validation_nll)
+
+    def _under_prior(self, start: Start | None, *, hold_mean: bool = False) -> Polished:
+        scale = self.config.prior_scale
+        if not isinstance(scale, str):
+            return self._fit(scale, start, hold_mean=hold_mean)
+        if scale == "empirical-bayes" or self.validation is None:
+            return self._fit(
+                DEFAULT_PRIOR_SCALE,
+                start,
+                _LEARNING_TOLERANCE,
+                hold_mean=hold_mean,
+                learn_prior=True,
+            )
+        return self._on_grid(start, hold_mean=hold_mean)
+
+    def _on_grid(self, start: Start | None, *, hold_mean: bool) -> Polished:
+        scores: dict[float, float] = {}
+        starts: dict[float, Start] = {}
+        for scale in PRIOR_SCALE_GRID:
+            candidate = self._fit(scale, start, _GRID_TOLERANCE, hold_mean=hold_mean)
+            start = starts[scale] = candidate.start
+            scores[scale] = self._validation_nll(candidate)
+        best = min(scores, key=scores.__getitem__)
+        if best in {PRIOR_SCALE_GRID[0], PRIOR_SCALE_GRID[-1]} and not hold_mean:
+            logger.warning("the best prior scale, %g, is at the edge of %s", best, PRIOR_SCALE_GRID)
+        return self._fit(best, starts[best], hold_mean=hold_mean)
+
+    def _fit(
+        self,
+        scale: float,
+        start: Start | None,
+        tolerance: float = 1e-6,
+        *,
+        hold_mean: bool,
+        learn_prior: bool = False,
+    ) -> Polished:
+        polished = polish(
+            self.features,
+            self.labels,
+            self.num_classes,
+            prior_variance=scale**2 / self.mean_sq_norm,
+            bound=self.config.polish_bound,
+            covariance=self.config.covariance,
+            rank=self.config.rank,
+            start=start,
+            learn_prior=learn_prior,
+            hold_mean=hold_mean,
+            tolerance=tolerance,
+        )
+        return polished.refined() if self.config.laplace_refinement else polished
+
+    def _validation_nll(self, polished: Polished) -> float:
+        if self.validation is None:
+            raise ValueError("nothing to compare fits on")
+        features, labels = self.validation
+        logits = GaussianLogits(*polished.moments(features))
+        return nll(
+            link_probabilities(logits, self.config.link, self.config.num_samples).probs, labels
+        )
