@@ -130,10 +130,11 @@ class BayesianClassifier:
         Args:
             train: Labelled data: a file, a `datasets.Dataset`, a list of mappings, a pair
                 (texts, labels), or `Examples`.
-            validation: Held-out labelled data. With it the epoch and the prior scale are chosen
-                by validation NLL; without it they are fixed beforehand.
+            validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
+                are chosen by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
-                epoch, else 5. The adapter's default learning rate goes with it.
+                epoch or the last layer is variational (`VBLL`), else 5. The adapter's default
+                learning rate goes with it.
             batch_size: Rows a step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.

@@ -21,7 +21,7 @@ EXACT = "nuts:kernel=hmc,num_samples=500"
 PRIOR_SCALE = DEFAULT_PRIOR_SCALE
 """Prior standard deviation of a logit, of `EXACT` and of all that is measured from it."""
 
-_VBLL = f"vbll:prior_scale={PRIOR_SCALE:g}"
+_VBLL = f"vbll:prior_scale={PRIOR_SCALE:g},polish_mean=refit"
 _LAPLACE = f"laplace:prior_precision={PRIOR_SCALE**-2:g}"
 
 # Approximations by the fit whose features they are fitted to. Laplace belongs to the features of

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from summarise import write_summary
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
@@ -57,6 +57,10 @@ FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
     "lora-vbll": (LoRA(dropout=0.1), VBLL()),
     "polar-vbll": (PoLAR(), VBLL()),
 }
+
+# What `fit` settles on without validation rows after so many epochs.
+UNTUNED = VBLL(polish_mean="trained")
+REFIT = VBLL(polish_mean="refit")
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,9 @@ ROWS = (
     Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1, num_samples=5)),
     Row("polar-mle", "polar-mle"),
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
-    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=VBLL()),
-    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=VBLL()),
-    Row(
-        "polar-vbll, prior scale 2",
-        "polar-vbll",
-        tuned=VBLL(prior_scale=2.0, polish_mean="refit"),
-        untuned=VBLL(prior_scale=2.0, polish_mean="refit"),
-    ),
-    Row("polar-vbll, refit", "polar-vbll", tuned=VBLL(polish_mean="refit"), only_tuned=True),
+    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED),
+    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
+    Row("polar-vbll, refit", "polar-vbll", tuned=REFIT, untuned=REFIT),
     Row("polar-vbll, not polished", "polar-vbll"),
 )
 
@@ -133,6 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -140,11 +139,12 @@ def main() -> None:
     bench = Bench(load_backbone("smollm2-135m", dtype="bfloat16"), args.runs, args.out)
     sets = [rows_of(task, args.data_dir) for task in args.tasks]
     for seed, data in product(args.seeds, sets):
-        for family in FAMILIES:
+        for family in args.families:
             run_family(bench, data, family, seed)
         bench.backbone.prefix_states.clear()
         write_summary(args.out)
-    for data in sets if len(args.seeds) >= NUM_MEMBERS else ():
+    has_ensembles = len(args.seeds) >= NUM_MEMBERS and "lora-mle" in args.families
+    for data in sets if has_ensembles else ():
         for place in range(len(args.seeds)):
             run_ensemble(bench, data, args.seeds, place)
         bench.backbone.prefix_states.clear()
@@ -165,23 +165,31 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
     stored = read_json(file)["rows"] if file.is_file() else []
     known = {(row["regime"], row["method"]): row for row in stored}
     fits = Fits(bench, data, family, seed)
-    records = []
+    head = {"task": data.name, "seed": seed, "family": family}
+    wanted = []
     for row in ROWS:
         if row.family != family:
             continue
         for regime in REGIMES if not row.only_tuned else ("tuned",):
-            before = known.get((regime, row.method))
-            if before is None or before["lr"] != fits.rate(regime):
-                before = run_row(bench, fits, row, regime)
-                print(data.name, seed, row.method, before, flush=True)
-            records.append(before)
-    if records != stored:
-        write_json(file, {"task": data.name, "seed": seed, "family": family, "rows": records})
+            place = (regime, row.method)
+            wanted.append(place)
+            if place not in known or is_stale(known[place], fits, regime):
+                known[place] = run_row(bench, fits, row, regime)
+                print(data.name, seed, row.method, known[place], flush=True)
+                write_json(file, {**head, "rows": list(known.values())})
+    write_json(file, {**head, "rows": [known[place] for place in wanted]})
+
+
+def is_stale(row: dict, fits: Fits, regime: str) -> bool:
+    """Whether a stored row is of another rate or number of epochs than its regime has now."""
+    if row["lr"] != fits.rate(regime):
+        return True
+    return regime != "tuned" and row["epoch"] != fits.epochs(regime)
 
 
 def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
     """Return a row's scores in a regime, with its predictions kept."""
-    lr, epochs = fits.rate(regime), SHORT if regime == "none" else LONG
+    lr, epochs = fits.rate(regime), fits.epochs(regime)
     states, tuned = fits.states(epochs, lr), regime == "tuned"
     epoch = fits.best_epoch(states, row) if tuned else epochs
     config = row.tuned if tuned else row.untuned
@@ -206,7 +214,7 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
     lab = fits[0].lab
     records = []
     for regime in REGIMES:
-        lr, epochs = fits[0].rate(regime), SHORT if regime == "none" else LONG
+        lr, epochs = fits[0].rate(regime), fits[0].epochs(regime)
         members = []
         for fit in fits:
             states = fit.states(epochs, lr)
@@ -246,8 +254,13 @@ class Fits:
     def rate(self, regime: str) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return self.adapter.default_lr
+            return learning_rate(self.adapter, long=isinstance(self.posterior, VBLL))
         return self.best_rate() if regime == "tuned" else self.rates[0]
+
+    def epochs(self, regime: str) -> int:
+        """Return the epochs that a regime trains for."""
+        is_vbll = isinstance(self.posterior, VBLL)
+        return SHORT if regime == "none" and not is_vbll else LONG
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

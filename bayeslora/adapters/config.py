@@ -32,7 +32,8 @@ class LoRA:
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of AdamW on both factors; `None` takes `default_lr`, or `long_lr` where
-            `fit` chooses among many epochs by validation rows.
+            `fit` trains for ten epochs or more and is safe from training too long: validation
+            rows choose among them, or the last layer is variational.
         weight_decay: Decoupled weight decay of both factors.
         use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
             step does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).
@@ -78,7 +79,8 @@ class PoLAR:
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of the factors and of the core; `None` takes `default_lr`, or `long_lr`
-            where `fit` chooses among many epochs by validation rows.
+            where `fit` trains for ten epochs or more and is safe from training too long:
+            validation rows choose among them, or the last layer is variational.
         weight_decay: Decoupled weight decay of the core, which is exactly that of the change.
         constraint: `retraction` (Riemannian AdamW, exactly orthonormal after every step),
             `landing` (a field that attracts to the manifold, under AdamW) or
@@ -142,8 +144,8 @@ def learning_rate(config: Adaptation, *, long: bool = False) -> float:
 
     Args:
         config: Of the adapter.
-        long: Whether validation rows choose among many epochs, so that a rate that overfits in the
-            last ones does no harm.
+        long: Whether there are many epochs, and a rate that overfits in the last ones does no
+            harm.
     """
     if config.lr is not None:
         return config.lr

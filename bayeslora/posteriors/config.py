@@ -77,8 +77,9 @@ class VBLL:
 
     Attributes:
         prior_scale: Prior standard deviation of a logit. At the polish, `empirical-bayes` takes
-            the maximum of the ELBO, and `validation` the best of `PRIOR_SCALE_GRID` by validation
-            NLL, or what empirical Bayes gives where there are no validation rows.
+            the maximum of the ELBO (0.5 where means are held), and `validation` the best of
+            `PRIOR_SCALE_GRID` by validation NLL, or what empirical Bayes gives where there are no
+            validation rows.
         training_prior_scale: Prior standard deviation of a logit while the adapter trains; None
             takes `prior_scale`, and `DEFAULT_PRIOR_SCALE` where that is a name.
         bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
@@ -88,7 +89,8 @@ class VBLL:
         polish_bound: Bound of the final fit: any of these but `mc`.
         polish_mean: Means of the final fit: `refit` in closed form with the covariances, held as
             they were `trained` while the covariances are fitted, or `validation`, whichever of
-            the two has the lower validation NLL (`refit` where there are no validation rows).
+            the two has the lower validation NLL. Where there are no validation rows, `fit` settles
+            on `trained` after a long training of the head and on `refit` after a short one.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
         rank: Directions of a `low_rank` covariance.

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _GRID_TOLERANCE = 1e-4
 # The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
 _LEARNING_TOLERANCE = 1e-5
+# Held means are short of their optimum, so that their size says little about a prior; a wide one
+# would only add variance to logits that are too small already.
+HELD_PRIOR_SCALE = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class Polisher:
         if not isinstance(scale, str):
             return self._fit(scale, start, hold_mean=hold_mean)
         if scale == "empirical-bayes" or self.validation is None:
+            if hold_mean:
+                return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
             return self._fit(
                 DEFAULT_PRIOR_SCALE,
                 start,
                 _LEARNING_TOLERANCE,
-                hold_mean=hold_mean,
+                hold_mean=False,
                 learn_prior=True,
             )
         return self._on_grid(start, hold_mean=hold_mean)

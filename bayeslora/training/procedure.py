@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,12 @@ from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
-DEFAULT_EPOCHS_VALIDATED = 15
-# With fewer epochs to choose among, the higher rates have no time to fall.
+DEFAULT_EPOCHS_LONG = 15
+# With fewer epochs, the higher rates have no time to fall.
 _LONG = 10
+# How far gradient steps of a head must be able to move a weight before its means are held at the
+# final fit: a step of Adam is the learning rate at most.
+_REACH = 2.5
 
 LabelledRows = tuple[Examples, Tensor]
 
@@ -106,7 +110,8 @@ class TrainingData:
 
 def default_epochs(data: TrainingData, posterior: PosteriorConfig) -> int:
     """Return the passes over the data where none are asked for."""
-    return DEFAULT_EPOCHS_VALIDATED if _chooses(data, posterior) else DEFAULT_EPOCHS
+    long = _chooses(data, posterior) or isinstance(posterior, VBLL)
+    return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
 
 def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
@@ -114,11 +119,33 @@ def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
     return data.validation is not None and not isinstance(posterior, SWAG)
 
 
-def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Adaptation:
-    """Return the adapter with its learning rate, which depends on what validation rows choose."""
-    long = _chooses(data, choices.posterior) and settings.epochs >= _LONG
-    rate = learning_rate(choices.adapter, long=long)
-    return dataclasses.replace(choices.adapter, lr=rate)
+def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
+    """Return the choices with what depends on the data: learning rate, means of the final fit."""
+    posterior = choices.posterior
+    long = _chooses(data, posterior) or isinstance(posterior, VBLL)
+    rate = learning_rate(choices.adapter, long=long and settings.epochs >= _LONG)
+    adapter = dataclasses.replace(choices.adapter, lr=rate)
+    if (
+        isinstance(posterior, VBLL)
+        and posterior.polish_mean == "validation"
+        and not data.validation
+    ):
+        posterior = dataclasses.replace(posterior, polish_mean=_means(posterior, data, settings))
+    return dataclasses.replace(choices, adapter=adapter, posterior=posterior)
+
+
+def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> str:
+    """Return the means of the final fit where no validation rows choose them.
+
+    Means that took few gradient steps are far too small; after many, those of a closed-form fit
+    are too large, since by then the adapter has separated the training rows.
+    """
+    if posterior.head_step == "refit":
+        return "refit"
+    steps = settings.epochs * math.ceil(len(data.train[0]) / settings.batch_size)
+    if posterior.head_step == "gradient":
+        steps *= posterior.head_steps
+    return "trained" if steps * posterior.head_lr >= _REACH else "refit"
 
 
 def fit_classifier(
@@ -146,7 +173,8 @@ def fit_classifier(
     """
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    adapter = read_context(_rated(choices, data, settings), data.columns, held)
+    choices = _settled(choices, data, settings)
+    adapter = read_context(choices.adapter, data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     hashes = data.hashes()

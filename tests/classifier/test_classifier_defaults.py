@@ -9,14 +9,16 @@ from bayeslora.adapters.config import LoRA, PoLAR
 @pytest.mark.parametrize(
     ("options", "validates", "epochs", "rate"),
     [
-        ({}, False, 5, PoLAR.default_lr),
+        ({}, False, 15, PoLAR.long_lr),
         ({}, True, 15, PoLAR.long_lr),
+        ({"posterior": "mle"}, False, 5, PoLAR.default_lr),
+        ({"posterior": "laplace"}, True, 15, PoLAR.long_lr),
         ({"adapter": "lora"}, True, 15, LoRA.long_lr),
         ({"adapter": "polar:lr=0.02"}, True, 15, 0.02),
         ({"posterior": "swag"}, True, 5, PoLAR.default_lr),
     ],
 )
-def test_epochs_and_rate_follow_what_validation_rows_choose(
+def test_epochs_and_rate_follow_the_posterior_and_the_validation_rows(
     llama, options, validates, epochs, rate
 ):
     rows = toy_rows(16)
@@ -29,3 +31,32 @@ def test_few_epochs_keep_the_lower_rate(llama):
     rows = toy_rows(8)
     clf = new(llama).fit(rows, rows, epochs=2, batch_size=8)
     assert clf.record.adapter["lr"] == PoLAR.default_lr
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "means"),
+    [
+        ("", 15, "refit"),  # 15 epochs of 4 steps at 5e-3 move a weight by 0.3 at most
+        ("head_lr=0.05", 15, "trained"),
+        ("head_lr=0.05", 10, "refit"),
+        ("head_lr=0.05,head_steps=2", 10, "trained"),
+        ("head_lr=0.05,head_steps=2,head_step=joint", 10, "refit"),
+        ("head_lr=0.05,head_step=refit", 15, "refit"),
+        ("polish_mean=trained", 2, "trained"),
+        ("head_lr=0.05,polish_mean=refit", 15, "refit"),
+    ],
+)
+def test_means_without_validation_rows_follow_how_far_the_head_could_move(
+    llama, options, epochs, means
+):
+    posterior = f"vbll:{options},num_samples=20" if options else "vbll:num_samples=20"
+    clf = new(llama, posterior=posterior).fit(toy_rows(16), epochs=epochs, batch_size=4)
+    assert clf.record.posterior["polish_mean"] == means
+    assert clf.record.results["posterior"]["polish_mean"] == means
+
+
+def test_validation_rows_leave_the_choice_of_means_open(llama):
+    rows = toy_rows(16)
+    clf = new(llama).fit(rows, rows, epochs=2, batch_size=4)
+    assert clf.record.posterior["polish_mean"] == "validation"
+    assert clf.record.results["posterior"]["polish_mean"] in {"refit", "trained"}

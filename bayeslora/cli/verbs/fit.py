@@ -95,7 +95,8 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--epochs",
             type=whole(1),
             metavar="N",
-            help="passes over the rows, at most (default: 15 where --validation is given, else 5)",
+            help="passes over the rows, at most "
+            "(default: 15 with --validation, and for vbll; else 5)",
         ),
         parser.add_argument(
             "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
