@@ -15,8 +15,8 @@ help:
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make lint    style, types and import direction only"
 	@echo "make docs    write the gallery of reports again"
-	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes,"
-	@echo "             posteriors, ablations or existing_classifier, the first by default)"
+	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes by"
+	@echo "             default, or another file of benchmarks/: docs/methods.md says what each asks)"
 
 setup: $(STAMP)
 
@@ -61,9 +61,11 @@ docs: $(STAMP)
 
 # What a benchmark is of: docs/methods.md, Benchmarks.
 BENCH := regimes
+takes = $(shell grep -q -e '"$(1)"' benchmarks/$(BENCH).py && echo yes)
+BENCH_DATA = $(if $(DATA_DIR),$(if $(call takes,--data-dir),--data-dir $(DATA_DIR)),$(if $(call takes,--tasks),--tasks newsgroups))
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/$(BENCH).py $(if $(DATA_DIR),--data-dir $(DATA_DIR),--tasks newsgroups)
+	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_DATA)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
