@@ -236,8 +236,9 @@ class BayesianClassifier:
 
         Args:
             train: Labelled data, best of rows that the network was not trained on.
-            validation: Held-out labelled data for choosing the prior, where the posterior does so;
-                scored before and after in `validation_scores` and on the model card.
+            validation: Held-out labelled data for what the posterior chooses by them (a prior, a
+                temperature, the means of `VBLL`, which are refit without them); scored before and
+                after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, or `laplace_lora` where there is an
                 adapter of ours; it starts from the mean of the present one. None keeps that.
             text_column: The column of the texts; None keeps the known one.
@@ -268,7 +269,8 @@ class BayesianClassifier:
         rows = read_labelled(train, columns)
         held = None if validation is None else read_labelled(validation, columns)
         before = None if held is None else fitted.scores_of(held)
-        if posterior is not None:
+        # A head of ours may have settled on means; other rows choose anew.
+        if posterior is not None or isinstance(config, VBLL):
             fitted = fitted.with_posterior(config)
         fitted = fitted.calibrated(rows, held, columns, scores)
         if held is not None and before is not None:

@@ -35,9 +35,8 @@ TRAINED = "as trained"
 FINAL: dict[str, PosteriorConfig | None] = {
     TRAINED: None,
     "refit, empirical Bayes": VBLL(polish_mean="refit"),
-    "trained means, empirical Bayes": VBLL(polish_mean="trained"),
-    "trained means, scale 1": VBLL(polish_mean="trained", prior_scale=1.0),
     "trained means, scale 0.5": VBLL(polish_mean="trained", prior_scale=0.5),
+    "trained means, scale 1": VBLL(polish_mean="trained", prior_scale=1.0),
 }
 
 

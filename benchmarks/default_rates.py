@@ -1,7 +1,8 @@
 """Which learning rates should a fit without validation rows have, where nothing can be chosen?
 
 A grid of the same size for each adapter and kind of last layer, over the adapter's rate and the
-last layer's, on three data sets, with the epochs that `fit` takes there. The validation rows play
+last layer's, on three data sets, with five epochs (`default_epochs.py` has other numbers) and means
+refitted at the end. The validation rows play
 the data sets to come: a fit does not see them, and the pair with the lowest NLL on them in the mean
 over data sets is meant to be the default. Nothing here looks at a test row.
 

@@ -66,7 +66,7 @@ def main() -> None:
 def validation_nll(
     backbone: Backbone, data: ExperimentData, spec: FitSpec, title: str, head_lr: float = 1.0
 ) -> float:
-    """Return the validation NLL in nats of the best epoch, a VBLL's prior scale chosen there."""
+    """Return the validation NLL in nats of the best epoch, a VBLL's means chosen there."""
     lab = Evaluation(backbone, spec, data)
     state = fit_best_epoch(lab, backbone, spec, head_lr=head_lr, title=title)
     rows = lab.features(state, [TRAIN, VALIDATION])

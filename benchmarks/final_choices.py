@@ -165,7 +165,8 @@ def write_table(out: Path) -> None:
         f"choose from, mean over {NUM_SPLITS} splits of 320 rows and "
         f"{len({record['seed'] for record in records})} seeds. Rows are the same for all seeds. "
         "`refit`: means fitted in closed form with the covariances; `trained`: held as training "
-        "left them; `either`: whichever scores better. "
+        "left them, where empirical Bayes stands for the scale 0.5; `either`: whichever scores "
+        "better. "
         "Made by `python benchmarks/final_choices.py --data-dir DIR`.",
     ]
     for size in map(str, NUM_CHOOSING):

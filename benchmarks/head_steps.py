@@ -103,7 +103,8 @@ def curve_of(
         logits = network.head.predict(held.values)
         row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.labels)}
         for scale in (2.0, "validation", "empirical-bayes"):
-            head = fitted_head(VBLL(prior_scale=scale), network.head, train, held)
+            config = VBLL(prior_scale=scale, polish_mean="refit")
+            head = fitted_head(config, network.head, train, held)
             logits = head.predict(held.values)
             row[f"polished, {scale}"] = nll(logits, held.labels)
             row[f"prior scale, {scale}"] = head.report()["prior_scale"]

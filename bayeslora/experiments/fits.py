@@ -85,7 +85,10 @@ def _training_options(posterior: PosteriorConfig) -> dict[str, Any]:
         return found
     if isinstance(posterior.prior_scale, str):
         found["prior_scale"] = "chosen"
-    return {key: value for key, value in found.items() if key not in _AFTERWARDS}
+    afterwards = set(_AFTERWARDS)
+    if posterior.head_step == "refit" and posterior.bound == "mc":
+        afterwards.remove("polish_bound")
+    return {key: value for key, value in found.items() if key not in afterwards}
 
 
 def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Network:

@@ -89,8 +89,9 @@ class VBLL:
         polish_bound: Bound of the final fit: any of these but `mc`.
         polish_mean: Means of the final fit: `refit` in closed form with the covariances, held as
             they were `trained` while the covariances are fitted, or `validation`, whichever of
-            the two has the lower validation NLL. Where there are no validation rows, `fit` settles
-            on `trained` after a long training of the head and on `refit` after a short one.
+            the two has the lower validation NLL. Where there are no validation rows, `calibrate`
+            refits, and `fit` settles on `trained` after a long training of the head and on `refit`
+            after a short one.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
         rank: Directions of a `low_rank` covariance.

@@ -6,8 +6,9 @@ While the adapter trains, q follows by gradient steps on
 
     −(1/B) Σ_batch bound(φ_n, y_n; q)  +  KL(q ‖ prior) / N
 
-or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form
-(`vbll_polish.py`) and stores it apart from the training parameters.
+or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
+at the trained means or over them too (`vbll_polish.py`, `vbll_choice.py`), and stores it apart from
+the training parameters.
 
 Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
 """
@@ -175,7 +176,7 @@ class VBLLHead(nn.Module):
         )
         polished = polisher.fit(
             self._start(features, *self._posterior()),
-            trained=self._start(features, self.mean, self.covariance),
+            trained=self._trained(features),
         )
         if not polished.converged:
             logger.info("the polish stopped after %d rounds unconverged", len(polished.elbo))
@@ -263,6 +264,10 @@ class VBLLHead(nn.Module):
         if self.fitted_factor is not None:
             tensors["factor"] = self.fitted_factor
         return self.fitted_mean, covariance_of(self.config.covariance, len(self.mean), tensors)
+
+    def _trained(self, features: Tensor) -> Start | None:
+        """Return what training left; None where the means never left zero."""
+        return self._start(features, self.mean, self.covariance) if self.mean.any() else None
 
     def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
         return Start(mean, covariance.double().of_logits(features.double()))

@@ -65,6 +65,7 @@ class Ascent:
         covariance: A key of `BLOCKS`.
         rank: Directions of a `low_rank` covariance.
         tolerance: Relative change of the bound that no longer matters.
+        outside: Squared norm of the part of held means that is outside the features' row space.
     """
 
     features: Tensor
@@ -74,6 +75,7 @@ class Ascent:
     covariance: str
     rank: int
     tolerance: float
+    outside: float = 0.0
 
     def begin(self, mean: Tensor, covariance: Tensor, prior_variance: float) -> State:
         """Return the state with given means and the covariances that suit those of the logits.
@@ -116,7 +118,7 @@ class Ascent:
         That step is short, because covariances follow the prior where data say little; a longer
         one in the same direction is tried first, and kept if the bound agrees.
         """
-        second_moment = float(state.mean.square().sum()) + state.blocks.trace
+        second_moment = self._second_moment(state)
         growth = second_moment / state.mean.numel() / state.prior_variance
         for power in (_PRIOR_STRIDE, 1):
             prior_variance = state.prior_variance * growth**power
@@ -154,6 +156,9 @@ class Ascent:
     def _bound(self) -> AscentBound:
         return ASCENT_BOUNDS[self.bound]
 
+    def _second_moment(self, state: State) -> float:
+        return float(state.mean.square().sum()) + self.outside + state.blocks.trace
+
     def _blocks(self, weights: Tensor, precision: float, before: Blocks | None) -> Blocks:
         return make_blocks(
             self.covariance, self.features, weights, precision, rank=self.rank, before=before
@@ -165,7 +170,7 @@ class Ascent:
         covariance = state.blocks.train_covariance
         likelihood = float(self._bound.value(logits, covariance, self.labels, state.tilt).sum())
         size = state.mean.numel()
-        second_moment = state.blocks.trace + float(state.mean.square().sum())
+        second_moment = self._second_moment(state)
         spread = size * math.log(state.prior_variance) - state.blocks.log_determinant
         kl = 0.5 * (second_moment / state.prior_variance - size + spread)
         return replace(state, elbo=likelihood - kl)

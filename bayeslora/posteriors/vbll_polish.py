@@ -125,8 +125,7 @@ def polish(
         rank: Directions of a `low_rank` covariance.
         start: A fit of nearly the same problem; zero means otherwise.
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
-        hold_mean: Leave the means of `start` as they are. Where there are fewer rows than
-            features, a learned prior does not see the part of them outside the row space.
+        hold_mean: Leave the means of `start` as they are.
         max_iterations: At most this many rounds; at least one.
         tolerance: Stop when the bound changes by less than this, relative to its size.
     """
@@ -136,8 +135,9 @@ def polish(
     targets = torch.nn.functional.one_hot(labels, num_classes).double()
     if start is None:
         start = Start(features.new_zeros(num_classes, features.shape[1]), torch.zeros_like(targets))
+    outside = float(space.outside(start.mean.double()).sum()) if hold_mean else 0.0
     ascent = Ascent(
-        space.coordinates(features), labels, targets, bound, covariance, rank, tolerance
+        space.coordinates(features), labels, targets, bound, covariance, rank, tolerance, outside
     )
     around = _in_shape(start.covariance.double(), is_full=covariance == "full")
     state = ascent.begin(space.coordinates(start.mean.double()), around, prior_variance)

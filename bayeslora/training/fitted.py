@@ -18,9 +18,10 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
-from bayeslora.posteriors.build import build_weights
-from bayeslora.posteriors.config import MLE, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.build import Head, build_weights
+from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig, TemperatureScaling
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
+from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
@@ -175,7 +176,7 @@ class Fitted:
         gated = any(site.is_gated for site in sites)
         adapted = self.network.is_adapted
         check_last_layer(config, adapted=adapted, with_sites=bool(sites), gated=gated)
-        head = last_layer(config, self.network.head.mean_weight, self.record.seed)
+        head = last_layer(config, _start(self.network.head, config), self.record.seed)
         weights = build_weights(config, sites, head, self.record.seed)
         network = Network(self.network.encoder, sites, head, weights, self.network.full)
         network.to(self.network.feature_scale.device)
@@ -290,3 +291,13 @@ def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
 
 def _are_unlabelled(rows: Examples) -> bool:
     return all(label is None for label in rows.labels)
+
+
+def _start(head: Head, config: PosteriorConfig) -> Tensor:
+    """Return the [C, d] weights that another posterior starts from.
+
+    A VBLL after a VBLL starts where training ended, so that its means can be held there too.
+    """
+    if isinstance(head, VBLLHead) and isinstance(config, VBLL):
+        return head.mean.detach()
+    return head.mean_weight

@@ -119,19 +119,25 @@ def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
     return data.validation is not None and not isinstance(posterior, SWAG)
 
 
-def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
-    """Return the choices with what depends on the data: learning rate, means of the final fit."""
-    posterior = choices.posterior
-    long = _chooses(data, posterior) or isinstance(posterior, VBLL)
+def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Adaptation:
+    """Return the adapter with its learning rate, which depends on how the fit ends."""
+    long = _chooses(data, choices.posterior) or isinstance(choices.posterior, VBLL)
     rate = learning_rate(choices.adapter, long=long and settings.epochs >= _LONG)
-    adapter = dataclasses.replace(choices.adapter, lr=rate)
-    if (
-        isinstance(posterior, VBLL)
-        and posterior.polish_mean == "validation"
-        and not data.validation
-    ):
-        posterior = dataclasses.replace(posterior, polish_mean=_means(posterior, data, settings))
-    return dataclasses.replace(choices, adapter=adapter, posterior=posterior)
+    return dataclasses.replace(choices.adapter, lr=rate)
+
+
+def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
+    """Return the choices with the means of the final fit, where no validation rows choose them.
+
+    The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
+    """
+    posterior = choices.posterior
+    if not isinstance(posterior, VBLL) or posterior.polish_mean != "validation":
+        return choices
+    if data.validation is not None:
+        return choices
+    posterior = dataclasses.replace(posterior, polish_mean=_means(posterior, data, settings))
+    return dataclasses.replace(choices, posterior=posterior)
 
 
 def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> str:
@@ -173,10 +179,10 @@ def fit_classifier(
     """
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    choices = _settled(choices, data, settings)
-    adapter = read_context(choices.adapter, data.columns, held)
+    adapter = read_context(_rated(choices, data, settings), data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
+    choices = _settled(choices, data, settings)
     hashes = data.hashes()
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:

@@ -1,6 +1,7 @@
 """What `fit` chooses where it is told nothing."""
 
 import pytest
+import torch
 from usage import new, toy_rows
 
 from bayeslora.adapters.config import LoRA, PoLAR
@@ -51,8 +52,10 @@ def test_means_without_validation_rows_follow_how_far_the_head_could_move(
 ):
     posterior = f"vbll:{options},num_samples=20" if options else "vbll:num_samples=20"
     clf = new(llama, posterior=posterior).fit(toy_rows(16), epochs=epochs, batch_size=4)
-    assert clf.record.posterior["polish_mean"] == means
     assert clf.record.results["posterior"]["polish_mean"] == means
+    # Later rows may choose again.
+    asked = "polish_mean" in options
+    assert clf.record.posterior["polish_mean"] == (means if asked else "validation")
 
 
 def test_validation_rows_leave_the_choice_of_means_open(llama):
@@ -60,3 +63,19 @@ def test_validation_rows_leave_the_choice_of_means_open(llama):
     clf = new(llama).fit(rows, rows, epochs=2, batch_size=4)
     assert clf.record.posterior["polish_mean"] == "validation"
     assert clf.record.results["posterior"]["polish_mean"] in {"refit", "trained"}
+
+
+@pytest.mark.parametrize(
+    ("posterior", "means"),
+    [("vbll", "refit"), ("vbll:polish_mean=trained", "trained"), (None, "refit")],
+)
+def test_calibrating_refits_means_unless_told_to_hold_what_training_left(llama, posterior, means):
+    rows = toy_rows(16)
+    clf = new(llama, posterior="vbll:head_lr=0.05").fit(rows, epochs=10, batch_size=2)
+    assert clf.record.results["posterior"]["polish_mean"] == "trained"
+    trained = clf._fitted.network.head.mean.detach().clone()
+    clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
+    assert clf.record.results["posterior"]["polish_mean"] == means
+    head = clf._fitted.network.head
+    assert torch.equal(head.mean, trained)
+    assert torch.equal(head.mean_weight, trained.double()) == (means == "trained")

@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation",
         metavar="FILE",
-        help="held-out rows: they choose the prior where the posterior does so, and are scored",
+        help="held-out rows: they choose what the posterior chooses, such as a prior, and are "
+        "scored",
     )
     parser.add_argument(
         "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"

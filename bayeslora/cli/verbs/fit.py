@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--validation",
             metavar="FILE",
-            help="held-out rows: they choose the epoch and the prior scale",
+            help="held-out rows: they choose the epoch, and what the posterior chooses",
         ),
         parser.add_argument("--out", metavar="DIR", help="where the model goes"),
         *_model_options(parser),
