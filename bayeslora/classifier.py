@@ -116,7 +116,7 @@ class BayesianClassifier:
         epochs: int | None = None,
         batch_size: int = 16,
         head_lr: float | None = None,
-        patience: int = 3,
+        patience: int = 5,
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,

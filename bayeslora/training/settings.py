@@ -27,7 +27,7 @@ class TrainingSettings:
     epochs: int = 10
     batch_size: int = 16
     head_lr: float = 2e-2
-    patience: int = 3
+    patience: int = 5
     warmup: float = 0.03
     max_grad_norm: float = 1.0
     seed: int = 0

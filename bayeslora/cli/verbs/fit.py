@@ -111,7 +111,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--patience",
             type=whole(1),
             metavar="N",
-            help="epochs without a better validation NLL before training stops (default: 3)",
+            help="epochs without a better validation NLL before training stops (default: 5)",
         ),
         parser.add_argument(
             "--layer-sampling",
