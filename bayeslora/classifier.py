@@ -133,7 +133,8 @@ class BayesianClassifier:
             validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
                 are chosen by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
-                epoch or the last layer is variational (`VBLL`), else 5. The adapter's default
+                epoch; 15, and more of few rows, where the last layer is variational (`VBLL`);
+                else 5. The adapter's default
                 learning rate goes with it.
             batch_size: Rows a step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
@@ -157,13 +158,15 @@ class BayesianClassifier:
         scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         settings = TrainingSettings(
-            default_epochs(data, self.posterior) if epochs is None else epochs,
+            1 if epochs is None else epochs,
             batch_size,
             head_lr=self._head_lr(head_lr),
             patience=patience,
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
         )
+        if epochs is None:
+            settings = replace(settings, epochs=default_epochs(data, self.posterior, settings))
         choices = self._choices(scores)
         self._fitted = fit_classifier(
             choices, data, settings, self._load_backbone, out=out, overwrite=overwrite

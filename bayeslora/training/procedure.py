@@ -108,10 +108,20 @@ class TrainingData:
         return {"train": data_hash(self.train[0]), "validation": held}
 
 
-def default_epochs(data: TrainingData, posterior: PosteriorConfig) -> int:
-    """Return the passes over the data where none are asked for."""
-    long = _chooses(data, posterior) or isinstance(posterior, VBLL)
-    return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
+def default_epochs(
+    data: TrainingData, posterior: PosteriorConfig, settings: TrainingSettings
+) -> int:
+    """Return the passes over the data where none are asked for.
+
+    A variational last layer that no validation rows stop takes more of few rows, as many as its
+    head needs to get anywhere.
+    """
+    if _chooses(data, posterior):
+        return DEFAULT_EPOCHS_LONG
+    if not isinstance(posterior, VBLL):
+        return DEFAULT_EPOCHS
+    enough = math.ceil(_REACH / _reach(posterior, data, settings))
+    return max(DEFAULT_EPOCHS_LONG, enough)
 
 
 def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
@@ -148,10 +158,17 @@ def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> s
     """
     if posterior.head_step == "refit":
         return "refit"
-    steps = settings.epochs * math.ceil(len(data.train[0]) / settings.batch_size)
+    # Epochs that were counted to reach it may miss it by rounding.
+    reach = settings.epochs * _reach(posterior, data, settings)
+    return "trained" if reach >= 0.999 * _REACH else "refit"
+
+
+def _reach(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> float:
+    """Return how far gradient steps of an epoch can move a weight of the head."""
+    steps = math.ceil(len(data.train[0]) / settings.batch_size)
     if posterior.head_step == "gradient":
         steps *= posterior.head_steps
-    return "trained" if steps * posterior.head_lr >= _REACH else "refit"
+    return steps * posterior.head_lr
 
 
 def fit_classifier(

@@ -10,7 +10,9 @@ from bayeslora.adapters.config import LoRA, PoLAR
 @pytest.mark.parametrize(
     ("options", "validates", "epochs", "rate"),
     [
-        ({}, False, 15, PoLAR.long_lr),
+        ({"posterior": "vbll:head_lr=0.05"}, False, 15, PoLAR.long_lr),
+        # 2.5 is what 4 steps an epoch of 0.03 each reach in 21 epochs.
+        ({"posterior": "vbll:head_lr=0.03"}, False, 21, PoLAR.long_lr),
         ({}, True, 15, PoLAR.long_lr),
         ({"posterior": "mle"}, False, 5, PoLAR.default_lr),
         ({"posterior": "laplace"}, True, 15, PoLAR.long_lr),

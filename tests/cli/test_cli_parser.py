@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 from bayeslora.cli.arguments import DTYPES, LINKS, whole
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
+from bayeslora.training.procedure import DEFAULT_EPOCHS, DEFAULT_EPOCHS_LONG
 from bayeslora.training.settings import TrainingSettings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
@@ -129,7 +130,9 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
-    assert stated["epochs"] == "15 where --validation is given, else 5"
+    long = DEFAULT_EPOCHS_LONG
+    expected = f"{long} with --validation; for vbll {long}, and more of few rows; else"
+    assert stated["epochs"] == f"{expected} {DEFAULT_EPOCHS}"
 
 
 def test_choices_are_those_of_python():
