@@ -237,7 +237,8 @@ def test_without_validation_the_last_epoch_is_kept(encoder, tmp_path):
 
 
 def test_validation_rows_without_early_stopping_only_choose_the_prior(encoder, tmp_path):
-    fit = fresh(encoder, VBLL(), epochs=2)
+    posterior = VBLL(prior_scale="validation", polish_mean="refit")
+    fit = fresh(encoder, posterior, epochs=2)
     result = fit.run(tmp_path, validates=True, early_stopping=False)
     assert result.best_epoch == 2
     assert all("validation_nll" not in entry for entry in result.history)
