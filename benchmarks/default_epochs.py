@@ -30,7 +30,7 @@ from bayeslora.posteriors.config import VBLL, PosteriorConfig
 
 EPOCHS = (5, 10, 15)
 NUM_TRAIN = 640
-RATES = {"lora": (3e-3,), "polar": (4e-3, 1e-2)}
+RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 TRAINED = "as trained"
 FINAL: dict[str, PosteriorConfig | None] = {
     TRAINED: None,

@@ -19,7 +19,7 @@ from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, p_values
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson
+from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson, with_few_mistakes
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores, Score
 from bayeslora.metrics.scoring import Scoring
@@ -76,6 +76,7 @@ def group_scores(
                 scores[key] = interval_of(
                     value, drawn, method, low, high, units=units[place], kind=_KINDS[key]
                 )
+        scores = with_few_mistakes(scores, units[place])
         if chance[place] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
         found[names[code]] = PartScores(int(sizes[place]), scores)

@@ -14,7 +14,7 @@ from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.debiased import ece_debiased
-from bayeslora.metrics.intervals import from_zero
+from bayeslora.metrics.intervals import from_zero, with_few_mistakes
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
@@ -61,6 +61,7 @@ def all_scores(
         )
         for place, (key, info) in enumerate(SCORES.items())
     }
+    scores = with_few_mistakes(scores, spread.units)
     observed = np.array([values[key] for key in CHANCE_KEYS])
     drawn = errors_by_chance(rows, scoring)
     p = p_values(drawn, observed)

@@ -63,7 +63,18 @@ class Temperature(TemperatureOptions, Recalibrator):
 
 
 def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
-    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; say where it is an edge."""
+    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; say where it is an edge.
+
+    Of rows that are all right there is none: the larger, the better. To claim certainty from them
+    would be wrong, so β is 1, and that is said.
+    """
+    if (logits.argmax(1) == labels).all():
+        logger.warning(
+            "every one of the %d rows that the temperature is fitted to is right: nothing says "
+            "how sure is too sure, and it stays 1 (more rows, with mistakes among them, would say)",
+            len(labels),
+        )
+        return 1.0
     inverse = _newton(logits, labels)
     if inverse in {SMALLEST, LARGEST}:
         logger.warning("the best temperature, %g, is at the edge of the search", 1 / inverse)

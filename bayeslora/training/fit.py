@@ -291,7 +291,7 @@ def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
     epochs: dict[int, dict[str, float]] = {}
     names = {"loss": "loss", "eval_nll": "validation_nll", "eval_accuracy": "validation_accuracy"}
     for entry in log:
-        found = {names[key]: float(value) for key, value in entry.items() if key in names}
+        found = {name: float(entry[key]) for key, name in names.items() if key in entry}
         if found:
             epoch = round(entry["epoch"])
             epochs.setdefault(epoch, {"epoch": epoch}).update(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def restore_network(
     network.feature_scores = scores.to(network.feature_scale.device)
     # Each is loaded once, so that a damaged one is found now; the first stays in place.
     for tensors in reversed(members):
-        _load(network, tensors)
+        _load(network, tensors, files.directory)
     return network.eval(), members
 
 
@@ -93,7 +94,7 @@ def _members(files: ModelFiles) -> Members:
     for name, tensor in {**files.adapter, **files.posterior}.items():
         place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
         if place is None:
-            raise _misfit(name, "belongs to no member")
+            raise _misfit(files.directory, name, "belongs to no member")
         members[place][name.removeprefix(prefixes[place])] = tensor
     return members
 
@@ -102,20 +103,20 @@ def _prefix(place: int, count: int) -> str:
     return f"member-{place}." if count > 1 else ""
 
 
-def _load(network: Network, tensors: Mapping[str, Tensor]) -> None:
+def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
     network.expect(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise _misfit(name, "is missing")
+            raise _misfit(directory, name, "is missing")
         if name not in expected:
-            raise _misfit(name, "is not expected")
+            raise _misfit(directory, name, "is not expected")
         found, needed = list(tensors[name].shape), list(expected[name].shape)
         if found != needed:
-            raise _misfit(name, f"has shape {found}, expected {needed}")
+            raise _misfit(directory, name, f"has shape {found}, expected {needed}")
         problem = _problem(tensors[name], expected[name])
         if problem:
-            raise _misfit(name, problem)
+            raise _misfit(directory, name, problem)
     network.load_trained_state(tensors)
 
 
@@ -132,5 +133,6 @@ def _problem(found: Tensor, expected: Tensor) -> str:
     return ""
 
 
-def _misfit(name: str, problem: str) -> InputError:
-    return InputError(f"the model's tensors do not fit its record: {name!r} {problem}")
+def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
+    model = "the model" if directory is None else str(directory)
+    return InputError(f"{model}: its tensors do not fit its record: {name!r} {problem}")

@@ -129,7 +129,8 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
     with pytest.raises(bl.InputError) as caught:
         load(model)
     words = {"missing": "is missing", "misshapen": "has shape", "unexpected": "is not expected"}
-    assert f"do not fit its record: {name!r} {words[damage]}" in str(caught.value)
+    expected = f"{model}: its tensors do not fit its record: {name!r} {words[damage]}"
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -203,14 +203,15 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
         for name, text in SMALL.items()
     }
     monkeypatch.setattr(adapter_grid, "ADAPTERS", adapters)
-    for seed, adapter in product((0, 1), SMALL):
+    seeds = {name: (0, 1) if name == "lora" else (0,) for name in SMALL}
+    for adapter, seed in [(name, seed) for name, found in seeds.items() for seed in found]:
         adapter_grid.run(replace(cell, adapter=adapter, seed=seed), "mle")
     adapter_grid.write_summary(cell.out)
     text = (cell.out / "summary.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
     head, *rows = rows
     assert [row[:2] for row in rows] == [[m, a] for m in ("laplace", "mle") for a in sorted(SMALL)]
-    assert all(row[2] == "2" for row in rows)
+    assert all(row[2] == str(len(seeds[row[1]])) for row in rows)
     ranks = {row[1]: float(row[head.index("stable rank")]) for row in rows}
     assert all(rank >= 1 for rank in ranks.values())
     # A change of rank 2 has no larger one; those of whole layers and of columns do.

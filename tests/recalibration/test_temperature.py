@@ -116,14 +116,26 @@ def test_zero_probabilities_are_survived():
     assert scaled.probs[1, 1] > 0
 
 
-@pytest.mark.parametrize(("labels", "expected"), [([0, 0], 1e-3), ([1, 1], 1e3)])
-def test_the_edge_of_the_search_is_said(labels, expected, caplog):
+def test_the_edge_of_the_search_is_said(caplog):
     rows = Predictions(
-        probs=np.array([[0.9, 0.1], [0.8, 0.2]]), classes=("a", "b"), labels=np.array(labels)
+        probs=np.array([[0.9, 0.1], [0.8, 0.2]]), classes=("a", "b"), labels=np.array([1, 1])
     )
     with caplog.at_level(logging.WARNING):
-        assert Temperature().fit(rows).temperature == pytest.approx(expected)
+        assert Temperature().fit(rows).temperature == pytest.approx(1e3)
     assert "at the edge of the search" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_rows_that_are_all_right_sharpen_nothing(rows, caplog):
+    """Their likelihood rises without end as T falls, which says nothing of rows to come."""
+    known = Predictions(
+        probs=np.tile([[0.7, 0.3]], (rows, 1)), classes=("a", "b"), labels=np.zeros(rows, int)
+    )
+    with caplog.at_level(logging.WARNING):
+        found = Temperature().fit(known)
+    assert found.temperature == 1
+    assert f"every one of the {rows} rows" in caplog.text
+    np.testing.assert_allclose(found.apply(known).probs, known.probs)
 
 
 def test_what_becomes_of_the_other_columns():
