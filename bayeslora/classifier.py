@@ -204,7 +204,8 @@ class BayesianClassifier:
             link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
                 Refused where the posterior has no such choice.
             unknown_labels: What to do with a label that is not a class: `error`, or keep the row
-                unlabelled as out of distribution (`ood`).
+                unlabelled as out of distribution (`ood`), with its label in a further column,
+                `unknown_label`.
             seed: Of the draws.
             keep: Columns of the data that the predictions carry as further `columns`, such as the
                 source of a row, for scores by group, or its text.

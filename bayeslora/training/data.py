@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # What transformers calls classes that nobody named.
 _GENERIC = re.compile(r"LABEL_\d+")
+UNKNOWN_LABEL = "unknown_label"
+"""The column of predictions that has the labels of rows whose label is no class."""
+
 _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
 )

@@ -167,7 +167,12 @@ def test_unknown_labels_can_be_kept(run, refused, world, tmp_path):
     calibrate = ["calibrate", world.model, data, "--out", tmp_path / "m", "--quiet"]
     assert "--unknown-labels" not in refused(*calibrate)
     assert run(*predict, "--unknown-labels", "ood").code == 0
-    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [0, -1]
+    found = Predictions.load(tmp_path / "p.parquet", columns=["unknown_label"])
+    assert found.labels.tolist() == [0, -1]
+    assert found.columns["unknown_label"].tolist() == [None, "colours"]
+    assert run(*predict[:2], world.test, *predict[3:], "--unknown-labels", "ood", "--overwrite")
+    known = Predictions.load(tmp_path / "p.parquet", columns=["unknown_label"])
+    assert set(known.columns["unknown_label"]) == {None}
 
 
 def test_another_process_predicts_the_same_bits(run, world, tmp_path):

@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unknown-labels",
         choices=("error", "ood"),
         default="error",
-        help="what to do with a label that is not a class: ood keeps the row, unlabelled "
-        "(default: error)",
+        help="what to do with a label that is not a class: ood keeps the row, without a label and "
+        "with the one it had in a column unknown_label (default: error)",
     )
     add_keep(parser, "DATA")
     add_seed(parser, "seed of the draws")
