@@ -280,8 +280,8 @@ class Fits:
     def best_epoch(self, states: dict[int, State], row: Row) -> int:
         """Return the epoch with the best validation NLL under the row's own last layer.
 
-        A temperature and a prior precision are chosen anew at each epoch. A prior scale is chosen
-        afterwards, at the epoch that is best with scale 2, as `fit` does.
+        A temperature, a prior precision, and whether means are refitted are chosen anew at each
+        epoch; epochs of a variational last layer compare under a prior scale of 2, as in `fit`.
         """
         config = row.tuned
         if isinstance(config, VBLL):

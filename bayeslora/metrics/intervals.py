@@ -198,8 +198,9 @@ def with_few_mistakes(scores: Mapping[str, Score], units: int) -> dict[str, Scor
     """Return scores with intervals that reach as far as mistakes too rare to be seen may take them.
 
     Where fewer than `LEAST_ROWS` rows are wrong, or right, overconfidence is known at most as well
-    as the accuracy is by Wilson's interval. Where none is wrong, NLL and Brier are those of rows
-    that are right, and may be as much higher as means of rows that are all alike.
+    as the accuracy is by Wilson's interval, and no calibration error is less than it. Where none is
+    wrong, NLL and Brier are those of rows that are right, and may be as much higher as means of
+    rows that are all alike.
 
     Args:
         scores: By key, the accuracy among them.
@@ -215,6 +216,10 @@ def with_few_mistakes(scores: Mapping[str, Score], units: int) -> dict[str, Scor
     found["overconfidence"] = _hull(
         scores["overconfidence"], value + accuracy - high, value + accuracy - low
     )
+    gap = found["overconfidence"]
+    for key in scores.keys() & {"ece", "aece", "mce"}:
+        # no partition into bins makes less of the gap between mean confidence and accuracy
+        found[key] = _hull(scores[key], scores[key].value, max(-gap.low, gap.high))
     if accuracy == 1:
         for key in ("nll", "brier"):
             value, ceiling = scores[key].value, SCORES[key].high

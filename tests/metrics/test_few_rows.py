@@ -193,6 +193,8 @@ def test_intervals_of_nearly_faultless_calibrated_rows_hold_the_truth(rows, conf
             "nll": float(-(probs * np.log(probs)).sum(1).mean()),
             "brier": float(2 * (sure * (1 - sure)).mean()),
         }
+        widest = max(-scores["overconfidence"].low, scores["overconfidence"].high)
+        assert min(scores[key].high for key in ("ece", "aece", "mce")) >= widest
         for key, value in truth.items():
             held[key] += scores[key].low <= value <= scores[key].high
     # 95 % is what is claimed; below 88 % of 60 is beyond chance (p < 0.02).
