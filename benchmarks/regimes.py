@@ -73,7 +73,9 @@ class Row:
         tuned: The last layer in the tuned regime; None takes the head as it was trained.
         untuned: The last layer in the other two.
         dropout: Monte Carlo dropout instead of a last layer.
-        only_tuned: Whether it needs validation labels.
+        regimes: Where it is shown; what needs validation labels is in one alone.
+        long: Whether it trains without validation rows for as many epochs as vbll, at PoLAR's rate
+            for these.
     """
 
     method: str
@@ -81,12 +83,13 @@ class Row:
     tuned: PosteriorConfig | None = None
     untuned: PosteriorConfig | None = None
     dropout: MCDropout | None = None
-    only_tuned: bool = False
+    regimes: tuple[str, ...] = REGIMES
+    long: bool = False
 
 
 ROWS = (
     Row("lora-mle", "lora-mle"),
-    Row("lora-temperature", "lora-mle", tuned=TemperatureScaling(), only_tuned=True),
+    Row("lora-temperature", "lora-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
     Row(
         "lora-laplace",
         "lora-mle",
@@ -101,7 +104,8 @@ ROWS = (
     ),
     Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1, num_samples=5)),
     Row("polar-mle", "polar-mle"),
-    Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), only_tuned=True),
+    Row("polar-mle, 15 epochs", "polar-mle", regimes=("none",), long=True),
+    Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
     Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED),
     Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
     Row("polar-vbll, refit", "polar-vbll", tuned=REFIT, untuned=REFIT),
@@ -170,26 +174,26 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
     for row in ROWS:
         if row.family != family:
             continue
-        for regime in REGIMES if not row.only_tuned else ("tuned",):
+        for regime in row.regimes:
             place = (regime, row.method)
             wanted.append(place)
-            if place not in known or is_stale(known[place], fits, regime):
+            if place not in known or is_stale(known[place], fits, row, regime):
                 known[place] = run_row(bench, fits, row, regime)
                 print(data.name, seed, row.method, known[place], flush=True)
                 write_json(file, {**head, "rows": list(known.values())})
     write_json(file, {**head, "rows": [known[place] for place in wanted]})
 
 
-def is_stale(row: dict, fits: Fits, regime: str) -> bool:
+def is_stale(stored: dict, fits: Fits, row: Row, regime: str) -> bool:
     """Whether a stored row is of another rate or number of epochs than its regime has now."""
-    if row["lr"] != fits.rate(regime):
+    if stored["lr"] != fits.rate(regime, long=row.long):
         return True
-    return regime != "tuned" and row["epoch"] != fits.epochs(regime)
+    return regime != "tuned" and stored["epoch"] != fits.epochs(regime, long=row.long)
 
 
 def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
     """Return a row's scores in a regime, with its predictions kept."""
-    lr, epochs = fits.rate(regime), fits.epochs(regime)
+    lr, epochs = fits.rate(regime, long=row.long), fits.epochs(regime, long=row.long)
     states, tuned = fits.states(epochs, lr), regime == "tuned"
     epoch = fits.best_epoch(states, row) if tuned else epochs
     config = row.tuned if tuned else row.untuned
@@ -251,16 +255,16 @@ class Fits:
             )
         return self._trajectories[key]
 
-    def rate(self, regime: str) -> float:
+    def rate(self, regime: str, *, long: bool = False) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return learning_rate(self.adapter, long=isinstance(self.posterior, VBLL))
+            return learning_rate(self.adapter, long=long or isinstance(self.posterior, VBLL))
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
-    def epochs(self, regime: str) -> int:
+    def epochs(self, regime: str, *, long: bool = False) -> int:
         """Return the epochs that a regime trains for."""
-        is_vbll = isinstance(self.posterior, VBLL)
-        return SHORT if regime == "none" and not is_vbll else LONG
+        is_short = regime == "none" and not (long or isinstance(self.posterior, VBLL))
+        return SHORT if is_short else LONG
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""
