@@ -133,9 +133,8 @@ class BayesianClassifier:
             validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
                 are chosen by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
-                epoch; 15, and more of few rows, where the last layer is variational (`VBLL`);
-                else 5. The adapter's default
-                learning rate goes with it.
+                epoch, and 15, or more of few rows, for `VBLL` with `PoLAR`; else 5. The adapter's
+                default learning rate goes with it.
             batch_size: Rows a step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.
@@ -166,7 +165,8 @@ class BayesianClassifier:
             layer_sampling=resolve_sampling(layer_sampling),
         )
         if epochs is None:
-            settings = replace(settings, epochs=default_epochs(data, self.posterior, settings))
+            epochs = default_epochs(self.adapter, data, self.posterior, settings)
+            settings = replace(settings, epochs=epochs)
         choices = self._choices(scores)
         self._fitted = fit_classifier(
             choices, data, settings, self._load_backbone, out=out, overwrite=overwrite

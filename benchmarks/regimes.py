@@ -58,7 +58,7 @@ FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
     "polar-vbll": (PoLAR(), VBLL()),
 }
 
-# What `fit` settles on without validation rows after so many epochs.
+# What `fit` settles on without validation rows after many epochs, and after few.
 UNTUNED = VBLL(polish_mean="trained")
 REFIT = VBLL(polish_mean="refit")
 
@@ -72,6 +72,8 @@ class Row:
         family: Which fit.
         tuned: The last layer in the tuned regime; None takes the head as it was trained.
         untuned: The last layer in the other two.
+        unwatched: The last layer without validation rows where it is another than with a fixed
+            budget.
         dropout: Monte Carlo dropout instead of a last layer.
         regimes: Where it is shown; what needs validation labels is in one alone.
         long: Whether it trains without validation rows for as many epochs as vbll, at PoLAR's rate
@@ -82,6 +84,7 @@ class Row:
     family: str
     tuned: PosteriorConfig | None = None
     untuned: PosteriorConfig | None = None
+    unwatched: PosteriorConfig | None = None
     dropout: MCDropout | None = None
     regimes: tuple[str, ...] = REGIMES
     long: bool = False
@@ -106,7 +109,7 @@ ROWS = (
     Row("polar-mle", "polar-mle"),
     Row("polar-mle, 15 epochs", "polar-mle", regimes=("none",), long=True),
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
-    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED),
+    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED, unwatched=REFIT),
     Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
     Row("polar-vbll, refit", "polar-vbll", tuned=REFIT, untuned=REFIT),
     Row("polar-vbll, not polished", "polar-vbll"),
@@ -197,6 +200,7 @@ def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object
     states, tuned = fits.states(epochs, lr), regime == "tuned"
     epoch = fits.best_epoch(states, row) if tuned else epochs
     config = row.tuned if tuned else row.untuned
+    config = row.unwatched or config if regime == "none" else config
     outcome = fits.outcome(row, states[epoch], config, tuned=tuned)
     save_predictions(bench, fits.data, f"{row.method}-{regime}-seed-{fits.seed}", outcome)
     return {"regime": regime, "epoch": epoch, "lr": lr} | scores(outcome)
@@ -258,13 +262,17 @@ class Fits:
     def rate(self, regime: str, *, long: bool = False) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return learning_rate(self.adapter, long=long or isinstance(self.posterior, VBLL))
+            return learning_rate(self.adapter, long=long or self._is_long)
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
     def epochs(self, regime: str, *, long: bool = False) -> int:
         """Return the epochs that a regime trains for."""
-        is_short = regime == "none" and not (long or isinstance(self.posterior, VBLL))
-        return SHORT if is_short else LONG
+        return SHORT if regime == "none" and not (long or self._is_long) else LONG
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether `fit` trains for long without validation rows."""
+        return isinstance(self.posterior, VBLL) and isinstance(self.adapter, PoLAR)
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config import Adaptation, learning_rate
+from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
@@ -109,16 +109,16 @@ class TrainingData:
 
 
 def default_epochs(
-    data: TrainingData, posterior: PosteriorConfig, settings: TrainingSettings
+    adapter: Adaptation, data: TrainingData, posterior: PosteriorConfig, settings: TrainingSettings
 ) -> int:
     """Return the passes over the data where none are asked for.
 
-    A variational last layer that no validation rows stop takes more of few rows, as many as its
-    head needs to get anywhere.
+    PoLAR with a variational last layer that no validation rows stop takes more of few rows, as many
+    as its head needs to get anywhere. Other adapters have separated the rows by then.
     """
     if _chooses(data, posterior):
         return DEFAULT_EPOCHS_LONG
-    if not isinstance(posterior, VBLL):
+    if not (isinstance(posterior, VBLL) and isinstance(adapter, PoLAR)):
         return DEFAULT_EPOCHS
     enough = math.ceil(_REACH / _reach(posterior, data, settings))
     return max(DEFAULT_EPOCHS_LONG, enough)

@@ -17,6 +17,7 @@ from bayeslora.adapters.config import LoRA, PoLAR
         ({"posterior": "mle"}, False, 5, PoLAR.default_lr),
         ({"posterior": "laplace"}, True, 15, PoLAR.long_lr),
         ({"adapter": "lora"}, True, 15, LoRA.long_lr),
+        ({"adapter": "lora", "posterior": "vbll:head_lr=0.05"}, False, 5, LoRA.default_lr),
         ({"adapter": "polar:lr=0.02"}, True, 15, 0.02),
         ({"posterior": "swag"}, True, 5, PoLAR.default_lr),
     ],
