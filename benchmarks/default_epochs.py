@@ -121,12 +121,13 @@ def write_table(out: Path) -> None:
     order = list(FINAL)
     for place in sorted(places, key=lambda item: (*item[:4], order.index(item[4]))):
         found = places[place]
-        if set(found) == set(tasks):
-            seeds = "/".join(sorted({str(len(values)) for values in found.values()}))
-            means = [statistics.fmean(found[task]) for task in tasks]
-            cells = [*(f"{item:g}" if isinstance(item, float) else str(item) for item in place)]
-            cells += [seeds, *(f"{value:.4f}" for value in (*means, statistics.fmean(means)))]
-            lines.append(f"| {' | '.join(cells)} |")
+        seeds = "/".join(sorted({str(len(values)) for values in found.values()}))
+        means = [statistics.fmean(found[task]) if task in found else None for task in tasks]
+        cells = [*(f"{item:g}" if isinstance(item, float) else str(item) for item in place)]
+        cells += [seeds, *("" if value is None else f"{value:.4f}" for value in means)]
+        whole = [value for value in means if value is not None]
+        cells.append(f"{statistics.fmean(whole):.4f}" if len(whole) == len(tasks) else "")
+        lines.append(f"| {' | '.join(cells)} |")
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
