@@ -76,8 +76,6 @@ class Row:
             budget.
         dropout: Monte Carlo dropout instead of a last layer.
         regimes: Where it is shown; what needs validation labels is in one alone.
-        long: Whether it trains without validation rows for as many epochs as vbll, at PoLAR's rate
-            for these.
     """
 
     method: str
@@ -87,7 +85,6 @@ class Row:
     unwatched: PosteriorConfig | None = None
     dropout: MCDropout | None = None
     regimes: tuple[str, ...] = REGIMES
-    long: bool = False
 
 
 ROWS = (
@@ -107,7 +104,6 @@ ROWS = (
     ),
     Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1, num_samples=5)),
     Row("polar-mle", "polar-mle"),
-    Row("polar-mle, 15 epochs", "polar-mle", regimes=("none",), long=True),
     Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
     Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED, unwatched=REFIT),
     Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
@@ -180,23 +176,23 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
         for regime in row.regimes:
             place = (regime, row.method)
             wanted.append(place)
-            if place not in known or is_stale(known[place], fits, row, regime):
+            if place not in known or is_stale(known[place], fits, regime):
                 known[place] = run_row(bench, fits, row, regime)
                 print(data.name, seed, row.method, known[place], flush=True)
                 write_json(file, {**head, "rows": list(known.values())})
     write_json(file, {**head, "rows": [known[place] for place in wanted]})
 
 
-def is_stale(stored: dict, fits: Fits, row: Row, regime: str) -> bool:
+def is_stale(stored: dict, fits: Fits, regime: str) -> bool:
     """Whether a stored row is of another rate or number of epochs than its regime has now."""
-    if stored["lr"] != fits.rate(regime, long=row.long):
+    if stored["lr"] != fits.rate(regime):
         return True
-    return regime != "tuned" and stored["epoch"] != fits.epochs(regime, long=row.long)
+    return regime != "tuned" and stored["epoch"] != fits.epochs(regime)
 
 
 def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
     """Return a row's scores in a regime, with its predictions kept."""
-    lr, epochs = fits.rate(regime, long=row.long), fits.epochs(regime, long=row.long)
+    lr, epochs = fits.rate(regime), fits.epochs(regime)
     states, tuned = fits.states(epochs, lr), regime == "tuned"
     epoch = fits.best_epoch(states, row) if tuned else epochs
     config = row.tuned if tuned else row.untuned
@@ -259,20 +255,20 @@ class Fits:
             )
         return self._trajectories[key]
 
-    def rate(self, regime: str, *, long: bool = False) -> float:
+    def rate(self, regime: str) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return learning_rate(self.adapter, long=long or self._is_long)
+            return learning_rate(self.adapter, long=self._is_long)
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
-    def epochs(self, regime: str, *, long: bool = False) -> int:
+    def epochs(self, regime: str) -> int:
         """Return the epochs that a regime trains for."""
-        return SHORT if regime == "none" and not (long or self._is_long) else LONG
+        return SHORT if regime == "none" and not self._is_long else LONG
 
     @property
     def _is_long(self) -> bool:
         """Whether `fit` trains for long without validation rows."""
-        return isinstance(self.posterior, VBLL) and isinstance(self.adapter, PoLAR)
+        return isinstance(self.adapter, PoLAR)
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

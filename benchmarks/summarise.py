@@ -26,7 +26,7 @@ COLUMNS = (
 REGIMES = {
     "fixed": "Fixed long budget: 15 epochs, nothing chosen",
     "tuned": "Tuned on validation",
-    "none": "No validation rows: 15 epochs of polar-vbll, 5 of the others, as `fit` takes",
+    "none": "No validation rows: as `fit` does it, 15 epochs of PoLAR, 5 of LoRA",
 }
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

@@ -32,8 +32,7 @@ class LoRA:
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of AdamW on both factors; `None` takes `default_lr`, or `long_lr` where
-            `fit` trains for ten epochs or more and is safe from training too long: validation
-            rows choose among them, or the last layer is variational.
+            `fit` trains for ten epochs or more.
         weight_decay: Decoupled weight decay of both factors.
         use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
             step does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).
@@ -79,8 +78,7 @@ class PoLAR:
             `None` takes the architecture's own query and value projections.
         num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
         lr: Learning rate of the factors and of the core; `None` takes `default_lr`, or `long_lr`
-            where `fit` trains for ten epochs or more and is safe from training too long:
-            validation rows choose among them, or the last layer is variational.
+            where `fit` trains for ten epochs or more (not under `SWAG`, which averages its way).
         weight_decay: Decoupled weight decay of the core, which is exactly that of the change.
         constraint: `retraction` (Riemannian AdamW, exactly orthonormal after every step),
             `landing` (a field that attracts to the manifold, under AdamW) or
@@ -144,8 +142,7 @@ def learning_rate(config: Adaptation, *, long: bool = False) -> float:
 
     Args:
         config: Of the adapter.
-        long: Whether there are many epochs, and a rate that overfits in the last ones does no
-            harm.
+        long: Whether there are many epochs for a higher rate to fall in.
     """
     if config.lr is not None:
         return config.lr

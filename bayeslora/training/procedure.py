@@ -113,13 +113,16 @@ def default_epochs(
 ) -> int:
     """Return the passes over the data where none are asked for.
 
-    PoLAR with a variational last layer that no validation rows stop takes more of few rows, as many
-    as its head needs to get anywhere. Other adapters have separated the rows by then.
+    Where no validation rows stop it, PoLAR alone trains for long: other adapters have separated the
+    training rows by then. A variational last layer takes more of few rows, as many as its head
+    needs to get anywhere.
     """
     if _chooses(data, posterior):
         return DEFAULT_EPOCHS_LONG
-    if not (isinstance(posterior, VBLL) and isinstance(adapter, PoLAR)):
+    if not isinstance(adapter, PoLAR) or isinstance(posterior, SWAG):
         return DEFAULT_EPOCHS
+    if not isinstance(posterior, VBLL):
+        return DEFAULT_EPOCHS_LONG
     enough = math.ceil(_REACH / _reach(posterior, data, settings))
     return max(DEFAULT_EPOCHS_LONG, enough)
 
@@ -129,10 +132,10 @@ def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
     return data.validation is not None and not isinstance(posterior, SWAG)
 
 
-def _rated(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Adaptation:
-    """Return the adapter with its learning rate, which depends on how the fit ends."""
-    long = _chooses(data, choices.posterior) or isinstance(choices.posterior, VBLL)
-    rate = learning_rate(choices.adapter, long=long and settings.epochs >= _LONG)
+def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
+    """Return the adapter with its learning rate, which depends on how long it trains."""
+    long = settings.epochs >= _LONG and not isinstance(choices.posterior, SWAG)
+    rate = learning_rate(choices.adapter, long=long)
     return dataclasses.replace(choices.adapter, lr=rate)
 
 
@@ -196,7 +199,7 @@ def fit_classifier(
     """
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    adapter = read_context(_rated(choices, data, settings), data.columns, held)
+    adapter = read_context(_rated(choices, settings), data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     choices = _settled(choices, data, settings)

@@ -14,7 +14,9 @@ from bayeslora.adapters.config import LoRA, PoLAR
         # 2.5 is what 4 steps an epoch of 0.03 each reach in 21 epochs.
         ({"posterior": "vbll:head_lr=0.03"}, False, 21, PoLAR.long_lr),
         ({}, True, 15, PoLAR.long_lr),
-        ({"posterior": "mle"}, False, 5, PoLAR.default_lr),
+        ({"posterior": "mle"}, False, 15, PoLAR.long_lr),
+        ({"adapter": "lora", "posterior": "mle"}, False, 5, LoRA.default_lr),
+        ({"posterior": "swag"}, False, 5, PoLAR.default_lr),
         ({"posterior": "laplace"}, True, 15, PoLAR.long_lr),
         ({"adapter": "lora"}, True, 15, LoRA.long_lr),
         ({"adapter": "lora", "posterior": "vbll:head_lr=0.05"}, False, 5, LoRA.default_lr),

@@ -131,7 +131,7 @@ def test_defaults_in_the_help_are_those_of_python():
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
     long = DEFAULT_EPOCHS_LONG
-    expected = f"{long} with --validation; for vbll with polar {long}, and more of few rows; else"
+    expected = f"{long} with --validation; for polar {long}, with vbll more of few rows; else"
     assert stated["epochs"] == f"{expected} {DEFAULT_EPOCHS}"
 
 

@@ -96,7 +96,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             type=whole(1),
             metavar="N",
             help="passes over the rows, at most "
-            "(default: 15 with --validation; for vbll with polar 15, and more of few rows; else 5)",
+            "(default: 15 with --validation; for polar 15, with vbll more of few rows; else 5)",
         ),
         parser.add_argument(
             "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
