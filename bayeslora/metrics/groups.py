@@ -19,7 +19,8 @@ from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, p_values
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson, with_few_mistakes
+from bayeslora.metrics.few_mistakes import with_few_mistakes
+from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores, Score
 from bayeslora.metrics.scoring import Scoring

@@ -10,15 +10,13 @@ therefore gives
                         as the score's bounds allow; none of fewer rows
     any other score     none
 
-Of a share that is 0 or 1, the first two are the same. Of rows that differ but hardly any of which
-is wrong, resamples cannot tell either how many others would be: `with_few_mistakes` widens for that
-what it gives.
+Of a share that is 0 or 1, the first two are the same. `few_mistakes` has what is known of rows that
+differ but of which hardly any is wrong.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -28,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Prepare, acceleration, bootstrap_deviations
-from bayeslora.metrics.catalogue import SCORES, Kind
+from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.scores import LEAST_ROWS, Score
 
 LEVEL = 0.95
@@ -192,43 +190,6 @@ def _of_few_rows(value: float, units: int, kind: Kind, floor: float, ceiling: fl
     else:
         return Score.alone(value)
     return Score(value, min(float(ends[0]), value), max(float(ends[1]), value))
-
-
-def with_few_mistakes(scores: Mapping[str, Score], units: int) -> dict[str, Score]:
-    """Return scores with intervals that reach as far as mistakes too rare to be seen may take them.
-
-    Where fewer than `LEAST_ROWS` rows are wrong, or right, overconfidence is known at most as well
-    as the accuracy is by Wilson's interval, and no calibration error is less than it. Where none is
-    wrong, NLL and Brier are those of rows that are right, and may be as much higher as means of
-    rows that are all alike.
-
-    Args:
-        scores: By key, the accuracy among them.
-        units: Rows, or clusters, that they are of.
-    """
-    found = dict(scores)
-    accuracy = scores["accuracy"].value
-    rarer = min(accuracy, 1 - accuracy) * units
-    if units < LEAST_ROWS or rarer >= LEAST_ROWS:
-        return found
-    low, high = (float(end) for end in wilson(accuracy * units, units))
-    value = scores["overconfidence"].value
-    found["overconfidence"] = _hull(
-        scores["overconfidence"], value + accuracy - high, value + accuracy - low
-    )
-    gap = found["overconfidence"]
-    for key in scores.keys() & {"ece", "aece", "mce"}:
-        # no partition into bins makes less of the gap between mean confidence and accuracy
-        found[key] = _hull(scores[key], scores[key].value, max(-gap.low, gap.high))
-    if accuracy == 1:
-        for key in ("nll", "brier"):
-            value, ceiling = scores[key].value, SCORES[key].high
-            found[key] = _hull(scores[key], value, value + (1 - low) * (ceiling - value))
-    return found
-
-
-def _hull(score: Score, low: float, high: float) -> Score:
-    return Score(score.value, min(score.low, low), max(score.high, high))
 
 
 def bootstrap_interval(

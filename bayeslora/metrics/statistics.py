@@ -14,7 +14,8 @@ from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.debiased import ece_debiased
-from bayeslora.metrics.intervals import from_zero, with_few_mistakes
+from bayeslora.metrics.few_mistakes import with_few_mistakes
+from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring

@@ -21,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 # What transformers calls classes that nobody named.
 _GENERIC = re.compile(r"LABEL_\d+")
-UNKNOWN_LABEL = "unknown_label"
-"""The column of predictions that has the labels of rows whose label is no class."""
-
 _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
 )
@@ -119,6 +116,20 @@ def encode_for(
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
     return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
+
+
+def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
+    """Return the labels that are no classes as the further column `unknown_label`.
+
+    Args:
+        rows: Labelled or not.
+        codes: [N] int64, the index of each row's label among the classes, -1 where there is none.
+    """
+    found = (
+        None if label is None or code >= 0 else str(label)
+        for label, code in zip(rows.labels, codes.tolist(), strict=True)
+    )
+    return {"unknown_label": tuple(found)}
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:

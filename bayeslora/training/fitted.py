@@ -25,7 +25,7 @@ from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.tasks.examples import Examples
-from bayeslora.training.data import UNKNOWN_LABEL, columns_of, encode_for
+from bayeslora.training.data import columns_of, encode_for, unknown_labels
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
@@ -142,20 +142,11 @@ class Fitted:
             name=self.name,
             labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
             ids=rows.ids,
-            columns={**rows.further, **self._unknown_labels(rows, texts.labels, unknown)},
+            columns={
+                **rows.further,
+                **(unknown_labels(rows, texts.labels.numpy()) if unknown == "ood" else {}),
+            },
         )
-
-    def _unknown_labels(
-        self, rows: Examples, labels: Tensor, unknown: Unknown
-    ) -> dict[str, tuple[str | None, ...]]:
-        """Return the labels that are no classes as a further column, where they are kept."""
-        if unknown != "ood":
-            return {}
-        found = tuple(
-            None if label is None or place >= 0 else str(label)
-            for label, place in zip(rows.labels, labels.tolist(), strict=True)
-        )
-        return {UNKNOWN_LABEL: found}
 
     def spectra(self) -> list[list[SiteSpectrum]]:
         """Return the spectrum of every adapter site, or trained matrix, member by member.
