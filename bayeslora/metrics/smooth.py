@@ -28,8 +28,11 @@ from bayeslora.metrics.top_label import TopLabel
 GRID = 512
 """Points of the grid: against the direct sum over rows, errors agree to about 1e-4."""
 
-STEPS = 20
-"""Halvings of the range of σ."""
+TOLERANCE = 1e-6
+"""Largest distance of a reported error from the width that it equals."""
+
+MOST_STEPS = 50
+"""Some ten are taken; a bound for values that are not finite."""
 
 
 def grid_matrix(confidence: NDArray[np.float64]) -> Any:
@@ -74,11 +77,43 @@ def fixed_points(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return σ with smECE_σ = σ for residuals on the grid, [GRID] or [GRID, R]."""
     waves = dct(residuals, axis=0)
     decay = -0.5 * (np.pi * np.arange(GRID)) ** 2
-    low = np.abs(residuals.sum(axis=0))  # all that is left when σ is wide
-    high = np.abs(residuals).sum(axis=0)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        smoothed = idct((waves.T * np.exp(np.multiply.outer(middle**2, decay))).T, axis=0)
-        above = np.abs(smoothed).sum(axis=0) > middle
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.asarray((low + high) / 2)
+
+    def excess(width: NDArray[np.float64]) -> NDArray[np.float64]:
+        smoothed = idct((waves.T * np.exp(np.multiply.outer(width**2, decay))).T, axis=0)
+        return np.asarray(np.abs(smoothed).sum(axis=0) - width)
+
+    # The error is never less than what is left when σ is wide, nor more than all there is.
+    low, high = np.abs(residuals.sum(axis=0)), np.abs(residuals).sum(axis=0)
+    return falling_root(excess, low, high)
+
+
+def falling_root(
+    excess: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return where functions that fall with a slope of at most −1 are zero.
+
+    False position, halving the value at an end that stays (the Illinois rule). With such a slope
+    the value at a point is at least its distance from the root, which says when to stop.
+
+    Args:
+        excess: From points [R] to values [R].
+        low: [R] at most the roots.
+        high: [R] at least the roots.
+    """
+    at_low, at_high = excess(low), excess(high)
+    moved = np.zeros_like(low)
+    point = low
+    for _ in range(MOST_STEPS):
+        gap = at_low - at_high
+        point = low + (high - low) * np.divide(at_low, gap, out=np.zeros_like(low), where=gap > 0)
+        found = excess(point)
+        if (np.abs(found) <= TOLERANCE).all():
+            break
+        side = np.where(found > 0, 1.0, -1.0)
+        stays = np.where(side == moved, 0.5, 1.0)
+        low, at_low = np.where(side > 0, (point, found), (low, at_low * stays))
+        high, at_high = np.where(side > 0, (high, at_high * stays), (point, found))
+        moved = side
+    return point
