@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from posteriors import EPOCHS, MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed
+from posteriors import EPOCHS, MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed, warmed
 from summarise import interval
 
 import bayeslora as bl
@@ -84,15 +84,16 @@ def main() -> None:
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     for seed, task in product(args.seeds, args.tasks):
         data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
-        for fit in args.fits:
-            run(Cell(backbone, data, "variants", seed, args.out), fit)
+        cell = Cell(backbone, data, "variants", seed, args.out)
+        for one, fit in warmed([(cell, fit) for fit in args.fits]):
+            run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
 
 
 def run(cell: Cell, fit: str) -> None:
     """Fit a variant, score it, and where it is the default everything that is polished from it."""
-    file = cell.file(fit.replace(" ", "-"))
+    file = cell.file(fit)
     if file.is_file():
         return
     adapter, posterior = FITS[fit]

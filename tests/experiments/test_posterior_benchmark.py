@@ -114,6 +114,24 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     assert cell.file(fit).read_bytes() == before
 
 
+def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
+    small = {name: partial(ADAPTERS[name], num_layers=1) for name in ("lora", "polar")}
+    monkeypatch.setattr(posteriors, "ADAPTERS", small)
+    monkeypatch.setattr(posteriors, "LoRA", small["lora"])
+    polar = replace(cell, adapter="polar")
+    write_json(cell.file("mle"), {})
+    ((one, fit),) = posteriors.warmed([(cell, "mle"), (polar, "mle")])
+    assert (one.adapter, fit) == ("polar", "mle")
+    assert one.frozen_seconds > 0
+    known = set(cell.backbone.prefix_states)
+    assert len(known) == 4
+    clf, _ = posteriors.fitted(one, fit, 1e-3)
+    row = posteriors.scored(one, clf, fit, 1.0)
+    assert set(cell.backbone.prefix_states) == known
+    assert row["predict_seconds"] > one.frozen_seconds
+    assert posteriors.warmed([(cell, "mle")]) == []
+
+
 @pytest.mark.parametrize("fit", ["map", "vbll"])
 def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cell, fit):
     clf, _ = posteriors.fitted(cell, fit, 1e-3)
