@@ -12,15 +12,21 @@ its smallest eigenvalues, its columns are diag(s) u_i √(1/λ_i − 1). From th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance, LowRank
 from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, weighted_gram
 
 _MAX_STEPS = 40
+# Up to k deviations of a class may want to be zero, where the directions alone keep |S| above it.
+# The objective hardly changes below this, but its logarithm would lose all its digits.
+_MOST_LOG_RATIO = 9.0
 # A direction needs an eigenvalue below one; those that have none are this short.
 _SHORTEST = 1e-6
 
@@ -117,29 +123,34 @@ class _Problem:
         length = (1 / values[:, None, :rank] - 1).clamp_min(_SHORTEST).sqrt()
         return LowRank(std, (std[..., None] * vectors[..., :rank] * length).contiguous())
 
-    @torch.enable_grad()
     def minimise(self, start: LowRank) -> LowRank:
         """Return the optimum near `start`, or `start` for classes where none was found."""
-        # In units of the start's deviations all numbers are near one.
-        log_ratio = torch.zeros_like(start.std).requires_grad_()
-        direction = (start.factor / start.std[..., None]).requires_grad_()
-        optimiser = torch.optim.LBFGS(
-            [log_ratio, direction],
-            max_iter=_MAX_STEPS,
-            tolerance_grad=1e-9,
-            tolerance_change=1e-12,
-            line_search_fn="strong_wolfe",
+        from scipy.optimize import minimize
+
+        # In units of the best independent deviations all numbers are near one.
+        units = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
+        shortest = units[..., 0] * math.exp(-_MOST_LOG_RATIO)
+        start = LowRank(start.std.clamp_min(shortest), start.factor)
+        ratios = torch.cat([(start.std[..., None] / units).log(), start.factor / units], dim=-1)
+
+        def made(ratios: Tensor) -> LowRank:
+            return LowRank(units[..., 0] * ratios[..., 0].exp(), units * ratios[..., 1:])
+
+        @torch.enable_grad()
+        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            at = torch.from_numpy(flat.copy()).to(ratios).view_as(ratios).requires_grad_()
+            value = self.values(made(at)).sum()
+            (gradient,) = torch.autograd.grad(value, at)
+            return float(value.detach().nan_to_num(torch.inf)), gradient.cpu().numpy().ravel()
+
+        bounds = np.full((ratios.numel(), 2), np.inf) * (-1, 1)
+        bounds[:: ratios.shape[-1]] = -_MOST_LOG_RATIO, _MOST_LOG_RATIO
+        found = minimize(
+            objective,
+            ratios.cpu().numpy().ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": _MAX_STEPS, "maxcor": _MAX_STEPS, "ftol": 1e-15, "gtol": 1e-9},
         )
-
-        def made() -> LowRank:
-            return LowRank(start.std * log_ratio.exp(), start.std[..., None] * direction)
-
-        def objective() -> Tensor:
-            optimiser.zero_grad()
-            value = self.values(made()).sum()
-            torch.autograd.backward(value)
-            return value
-
-        optimiser.step(objective)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            return self.better(made(), start)
+        return self.better(made(torch.from_numpy(found.x).to(ratios).view_as(ratios)), start)

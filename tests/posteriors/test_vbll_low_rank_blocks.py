@@ -1,0 +1,30 @@
+"""Deviations that want to be zero, which the directions of a low-rank covariance allow."""
+
+import pytest
+import torch
+
+from bayeslora.posteriors.vbll_low_rank_blocks import LowRankBlocks
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize("seed", [0, 13, 19])
+def test_a_deviation_that_wants_to_be_zero_keeps_the_determinant_exact(seed):
+    """Each fit starts from the one before, as the rounds of coordinate ascent do."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(30, 8, generator=generator, dtype=F64)
+    rows = rows @ torch.randn(8, 8, generator=generator, dtype=F64)
+    weights = 0.2 * torch.rand(30, 1, generator=generator, dtype=F64)
+    blocks, prior = None, 0.05
+    for turn in range(12):
+        weighted = weights * (1 + turn / 10)
+        blocks = LowRankBlocks(rows, weighted, prior, rank=3, before=blocks)
+        found = blocks.stored()
+        covariance = torch.diag_embed(found.std.square()) + found.factor @ found.factor.mT
+        # k by k and d by d determinants of the same matrix, whose condition is some 1e9.
+        expected = float(torch.linalg.slogdet(covariance)[1])
+        assert blocks.log_determinant == pytest.approx(expected, abs=1e-6)
+        precision = rows.T @ (weighted * rows) + prior * torch.eye(8, dtype=F64)
+        independent = precision.diagonal().rsqrt()
+        assert (found.std[0] > 1e-4 * independent).all()
+    assert (found.std[0] / independent).min() < 0.01
