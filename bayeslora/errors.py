@@ -18,7 +18,7 @@ _KNOWN_AS = {
         "mcmc": "nuts",
         "temperature_scaling": "temperature",
     },
-    "method": {"dirichlet": "matrix", "platt": "vector"},
+    "method": {"dirichlet": "matrix", "platt": "vector", "split": "lac"},
     "bound": {"quadrature": "gauss_hermite"},
     "polish_bound": {"quadrature": "gauss_hermite"},
 }
@@ -44,16 +44,18 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
         allowed: Every name that would have been accepted.
     """
     names = sorted(allowed)
-    near = _KNOWN_AS.get(what, {}).get(value.lower()) or _nearest(value, names)
+    near = _KNOWN_AS.get(what, {}).get(value.lower(), "")
+    if near.partition(":")[0] not in names:
+        near = _nearest(value, names)
     hint = f" (did you mean {near!r}?)" if near else ""
     choices = ", ".join(repr(name) for name in names)
     offer = f"choose from {choices}" if names else "there are none"
     return InputError(f"unknown {what} {value!r}{hint}; {offer}")
 
 
-def _nearest(value: str, names: list[str]) -> str | None:
+def _nearest(value: str, names: list[str]) -> str:
     folded = {name.lower(): name for name in reversed(names)}
     wanted = value.lower()
     begun = sorted((key for key in folded if wanted and key.startswith(wanted)), key=len)
     near = begun or get_close_matches(wanted, folded, n=1)
-    return folded[near[0]] if near else None
+    return folded[near[0]] if near else ""

@@ -19,7 +19,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.build import Head, build_weights
-from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig, TemperatureScaling
+from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.record import Predictions
@@ -214,9 +214,6 @@ class Fitted:
         network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)
-        # A temperature fitted to the rows it is scored on would look better than it is.
-        if isinstance(self.posterior, TemperatureScaling):
-            held = None
         rows = feature_rows(network, fresh)
         accuracy = _accuracy(network, rows, train.source)
         chosen = fit_last_layer(
