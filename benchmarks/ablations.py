@@ -36,7 +36,8 @@ DEFAULT = "default"
 # Adapter and posterior of every fit.
 FITS: dict[str, tuple[str, str]] = {
     DEFAULT: ("polar", "vbll"),
-    "adapter lora": ("lora:dropout=0.1", "vbll"),
+    "adapter lora": ("lora", "vbll"),
+    "adapter lora, dropout 0.1": ("lora:dropout=0.1", "vbll"),
     "r 4": ("polar:r=4", "vbll"),
     "r 16": ("polar:r=16", "vbll"),
     "bound knowles_minka": ("polar", "vbll:bound=knowles_minka"),

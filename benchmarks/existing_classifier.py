@@ -138,8 +138,8 @@ def write_summary(out: Path) -> None:
         f"MiniLM, all weights fine-tuned with plain transformers for {EPOCHS} epochs on 640 rows; "
         "every posterior of the last layer has the same 320 held-out rows. Where it chooses "
         "something by validation NLL (`laplace` its prior, `vbll` its means) one half is fitted "
-        "to and the other chooses; all others are fitted to the whole. 800 test rows. Means over seeds "
-        "± half a 95 % t interval. Made by `python benchmarks/existing_classifier.py "
+        "to and the other chooses; all others are fitted to the whole. 800 test rows. Means over "
+        "seeds ± half a 95 % t interval. Made by `python benchmarks/existing_classifier.py "
         "--data-dir DIR`.",
         "",
         "| data | method | seeds | " + " | ".join(COLUMNS) + " |",

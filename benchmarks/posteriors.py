@@ -2,10 +2,11 @@
 
 A fit serves all posteriors that leave its adapter alone: they are calibrated on it, with the time
 of the fit added to their own. Each kind of training takes the better of two learning rates, by
-validation NLL with the first seed; fits that train their adapter alike share the choice. On the
-features of such fits, distances to the training rows are tried as out-of-distribution scores, and
-approximations are measured against chains with the same prior. Everything is stored as it comes;
-the same command goes on where it was interrupted.
+validation NLL with the first seed; fits that train their adapter alike share the choice. Posteriors
+over adapter weights then take the better of two widths in the same way. On the features of such
+fits, distances to the training rows are tried as out-of-distribution scores, and approximations are
+measured against chains with the same prior. Everything is stored as it comes; the same command goes
+on where it was interrupted.
 
     python benchmarks/posteriors.py --data-dir DIR
 
@@ -18,12 +19,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
@@ -40,6 +41,8 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
 from bayeslora.training.predict import num_passes
+
+Choice = TypeVar("Choice")
 
 EPOCHS, MAX_LENGTH = 6, 32
 NUM_TEST, NUM_OOD = 500, 250
@@ -73,6 +76,16 @@ FITS: dict[str, tuple[str, ...]] = {
 LORA_ONLY = {"scalabl", "mc_dropout"}
 TRAINED_AS = {"map": "mle", "tfb": "mle", "mc_dropout": "mle", "ensemble": "mle"}
 """Fits whose adapter trains on plain cross-entropy too, and so with the same learning rate."""
+WIDER = {
+    "swag": "swag:scale=2",
+    "tfb": "tfb:tolerance=0.03",
+    "blob": "blob:initial_std=0.01",
+    "ivon": "ivon:ess=1e6",
+    "scalabl": "scalabl:initial_std=0.2",
+    "clora": "clora:initial_std=0.2",
+    "mc_dropout": "mc_dropout:p=0.2",
+}
+"""Posteriors that do not choose their own width by validation rows, with a second one to try."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,7 @@ def run(cell: Cell, fit: str) -> None:
     """Fit, calibrate, score and store."""
     if cell.file(fit).is_file():
         return
-    clf, seconds = at_best_rate(cell, fit)
+    clf, seconds = at_best(cell, fit)
     rows = [scored(cell, clf, fit, seconds)]
     content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
@@ -198,18 +211,38 @@ def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answ
     return None
 
 
-def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
-    """Return a fit at the learning rate of its kind, chosen once by validation NLL."""
+def at_best(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
+    """Return a fit at the learning rate and the width chosen once by validation NLL."""
+    if fit not in WIDER:
+        return at_best_rate(cell, fit, fit)
+    file = cell.out / "widths" / cell.data.name / f"{cell.adapter}-{fit}.json"
+    if file.is_file():
+        return at_best_rate(cell, fit, str(read_json(file)["posterior"]))
+    tried = {recipe: at_best_rate(cell, fit, recipe) for recipe in (fit, WIDER[fit])}
+    best, found = lowest_nll(cell, tried)
+    write_json(file, {"posterior": best, "seed": cell.seed, "validation_nll": found})
+    return tried[best]
+
+
+def at_best_rate(cell: Cell, fit: str, recipe: str) -> tuple[bl.BayesianClassifier, float]:
+    """Return a fit with some options at the learning rate of its kind, chosen without them."""
     kind = TRAINED_AS.get(fit, fit)
     file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{kind}.json"
     if file.is_file():
-        return fitted(cell, fit, float(read_json(file)["lr"]))
+        return fitted(cell, recipe, float(read_json(file)["lr"]))
     tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
+    best, found = lowest_nll(cell, tried)
+    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": found})
+    return tried[best] if kind == recipe else fitted(cell, recipe, best)
+
+
+def lowest_nll(
+    cell: Cell, tried: Mapping[Choice, tuple[bl.BayesianClassifier, float]]
+) -> tuple[Choice, list[tuple[Choice, float]]]:
+    """Return the choice of the lowest validation NLL, and those of all."""
     held = cell.data.validation
-    found = {lr: nll_of(clf.predict(held)) for lr, (clf, _) in tried.items()}
-    best = min(found, key=found.__getitem__)
-    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
-    return tried[best] if kind == fit else fitted(cell, fit, best)
+    found = {choice: nll_of(clf.predict(held)) for choice, (clf, _) in tried.items()}
+    return min(found, key=found.__getitem__), list(found.items())
 
 
 def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:

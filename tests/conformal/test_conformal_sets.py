@@ -220,7 +220,10 @@ def test_refusals(name):
     ("method", "message"),
     [
         ("dirichlet", "unknown method 'dirichlet'; choose from 'aps', 'lac', 'raps'"),
-        ("split", r"unknown method 'split' \(did you mean 'lac'\?\); choose from 'aps', 'lac', 'raps'"),
+        (
+            "split",
+            r"unknown method 'split' \(did you mean 'lac'\?\); choose from 'aps', 'lac', 'raps'",
+        ),
         ("lac:alpha=1", "alpha must be between 0 and 1, got 1"),
         ("lac:alpha=0", "alpha must be between 0 and 1, got 0"),
         ("lac:seed=1", "unknown option of method lac 'seed'"),

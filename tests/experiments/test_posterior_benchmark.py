@@ -37,6 +37,7 @@ RECIPES = sorted(
     {
         *posteriors.FITS,
         *set().union(*posteriors.FITS.values()),
+        *posteriors.WIDER.values(),
         posterior_distances.EXACT,
         *SAME_PRIOR,
         *(posterior for _, posterior in ablations.FITS.values()),
@@ -194,13 +195,29 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch)
     monkeypatch.setattr(posteriors, "fitted", fitted)
     monkeypatch.setattr(posteriors, "nll_of", lambda lr: abs(lr - 3e-3))
     # Its adapter is trained as that of "mle", whose rate it takes.
-    assert posteriors.at_best_rate(cell, "ensemble")[0].lr == 3e-3
-    assert posteriors.at_best_rate(replace(cell, seed=5), "mle")[0].lr == 3e-3
-    assert posteriors.at_best_rate(cell, "vbll")[0].lr == 3e-3
+    assert posteriors.at_best(cell, "ensemble")[0].lr == 3e-3
+    assert posteriors.at_best(replace(cell, seed=5), "mle")[0].lr == 3e-3
+    assert posteriors.at_best(cell, "vbll")[0].lr == 3e-3
     low, high = posteriors.LEARNING_RATES["lora"]
     expected = [(0, "mle", low), (0, "mle", high), (0, "ensemble", high), (5, "mle", high)]
     assert tried == [*expected, (0, "vbll", low), (0, "vbll", high)]
     assert read_json(cell.out / "learning-rates" / "toy" / "lora-mle.json")["seed"] == 0
+
+
+def test_the_width_is_chosen_once_at_the_better_rate(cell, monkeypatch):
+    tried = []
+
+    def fitted(at, fit, lr):
+        tried.append((at.seed, fit, lr))
+        return SimpleNamespace(predict=lambda _: (fit, lr), fit=fit), 1.0
+
+    monkeypatch.setattr(posteriors, "fitted", fitted)
+    monkeypatch.setattr(posteriors, "nll_of", lambda made: (made[0] == "blob") + made[1])
+    wider = posteriors.WIDER["blob"]
+    assert posteriors.at_best(cell, "blob")[0].fit == wider
+    assert posteriors.at_best(replace(cell, seed=1), "blob")[0].fit == wider
+    low, high = posteriors.LEARNING_RATES["lora"]
+    assert tried == [(0, "blob", low), (0, "blob", high), (0, wider, low), (1, wider, low)]
 
 
 SMALL = {
