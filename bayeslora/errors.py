@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 # Names that people know something by, and what it is called here.
 _KNOWN_AS = {
+    "adapter": {"rslora": "lora:use_rslora=true"},
     "posterior": {
         "deep_ensemble": "ensemble",
         "dropout": "mc_dropout",

@@ -13,6 +13,7 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # Commas between options, not those inside brackets.
 _COMMA = re.compile(r",(?![^\[({]*[\])}])")
 
@@ -33,7 +34,7 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if isinstance(value, str):
         name, options = _parse(what, value)
     elif isinstance(value, Mapping):
-        options = {key: item for key, item in value.items() if key != "name"}
+        options = {key: _number(item) for key, item in value.items() if key != "name"}
         name = str(value.get("name", ""))
     else:
         allowed = ", ".join(sorted(choices))
@@ -80,10 +81,8 @@ def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
 
 def _number(value: Any) -> Any:
     """Return a float for text such as `1e-3`, which YAML takes for a string."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
+    return float(value) if is_number else value
 
 
 def _build(where: str, cls: type[Any], options: Mapping[str, Any]) -> Any:

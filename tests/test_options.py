@@ -36,6 +36,9 @@ TOOLS = {"tool": Tool}
         ("tool:parts=[x,y],size=2", Tool(parts=("x", "y"), size=2)),
         ("tool:parts=null", Tool()),
         ({"name": "tool", "size": 2}, Tool(size=2)),
+        # As a YAML file has it.
+        ({"name": "tool", "size": "1e-3"}, Tool(size=0.001)),
+        ({"name": "tool", "label": "1e"}, Tool(label="1e")),
         ({"name": "tool", "parts": ["x"]}, Tool(parts=("x",))),
         (Tool(size=3), Tool(size=3)),
     ],
@@ -113,13 +116,19 @@ def test_unknown_choice_gives_a_hint_only_where_there_is_a_near_name():
         ("posterior", "mc", "mc_dropout"),
         ("posterior", "laplace_lorra", "laplace_lora"),
         ("posterior", "dropout", "mc_dropout"),
+        ("adapter", "rslora", "lora:use_rslora=true"),
         ("method", "dirichlet", "matrix"),
         ("method", "platt", "vector"),
         ("bound", "quadrature", "gauss_hermite"),
     ],
 )
 def test_unknown_names_have_the_nearest_beside_them(what, value, near):
-    known = {"posterior": POSTERIORS, "method": RECALIBRATORS, "bound": BOUNDS}[what]
+    known = {
+        "adapter": ADAPTERS,
+        "posterior": POSTERIORS,
+        "method": RECALIBRATORS,
+        "bound": BOUNDS,
+    }[what]
     assert f"unknown {what} {value!r} (did you mean {near!r}?); choose from" in str(
         unknown_choice(what, value, known)
     )

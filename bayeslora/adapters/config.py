@@ -39,7 +39,9 @@ class LoRA:
     """
 
     name: ClassVar[str] = "lora"
-    summary: ClassVar[str] = "low-rank change of frozen weights with two free factors"
+    summary: ClassVar[str] = (
+        "low-rank change of frozen weights with two free factors; use_rslora=true for large r"
+    )
     source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
     parameters: ClassVar[str] = "r (in + out) a layer"
     default_lr: ClassVar[float] = 3e-3

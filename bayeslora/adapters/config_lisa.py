@@ -79,8 +79,13 @@ class LayerSampling:
         if self.weights is not None and len(self.weights) != num_layers:
             raise InputError(
                 f"weights must be {num_layers} numbers, one for each layer to draw from, got "
-                f"{len(self.weights)}"
+                f"{len(self.weights)}{self._choice_of_layers}"
             )
+
+    @property
+    def _choice_of_layers(self) -> str:
+        """What says how many layers there are, for messages."""
+        return ""
 
     def interval_of(self, num_steps: int, num_layers: int) -> int:
         """Return the steps between draws in a fit of so many, over so many layers."""
@@ -124,6 +129,10 @@ class LISA(LayerSampling):
             raise InputError(f"train_embedding must be true or false, got {self.train_embedding!r}")
         check_rate(self)
         number(self, "weight_decay", low=0.0)
+
+    @property
+    def _choice_of_layers(self) -> str:
+        return f" (num_layers={self.num_layers}; the backbone may have fewer)"
 
 
 def resolve_sampling(value: Any) -> LayerSampling | None:

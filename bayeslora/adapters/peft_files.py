@@ -26,7 +26,7 @@ TENSOR_ROOT = "base_model.model."
 
 _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
-_SAFE_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_SAFE_STARTS = (None, True, False, "gaussian", "eva", "mica", "orthogonal")
 """Initialisations of PEFT that leave the base model's weights as they were."""
 _EXACT_PISSA = "pissa"
 """One that changes them in a way that can be found out from the base model."""
@@ -128,7 +128,8 @@ def _check_readable(path: Path, options: Any) -> None:
         raise InputError(
             f"{path}: init_lora_weights {start!r} changed the base model's weights, and what it "
             "took out of them is not in the checkpoint; save it with PEFT's "
-            "path_initial_model_for_weight_conversion, which gives a plain LoRA"
+            "path_initial_model_for_weight_conversion, which gives a plain LoRA, or load it on the "
+            "changed base model, if that was saved, with init_lora_weights set to true"
         )
     for key, kind in (("r", int), ("lora_alpha", int | float)):
         value = options.get(key)

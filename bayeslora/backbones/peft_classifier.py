@@ -101,17 +101,17 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
 
 
 def _check_start(source: str) -> None:
-    """Complain about a start that PEFT decomposes again when it loads, with another result.
+    """Complain about a start that PEFT takes out of the base anew when it loads, or not at all.
 
     Raises:
-        InputError: It is a randomised PiSSA, or CorDA, and was not converted when saved.
+        InputError: It is a randomised PiSSA, CorDA or LoRA-GA, and was not converted when saved.
     """
     start = str(_settings(source).get("init_lora_weights"))
-    if start.startswith("pissa_niter") or start == "corda":
+    if start.startswith("pissa_niter") or start in {"corda", "lora_ga"}:
         raise InputError(
             f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
-            "that is not in the checkpoint, and PEFT would find another one; save it with PEFT's "
-            "path_initial_model_for_weight_conversion, which gives a plain LoRA"
+            "that is not in the checkpoint, and PEFT would find another one or none; save it with "
+            "PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
         )
 
 

@@ -153,7 +153,10 @@ def _groups(network: Network) -> list[Group]:
         number = layer_index(site.name)
         home = always if number is None else members.setdefault(number, [])
         home += [*site.trainable().values(), *more]
-    layers = [Group(f"layer {number}", tuple(members[number])) for number in sorted(members)]
+    # S²FT may have chosen no columns of a layer: drawn alone, it would leave nothing to train.
+    layers = [
+        Group(f"layer {number}", tuple(items)) for number, items in sorted(members.items()) if items
+    ]
     return [*layers, *([Group(ALWAYS, tuple(always), always=True)] if always else [])]
 
 

@@ -85,6 +85,12 @@ def test_an_exact_pissa_is_read_as_it_is(peft, tmp_path):
     assert all(site.centred and site.r == 4 for site in sites)
 
 
+def test_a_start_that_leaves_the_base_alone_is_read(peft, tmp_path):
+    wrapped = trained(peft, tiny_llama(), "mica")
+    wrapped.save_pretrained(tmp_path)
+    check(wrapped, tmp_path)
+
+
 @pytest.mark.parametrize("start", ["pissa_niter_4", "corda"])
 def test_a_start_that_is_lost_is_refused(peft, tmp_path, start):
     trained(peft, tiny_llama(), start).save_pretrained(tmp_path)

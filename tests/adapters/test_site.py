@@ -44,6 +44,10 @@ class TestLoRAOnStack(OnStack):
     config = LoRA(r=2, target_modules=("layers.0", "layers.2"))
 
 
+class TestRankStabilisedLoRAOnStack(OnStack):
+    config = LoRA(r=4, use_rslora=True, target_modules=("layers.0", "layers.2"))
+
+
 class TestPoLAROnStack(OnStack):
     config = PoLAR(r=6, target_modules=("layers.1", "layers.2"), num_layers=None)
 

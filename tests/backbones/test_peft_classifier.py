@@ -181,7 +181,7 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
         loaded(str(path))
 
 
-@pytest.mark.parametrize("start", ["pissa_niter_4", "corda"])
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "lora_ga"])
 def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
     """PEFT loads the first without a word, and the logits are others."""
     path, _ = adapted_backbone("llama", tmp_path)

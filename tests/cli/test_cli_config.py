@@ -1,12 +1,16 @@
 """Options from a YAML file."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
 from cli_files import write_rows
 
 from bayeslora.cli.parser import build_parser
+
+METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 @pytest.fixture
@@ -48,6 +52,19 @@ def test_a_file_holds_every_option(run, world, tmp_path, config):
     assert record["training"]["batch_size"] == 8
     assert record["seed"] == 5
     assert record["max_length"] == 12
+
+
+def test_the_file_of_the_docs_is_read_with_its_learning_rate(run, world, tmp_path, config):
+    """YAML takes `2e-3` for text."""
+    if not METHODS.is_file():
+        pytest.skip("docs/ is not beside tests/")
+    (block,) = re.findall(r"```yaml\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    options = ["--validation", world.valid, "--out", tmp_path / "m", "--backbone", world.llama]
+    few = ["--epochs", 1, "--max-length", 12, "--quiet"]
+    assert run("fit", world.train, "--config", config(block), *options, *few).code == 0
+    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
+    assert (record["adapter"]["r"], record["adapter"]["lr"]) == (4, 0.002)
+    assert record["posterior"]["prior_scale"] == 2
 
 
 def test_the_command_line_goes_before_the_file(run, world, tmp_path, config):

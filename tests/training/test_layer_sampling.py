@@ -88,6 +88,17 @@ class TestCLoRA(SamplingLaws):
     posterior = CLoRA(num_samples=2)
 
 
+def test_layers_without_columns_are_not_drawn(decoder, tmp_path):
+    adapter = S2FT(o_ratio=0.1, d_ratio=0.0, num_layers=None)
+    fit = fresh(decoder, MLE(), adapter, layer_sampling=LayerSampling(num_active=1, interval=1))
+    with_columns = {site.name.split(".")[1] for site in fit.network.sites if site.k}
+    assert 0 < len(with_columns) < 3
+    sampler = layer_sampler(fit.network, fit.adapter, fit.settings, 30)
+    assert {group.name.split()[1] for group in sampler.groups if not group.always} == with_columns
+    record = fit.run(tmp_path).layer_sampling
+    assert record["blocks"]
+
+
 @pytest.mark.parametrize("posterior", [BLoB(), CLoRA()], ids=lambda item: item.name)
 def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, posterior):
     sampling = replace(ONE_OF_TWO, mode="fixed")
