@@ -59,12 +59,14 @@ class Trainee:
         optimizer: Of what trains.
         sites: Its adapters; none where its own weights train.
         before_step: Called with the number of the step before each.
+        beside: Bytes of weights that are kept beside the model's own.
     """
 
     model: nn.Module
     optimizer: Optimizer
     sites: list[Any] = field(default_factory=list)
     before_step: Callable[[int], object] = lambda _: None
+    beside: int = 0
 
 
 Begin = Callable[[Setting, "Arm", float, int], Trainee]
@@ -88,10 +90,16 @@ def whole(setting: Setting, _arm: Arm, lr: float, _seed: int) -> Trainee:
     return Trainee(model, AdamW(model.parameters(), lr=lr, weight_decay=0.0))
 
 
-def sampled(setting: Setting, _arm: Arm, lr: float, seed: int) -> Trainee:
-    """Return the model with two of its layers in training, drawn anew before every step."""
+def sampled(setting: Setting, _arm: Arm, lr: float, seed: int, *, lowest: bool = False) -> Trainee:
+    """Return the model with two of its layers in training.
+
+    They are drawn anew before every step, or are the lowest two: no draw keeps more activations.
+    """
     model = open_model(setting.source)
     options = LISA(num_layers=None, interval=1)
+    if lowest:
+        num_layers = model.config.num_hidden_layers  # type: ignore[union-attr]
+        options = replace(options, mode="weighted", weights=(1, 1, *[0] * (num_layers - 2)))  # type: ignore[operator]
     layers = FullLayers(model, options, after=("model.norm",))
     groups = [
         Group(name, tuple(items.values()), name == ALWAYS) for name, items in layers.groups.items()
@@ -99,7 +107,13 @@ def sampled(setting: Setting, _arm: Arm, lr: float, seed: int) -> Trainee:
     parameters = [item for group in groups for item in group.params]
     optimizer = AdamW(parameters, lr=lr, weight_decay=0.0)
     policy = Lisa(options, groups, 1, seed)
-    return Trainee(model, optimizer, before_step=lambda step: policy.before_step(step, optimizer))
+    return Trainee(
+        model,
+        optimizer,
+        before_step=lambda step: policy.before_step(step, optimizer),
+        # The originals of what may train, which stay the shared backbone's.
+        beside=sum(item.nbytes for item in parameters),
+    )
 
 
 @dataclass(frozen=True)
@@ -136,10 +150,12 @@ ARMS: dict[str, Arm] = {
 }
 """What `adapter_speed.py` trains."""
 
+LOWEST = "lisa, lowest layers"
 MEMORY_ARMS: dict[str, Arm] = {
     "full fine-tuning": Arm(None, (1e-5,), begin=whole),
     **{name: replace(ARMS[name], rates=(1e-3,)) for name in ("lora", "pissa", "polar", "s2ft")},
     "lisa": replace(ARMS["lisa"], rates=(1e-4,)),
+    LOWEST: Arm(None, (1e-4,), begin=partial(sampled, lowest=True)),
 }
 """What `adapter_memory.py` measures."""
 

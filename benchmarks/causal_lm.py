@@ -10,7 +10,7 @@ passages of Wikipedia from BoolQ. Texts are joined and cut into blocks, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bayeslora.errors import InputError
 
 BLOCK = 64
-NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 6
+NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 24
 TARGET, GENERIC = "target", "generic"
 _AT_ONCE = 8
 
@@ -85,8 +85,8 @@ def read_texts(data_dir: Path, source: Path) -> Texts:
         pool,
         {TARGET: pool[:NUM_CONTEXT], GENERIC: context},
         {
-            TARGET: _blocks(tokenizer, questions["test"], NUM_TEST),
-            GENERIC: _blocks(tokenizer, passages["test"], NUM_TEST),
+            TARGET: _spread(tokenizer, questions["test"], NUM_TEST),
+            GENERIC: _spread(tokenizer, passages["test"], NUM_TEST),
         },
     )
 
@@ -119,3 +119,12 @@ def _blocks(tokenizer: Any, texts: Iterable[str], count: int) -> Tensor:
         if len(tokens) >= count * BLOCK:
             return torch.tensor(tokens[: count * BLOCK]).view(count, BLOCK)
     raise InputError(f"the texts have {len(tokens)} tokens, {count * BLOCK} are needed")
+
+
+def _spread(tokenizer: Any, texts: Sequence[str], count: int) -> Tensor:
+    """Return `count` blocks from as many places of the texts, so that few texts decide nothing."""
+    size = len(texts) // count
+    if not size:
+        raise InputError(f"there are {len(texts)} texts, {count} are needed")
+    starts = range(0, size * count, size)
+    return torch.cat([_blocks(tokenizer, texts[at : at + size], 1) for at in starts])

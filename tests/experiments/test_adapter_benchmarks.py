@@ -73,6 +73,20 @@ def run_all(bench, seeds=(0, 1)):
                 adapter_training.run(bench, name, lr, seed)
 
 
+def test_test_blocks_begin_all_over_the_texts(setting):
+    read = []
+
+    def tokenizer(text, **_):
+        read.append(int(text))
+        return {"input_ids": [int(text)] * 9}
+
+    tokenizer.eos_token_id = 0
+    blocks = causal_lm._spread(tokenizer, [str(n) for n in range(1, 22)], 4)
+    assert blocks.shape == (4, causal_lm.BLOCK)
+    assert blocks[:, 0].tolist() == [1, 6, 11, 16]
+    assert set(read) == {1, 2, 6, 7, 11, 12, 16, 17}
+
+
 def test_texts_do_not_meet(setting, data_dir):
     texts = setting.texts
     assert texts.pool.shape == (12, 16)
@@ -261,6 +275,11 @@ def test_memory_by_adapter(memory):
         # Two moments a parameter, and a number a tensor that counts its steps.
         assert 8 * item["parameters"] < item["optimiser"] < 9 * item["parameters"]
     assert lora["activations"] < full["activations"]
+    drawn, worst = found["lisa"], found[adapter_arms.LOWEST]
+    assert drawn["activations"] <= worst["activations"] < full["activations"]
+    # All layers and the norm, in float32.
+    assert drawn["beside"] == worst["beside"] > 4 * worst["parameters"]
+    assert full["beside"] == lora["beside"] == 0
     assert len(read_json(memory / "times.json")["turns"]) == 2
     adapter_memory.write_summary(memory)
     text = (memory / "summary.md").read_text(encoding="utf-8")

@@ -125,6 +125,10 @@ def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
     assert (one.adapter, fit) == ("polar", "mle")
     assert one.frozen_seconds > 0
     known = set(cell.backbone.prefix_states)
+    # Whoever comes second is not cheaper for it.
+    (again, _), _ = posteriors.warmed([(cell, "vbll"), (polar, "vbll")])
+    assert again.frozen_seconds > 0
+    assert set(cell.backbone.prefix_states) == known
     assert len(known) == 4
     clf, _ = posteriors.fitted(one, fit, 1e-3)
     row = posteriors.scored(one, clf, fit, 1.0)
