@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
@@ -317,20 +317,27 @@ class BayesianClassifier:
         )
 
     def export_peft(
-        self, directory: str | Path, *, prefix: str = "", overwrite: bool = False
+        self,
+        directory: str | Path,
+        *,
+        prefix: str = "",
+        head: bool = False,
+        overwrite: bool = False,
     ) -> None:
-        """Write the adapter, without the last layer, as a LoRA checkpoint that PEFT loads.
+        """Write the adapter as a LoRA checkpoint that PEFT loads.
 
         Args:
             directory: Where the checkpoint goes.
             prefix: What comes before the layers' names in the model that PEFT will wrap: empty for
                 `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
+            head: Whether the mean last layer goes with it, for
+                `AutoModelForSequenceClassification` of decoders, whose prefix is then taken.
             overwrite: Whether what is there may be replaced.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, there is not one adapter, or
                 its change of the weights depends on the input (posterior `clora`), or whole layers
-                were trained (adapter `lisa`).
+                were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
         fitted = self._known()
         if fitted.network.full is not None:
@@ -344,7 +351,10 @@ class BayesianClassifier:
         # A short name such as `smollm2-135m` would tell PEFT nothing.
         plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
         with atomic_directory(directory, overwrite=overwrite) as aside:
-            export_peft(fitted.network.sites, aside, plain, prefix)
+            last: dict[str, Tensor] = {}
+            if head:
+                prefix, last = merged.classifier_head(fitted)
+            export_peft(fitted.network.sites, aside, plain, prefix, last)
 
     def export_merged(self, directory: str | Path, *, overwrite: bool = False) -> str:
         """Write the mean network, its adapter merged, as a plain transformers model.

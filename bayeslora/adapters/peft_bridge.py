@@ -10,7 +10,7 @@ unpickled.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def export_peft(
     directory: str | Path,
     base_model_name: str | None = None,
     prefix: str = "",
+    head: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint that `peft.PeftModel.from_pretrained` loads as the same function.
 
@@ -52,6 +53,8 @@ def export_peft(
         prefix: What comes before the sites' names in the model that PEFT will wrap: empty for
             the class they were injected into, `model.` for a decoder's language model,
             `bert.` for a BERT classifier.
+        head: Tensors of a sequence classifier's last layer by their names in it, such as
+            `score.weight`, saved whole beside the adapters.
 
     Raises:
         InputError: There are no sites, their scales or dropouts differ, or one has a gate.
@@ -70,11 +73,17 @@ def export_peft(
     for path, (A, B) in changes.items():
         tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
         tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
+    for name, value in (head or {}).items():
+        tensors[f"{TENSOR_ROOT}{name}"] = value.detach().float().cpu().contiguous()
     folder = Path(directory)
     with atomic_file(folder / WEIGHTS_FILE) as aside:
         save_file(tensors, str(aside), metadata={"format": "pt"})
     ranks = {path: len(A) for path, (A, _) in changes.items()}
-    write_json(folder / CONFIG_FILE, _peft_config(ranks, *shared.pop(), base_model_name))
+    config = _peft_config(ranks, *shared.pop(), base_model_name)
+    if head:
+        modules = sorted({name.rpartition(".")[0] for name in head})
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": modules}
+    write_json(folder / CONFIG_FILE, config)
 
 
 def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:

@@ -65,6 +65,28 @@ def write_merged(fitted: Fitted, directory: Path) -> str:
     return "AutoModel"
 
 
+def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
+    """Return what makes an adapter a classifier in PEFT: where the backbone is in it, and a layer.
+
+    Returns:
+        What stands before the backbone's modules in the architecture's own sequence classifier,
+        such as `model.`, and the tensors of its last layer, the mean network's.
+
+    Raises:
+        InputError: See `check_mergeable`; or there is no such classifier that computes what this
+            network does.
+    """
+    weight = check_mergeable(fitted)
+    whole = _classifier(fitted, export(_encoder(fitted).model), weight)
+    if whole is None:
+        raise InputError(
+            f"no sequence classifier of transformers computes what {fitted.name} does, so that "
+            "PEFT could not load its last layer; leave it out, or export the merged model "
+            "(--format merged), which has it in a file of its own"
+        )
+    return f"{whole.base_model_prefix}.", {"score.weight": weight}
+
+
 def write_tensors(fitted: Fitted, path: Path) -> None:
     """Write the tensors of the mean network to one safetensors file.
 

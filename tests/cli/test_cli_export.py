@@ -38,6 +38,48 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     assert torch.allclose(encoder.features(texts), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("adapter", ["polar:r=4", "pissa:r=2", "s2ft"])
+def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    fit = ("fit", world.train, *options, "--adapter", adapter, "--out", tmp_path / "model")
+    assert run(*fit).code == 0
+    told = run("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
+    assert told.code == 0, told.err
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    source = config["base_model_name_or_path"]
+    base = AutoModelForSequenceClassification.from_pretrained(source, num_labels=3)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    base.config.pad_token_id = tokenizer.pad_token_id
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    texts = ["the cat barks today", "cold rain"]
+    with torch.no_grad():
+        logits = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    clf = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    expected = clf.predict([{"text": text} for text in texts], num_samples=0).probs
+    # float32 on both sides, summed in other orders.
+    torch.testing.assert_close(
+        logits.double().softmax(1), torch.from_numpy(expected.copy()), atol=1e-5, rtol=0
+    )
+    names = ",".join(clf.classes)
+    assert f"num_labels=3; its classes are {names}" in told.err
+    calibrated = ("calibrate", tmp_path / "lora", world.valid, "--out", tmp_path / "calibrated")
+    result = run(*calibrated, "--classes", names, "--quiet")
+    assert result.code == 0, result.err
+
+
+def test_a_head_that_no_classifier_has_is_refused(run, refused, world, tmp_path):
+    options = ("--backbone", world.bert, "--epochs", 1, "--quiet", "--out", tmp_path / "model")
+    assert run("fit", world.train, *options).code == 0
+    export = ("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
+    assert "no sequence classifier of transformers computes what" in refused(*export)
+    assert not (tmp_path / "lora").exists()
+    assert "--head goes with --format peft" in refused(*export, "--format", "merged")
+
+
 def test_an_existing_target_is_refused(refused, world, tmp_path):
     (tmp_path / "lora").mkdir()
     assert "exists" in refused("export", world.model, "--out", tmp_path / "lora")

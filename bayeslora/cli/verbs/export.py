@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="peft",
-        help="peft: the adapter as a plain LoRA, without the last layer (default); merged: a plain "
+        help="peft: the adapter as a plain LoRA (default); merged: a plain "
         "transformers model; safetensors: one file of tensors for serving. The last two are the "
         "mean network, without uncertainty",
     )
@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="with peft: what stands before the layers' names in the model that PEFT will wrap; "
         "empty for AutoModel, `model.` for AutoModelForCausalLM of most decoders",
+    )
+    parser.add_argument(
+        "--head",
+        action="store_true",
+        help="with peft: write the mean last layer too, for AutoModelForSequenceClassification of "
+        "decoders",
     )
     add_moved_backbone(parser)
     add_loading(parser)
@@ -43,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     """Export, print where it is, and say what loads it."""
     if args.prefix is not None and args.format != "peft":
         raise InputError("--prefix names layers for PEFT; it goes with --format peft")
+    if args.head and (args.format != "peft" or args.prefix is not None):
+        raise InputError("--head goes with --format peft, and with no --prefix: it knows its own")
     check_new_export(args.out, args.format, overwrite=bool(args.overwrite))
 
     from bayeslora.classifier import BayesianClassifier
@@ -51,7 +59,15 @@ def run(args: argparse.Namespace) -> None:
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     overwrite = bool(args.overwrite)
     if args.format == "peft":
-        clf.export_peft(args.out, prefix=args.prefix or "", overwrite=overwrite)
+        clf.export_peft(
+            args.out, prefix=args.prefix or "", head=bool(args.head), overwrite=overwrite
+        )
+        if args.head:
+            # PEFT's file has no place for the names.
+            say(
+                "load it with peft.AutoPeftModelForSequenceClassification and "
+                f"num_labels={len(clf.classes)}; its classes are {','.join(clf.classes)}"
+            )
     elif args.format == "merged":
         say(f"load it with transformers.{clf.export_merged(args.out, overwrite=overwrite)}")
     else:
