@@ -45,17 +45,18 @@ class Bench:
 
 
 def run(bench: Bench, name: str, lr: float, seed: int) -> None:
-    """Train one arm with one rate and one seed, where there is no record of it.
+    """Train one arm with one rate and one seed, where there is no record of it with these steps.
 
     `stable_rank` in the record has a list over layers for every projection.
     """
     file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
-    if file.is_file():
+    asked = {"steps": bench.steps, "marked": list(bench.marks)}
+    if file.is_file() and asked.items() <= read_json(file).items():
         return
     arm = bench.arms[name]
     trainee = arm.begin(bench.setting, arm, lr, seed)
     start = time.process_time()
-    record = {"arm": name, "lr": lr, "seed": seed, **train(bench, trainee, seed)}
+    record = {"arm": name, "lr": lr, "seed": seed, **asked, **train(bench, trainee, seed)}
     write_json(file, record | {"seconds": round(time.process_time() - start, 1)})
     print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
 

@@ -142,6 +142,12 @@ def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
     assert len(starts) == 3
     run_all(bench, seeds=(1,))
     assert {file: file.stat().st_mtime_ns for file in bench.setting.starts.iterdir()} == starts
+    # Another number of steps is another run.
+    shorter = replace(bench, steps=3, marks=(3,))
+    adapter_training.run(shorter, "lora", bench.arms["lora"].rates[0], 0)
+    (record,) = (bench.out / "runs").glob("lora-*-seed-0.json")
+    assert len(read_json(record)["losses"]) == 3
+    adapter_training.run(bench, "lora", bench.arms["lora"].rates[0], 0)
     monkeypatch.setattr(adapter_training, "train", None)
     run_all(bench)
 
