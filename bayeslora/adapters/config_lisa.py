@@ -71,21 +71,19 @@ class LayerSampling:
         Raises:
             InputError: `num_active` exceeds it, or `weights` are not as many.
         """
+        self._check_active(num_layers)
+        if self.weights is not None and len(self.weights) != num_layers:
+            raise InputError(
+                f"weights must be {num_layers} numbers, one for each layer to draw from, got "
+                f"{len(self.weights)}"
+            )
+
+    def _check_active(self, num_layers: int) -> None:
         if self.num_active > num_layers:
             raise InputError(
                 f"num_active must be from 1 to {num_layers}, the layers to draw from, got "
                 f"{self.num_active}"
             )
-        if self.weights is not None and len(self.weights) != num_layers:
-            raise InputError(
-                f"weights must be {num_layers} numbers, one for each layer to draw from, got "
-                f"{len(self.weights)}{self._choice_of_layers}"
-            )
-
-    @property
-    def _choice_of_layers(self) -> str:
-        """What says how many layers there are, for messages."""
-        return ""
 
     def interval_of(self, num_steps: int, num_layers: int) -> int:
         """Return the steps between draws in a fit of so many, over so many layers."""
@@ -124,15 +122,12 @@ class LISA(LayerSampling):
         super().__post_init__()
         if self.num_layers is not None:
             whole(self, "num_layers", low=1, otherwise=" or None (all layers)")
-            self.check_layers(self.num_layers)
+            # As many weights as layers: a backbone may have fewer than `num_layers`.
+            self._check_active(self.num_layers)
         if not isinstance(self.train_embedding, bool):
             raise InputError(f"train_embedding must be true or false, got {self.train_embedding!r}")
         check_rate(self)
         number(self, "weight_decay", low=0.0)
-
-    @property
-    def _choice_of_layers(self) -> str:
-        return f" (num_layers={self.num_layers}; the backbone may have fewer)"
 
 
 def resolve_sampling(value: Any) -> LayerSampling | None:

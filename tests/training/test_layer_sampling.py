@@ -88,6 +88,14 @@ class TestCLoRA(SamplingLaws):
     posterior = CLoRA(num_samples=2)
 
 
+def test_weights_are_as_many_as_the_backbone_has_layers(decoder):
+    """By default of the last six, and it has three."""
+    weighted = LISA(num_active=1, mode="weighted", weights=(1.0, 2.0, 3.0))
+    assert fresh(decoder, MLE(), weighted).network.full is not None
+    with pytest.raises(InputError, match=r"weights must be 3 numbers.*got 6"):
+        fresh(decoder, MLE(), replace(weighted, weights=(1.0,) * 6))
+
+
 def test_layers_without_columns_are_not_drawn(decoder, tmp_path):
     adapter = S2FT(o_ratio=0.1, d_ratio=0.0, num_layers=None)
     fit = fresh(decoder, MLE(), adapter, layer_sampling=LayerSampling(num_active=1, interval=1))
