@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/bayeslora demo --out reports/demo --overwrite
 
 test: $(STAMP) browser lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --durations 30 --durations-min 4
 
 # Offline, apt-get would try for minutes.
 APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20
