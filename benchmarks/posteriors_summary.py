@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+from posteriors_in_short import short_table
 from posteriors_more_tables import Rows, detection_table, distance_table
+from posteriors_pareto import SAME_COST, Point, figure_svg, mean_points, pareto_front
 from summarise import interval
 
 from bayeslora.files import atomic_file, read_json
 
 REFERENCE = "polar vbll"
 SCORES = ("accuracy", "nll", "ece", "near max_probability", "far logit_variance")
-COLORS = {"lora": "#D55E00", "polar": "#0072B2"}
-MARKERS = {"lora": "s", "polar": "o"}
-SAME_COST = 1.15
-
-
-@dataclass(frozen=True)
-class Point:
-    """A method in the plane of cost and score.
-
-    Attributes:
-        name: Adapter and posterior.
-        cost: Processor seconds of a prediction of the test rows, mean over seeds.
-        nll: In nats, mean over seeds.
-    """
-
-    name: str
-    cost: float
-    nll: float
 
 
 def write_summary(out: Path) -> None:
@@ -45,32 +25,26 @@ def write_summary(out: Path) -> None:
     tasks = _by_method(contents)
     parts = [_preamble(tasks)]
     (out / "figures").mkdir(parents=True, exist_ok=True)
+    if means := mean_points(tasks):
+        front = pareto_front(means)
+        parts += ["## In short", _drawn(out, "mean of the data sets", means, front)]
+        parts.append(short_table(tasks, means, front, REFERENCE))
     for task, methods in sorted(tasks.items()):
-        points = [_point(name, rows) for name, rows in methods.items()]
+        points = [Point.of(name, rows) for name, rows in methods.items()]
         front = pareto_front(points)
-        figure = out / "figures" / f"{task}.svg"
-        with atomic_file(figure) as aside:
-            aside.write_bytes(_figure(task, points, front))
-        parts += [f"## {task}", f"![NLL against the cost of a prediction](figures/{figure.name})"]
-        parts.append(_table(methods, front))
+        parts += [f"## {task}", _drawn(out, task, points, front), _table(methods, front)]
         parts += detection_table(methods)
         parts += distance_table([content for content in contents if content["task"] == task])
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def pareto_front(points: Sequence[Point]) -> list[str]:
-    """Return the names of the points that no other beats, cheapest first.
-
-    A point is beaten by one of lower NLL that costs no more, up to `SAME_COST`: smaller differences
-    of processor time are noise.
-    """
-    front = [
-        point
-        for point in points
-        if not any(o.nll < point.nll and o.cost <= SAME_COST * point.cost for o in points)
-    ]
-    return [point.name for point in sorted(front, key=lambda one: one.cost)]
+def _drawn(out: Path, title: str, points: Sequence[Point], front: Sequence[str]) -> str:
+    """Draw the plane of cost and NLL; return the line of Markdown that shows it."""
+    file = out / "figures" / f"{title.replace(' ', '-')}.svg"
+    with atomic_file(file) as aside:
+        aside.write_bytes(figure_svg(title, points, front))
+    return f"![NLL against the cost of a prediction](figures/{file.name})"
 
 
 def _by_method(contents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Rows]]:
@@ -80,12 +54,6 @@ def _by_method(contents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Row
             name = f"{content['adapter']} {row['method']}"
             tasks[content["task"]][name][content["seed"]] = row
     return tasks
-
-
-def _point(name: str, rows: Rows) -> Point:
-    values = list(rows.values())
-    cost = fmean(row["predict_seconds"] for row in values)
-    return Point(name, cost, fmean(row["nll"] for row in values))
 
 
 def _preamble(tasks: Mapping[str, Mapping[str, Rows]]) -> str:
@@ -114,7 +82,7 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
     head = ["method", "seeds", *SCORES, "Δ NLL", "passes", "fit s", "predict s", "MB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     base = methods.get(REFERENCE, {})
-    for name, rows in sorted(methods.items(), key=lambda item: _point(*item).nll):
+    for name, rows in sorted(methods.items(), key=lambda item: Point.of(*item).nll):
         values = list(rows.values())
         cells = [
             interval([row[column] for row in values]) if column in values[0] else ""
@@ -133,37 +101,3 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
         row = [name + star, str(len(rows)), *cells, delta, *costs]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
-
-
-def _figure(task: str, points: Sequence[Point], front: Sequence[str]) -> bytes:
-    """Return an SVG of NLL against cost; points are numbered by NLL and named beside."""
-    ranked = sorted(points, key=lambda one: one.nll)
-    with rc_context({"svg.hashsalt": task, "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(8.5, max(3.6, 0.6 + 0.17 * len(ranked))), layout="constrained")
-        axes, names = figure.subplots(1, 2, width_ratios=(3, 2))
-        for rank, point in enumerate(ranked, 1):
-            adapter = point.name.split()[0]
-            axes.plot(point.cost, point.nll, MARKERS[adapter], color=COLORS[adapter], markersize=5)
-            axes.annotate(
-                str(rank), (point.cost, point.nll), (4, 3), textcoords="offset points", fontsize=7
-            )
-            star = " ★" if point.name in front else ""
-            names.text(
-                0,
-                1 - rank / (len(ranked) + 1),
-                f"{rank}  {point.name}{star}",
-                color=COLORS[adapter],
-                fontsize=7,
-                va="center",
-            )
-        line = sorted((point for point in points if point.name in front), key=lambda p: p.cost)
-        axes.step(
-            [p.cost for p in line], [p.nll for p in line], where="post", color="#8a8a8a", lw=0.8
-        )
-        axes.set(xscale="log", xlabel="processor seconds of a prediction", ylabel="NLL (nats)")
-        axes.set_title(task, loc="left", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        names.set_axis_off()
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()

@@ -120,21 +120,9 @@ def _nll_and_ece(cells: Cells, task: str, regime: str, method: str) -> str:
         return ""
     means = [statistics.fmean(row[name] for row in rows.values()) for name in ("nll", "ece")]
     reference = cells.get((task, regime, REFERENCE), {})
-    mark = "" if method == REFERENCE else _mark(rows, reference)
+    sign = "" if method == REFERENCE else mark(rows, reference)
     fewer = "" if len(rows) == NUM_SEEDS else f" ({len(rows)} of {NUM_SEEDS} seeds)"
-    return f"{means[0]:.3f}{mark} / {means[1]:.3f}{fewer}"
-
-
-def _mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
-    """Return whether the NLL is surely below or above the reference's."""
-    shared = rows.keys() & reference.keys()
-    if len(shared) < 2:
-        return ""
-    differences = [rows[seed]["nll"] - reference[seed]["nll"] for seed in shared]
-    mean = statistics.fmean(differences)
-    if abs(mean) <= _half(differences):
-        return ""
-    return " <" if mean < 0 else " >"
+    return f"{means[0]:.3f}{sign} / {means[1]:.3f}{fewer}"
 
 
 def _table(cells: Cells, task: str, regime: str) -> str:
@@ -164,6 +152,18 @@ def interval(values: list[float]) -> str:
     if len(values) < 2:
         return f"{mean:.3f}"
     return f"{mean:.3f} ± {_half(values):.3f}"
+
+
+def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
+    """Return whether the NLL is surely below or above the reference's."""
+    shared = rows.keys() & reference.keys()
+    if len(shared) < 2:
+        return ""
+    differences = [rows[seed]["nll"] - reference[seed]["nll"] for seed in shared]
+    mean = statistics.fmean(differences)
+    if abs(mean) <= _half(differences):
+        return ""
+    return " <" if mean < 0 else " >"
 
 
 def _half(values: list[float]) -> float:

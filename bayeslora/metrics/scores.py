@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.notebook import scores_html
+from bayeslora.metrics.notebook import table_html
 
 LEAST_ROWS = 10
 """Rows, or clusters, below which resamples give no interval: percentile intervals of so few rows
@@ -34,6 +34,11 @@ class Score:
     def has_interval(self) -> bool:
         """Whether there is an interval."""
         return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def said(self) -> tuple[str, str]:
+        """Return the value and its interval as text."""
+        ends = f"[{self.low:.3f}, {self.high:.3f}]" if self.has_interval else "too few rows"
+        return f"{self.value:.3f}", ends
 
     @classmethod
     def alone(cls, value: float) -> Score:
@@ -204,7 +209,18 @@ class Scores(Mapping[str, Score]):
 
     def _repr_html_(self) -> str:
         """Return a table of the scores; notebooks show it."""
-        return scores_html(self)
+        seeds = self.intervals.get("num_seeds")
+        means = f", means over {seeds} seeds with t intervals" if seeds else ""
+        rows = f"{self.n_labelled:,} labelled of {self.n:,} rows"
+        caption = f"{self.name or 'unnamed'}: {rows}, {self.num_bins} bins{means}"
+        said = ((title, *score.said()) for title, score in self._titled())
+        return table_html(caption, ("score", "value", "95 % interval"), said)
+
+    def _titled(self) -> Iterator[tuple[str, Score]]:
+        yield from self.items()
+        for name, one in self.ood.items():
+            by = f"{name} ({one.n_out:,} rows) by {one.score}"
+            yield from ((f"{key}, {by}", getattr(one, key)) for key in ("auroc", "aupr", "fpr95"))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""

@@ -70,20 +70,17 @@ def uncertainty_means(
     rows = len(right)
     values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
     spread = how.spread(prepare, [rows], [None if clusters is None else clusters[order]])
+
+    def scored(one: int, part: int) -> Score:
+        if not table[one].any():
+            return Score(0.0, 0.0, 0.0)
+        bounds = _range(table[one], predictions.num_classes)
+        place, value = one * len(PARTS) + part, float(values[one, part])
+        return spread.score(place, value, *bounds, kind="mean", units=sizes[part])
+
+    present = [(place, part) for place, part in enumerate(PARTS) if parts[place].any()]
     return {
-        name: {
-            part: spread.score(
-                one * len(PARTS) + place,
-                float(values[one, place]),
-                *_range(table[one], predictions.num_classes),
-                kind="mean",
-                units=sizes[place],
-            )
-            for place, part in enumerate(PARTS)
-            if not np.isnan(values[one, place])
-        }
-        if table[one].any()
-        else {part: Score(0.0, 0.0, 0.0) for part, size in zip(PARTS, sizes, strict=True) if size}
+        name: {part: scored(one, place) for place, part in present}
         for one, name in enumerate(known)
     }
 

@@ -21,7 +21,7 @@ from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
 from bayeslora.predictions.files import UNCERTAINTIES, read_fields
 from bayeslora.predictions.harness import read_sample_log
-from bayeslora.predictions.writer import write_predictions
+from bayeslora.predictions.writer import write_fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,9 @@ class Predictions:
         Raises:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
-        write_predictions(self, path)
+        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        own = {"prediction": self.prediction, "confidence": self.confidence}
+        write_fields({**fields, **own}, path)
 
     @classmethod
     def load(

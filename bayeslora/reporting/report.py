@@ -150,15 +150,14 @@ def report(
             **asked.as_given(),
             **options,
         )
-        known = (
-            {"command": call, **(provenance or {})} if call and not changes else (provenance or {})
-        )
+        # A spectrum is a value of the session, which no call written down can give.
+        told = {"command": call} if call and not changes else {}
         contents = compose(
             title,
             methods,
             comparison,
             sets,
-            provenance=known,
+            provenance={**told, **(provenance or {})},
             settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
             example_column=column,
             changes=changes,

@@ -22,6 +22,7 @@ from bayeslora.testing.toy import toy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
+posteriors_pareto = pytest.importorskip("posteriors_pareto")
 posteriors_summary = pytest.importorskip("posteriors_summary")
 posterior_distances = pytest.importorskip("posterior_distances")
 posterior_features = pytest.importorskip("posterior_features")
@@ -259,33 +260,66 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
 
 
-def test_the_summary_names_the_front_and_the_gaps(tmp_path):
-    def row(method, nll, seconds):
-        scores = dict.fromkeys(posteriors_summary.SCORES, 0.5) | {"nll": nll}
-        costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0, "predict_seconds": seconds}
-        return {"method": method, **scores, **costs}
+def store_fits(out, task, fits):
+    """Store fits of two seeds, given as NLLs of both seeds and seconds by adapter and method."""
+    for seed in (0, 1):
+        for (adapter, method), (nlls, seconds) in fits.items():
+            scores = dict.fromkeys(posteriors_summary.SCORES, 0.5) | {"nll": nlls[seed]}
+            costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0}
+            row = {"method": method, "validation_nll": 0.7, "predict_seconds": seconds}
+            content = {"task": task, "adapter": adapter, "seed": seed, "fit": method}
+            file = out / "scores" / task / adapter / f"{method}-seed-{seed}.json"
+            write_json(file, {**content, "rows": [{**row, **scores, **costs}]})
 
-    for seed, shift in ((0, 0.0), (1, 0.02)):
-        for adapter, rows in {
-            "polar": [row("vbll", 0.40 + shift, 1.0)],
-            "lora": [row("mle", 0.50 + shift, 0.9), row("blob", 0.45, 10.0)],
-        }.items():
-            head = {"task": "toy", "adapter": adapter, "seed": seed, "fit": adapter}
-            file = tmp_path / "scores" / "toy" / adapter / f"fit-seed-{seed}.json"
-            write_json(file, {**head, "rows": rows})
+
+def table_below(out, title):
+    """Return the cells of the rows below a title of the summary, by their first cell."""
+    text = (out / "summary.md").read_text(encoding="utf-8")
+    (part,) = (part for part in text.split("\n## ") if part.startswith(title))
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line[:2] == "| "]
+    return {row[0]: row for row in rows[1:]}
+
+
+def test_the_summary_names_the_front_and_the_gaps(tmp_path):
+    fits = {
+        ("polar", "vbll"): ((0.40, 0.42), 1.0),
+        ("lora", "mle"): ((0.50, 0.52), 0.9),
+        ("lora", "blob"): ((0.45, 0.45), 10.0),
+    }
+    store_fits(tmp_path, "toy", fits)
     posteriors_summary.write_summary(tmp_path)
-    lines = (tmp_path / "summary.md").read_text().splitlines()
-    table = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
-    assert list(table)[1:] == ["polar vbll ★", "lora blob", "lora mle"]
-    assert "| 0.100 ± 0.000 |" in table["lora mle"]
+    table = table_below(tmp_path, "toy")
+    assert [*table] == ["polar vbll ★", "lora blob", "lora mle"]
+    assert "0.100 ± 0.000" in table["lora mle"]
     figure = (tmp_path / "figures" / "toy.svg").read_text()
     assert "lora blob" in figure
+
+
+def test_the_summary_averages_over_data_sets(tmp_path):
+    fits = {
+        ("polar", "vbll"): ((0.40, 0.42), 1.0),
+        ("lora", "mle"): ((0.50, 0.52), 1.0),
+        ("lora", "map"): ((0.30, 0.32), 1.0),
+        ("lora", "blob"): ((0.39, 0.47), 3.0),
+    }
+    store_fits(tmp_path, "one", fits)
+    fits["lora", "map"] = ((0.90, 0.88), 1.0)
+    del fits["lora", "blob"]
+    store_fits(tmp_path, "two", fits)
+    posteriors_summary.write_summary(tmp_path)
+    # A method that not all data sets have has no mean over them.
+    assert [row[:4] for row in table_below(tmp_path, "In short").values()] == [
+        ["polar vbll ★", "0.410", "0.410", "0.410"],
+        ["lora mle", "0.510 >", "0.510 >", "0.510"],
+        ["lora map", "0.310 <", "0.890 >", "0.600"],
+    ]
+    assert "lora blob" in table_below(tmp_path, "one")
 
 
 def test_the_summary_has_scores_of_features_and_distances(tmp_path):
     costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0, "predict_seconds": 1.0}
     for seed, tv in ((0, 0.1), (1, 0.3)):
-        scores = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1}
+        scores = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1, "validation_nll": 1.0}
         of_features = {"near mahalanobis": 0.75, "far mahalanobis": 0.8, "far energy": 0.6}
         rows = [
             {"method": "map", **scores, **costs, **of_features},
@@ -320,7 +354,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
 
 def test_the_front_holds_what_nothing_beats():
     points = [
-        posteriors_summary.Point(name, cost, nll)
+        posteriors_pareto.Point(name, cost, nll)
         for name, cost, nll in [("a", 1, 0.5), ("b", 1.1, 0.4), ("c", 2, 0.41), ("d", 3, 0.3)]
     ]
-    assert posteriors_summary.pareto_front(points) == ["b", "d"]
+    assert posteriors_pareto.pareto_front(points) == ["b", "d"]
