@@ -1,10 +1,17 @@
 """Settings shared by all tests."""
 
+import os
+
 import pytest
-import torch
+
+# Before numpy, scipy and torch start their pools: workers would fight for the cores, on matrices
+# that are too small to share. The processes that tests start inherit it.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """One thread: results are then bit-equal from run to run, and two workers do not fight."""
+    """One thread: results are then bit-equal from run to run."""
+    import torch
+
     torch.set_num_threads(1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance, LowRank
 from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, weighted_gram
+from bayeslora.threads import one_blas_thread
 
 _MAX_STEPS = 40
 # Up to k deviations of a class may want to be zero, where the directions alone keep |S| above it.
@@ -145,12 +146,13 @@ class _Problem:
 
         bounds = np.full((ratios.numel(), 2), np.inf) * (-1, 1)
         bounds[:: ratios.shape[-1]] = -_MOST_LOG_RATIO, _MOST_LOG_RATIO
-        found = minimize(
-            objective,
-            ratios.cpu().numpy().ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": _MAX_STEPS, "maxcor": _MAX_STEPS, "ftol": 1e-15, "gtol": 1e-9},
-        )
+        with one_blas_thread():
+            found = minimize(
+                objective,
+                ratios.cpu().numpy().ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options={"maxiter": _MAX_STEPS, "maxcor": _MAX_STEPS, "ftol": 1e-15, "gtol": 1e-9},
+            )
         return self.better(made(torch.from_numpy(found.x).to(ratios).view_as(ratios)), start)

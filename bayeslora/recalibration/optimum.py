@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.threads import one_blas_thread
+
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
@@ -34,20 +36,21 @@ def minimise(
     """
     from scipy.optimize import minimize
 
-    found = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={
-            "maxiter": MAX_STEPS,
-            "maxfun": 2 * MAX_STEPS,
-            "maxcor": 20,
-            "ftol": 1e-15 if tolerance == EXACT else tolerance**2,
-            "gtol": tolerance,
-        },
-    )
+    with one_blas_thread():
+        found = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={
+                "maxiter": MAX_STEPS,
+                "maxfun": 2 * MAX_STEPS,
+                "maxcor": 20,
+                "ftol": 1e-15 if tolerance == EXACT else tolerance**2,
+                "gtol": tolerance,
+            },
+        )
     if found.nit >= MAX_STEPS:
         left = float(np.abs(found.jac).max())
         logger.warning("recalibration stopped after %d steps, gradient %.1e", found.nit, left)
