@@ -72,6 +72,22 @@ class FeatureExtractor(nn.Module):
         """Width d of a feature."""
         raise NotImplementedError
 
+    def prepare(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> PreparedTexts:
+        """Return texts in the form that `features` takes.
+
+        Args:
+            texts: N texts.
+            pairs: N second texts, or None.
+            advance: Called with the number of texts that are done.
+        """
+        raise NotImplementedError
+
     @torch.no_grad()
     def features(
         self,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.backbones.classifier_source import checked_names
-from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.final_layer import (
     check_layer,
     check_logits,
     check_one_vector,
-    layer_weight,
     received,
     with_constant,
 )
@@ -72,28 +72,13 @@ class EncodedTexts(PreparedTexts):
         return ModuleBatch(len(rows), self.encode(texts, [self.pairs[row] for row in rows]))
 
 
-class ModuleEncoder(FeatureExtractor):
+class ModuleEncoder(FinalLayerEncoder):
     """From texts to the input of a module's final linear layer."""
 
     def __init__(self, classifier: ModuleClassifier) -> None:
         """Wrap a module, which stays as it is."""
-        super().__init__()
-        self.backbone = classifier.backbone
-        self.model = classifier.backbone.model
-        self.max_length = 1
-        self.layer = classifier.layer
+        super().__init__(classifier.backbone, classifier.layer, max_length=1)
         self._encode = classifier.encode
-        self._final = self.model.get_submodule(classifier.layer)
-
-    @property
-    def num_features(self) -> int:
-        """d, with the constant column where the final layer has a bias."""
-        return self.weight.shape[1]
-
-    @property
-    def weight(self) -> Tensor:
-        """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
-        return layer_weight(self._final)
 
     def prepare(
         self,

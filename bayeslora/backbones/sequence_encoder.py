@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts, model_inputs
-from bayeslora.backbones.final_layer import check_one_vector, layer_weight, received, with_constant
+from bayeslora.backbones.encoder import Batch, PreparedTexts, model_inputs
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import check_one_vector, received, with_constant
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import tokenise
 
@@ -35,29 +36,14 @@ class SequenceClassifier:
     padding: Padding = "right"
 
 
-class SequenceEncoder(FeatureExtractor):
+class SequenceEncoder(FinalLayerEncoder):
     """From texts to the input of a sequence classifier's final linear layer."""
 
     def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
         """Wrap a classifier, which stays as it is; texts are cut to `max_length` tokens."""
-        super().__init__()
-        self.backbone = classifier.backbone
-        self.model = classifier.backbone.model
-        self.max_length = max_length
-        self.layer = classifier.layer
-        self._final = self.model.get_submodule(classifier.layer)
+        super().__init__(classifier.backbone, classifier.layer, max_length=max_length)
         self._padding = classifier.padding
         self._takes = named_inputs(self.model)
-
-    @property
-    def num_features(self) -> int:
-        """d, with the constant column where the final layer has a bias."""
-        return self.weight.shape[1]
-
-    @property
-    def weight(self) -> Tensor:
-        """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
-        return layer_weight(self._final)
 
     def prepare(
         self,

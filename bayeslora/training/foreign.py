@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from bayeslora import options
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.load import lasting_name, open_source
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
 from bayeslora.backbones.sequence import load_sequence_classifier
@@ -63,7 +64,7 @@ def module_network(
 
 
 def _around(
-    encoder: SequenceEncoder | ModuleEncoder,
+    encoder: FinalLayerEncoder,
     kind: str,
     classes: Sequence[str],
     posterior: PosteriorConfig,
@@ -138,7 +139,7 @@ def module_from_files(
     return _restored(record, ModuleEncoder(classifier))
 
 
-def _restored(record: ModelRecord, encoder: SequenceEncoder | ModuleEncoder) -> Network:
+def _restored(record: ModelRecord, encoder: FinalLayerEncoder) -> Network:
     check_fingerprint(record, encoder.backbone.fingerprint)
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)

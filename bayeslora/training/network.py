@@ -11,8 +11,7 @@ from bayeslora.adapters.full_layers import FullLayers
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.site import AnySite
 from bayeslora.backbones.encoder import Batch, Encoder
-from bayeslora.backbones.module import ModuleEncoder
-from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, Weights
 from bayeslora.posteriors.feature_scores import FeatureScores
@@ -27,7 +26,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder | SequenceEncoder | ModuleEncoder,
+        encoder: Encoder | FinalLayerEncoder,
         sites: list[AnySite],
         head: Head,
         weights: Weights | None = None,

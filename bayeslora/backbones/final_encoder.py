@@ -1,0 +1,38 @@
+"""What the sources of features have in common that end in a classifier's own linear layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bayeslora.backbones.encoder import FeatureExtractor
+from bayeslora.backbones.final_layer import layer_weight
+from bayeslora.backbones.load import Backbone
+
+
+class FinalLayerEncoder(FeatureExtractor):
+    """From texts to the input of the final linear layer of a classifier, which stays as it is.
+
+    Attributes:
+        backbone: The whole classifier.
+        layer: Dotted name of the final layer.
+        max_length: Tokens that a text is cut to; 1 where texts are not tokenised here.
+    """
+
+    def __init__(self, backbone: Backbone, layer: str, *, max_length: int) -> None:
+        """Find the layer."""
+        super().__init__()
+        self.backbone = backbone
+        self.model = backbone.model
+        self.max_length = max_length
+        self.layer = layer
+        self._final = self.model.get_submodule(layer)
+
+    @property
+    def num_features(self) -> int:
+        """d, with the constant column where the final layer has a bias."""
+        return self.weight.shape[1]
+
+    @property
+    def weight(self) -> Tensor:
+        """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
+        return layer_weight(self._final)
