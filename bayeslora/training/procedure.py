@@ -30,7 +30,7 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import FitPlan, fit_members
 from bayeslora.training.resume import claim, data_hash, refuse
-from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
@@ -231,6 +231,7 @@ def fit_classifier(
 
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
     """Complain about what cannot work, before anything is loaded."""
+    check_one_process()
     posterior = choices.posterior
     check_feature_scores(choices.feature_scores, posterior)
     check_sampling(choices.adapter, posterior, settings.layer_sampling)

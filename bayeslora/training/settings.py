@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
@@ -51,3 +52,20 @@ class TrainingSettings:
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to so many rows that is not stopped early."""
         return self.epochs * math.ceil(num_train / self.batch_size)
+
+
+def check_one_process() -> None:
+    """Complain where a launcher has started several processes.
+
+    The head follows the adapter by the features of all rows, which no process has alone; each would
+    fit the whole model by itself, into one directory.
+
+    Raises:
+        InputError: The environment variable `WORLD_SIZE`, which launchers set, is not 1.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise InputError(
+            f"a fit runs in one process, and WORLD_SIZE is {size!r}: start it without torchrun or "
+            "accelerate launch; several GPUs serve several fits, one each by CUDA_VISIBLE_DEVICES"
+        )
