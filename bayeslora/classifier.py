@@ -21,6 +21,7 @@ from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory, atomic_file
 from bayeslora.metrics.scores import Scores
+from bayeslora.option_checks import check_seed
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior
@@ -33,6 +34,7 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.last_layer import check_last_layer
 from bayeslora.training.procedure import Choices, TrainingData, default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
+from bayeslora.training.resume import release
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -47,7 +49,7 @@ class BayesianClassifier:
 
     def __init__(
         self,
-        backbone: str | Backbone = "smollm2-135m",
+        backbone: str | Path | Backbone = "smollm2-135m",
         adapter: Any = "polar",
         posterior: Any = "vbll",
         *,
@@ -77,11 +79,13 @@ class BayesianClassifier:
         """
         self.adapter = options.resolve("adapter", adapter, ADAPTERS)
         self.posterior = resolve_posterior(posterior)
-        for name, value, least in (("max_length", max_length, 1), ("seed", seed, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name} must be an integer >= {least}, got {value!r}")
+        if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < 1:
+            raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
+        check_seed(seed)
+        if isinstance(backbone, Path):
+            backbone = str(backbone)
         if not isinstance(backbone, str | Backbone):
-            raise InputError(f"backbone must be a name or a Backbone, got {backbone!r}")
+            raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
         if dtype not in DTYPES:
             raise unknown_choice("dtype", dtype, DTYPES)
         self.seed = seed
@@ -168,11 +172,15 @@ class BayesianClassifier:
             epochs = default_epochs(self.adapter, data, self.posterior, settings)
             settings = replace(settings, epochs=epochs)
         choices = self._choices(scores)
-        self._fitted = fit_classifier(
-            choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
-        )
-        if out is not None:
-            self.save_pretrained(out, overwrite=True)
+        try:
+            self._fitted = fit_classifier(
+                choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
+            )
+            if out is not None:
+                self.save_pretrained(out, overwrite=True)
+        finally:
+            if out is not None:
+                release(out)
         return self
 
     def _head_lr(self, head_lr: float | None) -> float:

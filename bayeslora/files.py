@@ -19,9 +19,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it to `path` when the block ends well.
 
     A reader never meets half a file, and a failed or killed writer leaves the old one in place.
-    The parent directories are made.
+    The parent directories are made. Where `path` is a link, what it leads to is written.
     """
-    target = Path(path)
+    target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -38,14 +38,16 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
 
-    The files in it get the modes that the umask allows, whatever their writer made of them.
+    The files in it get the modes that the umask allows, whatever their writer made of them. Where
+    `path` is a link, what it leads to is replaced.
 
     Raises:
-        InputError: `path` exists and `overwrite` is false.
+        InputError: `path` exists and `overwrite` is false, or it holds the working directory.
     """
-    target = Path(path)
+    target = Path(path).resolve()
     if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; choose another path or pass overwrite (--overwrite)")
+        raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+    refuse_ground(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
@@ -54,6 +56,16 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         _swap(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_ground(path: str | Path) -> None:
+    """Complain about a directory that cannot be replaced because the process stands in it.
+
+    Raises:
+        InputError: It is the working directory, or holds it.
+    """
+    if Path.cwd().is_relative_to(Path(path).resolve()):
+        raise InputError(f"{path} is, or holds, the working directory; choose another path")
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -103,7 +115,7 @@ def _swap(aside: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    if old.is_dir() and not old.is_symlink():
+    if old.is_dir():
         shutil.rmtree(old)
     else:
         old.unlink()

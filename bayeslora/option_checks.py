@@ -7,10 +7,18 @@ from collections.abc import Collection
 
 from bayeslora.errors import InputError, unknown_choice
 
+LARGEST_SEED = 2**32 - 1
+
 
 def is_number(value: object) -> bool:
     """Return whether a value is a number; truth values are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_seed(value: object) -> None:
+    """Refuse what numpy does not take for a seed: anything but a whole number from 0 to 2³² − 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_SEED:
+        raise InputError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
 
 
 def check_positive(field: str, value: object) -> None:

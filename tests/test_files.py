@@ -117,7 +117,7 @@ def test_overwriting_replaces_whatever_is_there(tmp_path, old):
     with atomic_directory(target, overwrite=True) as aside:
         (aside / "new").write_text("")
     assert names(target) == ["new"]
-    assert names(elsewhere) == ["kept"]
+    assert names(elsewhere) == (["new"] if old == "link" else ["kept"])
     assert names(tmp_path) == ["elsewhere", "folder"]
 
 
@@ -180,3 +180,37 @@ def test_missing_json_is_named(tmp_path):
 def test_written_json_is_plain_json(tmp_path):
     write_json(tmp_path / "file.json", [1])
     assert json.loads((tmp_path / "file.json").read_text()) == [1]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name in ("file", "missing"):
+        (tmp_path / name).symlink_to(tmp_path / "far" / name)
+    (tmp_path / "far" / "file").write_text("old")
+    for name in ("file", "missing"):
+        with atomic_file(tmp_path / name) as aside:
+            aside.write_text("new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "far" / name).read_text() == "new"
+    (tmp_path / "far" / "folder").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path / "far" / "folder")
+    with atomic_directory(tmp_path / "folder", overwrite=True) as aside:
+        (aside / "new").touch()
+    assert (tmp_path / "folder").is_symlink()
+    assert names(tmp_path / "far" / "folder") == ["new"]
+    assert names(tmp_path / "far") == ["file", "folder", "missing"]
+
+
+@pytest.mark.parametrize("path", [".", "..", "inside/.."])
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch, path):
+    """The process, and the shell that it was started from, would stand in a deleted one."""
+    (tmp_path / "here" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+
+    def write():
+        with atomic_directory(path, overwrite=True):
+            pass
+
+    with pytest.raises(InputError, match="working directory"):
+        write()
+    assert names(tmp_path) == ["here"]

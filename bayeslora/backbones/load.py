@@ -221,6 +221,8 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _source(name: str) -> str:
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
+    if Path(name).is_file():
+        raise InputError(f"backbone {name} is a file; name its directory, {Path(name).parent}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"backbone directory {name} has no config.json")
     if "/" not in name and not Path(name).exists():

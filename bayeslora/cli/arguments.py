@@ -6,8 +6,11 @@ An option that is not given is None, and then the Python default holds: it is wr
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
+
+from bayeslora.option_checks import LARGEST_SEED
 
 Parser = argparse.ArgumentParser
 
@@ -15,16 +18,17 @@ LINKS = ("mc", "probit", "bridge")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """Return the type of whole numbers from `low` on."""
+def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """Return the type of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {low}, got {text!r}")
+        if not low <= value <= high:
+            span = f">= {low}" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {span}, got {text!r}")
         return value
 
     return parse
@@ -136,7 +140,9 @@ def add_json(parser: Parser) -> None:
 
 def add_seed(parser: Parser, what: str) -> argparse.Action:
     """Add the seed of `what`."""
-    return parser.add_argument("--seed", type=whole(0), metavar="N", help=f"{what} (default: 0)")
+    return parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), metavar="N", help=f"{what} (default: 0)"
+    )
 
 
 def score_names(text: str) -> tuple[str, ...]:

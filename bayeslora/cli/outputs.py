@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
+from bayeslora.files import refuse_ground
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
@@ -70,16 +71,31 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def check_new_file(path: str | Path, *, overwrite: bool | None) -> None:
+def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
+    """Keep an output from replacing what it is made from, with `--overwrite` as well.
+
+    Raises:
+        InputError: It is one of the inputs.
+    """
+    for one in inputs:
+        if Path(one).exists() and Path(one).resolve() == Path(out).resolve():
+            raise InputError(f"--out {out} is an input of this command; choose another path")
+
+
+def check_new_file(
+    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
+) -> None:
     """Complain where a predictions file may not be written, before anything is computed.
 
     Raises:
-        InputError: The suffix is neither `.parquet` nor `.csv`, or the file exists.
+        InputError: The suffix is not that of a predictions file, the file is one of `inputs`, or
+            it exists.
     """
     from bayeslora.predictions.tables import file_kind
 
     target = Path(path)
     file_kind(target)
+    refuse_inputs(target, *inputs)
     if target.is_dir():
         raise InputError(f"{target} is a directory; --out names a file")
     if target.exists() and not overwrite:
@@ -110,6 +126,7 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     target = Path(path)
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    refuse_ground(target)
     refuse_foreign(target)
 
 
@@ -129,6 +146,8 @@ def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
         raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    if kind != "safetensors":
+        refuse_ground(target)
     is_one = {
         "peft": (target / "adapter_config.json").is_file(),
         "merged": (target / "config.json").is_file(),

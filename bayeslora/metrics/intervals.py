@@ -28,6 +28,7 @@ from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Prepare, acceleration, bootstrap_deviations
 from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.scores import LEAST_ROWS, Score
+from bayeslora.option_checks import check_seed
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -51,7 +52,7 @@ class Resampling:
         interval: `percentile`, or `bca` (bias-corrected and accelerated).
 
     Raises:
-        InputError: `interval` is none of the two.
+        InputError: `interval` is none of the two, or `seed` is not from 0 to 2³² − 1.
     """
 
     num_resamples: int = 1000
@@ -61,6 +62,7 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
             raise unknown_choice("interval", self.interval, INTERVALS)
+        check_seed(self.seed)
 
     def spread(
         self,

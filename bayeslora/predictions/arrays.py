@@ -113,7 +113,6 @@ def _codes(labels: Any, names: Sequence[str], rows: int) -> NDArray[np.int64]:
 def _arrow(values: Any, what: str) -> Any:
     """Return names or indices as Arrow strings; None and NaN as null."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     try:
         array = np.asarray(values)
@@ -121,8 +120,6 @@ def _arrow(values: Any, what: str) -> Any:
         column = pa.array(plain, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(f"{what} must be names or indices of classes: {error}") from None
-    if pa.types.is_boolean(column.type):
-        return pc.if_else(column, "True", "False")
     try:
         return strings(column)
     except pa.ArrowException:

@@ -61,12 +61,20 @@ def softmax(
 
 
 def strings(column: Any) -> Any:
-    """Return an id or label column as Arrow strings; 3.0 reads '3', as a float column means it."""
+    """Return an id or label column as Arrow strings.
+
+    3.0 reads '3', as a float column means it, and truth values read 'True' and 'False'.
+
+    Raises:
+        ArrowException: The column holds lists or structures.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")
     if pa.types.is_floating(column.type):
         whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), _TOO_LARGE))
         if pc.all(whole).as_py() is not False:
@@ -74,8 +82,25 @@ def strings(column: Any) -> Any:
     return pc.cast(column, pa.string())
 
 
+def named_strings(path: str | Path, table: Any, name: str) -> Any:
+    """Return a column of a file as Arrow strings; see `strings`.
+
+    Raises:
+        InputError: The column holds lists or structures.
+    """
+    import pyarrow as pa
+
+    column = table[name]
+    try:
+        return strings(column)
+    except pa.ArrowException:
+        raise InputError(
+            f"{path}: column {name!r} must hold text or numbers, got {column.type}"
+        ) from None
+
+
 def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Return [N] indices of labels that are all names, else all indices; -1 where null."""
+    """Return [N] indices of labels that are names, or indices where none is one; -1 where null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -84,17 +109,19 @@ def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArra
     indices = pc.index_in(
         labels, value_set=pa.array([str(k) for k in range(len(classes))], pa.string())
     )
-    for codes in (names, indices):
-        if not np.any(np.asarray(codes.is_null()) & ~absent):
-            return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.int64)
-    unnamed = np.asarray(names.is_null()) & ~absent
-    unknown = np.asarray(indices.is_null()) & ~absent
-    # where no label is a class name the column was meant as indices: point at what is neither
-    row = int(np.argmax(unknown if unnamed.sum() == (~absent).sum() else unnamed))
+    # One name among them says that the column holds names, whatever the others look like.
+    are_indices = pc.all(names.is_null()).as_py()
+    codes = indices if are_indices else names
+    unknown = np.asarray(codes.is_null()) & ~absent
+    if not unknown.any():
+        return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.int64)
+    row = int(np.argmax(unknown))
     allowed = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
     raise InputError(
         f"{path}: row {row + 1}, column 'label': unknown label {labels[row].as_py()!r}; "
-        f"the classes are {allowed} (or, for every row, an index 0 to {len(classes) - 1})"
+        f"the classes are {allowed} ("
+        + ("or" if are_indices else "or, where no label is one of them")
+        + f", for every row, an index 0 to {len(classes) - 1})"
     )
 
 

@@ -15,9 +15,8 @@ keeps the name and the notes of a record. A sample log of lm-evaluation-harness 
 
 Other columns are read where they are asked for by name, as texts; else they are ignored, and so are
 `set_<class>` columns where a class has none. The order of the classes is that of the columns,
-unless the Parquet metadata lists the same classes in another order. Labels are names where every
-one of them is a class name; only where that fails are they read as indices, and a column never
-mixes the two.
+unless the Parquet metadata lists the same classes in another order. Labels are names where one
+of them is a class name, and indices where none is: a column never mixes the two.
 
 Values are checked by the record that is built from them (`record`); this file checks
 what only a file can get wrong.
@@ -35,7 +34,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.predictions.columns import id_names, label_codes, numbers, softmax, strings, truths
+from bayeslora.predictions.columns import (
+    id_names,
+    label_codes,
+    named_strings,
+    numbers,
+    softmax,
+    truths,
+)
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
 from bayeslora.predictions.tables import TableFile, open_table
 
@@ -79,13 +85,13 @@ def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]
     present = [name for name in UNCERTAINTIES if name in rest.column_names]
     fields |= {name: numbers(path, rest, name) for name in present}
     if "label" in rest.column_names:
-        fields["labels"] = label_codes(path, strings(rest["label"]), classes)
+        fields["labels"] = label_codes(path, named_strings(path, rest, "label"), classes)
     if all(f"set_{name}" in rest.column_names for name in classes):
         members = [truths(path, rest, f"set_{name}") for name in classes]
         fields["sets"] = np.column_stack(members)
     if "id" in rest.column_names:
-        fields["ids"] = id_names(path, strings(rest["id"]))
-    fields["columns"] = {name: strings(rest[name]).to_pylist() for name in columns}
+        fields["ids"] = id_names(path, named_strings(path, rest, "id"))
+    fields["columns"] = {name: named_strings(path, rest, name).to_pylist() for name in columns}
     return fields
 
 

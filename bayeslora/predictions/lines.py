@@ -173,8 +173,8 @@ def _texts(path: str | Path, name: str, values: Sequence[Any], before: int) -> A
 
 def as_text(value: Any) -> str:
     """Return a value as text; 3.0 reads '3', as programs write integers with a gap."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | bool):
+        return str(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, ensure_ascii=False)

@@ -29,11 +29,22 @@ class Columns:
         text: The text to classify.
         label: The label; it may be absent where labels are optional.
         pair: A second text, or None.
+
+    Raises:
+        InputError: Two of them are the same column.
     """
 
     text: str = "text"
     label: str = "label"
     pair: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for name in (self.text, self.label, self.pair) if name is not None]
+        if len({*names}) < len(names):
+            raise InputError(
+                "texts, second texts and labels need columns of their own: --text-column "
+                f"{self.text!r}, --text-pair-column {self.pair!r}, --label-column {self.label!r}"
+            )
 
     @property
     def wanted(self) -> tuple[str, ...]:

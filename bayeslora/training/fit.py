@@ -46,7 +46,7 @@ from bayeslora.training.rows import (
     set_feature_scale,
 )
 from bayeslora.training.selection import begin_columns
-from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.settings import TrainingSettings, plain_environment
 from bayeslora.training.trainer import AlternatingTrainer, Validate
 from bayeslora.training.weights import WeightTraining, weight_training
 
@@ -148,7 +148,7 @@ def train_network(
     sampler = layer_sampler(network, adapter, settings, num_train)
     held = validation if early_stopping else None
     validate = _validation(rows, train.labels, held, posterior, weights)
-    with quiet_transformers():
+    with quiet_transformers(), plain_environment():
         trainer = AlternatingTrainer(
             network,
             _optimizer(network, adapter, posterior, weights, settings),

@@ -98,20 +98,29 @@ def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any])
     Raises:
         InputError: The classifier cannot be loaded, or is another one now.
     """
-    record, folder = files.record, files.directory
-    tokenizer = None
-    # The classifier may have been given another tokenizer than the one that lies beside it.
-    if folder is not None and (folder / "tokenizer_config.json").is_file():
-        tokenizer = open_source("tokenizer", str(folder), loading["trust_remote_code"])
+    record = files.record
     classifier = load_sequence_classifier(
         name,
-        tokenizer=tokenizer,
+        # The classifier may have been given another tokenizer than the one that lies beside it.
+        tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
         device=loading["device"],
         trust_remote_code=loading["trust_remote_code"],
     )
     return _restored(record, SequenceEncoder(classifier, max_length=record.max_length))
+
+
+def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
+    """Return the tokenizer in a model directory, or None where there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    folder = files.directory
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return None
+    return open_source("tokenizer", str(folder), trust_remote_code)
 
 
 def module_from_files(
@@ -140,14 +149,19 @@ def module_from_files(
 
 
 def _restored(record: ModelRecord, encoder: FinalLayerEncoder) -> Network:
-    check_fingerprint(record, encoder.backbone.fingerprint)
+    check_fingerprint(record, encoder.backbone.name, encoder.backbone.fingerprint)
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
     return Network(encoder, [], head).to(encoder.backbone.device)
 
 
-def check_fingerprint(record: ModelRecord, found: str) -> None:
+def check_fingerprint(record: ModelRecord, name: str, found: str) -> None:
     """Complain where the weights below the last layer are not those that a model was made for.
+
+    Args:
+        record: Of the model.
+        name: What the backbone that was found is called.
+        found: Its fingerprint.
 
     Raises:
         InputError: They are not.
@@ -155,6 +169,6 @@ def check_fingerprint(record: ModelRecord, found: str) -> None:
     expected = record.backbone["fingerprint"]
     if found != expected:
         raise InputError(
-            f"the model was made for another backbone than {record.backbone['name']!r} is now: "
-            f"fingerprint {found}, expected {expected}"
+            f"the model was made for another backbone than {name!r} is now: "
+            f"fingerprint {found}, expected {expected}, that of {record.backbone['name']!r} then"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
-from bayeslora.training.foreign import check_fingerprint, foreign_from_files, module_from_files
+from bayeslora.training.foreign import (
+    check_fingerprint,
+    foreign_from_files,
+    module_from_files,
+    saved_tokenizer,
+)
 from bayeslora.training.network import Network
 
 Members = list[dict[str, Tensor]]
@@ -55,7 +61,9 @@ def restore_network(
         network = foreign_from_files(files, str(backbone), loading)
     else:
         base = load_backbone(backbone, **loading) if isinstance(backbone, str) else backbone
-        check_fingerprint(record, base.fingerprint)
+        check_fingerprint(record, base.name, base.fingerprint)
+        if isinstance(backbone, str):
+            base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
             base,
             options.resolve("adapter", record.adapter, ADAPTERS),
@@ -73,6 +81,17 @@ def restore_network(
     for tensors in reversed(members):
         _load(network, tensors, files.directory)
     return network.eval(), members
+
+
+def with_saved_tokenizer(
+    backbone: Backbone, files: ModelFiles, *, trust_remote_code: bool
+) -> Backbone:
+    """Return a backbone with the tokenizer that lies in a model directory, where there is one.
+
+    The weights' fingerprint says nothing about it, and that of the backbone may have changed since.
+    """
+    tokenizer = saved_tokenizer(files, trust_remote_code=trust_remote_code)
+    return backbone if tokenizer is None else replace(backbone, tokenizer=tokenizer)
 
 
 def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -11,11 +11,13 @@ from typing import Any
 
 from bayeslora.checkpoint import is_model
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, write_json
+from bayeslora.files import read_json, refuse_ground, write_json
 from bayeslora.tasks.examples import Examples
 
 _MARK = "interrupted-fit.json"
 _WORK = "checkpoints"
+_LOCK = "fit.lock"
+_locks: dict[Path, Any] = {}
 
 
 def data_hash(examples: Examples) -> str:
@@ -32,6 +34,8 @@ def data_hash(examples: Examples) -> str:
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted one.
 
+    Other processes are kept from `out` until `release`.
+
     A finished model that may be replaced stays what it is, beside the checkpoints, until the new
     one is written over both.
 
@@ -42,18 +46,48 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         overwrite: Whether what is there may be replaced.
 
     Raises:
-        InputError: As `refuse`.
+        InputError: As `refuse`, or another process is fitting into `out`.
     """
     refuse(out, identity, overwrite=overwrite)
-    folder = Path(out)
+    folder = Path(out).resolve()
+    _lock(folder)
     wanted = _plain(identity)
     if not _same(folder / _MARK, wanted):
-        if folder.exists() and not is_model(folder):
-            shutil.rmtree(folder)
         # Before the mark is new: under it, checkpoints of another fit would count as ours.
         shutil.rmtree(folder / _WORK, ignore_errors=True)
         write_json(folder / _MARK, wanted)
     return folder / _WORK
+
+
+def release(out: str | Path) -> None:
+    """Let other processes fit into `out` again; nothing happens where none was kept from it."""
+    lock = _locks.pop(Path(out).resolve(), None)
+    if lock is not None:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> None:
+    """Keep other processes from fitting into a directory until `release`, or until this one ends.
+
+    Raises:
+        InputError: Another process does.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder in _locks:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another fit is writing to {folder}; wait for it, or choose another --out"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        return
+    _locks[folder] = lock
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -67,6 +101,7 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     mark = folder / _MARK
     if not folder.exists():
         return
+    refuse_ground(folder)
     if overwrite:
         refuse_foreign(folder)
     elif not mark.is_file():
@@ -87,8 +122,12 @@ def refuse_foreign(out: str | Path) -> None:
     """
     folder = Path(out)
     ours = is_model(folder) or is_interrupted(folder)
-    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not ours and not _is_empty(folder):
         raise InputError(f"{folder} is not a model, so it is not overwritten; choose another path")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and all(file.name == _LOCK for file in folder.iterdir())
 
 
 def is_interrupted(out: str | Path) -> bool:

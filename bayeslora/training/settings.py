@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
+from bayeslora.option_checks import check_seed
+
+_TOLD = re.compile(r"(ACCELERATE|FSDP)_.*|LOCAL_RANK|RANK|WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,7 @@ class TrainingSettings:
             raise InputError(f"head_lr must be > 0, got {self.head_lr!r}")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be an integer >= 0, got {self.seed!r}")
+        check_seed(self.seed)
         sampling = self.layer_sampling
         if sampling is not None and type(sampling) is not LayerSampling:
             raise InputError(f"layer_sampling must be a LayerSampling or None, got {sampling!r}")
@@ -52,6 +57,21 @@ class TrainingSettings:
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to so many rows that is not stopped early."""
         return self.epochs * math.ceil(num_train / self.batch_size)
+
+
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Hide what launchers and schedulers tell accelerate by environment variables.
+
+    Its precision, compiler and sharding would change the numbers of a fit without a word in the
+    record, and a rank left over from a scheduler makes it wait for other processes.
+    """
+    told = [name for name in os.environ if _TOLD.fullmatch(name)]
+    kept = {name: os.environ.pop(name) for name in told}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def check_one_process() -> None:

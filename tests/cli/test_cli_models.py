@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tiny
 import torch
 from cli_files import write_rows
@@ -258,3 +260,115 @@ def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tm
     assert list(found.columns["source"]) == ["a", None, "a", "b", "a", "b"]
     assert list(found.columns["n"]) == list("012345")
     assert list(found.columns["text"]) == [row["text"] for row in rows]
+
+
+def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
+    """Its precision would change the numbers without a word in the record."""
+    words = ["fit", world.train, "--backbone", world.bert, "--epochs", 1, "--quiet", "--out"]
+    assert run(*words, tmp_path / "plain").code == 0
+    told = {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "LOCAL_RANK": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "bayeslora", *map(str, words), str(tmp_path / "told")],
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected, found = (
+        load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "told")
+    )
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_model_keeps_its_tokenizer(run, world, tmp_path):
+    """The fingerprint of the weights says nothing about it."""
+    backbone = shutil.copytree(world.bert, tmp_path / "bert")
+    words = ["fit", world.train, "--backbone", backbone, "--epochs", 1, "--quiet"]
+    assert run(*words, "--out", tmp_path / "m").code == 0
+    predict = ["predict", tmp_path / "m", world.test, "--quiet", "--out"]
+    assert run(*predict, tmp_path / "before.csv").code == 0
+    file = backbone / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    known = [word for word in words if not word.startswith("[")]
+    content["model"]["vocab"] |= {
+        word: words[other] for word, other in zip(known, known[::-1], strict=True)
+    }
+    file.write_text(json.dumps(content))
+    assert run(*predict, tmp_path / "after.csv").code == 0
+    assert (tmp_path / "after.csv").read_bytes() == (tmp_path / "before.csv").read_bytes()
+
+
+def test_a_moved_backbone_of_another_kind_is_named(refused, world, tmp_path):
+    message = refused(
+        *["predict", world.model, world.test, "--backbone", world.bert],
+        *["--out", tmp_path / "p.csv"],
+    )
+    assert f"another backbone than '{world.bert}' is now" in message
+    assert f"that of '{world.llama}' then" in message
+
+
+def test_a_file_is_no_backbone(refused, world, tmp_path):
+    file = world.bert / "config.json"
+    message = refused("fit", world.train, "--backbone", file, "--out", tmp_path / "m")
+    assert f"{file} is a file; name its directory, {world.bert}" in message
+
+
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_seeds_are_those_that_generators_take(refused, world, tmp_path, verb):
+    words = [world.train] if verb == "fit" else [world.model, world.test]
+    message = refused(verb, *words, "--out", tmp_path / "p.csv", "--seed", 2**32)
+    assert "must be a whole number from 0 to 4294967295, got '4294967296'" in message
+
+
+def test_an_output_that_is_an_input(run, refused, world, tmp_path):
+    data = shutil.copy(world.test, tmp_path / "data.jsonl")
+    assert "is an input" in refused(*["predict", world.model, data, "--out", data, "--overwrite"])
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    for file in (one, two):
+        assert run("predict", world.model, data, "--out", file, "--quiet").code == 0
+    (tmp_path / "link.csv").symlink_to(one)
+    for words in (
+        ["recalibrate", "--fit", one, "--apply", two, "--out", tmp_path / "link.csv"],
+        ["conformal", "--fit", two, "--apply", one, "--alpha", 0.1, "--out", one],
+        ["compare", one, two, "--out", one],
+        ["convert", one, "--out", one],
+    ):
+        assert "is an input" in refused(*words, "--overwrite")
+    backbone = shutil.copytree(world.llama, tmp_path / "llama")
+    words = ["--backbone", backbone, "--epochs", 1, "--quiet", "--out", tmp_path / "m"]
+    assert run("fit", world.train, *words).code == 0
+    for out in (backbone, tmp_path / "m"):
+        message = refused(
+            "export", tmp_path / "m", "--format", "merged", "--out", out, "--overwrite"
+        )
+        assert "is an input" in message or "is not a transformers model" in message
+    assert run("predict", tmp_path / "m", data, "--out", tmp_path / "p.csv").code == 0
+
+
+def test_second_texts_for_a_model_of_single_ones(refused, world, tmp_path):
+    rows = [row | {"other": "a cat"} for row in tiny.toy_rows(3)]
+    data = write_rows(tmp_path / "pairs.jsonl", rows)
+    words = ["--text-pair-column", "other", "--out"]
+    assert "the model was fitted on single texts" in refused(
+        "predict", world.model, data, *words, tmp_path / "p.csv"
+    )
+    assert "the model was fitted on single texts" in refused(
+        "calibrate", world.model, data, *words, tmp_path / "m"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--text-column", "label"], ["--text-pair-column", "text"], ["--label-column", "text"]],
+)
+def test_one_column_is_not_two_things(refused, world, tmp_path, words):
+    message = refused("fit", world.train, *words, "--out", tmp_path / "m")
+    assert "need columns of their own" in message

@@ -141,7 +141,7 @@ def test_logits_become_probabilities_in_float64(tmp_path):
         (("1", "0"), ["0", None, "1"], [1, -1, 0]),  # names win over indices
         (("1", "0"), [0, None, 1], [1, -1, 0]),
         (("1", "2", "3"), ["3", "1", None], [2, 0, -1]),
-        (("1", "2", "3"), ["0", "1", "2"], [0, 1, 2]),  # "0" is no name: the column holds indices
+        (("1", "2", "3"), ["0", None, "0"], [0, -1, 0]),  # none is a name
     ],
 )
 def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
@@ -310,3 +310,44 @@ def test_a_further_column_cannot_take_a_name_that_files_use(name):
 def test_a_further_column_has_a_value_a_row():
     with pytest.raises(InputError, match="3 values for 2 rows"):
         random_predictions(2, ["a", "b"]).replace(columns={"source": ["x", "y", "z"]})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_one_name_among_the_labels_makes_all_of_them_names(tmp_path, suffix):
+    """Stars from 1 to 3, and 0 for none: as an index each would be the class after its own."""
+    probs = {"prob_1": [0.8, 0.1, 0.4]} | {f"prob_{k}": [0.1, 0.45, 0.3] for k in "23"}
+    file = tmp_path / f"stars{suffix}"
+    write_columns(file, {"label": [1, 2, 0], **probs})
+    with pytest.raises(InputError, match=r"row 3, .*unknown label '0'"):
+        Predictions.load(file)
+    write_columns(file, {"label": [0, 0, 0], **probs})
+    assert Predictions.load(file).labels.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_truth_values_are_labels(tmp_path, suffix):
+    probs = {"prob_False": [0.8, 0.1], "prob_True": [0.2, 0.9]}
+    file = tmp_path / f"truths{suffix}"
+    write_columns(file, {"label": [False, True], **probs})
+    assert Predictions.load(file).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["label", "id", "source"])
+def test_columns_of_lists_are_refused_by_name(tmp_path, name):
+    file = tmp_path / "nested.parquet"
+    columns = {"prob_a": [0.8, 0.1], "prob_b": [0.2, 0.9]}
+    write_columns(file, columns | {name: [["x"], ["y"]]})
+    with pytest.raises(InputError, match=rf"nested.parquet: column '{name}' must hold text"):
+        Predictions.load(file, columns=["source"] if name == "source" else [])
+
+
+def write_columns(file, columns):
+    """Write columns as they are."""
+    table = pa.table(columns)
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, file)
+    elif file.suffix == ".jsonl":
+        file.write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
+    else:
+        rows = [",".join(map(str, row.values())) for row in table.to_pylist()]
+        file.write_text("\n".join([",".join(columns), *rows]))

@@ -1,6 +1,10 @@
 """Who may write to an output directory, and when a fit goes on there."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tiny import toy_rows
@@ -8,14 +12,30 @@ from tiny import toy_rows
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import Columns
 from bayeslora.training.data import read_labelled
-from bayeslora.training.resume import claim, data_hash, is_interrupted, last_checkpoint, refuse
+from bayeslora.training.resume import (
+    claim,
+    data_hash,
+    is_interrupted,
+    last_checkpoint,
+    refuse,
+    release,
+)
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}
 
 
+@pytest.fixture(autouse=True)
+def _released(tmp_path):
+    yield
+    for folder in tmp_path.iterdir():
+        release(folder)
+
+
 def contents(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Return what is in a directory, but the lock that a fit holds meanwhile."""
+    paths = (path for path in folder.rglob("*") if path.name != "fit.lock")
+    return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 def test_a_new_directory_is_marked(tmp_path):
@@ -26,6 +46,9 @@ def test_a_new_directory_is_marked(tmp_path):
     assert work.parent == out
     assert is_interrupted(out)
     assert contents(out) == ["interrupted-fit.json"]
+    assert (out / "fit.lock").exists()
+    release(out)
+    assert not (out / "fit.lock").exists()
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -129,3 +152,56 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
             (folder / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
     assert contents(tmp_path)[::2] == ["checkpoint-12", "checkpoint-4"]
+
+
+@pytest.mark.parametrize(("identity", "overwrite"), [(IDENTITY, False), (OTHER, True)])
+def test_two_processes_do_not_fit_into_one_directory(tmp_path, identity, overwrite):
+    """The second would delete the checkpoints of the first, or have its own taken for them."""
+    out = tmp_path / "model"
+    program = (
+        "from bayeslora.training.resume import claim\n"
+        f"claim({str(out)!r}, {IDENTITY!r})\nprint('begun', flush=True)\ninput()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "begun\n"
+        before = contents(out)
+        with pytest.raises(InputError, match=f"another fit is writing to {out}"):
+            claim(out, identity, overwrite=overwrite)
+        assert contents(out) == before
+    finally:
+        first.kill()
+        first.communicate()
+    # A process that was killed keeps nobody out.
+    claim(out, identity, overwrite=overwrite)
+
+
+def test_a_lock_alone_is_nobodys_directory(tmp_path):
+    """Of a process that was killed before it wrote anything else."""
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "fit.lock").touch()
+    claim(out, IDENTITY, overwrite=True)
+    assert is_interrupted(out)
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    out = tmp_path / "model"
+    claim(out, IDENTITY)
+    (out / "inside").mkdir()
+    for place in (out, out / "inside"):
+        monkeypatch.chdir(place)
+        for path in (out, Path(os.path.relpath(out))):
+            with pytest.raises(InputError, match="working directory"):
+                refuse(path, IDENTITY, overwrite=True)
+
+
+def test_a_link_leads_to_the_directory(tmp_path):
+    """What it leads to is claimed, so that the link stays a link."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert claim(link, IDENTITY).parent == tmp_path / "elsewhere"
+    assert link.is_symlink()
+    assert is_interrupted(link)

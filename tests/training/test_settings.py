@@ -24,8 +24,9 @@ from bayeslora.training.settings import TrainingSettings
         ({"head_lr": 0}, "head_lr must be > 0, got 0"),
         ({"head_lr": float("nan")}, "head_lr must be > 0, got nan"),
         ({"warmup": 1}, "warmup must be in [0, 1), got 1"),
-        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
-        ({"seed": "a"}, "seed must be an integer >= 0, got 'a'"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
+        ({"seed": "a"}, "seed must be an integer from 0 to 4294967295, got 'a'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

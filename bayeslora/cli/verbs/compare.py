@@ -14,7 +14,7 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
-from bayeslora.cli.outputs import print_json, terminal_width
+from bayeslora.cli.outputs import print_json, refuse_inputs, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.inputs import under_label
 
     if args.out is not None:
+        refuse_inputs(args.out, *args.files)
         comparison_files(args.out, overwrite=bool(args.overwrite))
     if (keys := _keys(args)) is not None:
         chosen_keys(keys)  # complains before anything is read

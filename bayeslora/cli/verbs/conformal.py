@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.conformal.sets import conformal_sets
     from bayeslora.metrics.evaluate import evaluate
 
-    check_new_file(args.out, overwrite=args.overwrite)
+    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     result = conformal_sets(args.fit, args.apply, args.alpha, args.method)
     result.predictions.save(args.out)
     _show(args, result, evaluate(result.predictions, **given(args, "seed")))

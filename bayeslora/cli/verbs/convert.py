@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, check and write; print what was written."""
     from bayeslora.predictions.record import Predictions
 
-    check_new_file(args.out, overwrite=args.overwrite)
+    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
     if args.normalise is None:
         found = Predictions.load(args.file, args.name, columns=args.keep)
     else:

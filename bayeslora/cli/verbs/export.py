@@ -6,7 +6,7 @@ import argparse
 
 from bayeslora.cli.arguments import add_loading, add_moved_backbone, add_overwrite, given
 from bayeslora.cli.messages import say
-from bayeslora.cli.outputs import check_new_export
+from bayeslora.cli.outputs import check_new_export, refuse_inputs
 from bayeslora.errors import InputError
 
 SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
@@ -53,7 +53,11 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--head goes with --format peft, and with no --prefix: it knows its own")
     check_new_export(args.out, args.format, overwrite=bool(args.overwrite))
 
+    from bayeslora.checkpoint import read_record
     from bayeslora.classifier import BayesianClassifier
+
+    # A model without its backbone is lost.
+    refuse_inputs(args.out, args.model, read_record(args.model).backbone["name"])
 
     loading = given(args, "backbone", "device", "trust_remote_code")
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)

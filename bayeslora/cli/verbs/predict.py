@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.predictions.checks import check_further
     from bayeslora.training.data import encode_for
 
-    check_new_file(args.out, overwrite=args.overwrite)
+    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.data])
     record = read_record(args.model)
     if args.link is not None:
         check_link(stored_posterior(record.posterior), args.link)

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.recalibration.recalibrate import recalibrate
 
-    check_new_file(args.out, overwrite=args.overwrite)
+    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     result = recalibrate(args.fit, args.apply, args.method)
     result.predictions.save(args.out)
     scores = {
