@@ -201,7 +201,7 @@ class BayesianClassifier:
         link: str | None = None,
         unknown_labels: Literal["error", "ood"] = "error",
         seed: int = 0,
-        keep: Sequence[str] = (),
+        keep: str | Sequence[str] = (),
     ) -> Predictions:
         """Return class probabilities and uncertainties of each row.
 
@@ -215,8 +215,8 @@ class BayesianClassifier:
                 unlabelled as out of distribution (`ood`), with its label in a further column,
                 `unknown_label`.
             seed: Of the draws.
-            keep: Columns of the data that the predictions carry as further `columns`, such as the
-                source of a row, for scores by group, or its text.
+            keep: A column of the data, or several, that the predictions carry as further
+                `columns`, such as the source of a row, for scores by group, or its text.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,21 @@ def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
             raise InputError(f"--out {out} is an input of this command; choose another path")
 
 
+def check_writable(path: str | Path) -> None:
+    """Complain where nothing can be written at a path, before anything is computed.
+
+    Raises:
+        InputError: The directory that it would be made in cannot be written to, or is a file.
+    """
+    place = Path(path).resolve().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{path} cannot be written: {place} is not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission to write to {place}")
+
+
 def check_new_file(
     path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:
@@ -100,6 +116,7 @@ def check_new_file(
         raise InputError(f"{target} is a directory; --out names a file")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    check_writable(target)
 
 
 def check_new_figure(path: str | Path) -> None:
@@ -128,6 +145,7 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
         raise InputError(f"{target} exists; choose another --out or pass --overwrite")
     refuse_ground(target)
     refuse_foreign(target)
+    check_writable(target)
 
 
 def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
@@ -157,3 +175,4 @@ def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
         raise InputError(
             f"{target} is not {_EXPORTS[kind]} and is not replaced; choose another --out"
         )
+    check_writable(target)

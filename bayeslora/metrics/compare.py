@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -129,7 +130,7 @@ class Comparison:
 
 
 def compare(
-    predictions: Sequence[Predictions],
+    predictions: Sequence[Predictions | str | Path],
     by: str = "nll",
     *,
     reference: str | None = None,
@@ -153,7 +154,7 @@ def compare(
     rows, which say nothing of other seeds. Fits of one method alone are compared with each other.
 
     Args:
-        predictions: Two or more methods' predictions of the same rows.
+        predictions: Two or more methods' predictions of the same rows, or the files they are in.
         by: The score to order the methods by, of `RANKING`.
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
@@ -179,7 +180,7 @@ def compare(
     keys = COMPARED if scores is None else chosen_keys(scores)
     equal_width_edges(num_bins)  # complains before anything is computed
     how = Resampling(num_resamples, seed, interval)
-    methods = fits_of(predictions, over_seeds=over_seeds)
+    methods = fits_of(_loaded(predictions, cluster_by), over_seeds=over_seeds)
     names = [one.name for one in methods]
     base = _place("reference", names[0] if reference is None else reference, names)
     clusters = _clusters(methods, cluster_by)
@@ -208,6 +209,14 @@ def compare(
         intervals_over="seeds" if together else "rows",
         same_seeds=contest.same_seeds,
     )
+
+
+def _loaded(given: Sequence[Predictions | str | Path], column: str | None) -> list[Predictions]:
+    columns = [] if column is None else [column]
+    return [
+        one if isinstance(one, Predictions) else Predictions.load(one, columns=columns)
+        for one in given
+    ]
 
 
 def _place(option: str, name: str, names: Sequence[str]) -> int:

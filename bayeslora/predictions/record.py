@@ -140,8 +140,15 @@ class Predictions:
         return np.asarray(values)
 
     def take(self, rows: ArrayLike) -> Predictions:
-        """Return the given rows: indices [M] or a mask [N]."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
+        """Return the given rows: indices [M] or a mask [N].
+
+        Raises:
+            InputError: There are none.
+        """
+        wanted = np.asarray(rows)
+        if wanted.size == 0:
+            raise InputError("no rows are taken; give indices or a mask of at least one")
+        chosen = np.arange(len(self))[wanted]
 
         def pick(values: NDArray[Any] | None) -> Any:
             return None if values is None else values[chosen]

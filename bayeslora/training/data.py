@@ -26,12 +26,13 @@ _KEEP_UNKNOWN = (
 )
 
 
-def read_rows(data: Any, columns: Columns, keep: Sequence[str] = ()) -> Examples:
+def read_rows(data: Any, columns: Columns, keep: str | Sequence[str] = ()) -> Examples:
     """Return the examples in `data`, labelled or not, with further columns to keep.
 
     Raises:
         InputError: As `load_examples`, or a column has a name that predictions use.
     """
+    keep = (keep,) if isinstance(keep, str) else keep
     check_further(keep)
     if isinstance(data, Examples):
         return kept(data, keep)

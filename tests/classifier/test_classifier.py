@@ -186,6 +186,7 @@ def test_columns_of_the_data_go_with_the_predictions(shared):
     found = shared.predict(rows, keep=("source",))
     assert list(found.columns["source"]) == [row["source"] for row in rows]
     assert not shared.predict(rows).columns
+    assert list(shared.predict(rows, keep="source").columns) == ["source"]
     examples = load_examples(rows, keep=["source"])
     assert list(shared.predict(examples, keep=("text",)).columns) == ["text"]
     with pytest.raises(bl.InputError, match="'confidence': files use that name"):

@@ -240,10 +240,10 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
     ("options", "message"),
     [
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
-        ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": "x"}, "seed must be an integer from 0 to 4294967295, got 'x'"),
         ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
-        ({"backbone": 3}, "backbone must be a name or a Backbone, got 3"),
+        ({"backbone": 3}, "backbone must be a name, a path or a Backbone, got 3"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused_at_once(options, message):

@@ -372,3 +372,20 @@ def test_second_texts_for_a_model_of_single_ones(refused, world, tmp_path):
 def test_one_column_is_not_two_things(refused, world, tmp_path, words):
     message = refused("fit", world.train, *words, "--out", tmp_path / "m")
     assert "need columns of their own" in message
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    run, refused, world, tmp_path, monkeypatch
+):
+    """Root may write anywhere, so the permission itself is asked for here."""
+    (tmp_path / "file").touch()
+    message = refused("predict", world.model, world.test, "--out", tmp_path / "file" / "p.csv")
+    assert f"{tmp_path / 'file'} is not a directory" in message
+    monkeypatch.setattr(os, "access", lambda place, mode: str(place) != str(tmp_path))
+    for words in (
+        ["predict", world.model, world.test, "--out", tmp_path / "new" / "p.csv"],
+        ["calibrate", world.model, world.valid, "--out", tmp_path / "m"],
+        ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m"],
+        ["export", world.model, "--out", tmp_path / "peft"],
+    ):
+        assert f"no permission to write to {tmp_path}" in refused(*words)

@@ -40,6 +40,20 @@ def test_scores_are_those_of_evaluate_and_differences_are_theirs():
     assert (result.n, result.reference, result.by) == (200, "first", "nll")
 
 
+def test_files_are_compared_as_what_is_in_them(tmp_path):
+    methods = [method(columns={"twin": ["x", "y"] * 100}), method("second", power=2.0)]
+    files = [tmp_path / f"{one.name}.parquet" for one in methods]
+    for one, file in zip(methods, files, strict=True):
+        one.save(file)
+    options = {"num_resamples": 20, "cluster_by": "twin"}
+    with pytest.raises(InputError, match="column 'twin'"):
+        compare([files[1], str(files[0])], **options)
+    methods[1] = methods[1].replace(columns=methods[0].columns)
+    methods[1].save(files[1])
+    found = compare([files[0], str(files[1])], **options).to_json()
+    assert found == compare(methods, **options).to_json()
+
+
 def test_the_reference_differs_from_itself_by_nothing():
     rows = compare([method(), method("second", power=2.0)], num_resamples=20).rows
     assert all(one.low == one.value == one.high == 0 for one in rows[0].differences.values())

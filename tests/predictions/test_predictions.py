@@ -103,6 +103,12 @@ def test_take_picks_every_part(rows):
     assert (taken.name, taken.metadata) == ("m", {"link": "probit"})
 
 
+@pytest.mark.parametrize("rows", [[], np.zeros(0, dtype=bool), ()])
+def test_no_rows_cannot_be_taken(rows):
+    with pytest.raises(InputError, match="no rows are taken"):
+        full().take(rows)
+
+
 def test_other_probabilities_drop_the_decomposition_of_the_old_ones():
     changed = full().with_probs(np.full((3, 3), 1 / 3), name="flat")
     assert changed.uncertainty_names == ("max_probability", "entropy", "s")
