@@ -30,9 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None takes the process's own.
     """
+    if sys.stdout is None:  # closed, as by >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         _never_fail(stream)
     words = list(sys.argv[1:] if argv is None else argv)
+    if (garbled := _garbled(words)) is not None:
+        say(f"bayeslora: error: {garbled!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
+        return WRONG_INPUT
     try:
         args = build_parser().parse_args(words)
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
@@ -73,6 +78,11 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _garbled(words: Sequence[str]) -> str | None:
+    """Return the first argument that is not UTF-8; the libraries below would fail at its file."""
+    return next((word for word in words if any("\udc80" <= c <= "\udcff" for c in word)), None)
 
 
 def _never_fail(stream: TextIO) -> None:

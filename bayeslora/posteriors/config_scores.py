@@ -16,6 +16,7 @@ from bayeslora.posteriors.config import (
 )
 
 COMBINED = "combined"
+MAHALANOBIS = {"mahalanobis", "relative_mahalanobis"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.config_scores import check_feature_scores
+from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import Columns
@@ -234,6 +234,11 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     check_one_process()
     posterior = choices.posterior
     check_feature_scores(choices.feature_scores, posterior)
+    if MAHALANOBIS & {*choices.feature_scores} and len(data.train[0]) == len(data.classes):
+        raise InputError(
+            "Mahalanobis distances need a class with rows that differ, and every class has one "
+            "row; leave that feature score out, or give more rows"
+        )
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     if isinstance(posterior, VBLL):
         check_classes(posterior, len(data.classes))

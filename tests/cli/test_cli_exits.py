@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -97,3 +98,22 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
     os.close(writer)
     assert done.returncode == 0
     assert done.stderr == b""
+
+
+def test_a_closed_output_is_no_error(tmp_path):
+    file = fake(tmp_path / "p.csv")
+    command = f"{shlex.quote(sys.executable)} -m bayeslora evaluate {shlex.quote(str(file))} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path):
+    """Arrow and safetensors take none; they would fail when the result is written."""
+    out = os.fsencode(tmp_path) + b"/lat\xfcin.csv"
+    file = fake(tmp_path / "p.csv")
+    words = [sys.executable, "-m", "bayeslora", "convert", str(file), "--out", out]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not UTF-8" in done.stderr
+    assert "lat\\udcfcin.csv" in done.stderr
+    assert os.listdir(os.fsencode(tmp_path)) == [b"p.csv"]
