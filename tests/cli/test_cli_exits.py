@@ -116,4 +116,4 @@ def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path):
     assert done.returncode == 2
     assert "is not UTF-8" in done.stderr
     assert "lat\\udcfcin.csv" in done.stderr
-    assert os.listdir(os.fsencode(tmp_path)) == [b"p.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
