@@ -60,7 +60,7 @@ def restore_network(
     elif record.backbone["kind"] == FOREIGN:
         network = foreign_from_files(files, str(backbone), loading)
     else:
-        base = load_backbone(backbone, **loading) if isinstance(backbone, str) else backbone
+        base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
         check_fingerprint(record, base.name, base.fingerprint)
         if isinstance(backbone, str):
             base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
@@ -81,6 +81,22 @@ def restore_network(
     for tensors in reversed(members):
         _load(network, tensors, files.directory)
     return network.eval(), members
+
+
+def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
+    """Return the backbone of a saved model.
+
+    Raises:
+        InputError: It cannot be loaded; the message says how to name where it is now.
+    """
+    try:
+        return load_backbone(name, **loading)
+    except InputError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"{files.directory}: its backbone cannot be loaded: {reason}\n"
+            "if it has moved, say where it is now: backbone=... (--backbone)"
+        ) from None
 
 
 def with_saved_tokenizer(

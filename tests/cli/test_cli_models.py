@@ -306,6 +306,16 @@ def test_a_model_keeps_its_tokenizer(run, world, tmp_path):
     assert (tmp_path / "after.csv").read_bytes() == (tmp_path / "before.csv").read_bytes()
 
 
+def test_a_backbone_that_is_gone_is_asked_for(run, refused, world, tmp_path):
+    backbone = shutil.copytree(world.llama, tmp_path / "llama")
+    words = ["--backbone", backbone, "--epochs", 1, "--quiet", "--out", tmp_path / "m"]
+    assert run("fit", world.train, *words).code == 0
+    shutil.rmtree(backbone)
+    message = refused("predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv")
+    assert f"{tmp_path / 'm'}: its backbone cannot be loaded: {backbone}" in message
+    assert "--backbone" in message
+
+
 def test_a_moved_backbone_of_another_kind_is_named(refused, world, tmp_path):
     message = refused(
         *["predict", world.model, world.test, "--backbone", world.bert],
