@@ -34,6 +34,8 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if isinstance(value, str):
         name, options = _parse(what, value)
     elif isinstance(value, Mapping):
+        if "name" not in value:
+            raise InputError(f"{what} needs a name beside its options, got {dict(value)!r}")
         options = {key: _number(item) for key, item in value.items() if key != "name"}
         name = str(value.get("name", ""))
     else:
@@ -75,6 +77,8 @@ def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
             value = yaml.safe_load(raw)
         except yaml.YAMLError:
             raise InputError(f"{what} {name}: cannot read the value of {part!r}") from None
+        if key.strip() in options:
+            raise InputError(f"{what} {name}: option {key.strip()!r} is given twice")
         options[key.strip()] = _number(value)
     return name.strip(), options
 

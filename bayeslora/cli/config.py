@@ -26,8 +26,12 @@ def fill(args: argparse.Namespace, actions: Actions) -> None:
     """
     if args.config is None:
         return
+    given: set[str] = set()
     for name, value in _read(args.config).items():
         known = str(name).replace("-", "_")
+        if known in given:
+            raise InputError(f"{args.config}: option {name!r} is given twice")
+        given.add(known)
         if known not in actions:
             raise InputError(f"{args.config}: {unknown_choice('option', str(name), actions)}")
         if value is not None and getattr(args, known) is None:
@@ -38,17 +42,33 @@ def _read(path: str) -> Mapping[Any, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        repeated = _repeated(yaml.compose(text, Loader=yaml.SafeLoader))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML: {reason}") from None
+    if repeated is not None:
+        raise InputError(f"{path}: option {repeated!r} is given twice")
     if content is None:
         return {}
     if not isinstance(content, Mapping):
         raise InputError(f"{path} must hold names with values, such as `epochs: 5`")
     return content
+
+
+def _repeated(node: Any) -> str | None:
+    """Return a key that a mapping of the document holds twice; YAML takes the last, silently."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    keys = [str(key.value) for key, _ in node.value]
+    twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+    inside = (_repeated(value) for _, value in node.value)
+    return next(filter(None, [*twice, *inside]), None)
 
 
 def _checked(where: str, value: Any, action: argparse.Action) -> Any:

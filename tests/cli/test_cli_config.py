@@ -123,3 +123,18 @@ def test_every_option_of_fit_but_those_of_the_output_may_be_in_a_file():
     args = build_parser().parse_args(["fit", "t"])
     plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions"}
     assert set(args.actions) == set(vars(args)) - plain
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("epochs: 1\nepochs: 2\n", "epochs"),
+        ("batch-size: 8\nbatch_size: 4\n", "batch_size"),
+        ("adapter:\n  name: lora\n  r: 4\n  r: 8\n", "r"),
+    ],
+)
+def test_an_option_that_is_given_twice(refused, world, tmp_path, config, text, key):
+    """YAML itself takes the last one, silently."""
+    path = config(text)
+    message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
+    assert f"{path}: option {key!r} is given twice" in message
