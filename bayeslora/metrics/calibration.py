@@ -73,14 +73,18 @@ class BinSums:
         return np.asarray(np.max(np.abs(self.gap) / np.maximum(self.size, 1), axis=0))
 
 
+MOST_BINS = 10_000
+"""Resamples of more bins than that take minutes and gigabytes, and say nothing more."""
+
+
 def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges from 0 to 1.
 
     Raises:
-        InputError: `num_bins` is below 1.
+        InputError: `num_bins` is no whole number from 1 to `MOST_BINS`.
     """
-    if num_bins < 1:
-        raise InputError(f"num_bins must be at least 1, got {num_bins}")
+    if not isinstance(num_bins, int | np.integer) or not 1 <= num_bins <= MOST_BINS:
+        raise InputError(f"num_bins must be a whole number from 1 to {MOST_BINS}, got {num_bins}")
     return np.linspace(0.0, 1.0, num_bins + 1)
 
 

@@ -172,7 +172,9 @@ def test_a_score_that_one_set_lacks_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+        ({"num_bins": 0}, "num_bins must be a whole number from 1 to 10000, got 0"),
+        ({"num_bins": 10_001}, "num_bins must be a whole number from 1 to 10000, got 10001"),
+        ({"num_bins": 10.0}, "num_bins must be a whole number from 1 to 10000, got 10.0"),
         ({"interval": "bcaa"}, "unknown interval 'bcaa'.*'bca'"),
         ({"closed": "both"}, "unknown closed edge 'both'"),
         ({"group_by": "source"}, "carry no column 'source'"),
