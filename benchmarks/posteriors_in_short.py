@@ -10,11 +10,11 @@ from posteriors_pareto import Point
 from summarise import mark
 
 LEGEND = (
-    "Mean NLL over seeds. `<` marks one below that of {reference}, `>` one above it, where the "
-    "95 % interval of the paired difference over seeds leaves out zero; nothing corrects for the "
-    "number of comparisons. A star marks the Pareto front of the means over data sets. Validation "
-    "NLL is what choices were made by, and far AUROC that of logit variance, both the mean over "
-    "data sets."
+    "Mean NLL over the seeds that all these methods have on all data sets ({seeds}). `<` marks one "
+    "below that of {reference}, `>` one above it, where the 95 % interval of the paired difference "
+    "over seeds leaves out zero; nothing corrects for the number of comparisons. A star marks the "
+    "Pareto front of the means over data sets. Validation NLL is what choices were made by, and "
+    "far AUROC that of logit variance, both the mean over data sets."
 )
 
 
@@ -27,7 +27,7 @@ def short_table(
     """Return legend and table, sorted by mean NLL.
 
     Args:
-        tasks: Rows by data set and method.
+        tasks: Rows by data set and method, those of the same seeds.
         means: Means over data sets of the methods to show.
         front: Names of those on the Pareto front.
         reference: The method that others are compared with.
@@ -50,7 +50,9 @@ def short_table(
             f"{point.cost:.1f}",
         ]
         lines.append("| " + " | ".join(row) + " |")
-    return LEGEND.format(reference=reference) + "\n\n" + "\n".join(lines)
+    seeds = sorted(next(iter(tasks[names[0]].values())))
+    legend = LEGEND.format(reference=reference, seeds=", ".join(map(str, seeds)))
+    return legend + "\n\n" + "\n".join(lines)
 
 
 def _nll(rows: Rows, base: Rows, *, own: bool) -> str:

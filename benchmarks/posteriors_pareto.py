@@ -39,13 +39,29 @@ class Point:
 
 
 def mean_points(tasks: Mapping[str, Mapping[str, Rows]]) -> list[Point]:
-    """Return means over data sets of the methods that all data sets have."""
-    everywhere = set.intersection(*(set(methods) for methods in tasks.values())) if tasks else set()
+    """Return means over data sets, of methods and seeds that are `common` to them."""
     found = []
-    for name in sorted(everywhere):
+    for name in next(iter(tasks.values()), {}):
         each = [Point.of(name, methods[name]) for methods in tasks.values()]
         found.append(Point(name, fmean(one.cost for one in each), fmean(one.nll for one in each)))
     return found
+
+
+def common(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Rows]]:
+    """Return the methods that all data sets have, with the seeds that all of these have.
+
+    Means over different seeds would compare data splits, not methods.
+    """
+    names = set.intersection(*(set(methods) for methods in tasks.values())) if tasks else set()
+    if not names:
+        return {}
+    each = [set(methods[name]) for methods in tasks.values() for name in names]
+    seeds = sorted(set.intersection(*each))
+    return {
+        task: {name: {seed: methods[name][seed] for seed in seeds} for name in sorted(names)}
+        for task, methods in tasks.items()
+        if seeds
+    }
 
 
 def pareto_front(points: Sequence[Point]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from posteriors_in_short import short_table
 from posteriors_more_tables import Rows, detection_table, distance_table
-from posteriors_pareto import SAME_COST, Point, figure_svg, mean_points, pareto_front
+from posteriors_pareto import SAME_COST, Point, common, figure_svg, mean_points, pareto_front
 from summarise import interval
 
 from bayeslora.files import atomic_file, read_json
@@ -25,10 +25,11 @@ def write_summary(out: Path) -> None:
     tasks = _by_method(contents)
     parts = [_preamble(tasks)]
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    if means := mean_points(tasks):
+    shared = common(tasks)
+    if means := mean_points(shared):
         front = pareto_front(means)
         parts += ["## In short", _drawn(out, "mean of the data sets", means, front)]
-        parts.append(short_table(tasks, means, front, REFERENCE))
+        parts.append(short_table(shared, means, front, REFERENCE))
     for task, methods in sorted(tasks.items()):
         points = [Point.of(name, rows) for name, rows in methods.items()]
         front = pareto_front(points)

@@ -74,7 +74,7 @@ class BinSums:
 
 
 MOST_BINS = 10_000
-"""Resamples of more bins than that take minutes and gigabytes, and say nothing more."""
+"""Bins beyond it hold less than a row each on most data; resamples keep a number for each."""
 
 
 def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:

@@ -63,8 +63,9 @@ def release(out: str | Path) -> None:
     """Let other processes fit into `out` again; nothing happens where none was kept from it."""
     lock = _locks.pop(Path(out).resolve(), None)
     if lock is not None:
-        lock.release()
+        # Unlinked first: once released, the file may be another process's lock.
         Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _lock(folder: Path) -> None:
