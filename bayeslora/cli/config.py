@@ -45,6 +45,8 @@ def _read(path: str) -> Mapping[Any, Any]:
         text = Path(path).read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         repeated = _repeated(yaml.compose(text, Loader=yaml.SafeLoader))
+    except RecursionError:
+        raise InputError(f"{path}: a value holds itself, by an alias") from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -104,6 +104,7 @@ def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArra
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    labels = _as_spelled(labels, classes)
     absent = np.asarray(labels.is_null())
     names = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
     indices = pc.index_in(
@@ -123,6 +124,20 @@ def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArra
         + ("or" if are_indices else "or, where no label is one of them")
         + f", for every row, an index 0 to {len(classes) - 1})"
     )
+
+
+def _as_spelled(labels: Any, classes: Sequence[str]) -> Any:
+    """Return labels with truth values spelled as the classes are.
+
+    Python writes them with a capital, JSON and Arrow without; a file may mix the two.
+    """
+    import pyarrow.compute as pc
+
+    for name in ("True", "False"):
+        for other, own in ((name, name.lower()), (name.lower(), name)):
+            if other not in classes and own in classes:
+                labels = pc.if_else(pc.equal(labels, other), own, labels)
+    return labels
 
 
 def id_names(path: str | Path, ids: Any) -> tuple[str, ...]:
