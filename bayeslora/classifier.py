@@ -34,7 +34,7 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.last_layer import check_last_layer
 from bayeslora.training.procedure import Choices, TrainingData, default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.resume import release
+from bayeslora.training.resume import refuse_busy, refuse_foreign, release
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -306,9 +306,10 @@ class BayesianClassifier:
         """Write the fitted classifier to a directory, whole or not at all.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, nothing is fitted, or the
-                network is a classifier in memory that nothing could be loaded from later (one of
-                `from_module` is given again when loading).
+            InputError: The directory exists and `overwrite` is false, it is no model, another
+                process is fitting into it, nothing is fitted, or the network is a classifier in
+                memory that nothing could be loaded from later (one of `from_module` is given again
+                when loading).
         """
         if self.record.backbone["name"] == IN_MEMORY:
             raise InputError(
@@ -316,6 +317,8 @@ class BayesianClassifier:
                 "it with its own save_pretrained and pass that directory to from_transformers"
             )
         files = self._known().files()
+        refuse_foreign(directory)
+        refuse_busy(directory)
         write_model(
             directory,
             files,
@@ -412,7 +415,7 @@ class BayesianClassifier:
         cls,
         directory: str | Path,
         *,
-        backbone: str | Backbone | None = None,
+        backbone: str | Path | Backbone | None = None,
         module: nn.Module | None = None,
         encode: Callable[..., Any] | None = None,
         device: str | None = None,
@@ -436,6 +439,8 @@ class BayesianClassifier:
         """
         files = read_model(directory)
         source = files.record.backbone["name"] if backbone is None else backbone
+        if isinstance(source, Path):
+            source = str(source)
         with quiet_transformers():
             network, members = restore.restore_network(
                 files,

@@ -136,9 +136,10 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     """Complain where a model may not be written, before anything is computed.
 
     Raises:
-        InputError: It exists and is not to be replaced, or is something else than a model.
+        InputError: It exists and is not to be replaced, is something else than a model, or another
+            process is fitting into it.
     """
-    from bayeslora.training.resume import refuse_foreign
+    from bayeslora.training.resume import refuse_busy, refuse_foreign
 
     target = Path(path)
     if target.exists() and not overwrite:
@@ -146,6 +147,7 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     refuse_ground(target)
     refuse_foreign(target)
     check_writable(target)
+    refuse_busy(target)
 
 
 def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:

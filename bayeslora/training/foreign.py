@@ -120,7 +120,11 @@ def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
     folder = files.directory
     if folder is None or not (folder / "tokenizer_config.json").is_file():
         return None
-    return open_source("tokenizer", str(folder), trust_remote_code)
+    try:
+        return open_source("tokenizer", str(folder), trust_remote_code)
+    except InputError as error:
+        reason = str(error).split("\n", 1)[0].removeprefix(f"{folder}: ")
+        raise InputError(f"{folder}: its tokenizer is damaged: {reason}") from None
 
 
 def module_from_files(

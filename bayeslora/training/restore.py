@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
-from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.load import Backbone, load_backbone, pick_device
 from bayeslora.backbones.module import Encode
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
@@ -62,8 +62,7 @@ def restore_network(
     else:
         base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
         check_fingerprint(record, base.name, base.fingerprint)
-        if isinstance(backbone, str):
-            base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
+        base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
             base,
             options.resolve("adapter", record.adapter, ADAPTERS),
@@ -88,9 +87,13 @@ def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone
 
     Raises:
         InputError: It cannot be loaded; the message says how to name where it is now.
+        MissingAssetError: It is an embedded model whose package is not installed.
     """
+    pick_device(loading["device"])  # no other backbone would help
     try:
         return load_backbone(name, **loading)
+    except MissingAssetError:
+        raise
     except InputError as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(

@@ -16,7 +16,6 @@ from bayeslora.tasks.examples import Examples
 
 _MARK = "interrupted-fit.json"
 _WORK = "checkpoints"
-_LOCK = "fit.lock"
 _locks: dict[Path, Any] = {}
 
 
@@ -51,6 +50,9 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
     refuse(out, identity, overwrite=overwrite)
     folder = Path(out).resolve()
     _lock(folder)
+    # Again, now that nobody else writes there: another fit may have ended in between.
+    refuse(out, identity, overwrite=overwrite)
+    folder.mkdir(exist_ok=True)
     wanted = _plain(identity)
     if not _same(folder / _MARK, wanted):
         # Before the mark is new: under it, checkpoints of another fit would count as ours.
@@ -68,6 +70,23 @@ def release(out: str | Path) -> None:
         lock.release()
 
 
+def refuse_busy(out: str | Path) -> None:
+    """Complain where another process is fitting into `out`.
+
+    Raises:
+        InputError: It is.
+    """
+    folder = Path(out).resolve()
+    if folder not in _locks and _lock_file(folder).exists():
+        _lock(folder)
+        release(folder)
+
+
+def _lock_file(folder: Path) -> Path:
+    # Beside the directory, which is replaced as a whole when the model is saved.
+    return folder.with_name(f".{folder.name}.fit.lock")
+
+
 def _lock(folder: Path) -> None:
     """Keep other processes from fitting into a directory until `release`, or until this one ends.
 
@@ -78,8 +97,8 @@ def _lock(folder: Path) -> None:
 
     if folder in _locks:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_file(folder))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -128,7 +147,7 @@ def refuse_foreign(out: str | Path) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and all(file.name == _LOCK for file in folder.iterdir())
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def is_interrupted(out: str | Path) -> bool:

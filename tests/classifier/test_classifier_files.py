@@ -103,7 +103,43 @@ def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
     (model / "bayeslora.json").write_text(json.dumps(record))
     with pytest.raises(bl.InputError, match="gone"):
         load(model)
-    assert same(load(model, backbone=str(moved)).predict(TEST), shared.predict(TEST))
+    for place in (str(moved), moved):
+        assert same(load(model, backbone=place).predict(TEST), shared.predict(TEST))
+
+
+def test_the_saved_tokenizer_goes_with_a_backbone_in_memory_too(model, shared, folder):
+    other = tiny_llama(folder / "other_words")
+    content = json.loads((other / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    known = [word for word in words if not word.startswith("[")]
+    pairs = zip(known, known[::-1], strict=True)
+    content["model"]["vocab"] = words | {word: words[twin] for word, twin in pairs}
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    again = load(model, backbone=load_backbone(str(other), device="cpu"))
+    assert same(again.predict(TEST), shared.predict(TEST))
+
+
+def test_a_damaged_tokenizer_is_the_models(model):
+    (model / "tokenizer.json").write_text('{"half')
+    with pytest.raises(bl.InputError) as caught:
+        load(model)
+    assert str(caught.value).startswith(f"{model}: its tokenizer is damaged: ")
+    assert "short name" not in str(caught.value)
+
+
+def test_what_no_other_backbone_would_help_is_said_alone(model):
+    with pytest.raises(bl.InputError) as caught:
+        bl.BayesianClassifier.from_pretrained(model, device="nowhere")
+    assert "device 'nowhere' cannot be used" in str(caught.value)
+    assert "backbone" not in str(caught.value)
+
+
+def test_only_models_are_replaced(shared, folder):
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes" / "mine.txt").touch()
+    with pytest.raises(bl.InputError, match="is not a model, so it is not overwritten"):
+        shared.save_pretrained(folder / "notes", overwrite=True)
+    assert (folder / "notes" / "mine.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 from tiny import toy_rows
 
 from bayeslora.errors import InputError
+from bayeslora.files import atomic_directory
 from bayeslora.tasks.columns import Columns
+from bayeslora.training import resume
 from bayeslora.training.data import read_labelled
 from bayeslora.training.resume import (
     claim,
@@ -18,6 +20,7 @@ from bayeslora.training.resume import (
     is_interrupted,
     last_checkpoint,
     refuse,
+    refuse_busy,
     release,
 )
 
@@ -33,9 +36,7 @@ def _released(tmp_path):
 
 
 def contents(folder):
-    """Return what is in a directory, but the lock that a fit holds meanwhile."""
-    paths = (path for path in folder.rglob("*") if path.name != "fit.lock")
-    return sorted(str(path.relative_to(folder)) for path in paths)
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def test_a_new_directory_is_marked(tmp_path):
@@ -46,9 +47,9 @@ def test_a_new_directory_is_marked(tmp_path):
     assert work.parent == out
     assert is_interrupted(out)
     assert contents(out) == ["interrupted-fit.json"]
-    assert (out / "fit.lock").exists()
+    assert (tmp_path / "runs" / ".model.fit.lock").exists()
     release(out)
-    assert not (out / "fit.lock").exists()
+    assert not (tmp_path / "runs" / ".model.fit.lock").exists()
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -170,6 +171,8 @@ def test_two_processes_do_not_fit_into_one_directory(tmp_path, identity, overwri
         before = contents(out)
         with pytest.raises(InputError, match=f"another fit is writing to {out}"):
             claim(out, identity, overwrite=overwrite)
+        with pytest.raises(InputError, match=f"another fit is writing to {out}"):
+            refuse_busy(out)
         assert contents(out) == before
     finally:
         first.kill()
@@ -178,13 +181,38 @@ def test_two_processes_do_not_fit_into_one_directory(tmp_path, identity, overwri
     claim(out, identity, overwrite=overwrite)
 
 
-def test_a_lock_alone_is_nobodys_directory(tmp_path):
-    """Of a process that was killed before it wrote anything else."""
+def test_a_lock_that_nobody_holds(tmp_path):
+    """Of a process that was killed."""
     out = tmp_path / "model"
-    out.mkdir()
-    (out / "fit.lock").touch()
-    claim(out, IDENTITY, overwrite=True)
+    (tmp_path / ".model.fit.lock").touch()
+    refuse_busy(out)
+    claim(out, IDENTITY)
     assert is_interrupted(out)
+    refuse_busy(out)  # its own fit keeps no process out
+
+
+def test_a_lock_outlives_the_directory(tmp_path):
+    """The directory is replaced when the model is saved, and the fit still cleans up then."""
+    out = tmp_path / "model"
+    claim(out, IDENTITY)
+    with atomic_directory(out, overwrite=True) as aside:
+        (aside / "bayeslora.json").touch()
+    assert (tmp_path / ".model.fit.lock").exists()
+
+
+def test_a_fit_that_ended_while_another_began(tmp_path, monkeypatch):
+    out = tmp_path / "model"
+    lock = resume._lock
+
+    def other_first(folder):
+        out.mkdir()
+        (out / "bayeslora.json").touch()
+        lock(folder)
+
+    monkeypatch.setattr(resume, "_lock", other_first)
+    with pytest.raises(InputError, match="exists; choose another --out"):
+        claim(out, IDENTITY)
+    assert contents(out) == ["bayeslora.json"]
 
 
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
