@@ -13,7 +13,11 @@ from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_seed
 
-_TOLD = re.compile(r"(ACCELERATE|FSDP)_.*|LOCAL_RANK|RANK|WORLD_SIZE")
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_TOLD = re.compile(
+    r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
+    r"|LOCAL_RANK|RANK|WORLD_SIZE|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)"
+)
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,13 @@ def check_one_process() -> None:
     fit the whole model by itself, into one directory.
 
     Raises:
-        InputError: The environment variable `WORLD_SIZE`, which launchers set, is not 1.
+        InputError: A number of processes that a launcher left in the environment is not 1.
     """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        raise InputError(
-            f"a fit runs in one process, and WORLD_SIZE is {size!r}: start it without torchrun or "
-            "accelerate launch; several GPUs serve several fits, one each by CUDA_VISIBLE_DEVICES"
-        )
+    for name in _SIZES:
+        size = os.environ.get(name) or "1"
+        if size != "1":
+            raise InputError(
+                f"a fit runs in one process, and {name} is {size!r}: start it without torchrun, "
+                "accelerate launch or mpirun; several GPUs serve several fits, one each by "
+                "CUDA_VISIBLE_DEVICES"
+            )

@@ -95,14 +95,16 @@ def test_an_out_that_exists(refused, world, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", ["polar", "lisa"])
-def test_several_processes(refused, tmp_path, monkeypatch, adapter):
+@pytest.mark.parametrize("size", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_several_processes(refused, tmp_path, monkeypatch, adapter, size):
     """Launchers such as torchrun start them; each would train on its own, in one directory."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(size, "2")
     train = write_rows(tmp_path / "train.jsonl", [json.loads(line) for line in GOOD.splitlines()])
     out = tmp_path / "m"
     message = refused("fit", train, "--adapter", adapter, "--out", out, "--backbone", NOWHERE)
-    for part in ("one process", "WORLD_SIZE is '2'", "CUDA_VISIBLE_DEVICES"):
+    for part in ("one process", f"{size} is '2'", "CUDA_VISIBLE_DEVICES"):
         assert part in message
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    message = refused("fit", train, "--adapter", adapter, "--out", out, "--backbone", NOWHERE)
-    assert "WORLD_SIZE" not in message
+    for one in ("1", ""):
+        monkeypatch.setenv(size, one)
+        message = refused("fit", train, "--adapter", adapter, "--out", out, "--backbone", NOWHERE)
+        assert size not in message

@@ -272,6 +272,10 @@ def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
         "LOCAL_RANK": "0",
         "RANK": "0",
         "WORLD_SIZE": "1",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_SIZE": "1",
+        "PMI_RANK": "1",
+        "PMI_SIZE": "",
     }
     done = subprocess.run(
         [sys.executable, "-m", "bayeslora", *map(str, words), str(tmp_path / "told")],
