@@ -27,10 +27,15 @@ from numpy.typing import NDArray
 
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
-from bayeslora.metrics.calibration import bin_sums
-from bayeslora.metrics.calibration_test import calibration_test
+from bayeslora.metrics.calibration import bin_places, bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
-from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
+from bayeslora.metrics.chance import (
+    CHANCE_KEYS,
+    SIGNIFICANT,
+    ece_by_chance,
+    errors_by_chance,
+    p_values,
+)
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
 from bayeslora.metrics.near_far import grouped
@@ -233,8 +238,9 @@ def first_scores(
 
     sizes = [len(rows), len(outside)]
     values = prepare(*map(np.arange, sizes))(*(np.ones(size) for size in sizes))
-    surest = top_label(rows.confidence, rows.correct)
-    p = calibration_test(surest, BINS, num_draws=resamples, seed=seed).p
+    place = bin_places(rows.confidence, BINS)
+    drawn = ece_by_chance(rows.confidence, place, BINS, resamples, seed)
+    p = float(p_values(drawn, values[[FIRST.index("ece")]])[0])
     return dict(zip(FIRST, values.tolist(), strict=True)), {"ece": p}, prepare, sizes
 
 

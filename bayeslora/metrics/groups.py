@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.calibration_test import ece_by_chance
 from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.cells import cell_matrix
-from bayeslora.metrics.chance import SIGNIFICANT, p_values
+from bayeslora.metrics.chance import SIGNIFICANT, ece_by_chance, p_values
 from bayeslora.metrics.clusters import without_gaps
 from bayeslora.metrics.few_mistakes import with_few_mistakes
 from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson

@@ -7,9 +7,14 @@ import pytest
 from scipy.stats import kstest
 
 from bayeslora.metrics import chance
-from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.calibration_test import calibration_test, ece_by_chance
-from bayeslora.metrics.chance import CHANCE_KEYS, drawn_errors, errors_by_chance, p_values
+from bayeslora.metrics.calibration import bin_places, ece
+from bayeslora.metrics.chance import (
+    CHANCE_KEYS,
+    drawn_errors,
+    ece_by_chance,
+    errors_by_chance,
+    p_values,
+)
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import labelled_rows
@@ -22,6 +27,14 @@ from bayeslora.predictions.record import Predictions
 def rows_of(probs, labels):
     classes = tuple("abcdef"[: probs.shape[1]])
     return labelled_rows(Predictions(probs, classes, labels))
+
+
+def ece_against_chance(confidence, correct, draws, seed):
+    """Return the ECE, the mean of what chance draws, and the p-value."""
+    rows = top_label(confidence, correct)
+    observed = ece(rows)
+    drawn = ece_by_chance(rows.confidence, bin_places(rows.confidence, 15), 15, draws, seed)
+    return observed, drawn.mean(), p_values(drawn, np.array([observed]))[0]
 
 
 def test_labels_are_drawn_from_the_probabilities():
@@ -54,19 +67,19 @@ def test_p_values_of_calibrated_sets_are_uniform():
     p = []
     for one in range(150):
         confidence = 0.4 + 0.6 * generator.random(120)
-        rows = top_label(confidence, generator.random(120) < confidence)
-        p.append(calibration_test(rows, num_draws=199, seed=one).p)
+        correct = generator.random(120) < confidence
+        p.append(ece_against_chance(confidence, correct, 199, one)[-1])
     assert kstest(p, "uniform").pvalue > 0.001  # the seed is fixed
 
 
 def test_the_mean_of_many_rows_draws_is_that_of_gaussian_gaps():
     confidence = 0.5 + 0.5 * np.random.default_rng(0).random(3000)
-    test = calibration_test(top_label(confidence, np.ones(3000)), num_draws=400)
+    _, expected, p = ece_against_chance(confidence, np.ones(3000), 400, 0)
     # Σ_b E|N(0, v_b)| = Σ_b √(2 v_b/π) with v_b = Σ c(1 − c); 400 draws leave a deviation of 1 %
     place = (confidence * 15).astype(int).clip(max=14)
     variances = np.bincount(place, confidence * (1 - confidence))
-    assert test.expected == pytest.approx(np.sqrt(2 * variances / np.pi).sum() / 3000, rel=0.04)
-    assert test.p == 1 / 401
+    assert expected == pytest.approx(np.sqrt(2 * variances / np.pi).sum() / 3000, rel=0.04)
+    assert p == 1 / 401
 
 
 def all_outcomes(confidence):
@@ -91,12 +104,12 @@ def test_of_one_to_three_rows_mean_and_p_are_those_of_all_outcomes(confidence):
     deviation = np.sqrt((chances * (errors - mean) ** 2).sum())
     draws = 20_000
     for correct, error in zip(outcomes, errors, strict=True):
-        test = calibration_test(top_label(confidence, correct), num_draws=draws, seed=1)
-        assert test.ece == pytest.approx(error, abs=1e-12)
+        observed, expected, found = ece_against_chance(confidence, correct, draws, 1)
+        assert observed == pytest.approx(error, abs=1e-12)
         # five standard errors; the observed outcome counts as a draw
-        assert test.expected == pytest.approx(mean, abs=5 * deviation / np.sqrt(draws) + 1e-12)
+        assert expected == pytest.approx(mean, abs=5 * deviation / np.sqrt(draws) + 1e-12)
         p = chances[errors >= error - 1e-9].sum()
-        assert test.p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / draws) + 1 / draws)
+        assert found == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / draws) + 1 / draws)
 
 
 @pytest.mark.parametrize("confidence", TINY)
