@@ -6,7 +6,7 @@ Tables, help and documentation draw from here, in this order.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +28,7 @@ class ScoreInfo:
             neither is better.
         source: Whose computation is printed, or who defined the score.
         low: The lowest value that it can have.
-        high: The highest.
+        high: The highest; ∞ where that is the number of classes.
         reflected: Whether noise only adds to it (or only takes away), so that its interval is the
             reflected one.
         listed: Whether tables show it without being asked.
@@ -52,6 +52,10 @@ class ScoreInfo:
     def arrow(self) -> str:
         """`↑` where more is better, `↓` where less is, `→0` where zero is; empty for none."""
         return {None: "", 0.0: "→0"}.get(self.goal, "↑" if (self.goal or 0) > 0 else "↓")
+
+    def bounds(self, num_classes: int) -> tuple[float, float]:
+        """Return the lowest and the highest value that it can have of so many classes."""
+        return self.low, self.high if math.isfinite(self.high) else float(num_classes)
 
 
 _UP, _DOWN = math.inf, -math.inf
@@ -251,6 +255,55 @@ SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _ALL}
 SCORE_KEYS = tuple(SCORES)
 """The keys of `Scores`, in order."""
 
+_OF_SETS = (
+    ScoreInfo(
+        "coverage",
+        "Coverage",
+        "share of rows whose set holds the label",
+        None,
+        "mean over rows",
+        kind="share",
+    ),
+    ScoreInfo(
+        "set_size",
+        "Set size",
+        "mean number of classes in a set",
+        _DOWN,
+        "mean over rows",
+        high=math.inf,
+        kind="mean",
+    ),
+    ScoreInfo(
+        "singletons",
+        "Sets of one class",
+        "share of sets with one class",
+        None,
+        "mean over rows",
+        kind="share",
+    ),
+    ScoreInfo(
+        "empty_sets",
+        "Empty sets",
+        "share of sets with no class",
+        None,
+        "mean over rows",
+        kind="share",
+    ),
+    ScoreInfo(
+        "worst_class_coverage",
+        "Coverage, lowest of a class",
+        "lowest coverage of the rows of a class",
+        None,
+        "mean over the rows of a class",
+    ),
+)
+
+SET_SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _OF_SETS}
+"""All scores of prediction sets by key, in order."""
+
+ALL_SCORES: Mapping[str, ScoreInfo] = {**SCORES, **SET_SCORES}
+"""Those of labelled predictions, then those of prediction sets."""
+
 REFLECTED = frozenset(key for key, info in SCORES.items() if info.reflected)
 """Scores that noise moves one way only, and whose interval is therefore the reflected one."""
 
@@ -258,20 +311,20 @@ UNLABELLED_KEYS = ("mean_confidence", "sharpness")
 """Scores that need no labels."""
 
 
-def chosen_keys(names: Sequence[str], further: Sequence[str] = ()) -> tuple[str, ...]:
+def chosen_keys(names: Sequence[str], known: Iterable[str] = SCORES) -> tuple[str, ...]:
     """Return the keys that were asked for, in the order given.
 
     Args:
         names: Keys.
-        further: Keys that are allowed beside those of `SCORES`.
+        known: Those that are allowed.
 
     Raises:
         InputError: There is none, or one is unknown.
     """
-    known = (*SCORES, *further)
+    allowed = tuple(known)
     for name in names:
-        if name not in known:
-            raise unknown_choice("score", name, known)
+        if name not in allowed:
+            raise unknown_choice("score", name, allowed)
     if not names:
-        raise InputError(f"name at least one score; choose from {', '.join(known)}")
+        raise InputError(f"name at least one score; choose from {', '.join(allowed)}")
     return tuple(dict.fromkeys(names))

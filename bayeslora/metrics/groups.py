@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.catalogue import SCORES, Kind
+from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, ece_by_chance, p_values
 from bayeslora.metrics.clusters import without_gaps
@@ -26,12 +26,6 @@ from bayeslora.metrics.scoring import Scoring
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
 """The scores of a group, in order; the last two where there are prediction sets."""
-
-_KINDS: dict[str, Kind] = {
-    **{key: SCORES[key].kind for key in GROUP_KEYS if key in SCORES},
-    "coverage": "share",
-    "set_size": "mean",
-}
 
 
 def group_scores(
@@ -61,20 +55,20 @@ def group_scores(
     by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, how.num_resamples, how.seed)
     chance = p_values(by_chance, values[GROUP_KEYS.index("ece")])
     keys = GROUP_KEYS if sets is not None else GROUP_KEYS[:-2]
-    ceiling = rows.probs.shape[1]
     found = {}
     for place, code in enumerate(present.tolist()):
         scores = {}
         for key, value, drawn in zip(
             keys, values[:, place].tolist(), deviations[:, :, place].T, strict=True
         ):
-            if _KINDS[key] == "share" and scoring.clusters is None:
+            info = ALL_SCORES[key]
+            if info.kind == "share" and scoring.clusters is None:
                 scores[key] = share_score(value, int(sizes[place]))
             else:
-                low, high = _bounds(key, ceiling)
+                low, high = info.bounds(rows.probs.shape[1])
                 method: Method = "reflected" if key == "ece" else "percentile"
                 scores[key] = interval_of(
-                    value, drawn, method, low, high, units=units[place], kind=_KINDS[key]
+                    value, drawn, method, low, high, units=units[place], kind=info.kind
                 )
         scores = with_few_mistakes(scores, units[place])
         if chance[place] > SIGNIFICANT:
@@ -103,12 +97,6 @@ def share_score(share: float, trials: int) -> Score:
     """Return a share of `trials` rows with its Wilson interval."""
     low, high = wilson(round(share * trials), trials)
     return Score(share, min(float(low), share), max(float(high), share))
-
-
-def _bounds(key: str, num_classes: int) -> tuple[float, float]:
-    if key in SCORES:
-        return SCORES[key].low, SCORES[key].high
-    return 0.0, 1.0 if key == "coverage" else float(num_classes)
 
 
 def _statistic(

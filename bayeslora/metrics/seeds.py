@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.scores import OODGroup, OODScores, PartScores, Score, Scores
+from bayeslora.metrics.uncertainties import PARTS
 
 Floats = Sequence[float] | NDArray[np.float64]
 One = TypeVar("One")
@@ -114,9 +115,9 @@ def _means(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
 
 
 def _bounds(key: str) -> tuple[float, float]:
-    if key in SCORES:
-        return SCORES[key].low, SCORES[key].high
-    return 0.0, math.inf if key in {"set_size", "mean", "right", "wrong"} else 1.0
+    if key in ALL_SCORES:
+        return ALL_SCORES[key].low, ALL_SCORES[key].high
+    return 0.0, math.inf if key in PARTS else 1.0
 
 
 def _each(found: Sequence[Mapping[str, One]], mean: Callable[[list[One]], Mean]) -> dict[str, Mean]:

@@ -9,23 +9,24 @@ with a probability of at least 95 %; it takes rows one by one, also where they c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.catalogue import Kind
+from bayeslora.metrics.catalogue import SET_SCORES, Kind
 from bayeslora.metrics.clusters import without_gaps
 from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 
-SET_KEYS = {
-    "coverage": "Wilson",
-    "set_size": "percentile bootstrap over rows",
-    "singletons": "Wilson",
-    "empty_sets": "Wilson",
-    "worst_class_coverage": "Wilson, simultaneous over classes (Bonferroni)",
+_INTERVALS: Mapping[Kind, str] = {
+    "share": "Wilson",
+    "mean": "percentile bootstrap over rows",
+    "other": "Wilson, simultaneous over classes (Bonferroni)",
 }
+SET_KEYS = {key: _INTERVALS[info.kind] for key, info in SET_SCORES.items()}
 """How the interval of each score of prediction sets is made, by its key."""
 
 
@@ -102,13 +103,12 @@ def _means(
     spread = how.spread(prepare, [len(size)], [None if clusters is None else clusters[order]])
     found = {}
     for place, (key, values) in enumerate(columns.items()):
-        if SET_KEYS[key] == "Wilson" and clusters is None:
+        info = SET_SCORES[key]
+        if info.kind == "share" and clusters is None:
             found[key] = _share(values)
         else:
-            whole = key == "set_size"
-            ceiling = float(sets.shape[1]) if whole else 1.0
-            kind: Kind = "mean" if whole else "share"
-            found[key] = spread.score(place, float(values.mean()), 0.0, ceiling, kind=kind)
+            bounds = info.bounds(sets.shape[1])
+            found[key] = spread.score(place, float(values.mean()), *bounds, kind=info.kind)
     return found
 
 

@@ -29,7 +29,11 @@ GOALS: Mapping[str, float] = {
     "fpr95": -math.inf,
     "aupr_in": math.inf,
 }
-"""Where each score is best: as high as can be, as low as can be, or at zero."""
+"""Where each score is best: as high as can be, as low as can be, or at zero.
+
+Those of prediction sets are left out: sets are better when smaller only at the same coverage, and
+coverage is meant to be what was asked for.
+"""
 
 
 @dataclass(frozen=True)

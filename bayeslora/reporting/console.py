@@ -18,14 +18,13 @@ from bayeslora.reporting.part_tables import (
 )
 from bayeslora.reporting.score_tables import (
     COLUMNS,
-    EXTRA_COLUMNS,
+    LISTED_COLUMNS,
     OOD_COLUMNS,
-    SCORE_COLUMNS,
     Named,
     score_cell,
     score_table,
+    sets_note,
 )
-from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import (
     NAME_END,
@@ -39,8 +38,6 @@ from bayeslora.reporting.text import (
 WIDTH = 100
 """Columns of the terminal where none are given."""
 
-_LISTED = {**SCORE_COLUMNS, **EXTRA_COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
-_EVERY = {**COLUMNS, **SET_COLUMNS, **EXTRA_SET_COLUMNS}
 _STAR = "* the best of its column, or its interval overlaps the best one's"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
@@ -105,7 +102,7 @@ def _within(table: Table, width: int) -> str:
 
 
 def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
-    shown = _LISTED if keys is None else {key: _EVERY[key] for key in keys}
+    shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
     rows = []
     for key, column in shown.items():
         score = one.scores.get(key)

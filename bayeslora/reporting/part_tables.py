@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bayeslora.metrics.by_class import CLASS_KEYS
-from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.score_tables import (
+    COLUMNS,
     OOD_COLUMNS,
-    SCORE_COLUMNS,
     Named,
     score_cell,
     score_table,
 )
-from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import clean, named, number, p_text, shorten
 
@@ -41,8 +39,6 @@ _BRACKETS = "Brackets hold 95 % intervals."
 _ALL_ALEATORIC = (
     " Where only the total is listed, all of it is aleatoric: the epistemic part is 0 on every row."
 )
-_GROUP_COLUMNS = {**SCORE_COLUMNS, **SET_COLUMNS}
-
 
 HOW_TO_READ_CHANCE = (
     "ECE by chance: what a perfectly calibrated method would read on average on these rows; p: how"
@@ -63,9 +59,9 @@ def chance_cell(scores: Scores) -> Cell:
 def with_chance(table: Table, methods: Sequence[Named]) -> Table:
     """Return a table of methods with `CHANCE_COLUMN` behind ECE, where there is an ECE."""
     titles = [column.title for column in table.columns]
-    if SCORE_COLUMNS["ece"].title not in titles:
+    if COLUMNS["ece"].title not in titles:
         return table
-    place = titles.index(SCORE_COLUMNS["ece"].title) + 1
+    place = titles.index(COLUMNS["ece"].title) + 1
     rows = tuple(
         replace(row, cells=(*row.cells[:place], chance_cell(one.scores), *row.cells[place:]))
         for row, one in zip(table.rows, methods, strict=True)
@@ -83,8 +79,7 @@ def explained(table: Table) -> Table:
 
 def every_score_table(methods: Sequence[Named]) -> Table:
     """Return every score of the catalogue, and of prediction sets, one method a row."""
-    keys = (*SCORES, *SET_COLUMNS, *EXTRA_SET_COLUMNS)
-    return explained(with_chance(score_table(methods, {}, keys=keys), methods))
+    return explained(with_chance(score_table(methods, {}, keys=tuple(COLUMNS)), methods))
 
 
 def part_tables(methods: Sequence[Named], *, uncertainties: bool = True) -> list[Table]:
@@ -110,7 +105,7 @@ def group_tables(methods: Sequence[Named]) -> list[Table]:
         _parts(
             [(one.label, one.scores.groups.get(column, {})) for one in methods],
             column,
-            {key: _GROUP_COLUMNS[key] for key in GROUP_KEYS},
+            {key: COLUMNS[key] for key in GROUP_KEYS},
             f"The labelled rows of each value of the column {named(shorten(clean(column)))}. Groups"
             f" differ by chance too, the more so the fewer rows they have. {_BRACKETS}",
         )

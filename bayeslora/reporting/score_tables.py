@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bayeslora.metrics.catalogue import REFLECTED, SCORES
+from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.findings import score_words
-from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS, sets_note
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, named, number
 
 COLUMNS: Mapping[str, Column] = {
-    key: Column(info.title, info.arrow) for key, info in SCORES.items()
+    key: Column(info.title, info.arrow) for key, info in ALL_SCORES.items()
 }
-"""The column of every score of labelled predictions, by its key."""
+"""The column of every score of labelled predictions and of prediction sets, by its key."""
 
 SCORE_COLUMNS: Mapping[str, Column] = {
     key: COLUMNS[key] for key in ("accuracy", "nll", "ece", "brier", "overconfidence", "aurc")
 }
 """Columns of the table of methods, by the key of their score."""
 
-EXTRA_COLUMNS: Mapping[str, Column] = {
-    key: column
-    for key, column in COLUMNS.items()
-    if key not in SCORE_COLUMNS and SCORES[key].listed
+LISTED_COLUMNS: Mapping[str, Column] = {
+    **SCORE_COLUMNS,
+    **{key: column for key, column in COLUMNS.items() if ALL_SCORES[key].listed},
 }
-"""Further scores, for lists that have room."""
+"""These and further scores, for lists that have room."""
+
+OF_SETS = ("coverage", "set_size")
+"""Scores of prediction sets that the table of methods shows, where a method has some."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
@@ -73,29 +74,15 @@ def score_table(
         methods: Scores with their labels.
         sets: Label of each out-of-distribution set by its name.
         note: What marks the best values.
-        keys: The scores to show; those of `SCORE_COLUMNS` where None.
+        keys: The scores to show, in this order; where None, those of `SCORE_COLUMNS`, or the mean
+            confidence where there is none of them, and those of `OF_SETS`.
     """
-    columns: list[Column] = []
-    values: list[list[Cell]] = []
-    wanted = SCORE_COLUMNS if keys is None else {k: COLUMNS[k] for k in keys if k in COLUMNS}
-    for key, column in wanted.items():
-        scores = [one.scores.get(key) for one in methods]
-        if any(score is not None for score in scores):
-            columns.append(column)
-            values.append(_cells(key, scores))
-    if not columns and keys is None:
-        columns.append(EXTRA_COLUMNS["mean_confidence"])
-        values.append(
-            [score_cell("mean_confidence", one.scores["mean_confidence"]) for one in methods]
-        )
-    of_sets = {**SET_COLUMNS, **EXTRA_SET_COLUMNS}
-    for key, column in (
-        SET_COLUMNS if keys is None else {k: of_sets[k] for k in keys if k in of_sets}
-    ).items():
-        scores = [one.scores.get(key) for one in methods]
-        if any(score is not None for score in scores):
-            columns.append(column)
-            values.append([score_cell(key, score) for score in scores])
+    if keys is None:
+        some = any(key in one.scores for one in methods for key in SCORE_COLUMNS)
+        keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
+    shown = [key for key in keys if any(key in one.scores for one in methods)]
+    columns = [COLUMNS[key] for key in shown]
+    values = [_cells(key, [one.scores.get(key) for one in methods]) for key in shown]
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
@@ -206,6 +193,19 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
         note if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))
+
+
+def sets_note(scores: Sequence[Scores]) -> str:
+    """Return what the prediction sets were made for and how their intervals were made.
+
+    Args:
+        scores: What `evaluate` returned, one a method; the note is empty where none has sets.
+    """
+    if not any("set_size" in one for one in scores):
+        return ""
+    stated = sorted({f"{one.stated_coverage:g}" for one in scores if one.stated_coverage})
+    made = f"Prediction sets were made for a coverage of {' or '.join(stated)}. " if stated else ""
+    return f"{made}Shares of prediction sets have Wilson intervals."
 
 
 def _brackets(methods: Sequence[Named]) -> str:

@@ -12,7 +12,7 @@ from sklearn.metrics import auc
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import ece
-from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES, chosen_keys
+from bayeslora.metrics.catalogue import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.selective import answered, aurc, risk_coverage, risk_curve
@@ -26,7 +26,13 @@ CLOSE = 1e-12  # sums of at most some hundred numbers below 10
 def test_every_key_is_in_the_documentation():
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     short = {"accuracy_at_90": "`_90`", "accuracy_at_95": "`_95`"}
-    assert all(short.get(key, f"`{key}`") in text for key in SCORE_KEYS)
+    assert all(short.get(key, f"`{key}`") in text for key in ALL_SCORES)
+
+
+def test_only_the_size_of_sets_grows_with_the_classes():
+    assert SET_SCORES["set_size"].bounds(4) == (0, 4)
+    others = [info for key, info in ALL_SCORES.items() if key != "set_size"]
+    assert all(info.bounds(4) == (info.low, info.high) for info in others)
 
 
 def test_keys_are_chosen_in_the_order_given():

@@ -53,6 +53,16 @@ def test_mean_uncertainties_follow_one_method_or_every_score(scores):
     assert "epistemic uncertainty  " in scores_table(scores, width=200, keys=SCORE_KEYS)
 
 
+def test_columns_stand_in_the_order_asked_for(make):
+    bare = make("x")
+    given = evaluate(bare.replace(sets=bare.probs > 0.2), num_resamples=5)
+    keys = ("set_size", "nll", "coverage")
+    head = scores_table([given, given], keys=keys).splitlines()[0]
+    assert head.index("Set size") < head.index("NLL") < head.index("Coverage")
+    rows = scores_table([given], keys=keys).splitlines()[2:5]
+    assert [row.split()[0] for row in rows] == ["Set", "NLL", "Coverage"]
+
+
 def test_methods_without_labels(make):
     bare = evaluate(make("x", labelled=False), num_resamples=5)
     assert "Mean confidence" in scores_table([bare])

@@ -8,7 +8,6 @@ from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, root, row, sub
 from bayeslora.reporting.glossary import TERMS, terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
-from bayeslora.reporting.set_columns import EXTRA_SET_COLUMNS, SET_COLUMNS
 from bayeslora.reporting.term import NEAR_AND_FAR, SPECTRUM, UNFAMILIAR
 
 FORMULAS = [formula for term in TERMS for formula in term.formulas]
@@ -18,8 +17,6 @@ FORMULAS = [formula for term in TERMS for formula in term.formulas]
     "key",
     [
         *COLUMNS,
-        *SET_COLUMNS,
-        *EXTRA_SET_COLUMNS,
         *OOD_COLUMNS,
         *CLASS_KEYS,
         UNFAMILIAR,

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "make sets of classes that hold the label with a chosen coverage"
 
-_NAMES = {
-    "coverage": "coverage",
-    "worst_class_coverage": "coverage, lowest of a class",
-    "set_size": "mean set size",
-    "singletons": "sets of one class",
-    "empty_sets": "empty sets",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
@@ -62,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> None:
+    from bayeslora.metrics.catalogue import SET_SCORES
     from bayeslora.reporting.text import shown
 
     predictor = result.predictor
@@ -85,7 +78,9 @@ def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> No
     if infinite:
         rows.append(("classes in every set", f"{infinite} of {len(thresholds)}: too few rows"))
     rows += [
-        (f"{name}, --apply", shown(scores[key])) for key, name in _NAMES.items() if key in scores
+        (f"{'mean ' * (info.kind == 'mean')}{info.title.lower()}, --apply", shown(scores[key]))
+        for key, info in SET_SCORES.items()
+        if key in scores
     ]
     print_columns(rows)
 

@@ -74,12 +74,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
-    from bayeslora.metrics.catalogue import SCORE_KEYS, chosen_keys
-    from bayeslora.metrics.sets import SET_KEYS
+    from bayeslora.metrics.catalogue import ALL_SCORES, chosen_keys
 
     if args.all:
-        return (*SCORE_KEYS, *SET_KEYS)
-    return None if args.scores is None else chosen_keys(args.scores, tuple(SET_KEYS))
+        return tuple(ALL_SCORES)
+    return None if args.scores is None else chosen_keys(args.scores, ALL_SCORES)
 
 
 def _scores(method: Method, options: dict[str, Any]) -> Scores:
