@@ -19,7 +19,8 @@ from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, class_measure, drawn_errors, p_values
 from bayeslora.metrics.classwise import classwise_bins
-from bayeslora.metrics.groups import clusters_in, share_score
+from bayeslora.metrics.clusters import clusters_in
+from bayeslora.metrics.groups import share_score
 from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores
@@ -56,10 +57,10 @@ def class_scores(
     values = prepare(np.arange(len(rows)))(np.ones(len(rows))).reshape(len(CLASS_KEYS), classes)
     clusters, width = scoring.clusters, 2 * scoring.num_bins * classes
     spread = scoring.how.spread(prepare, [len(rows)], [clusters], width=width)
-    sizes = clusters_in(rows.labels, None, classes)
+    sizes = clusters_in(rows.labels, None, classes).tolist()
     trials = {
-        "recall": clusters_in(rows.labels, clusters, classes),
-        "precision": clusters_in(rows.probs.argmax(1), clusters, classes),
+        "recall": clusters_in(rows.labels, clusters, classes).tolist(),
+        "precision": clusters_in(rows.probs.argmax(1), clusters, classes).tolist(),
     }
     measure = class_measure(rows, scoring)
     how = scoring.how

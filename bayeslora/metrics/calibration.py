@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
 from bayeslora.metrics.top_label import Closed, TopLabel, first_above, segment_sums
@@ -228,16 +229,10 @@ def reliability_bins(
     full = np.maximum(sizes, 1)
     right = segment_sums(rows.correct, starts)
     confidence = segment_sums(rows.confidence, starts) / full
-    units = full if clusters is None else _distinct(clusters[rows.order], sizes)
+    place = np.repeat(np.arange(num_bins), sizes)
+    own = None if clusters is None else clusters[rows.order]
+    units = np.maximum(clusters_in(place, own, num_bins), 1)
     low, high = wilson(right / full * units, units)
     means = np.column_stack([confidence, right / full, low, high]).tolist()
     cells = zip(edges[:-1].tolist(), edges[1:].tolist(), sizes.tolist(), means, strict=True)
     return tuple(Bin(left, end, n, *(values if n else ())) for left, end, n, values in cells)
-
-
-def _distinct(clusters: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many clusters each run of `sizes` rows holds; 1 of an empty one."""
-    place = np.repeat(np.arange(len(sizes)), sizes)
-    pairs = np.unique(place * (int(clusters.max()) + 1) + clusters)
-    found = np.bincount(pairs // (int(clusters.max()) + 1), minlength=len(sizes))
-    return np.maximum(found, 1)

@@ -52,3 +52,21 @@ def values_of(predictions: Predictions, name: str) -> tuple[NDArray[np.int64], t
 def without_gaps(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return codes renumbered from 0 on, in the same order."""
     return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def clusters_in(
+    group: NDArray[np.int64] | NDArray[np.bool_],
+    clusters: NDArray[np.int64] | None,
+    groups: int = 0,
+) -> NDArray[np.int64]:
+    """Return [G]: how many clusters each group has rows of, or how many rows.
+
+    Args:
+        group: [N] the group of each row, from 0; booleans are groups 0 and 1.
+        clusters: [N] the cluster of each row, or None where each is by itself.
+        groups: How many groups there are at least.
+    """
+    if clusters is not None:
+        width = int(clusters.max()) + 1
+        group = np.unique(group * width + clusters) // width
+    return np.bincount(group, minlength=groups)

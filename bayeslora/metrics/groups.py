@@ -17,7 +17,7 @@ from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, ece_by_chance, p_values
-from bayeslora.metrics.clusters import without_gaps
+from bayeslora.metrics.clusters import clusters_in, without_gaps
 from bayeslora.metrics.few_mistakes import with_few_mistakes
 from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson
 from bayeslora.metrics.rowwise import LabelledRows
@@ -49,7 +49,7 @@ def group_scores(
     values = statistic(np.ones((len(rows), 1)))[..., 0]
     deviations = _resampled(statistic, group, scoring) - values
     sizes = np.bincount(group)
-    units = clusters_in(group, scoring.clusters)
+    units = clusters_in(group, scoring.clusters).tolist()
     cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
     how = scoring.how
     by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, how.num_resamples, how.seed)
@@ -75,22 +75,6 @@ def group_scores(
             scores["ece"] = from_zero(scores["ece"])
         found[names[code]] = PartScores(int(sizes[place]), scores)
     return found
-
-
-def clusters_in(
-    group: NDArray[np.int64], clusters: NDArray[np.int64] | None, groups: int = 0
-) -> list[int]:
-    """Return how many rows, or clusters, each group has.
-
-    Args:
-        group: [N] the group of each row, from 0.
-        clusters: [N] the cluster of each row, or None.
-        groups: How many groups there are at least.
-    """
-    if clusters is not None:
-        width = int(clusters.max()) + 1
-        group = np.unique(group * width + clusters) // width
-    return [int(size) for size in np.bincount(group, minlength=groups)]
 
 
 def share_score(share: float, trials: int) -> Score:

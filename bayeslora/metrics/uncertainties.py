@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
+from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.files import UNCERTAINTIES
@@ -66,10 +67,11 @@ def uncertainty_means(
 
         return means
 
-    sizes = _units(parts, None if clusters is None else clusters[order])
+    own = None if clusters is None else clusters[order]
+    sizes = [int(clusters_in(members > 0, own, 2)[1]) for members in parts]
     rows = len(right)
     values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
-    spread = how.spread(prepare, [rows], [None if clusters is None else clusters[order]])
+    spread = how.spread(prepare, [rows], [own])
 
     def scored(one: int, part: int) -> Score:
         if not table[one].any():
@@ -88,10 +90,3 @@ def uncertainty_means(
 def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
     """Return the bounds of an uncertainty: of entropies, or of those of another tool's units."""
     return float(min(0.0, values.min())), float(max(np.log(num_classes), values.max()))
-
-
-def _units(parts: NDArray[np.float64], clusters: NDArray[np.int64] | None) -> list[int]:
-    """Return how many rows, or clusters, belong to each part, given its members [parts, N]."""
-    if clusters is None:
-        return [int(size) for size in parts.sum(axis=1)]
-    return [len(np.unique(clusters[members > 0])) for members in parts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.predictions.record import Predictions
 
@@ -52,16 +53,7 @@ class Answers:
 
     def units(self, chosen: NDArray[np.bool_]) -> int:
         """Return how many independent rows some rows [n] count as: their number of clusters."""
-        if self.clusters is None:
-            return int(chosen.sum())
-        return len(np.unique(self.clusters[chosen]))
-
-    def _units_by_class(self) -> NDArray[np.int64]:
-        if self.clusters is None:
-            return self.class_counts
-        width = int(self.clusters.max()) + 1
-        pairs = np.unique(self.labels * width + self.clusters)
-        return np.bincount(pairs // width, minlength=len(self.class_counts))
+        return int(clusters_in(chosen, self.clusters, 2)[1])
 
     def wrong_though_sure(self) -> Share | None:
         """Return the wrong ones among the rows of confidence at least `SURE`, if there are any."""
@@ -99,7 +91,7 @@ class Answers:
             return None
         hits = np.bincount(self.labels, self.correct, minlength=len(self.class_counts))[present]
         sizes = self.class_counts[present]
-        units = self._units_by_class()[present]
+        units = clusters_in(self.labels, self.clusters)[present]
         low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
         worst = int(np.argmin(hits / sizes))
         others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
