@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import ALL_SCORES, SCORES
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import interval_of
@@ -82,9 +82,11 @@ def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
             cluster_by=clustered,
             num_resamples=60,
         )
-        for score in every(scores):
-            assert not score.has_interval or score.high - score.low > 0.01
-            assert not score.has_interval or score.low <= score.value <= score.high
+        known = {key for key, score in scores.items() if score.has_interval}
+        assert known >= {key for key, info in ALL_SCORES.items() if info.kind != "other"}
+        for score in filter(lambda one: one.has_interval, every(scores)):
+            assert score.high - score.low > 0.01
+            assert score.low <= score.value <= score.high
 
 
 def test_a_mean_of_rows_that_are_all_alike_allows_for_others():
