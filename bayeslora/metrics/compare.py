@@ -28,7 +28,7 @@ from bayeslora.metrics.clusters import values_of, without_gaps
 from bayeslora.metrics.differences import over_rows, over_seeds_of
 from bayeslora.metrics.distances import distances
 from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
-from bayeslora.metrics.intervals import Method, Resampling
+from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.predictions.record import Predictions
@@ -139,7 +139,7 @@ def compare(
     distance_to: str | None = None,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
-    interval: Method = "percentile",
+    interval: IntervalMethod = "percentile",
     num_resamples: int = 1000,
     num_permutations: int = 1999,
     seed: int = 0,

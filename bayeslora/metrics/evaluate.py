@@ -22,7 +22,7 @@ from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLE
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.groups import group_scores
-from bayeslora.metrics.intervals import LEVEL, Method, Resampling
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling
 from bayeslora.metrics.near_far import check_kinds, grouped
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
@@ -50,7 +50,7 @@ def evaluate(
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
     closed: Closed = "left",
-    interval: Method = "percentile",
+    interval: IntervalMethod = "percentile",
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:

@@ -19,7 +19,7 @@ from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, ece_by_chance, p_values
 from bayeslora.metrics.clusters import clusters_in, without_gaps
 from bayeslora.metrics.few_mistakes import with_few_mistakes
-from bayeslora.metrics.intervals import Method, from_zero, interval_of, wilson
+from bayeslora.metrics.intervals import IntervalMethod, from_zero, interval_of, wilson
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores, Score
 from bayeslora.metrics.scoring import Scoring
@@ -66,7 +66,7 @@ def group_scores(
                 scores[key] = share_score(value, int(sizes[place]))
             else:
                 low, high = info.bounds(rows.probs.shape[1])
-                method: Method = "reflected" if key == "ece" else "percentile"
+                method: IntervalMethod = "reflected" if key == "ece" else "percentile"
                 scores[key] = interval_of(
                     value, drawn, method, low, high, units=units[place], kind=info.kind
                 )

@@ -36,9 +36,9 @@ LEVEL = 0.95
 ALIKE = 1e-6
 """An interval that is no wider than this, relative to a score above 1, is none."""
 
-Method = Literal["percentile", "bca", "reflected"]
+IntervalMethod = Literal["percentile", "bca", "reflected"]
 
-INTERVALS: tuple[Method, ...] = ("percentile", "bca")
+INTERVALS: tuple[IntervalMethod, ...] = ("percentile", "bca")
 """What can be asked for; scores whose noise only adds have the reflected one all the same."""
 
 
@@ -57,7 +57,7 @@ class Resampling:
 
     num_resamples: int = 1000
     seed: int = 0
-    interval: Method = "percentile"
+    interval: IntervalMethod = "percentile"
 
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
@@ -98,7 +98,7 @@ class Spread:
 
     deviations: NDArray[np.float64]
     speed: NDArray[np.float64]
-    interval: Method
+    interval: IntervalMethod
     units: int
 
     def score(
@@ -113,7 +113,7 @@ class Spread:
         units: int | None = None,
     ) -> Score:
         """Return the score in one place with its interval; see `interval_of`."""
-        method: Method = "reflected" if reflected else self.interval
+        method: IntervalMethod = "reflected" if reflected else self.interval
         return interval_of(
             value,
             self.deviations[:, place],
@@ -151,7 +151,7 @@ def wilson(
 def interval_of(
     value: float,
     deviations: NDArray[np.float64],
-    method: Method,
+    method: IntervalMethod,
     floor: float = -math.inf,
     ceiling: float = math.inf,
     *,
@@ -175,7 +175,7 @@ def interval_of(
         speed: The acceleration, for `bca`.
     """
     if units >= LEAST_ROWS:
-        shapes: tuple[Method, ...] = (method, "percentile")
+        shapes: tuple[IntervalMethod, ...] = (method, "percentile")
         for shape in shapes:
             found = bootstrap_interval(value, deviations, shape, floor, ceiling, speed=speed)
             if found.high - found.low > ALIKE * max(1.0, abs(value)):
@@ -197,7 +197,7 @@ def _of_few_rows(value: float, units: int, kind: Kind, floor: float, ceiling: fl
 def bootstrap_interval(
     value: float,
     deviations: NDArray[np.float64],
-    method: Method,
+    method: IntervalMethod,
     floor: float = -math.inf,
     ceiling: float = math.inf,
     *,

@@ -42,7 +42,7 @@ from bayeslora.metrics.rowwise import LabelledRows
 Exchange = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """From [N, R], 1 where a row's predictions are exchanged, to differences, [K, methods, R]."""
 
-BinSums = tuple[NDArray[np.float64], NDArray[np.float64]]
+KeptAndGone = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def permutation_p(contest: Contest, num_permutations: int, *, seed: int = 0) -> NDArray[np.float64]:
@@ -130,7 +130,7 @@ def _of_ece(contest: Contest) -> Exchange:
     return differences
 
 
-def _ece_apart(ours: Sequence[BinSums], theirs: Sequence[BinSums]) -> NDArray[np.float64]:
+def _ece_apart(ours: Sequence[KeptAndGone], theirs: Sequence[KeptAndGone]) -> NDArray[np.float64]:
     """Return n times the difference of ECE, [R], mean over pairs of fits.
 
     Args:

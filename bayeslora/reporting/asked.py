@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bayeslora.metrics.clusters import check_columns, column_names
-from bayeslora.metrics.intervals import Method as Interval
+from bayeslora.metrics.intervals import IntervalMethod
 from bayeslora.metrics.near_far import KINDS, check_kinds
 from bayeslora.reporting.inputs import Method
 
@@ -33,7 +33,7 @@ class Asked:
     group_by: tuple[str, ...] = ()
     by_class: bool = False
     cluster_by: str | None = None
-    interval: Interval = "percentile"
+    interval: IntervalMethod = "percentile"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def asked_for(
     group_by: Names,
     by_class: bool,
     cluster_by: str | None,
-    interval: Interval,
+    interval: IntervalMethod,
 ) -> Asked:
     """Return the options, where one name may stand for a sequence of one."""
     return Asked(

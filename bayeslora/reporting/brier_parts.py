@@ -44,7 +44,7 @@ _BRIER = Role(INK, "-", marker="D")
 
 
 @dataclass(frozen=True)
-class BrierParts:
+class BrierPlate:
     """One method of the panel: its label, its Brier score and the three parts of it."""
 
     label: str
@@ -62,7 +62,7 @@ class BrierParts:
         )
 
 
-def brier_panel(name: str, methods: Sequence[BrierParts]) -> Panel:
+def brier_panel(name: str, methods: Sequence[BrierPlate]) -> Panel:
     """Return the parts of some methods, a bar each.
 
     Args:
@@ -95,7 +95,7 @@ def brier_panel(name: str, methods: Sequence[BrierParts]) -> Panel:
     )
 
 
-def _draw(axes: Axes, slots: Sequence[str], methods: Sequence[BrierParts]) -> None:
+def _draw(axes: Axes, slots: Sequence[str], methods: Sequence[BrierPlate]) -> None:
     for place, (slot, one) in enumerate(zip(slots, methods, strict=True)):
         refined = max(0.0, one.uncertainty - one.resolution)
         for left, wide, role in ((0.0, refined, RIGHT), (refined, one.reliability, WRONG)):

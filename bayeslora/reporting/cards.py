@@ -15,7 +15,7 @@ from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.text import clean, counted, shorten
 
-LINKS = {
+LINK_WORDS = {
     "mc": "softmax of draws of the logits, averaged",
     "softmax": "softmax of each pass, averaged",
     "probit": "probit approximation of the mean of softmax",
@@ -68,7 +68,7 @@ def _card(one: Assessed) -> Card:
 
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if link := notes.get("link"):
-        yield "from logits to probabilities", LINKS.get(link, _short(link))
+        yield "from logits to probabilities", LINK_WORDS.get(link, _short(link))
     if draws := notes.get("num_samples"):
         count = _whole(draws)
         yield "draws", _short(draws) if count is None else f"{count:,}"

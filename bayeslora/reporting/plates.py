@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
-from bayeslora.reporting.brier_parts import MOST_METHODS, BrierParts, brier_panel
+from bayeslora.reporting.brier_parts import MOST_METHODS, BrierPlate, brier_panel
 from bayeslora.reporting.curves import panels_of
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.formats import render_files
@@ -85,7 +85,7 @@ def per_class_plates(labelled: Numbered, per_class: PerClass, formats: Sequence[
 def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
     """Return the parts of the Brier score, where they are among the scores."""
     parts = [
-        BrierParts(one.label, *(one.scores[key].value for key in BRIER_KEYS))
+        BrierPlate(one.label, *(one.scores[key].value for key in BRIER_KEYS))
         for _, one in labelled
         if all(key in one.scores for key in BRIER_KEYS)
     ]

@@ -9,8 +9,7 @@ from typing import Any
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, write_json
 from bayeslora.metrics.calibration import NUM_BINS
-from bayeslora.metrics.intervals import Method as Interval
-from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
@@ -61,7 +60,7 @@ def report(
     group_by: Names = None,
     by_class: bool = False,
     cluster_by: str | None = None,
-    interval: Interval = "percentile",
+    interval: IntervalMethod = "percentile",
     over_seeds: bool = True,
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,

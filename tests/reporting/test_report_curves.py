@@ -15,7 +15,7 @@ from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.reporting import plates
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.brier_parts import BrierParts, brier_panel
+from bayeslora.reporting.brier_parts import BrierPlate, brier_panel
 from bayeslora.reporting.curves import POINTS, panels_of, sampled_sizes, thinned
 from bayeslora.reporting.figures import METHODS
 from bayeslora.reporting.inputs import gather
@@ -155,7 +155,7 @@ def test_panels_of_one_figure_share_their_axis(make, monkeypatch):
 
 
 def test_bars_of_the_brier_parts_end_at_the_score():
-    one = BrierParts("m", brier=0.30, reliability=0.06, resolution=0.51, uncertainty=0.75)
+    one = BrierPlate("m", brier=0.30, reliability=0.06, resolution=0.51, uncertainty=0.75)
     panel = brier_panel("b", [one])
     refined, wrong = panel.figure.axes[0].patches
     assert refined.get_width() == pytest.approx(0.75 - 0.51)
