@@ -127,20 +127,17 @@ def bin_sums(
     return sums
 
 
-def equal_mass_edges(
-    rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None
-) -> NDArray[np.float64]:
+def equal_mass_edges(rows: TopLabel, num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges at quantiles of the confidence, the outer two at 0 and 1.
 
     Quantiles interpolate linearly, as `numpy.quantile` does. Where confidences tie, edges coincide
-    and the bins between them are empty. For counts [N, R] the edges are [num_bins + 1, R].
+    and the bins between them are empty.
     """
-    weights = rows.counts(counts)
-    return quantile_edges(rows, np.cumsum(weights, axis=0), num_bins)
+    return quantile_edges(rows, np.arange(1.0, len(rows) + 1), num_bins)
 
 
 def quantile_edges(rows: TopLabel, upto: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
-    """Return `equal_mass_edges` for running counts of rows, [N] or [N, R]."""
+    """Return `equal_mass_edges` of running counts of rows, [N]; [num_bins + 1, R] of [N, R]."""
     quantiles = equal_width_edges(num_bins).reshape(-1, *[1] * (upto.ndim - 1))
     position = (upto[-1] - 1) * quantiles
     below = np.floor(position)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import MAX_ROWS, block_size
 from bayeslora.metrics.brier_parts import brier_parts
-from bayeslora.metrics.calibration import BinSums, bin_places, quantile_edges
+from bayeslora.metrics.calibration import BinSums, bin_places, equal_mass_edges
 from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.classwise import ClasswiseSums
 from bayeslora.metrics.debiased import ece_debiased
@@ -154,7 +154,7 @@ def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
     by_bin = cell_matrix(bin_places(confidence, bins, scoring.closed), every, ones, (bins, n))
     sizes = (by_bin @ ones)[:, None]
     surest = top_label(confidence, rows.correct)
-    starts = surest.starts(quantile_edges(surest, np.arange(1.0, n + 1), bins))
+    starts = surest.starts(equal_mass_edges(surest, bins))
     mass_bin = np.empty(n, dtype=np.int64)
     mass_bin[surest.order] = np.repeat(np.arange(bins), np.diff(starts))
     by_mass = cell_matrix(mass_bin, every, ones, (bins, n))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.reporting.assess import Assessed, miscalibrated
-from bayeslora.reporting.findings import Finding, best_detector, bias
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.findings import Finding, best_detector, is_sound
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, number, percent
@@ -43,7 +43,7 @@ def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[
         return []
     nll = standing_of("nll", methods, comparison)
     leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
-    chosen = [one for one in leaders if _is_sound(one)]
+    chosen = [one for one in leaders if is_sound(one)]
     sound = [named(one.label) for one in chosen]
     if not sound:
         return []
@@ -67,7 +67,7 @@ def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[st
 
 
 def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
-    unsound = [named(one.label) for one in methods if not _is_sound(one)]
+    unsound = [named(one.label) for one in methods if not is_sound(one)]
     if not unsound:
         return []
     return [
@@ -105,7 +105,3 @@ def _more_rows(methods: Sequence[Assessed]) -> list[str]:
         f"With {counted(rows, 'labelled row')} an ECE is known to within about ±{number(half)};"
         " four times as many rows would halve that."
     ]
-
-
-def _is_sound(method: Assessed) -> bool:
-    return all(bias(one) == "none" for one in method.each) and not miscalibrated(method)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bayeslora.reporting.curves import name_slot
 from bayeslora.reporting.figures import (
     INK,
     KEY_ROW,
@@ -26,6 +25,7 @@ from bayeslora.reporting.figures import (
     add_heading,
     add_key,
     figure_with_axes,
+    name_slot,
 )
 from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number

@@ -10,7 +10,7 @@ from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import occupied
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.tables import escape_markdown
-from bayeslora.reporting.text import clean, interval, number, p_text, shorten, shown_points
+from bayeslora.reporting.text import brief, interval, number, p_text, shown_points
 
 START = "<!-- bayeslora reliability: start -->"
 """Opens the section; everything up to `END` is replaced when the card is updated."""
@@ -48,7 +48,7 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
     blocks = [
         START,
         "## Reliability",
-        f"Measured on {rows} ({escape_markdown(_named(dataset))}), {scores.num_classes} classes,"
+        f"Measured on {rows} ({escape_markdown(brief(dataset))}), {scores.num_classes} classes,"
         f" {scores.num_bins} bins. Brackets hold 95 % confidence intervals.",
         _score_table(scores),
     ]
@@ -60,10 +60,6 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         blocks += ["### Unfamiliar rows", _ood_table(scores)]
     blocks += [f"Made by bayeslora {__version__}.", END]
     return "\n\n".join(blocks)
-
-
-def _named(text: str) -> str:
-    return shorten(clean(text), 60)
 
 
 def _score_table(scores: Scores) -> str:
@@ -124,7 +120,7 @@ def _ood_table(scores: Scores) -> str:
         "| --- | ---: | --- | ---: | ---: |",
     ]
     lines += [
-        f"| {escape_markdown(_named(name))} | {one.n_out:,} |"
+        f"| {escape_markdown(brief(name))} | {one.n_out:,} |"
         f" {escape_markdown(score_words(one.score))} |"
         f" {number(one.auroc.value)} {_ends(one.auroc)} |"
         f" {number(one.fpr95.value)} {_ends(one.fpr95)} |"

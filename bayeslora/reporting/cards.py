@@ -13,7 +13,7 @@ from typing import Any
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.text import clean, counted, shorten
+from bayeslora.reporting.text import brief, clean, counted, shorten
 
 LINK_WORDS = {
     "mc": "softmax of draws of the logits, averaged",
@@ -68,16 +68,16 @@ def _card(one: Assessed) -> Card:
 
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if link := notes.get("link"):
-        yield "from logits to probabilities", LINK_WORDS.get(link, _short(link))
+        yield "from logits to probabilities", LINK_WORDS.get(link, brief(link))
     if draws := notes.get("num_samples"):
         count = _whole(draws)
-        yield "draws", _short(draws) if count is None else f"{count:,}"
+        yield "draws", brief(draws) if count is None else f"{count:,}"
     if passes := notes.get("passes"):
-        yield "passes of the adapted layers", _short(passes)
+        yield "passes of the adapted layers", brief(passes)
     yield from _later(notes, "recalibration", RECALIBRATORS, "recalibrated")
     yield from _later(notes, "conformal", CONFORMAL, "prediction sets")
     seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}
-    known = [f"{name} {_short(seed)}" for name, seed in seeds.items() if seed]
+    known = [f"{name} {brief(seed)}" for name, seed in seeds.items() if seed]
     if known:
         yield "seeds", ", ".join(known)
     yield from _sources(notes)
@@ -91,7 +91,7 @@ def _later(
         rows = _whole(notes.get(f"{key}_rows", ""))
         fitted = "" if rows is None else f"; fitted to {counted(rows, 'row')}"
         alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
-        meant = f"; at most a share of {_short(alpha)} missed" if alpha else ""
+        meant = f"; at most a share of {brief(alpha)} missed" if alpha else ""
         known = getattr(registry.get(notes[key]), "summary", "")
         yield title, f"{_described(notes[key], known)}{meant}{fitted}"
 
@@ -108,13 +108,9 @@ def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _described(name: str, summary: str) -> str:
     shown = shorten(clean(summary), LONGEST_SUMMARY) if summary else ""
-    return f"{_short(name)} ({shown})" if shown else _short(name)
+    return f"{brief(name)} ({shown})" if shown else brief(name)
 
 
 def _whole(text: str) -> int | None:
     """Return a whole number that a tool may have noted; None for anything else."""
     return int(text) if text.isdecimal() and len(text) <= 12 else None
-
-
-def _short(text: str) -> str:
-    return shorten(clean(text), 60)

@@ -7,7 +7,7 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.scores import TOO_FEW, Score, Scores
 from bayeslora.reporting.difference_table import comparison_notes, difference_table
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.part_tables import (
@@ -29,7 +29,6 @@ from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import (
     NAME_END,
     NAME_START,
-    TOO_FEW,
     TOO_FEW_NOTE,
     display_columns,
     unique_labels,

@@ -41,11 +41,6 @@ class Entry:
     detail: str
 
 
-def name_slot(place: int) -> str:
-    """Return the slot of the name in that place; the last letter ends the number."""
-    return f"bayesloraName{place}x"
-
-
 def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Item]]]]:
     """Yield the number of each panel, from 1, with its items and their roles.
 
@@ -96,13 +91,13 @@ def thinned(
     return across[kept], up[kept]
 
 
-def sampled_sizes(rows: int, points: int = POINTS) -> NDArray[np.int64]:
+def sampled_sizes(rows: int) -> NDArray[np.int64]:
     """Return numbers of rows from 1 to `rows`, closer to each other where they are few.
 
     A running mean changes by parts of its size: fast over the first rows, slowly over the last.
     """
-    if rows <= points:
+    if rows <= POINTS:
         return np.arange(1, rows + 1)
-    few = np.geomspace(1, rows, points // 4)
-    many = np.linspace(1, rows, points - len(few))
+    few = np.geomspace(1, rows, POINTS // 4)
+    many = np.linspace(1, rows, POINTS - len(few))
     return np.unique(np.round(np.concatenate([few, many])).astype(np.int64))

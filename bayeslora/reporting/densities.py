@@ -23,6 +23,7 @@ from bayeslora.reporting.figures import (
     add_heading,
     add_key,
     figure_with_axes,
+    name_slot,
 )
 from bayeslora.reporting.svg import Panel
 from bayeslora.reporting.text import number
@@ -85,8 +86,7 @@ def density_panel(
     key = 0.56 + rows * KEY_ROW
     figure, (axes,) = figure_with_axes(2.2 + key, (0.42, 1.7))
     add_heading(figure, score)
-    # the closing letter keeps slot 1 from being found in slot 10
-    slots = {f"bayesloraSet{index}x": item.label for index, item in enumerate(outside)}
+    slots = {name_slot(index): item.label for index, item in enumerate(outside)}
     entries = [(IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
     for index, (slot, item) in enumerate(zip(slots, outside, strict=True)):
         entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))

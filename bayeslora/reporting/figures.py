@@ -42,6 +42,11 @@ MARKER_SIZE = 4.2
 TITLE_SLOT = "bayesloraTitle"
 
 
+def name_slot(place: int) -> str:
+    """Return the slot of the name in that place; the last letter keeps 1 apart from 10."""
+    return f"bayesloraName{place}x"
+
+
 Line = Literal["-"] | tuple[float, tuple[float, ...]]
 """A solid line, or (offset, lengths of dashes and gaps in points)."""
 

@@ -89,6 +89,11 @@ def bias(method: Assessed) -> Literal["over", "under", "none"]:
     return "under" if score.high < 0 else "none"
 
 
+def is_sound(method: Assessed) -> bool:
+    """Say whether nothing speaks against a method's confidence, in any of its seeds."""
+    return all(bias(one) == "none" for one in method.each) and not miscalibrated(method)
+
+
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     """Say which methods are overconfident, underconfident, or show no bias."""
     found = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
         one: drawing.standalone.encode() if one == "svg" else _raster_or_pdf(panel, one)
         for one in formats
     }
-    return Drawing(drawing.name, drawing.title, drawing.standalone, drawing.inline, files)
+    return replace(drawing, files=files)
 
 
 def _raster_or_pdf(panel: Panel, kind: str) -> bytes:

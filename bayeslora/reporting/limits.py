@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.reporting.answers import SURE, Answers
-from bayeslora.reporting.assess import Assessed, Point, miscalibrated
-from bayeslora.reporting.findings import bias
+from bayeslora.reporting.assess import Assessed, Point
+from bayeslora.reporting.findings import is_sound
 from bayeslora.reporting.text import clean, counted, named, percent, shorten
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
@@ -36,7 +36,7 @@ def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[
 
 def _levels(leader: Assessed, answers: Answers) -> list[str]:
     """Name the level of confidence that promises too much, for most rows times points."""
-    if bias(leader) == "none" and not miscalibrated(leader):
+    if is_sound(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)

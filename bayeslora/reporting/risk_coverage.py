@@ -16,7 +16,7 @@ import numpy as np
 
 from bayeslora.metrics.selective import risk_coverage
 from bayeslora.reporting.curves import ENTRY as ENTRY_HEIGHT
-from bayeslora.reporting.curves import Entry, add_entries, name_slot, sampled_sizes
+from bayeslora.reporting.curves import Entry, add_entries, sampled_sizes
 from bayeslora.reporting.figures import (
     INK,
     KEY_ROW,
@@ -27,6 +27,7 @@ from bayeslora.reporting.figures import (
     add_heading,
     add_key,
     figure_with_axes,
+    name_slot,
 )
 from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number

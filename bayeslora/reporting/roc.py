@@ -14,7 +14,7 @@ import numpy as np
 
 from bayeslora.metrics.ood import thresholds
 from bayeslora.reporting.curves import ENTRY as ENTRY_HEIGHT
-from bayeslora.reporting.curves import Entry, add_entries, name_slot, thinned
+from bayeslora.reporting.curves import Entry, add_entries, thinned
 from bayeslora.reporting.figures import (
     INK,
     MARKER_SIZE,
@@ -23,6 +23,7 @@ from bayeslora.reporting.figures import (
     Role,
     add_heading,
     figure_with_axes,
+    name_slot,
 )
 from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number

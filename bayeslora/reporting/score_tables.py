@@ -65,7 +65,6 @@ class Named:
 def score_table(
     methods: Sequence[Named],
     sets: Mapping[str, str],
-    note: str = BOLD,
     keys: Sequence[str] | None = None,
 ) -> Table:
     """Return the table of methods: one row each, with a column for every out-of-distribution set.
@@ -73,7 +72,6 @@ def score_table(
     Args:
         methods: Scores with their labels.
         sets: Label of each out-of-distribution set by its name.
-        note: What marks the best values.
         keys: The scores to show, in this order; where None, those of `SCORE_COLUMNS`, or the mean
             confidence where there is none of them, and those of `OF_SETS`.
     """
@@ -91,10 +89,10 @@ def score_table(
         Row((one.label,), cells)
         for one, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
-    return Table(_caption(methods, sets, note), ("Method",), tuple(columns), rows)
+    return Table(_caption(methods, sets), ("Method",), tuple(columns), rows)
 
 
-def detection_table(methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD) -> Table:
+def detection_table(methods: Sequence[Named], sets: Mapping[str, str]) -> Table:
     """Return how well each method's own uncertainty detects each set; one method a row.
 
     Without rows where no method has a set.
@@ -102,7 +100,6 @@ def detection_table(methods: Sequence[Named], sets: Mapping[str, str], note: str
     Args:
         methods: Scores with their labels.
         sets: Label of each out-of-distribution set by its name.
-        note: What marks the best values.
     """
     judged = [one for one in methods if one.scores.ood]
     found = [[one.scores.ood.get(name) for one in judged] for name in sets]
@@ -116,7 +113,7 @@ def detection_table(methods: Sequence[Named], sets: Mapping[str, str], note: str
     caption = (
         "AUROC of telling the rows of each set (the positive class) from familiar ones by the"
         " uncertainty that is named; 0.5 is chance. Brackets hold 95 % bootstrap intervals."
-        f" {note if len(judged) > 1 else ''}"
+        f" {BOLD if len(judged) > 1 else ''}"
     )
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
     return Table(caption.strip(), ("Method", "Uncertainty"), columns, rows)
@@ -126,18 +123,16 @@ def _judged_by(one: Named) -> str:
     return " or ".join(map(score_words, sorted({found.score for found in one.scores.ood.values()})))
 
 
-def ood_tables(
-    methods: Sequence[Named], sets: Mapping[str, str], note: str = BOLD
-) -> tuple[Table, ...]:
+def ood_tables(methods: Sequence[Named], sets: Mapping[str, str]) -> tuple[Table, ...]:
     """Return, for each set, how well each uncertainty tells its rows from familiar ones.
 
     Left out are the parts of `HIDDEN_SCORES`, and scores that never vary: all pairs are ties then,
     in every resample.
     """
-    return tuple(_ood_table(methods, name, label, note) for name, label in sets.items())
+    return tuple(_ood_table(methods, name, label) for name, label in sets.items())
 
 
-def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Table:
+def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
     entries = [
         (one.label, score, scores)
         for one in methods
@@ -156,7 +151,7 @@ def _ood_table(methods: Sequence[Named], name: str, label: str, note: str) -> Ta
     counts = " or ".join(f"{outside:,} of them, {inside:,} familiar" for inside, outside in sizes)
     caption = (
         f"{named(label)}: how well each uncertainty tells these rows (the positive class, {counts})"
-        f" from familiar ones; higher = more uncertain; {_brackets(methods)}. {note}"
+        f" from familiar ones; higher = more uncertain; {_brackets(methods)}. {BOLD}"
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
 
@@ -179,7 +174,7 @@ def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
 
 
-def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> str:
+def _caption(methods: Sequence[Named], sets: Mapping[str, str]) -> str:
     kind = "labelled" if any(one.scores.n_labelled for one in methods) else "unlabelled"
     rows = sorted({one.scores.n_labelled or one.scores.n for one in methods})
     bins = " or ".join(map(str, sorted({one.scores.num_bins for one in methods})))
@@ -190,7 +185,7 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str], note: str) -> st
         f"Scores on {size} {kind} rows, {bins} bins; {_brackets(methods)}.{ood}",
         REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
         sets_note([one.scores for one in methods]),
-        note if len(methods) > 1 else "",
+        BOLD if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))
 

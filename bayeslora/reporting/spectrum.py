@@ -20,6 +20,7 @@ from bayeslora.reporting.figures import (
     add_heading,
     add_key,
     figure_with_axes,
+    name_slot,
 )
 from bayeslora.reporting.svg import Panel, render
 
@@ -61,7 +62,7 @@ def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
     """
     kinds = list(dict.fromkeys(map(_kind, spectra)))
     roles = {kind: _role(place) for place, kind in enumerate(kinds)}
-    slots = {f"bayesloraKind{_letter(place)}": kind for place, kind in enumerate(kinds)}
+    slots = {name_slot(place): kind for place, kind in enumerate(kinds)}
     head = 0.6 + KEY_ROW * len(kinds)
     figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
     changed = {layer: values for layer, values in spectra.items() if max(values, default=0) > 0}
@@ -86,11 +87,6 @@ def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
 def _kind(layer: str) -> str:
     """Return the last part of a layer's name, such as `q_proj`."""
     return layer.rpartition(".")[2]
-
-
-def _letter(place: int) -> str:
-    """Return letters for a number, so that no slot is the beginning of another."""
-    return "".join(chr(ord("A") + int(digit)) for digit in f"{place:02d}")
 
 
 def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:

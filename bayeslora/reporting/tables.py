@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bayeslora.reporting.text import TOO_FEW, TOO_FEW_NOTE, display_columns, pad
+from bayeslora.metrics.scores import TOO_FEW
+from bayeslora.reporting.text import TOO_FEW_NOTE, display_columns, pad
 
 
 @dataclass(frozen=True)

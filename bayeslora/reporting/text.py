@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from bayeslora.metrics.scores import LEAST_ROWS, Score
+from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score
 
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
@@ -21,14 +21,11 @@ _DIRECTION_MARKS = frozenset(
 )
 _INVISIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
-TOO_FEW = "too few rows"
-"""What stands in the place of an interval where there is none."""
-
 TOO_FEW_NOTE = (
     f"{TOO_FEW.capitalize()}: there are fewer than {LEAST_ROWS}, or all give the score alike, and"
     " cannot show how much other rows would change it."
 )
-"""What it means, for a table that says it."""
+"""What `TOO_FEW` means, for a table that says it."""
 
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Around a name in a sentence: Unicode's isolate, which keeps right-to-left letters from reordering
@@ -60,6 +57,11 @@ def shorten(text: str, columns: int = LABEL_COLUMNS) -> str:
         if used > columns - 1:
             return text[:position].rstrip() + "…"
     return text
+
+
+def brief(text: str) -> str:
+    """Return `text` from outside as it stands in a line: cleaned, and no wider than 60 columns."""
+    return shorten(clean(text), 60)
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
@@ -153,10 +155,9 @@ def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) 
     return f"[{', '.join(ends)}]"
 
 
-def shown(score: Score, *, signed: bool = False) -> str:
+def shown(score: Score) -> str:
     """Return a score's value and its interval."""
-    value = number(score.value, signed=signed)
-    return f"{value} {_ends_in_words(score, interval(score.low, score.high, signed=signed))}"
+    return f"{number(score.value)} {_ends_in_words(score, interval(score.low, score.high))}"
 
 
 def shown_points(score: Score, *, signed: bool = False) -> str:

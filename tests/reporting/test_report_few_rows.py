@@ -9,12 +9,13 @@ import pytest
 
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import TOO_FEW
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.card_section import model_card_section
 from bayeslora.reporting.comparison_files import write_comparison
 from bayeslora.reporting.console import compare_table, scores_table
 from bayeslora.reporting.report import report
-from bayeslora.reporting.text import TOO_FEW, TOO_FEW_NOTE
+from bayeslora.reporting.text import TOO_FEW_NOTE
 
 NAN = re.compile(r"\bnan\b", re.IGNORECASE)
 CASES = {

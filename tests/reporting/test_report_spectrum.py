@@ -90,6 +90,6 @@ def test_names_from_outside_stay_names(tmp_path):
     text = "".join(ET.fromstring((tmp_path / "s.svg").read_text()).itertext())
     for part in ("<b>model", "<kind>$_0", "<kind>$_11"):
         assert part in text
-    assert "bayesloraKind" not in text
+    assert "bayesloraName" not in text
     again = render(spectrum_panel("spectrum", "<b>model", spectra)).standalone
     assert (tmp_path / "s.svg").read_text() == again
