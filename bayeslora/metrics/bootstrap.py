@@ -94,13 +94,7 @@ def bootstrap_deviations(
     """
     if num_resamples < 1:
         raise InputError(f"num_resamples must be at least 1, got {num_resamples}")
-    generators = _generators(len(sizes), seed, stream)
-    groups = [
-        _drawn(size, cluster, generator)
-        for size, cluster, generator in zip(
-            sizes, clusters or [None] * len(sizes), generators, strict=True
-        )
-    ]
+    generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))
     block = block_size(max(width, *(len(group.rows) for group in groups)))
@@ -143,13 +137,7 @@ def acceleration(
         clusters: For each group the cluster of each row, or None.
         stream: As in `bootstrap_deviations`.
     """
-    generators = _generators(len(sizes), seed, stream)
-    groups = [
-        _drawn(size, cluster, generator)
-        for size, cluster, generator in zip(
-            sizes, clusters or [None] * len(sizes), generators, strict=True
-        )
-    ]
+    generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     second: NDArray[np.float64] | float = 0.0
     third: NDArray[np.float64] | float = 0.0
@@ -167,10 +155,17 @@ def acceleration(
     return np.nan_to_num(np.where(scale > 0, third / np.where(scale > 0, 6 * scale, 1.0), 0.0))
 
 
-def _generators(groups: int, seed: int, stream: int) -> list[np.random.Generator]:
-    """Return one generator a group, so that blocks of any size draw the same resamples."""
-    others = [np.random.default_rng([seed, stream, place]) for place in range(1, groups)]
-    return [np.random.default_rng(seed), *others]
+def _groups(
+    sizes: Sequence[int],
+    clusters: Sequence[NDArray[np.int64] | None] | None,
+    seed: int,
+    stream: int,
+) -> tuple[list[np.random.Generator], list[Drawn]]:
+    """Return the groups, with a generator each, so that blocks of any size draw the same."""
+    others = [np.random.default_rng([seed, stream, place]) for place in range(1, len(sizes))]
+    generators = [np.random.default_rng(seed), *others]
+    each = zip(sizes, clusters or [None] * len(sizes), generators, strict=True)
+    return generators, [_drawn(*one) for one in each]
 
 
 def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Generator) -> Drawn:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import MAX_ROWS, Rows, Statistic
+from bayeslora.metrics.bootstrap import MAX_ROWS
 from bayeslora.metrics.by_class import class_scores
 from bayeslora.metrics.calibration import (
     NUM_BINS,
@@ -23,6 +23,7 @@ from bayeslora.metrics.clusters import check_columns, column_names, values_of, w
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.groups import group_scores
 from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling
+from bayeslora.metrics.means import resampled_means
 from bayeslora.metrics.near_far import check_kinds, grouped
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
@@ -220,13 +221,7 @@ def _without_labels(
 ) -> dict[str, Score]:
     squares = np.einsum("nc,nc->n", predictions.probs, predictions.probs)
     table = np.stack([predictions.confidence, squares])
-    order = np.lexsort((*table[::-1],) if clusters is None else (clusters, *table[::-1]))
-    table = table[:, order]
-
-    def prepare(kept: Rows) -> Statistic:
-        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
-
-    spread = how.spread(prepare, [len(order)], [None if clusters is None else clusters[order]])
+    table, spread = resampled_means(table, (squares, predictions.confidence), how, clusters)
     return {
         key: spread.score(
             place, float(table[place].mean()), SCORES[key].low, SCORES[key].high, kind="mean"

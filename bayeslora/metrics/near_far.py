@@ -14,7 +14,7 @@ import numpy as np
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.detect import Detected, detection_scores
 from bayeslora.metrics.intervals import Spread
-from bayeslora.metrics.ood import DETECTION
+from bayeslora.metrics.ood import DETECTION, common_first
 from bayeslora.metrics.scores import OODGroup
 
 KINDS = ("near", "far")
@@ -72,6 +72,5 @@ def _group(detected: Mapping[str, Detected], sets: tuple[str, ...]) -> OODGroup:
         )
         spread = Spread(deviations, np.zeros(width), "percentile", units)
         by_score[score] = detection_scores(values, spread, 0)
-    firsts = {one.score for one in members}
-    score = firsts.pop() if len(firsts) == 1 else "max_probability"
+    score = common_first(one.score for one in members)
     return OODGroup(sets, score, by_score[score], by_score)

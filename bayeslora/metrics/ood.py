@@ -6,6 +6,7 @@ uncertainty fall on the same side of every threshold.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,12 @@ from bayeslora.errors import InputError
 
 DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
 """The scores that `detection` returns, in order."""
+
+
+def common_first(names: Iterable[str]) -> str:
+    """Return the uncertainty that all report first, or else the one that all predictions have."""
+    firsts = {*names}
+    return firsts.pop() if len(firsts) == 1 else "max_probability"
 
 
 @dataclass(frozen=True, eq=False)

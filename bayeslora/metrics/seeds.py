@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.intervals import LEVEL
+from bayeslora.metrics.ood import common_first
 from bayeslora.metrics.scores import OODGroup, OODScores, PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
 
@@ -131,8 +132,7 @@ def _each(found: Sequence[Mapping[str, One]], mean: Callable[[list[One]], Mean])
 
 def _ood(found: Sequence[OODScores]) -> OODScores:
     by_score = _each([one.by_score for one in found], _means)
-    firsts = {one.score for one in found}
-    score = firsts.pop() if len(firsts) == 1 else "max_probability"
+    score = common_first(one.score for one in found)
     own = by_score[score]
     return replace(
         found[0],
@@ -147,8 +147,7 @@ def _ood(found: Sequence[OODScores]) -> OODScores:
 
 def _group(found: Sequence[OODGroup]) -> OODGroup:
     by_score = _each([one.by_score for one in found], _means)
-    firsts = {one.score for one in found}
-    score = firsts.pop() if len(firsts) == 1 else "max_probability"
+    score = common_first(one.score for one in found)
     return replace(found[0], score=score, scores=by_score[score], by_score=by_score)
 
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.catalogue import SET_SCORES, Kind
 from bayeslora.metrics.clusters import without_gaps
 from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
+from bayeslora.metrics.means import resampled_means
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 
@@ -90,19 +90,13 @@ def _means(
     """Return the scores that are means over rows; coverage where `held` is known."""
     size = sets.sum(1)
     last = np.zeros(len(size), dtype=bool) if held is None else held
-    order = np.lexsort((last, size) if clusters is None else (clusters, last, size))
-    size, last = size[order], last[order]
     columns = {"coverage": last, "set_size": size, "singletons": size == 1, "empty_sets": size == 0}
     if held is None:
         del columns["coverage"]
     table = np.stack([*columns.values()]).astype(np.float64)
-
-    def prepare(kept: Rows) -> Statistic:
-        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
-
-    spread = how.spread(prepare, [len(size)], [None if clusters is None else clusters[order]])
+    table, spread = resampled_means(table, (last, size), how, clusters)
     found = {}
-    for place, (key, values) in enumerate(columns.items()):
+    for place, (key, values) in enumerate(zip(columns, table, strict=True)):
         info = SET_SCORES[key]
         if info.kind == "share" and clusters is None:
             found[key] = _share(values)
@@ -112,6 +106,6 @@ def _means(
     return found
 
 
-def _share(hits: NDArray[np.bool_]) -> Score:
+def _share(hits: NDArray[np.float64]) -> Score:
     low, high = wilson(hits.sum(), len(hits))
     return Score(float(hits.mean()), float(low), float(high))

@@ -9,12 +9,15 @@ its interval.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.means import in_order
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
@@ -38,36 +41,19 @@ def uncertainty_means(
         how: How the intervals are made.
         clusters: [N] cluster of each row, or None.
     """
-    known = {
-        name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
-    }
-    if LOGIT_VARIANCE in predictions.scores:
-        known[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
+    known = _known(predictions)
     if not known:
         return {}
     labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
     right = (labels >= 0) & (predictions.prediction == labels)
     parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
     table = np.stack([*known.values()])
-    # in this order a seeded bootstrap does not depend on the order of the rows
+    # the logit variance breaks ties alone: with it or without, the others' resamples are the same
     keys = sorted(known, key=lambda name: name in UNCERTAINTIES)
     ties = [known[name] for name in keys]
-    order = np.lexsort((*ties, *parts) if clusters is None else (clusters, *ties, *parts))
+    order, own = in_order((*ties, *parts), clusters)
     table, parts = table[:, order], parts[:, order]
-
-    def prepare(kept: Rows) -> Statistic:
-        values, members = table[:, kept], parts[:, kept]
-        weighted = (values[:, None] * members).reshape(-1, len(kept))
-
-        def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-            sizes = members @ counts
-            sums = (weighted @ counts).reshape(len(values), *sizes.shape)
-            empty = np.where(sizes > 0, 1.0, np.nan)
-            return np.asarray((sums / np.maximum(sizes, 1) * empty).reshape(-1, *counts.shape[1:]))
-
-        return means
-
-    own = None if clusters is None else clusters[order]
+    prepare = partial(_part_means, table, parts)
     sizes = [int(clusters_in(members > 0, own, 2)[1]) for members in parts]
     rows = len(right)
     values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
@@ -85,6 +71,29 @@ def uncertainty_means(
         name: {part: scored(one, place) for place, part in present}
         for one, name in enumerate(known)
     }
+
+
+def _known(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
+    known = {
+        name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
+    }
+    if LOGIT_VARIANCE in predictions.scores:
+        known[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
+    return known
+
+
+def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], kept: Rows) -> Statistic:
+    """Return the means of the values [K, N] over the members of the parts [P, N], [K · P]."""
+    values, members = table[:, kept], parts[:, kept]
+    weighted = (values[:, None] * members).reshape(-1, len(kept))
+
+    def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        sizes = members @ counts
+        sums = (weighted @ counts).reshape(len(values), *sizes.shape)
+        empty = np.where(sizes > 0, 1.0, np.nan)
+        return np.asarray((sums / np.maximum(sizes, 1) * empty).reshape(-1, *counts.shape[1:]))
+
+    return means
 
 
 def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
