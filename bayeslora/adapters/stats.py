@@ -36,21 +36,6 @@ class SecondMoment:
     matrix: Tensor
     count: int
 
-    def merged(self, other: SecondMoment) -> SecondMoment:
-        """Return the second moment of both contexts together.
-
-        Raises:
-            InputError: They are of layers with different numbers of inputs.
-        """
-        if self.matrix.shape != other.matrix.shape:
-            raise InputError(
-                f"second moments of {len(self.matrix)} and {len(other.matrix)} inputs cannot be "
-                "merged"
-            )
-        count = self.count + other.count
-        total = self.count * self.matrix + other.count * other.matrix
-        return SecondMoment(total / count, count)
-
 
 @torch.no_grad()
 def second_moments(

@@ -47,21 +47,6 @@ class Group:
         return sum(item.numel() * item.element_size() for item in self.params)
 
 
-@dataclass(frozen=True)
-class Switch:
-    """What changed before a step.
-
-    Attributes:
-        block: Number of the block that begins, or that a resumed run is in.
-        active: Names of the layers that train from now on.
-        rested: Names of those that rest from now on and did not before.
-    """
-
-    block: int
-    active: tuple[str, ...]
-    rested: tuple[str, ...]
-
-
 class Lisa:
     """The policy over one list of groups, whose names it is given.
 
@@ -100,7 +85,7 @@ class Lisa:
         """Return the names of the layers of a block."""
         return tuple(self._layers[number].name for number in self.draw(block))
 
-    def before_step(self, step: int, optimizer: Any) -> Switch | None:
+    def before_step(self, step: int, optimizer: Any) -> tuple[str, ...] | None:
         """Let the layers of the step's block train and the others rest.
 
         To be called once an optimiser step, before its first backward pass.
@@ -110,7 +95,7 @@ class Lisa:
             optimizer: Holds all groups.
 
         Returns:
-            What changed, or None inside a block.
+            Names of the layers that train from now on, or None inside a block.
         """
         if step % self.interval and self._active is not None:
             return None
@@ -119,14 +104,13 @@ class Lisa:
         before = range(len(self._layers)) if self._active is None else self._active
         if self._active is None:
             self._flags = [(p, p.requires_grad) for group in self.groups for p in group.params]
-        rested = [number for number in before if number not in new]
-        for number in rested:
-            self._rest(self._layers[number], optimizer)
+        for number in before:
+            if number not in new:
+                self._rest(self._layers[number], optimizer)
         for group in (*(self._layers[number] for number in new), *self._always):
             self._wake(group, optimizer)
         self._active = new
-        names = [layer.name for layer in self._layers]
-        return Switch(block, tuple(names[n] for n in new), tuple(names[n] for n in rested))
+        return self.names(block)
 
     def lr_factor(self, step: int) -> float:
         """Return what the learning rate of the layers is multiplied by at a step, up to 1."""

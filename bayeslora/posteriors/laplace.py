@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,22 +33,6 @@ from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
-
-
-class Curvature(Protocol):
-    """The Hessian H of the summed negative log-likelihood, in some structure."""
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
-        ...
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI| over all C d weights."""
-        ...
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] float64 features."""
-        ...
 
 
 AnyCurvature = DiagCurvature | FullCurvature | KronCurvature

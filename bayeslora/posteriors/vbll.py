@@ -191,12 +191,10 @@ class VBLLHead(nn.Module):
     @torch.no_grad()
     def predict(self, features: Tensor) -> GaussianLogits:
         """Return the logits under the last fit, or under the training q where there is none."""
-        return self._logits(features, *self._posterior())
-
-    @torch.no_grad()
-    def training_logits(self, features: Tensor) -> GaussianLogits:
-        """Return the logits under the training q, fitted or not."""
-        return self._logits(features, self.mean, self.covariance)
+        check_features(features)
+        features = features.double()
+        mean, covariance = self._posterior()
+        return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
 
     @torch.no_grad()
     def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
@@ -271,11 +269,6 @@ class VBLLHead(nn.Module):
 
     def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
         return Start(mean, covariance.double().of_logits(features.double()))
-
-    def _logits(self, features: Tensor, mean: Tensor, covariance: Covariance) -> GaussianLogits:
-        check_features(features)
-        features = features.double()
-        return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
 
     def _bound(
         self, features: Tensor, labels: Tensor, mean: Tensor, covariance: Covariance

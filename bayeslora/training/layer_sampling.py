@@ -115,9 +115,9 @@ class LayerSwitches(TrainerCallback, ExportableState):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let layers train or rest; called once an accumulation window, before its first pass."""
-        switch = self._sampler.before_step(state.global_step, kwargs["optimizer"])
-        if switch is not None and self._full is not None:
-            self._full.changed |= {*switch.active, ALWAYS} & self._full.groups.keys()
+        active = self._sampler.before_step(state.global_step, kwargs["optimizer"])
+        if active is not None and self._full is not None:
+            self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Lower the layers' learning rates where they rise after a draw."""

@@ -53,26 +53,6 @@ def test_batches_order_and_padding_do_not_matter(lengths, size, left, chance):
     assert torch.equal(found.matrix, found.matrix.T)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 6), st.integers(1, 6))
-def test_merging_is_gathering_together(first, second):
-    layer = linear()
-
-    def gathered(*parts):
-        batches = [padded([part]) for part in parts]
-        return second_moments(lambda b: layer(b["x"]), {"a": layer}, batches)["a"]
-
-    one, other = normal(first, 3), normal(second, 3, seed=1)
-    merged, whole = gathered(one).merged(gathered(other)), gathered(one, other)
-    assert merged.count == whole.count
-    torch.testing.assert_close(merged.matrix, whole.matrix, atol=1e-13, rtol=1e-13)
-
-
-def test_moments_of_other_layers_are_not_merged():
-    with pytest.raises(InputError, match="of 2 and 3 inputs cannot be merged"):
-        SecondMoment(torch.eye(2), 1).merged(SecondMoment(torch.eye(3), 1))
-
-
 def test_layers_with_one_input_agree_and_others_have_their_own():
     model = tiny_llama()
     names = [f"layers.1.self_attn.{kind}" for kind in ("q_proj", "v_proj", "o_proj")]

@@ -200,13 +200,13 @@ def test_refit_descends_to_the_optimum_of_the_training_loss(covariance):
 def test_fit_leaves_training_alone_and_predict_uses_the_fit():
     features, labels = toy()
     made = head(prior_scale=2.0)
-    training = made.training_logits(features)
+    training, loss = made.predict(features), made.loss(features, labels, 60)
     mean, spread = made.mean.clone(), made.spread.clone()
     assert made.report() == {"polished": "no"}
     made.fit(features, labels)
     assert torch.equal(made.mean, mean)
     assert torch.equal(made.spread, spread)
-    torch.testing.assert_close(made.training_logits(features).mean, training.mean)
+    torch.testing.assert_close(made.loss(features, labels, 60), loss)
     assert not torch.allclose(made.predict(features).mean, training.mean)
     assert made.report()["prior_scale"] == pytest.approx(2.0)
     assert made.fitted_mean.dtype == F64
