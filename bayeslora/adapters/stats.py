@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,18 @@ def second_moments(
             that are not finite.
     """
     sums = _Sums()
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: sums.add(name, inputs[0]))
-        for name, layer in layers.items()
-    ]
-    try:
+
+    def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: sums.add(name, inputs[0])
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(adding(name)))
         for batch in batches:
             sums.mask = batch["attention_mask"]
             forward(batch)
             sums.forget()
             advance(len(sums.mask))
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: sums.moment(name) for name in layers}
 
 

@@ -7,6 +7,7 @@ Both are checked by running the classifier, because names and classes of modules
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
 
@@ -33,16 +34,12 @@ def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) ->
         InputError: No such layer ran.
     """
     ran: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == num_classes
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and module.out_features == num_classes:
+                hook = module.register_forward_hook(lambda *_, name=name: ran.append(name))
+                hooks.enter_context(hook)
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     if not ran:
         raise InputError(
             f"no linear layer with {num_classes} outputs ran; name the final layer, one of "
@@ -99,11 +96,8 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(args[0] if args else kwargs["input"])
 
-    handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with layer.register_forward_pre_hook(keep, with_kwargs=True):
         output = run()
-    finally:
-        handle.remove()
     if not seen:
         raise InputError(f"layer {name!r} did not run, so it has no features; name another layer")
     # Heads that average over several dropout masks call the layer again on the same input.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,10 @@ class LayerSplit:
         def watch(name: str) -> Callable[..., None]:
             return lambda *_: called.append(name)
 
-        modules = dict(self._model.named_modules())
-        handles = [part.register_forward_pre_hook(watch(name)) for name, part in modules.items()]
-        try:
+        with ExitStack() as hooks:
+            for name, part in self._model.named_modules():
+                hooks.enter_context(part.register_forward_pre_hook(watch(name)))
             self._last(input_ids, attention_mask, **more)
-        finally:
-            for handle in handles:
-                handle.remove()
         return called
 
     def _name(self, number: int) -> str:
@@ -178,12 +175,8 @@ class LayerSplit:
         def look(_: nn.Module, __: Any, output: Any) -> None:
             found.append(len(output) if isinstance(output, tuple) else 0)
 
-        handle = self._layers[self.start - 1].register_forward_hook(look)
-        try:
-            with torch.no_grad():
-                self.prefix(input_ids, attention_mask)
-        finally:
-            handle.remove()
+        with self._layers[self.start - 1].register_forward_hook(look), torch.no_grad():
+            self.prefix(input_ids, attention_mask)
         return found[0]
 
     @contextmanager

@@ -25,7 +25,7 @@ arXiv 1803.04386.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,15 +86,10 @@ class BLoBWeights(nn.Module):
     @contextmanager
     def noise(self) -> Iterator[None]:
         """Let each text of a pass see a draw of its own; gradients reach the spreads."""
-        handles = [
-            layer.register_forward_hook(_flipout(root))
-            for layer, root in zip(self._layers, self.roots, strict=True)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for layer, root in zip(self._layers, self.roots, strict=True):
+                hooks.enter_context(layer.register_forward_hook(_flipout(root)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:

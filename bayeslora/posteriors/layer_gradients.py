@@ -11,7 +11,7 @@ vector v costs one backward pass, down to the lowest of the layers and no furthe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,12 +63,10 @@ def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
 
         return hook
 
-    handles = [layer.register_forward_hook(keep(place)) for place, layer in enumerate(layers)]
-    try:
+    with ExitStack() as hooks:
+        for place, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_hook(keep(place)))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def backward(

@@ -14,7 +14,7 @@ Source: Samplawski, Cobb, Acharya, Kaur and Jha 2025, arXiv 2506.21408.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -71,15 +71,10 @@ class ScalaBLWeights(nn.Module):
         # Relative to the means that the adapters hold: 1 in value, but with a gradient.
         means = (self.log_mean - self.held).exp()
         stds = (self.log_std - self.held).exp()
-        handles = [
-            layer.register_forward_hook(_scaled(mean, std))
-            for layer, mean, std in zip(self._layers, means, stds, strict=True)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for layer, mean, std in zip(self._layers, means, stds, strict=True):
+                hooks.enter_context(layer.register_forward_hook(_scaled(mean, std)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
