@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 
@@ -88,7 +89,8 @@ class _Sums:
     def add(self, name: str, inputs: Tensor) -> None:
         # Query, key and value projections are called with the very same tensor.
         if self._last is None or self._last[0] is not inputs:
-            rows = _real(name, inputs.detach(), self.mask).double()
+            real = real_tokens(f"layer {name}", inputs, self.mask)
+            rows = inputs.detach()[real].double()
             self._last = (inputs, rows.mT @ rows, len(rows))
         _, product, count = self._last
         if name in self._totals:
@@ -107,21 +109,6 @@ class _Sums:
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")
         return SecondMoment((matrix + matrix.mT) / 2, self._counts[name])
-
-
-def _real(name: str, inputs: Tensor, mask: Tensor) -> Tensor:
-    """Return the inputs at real tokens, [M, in]; a layer may see one state a row."""
-    rows, tokens = mask.shape
-    leading = tuple(inputs.shape[:-1])
-    if leading == (rows,) and tokens > 1:
-        return inputs
-    if leading not in {(rows, tokens), (rows * tokens,)}:
-        raise InputError(
-            f"layer {name} sees inputs of shape {list(inputs.shape)}, which are neither {rows} "
-            f"rows of {tokens} tokens nor {rows} rows; choose other target_modules"
-        )
-    flat = inputs.reshape(rows * tokens, inputs.shape[-1])
-    return flat[mask.bool().flatten().to(flat.device)]
 
 
 def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora_gate import Gate, Noise, PositionNoise, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA
@@ -146,17 +147,4 @@ def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
     """Return the states at real tokens, [tokens, r], of all calls; a site may see one a row."""
     if not states:
         raise InputError(f"the adapter at {name} took no part in the network's forward pass")
-    rows, tokens = mask.shape
-    found = []
-    for z in states:
-        leading = tuple(z.shape[:-1])
-        if leading == (rows,):
-            found.append(z)
-        elif leading in {(rows, tokens), (rows * tokens,)}:
-            found.append(z.reshape(-1, z.shape[-1])[mask.flatten().bool().to(z.device)])
-        else:
-            raise InputError(
-                f"the adapter at {name} sees inputs of shape {list(z.shape)}, which are neither "
-                f"{rows} rows of {tokens} tokens nor {rows} rows; choose other target_modules"
-            )
-    return torch.cat(found)
+    return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 
 
@@ -95,7 +96,7 @@ def backward(
         for direction in directions.to(features.dtype)
     ]
     return [
-        _masked(item.inputs, torch.stack(gradients), mask.to(features.device), name)
+        _masked(item.inputs, torch.stack(gradients), mask, name)
         for item, gradients, name in zip(caught, zip(*found, strict=True), names, strict=True)
     ]
 
@@ -108,20 +109,10 @@ def _found(item: Seen | None, name: str) -> Seen:
 
 def _masked(inputs: Tensor, gradients: Tensor, mask: Tensor, name: str) -> LayerGradients:
     """Return both as [..., B, T, ·] with zeros at padding; a layer may see one state a row."""
-    rows, tokens = mask.shape
-    leading = tuple(inputs.shape[:-1])
-    if leading == (rows,):
-        mask = torch.ones(rows, 1, device=mask.device, dtype=mask.dtype)
-    elif leading not in {(rows, tokens), (rows * tokens,)}:
-        raise InputError(
-            f"adapter layer {name} sees inputs of shape {list(inputs.shape)}, which are neither "
-            f"{rows} rows of {tokens} tokens nor {rows} rows; choose other target_modules"
-        )
-    # where, not a product: what padding holds need not be finite.
-    real = mask.bool()[..., None]
-    a = inputs.reshape(*mask.shape, inputs.shape[-1])
-    g = gradients.reshape(len(gradients), *mask.shape, gradients.shape[-1])
-    zero = torch.zeros((), dtype=a.dtype, device=a.device)
+    real = real_tokens(f"adapter layer {name}", inputs, mask)
+    # Filled, not multiplied: what padding holds need not be finite.
+    a, g = (item.masked_fill(~real[..., None], 0) for item in (inputs, gradients))
+    rows = len(mask)
     return LayerGradients(
-        torch.where(real, a, zero), torch.where(real, g, zero.to(g.dtype)), int(mask.sum())
+        a.reshape(rows, -1, a.shape[-1]), g.reshape(len(g), rows, -1, g.shape[-1]), int(real.sum())
     )

@@ -1,0 +1,22 @@
+"""Real tokens by the mask, in every shape that layers see a batch in."""
+
+import pytest
+import torch
+
+from bayeslora.adapters.real_tokens import real_tokens
+from bayeslora.errors import InputError
+
+MASK = torch.tensor([[1, 1, 0], [0, 1, 1]])
+
+
+def test_the_mask_takes_the_shape_of_the_states():
+    assert real_tokens("it", torch.zeros(2, 3, 4), MASK).tolist() == MASK.bool().tolist()
+    assert real_tokens("it", torch.zeros(6, 4), MASK).tolist() == MASK.bool().flatten().tolist()
+    assert real_tokens("it", torch.zeros(2, 4), MASK).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 4), (3, 2, 4), (5, 4), (4,), (1, 2, 3, 4)])
+def test_other_shapes_are_refused(shape):
+    message = rf"^it sees inputs of shape \[{str(list(shape))[1:-1]}\], which are neither 2 rows of"
+    with pytest.raises(InputError, match=message):
+        real_tokens("it", torch.zeros(shape), MASK)
