@@ -4,44 +4,85 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import TypeGuard
 
 from bayeslora.errors import InputError, unknown_choice
 
 LARGEST_SEED = 2**32 - 1
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number; truth values are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number; truth values are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_seed(value: object) -> None:
     """Refuse what numpy does not take for a seed: anything but a whole number from 0 to 2³² − 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_SEED:
+    if not is_whole(value) or not 0 <= value <= LARGEST_SEED:
         raise InputError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
+
+
+def check_number(
+    field: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    otherwise: str = "",
+) -> None:
+    """Refuse anything but a finite number within bounds.
+
+    Args:
+        field: Name of the option.
+        value: Its value.
+        low: Least value.
+        above: What it must exceed.
+        below: What it must stay under.
+        otherwise: What else is allowed, as the message says it.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if is_number(value) and math.isfinite(value) and value >= low and above < value < below:
+        return
+    bounds = [f">= {low:g}"] if low > -math.inf else [f"> {above:g}"]
+    bounds += [f"< {below:g}"] if below < math.inf else []
+    raise InputError(f"{field} must be a number {' and '.join(bounds)}{otherwise}, got {value!r}")
+
+
+def check_integer(field: str, value: object, *, low: int, otherwise: str = "") -> None:
+    """Refuse anything but an integer from `low` on; `otherwise` says what else is allowed."""
+    if not is_whole(value) or value < low:
+        raise InputError(f"{field} must be an integer >= {low}{otherwise}, got {value!r}")
 
 
 def check_positive(field: str, value: object) -> None:
     """Refuse anything but a finite number above zero."""
-    if not is_number(value) or not (math.isfinite(float(value)) and float(value) > 0):  # type: ignore[arg-type]
+    if not is_number(value) or not (math.isfinite(value) and value > 0):
         raise InputError(f"{field} must be > 0, got {value!r}")
 
 
 def check_not_negative(field: str, value: object) -> None:
     """Refuse anything but a finite number from zero on."""
-    if not is_number(value) or not (math.isfinite(float(value)) and float(value) >= 0):  # type: ignore[arg-type]
+    if not is_number(value) or not (math.isfinite(value) and value >= 0):
         raise InputError(f"{field} must be >= 0, got {value!r}")
 
 
 def check_share(field: str, value: object) -> None:
     """Refuse anything but a number between 0 and 1, both excluded."""
-    if not is_number(value) or not 0 < float(value) < 1:  # type: ignore[arg-type]
+    if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{field} must be between 0 and 1, got {value!r}")
 
 
 def check_below_one(field: str, value: object) -> None:
     """Refuse anything but a number from 0 to just below 1."""
-    if not is_number(value) or not 0 <= float(value) < 1:  # type: ignore[arg-type]
+    if not is_number(value) or not 0 <= value < 1:
         raise InputError(f"{field} must be at least 0 and below 1, got {value!r}")
 
 
@@ -61,7 +102,7 @@ def check_choice(field: str, value: object, allowed: Collection[str]) -> None:
 
 def check_count(field: str, value: object, least: int) -> None:
     """Refuse anything but a whole number from `least` on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from bayeslora.adapters.config_checks import check_shared, number, whole
+from bayeslora.adapters.config_checks import check_shared
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
 """How PoLAR's direction factors are kept orthonormal."""
@@ -58,10 +58,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         check_shared(self)
-        number(self, "alpha", above=0.0)
-        number(self, "dropout", low=0.0, below=1.0)
-        if not isinstance(self.use_rslora, bool):
-            raise InputError(f"use_rslora must be true or false, got {self.use_rslora!r}")
+        check_number("alpha", self.alpha, above=0.0)
+        check_number("dropout", self.dropout, low=0.0, below=1.0)
+        check_flag("use_rslora", self.use_rslora)
 
     @property
     def scale(self) -> float:
@@ -111,12 +110,11 @@ class PoLAR:
 
     def __post_init__(self) -> None:
         check_shared(self)
-        number(self, "alpha", above=0.0)
-        if self.constraint not in CONSTRAINTS:
-            raise unknown_choice("constraint", str(self.constraint), CONSTRAINTS)
-        number(self, "landing_lambda", low=0.0)
-        whole(self, "absorb_every", low=0)
-        number(self, "max_rotation", above=0.0)
+        check_number("alpha", self.alpha, above=0.0)
+        check_choice("constraint", self.constraint, CONSTRAINTS)
+        check_number("landing_lambda", self.landing_lambda, low=0.0)
+        check_integer("absorb_every", self.absorb_every, low=0)
+        check_number("max_rotation", self.max_rotation, above=0.0)
 
     @property
     def scale(self) -> float:

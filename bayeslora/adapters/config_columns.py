@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bayeslora.adapters.config_checks import check_shared, number, whole
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.adapters.config_checks import check_shared
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
 
 SELECTIONS = ("activation", "gradient", "product", "random", "weight")
 """What the heads and channels are ranked by."""
@@ -60,15 +61,13 @@ class S2FT:
     def __post_init__(self) -> None:
         check_shared(self)
         for field in ("o_ratio", "d_ratio"):
-            number(self, field, low=0.0)
+            check_number(field, getattr(self, field), low=0.0)
             if getattr(self, field) > 1:
                 raise InputError(
                     f"{field} must be a number from 0 to 1, got {getattr(self, field)!r}"
                 )
         if not self.o_ratio and not self.d_ratio:
             raise InputError("o_ratio and d_ratio are both 0, so nothing would be trained")
-        if self.selection not in SELECTIONS:
-            raise unknown_choice("selection", str(self.selection), SELECTIONS)
-        if not isinstance(self.largest, bool):
-            raise InputError(f"largest must be true or false, got {self.largest!r}")
-        whole(self, "context_rows", low=1)
+        check_choice("selection", self.selection, SELECTIONS)
+        check_flag("largest", self.largest)
+        check_integer("context_rows", self.context_rows, low=1)

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayeslora import options
-from bayeslora.adapters.config_checks import check_rate, number, whole
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.adapters.config_checks import check_rate
+from bayeslora.errors import InputError
+from bayeslora.option_checks import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    is_number,
+)
 
 SAMPLING_MODES = ("cycle", "fixed", "uniform", "weighted")
 """How the layers of a block are drawn."""
@@ -55,14 +62,14 @@ class LayerSampling:
     ramp: int = 0
 
     def __post_init__(self) -> None:
-        whole(self, "num_active", low=1)
+        check_integer("num_active", self.num_active, low=1)
         if self.interval is not None:
-            whole(self, "interval", low=1, otherwise=" or None (about four draws a layer)")
-        if self.mode not in SAMPLING_MODES:
-            raise unknown_choice("mode", str(self.mode), SAMPLING_MODES)
-        if self.state not in KEPT_STATES:
-            raise unknown_choice("state", str(self.state), KEPT_STATES)
-        whole(self, "ramp", low=0)
+            check_integer(
+                "interval", self.interval, low=1, otherwise=" or None (about four draws a layer)"
+            )
+        check_choice("mode", self.mode, SAMPLING_MODES)
+        check_choice("state", self.state, KEPT_STATES)
+        check_integer("ramp", self.ramp, low=0)
         _check_weights(self)
 
     def check_layers(self, num_layers: int) -> None:
@@ -121,13 +128,12 @@ class LISA(LayerSampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_layers is not None:
-            whole(self, "num_layers", low=1, otherwise=" or None (all layers)")
+            check_integer("num_layers", self.num_layers, low=1, otherwise=" or None (all layers)")
             # As many weights as layers: a backbone may have fewer than `num_layers`.
             self._check_active(self.num_layers)
-        if not isinstance(self.train_embedding, bool):
-            raise InputError(f"train_embedding must be true or false, got {self.train_embedding!r}")
+        check_flag("train_embedding", self.train_embedding)
         check_rate(self)
-        number(self, "weight_decay", low=0.0)
+        check_number("weight_decay", self.weight_decay, low=0.0)
 
 
 def resolve_sampling(value: Any) -> LayerSampling | None:
@@ -160,8 +166,7 @@ def _check_weights(config: LayerSampling) -> None:
     if not isinstance(weights, tuple | list):
         raise InputError(f"weights must be numbers >= 0, got {weights!r}")
     for weight in weights:
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not is_number or not 0 <= weight < float("inf"):
+        if not is_number(weight) or not 0 <= weight < float("inf"):
             raise InputError(f"weights must be finite numbers >= 0, got {weight!r}")
     if sum(weight > 0 for weight in weights) < config.num_active:
         raise InputError(

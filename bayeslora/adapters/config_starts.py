@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bayeslora.adapters.config_checks import check_shared, number, whole
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.adapters.config_checks import check_shared
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_choice, check_integer, check_number
 
 MODES = ("ipm", "kpm")
 """Instruction-previewed and knowledge-preserved adaptation."""
@@ -55,7 +56,7 @@ class PiSSA:
         check_shared(self)
         check_alpha(self)
         if self.niter is not None:
-            whole(self, "niter", low=0, otherwise=" or None (exact)")
+            check_integer("niter", self.niter, low=0, otherwise=" or None (exact)")
 
     @property
     def scale(self) -> float:
@@ -110,14 +111,13 @@ class CorDA:
     def __post_init__(self) -> None:
         check_shared(self)
         check_alpha(self)
-        if self.mode not in MODES:
-            raise unknown_choice("mode", str(self.mode), MODES)
+        check_choice("mode", self.mode, MODES)
         _check_context(self)
-        whole(self, "context_rows", low=1)
-        number(self, "power", low=0.0)
+        check_integer("context_rows", self.context_rows, low=1)
+        check_number("power", self.power, low=0.0)
         if self.power > 1:
             raise InputError(f"power must be a number from 0 to 1, got {self.power!r}")
-        number(self, "damping", above=0.0)
+        check_number("damping", self.damping, above=0.0)
 
     @property
     def scale(self) -> float:
@@ -159,7 +159,7 @@ def check_alpha(config: PiSSA | CorDA) -> None:
         InputError: It is not.
     """
     if config.alpha is not None:
-        number(config, "alpha", above=0.0, otherwise=" or None (r)")
+        check_number("alpha", config.alpha, above=0.0, otherwise=" or None (r)")
 
 
 def scale_of(config: PiSSA | CorDA) -> float:

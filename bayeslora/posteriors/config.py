@@ -16,7 +16,7 @@ from bayeslora.option_checks import (
     check_flag,
     check_positive,
     check_positive_or_name,
-    is_number,
+    check_share,
 )
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
@@ -224,8 +224,7 @@ class MCDropout:
     parameters: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
-        if not is_number(self.p) or not 0 < self.p < 1:
-            raise InputError(f"p must be between 0 and 1, got {self.p!r}")
+        check_share("p", self.p)
         check_count("num_samples", self.num_samples, least=0)
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bayeslora.errors import InputError
-from bayeslora.option_checks import (
-    check_choice,
-    check_count,
-    check_positive,
-    is_number,
-)
+from bayeslora.option_checks import check_choice, check_count, check_positive, check_share
 
 KERNELS = ("hmc", "nuts")
 
@@ -56,5 +50,4 @@ class NUTS:
             check_count(field, getattr(self, field), least=1)
         # Each chain is split in two, and a variance takes two draws.
         check_count("num_samples", self.num_samples, least=4)
-        if not is_number(self.target_accept) or not 0 < self.target_accept < 1:
-            raise InputError(f"target_accept must be between 0 and 1, got {self.target_accept!r}")
+        check_share("target_accept", self.target_accept)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_seed
+from bayeslora.option_checks import check_integer, check_seed
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TOLD = re.compile(
@@ -46,9 +46,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be an integer >= 1, got {value!r}")
+            check_integer(name, getattr(self, name), low=1)
         if not self.head_lr > 0:
             raise InputError(f"head_lr must be > 0, got {self.head_lr!r}")
         if not 0 <= self.warmup < 1:

@@ -19,6 +19,8 @@ from bayeslora.training.settings import TrainingSettings
     [
         ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"epochs": 2.5}, "epochs must be an integer >= 1, got 2.5"),
+        ({"epochs": True}, "epochs must be an integer >= 1, got True"),
+        ({"batch_size": True}, "batch_size must be an integer >= 1, got True"),
         ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
         ({"patience": 0}, "patience must be an integer >= 1, got 0"),
         ({"head_lr": 0}, "head_lr must be > 0, got 0"),
