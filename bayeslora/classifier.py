@@ -15,13 +15,14 @@ from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.classifier_source import IN_MEMORY
-from bayeslora.backbones.load import DTYPES, Backbone, lasting_name, load_backbone
+from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory, atomic_file
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import check_seed
+from bayeslora.option_values import DTYPES
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bayeslora.errors import unknown_choice
 from bayeslora.logits import GaussianLogits, Logits, SampledLogits
+from bayeslora.option_values import LINKS
 
 # Draws x rows x classes held at a time: 32 MB in float64.
 _CHUNK = 1 << 22
@@ -149,8 +150,6 @@ def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 _CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bridge": bridge, "probit": probit}
-
-LINKS = ("mc", *_CLOSED_FORMS)
 
 
 def _sample(logits: GaussianLogits, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:

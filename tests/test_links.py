@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.links import LINKS, antithetic_noise, entropy, link_probabilities, probit
+from bayeslora.links import antithetic_noise, entropy, link_probabilities, probit
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors import config
+from bayeslora.option_values import LINKS
 
 F64 = torch.float64
 
@@ -31,10 +31,6 @@ def sigmoid_mean(mean, variance):
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
     points = mean[:, None] + variance.sqrt()[:, None] * torch.from_numpy(nodes)
     return points.sigmoid() @ torch.from_numpy(weights / math.sqrt(2 * math.pi))
-
-
-def test_the_names_are_those_that_configurations_accept():
-    assert sorted(LINKS) == sorted(config.LINKS)
 
 
 @pytest.mark.parametrize("full", [True, False])

@@ -16,11 +16,10 @@ from torch import nn
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.option_checks import check_choice
+from bayeslora.option_values import DTYPES
 
 Kind = Literal["decoder", "encoder"]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DTYPES = ("auto", *_DTYPES)
-"""What the frozen weights can be asked to be."""
 _SAMPLED_VALUES = 4096
 
 
@@ -213,9 +212,9 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    if dtype not in _DTYPES:
-        raise unknown_choice("dtype", dtype, DTYPES)
-    return _DTYPES[dtype]
+    check_choice("dtype", dtype, DTYPES)
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def _source(name: str) -> str:

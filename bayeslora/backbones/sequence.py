@@ -24,12 +24,10 @@ from bayeslora.backbones.sequence_encoder import (
     SequenceEncoder,
     named_inputs,
 )
+from bayeslora.backbones.tokens import UNEQUAL_TEXTS
 from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-# Of different lengths under any tokenizer, so that the first is padded beside the second.
-_PROBE = ("text", "text and more text, so that the other one is padded beside it")
 
 
 def load_sequence_classifier(
@@ -85,14 +83,14 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
     """
     encoder = _probing(classifier, "right")
     alone = []
-    for text in _PROBE:
+    for text in UNEQUAL_TEXTS:
         features, logits = encoder.run(_readable(encoder, [text]))
         check_logits(features, encoder.weight, logits, classifier.layer)
         alone.append(logits)
     expected = torch.cat(alone)
     for padding in ("right", "left"):
         encoder._padding = padding
-        features, _ = encoder.run(_readable(encoder, _PROBE))
+        features, _ = encoder.run(_readable(encoder, UNEQUAL_TEXTS))
         if gap(features, encoder.weight, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone
 
+UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
+"""Of different lengths under any tokenizer, so that the first is padded beside the second."""
+
 
 @dataclass(frozen=True)
 class Tokens:

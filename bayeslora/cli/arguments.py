@@ -14,9 +14,6 @@ from bayeslora.option_checks import LARGEST_SEED
 
 Parser = argparse.ArgumentParser
 
-LINKS = ("mc", "probit", "bridge")
-DTYPES = ("auto", "float32", "bfloat16")
-
 
 def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
     """Return the type of whole numbers from `low` to `high`."""

@@ -30,6 +30,7 @@ from bayeslora.posteriors.config import (
 from bayeslora.predictions.record import Predictions
 from bayeslora.training.card import shown_value
 from bayeslora.training.fit import train_network
+from bayeslora.training.members import SEED_STEP
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 
@@ -45,7 +46,6 @@ EPOCHS = 3
 DROPOUT = 0.1
 NUM_MEMBERS = 3
 NUM_PASSES = 5
-_SEED_STEP = 1000
 
 State = dict[str, Tensor]
 
@@ -123,7 +123,7 @@ def _lora_methods(
         fit_best_epoch(
             lab,
             backbone,
-            replace(spec, seed=seed + _SEED_STEP * place),
+            replace(spec, seed=seed + SEED_STEP * place),
             title=f"fit LoRA {place + 1} of {NUM_MEMBERS}" if progress else None,
         )
         for place in range(NUM_MEMBERS)

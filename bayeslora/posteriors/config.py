@@ -18,6 +18,7 @@ from bayeslora.option_checks import (
     check_positive_or_name,
     check_share,
 )
+from bayeslora.option_values import LINKS, STRUCTURES
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
@@ -34,8 +35,6 @@ MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 HEAD_STEPS = ("gradient", "joint", "refit")
 POLISH_MEANS = ("validation", "refit", "trained")
-LINKS = ("bridge", "mc", "probit")
-STRUCTURES = ("diag", "full", "kron")
 
 
 @dataclass(frozen=True)

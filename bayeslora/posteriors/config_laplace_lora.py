@@ -11,9 +11,7 @@ from bayeslora.option_checks import (
     check_flag,
     check_positive_or_name,
 )
-
-ADAPTER_STRUCTURES = ("diag", "full", "kron")
-LAPLACE_LINKS = ("bridge", "mc", "probit")
+from bayeslora.option_values import LINKS, STRUCTURES
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class LaplaceLoRA:
     parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
 
     def __post_init__(self) -> None:
-        check_choice("structure", self.structure, ADAPTER_STRUCTURES)
+        check_choice("structure", self.structure, STRUCTURES)
         check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
         check_flag("last_layer", self.last_layer)
-        check_choice("link", self.link, LAPLACE_LINKS)
+        check_choice("link", self.link, LINKS)
         check_count("num_samples", self.num_samples, least=0)

@@ -17,8 +17,6 @@ from torch import Tensor
 from bayeslora.errors import InputError
 from bayeslora.posteriors.mahalanobis import ledoit_wolf, principal
 
-# Keeps the inverse finite where Ledoit and Wolf see no need to shrink.
-_LEAST_SHRINKAGE = 1e-8
 # Of a mean of equal rows; rows of single precision that differ at all differ by more.
 _ROUNDING = 1e-14
 
@@ -67,7 +65,7 @@ class Scatter:
             centre + sums / (prior_rows + counts)[:, None],
             values * len(residuals) / len(features),
             directions,
-            max(ledoit_wolf(residuals, values), _LEAST_SHRINKAGE),
+            ledoit_wolf(residuals, values),
         )
 
     def shrunk(self, shrinkage: float) -> tuple[Tensor, float]:

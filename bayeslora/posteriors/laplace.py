@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 AnyCurvature = DiagCurvature | FullCurvature | KronCurvature
 
-STRUCTURES: dict[str, type[AnyCurvature]] = {
+CURVATURES: dict[str, type[AnyCurvature]] = {
     "diag": DiagCurvature,
     "full": FullCurvature,
     "kron": KronCurvature,
@@ -122,7 +122,7 @@ class LaplaceHead(AroundPoint):
             return
         classes, size = self.point.weight.shape
         self.rank = int(extra["rank"])
-        curvature = STRUCTURES[self.config.structure](size, classes, self.rank)
+        curvature = CURVATURES[self.config.structure](size, classes, self.rank)
         self.curvature = curvature.to(self.point.weight.device)
 
     def report(self) -> dict[str, float | str]:

@@ -73,7 +73,7 @@ class TiedGaussian(nn.Module):
         if not mean_variance > 0:
             raise InputError("Mahalanobis distances need a class whose rows differ; there is none")
         values, directions = principal(centred)
-        shrinkage = max(ledoit_wolf(centred, values), _LEAST_SHRINKAGE)
+        shrinkage = ledoit_wolf(centred, values)
         floor = shrinkage * mean_variance
         found = cls(count, size, len(values)).to(features.device)
         found.means.copy_(means)
@@ -178,7 +178,7 @@ def principal(centred: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
-    """Return the shrinkage ρ in [0, 1] that is best for the expected squared error.
+    """Return the shrinkage ρ in (0, 1] that is best for the expected squared error.
 
     Args:
         centred: [N, d] rows around their means.
@@ -188,4 +188,4 @@ def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
     square = float(values.square().sum())
     spread = square - float(values.sum()) ** 2 / size
     noise = float(centred.square().sum(1).square().sum()) / rows**2 - square / rows
-    return min(noise, spread) / spread if spread > 0 else 1.0
+    return max(min(noise, spread) / spread, _LEAST_SHRINKAGE) if spread > 0 else 1.0

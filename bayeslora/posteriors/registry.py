@@ -12,7 +12,8 @@ from bayeslora import options
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice
-from bayeslora.posteriors.config import LINKS, POSTERIORS
+from bayeslora.option_values import LINKS
+from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")

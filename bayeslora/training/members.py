@@ -30,7 +30,8 @@ from bayeslora.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-_SEED_STEP = 1000
+SEED_STEP = 1000
+"""Between the seeds of networks that belong together."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FitPlan:
 def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
     """Return the seed of each network that a posterior consists of; the first is `seed` itself."""
     count = posterior.num_members if isinstance(posterior, Ensemble) else 1
-    return [seed + _SEED_STEP * member for member in range(count)]
+    return [seed + SEED_STEP * member for member in range(count)]
 
 
 def fit_members(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.tokens import UNEQUAL_TEXTS
 from bayeslora.errors import InputError
 from bayeslora.files import write_json
 from bayeslora.training.fitted import Fitted
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 HEAD, HEAD_NOTE = "head.safetensors", "head.json"
 POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
 
-# Of different lengths under any tokenizer, so that the first is padded beside the second.
-_PROBE = ("text", "text and more text, so that the other one is padded beside it")
 # Of the largest logit: rounding stays far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -124,7 +123,7 @@ def check_mergeable(fitted: Fitted) -> Tensor:
             f"{fitted.name} consists of {len(fitted.members)} networks; a merged model is one"
         )
     network.eval()
-    texts = network.encoder.prepare(_PROBE)
+    texts = network.encoder.prepare(UNEQUAL_TEXTS)
     features = network.scaled(network.encoder.features(texts))
     expected = network.head.predict(features).mean
     eye = torch.eye(features.shape[1], device=features.device)
@@ -192,7 +191,7 @@ def _takes(whole: Any, weight: Tensor) -> bool:
 def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
     """Tell whether a classifier's logits are the mean network's, on texts of unequal length."""
     # Without the states of the frozen prefix, which may be kept in bfloat16.
-    batch = encoder.prepare(_PROBE).tokens.pad([0, 1])
+    batch = encoder.prepare(UNEQUAL_TEXTS).tokens.pad([0, 1])
     expected = network.head.predict(network(batch)).mean.cpu()
     found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
     tolerance = _TOLERANCES.get(whole.dtype, 5e-2)

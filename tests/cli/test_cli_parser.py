@@ -10,9 +10,8 @@ import pytest
 
 from bayeslora import BayesianClassifier
 from bayeslora._version import __version__
-from bayeslora.cli.arguments import DTYPES, LINKS, whole
+from bayeslora.cli.arguments import whole
 from bayeslora.cli.parser import VERBS, build_parser
-from bayeslora.posteriors.config import LINKS as KNOWN_LINKS
 from bayeslora.training.procedure import DEFAULT_EPOCHS, DEFAULT_EPOCHS_LONG
 from bayeslora.training.settings import TrainingSettings
 
@@ -133,13 +132,6 @@ def test_defaults_in_the_help_are_those_of_python():
     long = DEFAULT_EPOCHS_LONG
     expected = f"{long} with --validation; for polar {long}, with vbll more of few rows; else"
     assert stated["epochs"] == f"{expected} {DEFAULT_EPOCHS}"
-
-
-def test_choices_are_those_of_python():
-    from bayeslora.backbones.load import _DTYPES
-
-    assert set(LINKS) == set(KNOWN_LINKS)
-    assert set(DTYPES) == {"auto", *_DTYPES}
 
 
 def test_whole_takes_its_lower_end():

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import config
 from bayeslora.cli.arguments import (
-    DTYPES,
     add_columns,
     add_feature_scores,
     add_json,
@@ -23,6 +22,7 @@ from bayeslora.cli.arguments import (
 from bayeslora.cli.data import column_options, read
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError
+from bayeslora.option_values import DTYPES
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from bayeslora.cli.arguments import (
-    LINKS,
     add_columns,
     add_json,
     add_keep,
@@ -20,6 +19,7 @@ from bayeslora.cli.arguments import (
 )
 from bayeslora.cli.data import columns_for, read
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
+from bayeslora.option_values import LINKS
 
 SUMMARY = "write class probabilities and uncertainties of texts to a file"
 

@@ -1,0 +1,10 @@
+"""Names that options of several rooms accept; free of torch, for configurations and arguments."""
+
+from __future__ import annotations
+
+DTYPES = ("auto", "float32", "bfloat16")
+"""What the frozen weights can be asked to be."""
+LINKS = ("mc", "probit", "bridge")
+"""From logits to probabilities."""
+STRUCTURES = ("diag", "full", "kron")
+"""Of the curvature in a Laplace approximation."""
