@@ -39,7 +39,7 @@ class GVBLL:
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:gvbll"
+    head: ClassVar[str] = "bayeslora.posteriors.gvbll:GVBLLHead"
 
     def __post_init__(self) -> None:
         check_positive_or_name("shrinkage", self.shrinkage, SHRINKAGES)

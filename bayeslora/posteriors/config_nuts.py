@@ -41,7 +41,7 @@ class NUTS:
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:nuts"
+    head: ClassVar[str] = "bayeslora.posteriors.nuts:NUTSHead"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)

@@ -1,4 +1,4 @@
-"""The last layers that come with the package: what `head` of their configurations names.
+"""The last layers that take some making: what `head` of their configurations names.
 
 Each function takes what `bayeslora.posteriors.build.build` passes to every factory of a head.
 """
@@ -11,12 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from bayeslora.posteriors.config import MAP, VBLL, Laplace, TemperatureScaling, check_classes
-from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.covariances import shapes
-from bayeslora.posteriors.gvbll import GVBLLHead
 from bayeslora.posteriors.laplace import LaplaceHead
-from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
@@ -61,20 +57,6 @@ def laplace(
 ) -> LaplaceHead:
     """Return a Laplace approximation."""
     return LaplaceHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
-
-
-def nuts(
-    config: NUTS, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
-) -> NUTSHead:
-    """Return draws of Markov chains."""
-    return NUTSHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-
-
-def gvbll(
-    config: GVBLL, num_features: int, num_classes: int, *, mean_sq_norm: float, seed: int
-) -> GVBLLHead:
-    """Return a generative last layer."""
-    return GVBLLHead(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
 
 def vbll(
