@@ -91,13 +91,21 @@ def is_attention_output(name: str) -> bool:
     return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
 
 
-def layer_index(name: str) -> int | None:
-    """Return the number of the transformer layer that a dotted name lies in.
+def split_at_layer(name: str) -> tuple[str, int] | None:
+    """Return the list of transformer layers that a dotted name lies in, and the layer's number.
 
-    That is its first numeric part: 3 for `encoder.layer.3.attention.self.query`. `None` where
-    there is no number, as for `pooler.dense`.
+    That is its first numeric part and what comes before: `encoder.layer` and 3 for
+    `encoder.layer.3.attention.self.query`. `None` where there is no number, as for `pooler.dense`.
     """
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+    parts = name.split(".")
+    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return None if place is None else (".".join(parts[:place]), int(parts[place]))
+
+
+def layer_index(name: str) -> int | None:
+    """Return the number of the transformer layer that a dotted name lies in, or None."""
+    found = split_at_layer(name)
+    return None if found is None else found[1]
 
 
 def first_adapted_layer(names: Iterable[str]) -> int:
@@ -205,11 +213,9 @@ def _is_output(name: str, pattern: str) -> bool:
 
 def _is_on_top(model: nn.Module, name: str, num_layers: int | None) -> bool:
     """Tell whether a module is outside the list of layers or in its last `num_layers` members."""
-    parts = name.split(".")
-    position = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    if num_layers is None or position is None:
+    found = split_at_layer(name)
+    if num_layers is None or found is None:
         return True
-    layers = model.get_submodule(".".join(parts[:position]))
-    if not isinstance(layers, nn.ModuleList):
-        return True
-    return int(parts[position]) >= len(layers) - num_layers
+    path, number = found
+    layers = model.get_submodule(path)
+    return not isinstance(layers, nn.ModuleList) or number >= len(layers) - num_layers

@@ -14,7 +14,7 @@ from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.full_layers import FullLayers, find_layers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
-from bayeslora.adapters.targets import first_adapted_layer
+from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
@@ -172,9 +172,4 @@ def _layers_path(names: Sequence[str]) -> str:
 
     Empty where none is; the frozen prefix is then empty too.
     """
-    for name in names:
-        parts = name.split(".")
-        place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-        if place is not None:
-            return ".".join(parts[:place])
-    return ""
+    return next((found[0] for found in map(split_at_layer, names) if found), "")

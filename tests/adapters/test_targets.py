@@ -7,7 +7,12 @@ from torch import nn
 
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.targets import find_targets, first_adapted_layer, layer_index
+from bayeslora.adapters.targets import (
+    find_targets,
+    first_adapted_layer,
+    layer_index,
+    split_at_layer,
+)
 from bayeslora.errors import InputError
 
 SMALL = {
@@ -182,6 +187,12 @@ def test_the_inside_of_an_adapter_is_no_target():
 )
 def test_layer_index(name, index):
     assert layer_index(name) == index
+
+
+def test_the_list_of_layers_is_what_comes_before_the_first_number():
+    assert split_at_layer("encoder.layer.11.experts.7.w1") == ("encoder.layer", 11)
+    assert split_at_layer("3.q") == ("", 3)
+    assert split_at_layer("pooler.dense") is None
 
 
 @pytest.mark.parametrize(
