@@ -60,3 +60,8 @@ def _nearest(value: str, names: list[str]) -> str:
     begun = sorted((key for key in folded if wanted and key.startswith(wanted)), key=len)
     near = begun or get_close_matches(wanted, folded, n=1)
     return folded[near[0]] if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().split("\n", 1)[0]

@@ -11,7 +11,7 @@ from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
 from bayeslora.backbones.peft_classifier import is_peft, merged_classifier, tokenizer_source
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, first_line
 
 IN_MEMORY = "a model in memory"
 """Name of a classifier that was passed as a module without a place of its own."""
@@ -111,7 +111,7 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise InputError(f"{source} cannot be loaded as a sequence classifier: {reason}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, first_line
 
 # A repository has one of these, whatever else is in it.
 _KEY_FILES = ("config.json", "adapter_config.json")
@@ -38,8 +38,7 @@ def check_reachable(source: str) -> None:
             "`hf auth login` lets you in"
         ) from None
     except (unreachable, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
         raise InputError(
             f"{source} is no directory here, is not in the hub's cache, and the hub cannot be "
-            f"reached: {reason}"
+            f"reached: {first_line(error)}"
         ) from None

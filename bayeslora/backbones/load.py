@@ -15,7 +15,7 @@ from torch import nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.option_checks import check_choice
 from bayeslora.option_values import DTYPES
 
@@ -104,7 +104,7 @@ def load_backbone(
             source, dtype=weights, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise InputError(f"backbone {name!r} cannot be loaded: {reason}{_short_names()}") from error
     untrained = _untrained(name, loading["missing_keys"])
     if tokenizer.pad_token is None:
@@ -138,7 +138,7 @@ def pick_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {_first_line(error)}") from None
+        raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 
 def _short_names() -> str:
@@ -160,7 +160,7 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
     except InputError as error:
         raise InputError(f"{error}{_short_names()}") from None
     except (OSError, ValueError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise InputError(f"{source}: no {part} can be loaded: {reason}{_short_names()}") from error
     # Where its files are missing, some tokenizers load all the same and know no word.
     if part == "tokenizer" and len(found) <= len(found.all_special_ids):
@@ -252,7 +252,3 @@ def model_kind(name: str, config: Any) -> Kind:
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
     raise InputError(f"backbone {name!r} has model type {config.model_type!r}, not a text model")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -44,10 +44,7 @@ class BLoB:
     parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
 
     def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std", "kl_lr"):
-            check_positive(field, getattr(self, field))
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
+        _check(self, "prior_std", "initial_std", "kl_lr")
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,7 @@ class ScalaBL:
     parameters: ClassVar[str] = "3 r a layer"
 
     def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std", "kl_lr"):
-            check_positive(field, getattr(self, field))
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
+        _check(self, "prior_std", "initial_std", "kl_lr")
 
 
 @dataclass(frozen=True)
@@ -108,8 +102,12 @@ class CLoRA:
     parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
 
     def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std"):
-            check_positive(field, getattr(self, field))
+        _check(self, "prior_std", "initial_std")
         check_count("num_hidden", self.num_hidden, least=1)
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
+
+
+def _check(config: BLoB | ScalaBL | CLoRA, *positive: str) -> None:
+    for field in positive:
+        check_positive(field, getattr(config, field))
+    check_choice("kl_weights", config.kl_weights, KL_WEIGHTS)
+    check_count("num_samples", config.num_samples, least=0)

@@ -14,7 +14,7 @@ from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import Backbone, load_backbone, pick_device
 from bayeslora.backbones.module import Encode
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles
-from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
@@ -95,9 +95,8 @@ def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone
     except MissingAssetError:
         raise
     except InputError as error:
-        reason = str(error).split("\n", 1)[0]
         raise InputError(
-            f"{files.directory}: its backbone cannot be loaded: {reason}\n"
+            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}\n"
             "if it has moved, say where it is now: backbone=... (--backbone)"
         ) from None
 
