@@ -20,7 +20,7 @@ MAHALANOBIS = {"mahalanobis", "relative_mahalanobis"}
 
 
 @dataclass(frozen=True)
-class ScoreInfo:
+class FeatureScoreInfo:
     """What a list of scores says of one.
 
     Attributes:
@@ -37,17 +37,17 @@ class ScoreInfo:
 LOGIT_SCORES = {
     info.name: info
     for info in (
-        ScoreInfo(
+        FeatureScoreInfo(
             "logit_variance",
             "variance of the logits about their mean over classes",
             "MacKay 1992, doi 10.1162/neco.1992.4.5.720",
         ),
-        ScoreInfo(
+        FeatureScoreInfo(
             "energy",
             "minus the logsumexp of the mean logits, which are shifted to sum to zero",
             "Liu, Wang, Owens and Li 2020, arXiv 2010.03759",
         ),
-        ScoreInfo(
+        FeatureScoreInfo(
             "max_logit",
             "minus the highest of the same logits",
             "Hendrycks et al. 2022, arXiv 1911.11132",
@@ -59,22 +59,22 @@ LOGIT_SCORES = {
 FEATURE_SCORES = {
     info.name: info
     for info in (
-        ScoreInfo(
+        FeatureScoreInfo(
             "mahalanobis",
             "squared Mahalanobis distance to the nearest class mean, shared covariance",
             "Lee, Lee, Lee and Shin 2018, arXiv 1807.03888",
         ),
-        ScoreInfo(
+        FeatureScoreInfo(
             "relative_mahalanobis",
             "the same minus the distance to all training rows taken as one class",
             "Ren et al. 2021, arXiv 2106.09022",
         ),
-        ScoreInfo(
+        FeatureScoreInfo(
             "knn",
             "distance to the tenth nearest training row, features of length 1",
             "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
         ),
-        ScoreInfo(
+        FeatureScoreInfo(
             COMBINED,
             "tail probabilities of the highest probability and of logit variance, joined",
             "ours; tails as in Pickands 1975, doi 10.1214/aos/1176343003",

@@ -75,7 +75,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class DiagonalPlusLowRank:
     """Independent weights plus a few directions in which they move together.
 
     Attributes:
@@ -94,9 +94,9 @@ class LowRank:
         along = projected.view(-1, classes, rank).square().sum(-1)
         return features.square() @ self.std.square().T + along
 
-    def double(self) -> LowRank:
+    def double(self) -> DiagonalPlusLowRank:
         """Return the same in float64."""
-        return LowRank(self.std.double(), self.factor.double())
+        return DiagonalPlusLowRank(self.std.double(), self.factor.double())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is stored, by name."""
@@ -137,7 +137,7 @@ class Full:
         return {"scale": self.lower}
 
 
-Covariance = Diagonal | Dense | LowRank | Full
+Covariance = Diagonal | Dense | DiagonalPlusLowRank | Full
 
 
 def covariance_of(name: str, num_classes: int, tensors: dict[str, Tensor]) -> Covariance:
@@ -147,8 +147,8 @@ def covariance_of(name: str, num_classes: int, tensors: dict[str, Tensor]) -> Co
         return Diagonal(scale)
     if name == Dense.name:
         return Dense(scale)
-    if name == LowRank.name:
-        return LowRank(scale, tensors["factor"])
+    if name == DiagonalPlusLowRank.name:
+        return DiagonalPlusLowRank(scale, tensors["factor"])
     return Full(scale, num_classes)
 
 
@@ -158,7 +158,7 @@ def shapes(name: str, num_classes: int, size: int, rank: int) -> dict[str, tuple
         return {"scale": (num_classes * size, num_classes * size)}
     if name == Dense.name:
         return {"scale": (num_classes, size, size)}
-    if name == LowRank.name:
+    if name == DiagonalPlusLowRank.name:
         return {"scale": (num_classes, size), "factor": (num_classes, size, rank)}
     return {"scale": (num_classes, size)}
 

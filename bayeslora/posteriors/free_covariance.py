@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, Full, LowRank
+from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, DiagonalPlusLowRank, Full
 
 # Directions start this much shorter than the independent deviations: at zero they have no gradient.
 _START = 0.1
@@ -32,7 +32,7 @@ def free_start(
         return {"spread": torch.diag_embed(spread)}
     if family == Full.name:
         return {"spread": torch.diag_embed(spread.flatten())}
-    if family == LowRank.name:
+    if family == DiagonalPlusLowRank.name:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(num_classes, size, rank, generator=generator)
         return {"spread": spread, "factor": _START * spread.exp()[..., None] * noise}
@@ -42,7 +42,7 @@ def free_start(
 def from_free(family: str, num_classes: int, spread: Tensor, factor: Tensor | None) -> Covariance:
     """Return the covariance that free parameters stand for."""
     if factor is not None:
-        return LowRank(spread.exp(), factor)
+        return DiagonalPlusLowRank(spread.exp(), factor)
     if family == Dense.name:
         return Dense(lower_triangle(spread))
     if family == Full.name:
@@ -52,7 +52,7 @@ def from_free(family: str, num_classes: int, spread: Tensor, factor: Tensor | No
 
 def to_free(covariance: Covariance) -> dict[str, Tensor]:
     """Return the free parameters of a covariance."""
-    if isinstance(covariance, LowRank):
+    if isinstance(covariance, DiagonalPlusLowRank):
         return {"spread": covariance.std.log(), "factor": covariance.factor}
     if isinstance(covariance, Diagonal):
         return {"spread": covariance.std.log()}

@@ -95,7 +95,7 @@ class DiagLayers(nn.Module):
         return (layer.matrices().flatten(-2) for layer in layers)
 
 
-class FullLayers(nn.Module):
+class JointLayers(nn.Module):
     """H over the weights of all layers together, [P, P]."""
 
     def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
@@ -146,7 +146,7 @@ def _joined(layers: Sequence[LayerGradients]) -> Tensor:
     return torch.cat([layer.matrices().flatten(-2) for layer in layers], -1)
 
 
-AnyLayers = KronLayers | DiagLayers | FullLayers
+AnyLayers = KronLayers | DiagLayers | JointLayers
 """The structures of H over layers of shapes [(out, in), …]; their tensors are float64 buffers.
 
 Rows are added with `add`, whose gradients are j_nk for all k, and `finish` decomposes the sums.
@@ -154,7 +154,7 @@ Rows are added with `add`, whose gradients are j_nk for all k, and `finish` deco
 
 LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
     "diag": DiagLayers,
-    "full": FullLayers,
+    "full": JointLayers,
     "kron": KronLayers,
 }
 

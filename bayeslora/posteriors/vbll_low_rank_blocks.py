@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, LowRank
+from bayeslora.posteriors.covariances import Covariance, DiagonalPlusLowRank
 from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, weighted_gram
 from bayeslora.threads import one_blas_thread
 
@@ -59,7 +59,7 @@ class LowRankBlocks:
         problem = _Problem(precision)
         found = problem.minimise(problem.start(rank))
         earlier = before.stored() if before is not None else None
-        if isinstance(earlier, LowRank):
+        if isinstance(earlier, DiagonalPlusLowRank):
             found = problem.better(found, problem.minimise(earlier))
         self._covariance = found
         self.train_covariance = self.of_logits(features)
@@ -103,7 +103,7 @@ class _Problem:
 
     precision: Tensor
 
-    def values(self, covariance: LowRank) -> Tensor:
+    def values(self, covariance: DiagonalPlusLowRank) -> Tensor:
         """Return each class's objective, [C]."""
         std, factor = covariance.std, covariance.factor
         diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
@@ -111,31 +111,35 @@ class _Problem:
         trace = trace + (factor * (self.precision @ factor)).sum((-2, -1))
         return trace - log_determinants(std, factor)
 
-    def better(self, one: LowRank, other: LowRank) -> LowRank:
+    def better(self, one: DiagonalPlusLowRank, other: DiagonalPlusLowRank) -> DiagonalPlusLowRank:
         """Return the better of two covariances, class by class."""
         wins = (self.values(one) <= self.values(other))[:, None]
         std = torch.where(wins, one.std, other.std)
-        return LowRank(std, torch.where(wins[..., None], one.factor, other.factor))
+        return DiagonalPlusLowRank(std, torch.where(wins[..., None], one.factor, other.factor))
 
-    def start(self, rank: int) -> LowRank:
+    def start(self, rank: int) -> DiagonalPlusLowRank:
         """Return the best directions beside the best independent deviations."""
         std = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()
         values, vectors = torch.linalg.eigh(std[:, :, None] * self.precision * std[:, None, :])
         length = (1 / values[:, None, :rank] - 1).clamp_min(_SHORTEST).sqrt()
-        return LowRank(std, (std[..., None] * vectors[..., :rank] * length).contiguous())
+        return DiagonalPlusLowRank(
+            std, (std[..., None] * vectors[..., :rank] * length).contiguous()
+        )
 
-    def minimise(self, start: LowRank) -> LowRank:
+    def minimise(self, start: DiagonalPlusLowRank) -> DiagonalPlusLowRank:
         """Return the optimum near `start`, or `start` for classes where none was found."""
         from scipy.optimize import minimize
 
         # In units of the best independent deviations all numbers are near one.
         units = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
         shortest = units[..., 0] * math.exp(-_MOST_LOG_RATIO)
-        start = LowRank(start.std.clamp_min(shortest), start.factor)
+        start = DiagonalPlusLowRank(start.std.clamp_min(shortest), start.factor)
         ratios = torch.cat([(start.std[..., None] / units).log(), start.factor / units], dim=-1)
 
-        def made(ratios: Tensor) -> LowRank:
-            return LowRank(units[..., 0] * ratios[..., 0].exp(), units * ratios[..., 1:])
+        def made(ratios: Tensor) -> DiagonalPlusLowRank:
+            return DiagonalPlusLowRank(
+                units[..., 0] * ratios[..., 0].exp(), units * ratios[..., 1:]
+            )
 
         @torch.enable_grad()
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

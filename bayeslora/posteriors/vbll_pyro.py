@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, LowRank
+from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, DiagonalPlusLowRank
 
 
 def negative_elbo(
@@ -52,7 +52,7 @@ def _distributions(mean: Tensor, covariance: Covariance, prior_variance: Tensor)
         zero, deviation = torch.zeros_like(mean), prior_variance.to(mean).sqrt().expand_as(mean)
         posterior = dist.Normal(mean, covariance.std)
         return dist.Normal(zero, deviation).to_event(2), posterior.to_event(2)
-    if isinstance(covariance, LowRank):
+    if isinstance(covariance, DiagonalPlusLowRank):
         posterior = dist.LowRankMultivariateNormal(mean, covariance.factor, covariance.std.square())
     elif isinstance(covariance, Dense):
         posterior = dist.MultivariateNormal(mean, scale_tril=covariance.lower)

@@ -3,7 +3,7 @@
 import torch
 
 from bayeslora.posteriors import bounds
-from bayeslora.posteriors.covariances import Dense, Diagonal, LowRank
+from bayeslora.posteriors.covariances import Dense, Diagonal, DiagonalPlusLowRank
 
 F64 = torch.float64
 FAMILIES = ["dense", "diagonal", "full", "low_rank"]
@@ -15,7 +15,7 @@ def matrix(covariance):
         return torch.diag(covariance.std.square().flatten())
     if isinstance(covariance, Dense):
         return torch.block_diag(*(covariance.lower @ covariance.lower.mT))
-    if isinstance(covariance, LowRank):
+    if isinstance(covariance, DiagonalPlusLowRank):
         blocks = torch.diag_embed(covariance.std.square())
         return torch.block_diag(*(blocks + covariance.factor @ covariance.factor.mT))
     return covariance.lower @ covariance.lower.T

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
-from bayeslora.posteriors.covariances import Dense, Full, LowRank
+from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_blocks import DenseBlocks, weighted_gram
@@ -248,7 +248,7 @@ def test_a_refined_low_rank_is_near_the_dense_one():
         fit(features, labels, covariance=family, rank=5, tolerance=1e-8).refined()
         for family in ("low_rank", "dense")
     )
-    assert isinstance(low.covariance(), LowRank)
+    assert isinstance(low.covariance(), DiagonalPlusLowRank)
     other = toy(rows=20, size=6, seed=5)[0]
     torch.testing.assert_close(low.moments(other)[1], dense.moments(other)[1], rtol=0.05, atol=0)
 
