@@ -24,6 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.full_layers import build_full_optimizer
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.training.context import begin_from_context
@@ -154,7 +155,7 @@ def train_network(
             _optimizer(network, adapter, posterior, weights, settings),
             train=train.texts,
             labels=train.labels,
-            update_head=_head_update(posterior, rows, train.labels, settings),
+            update_head=_head_update(posterior, network.head, rows, train.labels, settings),
             settings=what_is_left(settings, last),
             directory=directory,
             validate=validate,
@@ -254,11 +255,16 @@ def _validation(
 
 
 def _head_update(
-    posterior: PosteriorConfig, rows: TrainingFeatures, labels: Tensor, settings: TrainingSettings
+    posterior: PosteriorConfig,
+    head: Head,
+    rows: TrainingFeatures,
+    labels: Tensor,
+    settings: TrainingSettings,
 ) -> HeadUpdate:
     if isinstance(posterior, VBLL) and posterior.head_step == "refit":
         steps_per_epoch = math.ceil(len(labels) / settings.batch_size)
-        return Refits(max(1, steps_per_epoch // posterior.refits_per_epoch), rows, labels)
+        every = max(1, steps_per_epoch // posterior.refits_per_epoch)
+        return Refits(head, every, rows, labels)
     if isinstance(posterior, VBLL) and posterior.head_step == "joint":
         return JointSteps(len(labels))
     steps = posterior.head_steps if isinstance(posterior, VBLL) else 1

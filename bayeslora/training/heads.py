@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import AlternatingOptimizer
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.network import Network
 
@@ -108,16 +109,22 @@ class TrainingFeatures:
 class Refits(HeadUpdate):
     """Closed-form fits of the head to the features of all training rows, now and then."""
 
-    def __init__(self, every: int, rows: TrainingFeatures, labels: Tensor) -> None:
-        """Refit before each `every`-th step of the adapter, on these rows and labels [N]."""
+    def __init__(self, head: Head, every: int, rows: TrainingFeatures, labels: Tensor) -> None:
+        """Refit `head` before each `every`-th step of the adapter, on these rows and labels [N].
+
+        Raises:
+            TypeError: The head has no closed-form fit that goes on from where it is.
+        """
+        if not isinstance(head, VBLLHead):
+            raise TypeError(f"only a VBLLHead is refitted in training, not {type(head).__name__}")
+        self._head = head
         self._every = every
         self._rows = rows
         self._labels = labels
 
     def __call__(self, now: Moment) -> None:
         """Refit the head when its turn has come."""
-        head = now.network.head
-        if now.step % self._every or not isinstance(head, VBLLHead):
+        if now.step % self._every:
             return
         features = self._rows.at(now.network, now.step)
-        head.refit(features, self._labels.to(features.device))
+        self._head.refit(features, self._labels.to(features.device))

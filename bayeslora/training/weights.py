@@ -21,7 +21,8 @@ from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.ivon import IVONWeights
@@ -88,6 +89,8 @@ def weight_training(
 
     Raises:
         InputError: The training is too short for the posterior.
+        TypeError: The posterior is over adapter weights, and nothing here knows its training or
+            its module.
     """
     weights = network.weights
     if isinstance(posterior, SWAG) and isinstance(weights, SWAGWeights):
@@ -106,7 +109,12 @@ def weight_training(
         return _contextual(posterior, weights, network, num_train, settings)
     if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
         return _natural(posterior, weights, adapter)
-    return WeightTraining()
+    # Posteriors of the last layer name their head; these are random after training alone.
+    if hasattr(posterior, "head") or isinstance(posterior, MCDropout | Ensemble | LaplaceLoRA):
+        return WeightTraining()
+    raise TypeError(
+        f"no training is known for posterior {posterior.name!r} with {type(weights).__name__}"
+    )
 
 
 def _training_free(

@@ -167,7 +167,7 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
 def test_refits_happen_when_their_turn_comes(decoder):
     fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
     set_feature_scale(fit.network, fit.train.texts)
-    update = Refits(3, TrainingFeatures(fit.train.texts), fit.train.labels)
+    update = Refits(fit.network.head, 3, TrainingFeatures(fit.train.texts), fit.train.labels)
     features, labels = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
     fit.network.train()
     moved = []
@@ -186,9 +186,15 @@ def test_a_refit_lowers_the_heads_own_loss(decoder):
     head = fit.network.head
     features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
     before = head.loss(features, fit.train.labels, 30).item()
-    update = Refits(1, TrainingFeatures(fit.train.texts), fit.train.labels)
+    update = Refits(head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
     update(Moment(fit.network, None, features, fit.train.labels, 0))
     assert head.loss(features, fit.train.labels, 30).item() < before - 0.1
+
+
+def test_a_head_without_a_closed_form_is_not_refitted(decoder):
+    fit = fresh(decoder, MLE())
+    with pytest.raises(TypeError, match="not PointHead"):
+        Refits(fit.network.head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
 
 
 def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """What every posterior over adapter weights keeps to, from training to the saved model."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -199,6 +200,18 @@ def test_other_posteriors_train_as_without_all_this(encoder, posterior):
     assert not any(name.startswith("weights") for name in fit.network.trained_state())
     found = weight_training(posterior, fit.network, LORA, 30, fit.settings)
     assert found == WeightTraining()
+
+
+def test_a_posterior_over_weights_does_not_train_as_nothing(encoder):
+    fit = fresh(encoder, MLE(), LORA)
+
+    @dataclass(frozen=True)
+    class New:
+        name: ClassVar[str] = "new"
+
+    for posterior in (New(), SWAG()):
+        with pytest.raises(TypeError, match=f"'{posterior.name}' with NoneType"):
+            weight_training(posterior, fit.network, LORA, 30, fit.settings)
 
 
 @pytest.mark.parametrize(
