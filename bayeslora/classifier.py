@@ -21,7 +21,7 @@ from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory, atomic_file
 from bayeslora.metrics.scores import Scores
-from bayeslora.option_checks import check_seed
+from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
@@ -82,14 +82,13 @@ class BayesianClassifier:
         self.posterior = resolve_posterior(posterior)
         if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < 1:
             raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
-        check_seed(seed)
         if isinstance(backbone, Path):
             backbone = str(backbone)
         if not isinstance(backbone, str | Backbone):
             raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
         if dtype not in DTYPES:
             raise unknown_choice("dtype", dtype, DTYPES)
-        self.seed = seed
+        self.seed = as_seed(seed)
         self.max_length = max_length
         self.progress = progress
         self._backbone = backbone

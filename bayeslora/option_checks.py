@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral
 from typing import TypeGuard
 
 from bayeslora.errors import InputError, unknown_choice
@@ -21,10 +22,22 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_seed(value: object) -> None:
-    """Refuse what numpy does not take for a seed: anything but a whole number from 0 to 2³² − 1."""
-    if not is_whole(value) or not 0 <= value <= LARGEST_SEED:
+def as_whole(value: object) -> int | None:
+    """Return a whole number, of numpy's kinds too, as Python's; None where it is something else."""
+    is_one = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if is_one else None  # type: ignore[call-overload]
+
+
+def as_seed(value: object) -> int:
+    """Return a seed as Python's integer.
+
+    Raises:
+        InputError: numpy does not take it: it is no whole number from 0 to 2³² − 1.
+    """
+    seed = as_whole(value)
+    if seed is None or not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
+    return seed
 
 
 def check_number(

@@ -27,6 +27,7 @@ from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
 from bayeslora.metrics.top_label import Closed, TopLabel, first_above, segment_sums
+from bayeslora.option_checks import as_whole
 
 NUM_BINS = 15
 """Number of bins where none is asked for (Guo et al. 2017, arXiv:1706.04599)."""
@@ -78,15 +79,25 @@ MOST_BINS = 10_000
 """Bins beyond it hold less than a row each on most data; resamples keep a number for each."""
 
 
+def as_num_bins(value: object) -> int:
+    """Return a number of bins as Python's integer.
+
+    Raises:
+        InputError: It is no whole number from 1 to `MOST_BINS`.
+    """
+    bins = as_whole(value)
+    if bins is None or not 1 <= bins <= MOST_BINS:
+        raise InputError(f"num_bins must be a whole number from 1 to {MOST_BINS}, got {value!r}")
+    return bins
+
+
 def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges from 0 to 1.
 
     Raises:
-        InputError: `num_bins` is no whole number from 1 to `MOST_BINS`.
+        InputError: As `as_num_bins`.
     """
-    if not isinstance(num_bins, int | np.integer) or not 1 <= num_bins <= MOST_BINS:
-        raise InputError(f"num_bins must be a whole number from 1 to {MOST_BINS}, got {num_bins}")
-    return np.linspace(0.0, 1.0, num_bins + 1)
+    return np.linspace(0.0, 1.0, as_num_bins(num_bins) + 1)
 
 
 def check_closed(closed: str) -> None:

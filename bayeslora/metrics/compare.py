@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.calibration import NUM_BINS, equal_width_edges
+from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import values_of, without_gaps
@@ -31,6 +31,7 @@ from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
+from bayeslora.option_checks import as_seed
 from bayeslora.predictions.record import Predictions
 
 COMPARED = ("accuracy", "nll", "brier", "ece")
@@ -178,7 +179,7 @@ def compare(
     if num_permutations < 0:
         raise InputError(f"num_permutations must be at least 0, got {num_permutations}")
     keys = COMPARED if scores is None else chosen_keys(scores)
-    equal_width_edges(num_bins)  # complains before anything is computed
+    num_bins, seed = as_num_bins(num_bins), as_seed(seed)
     how = Resampling(num_resamples, seed, interval)
     methods = fits_of(_loaded(predictions, cluster_by), over_seeds=over_seeds)
     names = [one.name for one in methods]

@@ -14,8 +14,8 @@ from bayeslora.metrics.bootstrap import MAX_ROWS
 from bayeslora.metrics.by_class import class_scores
 from bayeslora.metrics.calibration import (
     NUM_BINS,
+    as_num_bins,
     check_closed,
-    equal_width_edges,
     reliability_bins,
 )
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
@@ -33,6 +33,7 @@ from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
 from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
+from bayeslora.option_checks import as_seed
 from bayeslora.predictions.files import further_columns
 from bayeslora.predictions.record import Predictions
 
@@ -83,9 +84,9 @@ def evaluate(
     Raises:
         InputError: A file, a value in it, or an option is wrong.
     """
-    equal_width_edges(num_bins)  # complains before anything is read
+    num_bins = as_num_bins(num_bins)
     check_closed(closed)
-    how = Resampling(num_resamples, seed, interval)
+    how = Resampling(num_resamples, as_seed(seed), interval)
     kinds = {"near": column_names(near), "far": column_names(far)}
     check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)

@@ -28,7 +28,7 @@ from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Prepare, acceleration, bootstrap_deviations
 from bayeslora.metrics.catalogue import Kind
 from bayeslora.metrics.scores import LEAST_ROWS, Score
-from bayeslora.option_checks import check_seed
+from bayeslora.option_checks import as_seed
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -62,7 +62,7 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
             raise unknown_choice("interval", self.interval, INTERVALS)
-        check_seed(self.seed)
+        as_seed(self.seed)
 
     def spread(
         self,

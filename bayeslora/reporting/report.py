@@ -8,8 +8,9 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, write_json
-from bayeslora.metrics.calibration import NUM_BINS
+from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
+from bayeslora.option_checks import as_seed
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
@@ -117,7 +118,8 @@ def report(
     check_target(target, overwrite=overwrite)
     look = load_template(template)
     formats = check_formats(figures)
-    options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
+    options["seed"] = as_seed(seed)
     asked = asked_for(
         near=near,
         far=far,

@@ -18,7 +18,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
-from bayeslora.option_checks import check_seed
+from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.build import Head, build_weights
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
@@ -110,7 +110,7 @@ class Fitted:
         """
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
-        check_seed(seed)
+        seed = as_seed(seed)
         posterior, adapter = self.posterior, self.record.adapter
         check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_integer, check_seed
+from bayeslora.option_checks import as_seed, check_integer
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TOLD = re.compile(
@@ -51,7 +51,7 @@ class TrainingSettings:
             raise InputError(f"head_lr must be > 0, got {self.head_lr!r}")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
-        check_seed(self.seed)
+        as_seed(self.seed)
         sampling = self.layer_sampling
         if sampling is not None and type(sampling) is not LayerSampling:
             raise InputError(f"layer_sampling must be a LayerSampling or None, got {sampling!r}")

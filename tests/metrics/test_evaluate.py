@@ -175,6 +175,8 @@ def test_a_score_that_one_set_lacks_is_refused():
         ({"num_bins": 0}, "num_bins must be a whole number from 1 to 10000, got 0"),
         ({"num_bins": 10_001}, "num_bins must be a whole number from 1 to 10000, got 10001"),
         ({"num_bins": 10.0}, "num_bins must be a whole number from 1 to 10000, got 10.0"),
+        ({"num_bins": True}, "num_bins must be a whole number from 1 to 10000, got True"),
+        ({"seed": 1.0}, "seed must be an integer from 0 to 4294967295, got 1.0"),
         ({"interval": "bcaa"}, "unknown interval 'bcaa'.*'bca'"),
         ({"closed": "both"}, "unknown closed edge 'both'"),
         ({"group_by": "source"}, "carry no column 'source'"),
@@ -185,6 +187,12 @@ def test_a_score_that_one_set_lacks_is_refused():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         quick(calibrated(), **options)
+
+
+def test_whole_numbers_may_be_those_of_numpy():
+    found = evaluate(calibrated(), num_bins=np.int64(7), num_resamples=20, seed=np.int32(3))
+    expected = evaluate(calibrated(), num_bins=7, num_resamples=20, seed=3)
+    assert json.dumps(found.to_json()) == json.dumps(expected.to_json())
 
 
 def test_files_are_read_and_named(tmp_path):
