@@ -25,10 +25,10 @@ from statistics import fmean
 import torch
 from posteriors import EPOCHS, MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed, warmed
 from summarise import interval
+from task_rows import TASKS, load_experiment
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.data import TASKS, load_experiment
 from bayeslora.files import atomic_file, read_json, write_json
 
 DEFAULT = "default"

@@ -37,11 +37,11 @@ from posteriors import (
     warmed,
 )
 from summarise import interval
+from task_rows import load_experiment
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.data import load_experiment
 from bayeslora.files import atomic_file, read_json, write_json
 
 TASKS = ("newsgroups", "sst2_sentences")

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 from regimes import FAMILIES, MAX_LENGTH, NUM_OOD, NUM_TEST
+from task_rows import TASKS, load_experiment
+from trajectories import trajectory
 
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import VBLL, PosteriorConfig

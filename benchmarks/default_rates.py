@@ -18,12 +18,14 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from task_rows import TASKS, load_experiment
+from trajectories import trajectory, validation_nll
 
 from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import MLE, VBLL
 from bayeslora.training.procedure import DEFAULT_EPOCHS
@@ -122,7 +124,7 @@ def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
     state = states[spec.epochs]
     found = lab.features(state, [TRAIN, VALIDATION])
     last = spec.posterior if isinstance(spec.posterior, VBLL) else None
-    nll = lab.validation_nll(state, found, last)
+    nll = validation_nll(lab, state, found, last)
     print(data.name, key, f"{nll:.4f}", flush=True)
     row = {"task": data.name, "arm": name, "seed": seed, "nll": nll}
     write_json(file, {**row, "lr": rates[0], "head_lr": rates[1]})

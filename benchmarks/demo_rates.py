@@ -10,15 +10,19 @@ test row.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from trajectories import validation_nll
 
+from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.demo import (
     BACKBONE,
+    DROPOUT,
     demo_data,
     fit_best_epoch,
     lora_spec,
@@ -51,27 +55,27 @@ def main() -> None:
     for lr, head_lr in product(LORA_RATES, LORA_HEAD_RATES):
         key = f"lora-mle, adapter {lr:g}, head {head_lr:g}"
         if key not in found:
-            found[key] = validation_nll(backbone, data, lora_spec(lr=lr), key, head_lr)
+            adapter = LoRA(dropout=DROPOUT, lr=lr)
+            spec = replace(lora_spec(seed=0), adapter=adapter, head_lr=head_lr)
+            found[key] = best_nll(backbone, data, spec, key)
             write_json(args.out, found)
     for lr, (head, posterior) in product(POLAR_RATES, POLAR_HEADS.items()):
         key = f"polar-vbll, adapter {lr:g}, {head}"
         if key not in found:
-            spec = polar_spec(lr=lr, posterior=posterior)
-            found[key] = validation_nll(backbone, data, spec, key)
+            spec = replace(polar_spec(seed=0), adapter=PoLAR(lr=lr), posterior=posterior)
+            found[key] = best_nll(backbone, data, spec, key)
             write_json(args.out, found)
     for key, value in sorted(found.items(), key=lambda item: item[1]):
         print(f"{value:.4f}  {key}")
 
 
-def validation_nll(
-    backbone: Backbone, data: ExperimentData, spec: FitSpec, title: str, head_lr: float = 1.0
-) -> float:
+def best_nll(backbone: Backbone, data: ExperimentData, spec: FitSpec, title: str) -> float:
     """Return the validation NLL in nats of the best epoch, a VBLL's means chosen there."""
     lab = Evaluation(backbone, spec, data)
-    state = fit_best_epoch(lab, backbone, spec, head_lr=head_lr, title=title)
+    state = fit_best_epoch(lab, backbone, spec, title=title)
     rows = lab.features(state, [TRAIN, VALIDATION])
     last = spec.posterior if isinstance(spec.posterior, VBLL) else None
-    return lab.validation_nll(state, rows, last, tuned=last is not None)
+    return validation_nll(lab, state, rows, last, tuned=last is not None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from summarise import interval
+from task_rows import TASKS, load_experiment
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -24,7 +25,7 @@ from transformers import (
 
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import encode_labels

@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import torch
 from regimes import MAX_LENGTH, NUM_OOD, NUM_TEST
+from task_rows import TASKS, load_experiment
 from torch import Tensor
+from trajectories import trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.data import TASKS, load_experiment
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.experiments.scoring import fitted_head
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.links import link_probabilities

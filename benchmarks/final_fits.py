@@ -14,12 +14,14 @@ import argparse
 from pathlib import Path
 
 import torch
+from task_rows import TASKS, load_experiment
+from trajectories import trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig

@@ -16,11 +16,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from task_rows import TASKS, load_experiment
+from trajectories import training_options, trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
-from bayeslora.experiments.fits import FitSpec, fresh_network, prepared, trajectory
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
 from bayeslora.experiments.scoring import features_of, fitted_head, nll
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import VBLL
@@ -79,8 +81,8 @@ def main() -> None:
             if not file.is_file():
                 spec = FitSpec(PoLAR(), VARIANTS[name], EPOCHS, seed, MAX_LENGTH)
                 curve = curve_of(backbone, spec, data, args.runs / file.stem)
-                content = {"task": task, "variant": name, "spec": spec.to_json(), "curve": curve}
-                write_json(file, content)
+                about = {"task": task, "variant": name, "spec": training_options(spec)}
+                write_json(file, {**about, "curve": curve})
                 write_summary(args.out)
         backbone.prefix_states.clear()
     write_summary(args.out)

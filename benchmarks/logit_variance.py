@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from task_rows import TASKS, load_experiment
 from torch import Tensor
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import FAR, NEAR, TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import FAR, NEAR, ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.experiments.scoring import Features, fitted_head

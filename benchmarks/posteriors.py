@@ -30,11 +30,12 @@ import torch
 from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
 from posterior_features import combined_detections, detections, distance_detections
 from posteriors_summary import write_summary
+from task_rows import TASKS, load_experiment
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS, LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import read_json, write_json
 from bayeslora.posteriors.config import MLE
 from bayeslora.predictions.record import Predictions

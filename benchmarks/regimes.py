@@ -22,12 +22,14 @@ from pathlib import Path
 
 import torch
 from summarise import write_summary
+from task_rows import TASKS, load_experiment
+from trajectories import trajectory, validation_nll
 
 from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import TASKS, ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
-from bayeslora.experiments.fits import FitSpec, trajectory
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.experiments.scoring import Features
 from bayeslora.files import read_json, write_json
 from bayeslora.metrics.evaluate import evaluate
@@ -310,7 +312,7 @@ class Fits:
 
     def _validation_nll(self, state: State, config: PosteriorConfig | None) -> float:
         found = self._features(state, [TRAIN, VALIDATION])
-        return self.lab.validation_nll(state, found, config, tuned=config is not None)
+        return validation_nll(self.lab, state, found, config, tuned=config is not None)
 
     def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
         # The state is kept beside its features, so that no other can take its identity.

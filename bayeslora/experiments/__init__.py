@@ -1,1 +1,1 @@
-"""Grids of methods on data sets: recipes, runner, results."""
+"""Many posteriors on few fits: the demo, and what benchmarks share with it."""

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bayeslora.errors import unknown_choice
-from bayeslora.tasks.examples import (
-    Examples,
-    class_names,
-    encode_labels,
-    without_duplicates,
-    without_overlap,
-)
-from bayeslora.tasks.known import load_known
+from bayeslora.tasks.examples import Examples, class_names
 from bayeslora.tasks.newsgroups import load_newsgroups
-from bayeslora.tasks.splits import stratified_sample, stratified_split
 
-TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")
 NEAR, FAR = "near", "far"
 
 
@@ -51,66 +37,32 @@ class ExperimentData:
         return class_names(self.train)
 
 
-def load_experiment(
-    task: str,
-    *,
-    num_train: int = 640,
-    num_validation: int = 320,
-    num_test: int = 800,
-    num_ood: int = 400,
-    data_dir: str | Path | None = None,
+def newsgroups(
+    *, num_train: int = 640, num_validation: int, num_test: int, num_ood: int
 ) -> ExperimentData:
-    """Return the fixed rows of a task; every seed and method sees the same ones.
-
-    Repeated training rows, and training rows that occur in another split, are dropped first.
+    """Return posts of newsgroups; every seed and method sees the same rows.
 
     Args:
-        task: A member of `TASKS`.
         num_train: Training rows.
         num_validation: Validation rows.
         num_test: Test rows.
         num_ood: Rows of each out-of-distribution set.
-        data_dir: Directory of the known tasks' files, for all but `newsgroups`.
 
     Raises:
-        InputError: The task is unknown, or its files are missing.
+        MissingAssetError: The posts are not installed.
     """
-    if task == "newsgroups":
-        return _newsgroups(num_train, num_validation, num_test, num_ood)
-    if task not in TASKS:
-        raise unknown_choice("experiment task", task, TASKS)
-    other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
-    test = _sample(load_known(task, "test", data_dir), num_test)
-    train = without_overlap(without_duplicates(load_known(task, "train", data_dir)), test)
-    fitting = _sample(train, num_train + num_validation)
-    kept, held = stratified_split(_codes(fitting), num_validation, 0)
-    return ExperimentData(
-        task,
-        fitting.take(kept),
-        fitting.take(held),
-        test,
-        {FAR: _sample(load_known(other, "test", data_dir), num_ood)},
-        {FAR: f"{other} test rows"},
-    )
-
-
-def _newsgroups(train: int, validation: int, test: int, ood: int) -> ExperimentData:
-    demo = load_newsgroups(
-        num_train=train, num_validation=validation, num_test=test, num_near=ood, num_far=ood
+    posts = load_newsgroups(
+        num_train=num_train,
+        num_validation=num_validation,
+        num_test=num_test,
+        num_near=num_ood,
+        num_far=num_ood,
     )
     return ExperimentData(
         "newsgroups",
-        demo.train,
-        demo.validation,
-        demo.test,
-        {NEAR: demo.near, FAR: demo.far},
-        {NEAR: f"posts of unseen groups: {', '.join(demo.near_groups)}", FAR: "Reuters newswire"},
+        posts.train,
+        posts.validation,
+        posts.test,
+        {NEAR: posts.near, FAR: posts.far},
+        {NEAR: f"posts of unseen groups: {', '.join(posts.near_groups)}", FAR: "Reuters newswire"},
     )
-
-
-def _sample(examples: Examples, size: int) -> Examples:
-    return examples.take(stratified_sample(_codes(examples), size, 0))
-
-
-def _codes(examples: Examples) -> NDArray[np.int64]:
-    return encode_labels(examples, class_names(examples))

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import library_versions
-from bayeslora.experiments.data import ExperimentData, load_experiment
+from bayeslora.experiments.data import ExperimentData, newsgroups
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome
 from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.posteriors.config import (
@@ -99,17 +99,18 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
 
 def demo_data() -> ExperimentData:
     """Return the demo's rows."""
-    return load_experiment("newsgroups", num_validation=200, num_test=360, num_ood=180)
+    return newsgroups(num_validation=200, num_test=360, num_ood=180)
 
 
-def lora_spec(seed: int = 0, lr: float = LORA_LR) -> FitSpec:
+def lora_spec(seed: int) -> FitSpec:
     """Return the fit behind the LoRA methods."""
-    return FitSpec(LoRA(dropout=DROPOUT, lr=lr), MLE(), EPOCHS, seed, MAX_LENGTH)
+    adapter = LoRA(dropout=DROPOUT, lr=LORA_LR)
+    return FitSpec(adapter, MLE(), EPOCHS, seed, MAX_LENGTH, LORA_HEAD_LR)
 
 
-def polar_spec(seed: int = 0, lr: float = POLAR_LR, posterior: VBLL = POLAR_HEAD) -> FitSpec:
+def polar_spec(seed: int) -> FitSpec:
     """Return the fit of PoLAR-VBLL."""
-    return FitSpec(PoLAR(lr=lr), posterior, EPOCHS, seed, MAX_LENGTH)
+    return FitSpec(PoLAR(lr=POLAR_LR), POLAR_HEAD, EPOCHS, seed, MAX_LENGTH)
 
 
 def _lora_methods(
@@ -158,12 +159,7 @@ def _polar_vbll(
 
 
 def fit_best_epoch(
-    lab: Evaluation,
-    backbone: Backbone,
-    spec: FitSpec,
-    *,
-    head_lr: float = LORA_HEAD_LR,
-    title: str | None = None,
+    lab: Evaluation, backbone: Backbone, spec: FitSpec, *, title: str | None = None
 ) -> State:
     """Return the tensors of the epoch with the best validation NLL.
 
@@ -171,7 +167,6 @@ def fit_best_epoch(
         lab: Holds the rows.
         backbone: Loaded.
         spec: What to fit.
-        head_lr: Learning rate of a point estimate's last layer.
         title: Of a progress bar; None shows none.
     """
     network = fresh_network(backbone, spec, len(lab.data.classes))
@@ -185,7 +180,7 @@ def fit_best_epoch(
             settings=TrainingSettings(
                 epochs=spec.epochs,
                 batch_size=BATCH_SIZE,
-                head_lr=head_lr,
+                head_lr=spec.head_lr,
                 seed=spec.seed,
             ),
             directory=Path(folder),

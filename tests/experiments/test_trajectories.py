@@ -1,15 +1,16 @@
 """Fits that keep every epoch, and what is computed from their states."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bayeslora.experiments import fits
 from bayeslora.experiments.data import FAR
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import fresh_network, prepared, trajectory
+from bayeslora.experiments.fits import fresh_network, prepared
 from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
@@ -25,10 +26,13 @@ from bayeslora.training.fit import train_network
 from bayeslora.training.predict import to_predictions
 from bayeslora.training.settings import TrainingSettings
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+trajectories = pytest.importorskip("trajectories", reason="benchmarks/ is not beside tests/")
+
 
 @pytest.fixture(scope="module")
 def states(backbone, data, spec, tmp_path_factory):
-    return trajectory(backbone, spec, data, tmp_path_factory.mktemp("fits") / "vbll")
+    return trajectories.trajectory(backbone, spec, data, tmp_path_factory.mktemp("fits") / "vbll")
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +67,16 @@ def test_every_epoch_is_kept(backbone, data, spec, states, tmp_path):
 
 def test_a_stored_trajectory_is_not_trained_again(backbone, data, spec, tmp_path, monkeypatch):
     folder = tmp_path / "fit"
-    first = trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
+    first = trajectories.trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
     runs = []
-    monkeypatch.setattr(fits, "_train", lambda *_: runs.append(1) or {1: first[1], 2: first[1]})
-    again = trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
+    monkeypatch.setattr(
+        trajectories, "_train", lambda *_: runs.append(1) or {1: first[1], 2: first[1]}
+    )
+    again = trajectories.trajectory(backbone, dataclasses.replace(spec, epochs=1), data, folder)
     assert equal(first[1], again[1])
     assert runs == []
     # Another specification replaces it.
-    assert list(trajectory(backbone, spec, data, folder)) == [1, 2]
+    assert list(trajectories.trajectory(backbone, spec, data, folder)) == [1, 2]
     assert runs == [1]
     assert sorted(path.name for path in folder.iterdir()) == [
         "epoch-01.safetensors",
@@ -136,10 +142,10 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
         for means in ("refit", "trained")
     ]
     assert tuned == pytest.approx(min(fixed), rel=1e-4)
-    blind = lab.validation_nll(states[2], found, chosen)
+    blind = trajectories.validation_nll(lab, states[2], found, chosen)
     assert blind == pytest.approx(score(chosen, None), rel=1e-9)
     assert tuned != pytest.approx(blind, rel=1e-6)
-    assert lab.validation_nll(states[2], found, chosen, tuned=True) == tuned
+    assert trajectories.validation_nll(lab, states[2], found, chosen, tuned=True) == tuned
 
 
 def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
@@ -149,9 +155,11 @@ def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
         {"prior_scale": "validation"},
         {"num_samples": 7},
     ):
-        assert dataclasses.replace(spec, posterior=VBLL(**options)).to_json() == spec.to_json()
+        other = dataclasses.replace(spec, posterior=VBLL(**options))
+        assert trajectories.training_options(other) == trajectories.training_options(spec)
     for options in ({"prior_scale": 3.0}, {"head_lr": 0.1}, {"training_prior_scale": 1.0}):
-        assert dataclasses.replace(spec, posterior=VBLL(**options)).to_json() != spec.to_json()
+        other = dataclasses.replace(spec, posterior=VBLL(**options))
+        assert trajectories.training_options(other) != trajectories.training_options(spec)
 
 
 def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):
