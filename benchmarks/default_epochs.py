@@ -20,13 +20,12 @@ from pathlib import Path
 import torch
 from regimes import FAMILIES, MAX_LENGTH, NUM_OOD, NUM_TEST
 from task_rows import TASKS, load_experiment
-from trajectories import trajectory
+from trajectories import nll, trajectory
 
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 
@@ -93,10 +92,10 @@ def losses(
     found = {}
     for name, config in FINAL.items():
         if config is None:
-            found[name] = nll(trained.predict(held.values), held.labels)
+            found[name] = nll(trained.predict(held.features), held.labels)
         elif isinstance(spec.posterior, VBLL):
             head = fitted_head(config, trained, rows[TRAIN], None)
-            found[name] = nll(head.predict(held.values), held.labels)
+            found[name] = nll(head.predict(held.features), held.labels)
     return found
 
 

@@ -25,9 +25,8 @@ from trajectories import trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import fitted_head
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
@@ -124,12 +123,12 @@ def candidate_losses(lab: Evaluation, states: dict[int, dict[str, Tensor]]) -> d
         rows = lab.features(states[epoch], [TRAIN, VALIDATION])
         held = rows[VALIDATION]
         trained = lab.trained_head(states[epoch])
-        losses[Fit(epoch, UNPOLISHED)] = row_nll(trained.predict(held.values), held.labels)
+        losses[Fit(epoch, UNPOLISHED)] = row_nll(trained.predict(held.features), held.labels)
         for means, scale in product(MEANS, SCALES):
             prior = scale if scale == "empirical-bayes" else float(scale)
             config = VBLL(polish_mean=means, prior_scale=prior)
             head = fitted_head(config, trained, rows[TRAIN], None)
-            losses[Fit(epoch, means, scale)] = row_nll(head.predict(held.values), held.labels)
+            losses[Fit(epoch, means, scale)] = row_nll(head.predict(held.features), held.labels)
     return losses
 
 

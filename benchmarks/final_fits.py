@@ -15,14 +15,13 @@ from pathlib import Path
 
 import torch
 from task_rows import TASKS, load_experiment
-from trajectories import trajectory
+from trajectories import nll, trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import fitted_head, nll
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 
@@ -73,10 +72,10 @@ def losses(
         rows = lab.features(states[epoch], [TRAIN, VALIDATION])
         held = rows[VALIDATION]
         trained = lab.trained_head(states[epoch])
-        values = {TRAINED: nll(trained.predict(held.values), held.labels)}
+        values = {TRAINED: nll(trained.predict(held.features), held.labels)}
         for name, config in FINAL.items():
             head = fitted_head(config, trained, rows[TRAIN], None)
-            values[name] = nll(head.predict(held.values), held.labels)
+            values[name] = nll(head.predict(held.features), held.labels)
         found[str(epoch)] = values
         print(data.name, directory.name, epoch, values, flush=True)
     return found

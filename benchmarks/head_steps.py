@@ -17,13 +17,13 @@ from statistics import fmean
 
 import torch
 from task_rows import TASKS, load_experiment
-from trajectories import training_options, trajectory
+from trajectories import nll, training_options, trajectory
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
-from bayeslora.experiments.scoring import features_of, fitted_head, nll
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
+from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.config import VBLL
 
@@ -93,21 +93,18 @@ def curve_of(
 ) -> list[dict[str, float | str]]:
     """Return the validation NLL of a fit's states, as trained and under several polishes."""
     states = trajectory(backbone, spec, data, folder, title=folder.name)
-    network = fresh_network(backbone, spec, len(data.classes))
-    splits = {
-        "train": prepared(network, data.train, data.classes),
-        "validation": prepared(network, data.validation, data.classes),
-    }
+    lab = Evaluation(backbone, spec, data)
     curve = []
     for epoch in SCORED_EPOCHS:
-        found = features_of(network, states[epoch], splits)
-        train, held = found["train"], found["validation"]
-        logits = network.head.predict(held.values)
+        found = lab.features(states[epoch], [TRAIN, VALIDATION])
+        train, held = found[TRAIN], found[VALIDATION]
+        trained = lab.network.head
+        logits = trained.predict(held.features)
         row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.labels)}
         for scale in (2.0, "validation", "empirical-bayes"):
             config = VBLL(prior_scale=scale, polish_mean="refit")
-            head = fitted_head(config, network.head, train, held)
-            logits = head.predict(held.values)
+            head = fitted_head(config, trained, train, held)
+            logits = head.predict(held.features)
             row[f"polished, {scale}"] = nll(logits, held.labels)
             row[f"prior scale, {scale}"] = head.report()["prior_scale"]
         curve.append(row)

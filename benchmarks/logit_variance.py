@@ -20,13 +20,12 @@ from torch import Tensor
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import FAR, NEAR, ExperimentData
-from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation
+from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import Features, fitted_head
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.config import VBLL
-from bayeslora.training.rows import set_feature_scale
+from bayeslora.training.rows import FeatureRows, set_feature_scale
 
 LENGTHS = (32, 64, 128)
 HEADS = {
@@ -71,7 +70,7 @@ def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, di
     for name, config in HEADS.items():
         head = fitted_head(config, lab.network.head, found[TRAIN], None)
         scores[name] = {
-            key: head.predict(rows.values).variance.sum(1) for key, rows in found.items()
+            key: head.predict(rows.features).variance.sum(1) for key, rows in found.items()
         }
     return {
         name: {split: auroc(values[TEST], values[split]) for split in data.ood}
@@ -79,13 +78,13 @@ def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, di
     }
 
 
-def leverages(found: dict[str, Features]) -> dict[str, Tensor]:
+def leverages(found: dict[str, FeatureRows]) -> dict[str, Tensor]:
     """Return φᵀ(I + Σ φφᵀ)⁻¹φ of every row, the sum over the training rows."""
-    train = found[TRAIN].values.double()
+    train = found[TRAIN].features.double()
     precision = torch.eye(train.shape[1], dtype=torch.float64) + train.T @ train
     factor = torch.linalg.cholesky(precision)
     return {
-        key: torch.linalg.solve_triangular(factor, rows.values.double().T, upper=False)
+        key: torch.linalg.solve_triangular(factor, rows.features.double().T, upper=False)
         .square()
         .sum(0)
         for key, rows in found.items()

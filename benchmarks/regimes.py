@@ -30,7 +30,6 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import Features
 from bayeslora.files import read_json, write_json
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
@@ -43,6 +42,7 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 from bayeslora.training.procedure import DEFAULT_EPOCHS
+from bayeslora.training.rows import FeatureRows
 
 LONG, SHORT = 15, DEFAULT_EPOCHS
 NUM_SEEDS, NUM_MEMBERS = 5, 3
@@ -241,7 +241,7 @@ class Fits:
         self.adapter, self.posterior = FAMILIES[family]
         self.rates = LEARNING_RATES[self.adapter.name]
         self.lab = Evaluation(bench.backbone, self._spec(LONG, self.rates[0]), data)
-        self._known: dict[int, tuple[State, dict[str, Features]]] = {}
+        self._known: dict[int, tuple[State, dict[str, FeatureRows]]] = {}
         self._trajectories: dict[tuple[int, float], dict[int, State]] = {}
 
     def states(self, epochs: int, lr: float) -> dict[int, State]:
@@ -314,7 +314,7 @@ class Fits:
         found = self._features(state, [TRAIN, VALIDATION])
         return validation_nll(self.lab, state, found, config, tuned=config is not None)
 
-    def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
+    def _features(self, state: State, splits: list[str]) -> dict[str, FeatureRows]:
         # The state is kept beside its features, so that no other can take its identity.
         _, known = self._known.setdefault(id(state), (state, {}))
         missing = [name for name in splits if name not in known]

@@ -19,14 +19,17 @@ from torch import Tensor
 from bayeslora import options
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, State
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, State, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.experiments.scoring import Features, fitted_head, nll
 from bayeslora.files import atomic_directory, read_json, write_json
+from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits
+from bayeslora.posteriors import scores
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.training.fit import train_network
 from bayeslora.training.network import Network
 from bayeslora.training.resume import data_hash
+from bayeslora.training.rows import FeatureRows
 from bayeslora.training.settings import TrainingSettings
 
 # What a variational last layer reads only after the training that trajectories are of.
@@ -132,7 +135,7 @@ def _train(
 def validation_nll(
     lab: Evaluation,
     state: State,
-    found: Mapping[str, Features],
+    found: Mapping[str, FeatureRows],
     config: PosteriorConfig | None,
     *,
     tuned: bool = False,
@@ -150,4 +153,9 @@ def validation_nll(
     if config is not None:
         head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
     rows = found[VALIDATION]
-    return nll(head.predict(rows.values), rows.labels)
+    return nll(head.predict(rows.features), rows.labels)
+
+
+def nll(logits: Logits, labels: Tensor) -> float:
+    """Return the mean negative log-likelihood in nats, by the `mc` link."""
+    return scores.nll(link_probabilities(logits).probs, labels)

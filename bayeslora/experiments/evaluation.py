@@ -7,25 +7,25 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.fits import FitSpec, fresh_network, prepared
-from bayeslora.experiments.scoring import Features, features_of, fitted_head
+from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.training.last_layer import last_layer
 from bayeslora.training.network import Network
 from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import predict_logits, to_predictions
 from bayeslora.training.progress import progress_bar
-from bayeslora.training.rows import LabelledTexts
+from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
 
 State = Mapping[str, Tensor]
 
@@ -71,16 +71,18 @@ class Evaluation:
     def texts(self, split: str, advance: Callable[[int], object] = lambda _: None) -> LabelledTexts:
         """Return a split, prepared the first time it is asked for."""
         if split not in self._texts:
-            found = prepared(self.network, self.rows[split], self.data.classes, advance)
-            if split in self.data.ood:
-                # A shared label name would not make an out-of-distribution row one of the classes.
-                found = replace(found, labels=torch.full_like(found.labels, -1))
-            self._texts[split] = found
+            rows = self.rows[split]
+            # A shared label name would not make an out-of-distribution row one of the classes.
+            classes = () if split in self.data.ood else self.data.classes
+            labels = torch.from_numpy(encode_labels(rows, classes, unknown="ood"))
+            texts = self.network.encoder.prepare(rows.texts, rows.pairs, advance=advance)
+            self._texts[split] = LabelledTexts(texts, labels)
         return self._texts[split]
 
-    def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
+    def features(self, state: State, splits: Sequence[str]) -> dict[str, FeatureRows]:
         """Return the features of some splits with `state` in place."""
-        return features_of(self.network, state, {name: self.texts(name) for name in splits})
+        self.network.load_trained_state(state)
+        return {name: feature_rows(self.network, self.texts(name)) for name in splits}
 
     def trained_head(self, state: State) -> Head:
         """Return the head as it was trained; the next state replaces its content."""
@@ -91,7 +93,7 @@ class Evaluation:
         self,
         name: str,
         state: State,
-        found: Mapping[str, Features],
+        found: Mapping[str, FeatureRows],
         config: PosteriorConfig | None,
         *,
         tuned: bool = True,
@@ -109,7 +111,7 @@ class Evaluation:
         if config is not None:
             head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
         logits = {
-            split: head.predict(rows.values)
+            split: head.predict(rows.features)
             for split, rows in found.items()
             if split not in {TRAIN, VALIDATION}
         }
@@ -136,14 +138,14 @@ class Evaluation:
         return Outcome(self.predictions(name, logits, posterior=config, passes=config.num_samples))
 
     def ensemble(
-        self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
+        self, name: str, members: Sequence[tuple[State, Mapping[str, FeatureRows]]]
     ) -> Outcome:
         """Return the averaged predictions of several states, from their features."""
         means: dict[str, list[Tensor]] = {split: [] for split in self.scored}
         for state, found in members:
             head = self.trained_head(state)
             for split, values in means.items():
-                values.append(head.predict(found[split].values).mean)
+                values.append(head.predict(found[split].features).mean)
         logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
         used = Ensemble(num_members=len(members))
         return Outcome(self.predictions(name, logits, posterior=used, passes=len(members)))
@@ -177,3 +179,20 @@ class Evaluation:
     def scored(self) -> list[str]:
         """The splits that predictions are made of."""
         return [split for split in self.rows if split not in {TRAIN, VALIDATION}]
+
+
+def fitted_head(
+    config: PosteriorConfig, trained: Head, train: FeatureRows, held_out: FeatureRows | None
+) -> Head:
+    """Return the last layer of `config`, fitted to features, from a trained head's weights.
+
+    Args:
+        config: Which posterior of the last layer.
+        trained: The head that trained with the adapter; its mean is the starting point.
+        train: Rows to fit to.
+        held_out: Held-out rows, for choosing the prior; None chooses it without.
+    """
+    head = last_layer(config, trained.mean_weight)
+    head.to(train.features.device)
+    head.fit(*train.pair, None if held_out is None else held_out.pair)
+    return head

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from bayeslora.adapters.config import Adaptation
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
-from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -48,14 +43,3 @@ def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Networ
         seed=spec.seed,
         max_length=spec.max_length,
     )
-
-
-def prepared(
-    network: Network,
-    rows: Examples,
-    classes: tuple[str, ...],
-    advance: Callable[[int], object] = lambda _: None,
-) -> LabelledTexts:
-    """Return rows ready for a network; labels that are not classes become -1."""
-    labels = torch.from_numpy(encode_labels(rows, classes, unknown="ood"))
-    return LabelledTexts(network.encoder.prepare(rows.texts, rows.pairs, advance=advance), labels)

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from bayeslora.experiments.data import FAR
-from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import fresh_network, prepared
-from bayeslora.experiments.scoring import fitted_head, nll
+from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, fitted_head
+from bayeslora.experiments.fits import fresh_network
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.posteriors.config import (
@@ -46,14 +45,14 @@ def equal(first, second):
     )
 
 
-def test_every_epoch_is_kept(backbone, data, spec, states, tmp_path):
+def test_every_epoch_is_kept(backbone, lab, spec, states, tmp_path):
     assert list(states) == [1, 2]
     assert not equal(states[1], states[2])
     # The last one is what a plain fit without validation ends in.
     network = fresh_network(backbone, spec, 3)
     train_network(
         network,
-        prepared(network, data.train, data.classes),
+        lab.texts(TRAIN),
         None,
         adapter=spec.adapter,
         posterior=spec.posterior,
@@ -86,9 +85,10 @@ def test_a_stored_trajectory_is_not_trained_again(backbone, data, spec, tmp_path
 
 
 def test_an_unlabelled_or_unknown_row_has_no_class(backbone, data, spec):
-    network = fresh_network(backbone, spec, 3)
-    assert prepared(network, data.test, data.classes).labels.tolist() == [0, 1, 2] * 5
-    assert prepared(network, data.test, ("food", "x", "y")).labels.tolist() == [-1, 0, -1] * 5
+    labels = (None, data.classes[1], "x") * 5
+    rows = dataclasses.replace(data.test, labels=labels)
+    lab = Evaluation(backbone, spec, dataclasses.replace(data, test=rows))
+    assert lab.texts(TEST).labels.tolist() == [-1, 1, -1] * 5
 
 
 def test_out_of_distribution_rows_have_no_class_even_with_a_familiar_label(lab):
@@ -120,9 +120,9 @@ def test_last_layers_on_stored_states(lab, states, config):
 
 
 def test_features_are_those_of_the_state(lab, states):
-    first, second = (lab.features(states[epoch], [TEST])[TEST].values for epoch in (1, 2))
+    first, second = (lab.features(states[epoch], [TEST])[TEST].features for epoch in (1, 2))
     assert not torch.allclose(first, second)
-    assert torch.equal(lab.features(states[1], [TEST])[TEST].values, first)
+    assert torch.equal(lab.features(states[1], [TEST])[TEST].features, first)
 
 
 def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
@@ -132,7 +132,7 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
 
     def score(config, validation):
         fitted = fitted_head(config, head, found[TRAIN], validation)
-        return nll(fitted.predict(rows.values), rows.labels)
+        return trajectories.nll(fitted.predict(rows.features), rows.labels)
 
     chosen = VBLL(prior_scale="validation")
     tuned = score(chosen, rows)
@@ -165,15 +165,15 @@ def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
 def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):
     found = lab.features(states[2], [TRAIN, TEST])
     head = lab.trained_head(states[2])
-    before = head.predict(found[TEST].values)
+    before = head.predict(found[TEST].features)
     fitted_head(VBLL(), head, found[TRAIN], None)
-    assert torch.equal(head.predict(found[TEST].values).mean, before.mean)
+    assert torch.equal(head.predict(found[TEST].features).mean, before.mean)
 
 
 def test_an_ensemble_averages_probabilities(lab, states):
     members = [(state, lab.features(state, lab.scored)) for state in states.values()]
     found = lab.ensemble("ensemble", members).predictions[TEST]
-    logits = [lab.trained_head(state).predict(rows[TEST].values).mean for state, rows in members]
+    logits = [lab.trained_head(state).predict(rows[TEST].features).mean for state, rows in members]
     expected = torch.stack(logits).softmax(-1).mean(0)
     np.testing.assert_allclose(found.probs, expected.numpy(), atol=1e-12)
 
@@ -189,9 +189,9 @@ def test_predictions_can_be_scored(lab, states):
     found = lab.features(states[2], [TRAIN, *lab.scored])
     outcome = lab.last_layer("vbll", states[2], found, VBLL(), tuned=False)
     scores = evaluate(outcome.predictions[TEST], ood={FAR: outcome.predictions[FAR]})
-    expected = nll(
+    expected = trajectories.nll(
         fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(
-            found[TEST].values
+            found[TEST].features
         ),
         found[TEST].labels,
     )
@@ -203,13 +203,13 @@ def test_nll_by_hand():
     certain = torch.log(torch.tensor([[3.0, 1.0], [3.0, 1.0]], dtype=torch.float64))
     logits = GaussianLogits(certain, torch.zeros_like(certain))
     expected = -(np.log(3 / 4) + np.log(1 / 4)) / 2
-    assert nll(logits, torch.tensor([0, 1])) == pytest.approx(expected, rel=1e-12)
+    assert trajectories.nll(logits, torch.tensor([0, 1])) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_row_without_class_has_no_nll():
     logits = GaussianLogits(torch.zeros(2, 2), torch.zeros(2, 2))
     with pytest.raises(RuntimeError, match="out of bounds"):
-        nll(logits, torch.tensor([0, -1]))
+        trajectories.nll(logits, torch.tensor([0, -1]))
 
 
 def test_predictions_hold_what_the_logits_say(data):
