@@ -304,8 +304,9 @@ class Fits:
         """Return the predictions of a row from one state."""
         if row.dropout is not None:
             return self.lab.dropout(row.method, state, row.dropout)
-        found = self._features(state, [TRAIN, VALIDATION, *self.lab.scored])
-        return self.lab.last_layer(row.method, state, found, config, tuned=tuned)
+        splits = [TRAIN, VALIDATION] if tuned else [TRAIN]
+        found = self._features(state, [*splits, *self.lab.scored])
+        return self.lab.last_layer(row.method, state, found, config)
 
     def _spec(self, epochs: int, lr: float) -> FitSpec:
         return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed, MAX_LENGTH)

@@ -95,21 +95,19 @@ class Evaluation:
         state: State,
         found: Mapping[str, FeatureRows],
         config: PosteriorConfig | None,
-        *,
-        tuned: bool = True,
     ) -> Outcome:
         """Return the predictions of a last-layer posterior on the features of a state.
 
         Args:
             name: Of the method.
             state: Holds the trained head.
-            found: Features of the state, training rows and maybe validation rows among them.
+            found: Features of the state, training rows among them; where there are validation rows
+                too, the posterior may choose by them.
             config: Which posterior; None takes the head as it was trained.
-            tuned: Whether the posterior may see the validation rows.
         """
         head = self.trained_head(state)
         if config is not None:
-            head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
+            head = fitted_head(config, head, found[TRAIN], found.get(VALIDATION))
         logits = {
             split: head.predict(rows.features)
             for split, rows in found.items()

@@ -187,7 +187,7 @@ def test_dropout_needs_a_network_that_drops_something(lab, states):
 
 def test_predictions_can_be_scored(lab, states):
     found = lab.features(states[2], [TRAIN, *lab.scored])
-    outcome = lab.last_layer("vbll", states[2], found, VBLL(), tuned=False)
+    outcome = lab.last_layer("vbll", states[2], found, VBLL())
     scores = evaluate(outcome.predictions[TEST], ood={FAR: outcome.predictions[FAR]})
     expected = trajectories.nll(
         fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(
