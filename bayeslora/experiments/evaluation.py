@@ -23,7 +23,7 @@ from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.last_layer import last_layer
 from bayeslora.training.network import Network
 from bayeslora.training.notes import method_notes
-from bayeslora.training.predict import predict_logits, to_predictions
+from bayeslora.training.predict import answer, to_predictions
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
 
@@ -128,9 +128,9 @@ class Evaluation:
         """Return the predictions of Monte Carlo dropout with `state` in place."""
         self.network.load_trained_state(state)
         logits = {
-            split: predict_logits(
-                self.network, [state], config, self.texts(split).texts, advance=advance
-            )
+            split: answer(self.network, [state], config, self.texts(split).texts, advance=advance)[
+                0
+            ]
             for split in self.scored
         }
         return Outcome(self.predictions(name, logits, posterior=config, passes=config.num_samples))

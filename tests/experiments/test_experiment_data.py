@@ -53,7 +53,6 @@ def test_known_tasks(data_dir, task):
     splits = (found.train, found.validation, found.test)
     assert [len(split) for split in splits] == [12, 6, 8]
     for split in splits:
-        assert split.has_labels
         assert set(split.labels) == set(found.classes)
     texts = [text for split in splits for text in split.texts]
     assert len(set(texts)) == len(texts)

@@ -9,7 +9,6 @@ from bayeslora.errors import InputError
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
-    count_duplicates,
     encode_labels,
     without_duplicates,
     without_overlap,
@@ -96,7 +95,7 @@ def test_unknown_labels_can_be_kept_as_out_of_distribution():
 
 def test_repeats_are_equal_in_text_second_text_and_label():
     examples = make(["a", "a", "b", "a"], texts=["x", "x", "x", "x"], pairs=("p", "p", "p", "q"))
-    assert count_duplicates(examples) == examples.duplicates == 1
+    assert examples.duplicates == 1
     assert without_duplicates(examples).ids == ("id0", "id2", "id3")
 
 
@@ -118,12 +117,6 @@ def test_take_keeps_every_field_in_step():
     assert taken.labels == ("c", "a")
     assert taken.rows == (4, 2)
     assert taken.source == "data.csv"
-
-
-def test_has_labels_only_where_all_are_labelled():
-    assert make(["a", 0]).has_labels
-    assert not make(["a", None]).has_labels
-    assert not make([]).has_labels
 
 
 def test_fields_of_other_lengths_are_refused():

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.tasks.examples import encode_labels
-from bayeslora.tasks.known import KNOWN_TASKS, known_classes, load_known
+from bayeslora.tasks.examples import class_names, encode_labels
+from bayeslora.tasks.known import KNOWN_TASKS, load_known
 
 
 @pytest.fixture
@@ -48,23 +48,17 @@ def message(call, *args):
     return text
 
 
-def test_classes_keep_the_order_of_their_file_without_out_of_scope(data_dir):
-    assert known_classes("clinc150", data_dir) == ("table", "alarm")
-    assert known_classes("boolq_question_only") == ("false", "true")
-
-
 def test_labels_are_class_names(data_dir):
     examples = load_known("clinc150", "train", data_dir)
     assert examples.texts == ("move my alarm", "book a table")
     assert examples.labels == ("alarm", "table")
     assert examples.ids == ("train-0", "train-1")
-    assert encode_labels(examples, known_classes("clinc150", data_dir)).tolist() == [1, 0]
 
 
 def test_out_of_scope_rows_are_out_of_distribution(data_dir):
     examples = load_known("clinc150", "oos_test", data_dir)
     assert examples.labels == ("oos",)
-    classes = known_classes("clinc150", data_dir)
+    classes = class_names(load_known("clinc150", "train", data_dir))
     assert encode_labels(examples, classes, unknown="ood").tolist() == [-1]
 
 
@@ -103,7 +97,6 @@ def test_no_directory_at_all(data_dir):
 
 def test_unknown_names():
     assert "did you mean 'clinc150'" in message(load_known, "clinc", "train")
-    assert "did you mean 'clinc150'" in message(known_classes, "clinc")
     text = message(load_known, "ag_news_10k", "validation")
     assert "unknown split of ag_news_10k 'validation'" in text
     assert "choose from 'test', 'train'" in text
@@ -141,7 +134,7 @@ def test_a_record_without_label_is_named(data_dir):
 def test_bad_lists_of_classes(content, part, data_dir):
     path = data_dir / "clinc150" / "classes.json"
     path.write_text(content)
-    text = message(known_classes, "clinc150", data_dir)
+    text = message(load_known, "clinc150", "train", data_dir)
     assert str(path) in text
     assert part in text
 

@@ -7,7 +7,7 @@ from small_fits import fresh
 from bayeslora.adapters.config import LoRA
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.anchors import degradation_on_anchors
-from bayeslora.training.predict import predict_logits
+from bayeslora.training.predict import answer
 from bayeslora.training.weights import weight_training
 
 
@@ -60,7 +60,7 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
     labels, texts = fit.train.labels, fit.train.texts
 
     def nll_of(num_samples):
-        found = predict_logits(fit.network, [], config, texts, num_samples=num_samples, seed=3)
+        found, _ = answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)
         samples = found.samples if num_samples else found.mean[None]
         probs = samples.softmax(-1).mean(0)
         return float(-probs[torch.arange(len(labels)), labels].log().mean())
@@ -71,12 +71,12 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
 
 
 def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
-    before = predict_logits(fit.network, [], TFB(), fit.validation.texts, num_samples=0).mean
+    before, _ = answer(fit.network, [], TFB(), fit.validation.texts, num_samples=0)
     again = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
     result = again.run(tmp_path)
     assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
-    after = predict_logits(again.network, [], TFB(), again.validation.texts, num_samples=0).mean
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+    after, _ = answer(again.network, [], TFB(), again.validation.texts, num_samples=0)
+    torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)
 
 
 def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys):

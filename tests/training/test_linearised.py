@@ -16,7 +16,7 @@ from bayeslora.training import linearised
 from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.members import prepare
-from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.weights import WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
@@ -30,7 +30,7 @@ def texts_of(fit):
 
 
 def logits(fit, **options):
-    return predict_logits(fit.network, [], fit.posterior, texts_of(fit), **options)
+    return answer(fit.network, [], fit.posterior, texts_of(fit), **options)[0]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_mean_is_that_of_the_network_alone(fitted, kind, adapter):
     assert found.covariance.shape == (12, 3, 3)
     assert float(torch.linalg.eigvalsh(found.covariance).min()) > -1e-9
     assert float(found.variance.min()) > 0
-    plain = predict_logits(fit.network, [], MLE(), texts_of(fit))
+    plain, _ = answer(fit.network, [], MLE(), texts_of(fit))
     assert torch.equal(found.mean, plain.mean)
     none = logits(fit, num_samples=0)
     assert none.is_point
@@ -146,7 +146,7 @@ def test_predictions_share_the_frozen_prefix(fitted, adapter):
 
     handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
     seen = []
-    predict_logits(fit.network, [], fit.posterior, texts, advance=seen.append)
+    answer(fit.network, [], fit.posterior, texts, advance=seen.append)
     for handle in handles:
         handle.remove()
     assert calls == [0, 2, 2]
@@ -191,7 +191,7 @@ def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
         encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
     )
     other.load_trained_state(fit.network.trained_state())
-    found = predict_logits(other.eval(), [], fit.posterior, texts_of(fit))
+    found, _ = answer(other.eval(), [], fit.posterior, texts_of(fit))
     assert torch.equal(found.covariance, logits(fit).covariance)
 
 

@@ -14,7 +14,7 @@ from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.training.assemble import build_network, with_dropout
 from bayeslora.training.members import FitPlan, fit_members, member_seeds, prepare
-from bayeslora.training.predict import num_passes, predict_logits, sampled_logits
+from bayeslora.training.predict import answer, num_passes, sampled_logits
 from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
@@ -32,7 +32,7 @@ def fitted(backbone, posterior, seed=3, adapter=LORA):
 def logits(backbone, posterior, found, **options):
     network, members, _ = found
     texts = prepare(network.encoder, rows(12, 5), progress=False).texts
-    return predict_logits(network, members, posterior, texts, **options)
+    return answer(network, members, posterior, texts, **options)[0]
 
 
 def sampled_by(network, draws):

@@ -17,7 +17,7 @@ from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training import weights as weights_module
 from bayeslora.training.assemble import build_network
 from bayeslora.training.members import prepare
-from bayeslora.training.predict import num_passes, predict_logits
+from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.weights import Snapshots, WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
@@ -59,7 +59,7 @@ def fitted(encoder, tmp_path_factory):
 
 def logits(fit, **options):
     texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
-    return predict_logits(fit.network, [], fit.posterior, texts, **options)
+    return answer(fit.network, [], fit.posterior, texts, **options)[0]
 
 
 @every
@@ -89,7 +89,7 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
     fit, _ = fitted(recipe)
     mean = logits(fit, num_samples=0)
     assert mean.is_point
-    plain = predict_logits(
+    plain, _ = answer(
         fit.network, [], MLE(), prepare(fit.network.encoder, rows(12, 5), progress=False).texts
     )
     assert torch.equal(mean.mean, plain.mean)
@@ -113,7 +113,7 @@ def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
 
     handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
     seen = []
-    predict_logits(fit.network, [], fit.posterior, texts, advance=seen.append)
+    answer(fit.network, [], fit.posterior, texts, advance=seen.append)
     for handle in handles:
         handle.remove()
     assert calls == [0, 3, 3]
