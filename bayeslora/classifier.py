@@ -30,10 +30,11 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import Columns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card
+from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.last_layer import check_last_layer
-from bayeslora.training.procedure import Choices, TrainingData, default_epochs, fit_classifier
+from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.resume import refuse_busy, refuse_foreign, release
 from bayeslora.training.settings import TrainingSettings

@@ -7,7 +7,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
-from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
+from bayeslora.training.choices import Choices, LabelledExamples, TrainingData
 from bayeslora.training.data import say_truncation
 from bayeslora.training.fit import FitResult, train_network
 from bayeslora.training.layer_sampling import layer_sampler
@@ -34,31 +33,6 @@ SEED_STEP = 1000
 """Between the seeds of networks that belong together."""
 
 
-@dataclass(frozen=True)
-class FitPlan:
-    """What to fit, apart from the data.
-
-    Attributes:
-        backbone: Loaded, without adapters.
-        adapter: Which adapter.
-        posterior: Which posterior.
-        num_classes: C.
-        max_length: Tokens kept of a text.
-        settings: Epochs, batch size, seed.
-        progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior.
-    """
-
-    backbone: Backbone
-    adapter: Adaptation
-    posterior: PosteriorConfig
-    num_classes: int
-    max_length: int
-    settings: TrainingSettings
-    progress: bool
-    feature_scores: tuple[str, ...] = ()
-
-
 def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
     """Return the seed of each network that a posterior consists of; the first is `seed` itself."""
     count = posterior.num_members if isinstance(posterior, Ensemble) else 1
@@ -66,9 +40,10 @@ def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
 
 
 def fit_members(
-    plan: FitPlan,
-    train: tuple[Examples, Tensor],
-    validation: tuple[Examples, Tensor] | None,
+    choices: Choices,
+    data: TrainingData,
+    settings: TrainingSettings,
+    backbone: Backbone,
     begin: Callable[[], Path | None],
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
     """Train every network of the posterior, one after the other.
@@ -76,32 +51,48 @@ def fit_members(
     Returns the first network, the trained tensors of each, and what each fit measured.
 
     Args:
-        plan: What to fit.
-        train: Training rows and their labels [N] int64.
-        validation: Held-out rows and their labels, or None.
+        choices: What to fit.
+        data: What to fit it to.
+        settings: How long and how fast.
+        backbone: Loaded, without adapters.
         begin: Called once the first network is known to be possible; returns the directory of the
             checkpoints, where an interrupted fit goes on, or None for none.
     """
     work: Path | None = None
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
-    seeds = member_seeds(plan.posterior, plan.settings.seed)
-    _say_alike(plan.adapter, len(seeds))
+    seeds = member_seeds(choices.posterior, settings.seed)
+    _say_alike(choices.adapter, len(seeds))
     for place, seed in enumerate(seeds):
-        network = _network(plan, seed)
-        if place == 0:
-            layer_sampler(network, plan.adapter, plan.settings, len(train[0]))
-            work = begin()
+        network = build_network(
+            backbone,
+            choices.adapter,
+            choices.posterior,
+            num_classes=len(data.classes),
+            seed=seed,
+            max_length=choices.max_length,
+        )
         # Later members find the frozen layers' work done, and the notes said.
         first = place == 0
-        fresh = prepare(network.encoder, train, progress=plan.progress and first, say=first)
+        if first:
+            layer_sampler(network, choices.adapter, settings, len(data.train[0]))
+            work = begin()
+        shown = choices.progress and first
+        fresh = prepare(network.encoder, data.train, progress=shown, say=first)
         held = None
-        if validation is not None:
-            held = prepare(network.encoder, validation, progress=plan.progress and first, say=first)
+        if data.validation is not None:
+            held = prepare(network.encoder, data.validation, progress=shown, say=first)
         title = "fit" if len(seeds) == 1 else f"fit member {place + 1} of {len(seeds)}"
         with _directory(work, place) as directory:
             results.append(
-                _trained(plan, network, (fresh, held), seed=seed, directory=directory, title=title)
+                _trained(
+                    choices,
+                    network,
+                    (fresh, held),
+                    settings=dataclasses.replace(settings, seed=seed),
+                    directory=directory,
+                    title=title,
+                )
             )
         members.append(network.trained_state())
     network.load_trained_state(members[0])
@@ -121,23 +112,12 @@ def _say_alike(adapter: Adaptation, num_members: int) -> None:
         )
 
 
-def _network(plan: FitPlan, seed: int) -> Network:
-    return build_network(
-        plan.backbone,
-        plan.adapter,
-        plan.posterior,
-        num_classes=plan.num_classes,
-        seed=seed,
-        max_length=plan.max_length,
-    )
-
-
 def _trained(
-    plan: FitPlan,
+    choices: Choices,
     network: Network,
     rows: tuple[LabelledTexts, LabelledTexts | None],
     *,
-    seed: int,
+    settings: TrainingSettings,
     directory: Path,
     title: str,
 ) -> FitResult:
@@ -145,17 +125,17 @@ def _trained(
     return train_network(
         network,
         *rows,
-        adapter=plan.adapter,
-        posterior=plan.posterior,
-        settings=dataclasses.replace(plan.settings, seed=seed),
+        adapter=choices.adapter,
+        posterior=choices.posterior,
+        settings=settings,
         directory=directory,
-        feature_scores=plan.feature_scores,
-        description=title if plan.progress else None,
+        feature_scores=choices.feature_scores,
+        description=title if choices.progress else None,
     )
 
 
 def prepare(
-    encoder: Any, rows: tuple[Examples, Tensor], *, progress: bool, say: bool = True
+    encoder: Any, rows: LabelledExamples, *, progress: bool, say: bool = True
 ) -> LabelledTexts:
     """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
     examples, labels = rows

@@ -5,12 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
@@ -22,14 +18,12 @@ from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
-from bayeslora.tasks.columns import Columns
-from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.context import read_context, recorded
-from bayeslora.training.data import read_labelled
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
-from bayeslora.training.members import FitPlan, fit_members
-from bayeslora.training.resume import claim, data_hash, refuse
+from bayeslora.training.members import fit_members
+from bayeslora.training.resume import claim, refuse
 from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.weights import check_possible
 
@@ -40,72 +34,6 @@ _LONG = 10
 # How far gradient steps of a head must be able to move a weight before its means are held at the
 # final fit: a step of Adam is the learning rate at most.
 _REACH = 2.5
-
-LabelledRows = tuple[Examples, Tensor]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a classifier was told before it saw data.
-
-    Attributes:
-        backbone: Its name.
-        dtype: Of the frozen weights, as it was asked for.
-        adapter: Which adapter.
-        posterior: Which posterior.
-        seed: Decides starts, order and draws.
-        max_length: Tokens kept of a text.
-        progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior.
-    """
-
-    backbone: str
-    dtype: str
-    adapter: Adaptation
-    posterior: PosteriorConfig
-    seed: int
-    max_length: int
-    progress: bool
-    feature_scores: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Checked data of a fit.
-
-    Attributes:
-        columns: Where it came from.
-        classes: Names of the classes in index order.
-        train: Training rows and their labels [N] int64.
-        validation: Held-out rows and their labels, or None.
-    """
-
-    columns: Columns
-    classes: tuple[str, ...]
-    train: LabelledRows
-    validation: LabelledRows | None
-
-    @classmethod
-    def read(cls, train: Any, validation: Any, columns: Columns) -> TrainingData:
-        """Read what a person passed; see `BayesianClassifier.fit`.
-
-        Raises:
-            InputError: Something in it is not allowed.
-        """
-        rows = read_labelled(train, columns)
-        classes = class_names(rows)
-        held = None if validation is None else read_labelled(validation, columns)
-        return cls(
-            columns,
-            classes,
-            (rows, torch.from_numpy(encode_labels(rows, classes))),
-            None if held is None else (held, torch.from_numpy(encode_labels(held, classes))),
-        )
-
-    def hashes(self) -> dict[str, str | None]:
-        """Return a hash of each split."""
-        held = None if self.validation is None else data_hash(self.validation[0])
-        return {"train": data_hash(self.train[0]), "validation": held}
 
 
 def default_epochs(
@@ -210,9 +138,10 @@ def fit_classifier(
     backbone = load()
     identity["weights of the backbone"] = backbone.fingerprint
     network, members, results = fit_members(
-        _plan(choices, data, settings, backbone),
-        data.train,
-        data.validation,
+        choices,
+        data,
+        settings,
+        backbone,
         lambda: None if out is None else claim(out, identity, overwrite=overwrite),
     )
     planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
@@ -254,21 +183,6 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "validation data, or two numbers"
         )
     check_possible(posterior, len(data.train[0]), settings)
-
-
-def _plan(
-    choices: Choices, data: TrainingData, settings: TrainingSettings, backbone: Backbone
-) -> FitPlan:
-    return FitPlan(
-        backbone,
-        choices.adapter,
-        choices.posterior,
-        len(data.classes),
-        choices.max_length,
-        settings,
-        choices.progress,
-        choices.feature_scores,
-    )
 
 
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:

@@ -5,15 +5,17 @@ import logging
 
 import pytest
 import torch
-from small_fits import equal_states, rows
+from small_fits import CLASSES, equal_states, rows
 
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
 from bayeslora.posteriors.dropout import MCDropoutDraws
+from bayeslora.tasks.columns import Columns
 from bayeslora.training.assemble import build_network, with_dropout
-from bayeslora.training.members import FitPlan, fit_members, member_seeds, prepare
+from bayeslora.training.choices import Choices, TrainingData
+from bayeslora.training.members import fit_members, member_seeds, prepare
 from bayeslora.training.predict import answer, num_passes, sampled_logits
 from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
@@ -23,10 +25,10 @@ POLAR = PoLAR(r=2, num_layers=2)
 
 
 def fitted(backbone, posterior, seed=3, adapter=LORA):
-    plan = FitPlan(
-        backbone, adapter, posterior, 3, 32, TrainingSettings(2, 8, seed=seed), progress=False
-    )
-    return fit_members(plan, rows(30, 0), None, lambda: None)
+    choices = Choices("tiny", "float32", adapter, posterior, seed, max_length=32, progress=False)
+    data = TrainingData(Columns(), tuple(CLASSES), rows(30, 0), None)
+    settings = TrainingSettings(2, 8, seed=seed)
+    return fit_members(choices, data, settings, backbone, lambda: None)
 
 
 def logits(backbone, posterior, found, **options):

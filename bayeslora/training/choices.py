@@ -1,0 +1,82 @@
+"""What a fit is told, and the checked data that it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.config import Adaptation
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.training.data import read_labelled
+from bayeslora.training.resume import data_hash
+
+LabelledExamples = tuple[Examples, Tensor]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a classifier was told before it saw data.
+
+    Attributes:
+        backbone: Its name.
+        dtype: Of the frozen weights, as it was asked for.
+        adapter: Which adapter.
+        posterior: Which posterior.
+        seed: Decides starts, order and draws.
+        max_length: Tokens kept of a text.
+        progress: Whether to show bars on stderr.
+        feature_scores: Names of scores to fit beside the posterior.
+    """
+
+    backbone: str
+    dtype: str
+    adapter: Adaptation
+    posterior: PosteriorConfig
+    seed: int
+    max_length: int
+    progress: bool
+    feature_scores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked data of a fit.
+
+    Attributes:
+        columns: Where it came from.
+        classes: Names of the classes in index order.
+        train: Training rows and their labels [N] int64.
+        validation: Held-out rows and their labels, or None.
+    """
+
+    columns: Columns
+    classes: tuple[str, ...]
+    train: LabelledExamples
+    validation: LabelledExamples | None
+
+    @classmethod
+    def read(cls, train: Any, validation: Any, columns: Columns) -> TrainingData:
+        """Read what a person passed; see `BayesianClassifier.fit`.
+
+        Raises:
+            InputError: Something in it is not allowed.
+        """
+        rows = read_labelled(train, columns)
+        classes = class_names(rows)
+        held = None if validation is None else read_labelled(validation, columns)
+        return cls(
+            columns,
+            classes,
+            (rows, torch.from_numpy(encode_labels(rows, classes))),
+            None if held is None else (held, torch.from_numpy(encode_labels(held, classes))),
+        )
+
+    def hashes(self) -> dict[str, str | None]:
+        """Return a hash of each split."""
+        held = None if self.validation is None else data_hash(self.validation[0])
+        return {"train": data_hash(self.train[0]), "validation": held}
