@@ -119,9 +119,9 @@ class BayesianClassifier:
         validation: Any = None,
         *,
         epochs: int | None = None,
-        batch_size: int = 16,
+        batch_size: int = TrainingSettings.batch_size,
         head_lr: float | None = None,
-        patience: int = 5,
+        patience: int = TrainingSettings.patience,
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
@@ -161,17 +161,22 @@ class BayesianClassifier:
         """
         scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
+        if epochs is None:
+            epochs = default_epochs(
+                self.adapter,
+                self.posterior,
+                len(data.train[0]),
+                batch_size,
+                validated=data.validation is not None,
+            )
         settings = TrainingSettings(
-            1 if epochs is None else epochs,
+            epochs,
             batch_size,
             head_lr=self._head_lr(head_lr),
             patience=patience,
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
         )
-        if epochs is None:
-            epochs = default_epochs(self.adapter, data, self.posterior, settings)
-            settings = replace(settings, epochs=epochs)
         choices = self._choices(scores)
         try:
             self._fitted = fit_classifier(

@@ -41,8 +41,9 @@ from bayeslora.posteriors.config import (
     PosteriorConfig,
     TemperatureScaling,
 )
-from bayeslora.training.procedure import DEFAULT_EPOCHS
+from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
 from bayeslora.training.rows import FeatureRows
+from bayeslora.training.settings import TrainingSettings
 
 LONG, SHORT = 15, DEFAULT_EPOCHS
 NUM_SEEDS, NUM_MEMBERS = 5, 3
@@ -270,7 +271,14 @@ class Fits:
     @property
     def _is_long(self) -> bool:
         """Whether `fit` trains for long without validation rows."""
-        return isinstance(self.adapter, PoLAR)
+        epochs = default_epochs(
+            self.adapter,
+            self.posterior,
+            len(self.data.train),
+            TrainingSettings.batch_size,
+            validated=False,
+        )
+        return epochs > DEFAULT_EPOCHS
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

@@ -13,6 +13,7 @@ from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
+from bayeslora.option_checks import check_integer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
@@ -37,27 +38,40 @@ _REACH = 2.5
 
 
 def default_epochs(
-    adapter: Adaptation, data: TrainingData, posterior: PosteriorConfig, settings: TrainingSettings
+    adapter: Adaptation,
+    posterior: PosteriorConfig,
+    num_train: int,
+    batch_size: int,
+    *,
+    validated: bool,
 ) -> int:
     """Return the passes over the data where none are asked for.
 
     Where no validation rows stop it, PoLAR alone trains for long: other adapters have separated the
     training rows by then. A variational last layer takes more of few rows, as many as its head
     needs to get anywhere.
+
+    Args:
+        adapter: Which adapter.
+        posterior: Which posterior.
+        num_train: Training rows N.
+        batch_size: Rows a step.
+        validated: Whether there are validation rows.
+
+    Raises:
+        InputError: The batch size is not an integer from 1 on.
     """
-    if _chooses(data, posterior):
+    check_integer("batch_size", batch_size, low=1)
+    if isinstance(posterior, SWAG):
+        return DEFAULT_EPOCHS
+    if validated:
         return DEFAULT_EPOCHS_LONG
-    if not isinstance(adapter, PoLAR) or isinstance(posterior, SWAG):
+    if not isinstance(adapter, PoLAR):
         return DEFAULT_EPOCHS
     if not isinstance(posterior, VBLL):
         return DEFAULT_EPOCHS_LONG
-    enough = math.ceil(_REACH / _reach(posterior, data, settings))
+    enough = math.ceil(_REACH / _reach(posterior, num_train, batch_size))
     return max(DEFAULT_EPOCHS_LONG, enough)
-
-
-def _chooses(data: TrainingData, posterior: PosteriorConfig) -> bool:
-    """Whether validation rows choose the epoch."""
-    return data.validation is not None and not isinstance(posterior, SWAG)
 
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
@@ -90,13 +104,13 @@ def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> s
     if posterior.head_step == "refit":
         return "refit"
     # Epochs that were counted to reach it may miss it by rounding.
-    reach = settings.epochs * _reach(posterior, data, settings)
+    reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
     return "trained" if reach >= 0.999 * _REACH else "refit"
 
 
-def _reach(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> float:
+def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:
     """Return how far gradient steps of an epoch can move a weight of the head."""
-    steps = math.ceil(len(data.train[0]) / settings.batch_size)
+    steps = math.ceil(num_train / batch_size)
     if posterior.head_step == "gradient":
         steps *= posterior.head_steps
     return steps * posterior.head_lr

@@ -35,7 +35,7 @@ class TrainingSettings:
         layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
     """
 
-    epochs: int = 10
+    epochs: int
     batch_size: int = 16
     head_lr: float = 2e-2
     patience: int = 5
