@@ -33,7 +33,6 @@ from bayeslora.training.card import model_card
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.data import read_labelled, read_rows
 from bayeslora.training.fitted import Fitted
-from bayeslora.training.last_layer import check_last_layer
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.resume import refuse_busy, refuse_foreign, release
@@ -275,10 +274,7 @@ class BayesianClassifier:
         config = fitted.posterior
         if posterior is not None:
             config = resolve_posterior(posterior)
-        sites = fitted.network.sites
-        gated = any(site.is_gated for site in sites)
-        adapted = fitted.network.is_adapted
-        check_last_layer(config, adapted=adapted, with_sites=bool(sites), gated=gated)
+        fitted.check_takes(config)
         config_scores.check_feature_scores(scores, config)
         old = fitted.columns
         columns = Columns(

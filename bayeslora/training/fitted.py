@@ -169,18 +169,30 @@ class Fitted:
             self.network.load_trained_state(self.members[0])
         return found
 
+    def check_takes(self, config: PosteriorConfig) -> None:
+        """Complain where the network cannot be given a posterior.
+
+        Raises:
+            InputError: `config` cannot be fitted to this network, or there is no single last layer.
+        """
+        sites = self.network.sites
+        check_last_layer(
+            config,
+            adapted=self.network.is_adapted,
+            with_sites=bool(sites),
+            gated=any(site.is_gated for site in sites),
+        )
+        if len(self.members) != 1:
+            raise InputError("an ensemble has no single last layer to calibrate")
+
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
         """Return the same network with an unfitted posterior that starts from the present mean.
 
         Raises:
-            InputError: There is no single last layer, or `config` cannot be fitted to this network.
+            InputError: As `check_takes`.
         """
-        if len(self.members) != 1:
-            raise InputError("an ensemble has no single last layer to calibrate")
+        self.check_takes(config)
         sites = self.network.sites
-        gated = any(site.is_gated for site in sites)
-        adapted = self.network.is_adapted
-        check_last_layer(config, adapted=adapted, with_sites=bool(sites), gated=gated)
         head = last_layer(config, _start(self.network.head, config), self.record.seed)
         weights = build_weights(config, sites, head, self.record.seed)
         network = Network(self.network.encoder, sites, head, weights, self.network.full)
@@ -201,7 +213,7 @@ class Fitted:
         columns: Columns,
         feature_scores: Sequence[str] = (),
     ) -> Fitted:
-        """Return the same network with the posterior fitted to other rows.
+        """Return the same network with the posterior fitted to other rows; see `check_takes`.
 
         Args:
             train: Labelled rows.
@@ -210,9 +222,8 @@ class Fitted:
             feature_scores: Names of scores to fit as well.
 
         Raises:
-            InputError: The posterior is not one of the last layer, or the data is not allowed.
+            InputError: The data is not allowed.
         """
-        check_last_layer(self.posterior)
         network = self.network
         fresh = self.prepare(train)
         held = None if validation is None else self.prepare(validation)

@@ -26,14 +26,10 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
     """Return an unfitted last layer that starts from [C, d] weights.
 
     Args:
-        posterior: Which one.
+        posterior: Which one; `check_last_layer` says whether it can be.
         weight: [C, d].
         seed: Of its draws.
-
-    Raises:
-        InputError: The posterior is not one of the last layer.
     """
-    check_last_layer(posterior)
     classes, width = weight.shape
     head = build(posterior, width, classes, seed=seed)
     head.set_mean(weight)
