@@ -19,7 +19,7 @@ from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_directory, atomic_file
+from bayeslora.files import atomic_directory, atomic_file, refuse_existing
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
@@ -407,8 +407,7 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is not one network with an
                 adapter.
         """
-        if Path(path).exists() and not overwrite:
-            raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+        refuse_existing(path, overwrite=overwrite)
         with atomic_file(path) as aside:
             merged.write_tensors(self._known(), aside)
 

@@ -45,8 +45,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         InputError: `path` exists and `overwrite` is false, or it holds the working directory.
     """
     target = Path(path).resolve()
-    if target.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+    refuse_existing(path, overwrite=overwrite)
     refuse_ground(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
@@ -56,6 +55,26 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         _swap(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
+    """Complain about a path that is there and may not be replaced, as Python's functions do.
+
+    Raises:
+        InputError: It is so.
+    """
+    if Path(path).exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+
+
+def refuse_existing_out(path: str | Path, *, overwrite: bool | None) -> None:
+    """Complain about a value of `--out` that is there and may not be replaced.
+
+    Raises:
+        InputError: It is so.
+    """
+    if Path(path).exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another --out or pass --overwrite")
 
 
 def refuse_ground(path: str | Path) -> None:

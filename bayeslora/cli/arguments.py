@@ -14,6 +14,9 @@ from bayeslora.option_checks import LARGEST_SEED
 
 Parser = argparse.ArgumentParser
 
+LOADING = ("backbone", "device", "trust_remote_code")
+"""What `add_moved_backbone` and `add_loading` add, by its names in Python."""
+
 
 def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
     """Return the type of whole numbers from `low` to `high`."""

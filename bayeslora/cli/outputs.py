@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import refuse_ground
+from bayeslora.files import refuse_existing_out, refuse_ground
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
@@ -114,8 +114,7 @@ def check_new_file(
     refuse_inputs(target, *inputs)
     if target.is_dir():
         raise InputError(f"{target} is a directory; --out names a file")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    refuse_existing_out(target, overwrite=overwrite)
     check_writable(target)
 
 
@@ -142,8 +141,7 @@ def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
     from bayeslora.training.resume import refuse_busy, refuse_foreign
 
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    refuse_existing_out(target, overwrite=overwrite)
     refuse_ground(target)
     refuse_foreign(target)
     check_writable(target)
@@ -164,8 +162,7 @@ def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
         raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; choose another --out or pass --overwrite")
+    refuse_existing_out(target, overwrite=overwrite)
     if kind != "safetensors":
         refuse_ground(target)
     is_one = {

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_loading, add_moved_backbone, given
+from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, given
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.adapters.spectrum import SiteSpectrum
-
-LOADING = ("backbone", "device", "trust_remote_code")
-"""Options of how the models are loaded, by their names in Python."""
 
 
 class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.files import atomic_file, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.difference_table import difference_table
@@ -75,8 +75,8 @@ def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path,
         wrong = file.exists() and (file.is_dir() if file in files else file.is_file())
         if wrong:
             raise InputError(f"{file} is in the way of a file or directory; choose another path")
-        if file in files and file.exists() and not overwrite:
-            raise InputError(f"{file} exists; choose another path or pass overwrite (--overwrite)")
+        if file in files:
+            refuse_existing(file, overwrite=overwrite)
     return files
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_directory, write_json
+from bayeslora.files import atomic_directory, refuse_existing, write_json
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
@@ -182,8 +182,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """
     if not target.exists():
         return
-    if not overwrite:
-        raise InputError(f"{target} exists; choose another path or pass overwrite (--overwrite)")
+    refuse_existing(target, overwrite=overwrite)
     if not target.is_dir() or (any(target.iterdir()) and not (target / "scores.json").is_file()):
         raise InputError(f"{target} is not a report, so it is not overwritten; choose another path")
 

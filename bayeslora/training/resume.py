@@ -11,7 +11,7 @@ from typing import Any
 
 from bayeslora.checkpoint import is_model
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, refuse_ground, write_json
+from bayeslora.files import read_json, refuse_existing_out, refuse_ground, write_json
 from bayeslora.tasks.examples import Examples
 
 _MARK = "interrupted-fit.json"
@@ -125,7 +125,7 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     if overwrite:
         refuse_foreign(folder)
     elif not mark.is_file():
-        raise InputError(f"{folder} exists; choose another --out or pass --overwrite")
+        refuse_existing_out(folder, overwrite=False)
     elif not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     check_target(Path(args.out), overwrite=bool(args.overwrite))
 
     from bayeslora.experiments.demo import run_demo
+    from bayeslora.reporting.console import scores_table
+    from bayeslora.reporting.model_card import scores_of_report
 
     found = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
@@ -43,19 +45,5 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **found.provenance},
     )
-    print(_table(page))
+    print(scores_table(list(scores_of_report(page).values()), terminal_width()))
     print(f"\nreport: {page}")
-
-
-def _table(page: Path) -> str:
-    """Return the table of the scores that a report has written beside its page."""
-    from bayeslora.files import read_json
-    from bayeslora.metrics.scores import Scores
-    from bayeslora.reporting.console import scores_table
-
-    methods = read_json(page.with_name("scores.json"))["methods"]
-    scores = [
-        Scores.from_json({key: value for key, value in one.items() if key != "label"})
-        for one in methods
-    ]
-    return scores_table(scores, terminal_width())

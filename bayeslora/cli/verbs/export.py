@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bayeslora.cli.arguments import add_loading, add_moved_backbone, add_overwrite, given
+from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, add_overwrite, given
 from bayeslora.cli.messages import say
 from bayeslora.cli.outputs import check_new_export, refuse_inputs
 from bayeslora.errors import InputError
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     # A model without its backbone is lost.
     refuse_inputs(args.out, args.model, read_record(args.model).backbone["name"])
 
-    loading = given(args, "backbone", "device", "trust_remote_code")
+    loading = given(args, *LOADING)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     overwrite = bool(args.overwrite)
     if args.format == "peft":

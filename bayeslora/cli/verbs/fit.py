@@ -19,7 +19,7 @@ from bayeslora.cli.arguments import (
     positive,
     whole,
 )
-from bayeslora.cli.data import column_options, read
+from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError
 from bayeslora.option_values import DTYPES
@@ -182,15 +182,9 @@ def _sampling(args: argparse.Namespace) -> Any:
 
 def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:
     """Return training and validation rows, with every label checked."""
-    from bayeslora.tasks.columns import Columns
     from bayeslora.tasks.examples import class_names, encode_labels
 
-    named = column_options(args)
-    columns = Columns(
-        named.get("text_column", "text"),
-        named.get("label_column", "label"),
-        named.get("pair_column"),
-    )
+    columns = columns_for(args, None)
     train = read(args.train, args, columns, labels="required")
     classes = class_names(train)
     if args.validation is None:

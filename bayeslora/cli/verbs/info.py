@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_json, add_loading, add_moved_backbone, given
+from bayeslora.cli.arguments import LOADING, add_json, add_loading, add_moved_backbone, given
 from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
 from bayeslora.errors import InputError
 
@@ -84,8 +83,9 @@ def _spectrum(args: argparse.Namespace) -> None:
         check_new_figure(args.figure)
 
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.metrics.scores import without_nan
 
-    loading = given(args, "backbone", "device", "trust_remote_code")
+    loading = given(args, *LOADING)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     members = clf.spectrum()
     if args.figure is not None:
@@ -94,8 +94,8 @@ def _spectrum(args: argparse.Namespace) -> None:
         first = {site.name: site.singular_values for site in members[0]}
         write_spectrum(args.figure, str(args.model), first)
     if args.json:
-        content = [[_finite(dataclasses.asdict(site)) for site in sites] for sites in members]
-        print_json({"model": str(args.model), "members": content})
+        content = [[dataclasses.asdict(site) for site in sites] for sites in members]
+        print_json({"model": str(args.model), "members": without_nan(content)})
         return
     for number, sites in enumerate(members):
         if len(members) > 1:
@@ -120,14 +120,6 @@ def _spectrum_rows(sites: list[SiteSpectrum]) -> list[tuple[str, ...]]:
             for site in sites
         ),
     ]
-
-
-def _finite(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a mapping with None for NaN, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in content.items()
-    }
 
 
 def _machine() -> dict[str, Any]:

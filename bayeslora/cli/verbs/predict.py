@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bayeslora.cli.arguments import (
+    LOADING,
     add_columns,
     add_json,
     add_keep,
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.metrics.evaluate import evaluate
 
-    loading = given(args, "backbone", "device", "trust_remote_code")
+    loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
     drawing = given(args, "num_samples", "link", "seed")
     predictions = classifier.predict(rows, unknown_labels=args.unknown_labels, **drawing)

@@ -34,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_parts(parser)
     add_resampling(parser)
     add_apart(parser)
+    _add_page(parser)
+    add_overwrite(parser)
+    add_spectrum(parser)
+    _add_card(parser)
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    """Add the options of where the page goes and what it shows."""
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--title", help="title of the page")
     parser.add_argument(
@@ -65,8 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
     )
-    add_overwrite(parser)
-    add_spectrum(parser)
+
+
+def _add_card(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model card that the scores are written into."""
     card = parser.add_argument_group("model card")
     card.add_argument(
         "--model-card",
