@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         MCDropout,
         TemperatureScaling,
     )
+    from bayeslora.posteriors.config_gvbll import GVBLL
     from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
     from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
@@ -62,6 +63,7 @@ _HOMES = {
     "ConformalSets": "bayeslora.conformal.sets",
     "CorDA": "bayeslora.adapters.config_starts",
     "Ensemble": "bayeslora.posteriors.config",
+    "GVBLL": "bayeslora.posteriors.config_gvbll",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
@@ -69,7 +71,6 @@ _HOMES = {
     "LAC": "bayeslora.conformal.lac",
     "LISA": "bayeslora.adapters.config_lisa",
     "Laplace": "bayeslora.posteriors.config",
-    "GVBLL": "bayeslora.posteriors.config_gvbll",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
     "LayerSampling": "bayeslora.adapters.config_lisa",
     "LoRA": "bayeslora.adapters.config",
@@ -82,14 +83,14 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.aps",
-    "S2FT": "bayeslora.adapters.config_columns",
     "Report": "bayeslora.reporting.result",
-    "Score": "bayeslora.metrics.scores",
-    "Scores": "bayeslora.metrics.scores",
-    "Temperature": "bayeslora.recalibration.temperature",
+    "S2FT": "bayeslora.adapters.config_columns",
     "SWAG": "bayeslora.posteriors.config_weights",
     "ScalaBL": "bayeslora.posteriors.config_variational",
+    "Score": "bayeslora.metrics.scores",
+    "Scores": "bayeslora.metrics.scores",
     "TFB": "bayeslora.posteriors.config_weights",
+    "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.config",
     "VBLL": "bayeslora.posteriors.config",
     "VectorScaling": "bayeslora.recalibration.vector",
@@ -98,8 +99,8 @@ _HOMES = {
     "evaluate": "bayeslora.metrics.evaluate",
     "model_card_section": "bayeslora.reporting.card_section",
     "over_seeds": "bayeslora.metrics.seeds",
-    "register_posterior": "bayeslora.posteriors.registry",
     "recalibrate": "bayeslora.recalibration.recalibrate",
+    "register_posterior": "bayeslora.posteriors.registry",
     "report": "bayeslora.reporting.report",
     "update_model_card": "bayeslora.reporting.model_card",
 }

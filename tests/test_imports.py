@@ -1,5 +1,6 @@
 """What an import costs, which names are public, and which way imports point."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,16 @@ def test_every_public_name_resolves(name):
 def test_the_list_of_public_names_is_complete():
     assert set(bayeslora.__all__) == {*bayeslora._HOMES, "__version__"}
     assert dir(bayeslora) == sorted(bayeslora.__all__)
+
+
+def test_type_checkers_see_every_public_name_where_it_is():
+    tree = ast.parse(Path(bayeslora.__file__).read_text(encoding="utf-8"))
+    (block,) = [item for item in tree.body if isinstance(item, ast.If)]
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    imports = [item for item in block.body if isinstance(item, ast.ImportFrom)]
+    seen = {name.asname or name.name: item.module for item in imports for name in item.names}
+    assert seen == bayeslora._HOMES
+    assert list(bayeslora._HOMES) == sorted(bayeslora._HOMES)
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():
