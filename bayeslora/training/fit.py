@@ -24,7 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.full_layers import build_full_optimizer
-from bayeslora.posteriors.build import Head
+from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.training.context import begin_from_context
@@ -140,37 +140,20 @@ def train_network(
     """
     torch.manual_seed(settings.seed)
     shown = description is not None
-    last = last_checkpoint(directory)
-    _begin(network, adapter, posterior, train, seed=settings.seed, last=last, shown=shown)
+    fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
+    _begin(fit, shown=shown)
     set_feature_scale(network, train.texts)
-    rows = TrainingFeatures(train.texts)
     num_train = len(train.labels)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
     sampler = layer_sampler(network, adapter, settings, num_train)
     held = validation if early_stopping else None
-    validate = _validation(rows, train.labels, held, posterior, weights)
-    with quiet_transformers(), plain_environment():
-        trainer = AlternatingTrainer(
-            network,
-            _optimizer(network, adapter, posterior, weights, settings),
-            train=train.texts,
-            labels=train.labels,
-            update_head=_head_update(posterior, network.head, rows, train.labels, settings),
-            settings=what_is_left(settings, last),
-            directory=directory,
-            validate=validate,
-            callbacks=[
-                *([] if sampler is None else [LayerSwitches(sampler, network)]),
-                *_callbacks(settings, validate is not None, on_epoch, description),
-                *weights.callbacks,
-            ],
-            noise=weights.noise,
-            schedule=weights.schedule,
+    with quiet_transformers(), plain_environment(), ExitStack() as stack:
+        trainer = _trainer(
+            fit, held, weights, sampler, directory=directory, on_epoch=on_epoch, title=description
         )
-        with ExitStack() as stack:
-            if sampler is not None:
-                stack.callback(sampler.finish)
-            trainer.train(resume_from_checkpoint=last)
+        if sampler is not None:
+            stack.callback(sampler.finish)
+        trainer.train(resume_from_checkpoint=fit.last)
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)
@@ -186,31 +169,64 @@ def train_network(
     )
 
 
-def _begin(
-    network: Network,
-    adapter: Adaptation,
-    posterior: PosteriorConfig,
-    train: LabelledTexts,
-    *,
-    seed: int,
-    last: str | None,
-    shown: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Fit:
+    """What the parts of a training are made from; `last` is the checkpoint that it goes on from."""
+
+    network: Network
+    train: LabelledTexts
+    adapter: Adaptation
+    posterior: PosteriorConfig
+    settings: TrainingSettings
+    last: str | None
+
+
+def _begin(fit: _Fit, *, shown: bool) -> None:
     """Let adapters begin that texts decide about."""
-    if isinstance(adapter, CorDA) and last is None:
+    network, adapter, train = fit.network, fit.adapter, fit.train
+    if isinstance(adapter, CorDA) and fit.last is None:
         begin_from_context(network, adapter, train.texts, shown=shown)
     if isinstance(adapter, S2FT):
-        begin_columns(network, adapter, posterior, train, seed=seed, last=last, shown=shown)
+        seed = fit.settings.seed
+        begin_columns(network, adapter, fit.posterior, train, seed=seed, last=fit.last, shown=shown)
 
 
-def _optimizer(
-    network: Network,
-    adapter: Adaptation,
-    posterior: PosteriorConfig,
+def _trainer(
+    fit: _Fit,
+    held: LabelledTexts | None,
     weights: WeightTraining,
-    settings: TrainingSettings,
-) -> AlternatingOptimizer:
-    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else settings.head_lr
+    sampler: Lisa | None,
+    *,
+    directory: Path,
+    on_epoch: EpochHook | None,
+    title: str | None,
+) -> AlternatingTrainer:
+    """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
+    network, train = fit.network, fit.train
+    rows = TrainingFeatures(train.texts)
+    validate = _validation(fit, rows, held, weights)
+    return AlternatingTrainer(
+        network,
+        _optimizer(fit, weights),
+        train=train.texts,
+        labels=train.labels,
+        update_head=_head_update(fit, rows),
+        settings=what_is_left(fit.settings, fit.last),
+        directory=directory,
+        validate=validate,
+        callbacks=[
+            *([] if sampler is None else [LayerSwitches(sampler, network)]),
+            *_callbacks(fit.settings, validate is not None, on_epoch, title),
+            *weights.callbacks,
+        ],
+        noise=weights.noise,
+        schedule=weights.schedule,
+    )
+
+
+def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
+    network, adapter, posterior = fit.network, fit.adapter, fit.posterior
+    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else fit.settings.head_lr
     if isinstance(adapter, LISA):
         if network.full is None:
             raise InputError("the network was not built for adapter 'lisa'")
@@ -226,11 +242,7 @@ def _optimizer(
 
 
 def _validation(
-    rows: TrainingFeatures,
-    labels: Tensor,
-    held: LabelledTexts | None,
-    posterior: PosteriorConfig,
-    weights: WeightTraining,
+    fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None, weights: WeightTraining
 ) -> Validate | None:
     """Return the measure that chooses the epoch; None where nothing does."""
     if held is None:
@@ -238,33 +250,28 @@ def _validation(
     if not weights.early_stopping:
         logger.warning(
             "posterior %r trains for all its epochs: the validation rows choose nothing",
-            posterior.name,
+            fit.posterior.name,
         )
         return None
     # Epochs are chosen under the link that predictions will be made with.
-    drawing = drawing_of(posterior)
+    drawing = drawing_of(fit.posterior)
 
     def validate(network: Network, step: int) -> dict[str, float]:
         train = None
         if network.head.uses_training_features:
             features = rows.at(network, step)
-            train = (features, labels.to(features.device))
+            train = (features, fit.train.labels.to(features.device))
         return validation_metrics(network, train, held, drawing)
 
     return validate
 
 
-def _head_update(
-    posterior: PosteriorConfig,
-    head: Head,
-    rows: TrainingFeatures,
-    labels: Tensor,
-    settings: TrainingSettings,
-) -> HeadUpdate:
+def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+    posterior, labels = fit.posterior, fit.train.labels
     if isinstance(posterior, VBLL) and posterior.head_step == "refit":
-        steps_per_epoch = math.ceil(len(labels) / settings.batch_size)
+        steps_per_epoch = math.ceil(len(labels) / fit.settings.batch_size)
         every = max(1, steps_per_epoch // posterior.refits_per_epoch)
-        return Refits(head, every, rows, labels)
+        return Refits(fit.network.head, every, rows, labels)
     if isinstance(posterior, VBLL) and posterior.head_step == "joint":
         return JointSteps(len(labels))
     steps = posterior.head_steps if isinstance(posterior, VBLL) else 1
