@@ -19,7 +19,7 @@ from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_directory, atomic_file, refuse_existing
+from bayeslora.files import atomic_directory, atomic_file, refuse_inputs
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
@@ -31,7 +31,8 @@ from bayeslora.tasks.columns import Columns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card
 from bayeslora.training.choices import Choices, TrainingData
-from bayeslora.training.data import read_labelled, read_rows
+from bayeslora.training.data import check_pairs, read_labelled, read_rows
+from bayeslora.training.export_target import ExportKind, check_export
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
@@ -156,8 +157,12 @@ class BayesianClassifier:
             overwrite: Whether `out` may be replaced.
 
         Raises:
-            InputError: The data or an option is not allowed; nothing has been written then.
+            InputError: The data or an option is not allowed, or `out` holds what is read; nothing
+                has been written then.
         """
+        if out is not None:
+            given = (train, validation, self._backbone)
+            refuse_inputs(out, *(one for one in given if isinstance(one, str | Path)))
         scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         if epochs is None:
@@ -276,6 +281,7 @@ class BayesianClassifier:
             config = resolve_posterior(posterior)
         fitted.check_takes(config)
         config_scores.check_feature_scores(scores, config)
+        check_pairs(fitted.record, pair_column)
         old = fitted.columns
         columns = Columns(
             text_column or old.text, label_column or old.label, pair_column or old.pair
@@ -348,7 +354,7 @@ class BayesianClassifier:
             overwrite: Whether what is there may be replaced.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, there is not one adapter, or
+            InputError: See `check_export` of the target; or there is not one adapter, or
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
@@ -363,6 +369,7 @@ class BayesianClassifier:
             raise InputError(f"{fitted.name} has no single adapter to export")
         # A short name such as `smollm2-135m` would tell PEFT nothing.
         plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
+        self._check_export(directory, "peft", overwrite=overwrite)
         with atomic_directory(directory, overwrite=overwrite) as aside:
             last: dict[str, Tensor] = {}
             if head:
@@ -384,11 +391,12 @@ class BayesianClassifier:
             `head.json`.
 
         Raises:
-            InputError: The directory exists and `overwrite` is false, or there is not one network
-                with an adapter.
+            InputError: The directory exists and `overwrite` is false, it is no such model or the
+                backbone itself, or there is not one network with an adapter.
         """
         fitted = self._known()
         merged.check_mergeable(fitted)
+        self._check_export(directory, "merged", overwrite=overwrite)
         with atomic_directory(directory, overwrite=overwrite) as aside, quiet_transformers():
             return merged.write_merged(fitted, aside)
 
@@ -407,9 +415,13 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is not one network with an
                 adapter.
         """
-        refuse_existing(path, overwrite=overwrite)
+        self._check_export(path, "safetensors", overwrite=overwrite)
         with atomic_file(path) as aside:
             merged.write_tensors(self._known(), aside)
+
+    def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
+        backbone = self._known().network.encoder.backbone
+        check_export(path, kind, overwrite=overwrite, inputs=(backbone.name,))
 
     @classmethod
     def from_pretrained(

@@ -21,7 +21,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     A reader never meets half a file, and a failed or killed writer leaves the old one in place.
     The parent directories are made. Where `path` is a link, what it leads to is written.
     """
-    target = Path(path).resolve()
+    target = real_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -44,7 +44,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     Raises:
         InputError: `path` exists and `overwrite` is false, or it holds the working directory.
     """
-    target = Path(path).resolve()
+    target = real_path(path)
     refuse_existing(path, overwrite=overwrite)
     refuse_ground(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,8 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
-    """Complain about a path that is there and may not be replaced, as Python's functions do.
+def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
+    """Complain about a path that is there and may not be replaced.
 
     Raises:
         InputError: It is so.
@@ -67,14 +67,45 @@ def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
 
 
-def refuse_existing_out(path: str | Path, *, overwrite: bool | None) -> None:
-    """Complain about a value of `--out` that is there and may not be replaced.
+def real_path(path: str | Path) -> Path:
+    """Return an absolute path without links.
 
     Raises:
-        InputError: It is so.
+        InputError: Its links lead in a circle.
     """
-    if Path(path).exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another --out or pass --overwrite")
+    try:
+        return Path(path).resolve()
+    except RuntimeError:
+        raise InputError(f"{path} is a link that leads back to itself") from None
+
+
+def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
+    """Keep an output from replacing what it is made from, with `overwrite` as well.
+
+    Raises:
+        InputError: It is one of the inputs, or a directory that holds one.
+    """
+    target = real_path(out)
+    for one in inputs:
+        place = real_path(one)
+        if place.is_relative_to(target) and place.exists():
+            relation = "is" if place == target else f"holds {one},"
+            raise InputError(f"{out} {relation} an input of this command; choose another path")
+
+
+def check_writable(path: str | Path) -> None:
+    """Complain where nothing can be written at a path, before anything is computed.
+
+    Raises:
+        InputError: The directory that it would be made in cannot be written to, or is a file.
+    """
+    place = real_path(path).parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{path} cannot be written: {place} is not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission to write to {place}")
 
 
 def refuse_ground(path: str | Path) -> None:
@@ -83,7 +114,7 @@ def refuse_ground(path: str | Path) -> None:
     Raises:
         InputError: It is the working directory, or holds it.
     """
-    if Path.cwd().is_relative_to(Path(path).resolve()):
+    if Path.cwd().is_relative_to(real_path(path)):
         raise InputError(f"{path} is, or holds, the working directory; choose another path")
 
 

@@ -61,6 +61,10 @@ def _exit_code(args: argparse.Namespace) -> int:
         _trace(args)
         say(f"bayeslora: error: {error}")
         return WRONG_INPUT
+    except PermissionError as error:
+        _trace(args)
+        say(f"bayeslora: error: no permission for {error.filename or error}")
+        return WRONG_INPUT
     except Exception as error:
         _trace(args)
         say(f"bayeslora: error: {_one_line(error)} (--verbose shows where)")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.cli.arguments import given
-from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -25,18 +24,14 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> Columns:
     """Return the columns that were named, those of a model of ours where they were not."""
-    from bayeslora.checkpoint import ADAPTED
     from bayeslora.tasks.columns import Columns
-    from bayeslora.training.data import columns_of
+    from bayeslora.training.data import check_pairs, columns_of
 
     known = Columns() if record is None else columns_of(record)
     named = column_options(args)
     pair = named.get("pair_column", known.pair)
-    is_adapted = record is not None and record.backbone["kind"] == ADAPTED
-    if is_adapted and known.pair is None and pair is not None:
-        raise InputError(
-            f"the model was fitted on single texts; it takes no --text-pair-column, got {pair!r}"
-        )
+    if record is not None:
+        check_pairs(record, pair)
     return Columns(
         named.get("text_column", known.text),
         named.get("label_column", known.label),

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import refuse_existing_out, refuse_ground
+from bayeslora.files import check_writable, refuse_existing, refuse_ground, refuse_inputs
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
 
 SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 """The scores of a short summary, with what they are called there."""
-
-
-_EXPORTS = {
-    "peft": "a PEFT checkpoint",
-    "merged": "a transformers model",
-    "safetensors": "a file",
-}
 
 
 def print_json(content: Any) -> None:
@@ -72,32 +64,6 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
-    """Keep an output from replacing what it is made from, with `--overwrite` as well.
-
-    Raises:
-        InputError: It is one of the inputs.
-    """
-    for one in inputs:
-        if Path(one).exists() and Path(one).resolve() == Path(out).resolve():
-            raise InputError(f"--out {out} is an input of this command; choose another path")
-
-
-def check_writable(path: str | Path) -> None:
-    """Complain where nothing can be written at a path, before anything is computed.
-
-    Raises:
-        InputError: The directory that it would be made in cannot be written to, or is a file.
-    """
-    place = Path(path).resolve().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"{path} cannot be written: {place} is not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: no permission to write to {place}")
-
-
 def check_new_file(
     path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:
@@ -114,7 +80,7 @@ def check_new_file(
     refuse_inputs(target, *inputs)
     if target.is_dir():
         raise InputError(f"{target} is a directory; --out names a file")
-    refuse_existing_out(target, overwrite=overwrite)
+    refuse_existing(target, overwrite=overwrite)
     check_writable(target)
 
 
@@ -129,49 +95,24 @@ def check_new_figure(path: str | Path) -> None:
         raise InputError(f"a figure is written as .svg, got {target.name!r}")
     if target.exists():
         raise InputError(f"{target} exists; choose another --figure")
+    check_writable(target)
 
 
-def check_new_directory(path: str | Path, *, overwrite: bool | None) -> None:
+def check_new_directory(
+    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path | None] = ()
+) -> None:
     """Complain where a model may not be written, before anything is computed.
 
     Raises:
-        InputError: It exists and is not to be replaced, is something else than a model, or another
-            process is fitting into it.
+        InputError: It exists and is not to be replaced, is something else than a model, holds one
+            of `inputs`, or another process is fitting into it.
     """
     from bayeslora.training.resume import refuse_busy, refuse_foreign
 
     target = Path(path)
-    refuse_existing_out(target, overwrite=overwrite)
+    refuse_existing(target, overwrite=overwrite)
+    refuse_inputs(target, *(one for one in inputs if one is not None))
     refuse_ground(target)
     refuse_foreign(target)
     check_writable(target)
     refuse_busy(target)
-
-
-def check_new_export(path: str | Path, kind: str, *, overwrite: bool) -> None:
-    """Complain where a network may not be exported to, before a model is loaded.
-
-    Args:
-        path: Where it would go.
-        kind: `peft`, `merged` or `safetensors`.
-        overwrite: Whether an export of the same kind may be replaced.
-
-    Raises:
-        InputError: It exists and is not to be replaced, or is something else than such an export.
-    """
-    target = Path(path)
-    if kind == "safetensors" and target.suffix != ".safetensors":
-        raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
-    refuse_existing_out(target, overwrite=overwrite)
-    if kind != "safetensors":
-        refuse_ground(target)
-    is_one = {
-        "peft": (target / "adapter_config.json").is_file(),
-        "merged": (target / "config.json").is_file(),
-        "safetensors": target.is_file(),
-    }
-    if target.exists() and not is_one[kind]:
-        raise InputError(
-            f"{target} is not {_EXPORTS[kind]} and is not replaced; choose another --out"
-        )
-    check_writable(target)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, refuse_existing
+from bayeslora.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.difference_table import difference_table
@@ -77,6 +77,7 @@ def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path,
             raise InputError(f"{file} is in the way of a file or directory; choose another path")
         if file in files:
             refuse_existing(file, overwrite=overwrite)
+            check_writable(file)
     return files
 
 

@@ -107,6 +107,14 @@ def gather(
     return _with_seeds(methods)
 
 
+def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
+    """Return the paths among what `gather` is given."""
+    given: list[object] = [items] if isinstance(items, Predictions | str | Path) else [*items]
+    for one in ood.values():
+        given += one.values() if isinstance(one, Mapping) else [one]
+    return [Path(one) for one in given if isinstance(one, str | Path)]
+
+
 def labels_of(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
     """Return the label and the name that `gather` would give to files, without reading rows.
 

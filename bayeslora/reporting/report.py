@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_directory, refuse_existing, write_json
+from bayeslora.files import (
+    atomic_directory,
+    check_writable,
+    refuse_existing,
+    refuse_inputs,
+    write_json,
+)
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
@@ -25,6 +31,7 @@ from bayeslora.reporting.inputs import (
     check_column,
     gather,
     ood_names,
+    paths_in,
 )
 from bayeslora.reporting.latex import render_latex
 from bayeslora.reporting.markdown import render_markdown
@@ -116,6 +123,7 @@ def report(
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
+    refuse_inputs(target, *paths_in(items, ood or {}), *([] if template is None else [template]))
     look = load_template(template)
     formats = check_formats(figures)
     options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
@@ -178,8 +186,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Complain where a report may not be written, before anything is computed.
 
     Raises:
-        InputError: `target` exists and is not to be replaced, or is something else than a report.
+        InputError: `target` exists and is not to be replaced, is something else than a report, or
+            cannot be written.
     """
+    check_writable(target)
     if not target.exists():
         return
     refuse_existing(target, overwrite=overwrite)

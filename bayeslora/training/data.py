@@ -88,6 +88,19 @@ def columns_of(record: ModelRecord) -> Columns:
     return Columns(str(names["text"]), str(names["label"]), names["pair"])
 
 
+def check_pairs(record: ModelRecord, pair: str | None) -> None:
+    """Complain about second texts for a model that was fitted on single ones.
+
+    Raises:
+        InputError: There is a column of them.
+    """
+    if pair is not None and record.columns["pair"] is None and record.backbone["kind"] == ADAPTED:
+        raise InputError(
+            "the model was fitted on single texts; it takes no column of second ones "
+            f"(pair_column, --text-pair-column), got {pair!r}"
+        )
+
+
 def encode_for(
     record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] | None = None
 ) -> NDArray[np.int64]:

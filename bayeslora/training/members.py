@@ -16,6 +16,7 @@ from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
+from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.training.assemble import build_network
 from bayeslora.training.choices import Choices, LabelledExamples, TrainingData
@@ -34,9 +35,12 @@ SEED_STEP = 1000
 
 
 def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
-    """Return the seed of each network that a posterior consists of; the first is `seed` itself."""
+    """Return the seed of each network that a posterior consists of; the first is `seed` itself.
+
+    Beyond the largest seed they go on from 0.
+    """
     count = posterior.num_members if isinstance(posterior, Ensemble) else 1
-    return [seed + SEED_STEP * member for member in range(count)]
+    return [(seed + SEED_STEP * member) % (LARGEST_SEED + 1) for member in range(count)]
 
 
 def fit_members(

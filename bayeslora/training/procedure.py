@@ -177,10 +177,10 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     check_one_process()
     posterior = choices.posterior
     check_feature_scores(choices.feature_scores, posterior)
-    if MAHALANOBIS & {*choices.feature_scores} and len(data.train[0]) == len(data.classes):
+    if MAHALANOBIS & {*choices.feature_scores} and not _differ(data):
         raise InputError(
             "Mahalanobis distances need a class with rows that differ, and every class has one "
-            "row; leave that feature score out, or give more rows"
+            "text; leave that feature score out, or give more rows"
         )
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     if isinstance(posterior, VBLL):
@@ -197,6 +197,13 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "validation data, or two numbers"
         )
     check_possible(posterior, len(data.train[0]), settings)
+
+
+def _differ(data: TrainingData) -> bool:
+    """Return whether a class has training rows with different texts."""
+    rows = data.train[0]
+    pairs = rows.pairs or [None] * len(rows)
+    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bayeslora.checkpoint import is_model
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, refuse_existing_out, refuse_ground, write_json
+from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
 from bayeslora.tasks.examples import Examples
 
 _MARK = "interrupted-fit.json"
@@ -48,7 +48,7 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         InputError: As `refuse`, or another process is fitting into `out`.
     """
     refuse(out, identity, overwrite=overwrite)
-    folder = Path(out).resolve()
+    folder = real_path(out)
     _lock(folder)
     # Again, now that nobody else writes there: another fit may have ended in between.
     refuse(out, identity, overwrite=overwrite)
@@ -63,7 +63,7 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
 
 def release(out: str | Path) -> None:
     """Let other processes fit into `out` again; nothing happens where none was kept from it."""
-    lock = _locks.pop(Path(out).resolve(), None)
+    lock = _locks.pop(real_path(out), None)
     if lock is not None:
         # Unlinked first: once released, the file may be another process's lock.
         Path(lock.lock_file).unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def refuse_busy(out: str | Path) -> None:
     Raises:
         InputError: It is.
     """
-    folder = Path(out).resolve()
+    folder = real_path(out)
     if folder not in _locks and _lock_file(folder).exists():
         _lock(folder)
         release(folder)
@@ -125,7 +125,7 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     if overwrite:
         refuse_foreign(folder)
     elif not mark.is_file():
-        refuse_existing_out(folder, overwrite=False)
+        refuse_existing(folder, overwrite=False)
     elif not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,26 @@ def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, po
     again = BayesianClassifier.from_transformers(str(tmp_path / "out"), "mle", progress=False)
     expected = clf.predict(ROWS, num_samples=0).probs
     np.testing.assert_allclose(again.predict(ROWS).probs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("export", "place", "message"),
+    [
+        ("export_peft", "notes", "is not a PEFT checkpoint and is not replaced"),
+        ("export_merged", "notes", "is not a transformers model and is not replaced"),
+        ("export_merged", "backbone", "is an input of this command"),
+        ("export_safetensors", "notes", "is one file .safetensors"),
+    ],
+)
+def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, place, message):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").touch()
+    home = shutil.copytree(backbones["llama"], tmp_path / "backbone")
+    clf = BayesianClassifier(str(home), "lora:r=2", "mle", progress=False).fit(ROWS, epochs=1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        getattr(clf, export)(tmp_path / place, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_encoder_has_its_last_layer_beside_it(tmp_path, fitted):

@@ -102,8 +102,10 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
     with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
         new("/nowhere", "lora", "mle").fit(rows, feature_scores="combined")
     for name in ("mahalanobis", "relative_mahalanobis"):
-        with pytest.raises(bl.InputError, match="every class has one row"):
-            new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores=f"knn,{name}")
+        twice = [row | {"id": str(place)} for place, row in enumerate(toy_rows(3) * 2)]
+        for few in (toy_rows(3), twice):
+            with pytest.raises(bl.InputError, match="every class has one text"):
+                new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
     clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores="combined")
     with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
         clf.calibrate(rows, posterior="temperature")

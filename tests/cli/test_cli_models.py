@@ -13,7 +13,7 @@ import torch
 from cli_files import write_rows
 from safetensors.torch import load_file
 
-from bayeslora import BayesianClassifier, Predictions, evaluate
+from bayeslora import BayesianClassifier, InputError, Predictions, evaluate
 
 
 def tensors(model):
@@ -361,8 +361,53 @@ def test_an_output_that_is_an_input(run, refused, world, tmp_path):
     assert run("fit", world.train, *words).code == 0
     words = ["export", tmp_path / "m", "--format", "merged", "--overwrite", "--out"]
     assert "is an input" in refused(*words, backbone)
-    assert "is not a transformers model" in refused(*words, tmp_path / "m")
+    assert "is an input" in refused(*words, tmp_path / "m")
+    moved = backbone.rename(tmp_path / "moved")
+    assert "is an input" in refused(*words, moved, "--backbone", moved)
+    moved.rename(backbone)
     assert run("predict", tmp_path / "m", data, "--out", tmp_path / "p.csv").code == 0
+
+
+def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, world, tmp_path):
+    out = shutil.copytree(world.model, tmp_path / "m")
+    data = shutil.copy(world.train, out / "train.jsonl")
+    backbone = shutil.copytree(world.llama, out / "llama")
+    one = tmp_path / "report" / "p.csv"
+    assert run("predict", world.model, world.test, "--out", tmp_path / "p.csv").code == 0
+    report = ["report", tmp_path / "p.csv", "--out", one.parent]
+    assert run(*report).code == 0
+    shutil.copy(tmp_path / "p.csv", one)
+    for held, words in (
+        (data, ["fit", data, "--out", out]),
+        (data, ["fit", world.train, "--validation", data, "--out", out]),
+        (backbone, ["fit", world.train, "--backbone", backbone, "--out", out]),
+        (data, ["calibrate", world.model, data, "--out", out]),
+        (one, ["report", one, "--out", one.parent]),
+        (one, [*report, "--ood", f"far={one}"]),
+    ):
+        assert f"holds {held}, an input of this command" in refused(*words, "--overwrite")
+    with pytest.raises(InputError, match="an input of this command"):
+        BayesianClassifier(str(world.llama)).fit(data, out=out, overwrite=True)
+    assert run(*report, "--overwrite").code == 0
+
+
+def test_a_link_that_leads_to_itself(refused, world, tmp_path):
+    link = tmp_path / "p.csv"
+    link.symlink_to(link)
+    message = refused("predict", world.model, world.test, "--out", link)
+    assert f"{link} is a link that leads back to itself" in message
+
+
+def test_what_may_not_be_looked_at_is_said(run, world, tmp_path, monkeypatch):
+    """Root may look anywhere, so the refusal itself is made here."""
+
+    def stat(self, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("bayeslora.files.real_path", lambda path: stat(path))
+    result = run("predict", world.model, world.test, "--out", tmp_path / "p.csv")
+    assert result.code == 2
+    assert result.err == f"bayeslora: error: no permission for {tmp_path / 'p.csv'}\n"
 
 
 def test_second_texts_for_a_model_of_single_ones(refused, world, tmp_path):
@@ -375,6 +420,9 @@ def test_second_texts_for_a_model_of_single_ones(refused, world, tmp_path):
     assert "the model was fitted on single texts" in refused(
         "calibrate", world.model, data, *words, tmp_path / "m"
     )
+    clf = BayesianClassifier.from_pretrained(world.model, progress=False)
+    with pytest.raises(InputError, match="the model was fitted on single texts"):
+        clf.calibrate(data, pair_column="other")
 
 
 @pytest.mark.parametrize(
@@ -393,11 +441,17 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     (tmp_path / "file").touch()
     message = refused("predict", world.model, world.test, "--out", tmp_path / "file" / "p.csv")
     assert f"{tmp_path / 'file'} is not a directory" in message
+    mine = tmp_path / "elsewhere" / "mine.csv"
+    assert run("predict", world.model, world.test, "--out", mine).code == 0
     monkeypatch.setattr(os, "access", lambda place, mode: str(place) != str(tmp_path))
     for words in (
         ["predict", world.model, world.test, "--out", tmp_path / "new" / "p.csv"],
         ["calibrate", world.model, world.valid, "--out", tmp_path / "m"],
         ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m"],
         ["export", world.model, "--out", tmp_path / "peft"],
+        ["info", world.model, "--spectrum", "--figure", tmp_path / "s.svg"],
+        ["compare", mine, mine, "--out", tmp_path / "c.md"],
+        ["compare", mine, mine, "--out", tmp_path / "c"],
+        ["report", mine, "--out", tmp_path / "r"],
     ):
         assert f"no permission to write to {tmp_path}" in refused(*words)

@@ -85,7 +85,7 @@ def test_a_finished_model_needs_permission(tmp_path):
     out = tmp_path / "model"
     out.mkdir()
     (out / "bayeslora.json").write_text("{}")
-    with pytest.raises(InputError, match=r"exists; choose another --out or pass --overwrite"):
+    with pytest.raises(InputError, match=r"exists; choose another path or pass overwrite"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
     # It is there until the new one is written.
@@ -210,7 +210,7 @@ def test_a_fit_that_ended_while_another_began(tmp_path, monkeypatch):
         lock(folder)
 
     monkeypatch.setattr(resume, "_lock", other_first)
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; choose another path"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
 

@@ -73,6 +73,7 @@ def test_the_first_member_has_the_seed_of_the_plain_fit():
     assert member_seeds(Ensemble(num_members=3), 7)[0] == 7
     seeds = [seed for k in range(5) for seed in member_seeds(Ensemble(num_members=5), k)]
     assert len(set(seeds)) == len(seeds)
+    assert member_seeds(Ensemble(num_members=3), 2**32 - 1001) == [2**32 - 1001, 2**32 - 1, 999]
 
 
 def test_an_ensemble_averages_what_its_members_say(encoder, ensemble):

@@ -89,7 +89,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.posteriors.config_scores import check_feature_scores
     from bayeslora.posteriors.registry import resolve_posterior
 
-    check_new_directory(args.out, overwrite=args.overwrite)
+    # A model of ours may be replaced by what is made of it.
+    inputs = (args.train, args.validation, args.backbone)
+    check_new_directory(args.out, overwrite=args.overwrite, inputs=inputs)
     posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
     check_feature_scores(args.feature_scores or (), posterior)
     record = _own_record(args)

@@ -14,9 +14,10 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
-from bayeslora.cli.outputs import print_json, refuse_inputs, terminal_width
+from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
+from bayeslora.files import refuse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.inputs import under_label
 
     if args.out is not None:
-        refuse_inputs(args.out, *args.files)
-        comparison_files(args.out, overwrite=bool(args.overwrite))
+        for file in comparison_files(args.out, overwrite=bool(args.overwrite)):
+            refuse_inputs(file, *args.files)
     if (keys := _keys(args)) is not None:
         chosen_keys(keys)  # complains before anything is read
     columns = [] if args.cluster_by is None else [args.cluster_by]

@@ -6,7 +6,6 @@ import argparse
 
 from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, add_overwrite, given
 from bayeslora.cli.messages import say
-from bayeslora.cli.outputs import check_new_export, refuse_inputs
 from bayeslora.errors import InputError
 
 SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
@@ -51,14 +50,14 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--prefix names layers for PEFT; it goes with --format peft")
     if args.head and (args.format != "peft" or args.prefix is not None):
         raise InputError("--head goes with --format peft, and with no --prefix: it knows its own")
-    check_new_export(args.out, args.format, overwrite=bool(args.overwrite))
 
     from bayeslora.checkpoint import read_record
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.training.export_target import check_export
 
-    # A model without its backbone is lost.
-    refuse_inputs(args.out, args.model, read_record(args.model).backbone["name"])
-
+    backbone = args.backbone or read_record(args.model).backbone["name"]
+    inputs = (args.model, backbone)
+    check_export(args.out, args.format, overwrite=bool(args.overwrite), inputs=inputs)
     loading = given(args, *LOADING)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     overwrite = bool(args.overwrite)
