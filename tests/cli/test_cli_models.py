@@ -401,10 +401,10 @@ def test_a_link_that_leads_to_itself(refused, world, tmp_path):
 def test_what_may_not_be_looked_at_is_said(run, world, tmp_path, monkeypatch):
     """Root may look anywhere, so the refusal itself is made here."""
 
-    def stat(self, **options):
+    def stat(self):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr("bayeslora.files.real_path", lambda path: stat(path))
+    monkeypatch.setattr("bayeslora.files.real_path", stat)
     result = run("predict", world.model, world.test, "--out", tmp_path / "p.csv")
     assert result.code == 2
     assert result.err == f"bayeslora: error: no permission for {tmp_path / 'p.csv'}\n"
