@@ -15,6 +15,7 @@ from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.classifier_source import IN_MEMORY
+from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import ModelRecord, read_model, write_model
@@ -161,8 +162,9 @@ class BayesianClassifier:
                 has been written then.
         """
         if out is not None:
-            given = (train, validation, self._backbone)
-            refuse_inputs(out, *(one for one in given if isinstance(one, str | Path)))
+            context = getattr(self.adapter, "context", None)
+            files = [one for one in (train, validation, context) if isinstance(one, str | Path)]
+            refuse_inputs(out, *files, *directories(self._backbone))
         scores = config_scores.feature_scores(feature_scores)
         data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
         if epochs is None:
@@ -327,6 +329,8 @@ class BayesianClassifier:
         files = self._known().files()
         refuse_foreign(directory)
         refuse_busy(directory)
+        # A model without its backbone is lost.
+        refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
             directory,
             files,
@@ -421,7 +425,7 @@ class BayesianClassifier:
 
     def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
         backbone = self._known().network.encoder.backbone
-        check_export(path, kind, overwrite=overwrite, inputs=(backbone.name,))
+        check_export(path, kind, overwrite=overwrite, inputs=directories(backbone.name))
 
     @classmethod
     def from_pretrained(

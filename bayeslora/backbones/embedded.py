@@ -64,6 +64,15 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayeslora"
 
 
+def directories(*names: object) -> list[Path]:
+    """Return those of some names or paths that a model would be read from as directories.
+
+    An embedded model's short name is none, whatever lies beside the process.
+    """
+    paths = [Path(name) for name in names if isinstance(name, str | Path)]
+    return [path for path in paths if str(path) not in EMBEDDED_MODELS and path.is_dir()]
+
+
 def installed_file(name: str) -> Path | None:
     """Return the weights of an embedded model, or None where its package is not installed."""
     model = EMBEDDED_MODELS[name]

@@ -46,7 +46,7 @@ def _read(path: str) -> Mapping[Any, Any]:
         content = yaml.safe_load(text)
         repeated = _repeated(yaml.compose(text, Loader=yaml.SafeLoader))
     except RecursionError:
-        raise InputError(f"{path}: a value holds itself, by an alias") from None
+        raise InputError(f"{path}: a value holds itself, or is nested too deeply") from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

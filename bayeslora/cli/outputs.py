@@ -99,7 +99,7 @@ def check_new_figure(path: str | Path) -> None:
 
 
 def check_new_directory(
-    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path | None] = ()
+    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:
     """Complain where a model may not be written, before anything is computed.
 
@@ -111,7 +111,7 @@ def check_new_directory(
 
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
-    refuse_inputs(target, *(one for one in inputs if one is not None))
+    refuse_inputs(target, *inputs)
     refuse_ground(target)
     refuse_foreign(target)
     check_writable(target)

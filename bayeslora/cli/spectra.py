@@ -43,6 +43,11 @@ class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
         """Iterate over the labels."""
         return iter(self._models)
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where the models are."""
+        return tuple(self._models.values())
+
     def __len__(self) -> int:
         """Return the number of models."""
         return len(self._models)

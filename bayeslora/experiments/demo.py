@@ -23,6 +23,7 @@ from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.posteriors.config import (
     MLE,
     VBLL,
+    Ensemble,
     Laplace,
     MCDropout,
     TemperatureScaling,
@@ -30,7 +31,7 @@ from bayeslora.posteriors.config import (
 from bayeslora.predictions.record import Predictions
 from bayeslora.training.card import shown_value
 from bayeslora.training.fit import train_network
-from bayeslora.training.members import SEED_STEP
+from bayeslora.training.members import member_seeds
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 
@@ -120,14 +121,15 @@ def _lora_methods(
     spec = lora_spec(seed)
     lab = Evaluation(backbone, spec, data)
     lab.prepare(progress=progress)
+    seeds = member_seeds(Ensemble(num_members=NUM_MEMBERS), seed)
     states = [
         fit_best_epoch(
             lab,
             backbone,
-            replace(spec, seed=seed + SEED_STEP * place),
-            title=f"fit LoRA {place + 1} of {NUM_MEMBERS}" if progress else None,
+            replace(spec, seed=one),
+            title=f"fit LoRA {place} of {NUM_MEMBERS}" if progress else None,
         )
-        for place in range(NUM_MEMBERS)
+        for place, one in enumerate(seeds, 1)
     ]
     splits = [TRAIN, VALIDATION, *lab.scored]
     found = [lab.features(state, splits) for state in states]

@@ -17,6 +17,7 @@ from bayeslora.files import (
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
@@ -123,6 +124,7 @@ def report(
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
+    items = [items] if isinstance(items, Predictions | str | Path) else list(items)
     refuse_inputs(target, *paths_in(items, ood or {}), *([] if template is None else [template]))
     look = load_template(template)
     formats = check_formats(figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ _CALLED: dict[ExportKind, str] = {
 
 
 def check_export(
-    path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: tuple[str | Path, ...] = ()
+    path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: Sequence[str | Path] = ()
 ) -> None:
     """Complain where a network may not be exported to; nothing is written.
 
@@ -44,7 +45,8 @@ def check_export(
         "merged": (target / "config.json").is_file(),
         "safetensors": target.is_file(),
     }
-    if target.exists() and not is_one[kind]:
+    empty = kind != "safetensors" and target.is_dir() and not any(target.iterdir())
+    if target.exists() and not is_one[kind] and not empty:
         raise InputError(
             f"{target} is not {_CALLED[kind]} and is not replaced; choose another path"
         )

@@ -82,6 +82,7 @@ def test_a_head_that_no_classifier_has_is_refused(run, refused, world, tmp_path)
 
 def test_an_existing_target_is_refused(refused, world, tmp_path):
     (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "mine.txt").touch()
     assert "exists" in refused("export", world.model, "--out", tmp_path / "lora")
     message = refused("export", world.model, "--out", tmp_path / "lora", "--overwrite")
     assert "is not a PEFT checkpoint" in message
@@ -129,6 +130,7 @@ def test_other_formats_have_other_targets(refused, run, world, tmp_path):
         *export, "safetensors", "--out", tmp_path / "dir"
     )
     (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "mine.txt").touch()
     message = refused(*export, "merged", "--out", tmp_path / "dir", "--overwrite")
     assert "is not a transformers model and is not replaced" in message
     out = ("--out", tmp_path / "new")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +373,9 @@ def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, worl
     out = shutil.copytree(world.model, tmp_path / "m")
     data = shutil.copy(world.train, out / "train.jsonl")
     backbone = shutil.copytree(world.llama, out / "llama")
+    inner = shutil.copytree(world.classifier, out / "classifier")
+    config = out / "fit.yaml"
+    config.write_text("epochs: 1\n")
     one = tmp_path / "report" / "p.csv"
     assert run("predict", world.model, world.test, "--out", tmp_path / "p.csv").code == 0
     report = ["report", tmp_path / "p.csv", "--out", one.parent]
@@ -381,14 +385,35 @@ def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, worl
         (data, ["fit", data, "--out", out]),
         (data, ["fit", world.train, "--validation", data, "--out", out]),
         (backbone, ["fit", world.train, "--backbone", backbone, "--out", out]),
+        (config, ["fit", world.train, "--config", config, "--out", out]),
+        (data, ["fit", world.train, "--adapter", f"corda:mode=kpm,context={data}", "--out", out]),
         (data, ["calibrate", world.model, data, "--out", out]),
+        (inner, ["calibrate", inner, world.train, "--out", out]),
+        (one, [*report, "--model-card", one]),
         (one, ["report", one, "--out", one.parent]),
         (one, [*report, "--ood", f"far={one}"]),
     ):
         assert f"holds {held}, an input of this command" in refused(*words, "--overwrite")
     with pytest.raises(InputError, match="an input of this command"):
         BayesianClassifier(str(world.llama)).fit(data, out=out, overwrite=True)
+    clf = BayesianClassifier(str(backbone), "lora:r=2", "mle", progress=False)
+    clf.fit(tiny.toy_rows(20), epochs=1)
+    with pytest.raises(InputError, match="an input of this command"):
+        clf.save_pretrained(out, overwrite=True)
     assert run(*report, "--overwrite").code == 0
+
+
+def test_a_short_name_is_no_directory(run, world, tmp_path, monkeypatch):
+    """Where a model of that name is embedded, nothing is read from the directory."""
+    from bayeslora.backbones.embedded import directories
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world.llama, tmp_path / "minilm")
+    shutil.copytree(world.llama, tmp_path / "mine")
+    assert directories("minilm", "mine", None, "a/b") == [Path("mine")]
+    (tmp_path / "empty").mkdir()
+    words = ["--out", tmp_path / "empty", "--overwrite"]
+    assert run("export", world.model, *words).code == 0
 
 
 def test_a_link_that_leads_to_itself(refused, world, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
@@ -25,6 +26,7 @@ from bayeslora.cli.outputs import (
     print_json,
 )
 from bayeslora.errors import InputError
+from bayeslora.files import real_path
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -89,9 +91,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.posteriors.config_scores import check_feature_scores
     from bayeslora.posteriors.registry import resolve_posterior
 
-    # A model of ours may be replaced by what is made of it.
-    inputs = (args.train, args.validation, args.backbone)
-    check_new_directory(args.out, overwrite=args.overwrite, inputs=inputs)
+    check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
     posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
     check_feature_scores(args.feature_scores or (), posterior)
     record = _own_record(args)
@@ -106,6 +106,20 @@ def run(args: argparse.Namespace) -> None:
     classifier.calibrate(train, held, posterior=posterior, **scores, **column_options(args))
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
+
+
+def _inputs(args: argparse.Namespace) -> list[str | Path]:
+    """Return what the new model is made from, or will be read from."""
+    from bayeslora.backbones.embedded import directories
+    from bayeslora.checkpoint import is_model, read_record
+
+    backbone = args.backbone
+    if backbone is None and is_model(args.model):
+        backbone = read_record(args.model).backbone["name"]
+    files = [one for one in (args.train, args.validation) if one is not None]
+    # A model of ours may be replaced by what is made of it, but not lie within that.
+    model = [] if real_path(args.model) == real_path(args.out) else directories(args.model)
+    return [*files, *model, *directories(backbone)]
 
 
 def _own_record(args: argparse.Namespace) -> ModelRecord | None:

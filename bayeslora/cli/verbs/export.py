@@ -51,12 +51,13 @@ def run(args: argparse.Namespace) -> None:
     if args.head and (args.format != "peft" or args.prefix is not None):
         raise InputError("--head goes with --format peft, and with no --prefix: it knows its own")
 
+    from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.training.export_target import check_export
 
     backbone = args.backbone or read_record(args.model).backbone["name"]
-    inputs = (args.model, backbone)
+    inputs = [args.model, *directories(backbone)]
     check_export(args.out, args.format, overwrite=bool(args.overwrite), inputs=inputs)
     loading = given(args, *LOADING)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)

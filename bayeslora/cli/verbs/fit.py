@@ -153,12 +153,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_path(args: argparse.Namespace) -> None:
+    from bayeslora.backbones.embedded import directories
     from bayeslora.cli.outputs import check_new_directory
     from bayeslora.files import refuse_inputs
     from bayeslora.training.resume import is_interrupted
 
-    given_ones = (args.train, args.validation, args.backbone)
-    refuse_inputs(args.out, *(one for one in given_ones if one is not None))
+    files = (args.train, args.validation, args.config)
+    read = [one for one in files if one is not None]
+    refuse_inputs(args.out, *read, *directories(args.backbone))
     if not is_interrupted(args.out):
         check_new_directory(args.out, overwrite=args.overwrite)
 

@@ -18,6 +18,7 @@ from bayeslora.cli.arguments import (
 from bayeslora.cli.runs import find
 from bayeslora.cli.spectra import add_spectrum, spectra_of
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import refuse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
     spectra = spectra_of(args)
+    card = [] if args.model_card is None else [args.model_card]
+    refuse_inputs(args.out, *card, *spectra.directories)
     provenance: Provenance = {"command": args.command}
     if spectra:
         provenance = {**provenance, "Adapters": spectra.fingerprints()}
