@@ -73,10 +73,11 @@ def real_path(path: str | Path) -> Path:
     Raises:
         InputError: Its links lead in a circle.
     """
-    try:
-        return Path(path).resolve()
-    except RuntimeError:
-        raise InputError(f"{path} is a link that leads back to itself") from None
+    # Path.resolve fails on a circle before Python 3.13, and no longer since.
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise InputError(f"{path} is a link that leads back to itself")
+    return found
 
 
 def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:

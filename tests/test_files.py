@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_directory, atomic_file, read_json, write_json
+from bayeslora.files import atomic_directory, atomic_file, read_json, real_path, write_json
 
 
 def names(folder):
@@ -214,3 +214,13 @@ def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch, path):
     with pytest.raises(InputError, match="working directory"):
         write()
     assert names(tmp_path) == ["here"]
+
+
+def test_links_in_a_circle_are_said_whatever_python_makes_of_them(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.symlink_to(second)
+    second.symlink_to(first)
+    monkeypatch.setattr(Path, "resolve", Path.absolute)
+    with pytest.raises(InputError, match="first is a link that leads back to itself"):
+        real_path(first)
+    assert real_path(tmp_path / "none" / ".." / "new") == tmp_path / "new"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayeslora.option_checks import (
+    as_seed,
     check_count,
     check_flag,
     check_not_negative,
@@ -66,7 +67,7 @@ class APSOptions:
         check_share("alpha", self.alpha)
         check_flag("classwise", self.classwise)
         check_flag("randomised", self.randomised)
-        check_count("seed", self.seed, least=0)
+        self.seed = as_seed(self.seed)
 
 
 @dataclass(eq=False)

@@ -130,7 +130,8 @@ def test_a_class_without_rows_is_in_every_set_where_each_has_its_threshold(caplo
 
 def test_the_seed_decides_about_random_parts():
     fit, apply = drawn(), drawn(300, seed=1)
-    sets = [bl.APS(seed=seed).fit(fit).apply(apply).sets for seed in (3, 3, 4)]
+    seeds = (3, np.int64(3), 4)
+    sets = [bl.APS(seed=seed).fit(fit).apply(apply).sets for seed in seeds]
     np.testing.assert_array_equal(sets[0], sets[1])
     assert (sets[0] != sets[2]).any()
 
@@ -228,7 +229,7 @@ def test_refusals(name):
         ("lac:alpha=0", "alpha must be between 0 and 1, got 0"),
         ("lac:seed=1", "unknown option of method lac 'seed'"),
         ("aps:randomised=maybe", "randomised must be true or false"),
-        ("aps:seed=-1", "seed must be a whole number >= 0"),
+        ("aps:seed=-1", "seed must be an integer from 0"),
         ("aps:classwise=1", "classwise must be true or false"),
         ("raps:penalty=-1", "penalty must be >= 0, got -1"),
         ("raps:k_reg=0.5", "k_reg must be a whole number >= 0"),

@@ -5,24 +5,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import adapter_arms
+import adapter_claims
+import adapter_memory
+import adapter_speed
+import adapter_training
+import causal_lm
+import dropped_components
 import pytest
+import quantisation_error
+import stable_rank
 import tiny
 import torch
+import verdicts
 from torch import nn
 
 from bayeslora.files import read_json, write_json
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-adapter_arms = pytest.importorskip("adapter_arms", reason="benchmarks/ is not beside tests/")
-adapter_claims = pytest.importorskip("adapter_claims")
-adapter_memory = pytest.importorskip("adapter_memory")
-adapter_speed = pytest.importorskip("adapter_speed")
-adapter_training = pytest.importorskip("adapter_training")
-causal_lm = pytest.importorskip("causal_lm")
-dropped_components = pytest.importorskip("dropped_components")
-quantisation_error = pytest.importorskip("quantisation_error")
-stable_rank = pytest.importorskip("stable_rank")
-verdicts = pytest.importorskip("verdicts")
 
 STEPS, MARKS = 6, (3, 6)
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")

@@ -2,17 +2,13 @@
 
 import json
 import random
-import sys
-from pathlib import Path
 
 import pytest
+import task_rows
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.data import FAR, NEAR
 from bayeslora.tasks.newsgroups import DISTRIBUTION
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-task_rows = pytest.importorskip("task_rows", reason="benchmarks/ is not beside tests/")
 
 SIZES = {"num_train": 12, "num_validation": 6, "num_test": 8, "num_ood": 4}
 

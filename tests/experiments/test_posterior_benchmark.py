@@ -1,12 +1,18 @@
 """The benchmark of posteriors on a tiny backbone: every kind of fit ends in complete rows."""
 
-import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 
+import ablations
+import adapter_grid
+import existing_classifier
+import posterior_distances
+import posterior_features
+import posteriors
+import posteriors_pareto
+import posteriors_summary
 import pytest
 import tiny
 
@@ -19,16 +25,6 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.readers import load_examples
 from bayeslora.testing.toy import toy
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-posteriors = pytest.importorskip("posteriors", reason="benchmarks/ is not beside tests/")
-posteriors_pareto = pytest.importorskip("posteriors_pareto")
-posteriors_summary = pytest.importorskip("posteriors_summary")
-posterior_distances = pytest.importorskip("posterior_distances")
-posterior_features = pytest.importorskip("posterior_features")
-ablations = pytest.importorskip("ablations", reason="benchmarks/ is not beside tests/")
-existing_classifier = pytest.importorskip("existing_classifier")
-adapter_grid = pytest.importorskip("adapter_grid")
 
 SHORT_CHAINS = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
 SAME_PRIOR = sorted(

@@ -1,18 +1,13 @@
 """The benchmark of regimes on a tiny backbone: complete tables, and features of the right state."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import regimes
 import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import read_json, write_json
 from bayeslora.tasks.readers import load_examples
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-regimes = pytest.importorskip("regimes", reason="benchmarks/ is not beside tests/")
 
 
 @pytest.fixture

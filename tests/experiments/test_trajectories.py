@@ -1,12 +1,11 @@
 """Fits that keep every epoch, and what is computed from their states."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trajectories
 
 from bayeslora.experiments.data import FAR
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, fitted_head
@@ -24,9 +23,6 @@ from bayeslora.posteriors.config import (
 from bayeslora.training.fit import train_network
 from bayeslora.training.predict import to_predictions
 from bayeslora.training.settings import TrainingSettings
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-trajectories = pytest.importorskip("trajectories", reason="benchmarks/ is not beside tests/")
 
 
 @pytest.fixture(scope="module")
