@@ -11,7 +11,7 @@ from typing import Any
 from posteriors_in_short import short_table
 from posteriors_more_tables import Rows, detection_table, distance_table
 from posteriors_pareto import SAME_COST, Point, common, figure_svg, mean_points, pareto_front
-from summarise import interval
+from summarise import difference, interval
 
 from bayeslora.files import atomic_file, read_json
 
@@ -89,8 +89,6 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
             interval([row[column] for row in values]) if column in values[0] else ""
             for column in SCORES
         ]
-        shared = sorted(rows.keys() & base.keys()) if name != REFERENCE else []
-        gaps = [rows[seed]["nll"] - base[seed]["nll"] for seed in shared]
         costs = [
             f"{values[0]['passes']}",
             f"{fmean(row['fit_seconds'] for row in values):.0f}",
@@ -98,7 +96,6 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
             f"{fmean(row['bytes'] for row in values) / 1e6:.1f}",
         ]
         star = " ★" if name in front else ""
-        delta = interval(gaps) if gaps else ""
-        row = [name + star, str(len(rows)), *cells, delta, *costs]
+        row = [name + star, str(len(rows)), *cells, difference(rows, base, "nll"), *costs]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

@@ -140,7 +140,7 @@ def _table(cells: Cells, task: str, regime: str) -> str:
     for method in methods:
         rows = cells[task, regime, method]
         values = [interval([row[column] for row in rows.values()]) for column in present]
-        deltas = [_difference(rows, reference, column) for column in ("nll", "ece")]
+        deltas = [difference(rows, reference, column) for column in ("nll", "ece")]
         name = method + _unfinished(rows)
         lines.append("| " + " | ".join([name, str(len(rows)), *values, *deltas]) + " |")
     return "\n".join(lines)
@@ -171,9 +171,10 @@ def _half(values: list[float]) -> float:
     return T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _difference(
+def difference(
     rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]], column: str
 ) -> str:
+    """Return the paired difference with its interval; nothing of the reference itself."""
     shared = sorted(rows.keys() & reference.keys())
     if not shared or rows is reference:
         return ""

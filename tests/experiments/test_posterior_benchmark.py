@@ -173,7 +173,6 @@ def test_the_combination_is_that_of_the_classifier(cell):
 
 
 def test_ablations_fill_their_table(cell, monkeypatch):
-    monkeypatch.setattr(ablations, "EPOCHS", 2)
     monkeypatch.setattr(ablations, "POLISHES", {"covariance diagonal": "vbll:covariance=diagonal"})
     for seed, fit in product((0, 1), ("default", "head step joint")):
         ablations.run(replace(cell, adapter="variants", seed=seed), fit)
@@ -354,3 +353,24 @@ def test_the_front_holds_what_nothing_beats():
         for name, cost, nll in [("a", 1, 0.5), ("b", 1.1, 0.4), ("c", 2, 0.41), ("d", 3, 0.3)]
     ]
     assert posteriors_pareto.pareto_front(points) == ["b", "d"]
+
+
+def test_a_classifier_before_and_after(tmp_path):
+    def rows(seed):
+        before = {"accuracy": 0.8, "nll": 0.9 + seed, "ece": 0.2, "far logit_variance": 0.5}
+        after = before | {"nll": 0.5 + seed, "ece": 0.1 + seed / 10, "far logit_variance": 0.7}
+        methods = {"before": before, "laplace": after}
+        return [{"method": name, "far max_probability": 0.6} | row for name, row in methods.items()]
+
+    for seed in (0, 1):
+        file = tmp_path / "scores" / f"newsgroups-seed-{seed}.json"
+        write_json(file, {"task": "newsgroups", "seed": seed, "rows": rows(seed)})
+    existing_classifier.write_summary(tmp_path)
+    lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
+    before, after = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:])
+    assert before[:3] == ["newsgroups", "before", "2"]
+    assert after[-2].startswith("-0.400 ± 0.000")
+    # Half a t interval of -0.1 and 0: 12.706 · 0.0707 / √2.
+    assert after[-1] == "-0.050 ± 0.635"
+    assert before[7] == ""
+    assert after[7] == "0.700 ± 0.000"
