@@ -10,8 +10,9 @@ on where it was interrupted.
 
     python benchmarks/posteriors.py --data-dir DIR
 
-Seconds are processor time of one thread: they can be compared while other processes run. Those of
-a prediction have the frozen layers in them; those of a fit have not, as one pass serves all fits.
+Seconds are processor time of one thread, which other processes disturb less than time by the clock.
+Those of a prediction have the frozen layers in them; those of a fit have not, as one pass serves
+all fits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, TypeVar
 import torch
 from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
 from posterior_features import combined_detections, detections, distance_detections
-from posteriors_summary import write_summary
+from posteriors_summary import EPOCHS, write_summary
 from task_rows import TASKS, load_experiment
 
 import bayeslora as bl
@@ -45,7 +46,7 @@ from bayeslora.training.predict import num_passes
 
 Choice = TypeVar("Choice")
 
-EPOCHS, MAX_LENGTH = 6, 32
+MAX_LENGTH = 32
 NUM_TEST, NUM_OOD = 500, 250
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance", "energy", "max_logit")
 LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from posteriors_more_tables import Rows
+from posteriors_more_tables import Rows, head_lines, is_blind, line
 from posteriors_pareto import Point
-from summarise import mark
+from summarise import difference, mark
 
 LEGEND = (
-    "Mean NLL over the seeds that all these methods have on all data sets ({seeds}). `<` marks one "
+    "Means over the seeds that all these methods have on all data sets ({seeds}). `<` marks an NLL "
     "below that of {reference}, `>` one above it, where the 95 % interval of the paired difference "
-    "over seeds leaves out zero; nothing corrects for the number of comparisons. A star marks the "
-    "Pareto front of the means over data sets. Validation NLL is what choices were made by, and "
-    "far AUROC that of logit variance, both the mean over data sets."
+    "over seeds leaves out zero; nothing corrects for the number of comparisons. Δ is the mean NLL "
+    "minus that of {reference}, paired by seed. A star marks the Pareto front of the means over "
+    "data sets, which are point estimates. Far AUROC is by the highest probability and, of what "
+    "has one, by the variance of the logits."
 )
 
 
@@ -33,8 +34,10 @@ def short_table(
         reference: The method that others are compared with.
     """
     names = sorted(tasks)
-    head = ["method", *names, "mean NLL", "validation NLL", "far AUROC", "passes", "predict s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    scores = ("ece", "far max_probability", "far logit_variance")
+    head = ["method", *names, "mean NLL", "Δ", *scores, "passes", "predict s"]
+    lines = head_lines(head)
+    means_of = {one.name: _by_seed([tasks[name][one.name] for name in names]) for one in means}
     for point in sorted(means, key=lambda one: one.nll):
         each = [tasks[name][point.name] for name in names]
         cells = [
@@ -45,11 +48,12 @@ def short_table(
             point.name + (" ★" if point.name in front else ""),
             *cells,
             f"{point.nll:.3f}",
-            *(_mean(each, column) for column in ("validation_nll", "far logit_variance")),
+            difference(means_of[point.name], means_of.get(reference, {}), "nll"),
+            *(_mean(each, column) for column in scores),
             str(next(iter(each[0].values()))["passes"]),
             f"{point.cost:.1f}",
         ]
-        lines.append("| " + " | ".join(row) + " |")
+        lines.append(line(row))
     seeds = sorted(next(iter(tasks[names[0]].values())))
     legend = LEGEND.format(reference=reference, seeds=", ".join(map(str, seeds)))
     return legend + "\n\n" + "\n".join(lines)
@@ -60,8 +64,13 @@ def _nll(rows: Rows, base: Rows, *, own: bool) -> str:
     return f"{fmean(row['nll'] for row in rows.values()):.3f}{sign}"
 
 
+def _by_seed(each: Sequence[Rows]) -> Rows:
+    """Return the mean NLL over data sets by seed."""
+    return {seed: {"nll": fmean(rows[seed]["nll"] for rows in each)} for seed in each[0]}
+
+
 def _mean(each: Sequence[Rows], column: str) -> str:
-    """Return the mean over data sets of the mean over seeds."""
-    if any(column not in row for rows in each for row in rows.values()):
+    """Return the mean over data sets of the mean over seeds; nothing of what tells nothing."""
+    if any(is_blind(rows, column) for rows in each):
         return ""
     return f"{fmean(fmean(row[column] for row in rows.values()) for rows in each):.3f}"

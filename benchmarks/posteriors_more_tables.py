@@ -36,9 +36,9 @@ def detection_table(methods: Mapping[str, Rows]) -> list[str]:
         for score in OF_FITS if has_features else (COMBINED,):
             if f"far {score}" in stored:
                 cells = [_cell(rows, f"{split} {score}", stored) for split in SETS]
-                lines.append(_line([name, score, str(len(rows)), *cells]))
+                lines.append(line([name, score, str(len(rows)), *cells]))
     head = ["features or last layer", "score", "seeds", *(f"{split} AUROC" for split in SETS)]
-    return [DETECTION_TITLE, "\n".join([*_head(head), *lines])] if lines else []
+    return [DETECTION_TITLE, "\n".join([*head_lines(head), *lines])] if lines else []
 
 
 def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -60,13 +60,14 @@ def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
         if method != EXACT:
             stored = set.intersection(*(set(row) for row in rows.values()))
             cells = [_cell(rows, key, stored) for key in DISTANCES]
-            lines.append(_line([features, method, str(len(rows)), *cells]))
+            lines.append(line([features, method, str(len(rows)), *cells]))
     head = ["features", "method", "seeds", "total variation", "epistemic ratio"]
-    return [_distance_title(chains), "\n".join([*_head(head), *lines])]
+    return [_distance_title(chains), "\n".join([*head_lines(head), *lines])]
 
 
 def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:
     worst = max(row["chosen"]["max_rhat"] for row in chains)
+    fewest = min(row["chosen"]["min_ess"] for row in chains)
     return (
         "### Distance to the exact posterior\n\n"
         f"From `{EXACT}` on the same features and under the same prior: each weight "
@@ -74,17 +75,29 @@ def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:
         "Methods that would choose their prior are fitted with this one here, so these are not the "
         "rows above. Total variation is ½ Σ |p − r|, the mean over test rows; the ratio is that of "
         "mean epistemic uncertainty, 1 where the two agree and above where the method is the less "
-        f"certain. R-hat of the chains is at most {worst:.3f}."
+        "certain. `map` and Laplace stand where training stopped, before the mode; `vbll` rows "
+        "have fitted means, with `laplace_refinement=true` those and a Laplace covariance, which "
+        "tells what of Laplace's distance is the covariance's. The chains have a noise of their "
+        f"own, which is in every distance: R-hat is at most {worst:.3f} (1.01 is the usual limit), "
+        f"the smallest effective sample size {fewest:.0f}."
     )
+
+
+def is_blind(rows: Rows, column: str) -> bool:
+    """Return whether a score is missing, or an AUROC that of the same value for every row."""
+    values = [row.get(column) for row in rows.values()]
+    return None in values or (column.endswith("logit_variance") and set(values) == {0.5})
 
 
 def _cell(rows: Rows, column: str, stored: set[str]) -> str:
     return interval([row[column] for row in rows.values()]) if column in stored else ""
 
 
-def _head(columns: Sequence[str]) -> list[str]:
-    return [_line(columns), "|---" * len(columns) + "|"]
+def head_lines(columns: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table."""
+    return [line(columns), "|---" * len(columns) + "|"]
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a table."""
     return "| " + " | ".join(cells) + " |"

@@ -287,7 +287,8 @@ def test_the_summary_names_the_front_and_the_gaps(tmp_path):
     assert [*table] == ["polar vbll ★", "lora blob", "lora mle"]
     assert "0.100 ± 0.000" in table["lora mle"]
     figure = (tmp_path / "figures" / "toy.svg").read_text()
-    assert "lora blob" in figure
+    assert "polar vbll ★" in figure
+    assert "lora blob" not in figure
 
 
 def test_the_summary_averages_over_data_sets(tmp_path):
@@ -321,7 +322,10 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
             {"method": "laplace", **scores, **costs, "far energy": 0.6, "far combined": 0.9},
         ]
         distances = [
-            {"method": posterior_distances.EXACT, "chosen": {"max_rhat": 1.002 + seed / 1000}},
+            {
+                "method": posterior_distances.EXACT,
+                "chosen": {"max_rhat": 1.002 + seed / 1000, "min_ess": 500.0 + seed},
+            },
             {"method": "map", "chosen": {}, "tv": tv},
             {"method": "vbll", "chosen": {}, "tv": tv / 2, "epistemic_ratio": 1.5},
         ]
@@ -331,7 +335,8 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
     posteriors_summary.write_summary(tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "τ = 2" in text
-    assert "R-hat of the chains is at most 1.003." in text
+    assert "R-hat is at most 1.003" in text
+    assert "the smallest effective sample size 500." in text
     _, detection, far = text.split("\n### ")
     lines = [line for line in detection.splitlines() if line.startswith("| polar")]
     # The energy of a last layer is next to that of its features, and has no row of its own.
@@ -374,3 +379,25 @@ def test_a_classifier_before_and_after(tmp_path):
     assert after[-1] == "-0.050 ± 0.635"
     assert before[7] == ""
     assert after[7] == "0.700 ± 0.000"
+
+
+def test_the_summary_tells_what_was_chosen(tmp_path):
+    fits = {("polar", "vbll"): ((0.4, 0.5), 1.0), ("lora", "mle"): ((0.4, 0.5), 1.0)}
+    store_fits(tmp_path, "toy", fits)
+    for seed, (epoch, prior) in enumerate(((6, 1.25), (3, 12345.0))):
+        file = tmp_path / "scores" / "toy" / "polar" / f"vbll-seed-{seed}.json"
+        content = read_json(file)
+        content["rows"][0] |= {"epoch": epoch, "chosen": {"prior_precision": prior}}
+        write_json(file, content)
+    rate = {"lr": 0.004, "seed": 0, "validation_nll": [[0.004, 0.5], [0.01, 0.6]]}
+    write_json(tmp_path / "learning-rates" / "toy" / "polar-vbll.json", rate)
+    for posterior in ("tfb", "tfb:tolerance=0.03"):
+        adapter = "lora" if ":" in posterior else "polar"
+        write_json(tmp_path / "widths" / "toy" / f"{adapter}-tfb.json", {"posterior": posterior})
+    posteriors_summary.write_summary(tmp_path)
+    table = table_below(tmp_path, "What was chosen")
+    assert table["polar vbll"] == ["polar vbll", "0.004 ↓"]
+    assert table["lora tfb"][1] == "tolerance=0.03"
+    assert "polar tfb" not in table
+    assert table["polar"] == ["polar", "1 of 2"]
+    assert table["polar vbll: prior_precision"][1] == "1.25, 12,345"
