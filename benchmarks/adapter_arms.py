@@ -59,7 +59,7 @@ class Trainee:
         optimizer: Of what trains.
         sites: Its adapters; none where its own weights train.
         before_step: Called with the number of the step before each.
-        beside: Bytes of weights that are kept beside the model's own.
+        beside: Bytes of weights that are kept beside the model's own, in training or not.
     """
 
     model: nn.Module
@@ -81,7 +81,8 @@ def adapted(setting: Setting, arm: Arm, lr: float, seed: int) -> Trainee:
     sites = inject(model, config, seed, blank=stored)
     if stored:
         load_adapter_state(sites, start_of(setting, arm))
-    return Trainee(model, build_optimizer(sites, [], config, lr), list(sites))
+    beside = sum(item.nbytes for site in sites for item in site.tensors().values())
+    return Trainee(model, build_optimizer(sites, [], config, lr), list(sites), beside=beside)
 
 
 def whole(setting: Setting, _arm: Arm, lr: float, _seed: int) -> Trainee:
@@ -90,17 +91,27 @@ def whole(setting: Setting, _arm: Arm, lr: float, _seed: int) -> Trainee:
     return Trainee(model, AdamW(model.parameters(), lr=lr, weight_decay=0.0))
 
 
-def sampled(setting: Setting, _arm: Arm, lr: float, seed: int, *, lowest: bool = False) -> Trainee:
-    """Return the model with two of its layers in training.
+def sampled(
+    setting: Setting,
+    _arm: Arm,
+    lr: float,
+    seed: int,
+    *,
+    lowest: bool = False,
+    train_embedding: bool = False,
+) -> Trainee:
+    """Return the model with two of its layers in training, and the embedding where that is asked.
 
     They are drawn anew before every step, or are the lowest two: no draw keeps more activations.
     """
     model = open_model(setting.source)
-    options = LISA(num_layers=None, interval=1)
+    options = LISA(num_layers=None, interval=1, train_embedding=train_embedding)
     if lowest:
         num_layers = model.config.num_hidden_layers  # type: ignore[union-attr]
         options = replace(options, mode="weighted", weights=(1, 1, *[0] * (num_layers - 2)))  # type: ignore[operator]
     layers = FullLayers(model, options, after=("model.norm",))
+    # The output layer is the embedding, which may have been replaced.
+    model.tie_weights()  # type: ignore[operator]
     groups = [
         Group(name, tuple(items.values()), name == ALWAYS) for name, items in layers.groups.items()
     ]
@@ -133,16 +144,16 @@ class Arm:
     begin: Begin = adapted
 
 
-# One grid for all that start with the same scale, so that every rate compares them; LoRA, which
-# starts at zero, likes larger rates and has one more.
-_RATES = (3e-4, 1e-3, 3e-3)
+# One grid, so that every rate compares them. LoRA, which starts at zero, and CorDA-KPM, which does
+# at the smallest components, like larger rates and have one more.
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 ARMS: dict[str, Arm] = {
     "lora": Arm(LoRA(alpha=RANK, **_EVERYWHERE), (*_RATES, 1e-2)),
     "pissa": Arm(PiSSA(**_EVERYWHERE), _RATES),
     "corda-ipm": Arm(CorDA(**_EVERYWHERE), _RATES, TARGET),
     # The options want a context of their own; what the arm names is what runs.
-    "corda-kpm": Arm(CorDA(mode="kpm", context=("kept",), **_EVERYWHERE), _RATES, GENERIC),
+    "corda-kpm": Arm(CorDA(mode="kpm", context=("kept",), **_EVERYWHERE), (*_RATES, 1e-2), GENERIC),
     "polar": Arm(PoLAR(alpha=32, **_EVERYWHERE), (1e-3, 4e-3, 1e-2)),
     # As many trained numbers as LoRA's.
     "s2ft": Arm(S2FT(o_ratio=0.16, d_ratio=0.124, num_layers=None), (2e-4, 1e-3, 3e-3)),
@@ -150,12 +161,15 @@ ARMS: dict[str, Arm] = {
 }
 """What `adapter_speed.py` trains."""
 
+LISA_ARM = "lisa"
 LOWEST = "lisa, lowest layers"
+PUBLISHED = "lisa, lowest layers and embedding"
 MEMORY_ARMS: dict[str, Arm] = {
     "full fine-tuning": Arm(None, (1e-5,), begin=whole),
     **{name: replace(ARMS[name], rates=(1e-3,)) for name in ("lora", "pissa", "polar", "s2ft")},
-    "lisa": replace(ARMS["lisa"], rates=(1e-4,)),
+    LISA_ARM: replace(ARMS["lisa"], rates=(1e-4,)),
     LOWEST: Arm(None, (1e-4,), begin=partial(sampled, lowest=True)),
+    PUBLISHED: Arm(None, (1e-4,), begin=partial(sampled, lowest=True, train_embedding=True)),
 }
 """What `adapter_memory.py` measures."""
 

@@ -2,8 +2,9 @@
 
 The same rows, seeds and epochs for all; epoch, learning rate (the better of two for each kind of
 training, with the first seed) and the posterior's own number are chosen by validation NLL. Laplace
-is fitted around the point estimate, so two fits serve three last layers. Everything is stored as it
-comes; the same command goes on where it was interrupted.
+is fitted around the point estimate, so two fits serve three last layers. A LISA whose layers are
+drawn once is the control of drawing them anew. Everything is stored as it comes; the same command
+goes on where it was interrupted. Several may run at once on data sets of their own (`--tasks`).
 
     python benchmarks/adapter_grid.py --data-dir DIR
 """
@@ -21,11 +22,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from posteriors import (
-    EPOCHS,
     MAX_LENGTH,
     NUM_OOD,
     NUM_TEST,
@@ -36,16 +35,23 @@ from posteriors import (
     timed,
     warmed,
 )
-from summarise import interval
+from posteriors_more_tables import Rows, is_blind
+from posteriors_summary import EPOCHS
+from summarise import difference, interval
 from task_rows import load_experiment
+from verdicts import Claim, claims_table, table
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.options import resolve
 
 TASKS = ("newsgroups", "sst2_sentences")
 
+FIXED = "lisa-fixed"
+RECIPES = {FIXED: "lisa:mode=fixed"}
+"""What a name stands for, where it is not the adapter with its defaults."""
 # Two rates for each, around the default; all adapters sit in the last six layers.
 LEARNING_RATES = {
     "lora": (1e-3, 3e-3),
@@ -53,12 +59,22 @@ LEARNING_RATES = {
     "corda": (3e-4, 1e-3),
     "s2ft": (1e-3, 3e-3),
     "lisa": (3e-5, 1e-4),
+    FIXED: (3e-5, 1e-4),
     "polar": (4e-3, 1e-2),
 }
 # Fits, and what is calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
-SCORES = ("accuracy", "nll", "ece", "near max_probability", "far logit_variance")
+SCORES = (
+    "accuracy",
+    "nll",
+    "ece",
+    "overconfidence",
+    "near max_probability",
+    "near logit_variance",
+    "far max_probability",
+    "far logit_variance",
+)
 
 
 def main() -> None:
@@ -97,9 +113,13 @@ def run(cell: Cell, fit: str) -> None:
 
 
 def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
-    """Return mean stable rank and mean relative size of the changes, over changed layers."""
+    """Return mean stable rank and mean relative size of the changes, and how many numbers changed.
+
+    The means are over changed layers.
+    """
     layers = [layer for layer in clf.spectrum()[0] if layer.norm > 0]
     return {
+        "num_trained": clf.record.results["adapter"]["num_parameters"],
         "stable_rank": fmean(layer.stable_rank for layer in layers),
         "relative_norm": fmean(layer.relative_norm for layer in layers),
     }
@@ -120,7 +140,8 @@ def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
 
 def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
     """Return a classifier and the processor seconds that its fit took."""
-    adapter = replace(ADAPTERS[cell.adapter](), lr=lr)
+    recipe = RECIPES.get(cell.adapter, cell.adapter)
+    adapter = replace(resolve("adapter", recipe, ADAPTERS), lr=lr)
     clf = bl.BayesianClassifier(
         cell.backbone, adapter, fit, seed=cell.seed, max_length=MAX_LENGTH, progress=False
     )
@@ -146,19 +167,52 @@ def empty_cache() -> Iterator[None]:
 
 def write_summary(out: Path) -> None:
     """Write a table a data set from the scores that are there."""
-    tasks: dict[str, dict[tuple[str, str], dict[int, dict[str, Any]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+    parts = [_preamble()]
+    for task, methods in sorted(_read(out).items()):
+        parts += [f"## {task}", _table(methods)]
+    if rates := _rates(out):
+        parts += ["## Learning rates", rates]
+    parts += ["## Claims", claims_table(claims(out))]
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _read(out: Path) -> dict[str, dict[tuple[str, str], Rows]]:
+    """Return the rows by data set, last layer and adapter."""
+    tasks: dict[str, dict[tuple[str, str], Rows]] = defaultdict(lambda: defaultdict(dict))
     for file in sorted((out / "scores").glob("*/*/*.json")):
         content = read_json(file)
         for row in content["rows"]:
             place = (row["method"], content["adapter"])
             tasks[content["task"]][place][content["seed"]] = row
-    parts = [_preamble()]
-    for task, methods in sorted(tasks.items()):
-        parts += [f"## {task}", _table(methods)]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return tasks
+
+
+def claims(out: Path) -> list[Claim]:
+    """Return LISA's claim, that layers should be drawn anew, with what is stored."""
+    found: list[Claim] = []
+    for task, methods in sorted(_read(out).items()):
+        for posterior in sorted({name for name, _ in methods}):
+            drawn, fixed = (methods.get((posterior, name), {}) for name in ("lisa", FIXED))
+            shared = sorted(drawn.keys() & fixed.keys())
+            lower = tuple(fixed[seed]["nll"] - drawn[seed]["nll"] for seed in shared)
+            text = (
+                f"layers drawn anew have a lower NLL than those of one draw ({task}, {posterior})"
+            )
+            found.append(Claim("LISA", text, "nats", lower))
+    return found or [Claim("LISA", "layers drawn anew have a lower NLL", "nats", ())]
+
+
+def _rates(out: Path) -> str:
+    """Return the chosen rates, with what end of its grid each is."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for file in sorted((out / "learning-rates").glob("*/*.json")):
+        content = read_json(file)
+        lowest = content["lr"] == min(rate for rate, _ in content["validation_nll"])
+        found[file.stem][file.parent.name] = f"{content['lr']:g} {'↓' if lowest else '↑'}"
+    tasks = sorted({task for row in found.values() for task in row})
+    rows = [[name, *(row.get(task, "") for task in tasks)] for name, row in found.items()]
+    return table(["adapter and fit", *tasks], rows) if rows else ""
 
 
 def _preamble() -> str:
@@ -166,44 +220,47 @@ def _preamble() -> str:
         "# Adapters and last layers\n\n"
         "SmolLM2-135M, every adapter at its default size in the last 6 of 30 layers, 640 training, "
         "320 validation and 500 test rows, 250 rows of each out-of-distribution set, at most "
-        f"{MAX_LENGTH} tokens a text, at most {EPOCHS} epochs, bfloat16. Epoch, learning rate (the "
-        "better of two, with the first seed) and the posterior's own number are chosen by "
-        "validation NLL. Values are means over seeds ± half a 95 % t interval; Δ NLL and Δ ECE are "
-        f"paired by seed, adapter − {REFERENCE} under the same last layer. Stable rank is "
-        "‖ΔW‖²_F / ‖ΔW‖²₂ and relative size ‖ΔW‖_F / ‖W‖_F, means over changed layers. "
-        "Seconds are processor time of a fit on one thread, without the pass of the frozen layers "
-        "that serves all fits of an adapter, and with CorDA's pass over its context. LoRA and "
-        "PoLAR have a rank of 8 on two layers, PiSSA and CorDA of 16 on more: differences from "
-        "LoRA are of defaults, in size too. "
+        f"{MAX_LENGTH} tokens a text, at most {EPOCHS} epochs, where `fit` would take 15: what "
+        "needs more is at a loss. bfloat16, but for LISA, which trains and so computes in float32. "
+        "Epoch, learning rate (the better of two, ↓ the lower, once) and the posterior's own "
+        "number are chosen by validation NLL. Values are means over seeds ± half a 95 % t "
+        "interval; Δ NLL and Δ ECE are paired by seed, adapter − "
+        f"{REFERENCE} under the same last layer. The rows are the same for every seed, so the "
+        "intervals speak of training, not of the choice of rows. Overconfidence is mean "
+        "confidence − accuracy; near and far are AUROCs of out-of-distribution rows (near: "
+        "newsgroups that are no class; far: Reuters, for SST-2 AG news), nothing where a last "
+        "layer has no variance. Stable rank is ‖ΔW‖²_F / ‖ΔW‖²₂ and relative size ‖ΔW‖_F / ‖W‖_F, "
+        "means over changed layers; trained are the numbers that changed, in thousands. Seconds "
+        "are processor time of a fit on one thread, without the pass of the frozen layers that "
+        "serves all fits of an adapter, and with CorDA's pass over its context. LoRA, PoLAR, "
+        "PiSSA and CorDA sit on the query and value projections, the first two with rank 8, the "
+        "others with 16; differences from LoRA are of defaults, in size too. "
+        f"`{FIXED}` draws its layers once, as a control of LISA. "
         "Made by `python benchmarks/adapter_grid.py --data-dir DIR`."
     )
 
 
-def _table(methods: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]]) -> str:
+def _table(methods: Mapping[tuple[str, str], Rows]) -> str:
     present = [
-        name for name in SCORES if any(name in row for m in methods.values() for row in m.values())
+        name for name in SCORES if not all(is_blind(rows, name) for rows in methods.values())
     ]
     head = ["last layer", "adapter", "seeds", *present, "Δ NLL", "Δ ECE"]
-    head += ["stable rank", "relative size", "fit s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    head += ["stable rank", "relative size", "trained", "fit s"]
+    lines = []
     for (posterior, adapter), rows in sorted(methods.items()):
         values = list(rows.values())
-        cells = [interval([row[name] for row in values]) for name in present]
+        cells = [
+            "" if is_blind(rows, name) else interval([row[name] for row in values])
+            for name in present
+        ]
         base = methods.get((posterior, REFERENCE), {})
-        gaps = [_gap(rows, base, name) for name in ("nll", "ece")] if adapter != REFERENCE else []
+        gaps = [difference(rows, base, name) for name in ("nll", "ece")]
         shape = [fmean(row[name] for row in values) for name in ("stable_rank", "relative_norm")]
         seconds = f"{fmean(row['fit_seconds'] for row in values):.0f}"
-        row = [posterior, adapter, str(len(rows)), *cells, *(gaps or ["", ""])]
-        row += [f"{shape[0]:.2f}", f"{shape[1]:.3f}", seconds]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
-
-
-def _gap(
-    rows: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]], name: str
-) -> str:
-    shared = sorted(rows.keys() & base.keys())
-    return interval([rows[seed][name] - base[seed][name] for seed in shared]) if shared else ""
+        trained = f"{fmean(row['num_trained'] for row in values) / 1e3:,.0f}"
+        row = [posterior, adapter, str(len(rows)), *cells, *gaps]
+        lines.append([*row, f"{shape[0]:.2f}", f"{shape[1]:.3f}", trained, seconds])
+    return table(head, lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from causal_lm import GENERIC, TARGET, next_token_loss, open_model, test_losses
 from torch import Tensor
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.spectrum import stable_rank
+from bayeslora.adapters.spectrum import drift, stable_rank
 from bayeslora.files import read_json, write_json
 
 BATCH = 2
@@ -45,19 +45,24 @@ class Bench:
 
 
 def run(bench: Bench, name: str, lr: float, seed: int) -> None:
-    """Train one arm with one rate and one seed, where there is no record of it with these steps.
+    """Train one arm with one rate and one seed, where there is no record of the same run.
 
-    `stable_rank` in the record has a list over layers for every projection.
+    `stable_rank` in the record has a list over layers for every projection, `drift` the largest
+    over layers, `step_seconds` the processor's seconds of all steps without what the marks take.
     """
     file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
-    asked = {"steps": bench.steps, "marked": list(bench.marks)}
+    arm = bench.arms[name]
+    asked = {
+        "steps": bench.steps,
+        "marked": list(bench.marks),
+        "options": repr(arm.adapter),
+        "texts": bench.setting.texts.digest(),
+    }
     if file.is_file() and asked.items() <= read_json(file).items():
         return
-    arm = bench.arms[name]
     trainee = arm.begin(bench.setting, arm, lr, seed)
-    start = time.process_time()
     record = {"arm": name, "lr": lr, "seed": seed, **asked, **train(bench, trainee, seed)}
-    write_json(file, record | {"seconds": round(time.process_time() - start, 1)})
+    write_json(file, record)
     print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
 
 
@@ -68,17 +73,23 @@ def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
     """
     losses: list[float] = []
     marks: list[Record] = []
+    seconds, sound = 0.0, True
     for step, ids in enumerate(batches(bench, seed)):
+        start = time.process_time()
         loss = one_step(trainee, step, ids)
-        if not math.isfinite(loss):
+        seconds += time.process_time() - start
+        sound = math.isfinite(loss)
+        if sound:
+            losses.append(loss)
+        if sound and step + 1 in bench.marks:
+            tested = test_losses(trainee.model, bench.setting.texts)
+            sound = math.isfinite(tested[TARGET] + tested[GENERIC])
+            if sound:
+                marks.append({"step": step + 1, **tested, **_shapes(trainee)})
+        if not sound:
             break
-        losses.append(loss)
-        if step + 1 in bench.marks:
-            state = _state(bench, trainee)
-            if not math.isfinite(state[TARGET] + state[GENERIC]):
-                return {"losses": losses, "marks": marks, "finished": False}
-            marks.append({"step": step + 1, **state})
-    return {"losses": losses, "marks": marks, "finished": len(losses) == bench.steps}
+    found = {"losses": losses, "marks": marks, "finished": sound}
+    return {**found, "step_seconds": round(seconds, 2)}
 
 
 def one_step(trainee: Trainee, step: int, ids: Tensor) -> float:
@@ -109,12 +120,12 @@ def base_losses(bench: Bench) -> dict[str, float]:
     return found
 
 
-def _state(bench: Bench, trainee: Trainee) -> Record:
+def _shapes(trainee: Trainee) -> Record:
     ranks: dict[str, list[float]] = defaultdict(list)
     for site in trainee.sites:
         if isinstance(site, LowRank) and math.isfinite(rank := stable_rank(site)):
             ranks[site.name.rpartition(".")[2]].append(round(rank, 3))
-    return {**test_losses(trainee.model, bench.setting.texts), "stable_rank": ranks}
+    return {"stable_rank": ranks, "drift": max(map(drift, trainee.sites), default=0.0)}
 
 
 class Runs:
@@ -122,12 +133,15 @@ class Runs:
 
     Args:
         out: Where the records are.
+        marks: Those of the runs to read; others, of another number of steps, are left out.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, marks: Sequence[int]) -> None:
         self._found: dict[str, dict[float, dict[int, Record]]] = {}
         for file in sorted((out / "runs").glob("*.json")):
             record = read_json(file)
+            if record["marked"] != list(marks):
+                continue
             by_rate = self._found.setdefault(record["arm"], {})
             by_rate.setdefault(record["lr"], {})[record["seed"]] = record
 
@@ -144,16 +158,35 @@ class Runs:
         records = self.records(arm, lr)
         return {seed: record for seed, record in records.items() if record["finished"]}
 
-    def best_rate(self, arm: str) -> float | None:
-        """Return the rate with the smallest mean area among those that have most finished seeds."""
-        sizes = {lr: len(self.finished(arm, lr)) for lr in self.rates(arm)}
-        most = max(sizes.values(), default=0)
+    def best_rate(self, arm: str, without: int | None = None) -> float | None:
+        """Return the rate with the smallest mean area among those that have most finished seeds.
+
+        Args:
+            arm: Its name.
+            without: A seed that has no say, unless it is the only one.
+        """
+        found = {lr: self.finished(arm, lr) for lr in self.rates(arm)}
+        if any(records.keys() - {without} for records in found.values()):
+            found = {
+                lr: {seed: record for seed, record in records.items() if seed != without}
+                for lr, records in found.items()
+            }
+        most = max(map(len, found.values()), default=0)
         if not most:
             return None
         return min(
-            (lr for lr, size in sizes.items() if size == most),
-            key=lambda lr: fmean(area(r) for r in self.finished(arm, lr).values()),
+            (lr for lr, records in found.items() if len(records) == most),
+            key=lambda lr: fmean(area(record) for record in found[lr].values()),
         )
+
+    def at_best(self, arm: str) -> dict[int, Record]:
+        """Return for every seed the run at the rate that is best on the other seeds.
+
+        So no run takes part in the choice that it is judged by.
+        """
+        seeds = {seed for lr in self.rates(arm) for seed in self.records(arm, lr)}
+        each = {seed: self.finished(arm, self.best_rate(arm, seed)) for seed in sorted(seeds)}
+        return {seed: records[seed] for seed, records in each.items() if seed in records}
 
     def at_edge(self, arm: str) -> str:
         """Return a note where the best rate is the smallest or largest that was tried."""

@@ -9,6 +9,7 @@ passages of Wikipedia from BoolQ. Texts are joined and cut into blocks, so that 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from bayeslora.errors import InputError
 
 BLOCK = 64
-NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 24
+NUM_POOL, NUM_CONTEXT, NUM_TEST = 400, 100, 12
 TARGET, GENERIC = "target", "generic"
 _AT_ONCE = 8
 
@@ -40,6 +41,13 @@ class Texts:
     pool: Tensor
     contexts: dict[str, Tensor]
     tests: dict[str, Tensor]
+
+    def digest(self) -> str:
+        """Return a hash of all blocks."""
+        digest = hashlib.sha256()
+        for blocks in (self.pool, *self.contexts.values(), *self.tests.values()):
+            digest.update(blocks.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def open_model(source: Path) -> nn.Module:
@@ -68,8 +76,13 @@ def _mean_loss(model: nn.Module, blocks: Tensor) -> float:
     return sum(float(next_token_loss(model, part)) * len(part) for part in parts) / len(blocks)
 
 
-def read_texts(data_dir: Path, source: Path) -> Texts:
+def read_texts(data_dir: Path, source: Path, num_test: int | None = None) -> Texts:
     """Return blocks of the two data sets in the tokens of the model in `source`.
+
+    Args:
+        data_dir: Directory of the data sets.
+        source: Directory of the model.
+        num_test: Blocks of each test; None takes `NUM_TEST`.
 
     Raises:
         InputError: A file is missing, or holds too few texts.
@@ -81,12 +94,13 @@ def read_texts(data_dir: Path, source: Path) -> Texts:
     passages = _distinct(data_dir / "boolq_passage_val", lambda row: str(row["passage"]))
     pool = _blocks(tokenizer, questions["train"], NUM_POOL)
     context = _blocks(tokenizer, passages["train"], NUM_CONTEXT)
+    count = NUM_TEST if num_test is None else num_test
     return Texts(
         pool,
         {TARGET: pool[:NUM_CONTEXT], GENERIC: context},
         {
-            TARGET: _spread(tokenizer, questions["test"], NUM_TEST),
-            GENERIC: _spread(tokenizer, passages["test"], NUM_TEST),
+            TARGET: _spread(tokenizer, questions["test"], count),
+            GENERIC: _spread(tokenizer, passages["test"], count),
         },
     )
 

@@ -33,6 +33,7 @@ from bayeslora.tasks.known import DATA_VARIABLE
 
 OUT = Path("reports/dropped-components")
 DROPPED = (8, 32, 128)
+NUM_BLOCKS = 24
 # Of the second moment that the weight is multiplied by.
 POWERS = {"plain": 0.0, "context": 1.0, "context, root": 0.5}
 
@@ -49,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     source = embedded_directory(BACKBONE)
-    run(source, read_texts(Path(args.data_dir), source), args.out)
+    run(source, read_texts(Path(args.data_dir), source, NUM_BLOCKS), args.out)
     write_summary(args.out)
     print((args.out / "summary.md").read_text(encoding="utf-8"))
 

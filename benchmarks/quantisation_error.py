@@ -36,6 +36,7 @@ STEPS = 5
 # What the paper says, the method that should take more, and the one that should take less.
 COMPARISONS = (
     ("smaller quantisation error than without an adapter", "pissa-1", "none"),
+    ("smaller than LoftQ's, both with one step", "pissa-1", "loftq-1"),
     (f"smaller with {STEPS} alternating steps than with one", f"pissa-{STEPS}", "pissa-1"),
     (f"smaller than LoftQ's, both with {STEPS} steps", f"pissa-{STEPS}", f"loftq-{STEPS}"),
 )

@@ -5,7 +5,8 @@ where it holds.
 
     reproduced                 the 95 % t interval of the mean gain lies above 0
     reproduced in direction    the mean gain is above 0, the interval is not
-    not reproduced             the mean gain is not above 0
+    not reproduced             the mean gain is not above 0, the interval does not lie below
+    contradicted               the interval lies below 0
     too few                    one gain alone, of what varies
 
 What does not vary needs no interval: one gain decides.
@@ -23,6 +24,7 @@ from scipy.stats import t as student
 REPRODUCED = "reproduced"
 IN_DIRECTION = "reproduced in direction"
 NOT_REPRODUCED = "not reproduced"
+CONTRADICTED = "contradicted"
 TOO_FEW = "too few"
 NOT_RUN = "not run"
 
@@ -59,9 +61,9 @@ class Claim:
             if not self.exact:
                 return TOO_FEW
             half = 0.0
-        if mean <= 0:
-            return NOT_REPRODUCED
-        return REPRODUCED if mean - half > 0 else IN_DIRECTION
+        if mean > 0:
+            return REPRODUCED if mean - half > 0 else IN_DIRECTION
+        return CONTRADICTED if mean + half < 0 else NOT_REPRODUCED
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:

@@ -150,7 +150,8 @@ def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
     run_all(bench)
 
 
-def test_the_summary_names_every_arm_and_claim(bench):
+def test_the_summary_names_every_arm_and_claim(bench, monkeypatch):
+    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
     run_all(bench)
     adapter_speed.write_summary(bench.out)
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
@@ -158,7 +159,7 @@ def test_the_summary_names_every_arm_and_claim(bench):
         assert f"| {name} ★ |" in text
     found = adapter_speed.claims(bench.out)
     assert all(len(claim.gains) == 2 for claim in found if "each at its best" in claim.text)
-    assert {claim.method for claim in found} >= {"PiSSA", "CorDA", "PoLAR"}
+    assert {claim.method for claim in found} == {"PiSSA", "CorDA", "PoLAR", "S²FT", "LISA"}
 
 
 def test_a_run_that_diverges_ends_early(bench):
@@ -170,12 +171,13 @@ def test_a_run_that_diverges_ends_early(bench):
     assert 1 <= len(record["losses"]) < STEPS
 
 
-def test_a_run_that_diverged_is_counted_and_left_out(bench):
+def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
+    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
     run_all(bench)
     (lr,) = bench.arms["lora"].rates
     file = bench.out / "runs" / f"lora-lr-{lr:g}-seed-1.json"
     write_json(file, read_json(file) | {"losses": [3.0], "marks": [], "finished": False})
-    assert list(adapter_training.Runs(bench.out).finished("lora", lr)) == [0]
+    assert list(adapter_training.Runs(bench.out, MARKS).finished("lora", lr)) == [0]
     adapter_speed.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
 
@@ -189,11 +191,27 @@ def test_forgetting_is_compared_at_the_target_loss_that_both_reach():
     base = {"target": 4.0, "generic": 3.0}
     far, near = curve([(3.0, 3.4), (2.0, 4.0)]), curve([(3.0, 3.2)])
     assert adapter_speed.generic_at(base, far, 2.5) == pytest.approx(3.7)
-    # At 3.0, where the one that learned less ends.
-    assert adapter_speed.forgets_less(base, near, far) == pytest.approx(0.2)
-    assert adapter_speed.forgets_less(base, far, near) == pytest.approx(-0.2)
+    # At 3.5, half-way to where the one that learned less ends.
+    assert adapter_speed.forgets_less(base, near, far) == pytest.approx(0.1)
+    assert adapter_speed.forgets_less(base, far, near) == pytest.approx(-0.1)
     # Who never learns has nothing to have forgotten for.
     assert adapter_speed.generic_at(base, curve([(4.5, 5.0)]), 4.0) == 3.0
+
+
+@pytest.mark.parametrize("ends", [(2.0, 3.2), (3.2, 2.0)])
+def test_how_far_a_run_went_is_not_taken_for_forgetting(ends):
+    """Both forget as on one curve, which bends upwards as forgetting does."""
+
+    def forgotten(target):
+        return 3.7 + 0.05 * (4 - target) ** 3
+
+    def marked(end):
+        return curve([(t, forgotten(t)) for t in (4 - (4 - end) * k / 8 for k in range(1, 9))])
+
+    base = {"target": 4.0, "generic": 3.7}
+    ours, rival = map(marked, ends)
+    # The shorter curve rises by 0.05 · 0.8³ = 0.026; chords of an eighth are off by far less.
+    assert abs(adapter_speed.forgets_less(base, ours, rival)) < 2e-3
 
 
 def test_steps_to_a_loss_are_of_the_trailing_mean():
@@ -206,12 +224,24 @@ def test_steps_to_a_loss_are_of_the_trailing_mean():
 
 def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
     for lr, seed, loss in ((0.1, 0, 2.0), (0.1, 1, 3.0), (1.0, 0, 1.0), (0.01, 0, 3), (0.01, 1, 4)):
-        record = {"arm": "a", "lr": lr, "seed": seed, **curve([], [loss])}
+        record = {"arm": "a", "lr": lr, "seed": seed, "marked": [], **curve([], [loss])}
         write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
-    runs = adapter_training.Runs(tmp_path)
+    runs = adapter_training.Runs(tmp_path, [])
     assert runs.best_rate("a") == 0.1
     assert runs.at_edge("a") == ""
     assert runs.best_rate("b") is None
+
+
+def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
+    areas = {0.1: (1.0, 1.0, 9.0), 1.0: (2.0, 2.0, 0.0)}
+    for lr, losses in areas.items():
+        for seed, loss in enumerate(losses):
+            record = {"arm": "a", "lr": lr, "seed": seed, "marked": [], **curve([], [loss])}
+            write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
+    runs = adapter_training.Runs(tmp_path, [])
+    # Seed 2 is best at 1.0, which the other two do not know.
+    assert [record["lr"] for record in runs.at_best("a").values()] == [1.0, 1.0, 0.1]
+    assert adapter_training.Runs(tmp_path, [3]).at_best("a") == {}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +250,8 @@ def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
         ((), False, verdicts.NOT_RUN),
         ((1.0,), False, verdicts.TOO_FEW),
         ((1.0,), True, verdicts.REPRODUCED),
-        ((-1.0,), True, verdicts.NOT_REPRODUCED),
+        ((-1.0,), True, verdicts.CONTRADICTED),
+        ((-1.0, -1.1, -1.2), False, verdicts.CONTRADICTED),
         ((1.0, 1.1, 1.2), False, verdicts.REPRODUCED),
         ((1.0, 0.1, 2.0), False, verdicts.IN_DIRECTION),
         ((1.0, -2.0, 0.5), False, verdicts.NOT_REPRODUCED),
@@ -266,7 +297,7 @@ def test_bytes_are_counted_once_and_without_the_model():
 @pytest.fixture
 def memory(setting, tmp_path):
     arms = {name: small(arm) for name, arm in adapter_arms.MEMORY_ARMS.items()}
-    adapter_memory.measure_bytes(setting, arms, [0], tmp_path / "adapter-memory")
+    adapter_memory.measure_bytes(setting, arms, 2, tmp_path / "adapter-memory")
     adapter_memory.measure_times(setting, arms, 2, tmp_path / "adapter-memory")
     return tmp_path / "adapter-memory"
 
@@ -283,7 +314,13 @@ def test_memory_by_adapter(memory):
     assert drawn["activations"] <= worst["activations"] < full["activations"]
     # All layers and the norm, in float32.
     assert drawn["beside"] == worst["beside"] > 4 * worst["parameters"]
-    assert full["beside"] == lora["beside"] == 0
+    assert full["beside"] == 0
+    assert lora["beside"] == 4 * lora["parameters"]
+    # Its start, as large, is kept too.
+    assert found["pissa"]["beside"] == 8 * found["pissa"]["parameters"]
+    published = found[adapter_arms.PUBLISHED]
+    assert published["parameters"] > worst["parameters"]
+    assert len(list((memory / "bytes").glob("lisa-seed-*.json"))) == 2
     assert len(read_json(memory / "times.json")["turns"]) == 2
     adapter_memory.write_summary(memory)
     text = (memory / "summary.md").read_text(encoding="utf-8")
@@ -382,6 +419,7 @@ def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeyp
         monkeypatch.setattr(module, "STEPS", 3)
         monkeypatch.setattr(module, "MARKS", (1, 2, 3))
     monkeypatch.setattr(dropped_components, "DROPPED", (2, 4))
+    monkeypatch.setattr(dropped_components, "NUM_BLOCKS", 3)
     for module in (adapter_speed, adapter_memory, dropped_components):
         monkeypatch.setattr(module, "embedded_directory", lambda _: setting.source)
     monkeypatch.setattr(adapter_memory, "MEMORY_ARMS", arms)
@@ -409,8 +447,8 @@ def test_training_needs_data(monkeypatch, capsys):
     monkeypatch.delenv("BAYESLORA_DATA", raising=False)
     command(monkeypatch)
     with pytest.raises(SystemExit):
-        adapter_speed.arguments("What it does.", Path("out"))
+        adapter_speed.arguments("What it does.", Path("out"), adapter_arms.ARMS)
     assert "--data-dir" in capsys.readouterr().err
     command(monkeypatch, "--data-dir", "here", "--arms", "lora")
-    args = adapter_speed.arguments("What it does.", Path("out"))
+    args = adapter_speed.arguments("What it does.", Path("out"), adapter_arms.ARMS)
     assert (args.arms, args.threads, args.seeds) == (["lora"], 1, [0, 1, 2])

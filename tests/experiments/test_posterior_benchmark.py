@@ -226,33 +226,37 @@ SMALL = {
     "corda": "corda:r=2",
     "s2ft": "s2ft:o_ratio=0.5,d_ratio=0.1",
     "lisa": "lisa:num_active=1",
+    adapter_grid.FIXED: "lisa:num_active=1,mode=fixed",
     "polar": "polar:r=2",
 }
 
 
 def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
-    assert set(SMALL) == set(adapter_grid.LEARNING_RATES) == set(ADAPTERS)
+    assert set(SMALL) == set(adapter_grid.LEARNING_RATES) == {*ADAPTERS, adapter_grid.FIXED}
     monkeypatch.setattr(adapter_grid, "EPOCHS", 1)
     one_rate = {name: rates[:1] for name, rates in adapter_grid.LEARNING_RATES.items()}
     monkeypatch.setattr(adapter_grid, "LEARNING_RATES", one_rate)
-    adapters = {
-        name: partial(options.resolve, "adapter", f"{text},num_layers=2", ADAPTERS)
-        for name, text in SMALL.items()
-    }
-    monkeypatch.setattr(adapter_grid, "ADAPTERS", adapters)
+    recipes = {name: f"{text},num_layers=2" for name, text in SMALL.items()}
+    monkeypatch.setattr(adapter_grid, "RECIPES", recipes)
     seeds = {name: (0, 1) if name == "lora" else (0,) for name in SMALL}
     for adapter, seed in [(name, seed) for name, found in seeds.items() for seed in found]:
         adapter_grid.run(replace(cell, adapter=adapter, seed=seed), "mle")
     adapter_grid.write_summary(cell.out)
     text = (cell.out / "summary.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
-    head, *rows = rows
+    of_task = text.split("\n## ")[1]
+    rows = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in of_task.splitlines() if "|" in line
+    ]
+    head, _, *rows = rows
     assert [row[:2] for row in rows] == [[m, a] for m in ("laplace", "mle") for a in sorted(SMALL)]
     assert all(row[2] == str(len(seeds[row[1]])) for row in rows)
     ranks = {row[1]: float(row[head.index("stable rank")]) for row in rows}
     assert all(rank >= 1 for rank in ranks.values())
     # A change of rank 2 has no larger one; those of whole layers and of columns do.
     assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
+    assert "| lora-mle |" in text.split("## Learning rates")[1]
+    claims = {claim.text.split("(")[1]: claim for claim in adapter_grid.claims(cell.out)}
+    assert len(claims["toy, mle)"].gains) == 1
 
 
 def store_fits(out, task, fits):
