@@ -129,9 +129,11 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
-    long = DEFAULT_EPOCHS_LONG
-    expected = f"{long} with --validation; for polar {long}, with vbll more of few rows; else"
-    assert stated["epochs"] == f"{expected} {DEFAULT_EPOCHS}"
+    long, short = DEFAULT_EPOCHS_LONG, DEFAULT_EPOCHS
+    assert stated["epochs"] == (
+        f"{long} with --validation, but {short} with swag; without it {long} for polar, "
+        f"with vbll more of few rows, and {short} for all others"
+    )
 
 
 def test_whole_takes_its_lower_end():
