@@ -38,6 +38,8 @@ DEFAULT = "default"
 FITS: dict[str, tuple[str, str]] = {
     DEFAULT: ("polar", "vbll"),
     "adapter lora": ("lora", "vbll"),
+    "adapter lora, alpha 64": ("lora:alpha=64", "vbll"),
+    "alpha 128": ("polar:alpha=128", "vbll"),
     "r 4": ("polar:r=4", "vbll"),
     "r 16": ("polar:r=16", "vbll"),
     "bound knowles_minka": ("polar", "vbll:bound=knowles_minka"),
