@@ -67,7 +67,7 @@ class DemoRun:
 
 
 def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
-    """Fit and predict with every method; about three minutes on two idle cores.
+    """Fit and predict with every method; three to five minutes on two idle cores.
 
     Args:
         seed: Decides starts, order and draws.
