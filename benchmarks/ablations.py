@@ -25,6 +25,7 @@ from statistics import fmean
 
 import torch
 from posteriors import MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed, warmed
+from posteriors_summary import SCORES
 from summarise import difference, interval
 from task_rows import TASKS, load_experiment
 
@@ -66,17 +67,7 @@ POLISHES: dict[str, str] = {
     "means refit": "vbll:polish_mean=refit",
     "means trained": "vbll:polish_mean=trained",
 }
-COLUMNS = (
-    "epoch",
-    "validation_nll",
-    "accuracy",
-    "nll",
-    "ece",
-    "overconfidence",
-    "near max_probability",
-    "far max_probability",
-    "far logit_variance",
-)
+COLUMNS = ("epoch", "validation_nll", *SCORES)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from posteriors import (
     warmed,
 )
 from posteriors_more_tables import Rows, is_blind
-from posteriors_summary import EPOCHS
+from posteriors_summary import EPOCHS, SCORES
 from summarise import difference, interval
 from task_rows import load_experiment
 from verdicts import Claim, claims_table, table
@@ -65,16 +65,6 @@ LEARNING_RATES = {
 # Fits, and what is calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
-SCORES = (
-    "accuracy",
-    "nll",
-    "ece",
-    "overconfidence",
-    "near max_probability",
-    "near logit_variance",
-    "far max_probability",
-    "far logit_variance",
-)
 
 
 def main() -> None:

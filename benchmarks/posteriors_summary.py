@@ -38,6 +38,7 @@ SCORES = (
     "ece",
     "overconfidence",
     "near max_probability",
+    "near logit_variance",
     "far max_probability",
     "far logit_variance",
 )
