@@ -26,8 +26,9 @@ from statistics import fmean
 import torch
 from posteriors import MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed, warmed
 from posteriors_summary import SCORES
-from summarise import difference, interval
+from summarise import difference
 from task_rows import TASKS, load_experiment
+from verdicts import shown
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
@@ -151,7 +152,7 @@ def _table(methods: dict[str, dict[int, dict[str, float]]]) -> list[str]:
         rows = methods.get(name, {})
         if not rows:
             continue
-        cells = [interval([row[column] for row in rows.values()]) for column in present]
+        cells = [shown([row[column] for row in rows.values()]) for column in present]
         cells += [difference(rows, base, column) for column in ("nll", "ece")]
         cells.append(f"{fmean(row['fit_seconds'] for row in rows.values()):.0f}")
         lines.append("| " + " | ".join([name, str(len(rows)), *cells]) + " |")

@@ -37,9 +37,9 @@ from posteriors import (
 )
 from posteriors_more_tables import Rows, is_blind
 from posteriors_summary import EPOCHS, SCORES
-from summarise import difference, interval
+from summarise import difference
 from task_rows import load_experiment
-from verdicts import Claim, claims_table, table
+from verdicts import Claim, claims_table, shown, table
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
@@ -240,8 +240,7 @@ def _table(methods: Mapping[tuple[str, str], Rows]) -> str:
     for (posterior, adapter), rows in sorted(methods.items()):
         values = list(rows.values())
         cells = [
-            "" if is_blind(rows, name) else interval([row[name] for row in values])
-            for name in present
+            "" if is_blind(rows, name) else shown([row[name] for row in values]) for name in present
         ]
         base = methods.get((posterior, REFERENCE), {})
         gaps = [difference(rows, base, name) for name in ("nll", "ece")]

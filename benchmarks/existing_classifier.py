@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from summarise import difference, interval
+from summarise import difference
 from task_rows import TASKS, load_experiment
 from torch.utils.data import DataLoader
 from transformers import (
@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     get_linear_schedule_with_warmup,
 )
+from verdicts import shown
 
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
@@ -170,7 +171,7 @@ def _cell(rows: dict[int, dict[str, float]], column: str) -> str:
     """Return mean and interval; nothing of a score that is the same for every row."""
     values = [row[column] for row in rows.values()]
     blind = column.endswith("logit_variance") and set(values) == {0.5}
-    return "" if blind else interval(values)
+    return "" if blind else shown(values)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from posterior_distances import EXACT, PRIOR_SCALE
 from posterior_features import FEATURE_DISTANCES
-from summarise import interval
+from verdicts import shown
 
 from bayeslora.metrics.distances import DISTANCES
 from bayeslora.posteriors.config_scores import COMBINED
@@ -90,7 +90,7 @@ def is_blind(rows: Rows, column: str) -> bool:
 
 
 def _cell(rows: Rows, column: str, stored: set[str]) -> str:
-    return interval([row[column] for row in rows.values()]) if column in stored else ""
+    return shown([row[column] for row in rows.values()]) if column in stored else ""
 
 
 def head_lines(columns: Sequence[str]) -> list[str]:

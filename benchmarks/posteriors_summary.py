@@ -25,7 +25,8 @@ from posteriors_more_tables import (
     line,
 )
 from posteriors_pareto import SAME_COST, Point, common, figure_svg, mean_points, pareto_front
-from summarise import difference, interval
+from summarise import difference
+from verdicts import shown
 
 from bayeslora.files import atomic_file, read_json
 
@@ -126,7 +127,7 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
     for name, rows in sorted(methods.items(), key=lambda item: Point.of(*item).nll):
         values = list(rows.values())
         cells = [
-            "" if is_blind(rows, column) else interval([row[column] for row in values])
+            "" if is_blind(rows, column) else shown([row[column] for row in values])
             for column in present
         ]
         costs = [

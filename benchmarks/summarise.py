@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
+
+from verdicts import mean_and_half, shown
 
 from bayeslora.files import atomic_file, read_json
 
@@ -28,8 +29,6 @@ REGIMES = {
     "tuned": "Tuned on validation",
     "none": "No validation rows: as `fit` does it, 15 epochs of PoLAR, 5 of LoRA",
 }
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 NUM_SEEDS = 5
 _MIXED = " (unfinished: seeds of two learning rates)"
@@ -142,19 +141,11 @@ def _table(cells: Cells, task: str, regime: str) -> str:
     reference = cells.get((task, regime, REFERENCE), {})
     for method in methods:
         rows = cells[task, regime, method]
-        values = [interval([row[column] for row in rows.values()]) for column in present]
+        values = [shown([row[column] for row in rows.values()]) for column in present]
         deltas = [difference(rows, reference, column) for column in ("nll", "ece")]
         name = method + _unfinished(rows)
         lines.append("| " + " | ".join([name, str(len(rows)), *values, *deltas]) + " |")
     return "\n".join(lines)
-
-
-def interval(values: list[float]) -> str:
-    """Return the mean ± half the 95 % t interval; one value alone has none."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    return f"{mean:.3f} ± {_half(values):.3f}"
 
 
 def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
@@ -163,15 +154,10 @@ def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float
     if len(shared) < 2:
         return ""
     differences = [rows[seed]["nll"] - reference[seed]["nll"] for seed in shared]
-    mean = statistics.fmean(differences)
-    if abs(mean) <= _half(differences):
+    mean, half = mean_and_half(differences)
+    if abs(mean) <= half:
         return ""
     return " <" if mean < 0 else " >"
-
-
-def _half(values: list[float]) -> float:
-    """Return half the 95 % t interval of a mean."""
-    return T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def difference(
@@ -181,7 +167,7 @@ def difference(
     shared = sorted(rows.keys() & reference.keys())
     if not shared or rows is reference:
         return ""
-    return interval([rows[seed][column] - reference[seed][column] for seed in shared])
+    return shown([rows[seed][column] - reference[seed][column] for seed in shared])
 
 
 def _write_csv(path: Path, cells: Cells) -> None:
