@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
@@ -20,7 +22,8 @@ from bayeslora.option_checks import check_choice
 from bayeslora.option_values import DTYPES
 
 Kind = Literal["decoder", "encoder"]
-_SAMPLED_VALUES = 4096
+# Settings that change nothing in what finished weights compute.
+_IDLE_SETTINGS = {"use_cache", "initializer_range", "gradient_checkpointing", "pretraining_tp"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Backbone:
         model: Maps `input_ids` and `attention_mask` to `last_hidden_state` [B, T, d].
         tokenizer: The model's tokenizer, with a padding token.
         kind: Decides the feature: a decoder's last real token, an encoder's mean.
-        fingerprint: Hash of the architecture and the weights, the same in every dtype.
+        fingerprint: Hash of the weights, the same in every dtype.
         cache_dtype: What the frozen prefix is stored in.
         prefix_states: States of the frozen prefix by content, shared by all clones, so that
             every method, epoch and draw on the same texts reuses them; the oldest are forgotten.
@@ -62,6 +65,23 @@ class Backbone:
         if self.cache_dtype == torch.float32:
             return "float32"
         return "bfloat16" if next(self.model.parameters()).dtype == torch.bfloat16 else "auto"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its configuration says that weights do not, such as the number of heads, as JSON."""
+        from transformers import PretrainedConfig
+
+        config = getattr(self.model, "config", None)
+        if not isinstance(config, PretrainedConfig):
+            return {}
+        general = PretrainedConfig().to_dict().keys() - {"model_type"}
+        kept = {
+            key: value
+            for key, value in config.to_dict().items()
+            if key not in general | _IDLE_SETTINGS
+            and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
+        }
+        return json.loads(json.dumps(kept, default=str))  # type: ignore[no-any-return]
 
     def clone(self) -> Backbone:
         """Return a backbone with modules of its own that shares every tensor with this one.
@@ -106,6 +126,13 @@ def load_backbone(
     except (OSError, ValueError, SafetensorError) as error:
         reason = first_line(error)
         raise InputError(f"backbone {name!r} cannot be loaded: {reason}{_short_names()}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise InputError(
+            f"backbone {name!r} cannot be loaded: its weights have other shapes than its "
+            "configuration says"
+        ) from error
     untrained = _untrained(name, loading["missing_keys"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -174,7 +201,7 @@ def lasting_name(name: str) -> str:
 
 
 def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: bool = False) -> str:
-    """Return a hash of the parameters' names, shapes and a spread of their values.
+    """Return a hash of the parameters' names, shapes and values.
 
     Values are rounded to bfloat16 first, so that a model has one fingerprint in every dtype.
 
@@ -183,19 +210,25 @@ def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: boo
         without: Names of parameters to leave out.
         buffers: Whether stored buffers, such as running means, count as well.
     """
-    digest = hashlib.sha256()
     parts = dict(model.named_parameters())
     if buffers:
         parts |= {name: item for name, item in model.state_dict().items() if name not in parts}
-    for name, tensor in sorted(parts.items()):
-        if name in without:
-            continue
-        digest.update(f"{name}{list(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        stride = max(1, flat.numel() // _SAMPLED_VALUES)
-        sample = flat[::stride].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(sample.numpy().tobytes())
+    names = sorted(parts.keys() - set(without))
+    digest = hashlib.sha256()
+    # A hash of gigabytes takes seconds on one processor, and hashing lets go of the interpreter.
+    with ThreadPoolExecutor(4) as pool:
+        for name, content in zip(
+            names, pool.map(_hashed, [parts[name] for name in names]), strict=True
+        ):
+            digest.update(f"{name}{list(parts[name].shape)}".encode() + content)
     return digest.hexdigest()[:32]
+
+
+def _hashed(tensor: Tensor) -> bytes:
+    content = tensor.detach()
+    if content.is_floating_point():
+        content = content.to(torch.bfloat16).view(torch.int16)
+    return hashlib.sha256(content.cpu().contiguous().numpy().data).digest()
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

@@ -165,8 +165,9 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
     """Return a hash of everything that decides the second moments."""
     backbone = network.encoder.backbone
     names = [site.name for site in network.sites]
-    identity = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype), names]
-    digest = hashlib.sha256(json.dumps(identity).encode())
+    weights = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype)]
+    identity = [*weights, backbone.settings, names]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for column in (texts.tokens.ids, texts.tokens.types or ()):
         for item in (column[row] for row in rows if column):
             digest.update(len(item).to_bytes(8, "little") + item.tobytes())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from bayeslora import options
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.backbones.load import lasting_name, open_source
+from bayeslora.backbones.load import Backbone, lasting_name, open_source
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
@@ -77,6 +77,7 @@ def _around(
             "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
             "fingerprint": backbone.fingerprint,
             "kind": kind,
+            "settings": backbone.settings,
             "layer": encoder.layer,
             "dtype": "float32",
         },
@@ -153,26 +154,47 @@ def module_from_files(
 
 
 def _restored(record: ModelRecord, encoder: FinalLayerEncoder) -> Network:
-    check_fingerprint(record, encoder.backbone.name, encoder.backbone.fingerprint)
+    check_backbone(record, encoder.backbone)
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
     return Network(encoder, [], head).to(encoder.backbone.device)
 
 
-def check_fingerprint(record: ModelRecord, name: str, found: str) -> None:
-    """Complain where the weights below the last layer are not those that a model was made for.
+def check_backbone(record: ModelRecord, found: Backbone) -> None:
+    """Complain where what lies below the last layer is not what a model was made for.
 
     Args:
         record: Of the model.
-        name: What the backbone that was found is called.
-        found: Its fingerprint.
+        found: The backbone that was found.
 
     Raises:
-        InputError: They are not.
+        InputError: Its weights or the settings of its architecture are others.
     """
-    expected = record.backbone["fingerprint"]
-    if found != expected:
+    known = record.backbone
+    changes = [
+        f"{name} is {value!r}, was {before!r}"
+        for name, value, before in _changed(found.settings, known.get("settings", {}))
+    ]
+    if found.fingerprint != known["fingerprint"]:
+        weights = f"fingerprint {found.fingerprint}, expected {known['fingerprint']}"
+        changes.insert(0, f"{weights}, that of {known['name']!r} then")
+    if changes:
         raise InputError(
-            f"the model was made for another backbone than {name!r} is now: "
-            f"fingerprint {found}, expected {expected}, that of {record.backbone['name']!r} then"
+            f"the model was made for another backbone than {found.name!r} is now: "
+            + "; ".join(changes)
         )
+
+
+def _changed(
+    found: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, found, known) of settings that differ.
+
+    What only one side has is skipped: other versions of transformers name more or fewer.
+    """
+    for name in found.keys() & known.keys():
+        one, other = found[name], known[name]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _changed(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield f"{prefix}{name}", one, other

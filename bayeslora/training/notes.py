@@ -44,7 +44,9 @@ def fit_options(record: ModelRecord) -> str:
         record: Of a model, as it was fitted or as it was read.
     """
     training = {name: value for name, value in record.training.items() if name != "seed"}
-    backbone = {name: value for name, value in record.backbone.items() if name != "name"}
+    backbone = {
+        name: value for name, value in record.backbone.items() if name not in ("name", "settings")
+    }
     rows = {
         name: value if name == "before" else value is not None
         for name, value in record.data.items()

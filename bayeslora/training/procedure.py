@@ -158,7 +158,11 @@ def fit_classifier(
         backbone,
         lambda: None if out is None else claim(out, identity, overwrite=overwrite),
     )
-    planned["backbone"] |= {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
+    planned["backbone"] |= {
+        "fingerprint": backbone.fingerprint,
+        "settings": backbone.settings,
+        "kind": ADAPTED,
+    }
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),

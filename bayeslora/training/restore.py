@@ -19,7 +19,7 @@ from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
 from bayeslora.training.foreign import (
-    check_fingerprint,
+    check_backbone,
     foreign_from_files,
     module_from_files,
     saved_tokenizer,
@@ -61,7 +61,7 @@ def restore_network(
         network = foreign_from_files(files, str(backbone), loading)
     else:
         base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
-        check_fingerprint(record, base.name, base.fingerprint)
+        check_backbone(record, base)
         base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
             base,

@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 from architectures import backbone, batch, last_hidden
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_bert, tiny_llama
+from torch import nn
 
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import inject
 from bayeslora.backbones import load
-from bayeslora.backbones.load import load_backbone, model_kind
+from bayeslora.backbones.load import fingerprint, load_backbone, model_kind
 from bayeslora.errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -72,6 +75,33 @@ def test_the_fingerprint_names_the_weights_in_every_dtype(tmp_path, builder):
     assert loaded(builder(tmp_path / "other", seed=1)).fingerprint != first
 
 
+@given(row=st.integers(0, 79), column=st.integers(0, 63))
+def test_the_fingerprint_sees_every_value(row, column):
+    layer = nn.Linear(64, 80, bias=False)
+    first = fingerprint(layer)
+    with torch.no_grad():
+        layer.weight[row, column] += 1
+    assert fingerprint(layer) != first
+
+
+def test_the_fingerprint_tells_whole_numbers_apart():
+    norm = nn.BatchNorm1d(2)
+    marks = []
+    # These are one number in bfloat16.
+    for count in (1000, 1001):
+        norm.num_batches_tracked.fill_(count)
+        marks.append(fingerprint(norm, buffers=True))
+    assert marks[0] != marks[1]
+
+
+def test_settings_are_of_the_architecture_alone(tmp_path):
+    settings = loaded(tiny_llama(tmp_path / "model")).settings
+    assert settings["model_type"] == "llama"
+    assert settings["num_attention_heads"] == 4
+    assert not settings.keys() & {"use_cache", "pad_token_id", "attention_dropout", "dtype"}
+    assert json.loads(json.dumps(settings)) == settings
+
+
 def test_the_fingerprint_sees_every_tensor(tmp_path):
     path = tiny_bert(tmp_path / "model")
     first = loaded(path).fingerprint
@@ -89,6 +119,14 @@ def test_missing_weights_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"no trained weights for encoder\.layer\.1\.output\.dense\.weight"
     ):
+        loaded(path)
+
+
+def test_weights_of_other_shapes_are_refused(tmp_path):
+    path = tiny_llama(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(InputError, match="weights have other shapes than its configuration says"):
         loaded(path)
 
 

@@ -96,6 +96,40 @@ def test_another_backbone_is_refused(model, folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("rms_norm_eps", 0.01, "rms_norm_eps is 0.01, was 1e-06"),
+        ("hidden_act", "gelu", "hidden_act is 'gelu', was 'silu'"),
+        ("rope_parameters.rope_theta", 500.0, "rope_parameters.rope_theta is 500.0, was 10000.0"),
+    ],
+)
+def test_another_architecture_around_the_same_weights_is_refused(
+    model, folder, setting, value, message
+):
+    other = tiny_llama(folder / f"other-{setting}")
+    config = json.loads((other / "config.json").read_text())
+    *outer, name = setting.split(".")
+    (config[outer[0]] if outer else config)[name] = value
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(bl.InputError, match="was made for another backbone than") as caught:
+        load(model, backbone=str(other))
+    assert str(caught.value).endswith(message)
+
+
+def test_settings_that_only_one_version_of_transformers_names_are_passed_over(
+    model, shared, folder
+):
+    record = json.loads((model / "bayeslora.json").read_text())
+    settings = record["backbone"]["settings"]
+    settings["an_older_name"] = settings.pop("rms_norm_eps")
+    (folder / "older").mkdir()
+    for file in model.iterdir():
+        (folder / "older" / file.name).write_bytes(file.read_bytes())
+    (folder / "older" / "bayeslora.json").write_text(json.dumps(record))
+    assert same(load(folder / "older").predict(TEST), shared.predict(TEST))
+
+
 def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
     moved = tiny_llama(folder / "moved")
     record = json.loads((model / "bayeslora.json").read_text())
