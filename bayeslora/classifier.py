@@ -291,10 +291,9 @@ class BayesianClassifier:
         rows = read_labelled(train, columns)
         held = None if validation is None else read_labelled(validation, columns)
         before = None if held is None else fitted.scores_of(held)
-        # A head of ours may have settled on means; other rows choose anew.
-        if posterior is not None or isinstance(config, VBLL):
-            fitted = fitted.with_posterior(config)
-        fitted = fitted.calibrated(rows, held, columns, scores)
+        # A new head even where the posterior stays: the present one may have settled on means, and
+        # is still the classifier's where the fit fails.
+        fitted = fitted.with_posterior(config).calibrated(rows, held, columns, scores)
         if held is not None and before is not None:
             fitted = fitted.compared(before, held)
         self._fitted = fitted

@@ -7,7 +7,7 @@ trained. What runs after the layers (a final normalisation) trains with any of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -123,12 +123,11 @@ class FullLayers:
             for name, value in items.items():
                 value.copy_(tensors.get(name, self._origin[name]))
 
-    def changes(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return (change, start) of every weight that has trained, by name, in float64."""
-        return {
-            name: (value.detach().double() - self._start(name, value), self._start(name, value))
-            for name, value in self.tensors().items()
-        }
+    def changes(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield (name, change, start) of every weight that has trained, in float64."""
+        for name, value in self.tensors().items():
+            start = self._origin[name].to(value.device, torch.float64)
+            yield name, value.detach().double() - start, start
 
     def summary(self) -> dict[str, float]:
         """Return the figures that a fit records.
@@ -137,15 +136,12 @@ class FullLayers:
             `num_layers` and `num_parameters` that trained; `delta_norm`, the Frobenius norm of all
             changes together.
         """
-        squared = sum(float(change.square().sum()) for change, _ in self.changes().values())
+        squared = sum(float(change.norm().square()) for _, change, _ in self.changes())
         return {
             "num_layers": float(len(self.changed - {ALWAYS})),
             "num_parameters": float(sum(value.numel() for value in self.tensors().values())),
             "delta_norm": squared**0.5,
         }
-
-    def _start(self, name: str, value: Tensor) -> Tensor:
-        return self._origin[name].to(value.device, torch.float64)
 
 
 def first_layer(config: LISA, num_layers: int) -> int:

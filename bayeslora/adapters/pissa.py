@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from bayeslora.adapters.init import Factors, check_rank
+from bayeslora.random_state import restored_random_state
 
 # Directions beyond the r that are asked for: with them, a few iterations separate the r well.
 _OVERSAMPLING = 8
@@ -73,7 +74,7 @@ def _randomised_svd(
     seed = int(torch.randint(2**62, (), generator=generator))
     width = min(r + _OVERSAMPLING, *matrix.shape)
     # On the CPU, where a seed means the same on every machine; the products are thin.
-    with torch.random.fork_rng(devices=[]):
+    with restored_random_state():
         torch.manual_seed(seed)
         U, S, V = torch.svd_lowrank(matrix.cpu(), q=width, niter=niter)
     return U.to(matrix.device), S.to(matrix.device), V.mT.to(matrix.device)

@@ -86,7 +86,7 @@ def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
     """
     return [
         _full_spectrum(name.removesuffix(".weight"), change, start)
-        for name, (change, start) in full.changes().items()
+        for name, change, start in full.changes()
         if change.ndim == 2
     ]
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import BLoB
-from bayeslora.posteriors.random_layers import RandomLayer
+from bayeslora.posteriors.random_layers import RandomLayer, check_texts_apart
 from bayeslora.posteriors.weights import (
     gaussian_kl,
     initial_root,
@@ -84,11 +84,19 @@ class BLoBWeights(nn.Module):
             step_root(root, rate, self.prior_std)
 
     @contextmanager
-    def noise(self) -> Iterator[None]:
-        """Let each text of a pass see a draw of its own; gradients reach the spreads."""
+    def noise(self, num_texts: int | None = None) -> Iterator[None]:
+        """Let each text of a pass see a draw of its own; gradients reach the spreads.
+
+        Args:
+            num_texts: Texts of the pass, to be compared with what each site sees.
+
+        Raises:
+            InputError: A site sees something else than one input a text.
+        """
         with ExitStack() as hooks:
-            for layer, root in zip(self._layers, self.roots, strict=True):
-                hooks.enter_context(layer.register_forward_hook(_flipout(root)))
+            for item, root in zip(self._random, self.roots, strict=True):
+                hook = _flipout(item.site.name, root, num_texts)
+                hooks.enter_context(item.layer.register_forward_hook(hook))
             yield
 
     @contextmanager
@@ -109,9 +117,12 @@ class BLoBWeights(nn.Module):
         return {"kl": float(self.kl()), "weight_std": float(stds.square().mean().sqrt())}
 
 
-def _flipout(root: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _flipout(
+    name: str, root: Tensor, num_texts: int | None
+) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         x = inputs[0]
+        check_texts_apart(name, x, num_texts)
         shared = root.square() * torch.randn_like(root)
         flipped: Tensor = _signs(x) * x
         return output + _signs(output) * (flipped @ shared.T)

@@ -33,6 +33,7 @@ from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora_gate import Gate, Noise, PositionNoise, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA
+from bayeslora.posteriors.random_layers import check_texts_apart
 from bayeslora.posteriors.weights import gaussian_kl
 
 Seen = list[list[Tensor]]
@@ -147,4 +148,7 @@ def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
     """Return the states at real tokens, [tokens, r], of all calls; a site may see one a row."""
     if not states:
         raise InputError(f"the adapter at {name} took no part in the network's forward pass")
+    for z in states:
+        # The noise of a prediction goes by position in a text.
+        check_texts_apart(name, z, len(mask))
     return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])

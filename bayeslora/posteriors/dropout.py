@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bayeslora.errors import InputError
+from bayeslora.random_state import restored_random_state
 
 _DROPOUTS = (
     nn.Dropout,
@@ -71,7 +72,7 @@ class MCDropoutDraws(nn.Module):
         seed = int(torch.randint(2**62, (), generator=generator))
         modes = [module.training for module in self._dropping]
         try:
-            with torch.random.fork_rng():
+            with restored_random_state():
                 torch.manual_seed(seed)
                 for module in self._dropping:
                     # Not `train()`: children that drop nothing keep their mode.

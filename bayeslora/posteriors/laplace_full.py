@@ -14,6 +14,7 @@ V keeps the prior variance ‖φ‖²/δ along the common shift, which softmax c
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class FullCurvature(nn.Module):
 
     hessian: Tensor
     basis: Tensor | None
+    _inverse: Tensor | None
+    _spectrum: Tensor | None
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
@@ -51,8 +54,13 @@ class FullCurvature(nn.Module):
         rotated = rank < num_features
         basis = torch.zeros(num_features, rank, dtype=torch.float64) if rotated else None
         self.register_buffer("basis", basis)
-        self._inverse: tuple[float, Tensor] | None = None
-        self._spectrum: Tensor | None = None
+        self.register_buffer("_inverse", None, persistent=False)
+        self.register_buffer("_spectrum", None, persistent=False)
+        self._inverted_at = 0.0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._inverse = self._spectrum = None
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -99,12 +107,12 @@ class FullCurvature(nn.Module):
 
     def _inverted(self, precision: float) -> Tensor:
         """Return (H + δI)⁻¹, remembered for the last δ."""
-        if self._inverse is None or self._inverse[0] != precision:
+        if self._inverse is None or self._inverted_at != precision:
             matrix = self.hessian.clone()
             matrix.diagonal().add_(precision)
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-            self._inverse = (precision, inverse)
-        return self._inverse[1]
+            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            self._inverted_at = precision
+        return self._inverse
 
 
 def class_contrasts(num_classes: int) -> Tensor:

@@ -121,7 +121,8 @@ class NUTSHead(AroundPoint):
             draws = draws[evenly(len(draws), self.config.max_draws)]
         else:
             count = min(_STAND_IN_DRAWS, self.config.max_draws)
-            draws = antithetic_noise(count, tuple(target.mode.shape), self.seed)
+            # Beyond the seed that the noise outside of the rows' space has.
+            draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
         self._keep(target.class_weights(draws), space)
 
     @torch.no_grad()

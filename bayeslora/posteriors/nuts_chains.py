@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.nuts_target import Target
+from bayeslora.random_state import restored_random_state
 
 # Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the
 # target nearly is, is 2π: after a whole one a weight is where it was, after a half one where it was
@@ -79,7 +80,7 @@ def _run_chain(
             divergences[:] = kernel.diagnostics()["divergences"]
 
     # Pyro draws from the global generator.
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with restored_random_state(), torch.enable_grad():
         torch.manual_seed(seed)
         chain = mcmc.MCMC(
             _kernel(mcmc, target, config),

@@ -54,6 +54,25 @@ def random_layers(site: Site) -> list[RandomLayer]:
     return [RandomLayer(site, key) for key in site.linears() if key not in fixed]
 
 
+def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
+    """Complain where a site is not told which of its inputs are of one text.
+
+    Args:
+        name: Of the site.
+        states: [B, …, d] if it is told; some networks pass the tokens of all texts in one list.
+        num_texts: B; None where it is not known.
+
+    Raises:
+        InputError: It is not.
+    """
+    if num_texts is not None and len(states) != num_texts:
+        raise InputError(
+            f"the posterior draws by text, and the adapter at {name} sees inputs of shape "
+            f"{list(states.shape)}, which do not begin with the {num_texts} texts of the batch; "
+            "choose other target_modules"
+        )
+
+
 def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
     """Return the structure, or `diag` where Kronecker factors would take too much.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import ScalaBL
+from bayeslora.posteriors.random_layers import check_texts_apart
 from bayeslora.posteriors.weights import gaussian_kl, replaced, standard_normal
 
 
@@ -42,6 +43,7 @@ class ScalaBLWeights(nn.Module):
         super().__init__()
         self.prior_std = config.prior_std
         self._layers = tuple(site.A for site in sites)
+        self._names = tuple(site.name for site in sites)
         generator = torch.Generator().manual_seed(seed)
         means = torch.stack([_turn(layer).log() for layer in self._layers])
         low, high = config.initial_std / 2**0.5, config.initial_std
@@ -66,14 +68,23 @@ class ScalaBLWeights(nn.Module):
         self.held.copy_(self.log_mean)
 
     @contextmanager
-    def noise(self) -> Iterator[None]:
-        """Let each text of a pass see a draw of its own; gradients reach means and spreads."""
+    def noise(self, num_texts: int | None = None) -> Iterator[None]:
+        """Let each text of a pass see a draw of its own; gradients reach means and spreads.
+
+        Args:
+            num_texts: Texts of the pass, to be compared with what each site sees.
+
+        Raises:
+            InputError: A site sees something else than one input a text.
+        """
         # Relative to the means that the adapters hold: 1 in value, but with a gradient.
         means = (self.log_mean - self.held).exp()
         stds = (self.log_std - self.held).exp()
         with ExitStack() as hooks:
-            for layer, mean, std in zip(self._layers, means, stds, strict=True):
-                hooks.enter_context(layer.register_forward_hook(_scaled(mean, std)))
+            items = zip(self._layers, self._names, means, stds, strict=True)
+            for layer, name, mean, std in items:
+                hook = _scaled(name, mean, std, num_texts)
+                hooks.enter_context(layer.register_forward_hook(hook))
             yield
 
     @contextmanager
@@ -103,9 +114,12 @@ def _turn(layer: nn.Linear) -> Tensor:
     return rounded
 
 
-def _scaled(mean: Tensor, std: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _scaled(
+    name: str, mean: Tensor, std: Tensor, num_texts: int | None
+) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         del inputs
+        check_texts_apart(name, output, num_texts)
         shape = (output.shape[0], *[1] * (output.ndim - 2), output.shape[-1])
         noise = torch.randn(shape, dtype=output.dtype, device=output.device)
         return output * (mean + std * noise)

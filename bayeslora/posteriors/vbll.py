@@ -33,6 +33,7 @@ from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
+from bayeslora.posteriors.vbll_blocks import row_chunks
 from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_pyro import negative_elbo
@@ -199,14 +200,20 @@ class VBLLHead(nn.Module):
     @torch.no_grad()
     def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
         """Return how far the bound is below the sampled log-likelihood, in nats a row."""
-        logits = self.predict(features)
         bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
         if bound == "mc":
             return 0.0
-        noise = antithetic_noise(num_draws, tuple(logits.mean.shape), self.seed, logits.mean)
-        sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
-        closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
-        return float((sampled - closed).mean())
+        classes = len(self.mean)
+        total, start = 0.0, 0
+        for place, rows in enumerate(row_chunks(features, max(num_draws, classes) * classes)):
+            logits, known = self.predict(rows), labels[start : start + len(rows)]
+            start += len(rows)
+            shape = tuple(logits.mean.shape)
+            noise = antithetic_noise(num_draws, shape, self.seed + place, logits.mean)
+            sampled = bounds.monte_carlo(logits.mean, logits.covariance, known, noise)
+            closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, known)
+            total += float((sampled - closed).sum())
+        return total / len(labels)
 
     @property
     def mean_weight(self) -> Tensor:

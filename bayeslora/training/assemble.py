@@ -96,11 +96,17 @@ def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
     """Return the adapter with the dropout that MC dropout asks for, where it can have one.
 
     Raises:
-        InputError: A probability is asked for that the adapter has no place for.
+        InputError: A probability is asked for that the adapter has no place for, or has already
+            as another one.
     """
     if not isinstance(posterior, MCDropout):
         return adapter
     if isinstance(adapter, LoRA):
+        if adapter.dropout not in (0.0, posterior.p):
+            raise InputError(
+                f"dropout={adapter.dropout:g} of adapter 'lora' and p={posterior.p:g} of posterior "
+                "'mc_dropout' are one dropout; leave dropout out, or give both the same value"
+            )
         return replace(adapter, dropout=posterior.p)
     if posterior.p != MCDropout.p:
         raise InputError(
@@ -134,6 +140,12 @@ def _is_learned(adapter: Adaptation) -> bool:
 
 def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
     check_factors(posterior, low_rank=not isinstance(adapter, S2FT))
+    if isinstance(posterior, IVON) and adapter.weight_decay:
+        raise InputError(
+            f"posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
+            f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
+            f"{adapter.name!r} out, got {adapter.weight_decay:g}"
+        )
     centred = isinstance(adapter, PiSSA | CorDA)
     if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
         why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"

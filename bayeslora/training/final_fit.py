@@ -29,6 +29,7 @@ def fit_posterior(
     validation: LabelledTexts | None,
     *,
     feature_scores: Sequence[str] = (),
+    seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
@@ -37,6 +38,7 @@ def fit_posterior(
         feature_rows(network, train),
         None if validation is None else feature_rows(network, validation),
         feature_scores=feature_scores,
+        seed=seed,
         progress=progress,
     )
 
@@ -47,6 +49,7 @@ def fit_last_layer(
     held_out: FeatureRows | None,
     *,
     feature_scores: Sequence[str] = (),
+    seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the finished adapter; return what it chose.
@@ -58,6 +61,7 @@ def fit_last_layer(
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
+        seed: Of the rows that a score keeps.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
             gradients of a Laplace approximation.
 
@@ -87,7 +91,9 @@ def fit_last_layer(
             logits = linearised_logits(network, network.weights, texts, logits.mean)
             drawing = drawing_of(network.weights.config)
         familiar = Familiar(logits, split, drawing)
-        network.feature_scores = FeatureScores.fitted(feature_scores, features, labels, familiar)
+        network.feature_scores = FeatureScores.fitted(
+            feature_scores, features, labels, familiar, seed
+        )
     return chosen if network.weights is None else chosen | network.weights.report()
 
 

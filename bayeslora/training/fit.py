@@ -27,6 +27,7 @@ from bayeslora.optim.full_layers import build_full_optimizer
 from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
+from bayeslora.random_state import restored_random_state
 from bayeslora.training.context import begin_from_context
 from bayeslora.training.final_fit import drawing_of, fit_posterior
 from bayeslora.training.heads import (
@@ -103,6 +104,7 @@ def validation_metrics(
     return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
 
 
+@restored_random_state()
 def train_network(
     network: Network,
     train: LabelledTexts,
@@ -145,7 +147,7 @@ def train_network(
     set_feature_scale(network, train.texts)
     num_train = len(train.labels)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
-    sampler = layer_sampler(network, adapter, settings, num_train)
+    sampler = layer_sampler(network, adapter, posterior, settings, num_train)
     held = validation if early_stopping else None
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         trainer = _trainer(
@@ -158,7 +160,12 @@ def train_network(
     if fit_last:
         weights.finish(train.texts, train.labels)
         chosen = fit_posterior(
-            network, train, validation, feature_scores=feature_scores, progress=shown
+            network,
+            train,
+            validation,
+            feature_scores=feature_scores,
+            seed=settings.seed,
+            progress=shown,
         )
     return FitResult(
         _history(trainer.state.log_history),
@@ -215,9 +222,10 @@ def _trainer(
         directory=directory,
         validate=validate,
         callbacks=[
-            *([] if sampler is None else [LayerSwitches(sampler, network)]),
             *_callbacks(fit.settings, validate is not None, on_epoch, title),
             *weights.callbacks,
+            # Last, as it puts the rates back that a posterior's own steps follow.
+            *([] if sampler is None else [LayerSwitches(sampler, network)]),
         ],
         noise=weights.noise,
         schedule=weights.schedule,

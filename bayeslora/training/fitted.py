@@ -234,6 +234,7 @@ class Fitted:
             rows,
             None if held is None else feature_rows(network, held),
             feature_scores=feature_scores,
+            seed=self.record.seed,
             progress=self.progress,
         )
         old = self.record.results

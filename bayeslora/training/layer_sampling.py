@@ -17,6 +17,7 @@ from bayeslora.optim.lisa import Group, Lisa
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
@@ -67,12 +68,17 @@ def check_sampling(
 
 
 def layer_sampler(
-    network: Network, adapter: Adaptation, settings: TrainingSettings, num_train: int
+    network: Network,
+    adapter: Adaptation,
+    posterior: PosteriorConfig,
+    settings: TrainingSettings,
+    num_train: int,
 ) -> Lisa | None:
     """Return the policy over a fresh network's layers; None where all of them always train.
 
     Raises:
-        InputError: There are fewer layers than are to be active, or not as many as weights.
+        InputError: There are fewer layers than are to be active, or not as many as weights; or the
+            posterior needs adapters that never train.
     """
     options = adapter if isinstance(adapter, LISA) else settings.layer_sampling
     if options is None:
@@ -80,8 +86,24 @@ def layer_sampler(
     groups = _groups(network)
     num_layers = sum(not group.always for group in groups)
     options.check_layers(num_layers)
-    interval = options.interval_of(settings.num_steps(num_train), num_layers)
-    return Lisa(options, groups, interval, settings.seed)
+    num_steps = settings.num_steps(num_train)
+    sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
+    if isinstance(posterior, TFB):
+        _check_all_drawn(sampler, num_steps)
+    return sampler
+
+
+def _check_all_drawn(sampler: Lisa, num_steps: int) -> None:
+    record = sampler.record(num_steps)
+    resting = [
+        name for name, draws in zip(record["layers"], record["draws"], strict=True) if not draws
+    ]
+    if resting:
+        raise InputError(
+            "posterior 'tfb' adds noise along what adapters learned, and with this layer_sampling "
+            f"{', '.join(resting)} would never train in {num_steps} steps; take mode=cycle, a "
+            "larger num_active, a shorter interval, or more epochs"
+        )
 
 
 class LayerSwitches(TrainerCallback, ExportableState):

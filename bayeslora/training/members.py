@@ -79,7 +79,7 @@ def fit_members(
         # Later members find the frozen layers' work done, and the notes said.
         first = place == 0
         if first:
-            layer_sampler(network, choices.adapter, settings, len(data.train[0]))
+            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.train[0]))
             work = begin()
         shown = choices.progress and first
         fresh = prepare(network.encoder, data.train, progress=shown, say=first)

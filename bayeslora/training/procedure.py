@@ -19,6 +19,7 @@ from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
+from bayeslora.training.assemble import with_dropout
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.context import read_context, recorded
 from bayeslora.training.fitted import Fitted
@@ -68,7 +69,7 @@ def default_epochs(
         return DEFAULT_EPOCHS_LONG
     if not isinstance(adapter, PoLAR):
         return DEFAULT_EPOCHS
-    if not isinstance(posterior, VBLL):
+    if not isinstance(posterior, VBLL) or _refits(posterior):
         return DEFAULT_EPOCHS_LONG
     enough = math.ceil(_REACH / _reach(posterior, num_train, batch_size))
     return max(DEFAULT_EPOCHS_LONG, enough)
@@ -101,11 +102,16 @@ def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> s
     Means that took few gradient steps are far too small; after many, those of a closed-form fit
     are too large, since by then the adapter has separated the training rows.
     """
-    if posterior.head_step == "refit":
+    if _refits(posterior):
         return "refit"
     # Epochs that were counted to reach it may miss it by rounding.
     reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
     return "trained" if reach >= 0.999 * _REACH else "refit"
+
+
+def _refits(posterior: VBLL) -> bool:
+    """Return whether gradient steps of the head decide nothing about the means of the final fit."""
+    return posterior.head_step == "refit" or posterior.polish_mean == "refit"
 
 
 def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:
@@ -141,7 +147,8 @@ def fit_classifier(
     """
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    adapter = read_context(_rated(choices, settings), data.columns, held)
+    adapter = with_dropout(_rated(choices, settings), choices.posterior)
+    adapter = read_context(adapter, data.columns, held)
     choices = dataclasses.replace(choices, adapter=adapter)
     planned = _planned(choices, data, settings)
     choices = _settled(choices, data, settings)

@@ -206,6 +206,8 @@ def _arguments(
         seed=settings.seed,
         eval_strategy=when,
         save_strategy="epoch",
+        # The best and the last; without validation, one before the last in case that is broken.
+        save_total_limit=2,
         load_best_model_at_end=validates,
         metric_for_best_model="nll" if validates else None,
         greater_is_better=False if validates else None,

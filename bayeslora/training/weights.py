@@ -141,7 +141,7 @@ def _variational(
 ) -> WeightTraining:
     weight = kl_weight(posterior.kl_weights, num_train, settings.batch_size)
     return WeightTraining(
-        noise=lambda _: weights.noise(),
+        noise=lambda batch: weights.noise(len(batch["attention_mask"])),
         callbacks=(KLSteps(weights, posterior.kl_lr, weight),),
         parameters=tuple(weights.parameters()),
     )

@@ -335,3 +335,11 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
     assert (bias <= prior * (1 + 1e-9)).all()
     final = encoder.model.classifier.bias.double()
     torch.testing.assert_close(head.predict(constant).mean[0], final, atol=1e-6, rtol=0)
+
+
+def test_a_calibration_that_fails_changes_nothing(llama):
+    clf = fitted(llama, "polar:r=4", "laplace")
+    before = clf.predict(TEST)
+    with pytest.raises(bl.InputError, match="Mahalanobis distances need"):
+        clf.calibrate(toy_rows(3), feature_scores="mahalanobis")
+    assert same(clf.predict(TEST), before)

@@ -257,3 +257,15 @@ def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):
     monkeypatch.setattr(laplace_full, "_LARGEST", 100)
     with pytest.raises(InputError, match=r"26 classes and 5 features has 125 rows.*'kron'"):
         FullCurvature(5, 26, 5)
+
+
+def test_a_loaded_curvature_forgets_the_inverse_of_another():
+    features, probs = torch.randn(20, 4).double(), torch.rand(20, 3).double().softmax(1)
+    first, second = (FullCurvature(4, 3, 4) for _ in range(2))
+    first.fit(features, probs)
+    second.fit(3 * features, probs)
+    for one in (first, second):
+        one.covariance(features, 2.0), one.log_determinant(2.0)
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(first.covariance(features, 2.0), second.covariance(features, 2.0))
+    assert first.log_determinant(2.0) == second.log_determinant(2.0)

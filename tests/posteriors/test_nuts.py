@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
+from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors import nuts
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, NUTS, VBLL, Laplace
@@ -245,3 +245,16 @@ def test_a_damaged_record_is_refused():
 
 def test_the_default_prior_is_that_of_the_other_heads():
     assert NUTS().prior_scale == DEFAULT_PRIOR_SCALE
+
+
+def test_the_stand_in_has_other_draws_than_the_noise_beyond_the_rows(monkeypatch):
+    seeds = []
+
+    def noise(count, shape, seed, like=None):
+        seeds.append(seed)
+        return antithetic_noise(count, shape, seed, like)
+
+    monkeypatch.setattr(nuts, "antithetic_noise", noise)
+    features, labels = toy()
+    build(NUTS(), features.shape[1], 3, seed=4).fit(features, labels, choose_prior=False)
+    assert len(seeds) == len(set(seeds)) == 2

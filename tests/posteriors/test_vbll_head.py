@@ -279,6 +279,18 @@ def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
     assert head(bound="mc").bound_gap(features, labels) == 0.0
 
 
+def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
+    """Parts have draws of their own, so the two differ by a few standard errors."""
+    features, labels = toy()
+    made = head(polish_bound="jensen", prior_scale=4.0)
+    made.fit(features, labels)
+    whole = made.bound_gap(features, labels, num_draws=4000)
+    monkeypatch.setattr("bayeslora.posteriors.vbll_blocks._CHUNK", 4000 * 3 * 7)
+    parts = made.bound_gap(features, labels, num_draws=4000)
+    assert parts != whole
+    assert parts == pytest.approx(whole, rel=0.05)
+
+
 def test_an_unconverged_fit_is_said(caplog, monkeypatch):
     from bayeslora.posteriors import vbll, vbll_choice
 

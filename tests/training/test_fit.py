@@ -2,9 +2,11 @@
 
 import json
 import pickle
+import random
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_fits import GRADIENT, equal_states, fresh
@@ -295,3 +297,18 @@ def test_the_result_is_json(encoder, tmp_path):
     result = fresh(encoder).run(tmp_path, validates=True)
     text = json.dumps(dataclasses.asdict(result), allow_nan=False)
     assert json.loads(text)["best_epoch"] == result.best_epoch
+
+
+def test_a_fit_leaves_the_callers_random_numbers_alone(encoder, tmp_path):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    fresh(encoder, MLE(), epochs=1).run(tmp_path)
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
+
+
+def test_no_more_than_two_checkpoints_are_kept(encoder, tmp_path):
+    for validates in (False, True):
+        folder = tmp_path / str(validates)
+        fresh(encoder, MLE(), epochs=5).run(folder, validates=validates)
+        assert len(list(folder.glob("checkpoint-*"))) <= 2

@@ -101,7 +101,7 @@ def test_layers_without_columns_are_not_drawn(decoder, tmp_path):
     fit = fresh(decoder, MLE(), adapter, layer_sampling=LayerSampling(num_active=1, interval=1))
     with_columns = {site.name.split(".")[1] for site in fit.network.sites if site.k}
     assert 0 < len(with_columns) < 3
-    sampler = layer_sampler(fit.network, fit.adapter, fit.settings, 30)
+    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
     assert {group.name.split()[1] for group in sampler.groups if not group.always} == with_columns
     record = fit.run(tmp_path).layer_sampling
     assert record["blocks"]
@@ -112,7 +112,9 @@ def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, post
     sampling = replace(ONE_OF_TWO, mode="fixed")
     fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
     before = {name: item.clone() for name, item in fit.network.weights.named_parameters()}
-    (resting,) = {0, 1} - set(layer_sampler(fit.network, fit.adapter, fit.settings, 30).draw(0))
+    (resting,) = {0, 1} - set(
+        layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30).draw(0)
+    )
     fit.run(tmp_path)
     # Two sites a layer: roots.0, roots.1 and gates.0…, gates.1… are of the first.
     for name, item in fit.network.weights.named_parameters():
@@ -128,6 +130,35 @@ def test_other_posteriors_over_adapters_take_resting_layers(encoder, tmp_path, p
     assert all(value > 0 for value in found.values() if isinstance(value, float))
 
 
+def test_tfb_needs_every_layer_drawn(encoder, tmp_path):
+    sampling = replace(ONE_OF_TWO, mode="fixed")
+    fit = fresh(encoder, TFB(), LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    message = r"'tfb' .* layer \d would never train in 8 steps; take mode=cycle"
+    with pytest.raises(InputError, match=message):
+        fit.run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_step_on_the_kl_rises_with_the_rate_of_the_layers(encoder, tmp_path, monkeypatch):
+    rates, shares = [], []
+    posterior = BLoB(kl_lr=1e-3, kl_weights="uniform")
+    sampling = replace(ONE_OF_TWO, interval=4, ramp=4)
+    fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    step = LayerSwitches.on_pre_optimizer_step
+
+    def watched(self, args, state, control, **kwargs):
+        step(self, args, state, control, **kwargs)
+        group = kwargs["optimizer"].param_groups[0]
+        rates.append(group["lr"] / group["initial_lr"])
+
+    monkeypatch.setattr(LayerSwitches, "on_pre_optimizer_step", watched)
+    monkeypatch.setattr(fit.network.weights, "kl_step", shares.append)
+    fit.run(tmp_path, fit_last=False)
+    assert len({round(rate, 6) for rate in rates}) > 4
+    # The uniform weight of a step is 1 / 30 of the rate.
+    torch.testing.assert_close(torch.tensor(shares), torch.tensor(rates) * 1e-3 / 30)
+
+
 def test_the_head_trains_at_every_step(encoder, tmp_path):
     fit = fresh(encoder, VBLL(), WHOLE, epochs=1)
     before = [item.clone() for item in fit.network.head.parameters()]
@@ -138,7 +169,7 @@ def test_the_head_trains_at_every_step(encoder, tmp_path):
 
 def test_the_rate_of_the_layers_rises_and_no_other(encoder, tmp_path):
     fit = fresh(encoder, MLE(), replace(WHOLE, interval=4, ramp=4), epochs=1)
-    sampler = layer_sampler(fit.network, fit.adapter, fit.settings, 30)
+    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
     switches = LayerSwitches(sampler)
     groups = [{"name": name, "lr": 0.8} for name in ("adapter", "outside", "head")]
 
@@ -204,7 +235,7 @@ def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, m
     )
     adapter = replace(WHOLE, mode="cycle", interval=4)
     fit = fresh(decoder, MLE(), adapter)
-    sampler = layer_sampler(fit.network, adapter, fit.settings, 30)
+    sampler = layer_sampler(fit.network, adapter, fit.posterior, fit.settings, 30)
     states = {}
     result = fit.run(
         tmp_path,
@@ -255,7 +286,7 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
         one = replace(adapter, **options) if sampling is None else adapter
         two = None if sampling is None else replace(sampling, **options)
         fit = fresh(decoder, MLE(), one, layer_sampling=two)
-        sampler = layer_sampler(fit.network, one, fit.settings, 30)
+        sampler = layer_sampler(fit.network, one, fit.posterior, fit.settings, 30)
         sizes.append(saved_bytes(fit, sampler, 0))
     assert sizes[0] > sizes[1] > sizes[2] > 0
 

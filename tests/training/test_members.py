@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,9 @@ def test_progress_counts_every_pass(encoder, ensemble):
 
 def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
     assert with_dropout(LORA, MCDropout(p=0.3)).dropout == 0.3
+    assert with_dropout(replace(LORA, dropout=0.3), MCDropout(p=0.3)).dropout == 0.3
+    with pytest.raises(InputError, match=r"dropout=0.5 of adapter 'lora' and p=0.1 .* one dropout"):
+        with_dropout(replace(LORA, dropout=0.5), MCDropout())
     assert with_dropout(LORA, MLE()) == LORA
     assert with_dropout(PoLAR(), MCDropout()) == PoLAR()
     network = build_network(decoder, LORA, MCDropout(), num_classes=3, seed=0, max_length=32)

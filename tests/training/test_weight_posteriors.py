@@ -10,6 +10,7 @@ from small_fits import equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
@@ -233,3 +234,31 @@ def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
     assert len(rates) == 8
     assert rates[0] == 1
     assert rates[-1] == pytest.approx(last)
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    """Return a decoder whose feed-forward layers see the tokens of all texts in one list."""
+    from tiny import tiny_opt
+
+    path = tiny_opt(tmp_path_factory.mktemp("backbones") / "opt")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("posterior", [BLoB(), ScalaBL(), CLoRA()], ids=lambda item: item.name)
+def test_draws_by_text_need_layers_that_see_texts_apart(flat, tmp_path, posterior):
+    message = (
+        r"draws by text, and the adapter at decoder\.layers\.1\.fc1 sees inputs of shape .*, which "
+        "do not begin with the 8 texts of the batch; choose other target_modules"
+    )
+    adapter = replace(LORA, target_modules=("fc1",))
+    with pytest.raises(InputError, match=message):
+        fresh(flat, posterior, adapter).run(tmp_path / "fc1")
+    adapter = replace(LORA, target_modules=("q_proj",))
+    assert fresh(flat, posterior, adapter, epochs=1).run(tmp_path / "q_proj").history
+
+
+def test_ivon_has_the_only_weight_decay(encoder):
+    for adapter in (replace(LORA, weight_decay=0.5), replace(POLAR, weight_decay=0.5)):
+        with pytest.raises(InputError, match=r"'ivon' .* of its own \(ivon:weight_decay=0.5\)"):
+            build_network(encoder, adapter, IVON(), num_classes=3, seed=0, max_length=32)
