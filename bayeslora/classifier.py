@@ -289,7 +289,7 @@ class BayesianClassifier:
             text_column or old.text, label_column or old.label, pair_column or old.pair
         )
         rows = read_labelled(train, columns)
-        held = None if validation is None else read_labelled(validation, columns)
+        held = None if validation is None else fitted.known(read_labelled(validation, columns))
         before = None if held is None else fitted.scores_of(held)
         # A new head even where the posterior stays: the present one may have settled on means, and
         # is still the classifier's where the fit fails.

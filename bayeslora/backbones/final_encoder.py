@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
 from bayeslora.backbones.encoder import FeatureExtractor
@@ -32,7 +34,7 @@ class FinalLayerEncoder(FeatureExtractor):
         """d, with the constant column where the final layer has a bias."""
         return self.weight.shape[1]
 
-    @property
+    @cached_property
     def weight(self) -> Tensor:
         """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
         return layer_weight(self._final)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
 from bayeslora.training.resume import data_hash
-from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.training.rows import FeatureRows, KnownRows, LabelledTexts, feature_rows
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Fitted:
         """Return what a model directory holds."""
         return ModelFiles(self.record, *model_tensors(self.members))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every tensor and of the backbone; a second of work for large last layers."""
+        return self.files().fingerprint
+
     def prepare(
         self, rows: Examples, unknown: Unknown | None = None, *, say: bool = True
     ) -> LabelledTexts:
@@ -102,20 +108,22 @@ class Fitted:
         link: str | None,
         unknown: Unknown,
         seed: int,
+        known: FeatureRows | None = None,
         say: bool = True,
     ) -> Predictions:
         """Return the predictions of rows; see `BayesianClassifier.predict`.
 
-        `say=False` leaves out what was said of the rows before.
+        `known` has the rows' features, where this network has given them already; `say=False`
+        leaves out what was said of the rows before.
         """
         if num_samples is not None and num_samples < 0:
             raise InputError(f"num_samples must be >= 0, got {num_samples}")
         seed = as_seed(seed)
-        posterior, adapter = self.posterior, self.record.adapter
+        posterior = self.posterior
         check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
-        texts = self.prepare(rows, unknown, say=say)
+        texts = self.prepare(rows, unknown, say=say) if known is None else known.source
         passes = num_passes(posterior, num_samples)
         with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
             logits, scores = answer(
@@ -123,6 +131,7 @@ class Fitted:
                 self.members,
                 posterior,
                 texts.texts,
+                features=None if known is None else known.features,
                 num_samples=num_samples,
                 seed=seed,
                 advance=bar,
@@ -135,12 +144,7 @@ class Fitted:
             seed=seed,
             feature_scores=self.network.feature_scores,
             further=scores,
-            notes={
-                **method_notes(None if adapter is None else adapter["name"], posterior, passes),
-                "fit_seed": str(self.record.seed),
-                "fit_options": fit_options(self.record),
-                "model_fingerprint": self.files().fingerprint,
-            },
+            notes=self._notes(passes),
             name=self.name,
             labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
             ids=rows.ids,
@@ -149,6 +153,16 @@ class Fitted:
                 **(unknown_labels(rows, texts.labels.numpy()) if unknown == "ood" else {}),
             },
         )
+
+    def _notes(self, passes: int) -> dict[str, str]:
+        """Return what predictions say of the classifier that made them."""
+        adapter = self.record.adapter
+        return {
+            **method_notes(None if adapter is None else adapter["name"], self.posterior, passes),
+            "fit_seed": str(self.record.seed),
+            "fit_options": fit_options(self.record),
+            "model_fingerprint": self.fingerprint,
+        }
 
     def spectra(self) -> list[list[SiteSpectrum]]:
         """Return the spectrum of every adapter site, or trained matrix, member by member.
@@ -209,7 +223,7 @@ class Fitted:
     def calibrated(
         self,
         train: Examples,
-        validation: Examples | None,
+        validation: KnownRows | None,
         columns: Columns,
         feature_scores: Sequence[str] = (),
     ) -> Fitted:
@@ -217,7 +231,7 @@ class Fitted:
 
         Args:
             train: Labelled rows.
-            validation: Held-out ones.
+            validation: Held-out ones, as `known`.
             columns: Where the data came from.
             feature_scores: Names of scores to fit as well.
 
@@ -226,13 +240,12 @@ class Fitted:
         """
         network = self.network
         fresh = self.prepare(train)
-        held = None if validation is None else self.prepare(validation)
         rows = feature_rows(network, fresh)
         accuracy = _accuracy(network, rows, train.source)
         chosen = fit_last_layer(
             network,
             rows,
-            None if held is None else feature_rows(network, held),
+            None if validation is None else validation.rows,
             feature_scores=feature_scores,
             seed=self.record.seed,
             progress=self.progress,
@@ -245,7 +258,7 @@ class Fitted:
             data={
                 "before": fit_options(self.record),
                 "train": data_hash(train),
-                "validation": None if validation is None else data_hash(validation),
+                "validation": None if validation is None else data_hash(validation.examples),
             },
             head=network.head.extra_config(),
             feature_scores=network.feature_scores.extra_config(),
@@ -256,11 +269,27 @@ class Fitted:
         members = [network.trained_state()]
         return replace(self, record=record, members=members, validation_scores=None)
 
-    def scores_of(self, rows: Examples) -> Scores:
+    def known(self, rows: Examples) -> KnownRows:
+        """Return labelled rows with their features, which no posterior of the last layer changes.
+
+        Raises:
+            InputError: A label is unknown.
+        """
+        return KnownRows(rows, feature_rows(self.network, self.prepare(rows)))
+
+    def scores_of(self, held: KnownRows) -> Scores:
         """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
         is_fitted = bool(self.record.num_train)
         one = self if is_fitted else self.with_posterior(MLE())
-        found = one.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
+        found = one.predict(
+            held.examples,
+            num_samples=None,
+            link=None,
+            unknown="error",
+            seed=0,
+            known=held.rows,
+            say=False,
+        )
         return evaluate(found)
 
     def measured(self, rows: Examples) -> Fitted:
@@ -277,9 +306,9 @@ class Fitted:
         }
         return replace(self, record=replace(self.record, results=self.record.results | kept))
 
-    def compared(self, before: Scores, rows: Examples) -> Fitted:
+    def compared(self, before: Scores, held: KnownRows) -> Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""
-        after = self.scores_of(rows)
+        after = self.scores_of(held)
         kept = {
             key: without_nan({"before": asdict(before[key]), "after": asdict(after[key])})
             for key in _RECORDED_SCORES

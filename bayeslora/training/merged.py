@@ -204,5 +204,5 @@ def _note(fitted: Fitted) -> dict[str, Any]:
         "pooling": POOLING[fitted.network.encoder.backbone.kind],
         "max_length": fitted.record.max_length,
         "backbone": fitted.record.backbone["name"],
-        "model_fingerprint": fitted.files().fingerprint,
+        "model_fingerprint": fitted.fingerprint,
     }

@@ -47,6 +47,7 @@ def answer(
     posterior: PosteriorConfig,
     texts: PreparedTexts,
     *,
+    features: Tensor | None = None,
     num_samples: int | None = None,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
@@ -58,6 +59,7 @@ def answer(
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         posterior: What was trained.
         texts: The texts.
+        features: [N, d], where the head sees them already; draws of other weights have their own.
         num_samples: Draws of a posterior over adapter weights, instead of its own number, or the
             most draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
             posteriors take the passes they need, whatever the number.
@@ -78,7 +80,9 @@ def answer(
             draws = weights
     if draws is not None:
         return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
-    features = network.scaled(network.encoder.features(texts, batch_size=_BATCH, advance=advance))
+    if features is None:
+        raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
+        features = network.scaled(raw)
     scores = network.feature_scores.of_features(features) | _own_scores(network.head, features)
     logits: Logits = network.head.predict(features)
     if isinstance(weights, LaplaceLoRAWeights) and passes > 1:

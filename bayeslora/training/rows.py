@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.tasks.examples import Examples
 from bayeslora.training.network import Network
 
 
@@ -49,6 +50,14 @@ class FeatureRows:
     def pair(self) -> tuple[Tensor, Tensor]:
         """Features and labels."""
         return self.features, self.labels
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Rows as they were read, and as the last layer of a finished network sees them."""
+
+    examples: Examples
+    rows: FeatureRows
 
 
 def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:

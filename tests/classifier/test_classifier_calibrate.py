@@ -343,3 +343,21 @@ def test_a_calibration_that_fails_changes_nothing(llama):
     with pytest.raises(bl.InputError, match="Mahalanobis distances need"):
         clf.calibrate(toy_rows(3), feature_scores="mahalanobis")
     assert same(clf.predict(TEST), before)
+
+
+def test_every_row_is_run_once(foreign, monkeypatch):
+    counts = []
+    clf = from_transformers(foreign)
+    encoder = type(clf._known().network.encoder)
+    features = encoder.features
+
+    def counted(self, prepared, **options):
+        counts.append(len(prepared))
+        return features(self, prepared, **options)
+
+    monkeypatch.setattr(encoder, "features", counted)
+    clf.calibrate(toy_rows(30), toy_rows(20, seed=3))
+    assert sorted(counts) == [20, 30]
+    before, after = clf.validation_scores
+    assert after == bl.evaluate(clf.predict(toy_rows(20, seed=3)))
+    assert before != after
