@@ -28,7 +28,7 @@ from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card
 from bayeslora.training.choices import Choices, TrainingData
@@ -166,7 +166,9 @@ class BayesianClassifier:
             files = [one for one in (train, validation, context) if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *directories(self._backbone))
         scores = config_scores.feature_scores(feature_scores)
-        data = TrainingData.read(train, validation, Columns(text_column, label_column, pair_column))
+        data = TrainingData.read(
+            train, validation, DataColumns(text_column, label_column, pair_column)
+        )
         if epochs is None:
             epochs = default_epochs(
                 self.adapter,
@@ -285,7 +287,7 @@ class BayesianClassifier:
         config_scores.check_feature_scores(scores, config)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
-        columns = Columns(
+        columns = DataColumns(
             text_column or old.text, label_column or old.label, pair_column or old.pair
         )
         rows = read_labelled(train, columns)

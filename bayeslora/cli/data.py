@@ -10,7 +10,7 @@ from bayeslora.cli.arguments import given
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
-    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
 
 
@@ -22,17 +22,17 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> Columns:
+def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
     """Return the columns that were named, those of a model of ours where they were not."""
-    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.columns import DataColumns
     from bayeslora.training.data import check_pairs, columns_of
 
-    known = Columns() if record is None else columns_of(record)
+    known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)
     pair = named.get("pair_column", known.pair)
     if record is not None:
         check_pairs(record, pair)
-    return Columns(
+    return DataColumns(
         named.get("text_column", known.text),
         named.get("label_column", known.label),
         pair,
@@ -42,7 +42,7 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> Columns
 def read(
     data: str,
     args: argparse.Namespace,
-    columns: Columns,
+    columns: DataColumns,
     *,
     labels: Literal["optional", "required"] = "optional",
     keep: Sequence[str] = (),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
-from bayeslora.posteriors.clora_gate import Gate, Noise, PositionNoise, fresh_noise
+from bayeslora.posteriors.clora_gate import PositionNoise, StateNoise, TokenGate, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA
 from bayeslora.posteriors.random_layers import check_texts_apart
 from bayeslora.posteriors.weights import gaussian_kl
@@ -62,7 +62,7 @@ class CLoRAWeights(nn.Module):
         self._names = tuple(site.name for site in sites)
         generator = torch.Generator().manual_seed(seed)
         self._gates = tuple(
-            Gate(site.r, config.num_hidden, config.initial_std, generator) for site in sites
+            TokenGate(site.r, config.num_hidden, config.initial_std, generator) for site in sites
         )
         self.gates = nn.ModuleList(self._gates)
         self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
@@ -120,7 +120,7 @@ class CLoRAWeights(nn.Module):
         return {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
 
     @contextmanager
-    def _under(self, noises: Sequence[Noise]) -> Iterator[None]:
+    def _under(self, noises: Sequence[StateNoise]) -> Iterator[None]:
         try:
             for gate, noise in zip(self._gates, noises, strict=True):
                 gate.noise = noise

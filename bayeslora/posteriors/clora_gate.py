@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from bayeslora.posteriors.weights import initial_root
 
-Noise = Callable[[Tensor], Tensor]
+StateNoise = Callable[[Tensor], Tensor]
 """From states [..., r] to standard normal numbers that [..., r, r] can be multiplied with."""
 
 _BLOCK = 64
 
 
-class Gate(nn.Module):
+class TokenGate(nn.Module):
     """The Gaussian E of one site.
 
     Attributes:
@@ -44,7 +44,7 @@ class Gate(nn.Module):
             generator: Of the start, on the CPU.
         """
         super().__init__()
-        self.noise: Noise | None = None
+        self.noise: StateNoise | None = None
         self.seen: list[Tensor] | None = None
         # Without the layers' own start, which would move the global generator.
         self.hidden = nn.Linear(r, num_hidden, device="meta").to_empty(device="cpu")

@@ -12,14 +12,14 @@ from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.types import WeightPosterior
 
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
 
 
 @torch.no_grad()
 def sample_logits(
     posterior: WeightPosterior,
-    forward: Callable[[Batch], Tensor],
-    batches: Iterable[Batch],
+    forward: Callable[[Item], Tensor],
+    batches: Iterable[Item],
     num_samples: int,
     seed: int = 0,
 ) -> SampledLogits:

@@ -68,11 +68,11 @@ def vbll(
         InputError: A bound is not for so many classes.
     """
     check_classes(config, num_classes)
-    fitting = affordable(config, num_features, num_classes)
+    fitting = affordable_covariance(config, num_features, num_classes)
     return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
 
-def affordable(config: VBLL, num_features: int, num_classes: int) -> VBLL:
+def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> VBLL:
     """Return the configuration with simpler covariances where those asked for would not fit.
 
     More directions than features say nothing more than as many.

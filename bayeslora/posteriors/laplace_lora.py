@@ -38,7 +38,7 @@ from bayeslora.posteriors.layer_curvature import (
     log_determinant,
 )
 from bayeslora.posteriors.layer_gradients import LayerGradients
-from bayeslora.posteriors.random_layers import affordable, random_layers
+from bayeslora.posteriors.random_layers import affordable_structure, random_layers
 from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class LaplaceLoRAWeights(nn.Module):
         self._shapes = [(item.layer.out_features, item.layer.in_features) for item in self.layers]
         if config.last_layer:
             self._shapes.append(last_shape)
-        self.structure = affordable(config.structure, self._shapes)
+        self.structure = affordable_structure(config.structure, self._shapes)
         self.curvature: AnyLayers | None = None
         for name in ("prior_precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))

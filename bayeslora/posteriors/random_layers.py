@@ -73,7 +73,7 @@ def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
         )
 
 
-def affordable(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
+def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
     """Return the structure, or `diag` where Kronecker factors would take too much.
 
     Raises:

@@ -22,7 +22,7 @@ _INTEGER = re.compile(r"(?:0|-?[1-9][0-9]*)(?:\.0)?")
 
 
 @dataclass(frozen=True)
-class Columns:
+class DataColumns:
     """Which column of a table is what.
 
     Attributes:
@@ -54,7 +54,7 @@ class Columns:
 
 def examples_from(
     table: Table,
-    columns: Columns,
+    columns: DataColumns,
     labels: Literal["optional", "required"] = "optional",
     keep: Sequence[str] = (),
 ) -> Examples:

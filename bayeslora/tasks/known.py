@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
-from bayeslora.tasks.columns import Columns, examples_from
+from bayeslora.tasks.columns import DataColumns, examples_from
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.formats import read_table
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
@@ -101,7 +101,7 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         examples: Examples = getattr(load_newsgroups(), split)
         return examples
     table = read_table(_file(name, f"{split}.jsonl", data_dir), ())
-    columns = Columns("question", "answer_index" if task.indexed else "label")
+    columns = DataColumns("question", "answer_index" if task.indexed else "label")
     examples = examples_from(table, columns, labels="required")
     return _named(examples, _classes(name, data_dir), indexed=task.indexed)
 

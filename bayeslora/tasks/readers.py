@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.tasks.columns import Columns, examples_from
+from bayeslora.tasks.columns import DataColumns, examples_from
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.formats import read_table
 from bayeslora.tasks.known import KNOWN_TASKS, load_known
@@ -56,7 +56,7 @@ def load_examples(
         return kept(_known(task, data, split, data_dir), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
-    columns = Columns(text_column, label_column, pair_column)
+    columns = DataColumns(text_column, label_column, pair_column)
     return examples_from(_table(data, columns, (*columns.wanted, *keep)), columns, labels, keep)
 
 
@@ -90,7 +90,7 @@ def _known(task: str, data: object, split: str | None, data_dir: str | Path | No
     return load_known(task, name, data_dir)
 
 
-def _table(data: Any, columns: Columns, wanted: Sequence[str]) -> Table:
+def _table(data: Any, columns: DataColumns, wanted: Sequence[str]) -> Table:
     if isinstance(data, str | Path):
         return read_table(data, wanted)
     names = getattr(data, "column_names", getattr(data, "columns", None))
@@ -112,7 +112,7 @@ def _table(data: Any, columns: Columns, wanted: Sequence[str]) -> Table:
     )
 
 
-def _pair_table(texts: Any, labels: Any, columns: Columns) -> Table:
+def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
     """Return the table of two lists; arrays and tensors give up their plain values."""
     source = "<texts, labels>"
     values = {columns.text: plain_list(texts)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.data import read_labelled
 from bayeslora.training.resume import data_hash
@@ -54,13 +54,13 @@ class TrainingData:
         validation: Held-out rows and their labels, or None.
     """
 
-    columns: Columns
+    columns: DataColumns
     classes: tuple[str, ...]
     train: LabelledExamples
     validation: LabelledExamples | None
 
     @classmethod
-    def read(cls, train: Any, validation: Any, columns: Columns) -> TrainingData:
+    def read(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
         """Read what a person passed; see `BayesianClassifier.fit`.
 
         Raises:

@@ -26,7 +26,7 @@ from bayeslora.backbones.embedded import cache_directory
 from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.errors import InputError
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.data import read_rows
 from bayeslora.training.network import Network
@@ -41,7 +41,7 @@ _TOKENS_PER_INPUT = 4
 
 
 def read_context(
-    adapter: Adaptation, columns: Columns, held_out: Examples | None = None
+    adapter: Adaptation, columns: DataColumns, held_out: Examples | None = None
 ) -> Adaptation:
     """Return the adapter with the texts of its context in the place of the file's name.
 
@@ -57,7 +57,7 @@ def read_context(
         return adapter
     texts: Sequence[str] = adapter.context
     if isinstance(adapter.context, str):
-        texts = read_rows(adapter.context, Columns(columns.text, columns.label, None)).texts
+        texts = read_rows(adapter.context, DataColumns(columns.text, columns.label, None)).texts
     shared = set(texts) & set(held_out.texts if held_out is not None else ())
     if shared:
         raise InputError(
@@ -94,7 +94,7 @@ def begin_from_context(
     Raises:
         InputError: As `read_context` and `second_moments`.
     """
-    context = read_context(adapter, Columns())
+    context = read_context(adapter, DataColumns())
     if isinstance(context, CorDA) and context.context is not None:
         texts = [context.context[row] for row in spread(len(context.context), adapter)]
         with progress_bar("frozen layers", len(texts), shown=shown, unit="text") as advance:

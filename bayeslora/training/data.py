@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.predictions.checks import check_further
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import kept, load_examples
 
@@ -26,7 +26,7 @@ _KEEP_UNKNOWN = (
 )
 
 
-def read_rows(data: Any, columns: Columns, keep: str | Sequence[str] = ()) -> Examples:
+def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
     """Return the examples in `data`, labelled or not, with further columns to keep.
 
     Raises:
@@ -45,7 +45,7 @@ def read_rows(data: Any, columns: Columns, keep: str | Sequence[str] = ()) -> Ex
     )
 
 
-def read_labelled(data: Any, columns: Columns) -> Examples:
+def read_labelled(data: Any, columns: DataColumns) -> Examples:
     """Return the examples in `data`, each of which must have a label; say how many repeat.
 
     Raises:
@@ -82,10 +82,10 @@ def _require_labels(rows: Examples) -> None:
         )
 
 
-def columns_of(record: ModelRecord) -> Columns:
+def columns_of(record: ModelRecord) -> DataColumns:
     """Return the data columns that a model was fitted on."""
     names = record.columns
-    return Columns(str(names["text"]), str(names["label"]), names["pair"])
+    return DataColumns(str(names["text"]), str(names["label"]), names["pair"])
 
 
 def check_pairs(record: ModelRecord, pair: str | None) -> None:

@@ -25,7 +25,7 @@ from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.data import columns_of, encode_for, unknown_labels
 from bayeslora.training.final_fit import fit_last_layer
@@ -79,7 +79,7 @@ class Fitted:
         return f"{adapter}{self.posterior.name}"
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> DataColumns:
         """The data columns that the classifier was fitted on."""
         return columns_of(self.record)
 
@@ -224,7 +224,7 @@ class Fitted:
         self,
         train: Examples,
         validation: KnownRows | None,
-        columns: Columns,
+        columns: DataColumns,
         feature_scores: Sequence[str] = (),
     ) -> Fitted:
         """Return the same network with the posterior fitted to other rows; see `check_takes`.

@@ -32,7 +32,7 @@ from bayeslora.training.settings import TrainingSettings
 _WEIGHTS = "model.safetensors"
 
 Validate = Callable[[Network, int], dict[str, float]]
-Noise = Callable[[Batch], AbstractContextManager[object]]
+PassNoise = Callable[[Batch], AbstractContextManager[object]]
 """Opens what a training pass of a batch happens under, such as a draw of the weights."""
 
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
@@ -53,7 +53,7 @@ class AlternatingTrainer(Trainer):
         directory: Path,
         validate: Validate | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        noise: Noise = nullcontext,
+        noise: PassNoise = nullcontext,
         schedule: str = "cosine",
     ) -> None:
         """Set up the loop.

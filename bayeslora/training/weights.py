@@ -35,7 +35,7 @@ from bayeslora.training.kl_steps import KLSteps, kl_weight
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.settings import TrainingSettings
-from bayeslora.training.trainer import Noise
+from bayeslora.training.trainer import PassNoise
 from bayeslora.training.watchers import Curvature, Snapshots
 
 Finish = Callable[[PreparedTexts, Tensor], None]
@@ -59,7 +59,7 @@ class WeightTraining:
         finish: Called with the training texts and labels [N] after the last step.
     """
 
-    noise: Noise = nullcontext
+    noise: PassNoise = nullcontext
     callbacks: tuple[TrainerCallback, ...] = ()
     parameters: tuple[nn.Parameter, ...] = ()
     optimizer: Euclidean | None = None

@@ -8,7 +8,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import FAR, ExperimentData
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.posteriors.config import VBLL
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.data import read_labelled
 
 
@@ -21,7 +21,7 @@ def backbone(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data():
     splits = [
-        read_labelled(toy_rows(count, seed), Columns())
+        read_labelled(toy_rows(count, seed), DataColumns())
         for seed, count in enumerate((24, 12, 15, 9))
     ]
     return ExperimentData("toy", *splits[:3], {FAR: splits[3]}, {FAR: "the same topics"})

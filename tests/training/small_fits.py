@@ -8,7 +8,7 @@ from tiny import CLASSES, toy_rows
 
 from bayeslora.adapters.config import PoLAR
 from bayeslora.posteriors.config import VBLL
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.data import read_labelled
@@ -50,7 +50,7 @@ class Fit:
 
 def rows(count, seed):
     """Return examples and labels, as `prepare` takes them."""
-    examples = read_labelled(toy_rows(count, seed), Columns())
+    examples = read_labelled(toy_rows(count, seed), DataColumns())
     return examples, torch.from_numpy(encode_labels(examples, CLASSES))
 
 

@@ -15,7 +15,7 @@ from bayeslora.adapters.corda import corda
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MLE
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
 from bayeslora.training import context as context_module
 from bayeslora.training.context import begin_from_context, read_context, recorded
@@ -167,14 +167,14 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     path = tmp_path / "generic.jsonl"
     path.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
     adapter = CorDA(mode="kpm", context=str(path))
-    found = read_context(adapter, Columns("sentence", "label", None))
+    found = read_context(adapter, DataColumns("sentence", "label", None))
     assert found.context == ("a cat", "rain")
     assert recorded(found)["context"].startswith("2 texts, sha256 ")
     assert recorded(adapter)["context"] == str(path)
     with pytest.raises(InputError, match="no column 'text'"):
-        read_context(adapter, Columns())
+        read_context(adapter, DataColumns())
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
-        read_context(CorDA(context=str(tmp_path / "nowhere.jsonl")), Columns())
+        read_context(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
     held = load_examples([{"sentence": "rain"}], text_column="sentence")
     with pytest.raises(InputError, match="holds 1 of the validation texts, such as 'rain'"):
-        read_context(adapter, Columns("sentence", "label", None), held)
+        read_context(adapter, DataColumns("sentence", "label", None), held)

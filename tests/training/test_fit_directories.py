@@ -11,7 +11,7 @@ from tiny import toy_rows
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import resume
 from bayeslora.training.data import read_labelled
 from bayeslora.training.resume import (
@@ -123,7 +123,7 @@ def test_an_empty_directory_may_be_used_with_permission(tmp_path):
 
 def test_the_hash_is_that_of_texts_labels_and_order():
     def hashed(rows):
-        return data_hash(read_labelled(rows, Columns()))
+        return data_hash(read_labelled(rows, DataColumns()))
 
     rows = toy_rows(6)
     first = hashed(rows)
@@ -138,9 +138,9 @@ def test_the_hash_is_that_of_texts_labels_and_order():
 def test_a_second_text_is_part_of_the_hash():
     rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
     moved = [{"text": "a", "pair": "b c", "label": "x"}, rows[1]]
-    pairs = Columns(pair="pair")
+    pairs = DataColumns(pair="pair")
     assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(moved, pairs))
-    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, Columns()))
+    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, DataColumns()))
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):

@@ -13,7 +13,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
 from bayeslora.posteriors.dropout import MCDropoutDraws
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.assemble import build_network, with_dropout
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.members import fit_members, member_seeds, prepare
@@ -27,7 +27,7 @@ POLAR = PoLAR(r=2, num_layers=2)
 
 def fitted(backbone, posterior, seed=3, adapter=LORA):
     choices = Choices("tiny", "float32", adapter, posterior, seed, max_length=32, progress=False)
-    data = TrainingData(Columns(), tuple(CLASSES), rows(30, 0), None)
+    data = TrainingData(DataColumns(), tuple(CLASSES), rows(30, 0), None)
     settings = TrainingSettings(2, 8, seed=seed)
     return fit_members(choices, data, settings, backbone, lambda: None)
 

@@ -8,7 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.tasks.columns import Columns
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.data import encode_for, read_labelled, read_rows
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
@@ -50,7 +50,9 @@ def record(kind, classes):
 
 
 def labelled(*labels):
-    return read_rows([{"text": f"t{n}", "label": item} for n, item in enumerate(labels)], Columns())
+    return read_rows(
+        [{"text": f"t{n}", "label": item} for n, item in enumerate(labels)], DataColumns()
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,22 +82,22 @@ def test_an_index_that_no_class_has_is_refused():
 def test_repeated_rows_are_counted_and_said(caplog):
     rows = toy_rows(5)
     with caplog.at_level(logging.WARNING):
-        read_labelled([*rows, {**rows[0], "id": "again"}], Columns())
+        read_labelled([*rows, {**rows[0], "id": "again"}], DataColumns())
     assert "1 of 6 rows repeat an earlier row (same text and label)" in caplog.text
 
 
 def test_labels_are_required_for_training_only():
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
-    assert len(read_rows(rows, Columns())) == 2
+    assert len(read_rows(rows, DataColumns())) == 2
     with pytest.raises(InputError, match="label"):
-        read_labelled(rows, Columns())
+        read_labelled(rows, DataColumns())
 
 
 @pytest.mark.parametrize("labels", [("x", None), (None, None)])
 def test_examples_are_checked_as_files_are(labels):
     examples = labelled(*labels)
     with pytest.raises(InputError, match="label"):
-        read_labelled(examples, Columns())
+        read_labelled(examples, DataColumns())
 
 
 def test_transformers_is_quiet_inside_and_as_before_outside():

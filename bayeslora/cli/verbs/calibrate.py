@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.posteriors.config import PosteriorConfig
-    from bayeslora.tasks.columns import Columns
+    from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
 
 SUMMARY = "fit a posterior to a finished classifier and leave its weights as they are"
@@ -138,7 +138,7 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
 
 
 def _rows(
-    data: str, args: argparse.Namespace, columns: Columns, record: ModelRecord | None
+    data: str, args: argparse.Namespace, columns: DataColumns, record: ModelRecord | None
 ) -> Examples:
     """Return labelled rows, their labels checked where the classes are known already."""
     from bayeslora.training.data import encode_for
