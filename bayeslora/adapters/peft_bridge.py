@@ -21,17 +21,12 @@ from torch import Tensor, nn
 from bayeslora.adapters.init import Factors
 from bayeslora.adapters.inject import put
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.peft_files import (
-    CONFIG_FILE,
-    TENSOR_ROOT,
-    WEIGHTS_FILE,
-    PeftCheckpoint,
-    read_peft,
-)
+from bayeslora.adapters.peft_files import PeftCheckpoint, read_peft
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import AnySite, Site
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
+from bayeslora.peft_layout import CONFIG_FILE, TENSOR_ROOT, WEIGHTS_FILE
 
 __all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft"]
 

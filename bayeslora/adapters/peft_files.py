@@ -18,18 +18,17 @@ from torch import Tensor
 from bayeslora.adapters.config import LoRA
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-TENSOR_ROOT = "base_model.model."
-"""What PEFT puts before the path of a module in the model that it wraps."""
+from bayeslora.peft_layout import (
+    CONFIG_FILE,
+    CONVERSION,
+    EXACT_PISSA,
+    PLAIN_STARTS,
+    TENSOR_ROOT,
+    WEIGHTS_FILE,
+)
 
 _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
-_SAFE_STARTS = (None, True, False, "gaussian", "eva", "mica", "orthogonal")
-"""Initialisations of PEFT that leave the base model's weights as they were."""
-_EXACT_PISSA = "pissa"
-"""One that changes them in a way that can be found out from the base model."""
 _REFUSED_OPTIONS = (
     "use_dora",
     "lora_bias",
@@ -92,7 +91,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     return PeftCheckpoint(
         config,
         {path: _scale(options, path, len(tensors[f"{path}.A"])) for path in paths},
-        options.get("init_lora_weights") == _EXACT_PISSA,
+        options.get("init_lora_weights") == EXACT_PISSA,
         tensors,
         others,
         options.get("base_model_name_or_path"),
@@ -124,12 +123,11 @@ def _check_readable(path: Path, options: Any) -> None:
     if options.get("bias", "none") != "none":
         raise InputError(f"{path}: bias must be 'none', got {options['bias']!r}")
     start = options.get("init_lora_weights")
-    if start not in (*_SAFE_STARTS, _EXACT_PISSA):
+    if start not in (*PLAIN_STARTS, EXACT_PISSA):
         raise InputError(
             f"{path}: init_lora_weights {start!r} changed the base model's weights, and what it "
-            "took out of them is not in the checkpoint; save it with PEFT's "
-            "path_initial_model_for_weight_conversion, which gives a plain LoRA, or load it on the "
-            "changed base model, if that was saved, with init_lora_weights set to true"
+            f"took out of them is not in the checkpoint; {CONVERSION}, or load it on the changed "
+            "base model, if that was saved, with init_lora_weights set to true"
         )
     for key, kind in (("r", int), ("lora_alpha", int | float)):
         value = options.get(key)

@@ -17,10 +17,15 @@ from torch import nn
 from bayeslora.backbones.hub import check_reachable
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.files import read_json
+from bayeslora.peft_layout import (
+    CONFIG_FILE,
+    CONVERSION,
+    PLAIN_STARTS,
+    REPEATED_STARTS,
+    TENSOR_ROOT,
+    WEIGHTS_FILE,
+)
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _HEADS = (
     ".score.weight",
     ".classifier.weight",
@@ -32,7 +37,7 @@ _HEADS = (
 
 def is_peft(source: str) -> bool:
     """Return whether `source` is the directory of a PEFT checkpoint."""
-    return (Path(source) / _CONFIG).is_file()
+    return (Path(source) / CONFIG_FILE).is_file()
 
 
 def base_name(source: str) -> str:
@@ -41,7 +46,7 @@ def base_name(source: str) -> str:
     Raises:
         InputError: The checkpoint does not say.
     """
-    path = Path(source) / _CONFIG
+    path = Path(source) / CONFIG_FILE
     name = _settings(source).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path} does not name its base model")
@@ -104,19 +109,19 @@ def _check_start(source: str) -> None:
     """Complain about a start that PEFT takes out of the base anew when it loads, or not at all.
 
     Raises:
-        InputError: It is a randomised PiSSA, CorDA or LoRA-GA, and was not converted when saved.
+        InputError: It is one, such as a randomised PiSSA or CorDA, and was not converted when
+            saved.
     """
-    start = str(_settings(source).get("init_lora_weights"))
-    if start.startswith("pissa_niter") or start in {"corda", "lora_ga"}:
+    start = _settings(source).get("init_lora_weights")
+    if start not in (*PLAIN_STARTS, *REPEATED_STARTS):
         raise InputError(
             f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
-            "that is not in the checkpoint, and PEFT would find another one or none; save it with "
-            "PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
+            f"that is not in the checkpoint, and PEFT would find another one or none; {CONVERSION}"
         )
 
 
 def _settings(source: str) -> dict[str, Any]:
-    config = read_json(Path(source) / _CONFIG)
+    config = read_json(Path(source) / CONFIG_FILE)
     return config if isinstance(config, dict) else {}
 
 
@@ -170,7 +175,7 @@ def _check_tensors(
             f"{source} lacks {len(missing)} tensors of its adapters or head, such as "
             f"{_few(missing)}: it is damaged, or {base} is not the base that it was trained on"
         )
-    random = sorted(key for key in untrained if _PREFIX + key not in found)
+    random = sorted(key for key in untrained if TENSOR_ROOT + key not in found)
     if random:
         raise InputError(
             f"{source}: neither it nor its base {base} has trained weights for {_few(random)}; "
@@ -189,9 +194,9 @@ def _shapes(source: str) -> dict[str, list[int]]:
     """Return the shape of every tensor in a checkpoint by name."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(source) / _WEIGHTS
+    path = Path(source) / WEIGHTS_FILE
     if not path.is_file():
-        raise InputError(f"{source} has no {_WEIGHTS}; pickled weights are not read")
+        raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not read")
     try:
         with safe_open(str(path), "pt") as file:
             names = file.keys()
@@ -209,4 +214,4 @@ def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
 
 
 def _few(names: Collection[str]) -> str:
-    return ", ".join(name.removeprefix(_PREFIX) for name in list(names)[:3])
+    return ", ".join(name.removeprefix(TENSOR_ROOT) for name in list(names)[:3])

@@ -1,0 +1,25 @@
+"""Checkpoints in PEFT's layout: what their files are called, and which starts they can have.
+
+Some starts take a part of the base model's weights into the factors. A checkpoint holds the factors
+after training alone, so what was taken out has to be found again from the base model.
+"""
+
+from __future__ import annotations
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TENSOR_ROOT = "base_model.model."
+"""What PEFT puts before the path of a module in the model that it wraps."""
+
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "mica", "orthogonal")
+"""`init_lora_weights` that leave the base model's weights as they were."""
+
+EXACT_PISSA = "pissa"
+
+REPEATED_STARTS = (EXACT_PISSA, "olora", "loftq")
+"""Those that take the same out of the same base model each time, as PEFT does when it loads."""
+
+CONVERSION = (
+    "save it with PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
+)
+"""What to do about any other."""
