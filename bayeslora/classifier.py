@@ -14,7 +14,6 @@ from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.spectrum import SiteSpectrum
-from bayeslora.backbones.classifier_source import IN_MEMORY
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
@@ -25,14 +24,20 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.config import MAP, MLE, VBLL
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.card import model_card
 from bayeslora.training.choices import Choices, TrainingData
-from bayeslora.training.data import check_pairs, read_labelled, read_rows
+from bayeslora.training.data import (
+    check_labels,
+    check_pairs,
+    read_labelled,
+    read_rows,
+    read_validation,
+)
 from bayeslora.training.export_target import ExportKind, check_export
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.procedure import default_epochs, fit_classifier
@@ -98,6 +103,7 @@ class BayesianClassifier:
         self._device = device
         self._trust = trust_remote_code
         self._fitted: Fitted | None = None
+        self._in_memory = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -235,7 +241,7 @@ class BayesianClassifier:
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
-        fitted = self._known()
+        fitted = self._calibrated()
         rows = read_rows(data, fitted.columns, keep)
         return fitted.predict(
             rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
@@ -291,7 +297,10 @@ class BayesianClassifier:
             text_column or old.text, label_column or old.label, pair_column or old.pair
         )
         rows = read_labelled(train, columns)
-        held = None if validation is None else fitted.known(read_labelled(validation, columns))
+        check_labels(fitted.record, rows)
+        held = None
+        if validation is not None:
+            held = fitted.known(read_validation(validation, columns, rows))
         before = None if held is None else fitted.scores_of(held)
         # A new head even where the posterior stays: the present one may have settled on means, and
         # is still the classifier's where the fit fails.
@@ -322,14 +331,11 @@ class BayesianClassifier:
                 memory that nothing could be loaded from later (one of `from_module` is given again
                 when loading).
         """
-        if self.record.backbone["name"] == IN_MEMORY:
-            raise InputError(
-                "a classifier in memory has no place that its weights could be loaded from: save "
-                "it with its own save_pretrained and pass that directory to from_transformers"
-            )
-        files = self._known().files()
+        files = self._calibrated().files()
         refuse_foreign(directory)
         refuse_busy(directory)
+        if self._in_memory:
+            foreign.check_place(files.record, trust_remote_code=self._trust)
         # A model without its backbone is lost.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
@@ -524,9 +530,11 @@ class BayesianClassifier:
                 device=device,
                 trust_remote_code=trust_remote_code,
             )
-        return cls._around(
+        clf = cls._around(
             Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
         )
+        clf._in_memory, clf._trust = isinstance(model, nn.Module), trust_remote_code
+        return clf
 
     @classmethod
     def from_module(
@@ -592,6 +600,15 @@ class BayesianClassifier:
                 "this classifier is not fitted; call fit, from_pretrained or from_transformers"
             )
         return self._fitted
+
+    def _calibrated(self) -> Fitted:
+        fitted = self._known()
+        if not fitted.record.num_train and not isinstance(fitted.posterior, MLE | MAP):
+            raise InputError(
+                f"posterior {fitted.posterior.name!r} is not fitted to this classifier yet; call "
+                "calibrate with rows that it was not trained on"
+            )
+        return fitted
 
     def _load_backbone(self) -> Backbone:
         if isinstance(self._backbone, str):

@@ -7,6 +7,7 @@ without a row in common.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.predictions.record import Predictions
 
+logger = logging.getLogger(__name__)
+
 MOST_EQUAL = 0.5
 """Share of rows with the very same probabilities from which two sets count as one."""
 
 MOST_DISTINCT = 0.9
 """Share of different rows in a set below which equal probabilities say nothing."""
+
+# A share that chance, or a repeated text, gives.
+_FEW_EQUAL = 0.02
 
 _FINGERPRINT, _RECALIBRATION = "model_fingerprint", "recalibration"
 
@@ -79,11 +85,14 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
             f"{fit_name} and {apply_name} share {len(shared)} rows, such as id {shared[0]!r}; {why}"
         )
     equal = _share_of_equal_rows(fitted, applied)
+    found = (
+        f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
+        f"{fit_name}"
+    )
     if equal > MOST_EQUAL:
-        raise InputError(
-            f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
-            f"{fit_name}; {why}"
-        )
+        raise InputError(f"{found}; {why}")
+    if equal > _FEW_EQUAL:
+        logger.warning("%s; where they are the same rows, the scores after are too good", found)
 
 
 def check_classes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
@@ -15,6 +16,8 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -39,6 +42,8 @@ class Recalibrator(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     title: ClassVar[str]
+    by_class: ClassVar[bool] = True
+    """Whether classes are changed differently, so that each needs rows."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     num_rows: int = field(default=0, kw_only=True)
@@ -56,6 +61,14 @@ class Recalibrator(ABC):
             InputError: No row has a label.
         """
         probs, labels = fitting_rows(predictions, self.title)
+        missing = sorted(set(range(len(predictions.classes))) - set(labels.tolist()))
+        if missing and self.by_class:
+            logger.warning(
+                "%s has no row of %s to learn from, and makes it less probable whatever the model "
+                "says",
+                self.title,
+                ", ".join(repr(predictions.classes[index]) for index in missing),
+            )
         self.learn(probs, labels)
         self.classes, self.num_rows = predictions.classes, len(labels)
         return self

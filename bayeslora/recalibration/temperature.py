@@ -46,6 +46,7 @@ class Temperature(TemperatureOptions, Recalibrator):
     """
 
     title = "temperature scaling"
+    by_class = False
 
     temperature: float | None = None
 

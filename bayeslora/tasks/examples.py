@@ -61,6 +61,16 @@ class Examples:
         """The number of examples that repeat an earlier one in text, second text and label."""
         return len(self) - len(set(_keys(self)))
 
+    def num_shared(self, others: Examples) -> int:
+        """Return the number of examples whose text, and second text, one of `others` has too."""
+        known = set(_inputs(others))
+        return sum(one in known for one in _inputs(self))
+
+    @property
+    def num_texts(self) -> int:
+        """The number of different texts, or pairs of texts."""
+        return len(set(_inputs(self)))
+
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices` (from 0), in that order."""
         picked = [int(index) for index in indices]

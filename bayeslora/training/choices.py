@@ -12,7 +12,7 @@ from bayeslora.adapters.config import Adaptation
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
-from bayeslora.training.data import read_labelled
+from bayeslora.training.data import read_labelled, read_validation
 from bayeslora.training.resume import data_hash
 
 LabelledExamples = tuple[Examples, Tensor]
@@ -68,7 +68,7 @@ class TrainingData:
         """
         rows = read_labelled(train, columns)
         classes = class_names(rows)
-        held = None if validation is None else read_labelled(validation, columns)
+        held = None if validation is None else read_validation(validation, columns, rows)
         return cls(
             columns,
             classes,

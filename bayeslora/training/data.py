@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
+from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels
@@ -71,6 +72,60 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
         )
     labelled: Examples = rows
     return labelled
+
+
+def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
+    """Return held-out examples, each of which must have a label and a text of its own.
+
+    Args:
+        data: As for `read_labelled`.
+        columns: Where it comes from.
+        train: What is fitted to. Rows of it say that the network is always right.
+
+    Raises:
+        InputError: As `read_labelled`, or most of their texts are among `train`.
+    """
+    rows = read_labelled(data, columns)
+    shared = rows.num_shared(train)
+    if not shared:
+        return rows
+    found = f"{shared} of {len(rows)} texts are in {train.source} too"
+    # Where texts repeat by nature, such as one word each, equal ones are no copies.
+    repeats = train.num_texts < MOST_DISTINCT * len(train)
+    if shared > MOST_EQUAL * len(rows) and not repeats:
+        raise InputError(
+            f"{rows.source}: {found}; validation rows must be rows that nothing was fitted to, "
+            "since what is chosen on others is too sure of itself. Leave them out, or split the "
+            "data"
+        )
+    logger.warning(
+        "%s: %s, so what validation rows choose is a little too sure", rows.source, found
+    )
+    return rows
+
+
+def check_labels(record: ModelRecord, rows: Examples) -> None:
+    """Complain about rows of one class to fit a last layer to, and say which classes have none.
+
+    Raises:
+        InputError: All rows are of one class, or a label is unknown.
+    """
+    classes = record.classes
+    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(missing) == len(classes) - 1:
+        only = classes[int(counts.argmax())]
+        raise InputError(
+            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
+            "of every class"
+        )
+    if missing:
+        logger.warning(
+            "%s: no row of %s; a posterior fitted to the others makes it less probable than the "
+            "classifier did",
+            rows.source,
+            ", ".join(map(repr, missing)),
+        )
 
 
 def _require_labels(rows: Examples) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
 from bayeslora import options
+from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.backbones.load import Backbone, lasting_name, open_source
+from bayeslora.backbones.load import Backbone, fingerprint, lasting_name, open_source
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
@@ -126,6 +128,25 @@ def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
     except InputError as error:
         reason = str(error).split("\n", 1)[0].removeprefix(f"{folder}: ")
         raise InputError(f"{folder}: its tokenizer is damaged: {reason}") from None
+
+
+def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
+    """Complain where a classifier that was given in memory could not be loaded again.
+
+    Raises:
+        InputError: The place that it names does not hold its weights, or it names none.
+    """
+    name = record.backbone["name"]
+    held = None
+    if name != IN_MEMORY:
+        with suppress(InputError):
+            held = fingerprint(open_classifier(name, trust_remote_code)[0])
+    if held != record.backbone["fingerprint"]:
+        raise InputError(
+            (f"{name!r} does not hold" if name != IN_MEMORY else "there is no place that holds")
+            + " the weights of this classifier in memory: save it with its own save_pretrained and "
+            "pass that directory to from_transformers"
+        )
 
 
 def module_from_files(

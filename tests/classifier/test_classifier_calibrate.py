@@ -209,7 +209,9 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     clf = bl.BayesianClassifier.from_transformers(
         theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
     ).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="no place that its weights could be loaded from"):
+    with pytest.raises(
+        bl.InputError, match="there is no place that holds the weights of this"
+    ):
         clf.save_pretrained(tmp_path / "model")
 
 
@@ -361,3 +363,46 @@ def test_every_row_is_run_once(foreign, monkeypatch):
     before, after = clf.validation_scores
     assert after == bl.evaluate(clf.predict(toy_rows(20, seed=3)))
     assert before != after
+
+
+@pytest.mark.parametrize("posterior", ["laplace", "vbll", "nuts", "gvbll", "temperature"])
+def test_what_is_not_calibrated_neither_answers_nor_is_saved(foreign, tmp_path, posterior):
+    clf = from_transformers(foreign, posterior)
+    for use in (lambda: clf.predict(TEST), lambda: clf.save_pretrained(tmp_path / "model")):
+        with pytest.raises(bl.InputError, match=f"'{posterior}' is not fitted .* call calibrate"):
+            use()
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_classifier_that_went_on_training_in_memory_is_not_saved(foreign, tmp_path):
+    """Its own directory would be read in its place later."""
+    from transformers import AutoModelForSequenceClassification
+
+    theirs = AutoModelForSequenceClassification.from_pretrained(foreign)
+    clf = from_transformers(theirs).calibrate(toy_rows(20))
+    clf.save_pretrained(tmp_path / "same")
+    assert same(load(tmp_path / "same").predict(TEST), clf.predict(TEST))
+    with torch.no_grad():
+        theirs.classifier.weight.add_(0.1)
+    clf = from_transformers(theirs).calibrate(toy_rows(20))
+    with pytest.raises(bl.InputError, match="does not hold the weights of this classifier in mem"):
+        clf.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_rows_of_one_class_are_refused_and_missing_classes_named(foreign, caplog):
+    clf = from_transformers(foreign)
+    rows = [row for row in toy_rows(60) if row["label"] != "food"]
+    clf.calibrate(rows)
+    assert "no row of 'food'" in caplog.text
+    with pytest.raises(bl.InputError, match=r"all 20 rows have the label 'animals'"):
+        clf.calibrate([row for row in rows if row["label"] == "animals"])
+
+
+def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
+    clf = from_transformers(foreign)
+    rows = toy_rows(40)
+    with pytest.raises(bl.InputError, match=r"40 of 40 texts are in <list> too; validation rows"):
+        clf.calibrate(rows, rows)
+    clf.calibrate(rows, rows[:10] + toy_rows(30, seed=5))
+    assert "10 of 40 texts are in <list> too" in caplog.text

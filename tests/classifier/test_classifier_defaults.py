@@ -29,15 +29,14 @@ from bayeslora.adapters.config import LoRA, PoLAR
 def test_epochs_and_rate_follow_the_posterior_and_the_validation_rows(
     llama, options, validates, epochs, rate
 ):
-    rows = toy_rows(16)
-    clf = new(llama, **options).fit(rows, rows if validates else None, batch_size=4, patience=1)
+    held = toy_rows(16, seed=1) if validates else None
+    clf = new(llama, **options).fit(toy_rows(16), held, batch_size=4, patience=1)
     assert clf.record.training["epochs"] == epochs
     assert clf.record.adapter["lr"] == rate
 
 
 def test_few_epochs_keep_the_lower_rate(llama):
-    rows = toy_rows(8)
-    clf = new(llama).fit(rows, rows, epochs=2, batch_size=8)
+    clf = new(llama).fit(toy_rows(8), toy_rows(8, seed=1), epochs=2, batch_size=8)
     assert clf.record.adapter["lr"] == PoLAR.default_lr
 
 
@@ -66,8 +65,7 @@ def test_means_without_validation_rows_follow_how_far_the_head_could_move(
 
 
 def test_validation_rows_leave_the_choice_of_means_open(llama):
-    rows = toy_rows(16)
-    clf = new(llama).fit(rows, rows, epochs=2, batch_size=4)
+    clf = new(llama).fit(toy_rows(16), toy_rows(16, seed=1), epochs=2, batch_size=4)
     assert clf.record.posterior["polish_mean"] == "validation"
     assert clf.record.results["posterior"]["polish_mean"] in {"refit", "trained"}
 

@@ -5,6 +5,7 @@ import pytest
 from faulty_rows import nll, rows
 
 import bayeslora as bl
+from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 
 
@@ -63,3 +64,25 @@ def test_rows_that_were_fitted_to_are_refused():
         bl.recalibrate(fit, fit)
     with pytest.raises(bl.InputError, match="100 % of the rows of apply"):
         bl.recalibrate(fit, fit.take(np.arange(40)))
+
+
+@pytest.mark.parametrize("method", RECALIBRATORS)
+def test_a_class_without_rows_is_named_where_classes_are_changed_apart(method, caplog):
+    fit = rows(300)
+    without = fit.take(np.flatnonzero(fit.labels != 1))
+    bl.recalibrate(without, rows(50, seed=1), method)
+    named = f"has no row of {fit.classes[1]!r} to learn from" in caplog.text
+    assert named == (method != "temperature")
+
+
+def test_a_few_rows_in_both_are_said(caplog):
+    fit, apply = rows(100), rows(200, seed=1)
+    both = Predictions(
+        np.concatenate([fit.probs[:20], apply.probs]),
+        fit.classes,
+        labels=np.concatenate([fit.labels[:20], apply.labels]),
+    )
+    bl.recalibrate(fit, apply)
+    assert "very same" not in caplog.text
+    bl.recalibrate(fit, both)
+    assert "9 % of the rows of apply have the very same probabilities in fit" in caplog.text
