@@ -271,8 +271,8 @@ class BayesianClassifier:
             validation: Held-out labelled data for what the posterior chooses by them (a prior, a
                 temperature, the means of `VBLL`, which are refit without them); scored before and
                 after in `validation_scores` and on the model card.
-            posterior: Another posterior of the last layer, or `laplace_lora` where there is an
-                adapter of ours; it starts from the mean of the present one. None keeps that.
+            posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` where there
+                is an adapter of ours; it starts from the mean of the present one. None keeps that.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.

@@ -14,9 +14,6 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config import MLE, PosteriorConfig
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -114,8 +111,10 @@ def build_weights(
 ) -> Weights | None:
     """Return the posterior over adapter weights of a configuration, an `nn.Module`.
 
-    It has `draw`, except for a Laplace approximation, which is linearised instead. None where the
-    configuration has none, where it is not of the sites alone (MC dropout), and for ensembles.
+    The configuration's class says in `weights` who makes it, and in `over_factors` whether its
+    sites have to be low-rank. It has `draw`, except for a Laplace approximation, which is
+    linearised instead. None where the configuration has none, where it is not of the sites alone
+    (MC dropout), and for ensembles.
 
     Args:
         config: Which posterior, with its options.
@@ -127,24 +126,12 @@ def build_weights(
         InputError: There are too many weights for the structure that was asked for, or the
             posterior needs low-rank factors and the sites have none.
     """
-    weights: Weights | None = None
-    if isinstance(config, LaplaceLoRA):
-        classes, width = head.mean_weight.shape
-        weights = LaplaceLoRAWeights(config, sites, (classes, width))
-    elif isinstance(config, SWAG):
-        adapter = [item for site in sites for item in site.trainable().values()]
-        weights = SWAGWeights(config, [*adapter, *head.parameters()])
-    elif isinstance(config, TFB):
-        weights = TFBWeights(_low_rank(config, sites))
-    elif isinstance(config, BLoB):
-        weights = BLoBWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
-    elif isinstance(config, IVON):
-        weights = IVONWeights(config, sites)
-    elif isinstance(config, ScalaBL):
-        weights = ScalaBLWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
-    elif isinstance(config, CLoRA):
-        weights = CLoRAWeights(config, _low_rank(config, sites), seed + _SEED_STEP)
-    return weights
+    found: str = getattr(config, "weights", "")
+    if not found:
+        return None
+    make: Callable[..., Weights] = resolve_name(found)
+    chosen = _low_rank(config, sites) if getattr(config, "over_factors", False) else sites
+    return make(config, chosen, head, seed + _SEED_STEP)
 
 
 def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
@@ -157,7 +144,7 @@ def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
     Raises:
         InputError: It is one of these.
     """
-    if isinstance(config, TFB | BLoB | ScalaBL | CLoRA) and not low_rank:
+    if getattr(config, "over_factors", False) and not low_rank:
         raise InputError(
             f"posterior {config.name!r} is over the factors of a low-rank adapter, and columns of "
             "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "

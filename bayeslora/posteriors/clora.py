@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.clora_gate import PositionNoise, StateNoise, TokenGate, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA
 from bayeslora.posteriors.random_layers import check_texts_apart
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import gaussian_kl
 
 Seen = list[list[Tensor]]
@@ -68,6 +70,12 @@ class CLoRAWeights(nn.Module):
         self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
         for site, gate in zip(sites, self._gates, strict=True):
             site.attach(gate)
+
+    @classmethod
+    def on(cls, config: CLoRA, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
+        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
+        del head
+        return cls(config, sites, seed)
 
     def kl(self, seen: Seen, mask: Tensor) -> Tensor:
         """Return the KL to the prior in nats: the mean over real tokens, summed over sites.

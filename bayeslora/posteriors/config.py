@@ -221,6 +221,9 @@ class MCDropout:
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "none"
+    from_start: ClassVar[str] = (
+        "runs a network that was trained with dropout, and learns nothing from rows"
+    )
 
     def __post_init__(self) -> None:
         check_share("p", self.p)
@@ -242,6 +245,7 @@ class Ensemble:
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
     passes: ClassVar[str] = "num_members"
     parameters: ClassVar[str] = "an adapter and a last layer a member"
+    from_start: ClassVar[str] = "consists of several trained networks"
 
     def __post_init__(self) -> None:
         check_count("num_members", self.num_members, least=1)

@@ -44,6 +44,7 @@ class LaplaceLoRA:
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and a backward one a class"
     parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
+    weights: ClassVar[str] = "bayeslora.posteriors.laplace_lora:LaplaceLoRAWeights.on"
 
     def __post_init__(self) -> None:
         check_choice("structure", self.structure, STRUCTURES)

@@ -42,6 +42,9 @@ class BLoB:
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
+    weights: ClassVar[str] = "bayeslora.posteriors.blob:BLoBWeights.on"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std", "kl_lr")
@@ -72,6 +75,12 @@ class ScalaBL:
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "3 r a layer"
+    weights: ClassVar[str] = "bayeslora.posteriors.scalabl:ScalaBLWeights.on"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "keeps the scales of all adapters in one parameter, which cannot rest in part"
+    )
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std", "kl_lr")
@@ -100,6 +109,9 @@ class CLoRA:
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
+    weights: ClassVar[str] = "bayeslora.posteriors.clora:CLoRAWeights.on"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std")

@@ -50,6 +50,12 @@ class SWAG:
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "2 + rank numbers a trained weight"
+    weights: ClassVar[str] = "bayeslora.posteriors.swag:SWAGWeights.on"
+    from_start: ClassVar[str] = "averages the weights that training passes through"
+    not_on_layers: ClassVar[str] = (
+        "would take the spread of weights that rest most of the time: it says when a layer was "
+        "drawn and not how uncertain it is"
+    )
 
     def __post_init__(self) -> None:
         check_count("num_snapshots", self.num_snapshots, least=2)
@@ -94,6 +100,8 @@ class TFB:
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
+    weights: ClassVar[str] = "bayeslora.posteriors.tfb:TFBWeights.on"
+    over_factors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for field in ("tolerance", "sigma_min", "sigma_max"):
@@ -140,6 +148,12 @@ class IVON:
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one an adapter weight"
+    weights: ClassVar[str] = "bayeslora.posteriors.ivon:IVONWeights.on"
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "moves all weights at every step by one running mean, so that no layer could rest"
+    )
+    not_on_layers: ClassVar[str] = no_resting
 
     def __post_init__(self) -> None:
         for field in ("ess", "hess_init", "clip_radius"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.site import Site
 from bayeslora.optim.stiefel import euclidean_parameters
 from bayeslora.posteriors.config_weights import IVON
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 
@@ -41,6 +43,12 @@ class IVONWeights(nn.Module):
         self._weights = tuple(euclidean_parameters(sites))
         size = sum(item.numel() for item in self._weights)
         self.register_buffer("hess", torch.full((size,), config.hess_init))
+
+    @classmethod
+    def on(cls, config: IVON, sites: Sequence[Site], head: LastLayer, seed: int) -> Self:
+        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
+        del head, seed
+        return cls(config, sites)
 
     @property
     def std(self) -> Tensor:

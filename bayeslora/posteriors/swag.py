@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_weights import SWAG
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 
@@ -75,6 +78,13 @@ class SWAGWeights(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("deviations", torch.zeros(config.rank, size))
+
+    @classmethod
+    def on(cls, config: SWAG, sites: Sequence[Site], head: LastLayer, seed: int) -> Self:
+        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
+        del seed
+        adapter = [item for site in sites for item in site.trainable().values()]
+        return cls(config, [*adapter, *head.parameters()])
 
     @torch.no_grad()
     def collect(self) -> None:

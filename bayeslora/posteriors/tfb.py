@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_weights import TFB
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,12 @@ class TFBWeights(nn.Module):
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
 
+    @classmethod
+    def on(cls, config: TFB, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
+        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
+        del config, head, seed
+        return cls(sites)
+
     def fit(self, config: TFB, degradation: Callable[[], float]) -> None:
         """Turn the factors to their singular directions and choose σ.
 
@@ -58,8 +66,9 @@ class TFBWeights(nn.Module):
         Raises:
             InputError: A site's `B·core` is rank deficient.
         """
-        for site in self._sites:
-            turn(site)
+        turned = [_turned(site) for site in self._sites]
+        for site, factors in zip(self._sites, turned, strict=True):
+            _put(site, factors)
 
         def accepts(sigma: float) -> bool:
             self.sigma.fill_(sigma)
@@ -101,6 +110,12 @@ def turn(site: LowRank) -> None:
         InputError: `B·core` is rank deficient, so that noise on some direction would have to be
             infinite.
     """
+    _put(site, _turned(site))
+
+
+@torch.no_grad()
+def _turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [out, r], d [r] and the new first factor [r, in], float64."""
     A, B = (item.detach().double() for item in site.factors())
     U, d, Vh = torch.linalg.svd(B, full_matrices=False)
     if not d[-1] > _LEAST_RATIO * d[0]:
@@ -109,7 +124,13 @@ def turn(site: LowRank) -> None:
             f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
             "train for longer"
         )
-    site.A.weight.copy_(Vh @ A)
+    return U, d, Vh @ A
+
+
+@torch.no_grad()
+def _put(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
+    U, d, A = factors
+    site.A.weight.copy_(A)
     site.B.weight.copy_(U * d if site.core is None else U)
     if site.core is not None:
         site.core.weight.copy_(torch.diag(d))

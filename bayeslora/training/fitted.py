@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.config_starts import table_name
+from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
@@ -20,13 +21,16 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import as_seed
-from bayeslora.posteriors.build import Head, build_weights
+from bayeslora.posteriors.build import Head, build_weights, check_factors
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
+from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.registry import check_link, provider, stored_posterior
+from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
+from bayeslora.training.anchors import choose_sigma
 from bayeslora.training.data import columns_of, encode_for, unknown_labels
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
@@ -196,6 +200,7 @@ class Fitted:
             with_sites=bool(sites),
             gated=any(site.is_gated for site in sites),
         )
+        check_factors(config, low_rank=all(isinstance(site, LowRank) for site in sites))
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
 
@@ -240,6 +245,10 @@ class Fitted:
         """
         network = self.network
         fresh = self.prepare(train)
+        config = self.posterior
+        if isinstance(config, TFB) and isinstance(network.weights, TFBWeights):
+            seed = self.record.seed
+            choose_sigma(config, network, network.weights, fresh, seed=seed, shown=self.progress)
         rows = feature_rows(network, fresh)
         accuracy = _accuracy(network, rows, train.source)
         chosen = fit_last_layer(

@@ -6,20 +6,9 @@ from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import Head, build
-from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-
-# What a finished network cannot give to posteriors that are not of the last layer.
-_NEEDS = {
-    "ensemble": "consists of several trained networks",
-    "mc_dropout": "runs a network that was trained with dropout, and learns nothing from rows",
-    "swag": "averages the weights that training passes through",
-    "tfb": "is searched for around adapters trained here",
-    "blob": "is trained together with the adapter",
-    "ivon": "is trained together with the adapter",
-    "scalabl": "is trained together with the adapter",
-    "clora": "is trained together with the adapter",
-}
+from bayeslora.posteriors.config_weights import TFB
 
 
 def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Head:
@@ -52,9 +41,9 @@ def check_last_layer(
         gated: Whether they work through the gates of a posterior over their weights.
 
     Raises:
-        InputError: The posterior is neither one of the last layer nor a Laplace approximation over
-            adapters that are there; or what it would replace has gates that the network cannot do
-            without.
+        InputError: The posterior is neither one of the last layer nor one that is fitted to trained
+            adapters, which have to be there; or what it would replace has gates that the network
+            cannot do without.
     """
     if gated:
         raise InputError(
@@ -62,20 +51,22 @@ def check_last_layer(
             "posterior: its adapters work through gates that are part of 'clora' and would be "
             "lost; fit the other posterior from the start"
         )
-    if isinstance(posterior, LaplaceLoRA) and not adapted:
+    if isinstance(posterior, LaplaceLoRA | TFB) and not adapted:
         raise InputError(
             f"posterior {posterior.name!r} is over the weights of an adapter of ours, and a "
             "classifier from elsewhere has none, also where it is a LoRA checkpoint, which is "
             "merged when it is read; choose 'laplace', which is over the last layer"
         )
-    if isinstance(posterior, LaplaceLoRA) and not with_sites:
+    if isinstance(posterior, LaplaceLoRA | TFB) and not with_sites:
         raise InputError(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
             "own layers were trained; choose 'laplace', which is over the last layer"
         )
-    if isinstance(posterior, Ensemble | Sampled):
+    reason = getattr(posterior, "from_start", "")
+    if reason:
+        over = ", or 'laplace_lora' or 'tfb' over its adapters" if adapted and with_sites else ""
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            f"finished network: it {_NEEDS[posterior.name]}; fit a network with it from the start, "
-            "or choose 'laplace', 'vbll', 'nuts' or 'temperature'"
+            f"finished network: it {reason}; fit a network with it from the start, or choose "
+            f"'laplace', 'vbll', 'gvbll', 'nuts' or 'temperature'{over}"
         )

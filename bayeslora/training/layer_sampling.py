@@ -17,25 +17,11 @@ from bayeslora.optim.lisa import Group, Lisa
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
-_FACTORS = "is over the factors of an adapter, and whole layers have none"
-_NOT_ON_LAYERS = {
-    "tfb": _FACTORS,
-    "blob": _FACTORS,
-    "scalabl": _FACTORS,
-    "clora": _FACTORS,
-    "laplace_lora": _FACTORS,
-    "ivon": "moves all weights at every step by one running mean, so that no layer could rest",
-    "swag": "would take the spread of weights that rest most of the time: it says when a layer was "
-    "drawn and not how uncertain it is",
-}
-_NOT_ON_SITES = {
-    "ivon": _NOT_ON_LAYERS["ivon"],
-    "scalabl": "keeps the scales of all adapters in one parameter, which cannot rest in part",
-}
 # The learning rates that belong to layers; the head's and that of what is outside them do not rise.
 _RISING = frozenset({"adapter", "factors", "posterior"})
 
@@ -54,17 +40,27 @@ def check_sampling(
                 "adapter 'lisa' samples layers by its own options; leave layer_sampling "
                 "(--layer-sampling) out, which is for the sites of other adapters"
             )
-        if posterior.name in _NOT_ON_LAYERS:
+        reason = _not_on_layers(posterior)
+        if reason:
             raise InputError(
-                f"posterior {posterior.name!r} cannot go with adapter 'lisa': it "
-                f"{_NOT_ON_LAYERS[posterior.name]}; choose a posterior of the last layer (such as "
-                "'vbll' or 'laplace'), 'ensemble', or another adapter, maybe with layer_sampling"
+                f"posterior {posterior.name!r} cannot go with adapter 'lisa': it {reason}; choose "
+                "a posterior of the last layer (such as 'vbll' or 'laplace'), 'ensemble', or "
+                "another adapter, maybe with layer_sampling"
             )
-    elif sampling is not None and posterior.name in _NOT_ON_SITES:
+        return
+    reason = getattr(posterior, "no_resting", "")
+    if sampling is not None and reason:
         raise InputError(
-            f"posterior {posterior.name!r} cannot go with layer_sampling: it "
-            f"{_NOT_ON_SITES[posterior.name]}; choose another posterior or leave layer_sampling out"
+            f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
+            "another posterior or leave layer_sampling out"
         )
+
+
+def _not_on_layers(posterior: PosteriorConfig) -> str:
+    """Return why a posterior cannot go with whole layers; nothing where it can."""
+    if isinstance(posterior, LaplaceLoRA) or getattr(posterior, "over_factors", False):
+        return "is over the factors of an adapter, and whole layers have none"
+    return getattr(posterior, "not_on_layers", "")
 
 
 def layer_sampler(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,11 +30,11 @@ from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.training.anchors import degradation_on_anchors
+from bayeslora.training.anchors import choose_sigma
 from bayeslora.training.kl_gradient import KLGradient, measure
 from bayeslora.training.kl_steps import KLSteps, kl_weight
 from bayeslora.training.network import Network
-from bayeslora.training.progress import progress_bar
+from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import PassNoise
 from bayeslora.training.watchers import Curvature, Snapshots
@@ -102,7 +103,10 @@ def weight_training(
             finish=lambda *_: weights.put_mean(),
         )
     if isinstance(posterior, TFB) and isinstance(weights, TFBWeights):
-        return _training_free(posterior, weights, network, settings.seed, shown=progress)
+        search = partial(choose_sigma, posterior, network, weights)
+        return WeightTraining(
+            finish=lambda *rows: search(LabelledTexts(*rows), seed=settings.seed, shown=progress)
+        )
     if isinstance(posterior, BLoB | ScalaBL) and isinstance(weights, BLoBWeights | ScalaBLWeights):
         return _variational(posterior, weights, num_train, settings)
     if isinstance(posterior, CLoRA) and isinstance(weights, CLoRAWeights):
@@ -115,22 +119,6 @@ def weight_training(
     raise TypeError(
         f"no training is known for posterior {posterior.name!r} with {type(weights).__name__}"
     )
-
-
-def _training_free(
-    posterior: TFB, weights: TFBWeights, network: Network, seed: int, *, shown: bool
-) -> WeightTraining:
-    def choose_sigma(texts: PreparedTexts, labels: Tensor) -> None:
-        # The mean's pass, the upper end of the search, and its steps.
-        passes = 1 + posterior.num_search_samples * (1 + posterior.num_steps)
-        total = passes * min(posterior.num_anchors, len(texts))
-        with progress_bar("search for sigma", total, shown=shown, unit="text") as advance:
-            degradation = degradation_on_anchors(
-                posterior, network, weights, texts, labels, seed=seed, advance=advance
-            )
-            weights.fit(posterior, degradation)
-
-    return WeightTraining(finish=choose_sigma)
 
 
 def _variational(

@@ -209,9 +209,7 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     clf = bl.BayesianClassifier.from_transformers(
         theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
     ).calibrate(toy_rows(20))
-    with pytest.raises(
-        bl.InputError, match="there is no place that holds the weights of this"
-    ):
+    with pytest.raises(bl.InputError, match="there is no place that holds the weights of this"):
         clf.save_pretrained(tmp_path / "model")
 
 
@@ -236,7 +234,6 @@ WHY = {
     "ensemble": "consists of several trained networks",
     "mc_dropout": "runs a network that was trained with dropout",
     "swag": "averages the weights that training passes through",
-    "tfb": "searched for around adapters trained here",
     "blob": "is trained together with the adapter",
     "ivon": "is trained together with the adapter",
     "scalabl": "is trained together with the adapter",
@@ -249,7 +246,7 @@ def test_posteriors_that_need_training_say_why(foreign, posterior):
     with pytest.raises(bl.InputError) as caught:
         from_transformers(foreign, posterior)
     assert WHY[posterior] in str(caught.value)
-    assert "choose 'laplace', 'vbll', 'nuts' or 'temperature'" in str(caught.value)
+    assert "choose 'laplace', 'vbll', 'gvbll', 'nuts' or 'temperature'" in str(caught.value)
 
 
 @pytest.mark.parametrize("posterior", ["mle", "map"])

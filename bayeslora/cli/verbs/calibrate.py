@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--posterior",
         metavar="NAME[:KEY=VALUE,…]",
-        help="of the last layer, or `laplace_lora` for a model of ours; see `bayeslora methods` "
+        help="of the last layer, or, over the adapter of a model of ours, `laplace_lora` or `tfb`; "
+        "see `bayeslora methods` "
         f"(default: {DEFAULT_POSTERIOR})",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")

@@ -1,0 +1,54 @@
+"""TFB on adapters that are trained already, which is what it is for."""
+
+import numpy as np
+import pytest
+from tiny import toy_rows
+from usage import TEST, fitted, from_transformers, load, same
+
+import bayeslora as bl
+
+FRESH, HELD = toy_rows(24, seed=5), toy_rows(12, seed=6)
+QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
+
+
+@pytest.mark.parametrize("before", ["mle", "vbll", "laplace", QUICK])
+@pytest.mark.parametrize("adapter", ["lora:r=2", "polar:r=2"])
+def test_it_is_fitted_to_a_finished_model_of_ours(bert, tmp_path, adapter, before):
+    clf = fitted(bert, adapter, before)
+    mean = clf.predict(TEST, num_samples=0)
+    clf.calibrate(FRESH, HELD, posterior=QUICK)
+    # The factors are turned and their product stays; a last layer in float64 becomes float32.
+    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, mean.probs, atol=2e-6)
+    found = clf.predict(TEST)
+    assert (found.epistemic > 0).any()
+    assert found.metadata["num_samples"] == "3"
+    assert clf.record.results["posterior"]["sigma"] > 0
+    assert clf.validation_scores is not None
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), found)
+
+
+def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
+    """The search is the same, over the same anchors and noise."""
+    whole = fitted(bert, "lora:r=2", QUICK)
+    rows = toy_rows(24)
+    after = fitted(bert, "lora:r=2", "mle").calibrate(rows, posterior=QUICK)
+    sigmas = [one.record.results["posterior"]["sigma"] for one in (whole, after)]
+    assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [("s2ft:o_ratio=0.3,d_ratio=0.2", "over the factors of a low-rank adapter"), ("lisa", "own layers were")],
+)
+def test_it_needs_factors(llama, adapter, message):
+    clf = fitted(llama, adapter, "mle")
+    before = clf.predict(TEST)
+    with pytest.raises(bl.InputError, match=message):
+        clf.calibrate(FRESH, posterior="tfb")
+    assert same(clf.predict(TEST), before)
+
+
+def test_it_needs_an_adapter_of_ours(foreign):
+    with pytest.raises(bl.InputError, match="'tfb' is over the weights of an adapter of ours"):
+        from_transformers(foreign, "tfb")
