@@ -72,11 +72,11 @@ def tiny_llama(path, seed=0):
     return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2)
 
 
-def tiny_opt(path, seed=0):
+def tiny_opt(path, seed=0, dropout=0.0):
     """Write a decoder that flattens its texts' tokens before some layers; return its directory."""
     from transformers import OPTConfig, OPTForCausalLM
 
-    more = {"ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": 0.0}
+    more = {"ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": dropout}
     return _write(path, OPTForCausalLM, OPTConfig, seed, **more)
 
 

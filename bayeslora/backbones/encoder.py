@@ -187,6 +187,10 @@ class Encoder(FeatureExtractor):
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
         return self._split.running(**self._probe())
 
+    def run_probe(self) -> None:
+        """Run the whole model on a short text."""
+        self.model(**self._probe())
+
     def behind(self) -> frozenset[str]:
         """Return the names of the backbone's modules that run only after its last layer."""
         return self._split.behind(**self._probe())

@@ -120,7 +120,7 @@ def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
 def _live_dropout(encoder: Encoder, adapter: Adaptation) -> MCDropoutDraws:
     """Return draws from the dropouts that a pass after the frozen prefix runs."""
     try:
-        return MCDropoutDraws(encoder.model, encoder.running())
+        return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
     except InputError:
         first = encoder.first_running_layer
         where = f"from layer {first} on, the first that runs then," if first else "of the backbone"

@@ -75,7 +75,7 @@ def answer(
     elif isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
         if weights is None or isinstance(weights, LaplaceLoRAWeights):
             # A network that was trained for another posterior is asked for its dropout.
-            draws = MCDropoutDraws(network)
+            draws = MCDropoutDraws(network, lambda: network(texts.collate([0])))
         else:
             draws = weights
     if draws is not None:

@@ -39,7 +39,10 @@ def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
 
 @pytest.mark.parametrize(
     ("adapter", "message"),
-    [("s2ft:o_ratio=0.3,d_ratio=0.2", "over the factors of a low-rank adapter"), ("lisa", "own layers were")],
+    [
+        ("s2ft:o_ratio=0.3,d_ratio=0.2", "over the factors of a low-rank adapter"),
+        ("lisa", "own layers were"),
+    ],
 )
 def test_it_needs_factors(llama, adapter, message):
     clf = fitted(llama, adapter, "mle")

@@ -128,7 +128,7 @@ class TestMCDropout(WeightPosteriorLaws):
         network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)).eval()
         if trained:
             jitter(network)
-        return network, MCDropoutDraws(network)
+        return network, MCDropoutDraws(network, lambda: network(torch.randn(2, 4)))
 
 
 class Careless:

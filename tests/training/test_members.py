@@ -183,7 +183,7 @@ def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
     sampled = logits(encoder, MCDropout(num_samples=4), found)
     assert float(sampled.variance.min()) > 0
     for name in network.weights.live:
-        alone = MCDropoutDraws(network.encoder.model, among=[name])
+        alone = MCDropoutDraws(network.encoder.model, network.encoder.run_probe, [name])
         assert float(sampled_by(network, alone).variance.max()) > 0, name
 
 
@@ -198,7 +198,7 @@ def test_a_network_of_another_posterior_is_asked_for_its_dropout(encoder):
 def test_without_a_frozen_prefix_embeddings_are_dropped_too(encoder):
     network = build_network(encoder, PoLAR(r=2), MCDropout(), num_classes=3, seed=0, max_length=32)
     assert network.weights.live[0] == "embeddings.dropout"
-    alone = MCDropoutDraws(network.encoder.model, among=["embeddings.dropout"])
+    alone = MCDropoutDraws(network.encoder.model, network.encoder.run_probe, ["embeddings.dropout"])
     assert float(sampled_by(network, alone).variance.max()) > 0
 
 
