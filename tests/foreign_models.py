@@ -84,7 +84,7 @@ def saved(family, path, **changes):
     return Path(path)
 
 
-def saved_peft(family, path, *, with_tokenizer=True):
+def saved_peft(family, path, *, with_tokenizer=True, name="default", **options):
     """Write a PEFT checkpoint and its base below `path`; return its directory and the model."""
     import transformers
     from peft import LoraConfig, get_peft_model
@@ -93,10 +93,9 @@ def saved_peft(family, path, *, with_tokenizer=True):
     plain = getattr(
         transformers, f"{FAMILIES[family][0]}ForSequenceClassification"
     ).from_pretrained(base)
-    config = LoraConfig(
-        task_type="SEQ_CLS", r=2, target_modules=FAMILIES[family][3], init_lora_weights=False
-    )
-    adapted = get_peft_model(plain, config).eval()
+    options = {"r": 2, "target_modules": FAMILIES[family][3], "init_lora_weights": False} | options
+    config = LoraConfig(task_type="SEQ_CLS", **options)
+    adapted = get_peft_model(plain, config, adapter_name=name).eval()
     adapted.save_pretrained(Path(path) / "peft")
     if with_tokenizer:
         tiny_tokenizer().save_pretrained(Path(path) / "peft")

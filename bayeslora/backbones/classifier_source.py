@@ -10,7 +10,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
-from bayeslora.backbones.peft_classifier import is_peft, merged_classifier, tokenizer_source
+from bayeslora.backbones.peft_classifier import (
+    is_peft,
+    merged_classifier,
+    named_adapters,
+    tokenizer_source,
+)
 from bayeslora.errors import InputError, first_line
 
 IN_MEMORY = "a model in memory"
@@ -46,6 +51,12 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
     if is_peft(source):
         model = merged_classifier(source, trust_remote_code=trust_remote_code)
         return model, source, tokenizer_source(source)
+    adapters = named_adapters(source)
+    if adapters:
+        raise InputError(
+            f"{source} holds PEFT checkpoints by name; pass the directory of one: "
+            f"{', '.join(adapters)}"
+        )
     check_reachable(source)
     return _from_transformers(source, trust_remote_code), source, source
 

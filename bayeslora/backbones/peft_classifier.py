@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
-from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.files import read_json
 from bayeslora.peft_layout import (
     CONFIG_FILE,
@@ -101,8 +101,23 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
             f"{source} holds {_settings(source).get('peft_type')}, which cannot be merged into "
             "its base"
         )
-    merged: nn.Module = model.merge_and_unload()
+    try:
+        merged: nn.Module = model.merge_and_unload()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"{source} cannot be merged into its base {base}: {first_line(error)}"
+        ) from error
     return merged
+
+
+def named_adapters(source: str) -> list[str]:
+    """Return the folders, each with a PEFT checkpoint, that PEFT makes of adapters with names.
+
+    There are none where the directory is a model itself.
+    """
+    if (Path(source) / "config.json").is_file():
+        return []
+    return sorted(str(path.parent) for path in Path(source).glob(f"*/{CONFIG_FILE}"))
 
 
 def _check_start(source: str) -> None:
@@ -181,13 +196,18 @@ def _check_tensors(
             f"{source}: neither it nor its base {base} has trained weights for {_few(random)}; "
             "name their modules in modules_to_save when training"
         )
-    known = {name.replace(".base_layer.", ".") for name in model.state_dict()}
-    strange = sorted(set(found) - expected - known)
+    known = {_unwrapped(name) for name in model.state_dict()}
+    strange = sorted(name for name in set(found) - expected if _unwrapped(name) not in known)
     if strange:
         raise InputError(
             f"{source} holds {len(strange)} tensors that {base} has no place for, such as "
             f"{_few(strange)}: it was trained on another base"
         )
+
+
+def _unwrapped(name: str) -> str:
+    """Return what a tensor is called where no adapter is around its layer."""
+    return name.replace(".base_layer.", ".")
 
 
 def _shapes(source: str) -> dict[str, list[int]]:

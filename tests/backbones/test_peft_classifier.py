@@ -189,3 +189,27 @@ def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": start}))
     with pytest.raises(InputError, match=f"'{start}' took a part out of the base model's weights"):
         loaded(str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_a_lora_on_the_embedding_is_read(tmp_path):
+    """PEFT saves the embedding itself beside it."""
+    targets = ["embed_tokens", "q_proj"]
+    path, adapted = saved_peft("llama", tmp_path, target_modules=targets)
+    texts = [row["text"] for row in toy_rows(6)]
+    found = logits(loaded(str(path)).backbone.model, texts)
+    torch.testing.assert_close(found, logits(adapted, texts), atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
+def test_what_cannot_be_merged_is_refused(tmp_path):
+    path, _ = saved_peft("llama", tmp_path, lora_bias=True, init_lora_weights=True)
+    with pytest.raises(InputError, match=r"cannot be merged into its base .*lora_bias"):
+        loaded(str(path))
+
+
+def test_adapters_with_names_are_pointed_to(tmp_path):
+    path, _ = saved_peft("llama", tmp_path, name="mine")
+    with pytest.raises(InputError, match=r"checkpoints by name; pass .* of one: .*/mine"):
+        loaded(str(path))
+    assert len(loaded(str(path / "mine")).classes) == 3
