@@ -352,6 +352,7 @@ class BayesianClassifier:
         *,
         prefix: str = "",
         head: bool = False,
+        member: int | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write the adapter as a LoRA checkpoint that PEFT loads.
@@ -362,10 +363,11 @@ class BayesianClassifier:
                 `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
             head: Whether the mean last layer goes with it, for
                 `AutoModelForSequenceClassification` of decoders, whose prefix is then taken.
+            member: Number, from 1, of the network to write, where an ensemble has several.
             overwrite: Whether what is there may be replaced.
 
         Raises:
-            InputError: See `check_export` of the target; or there is not one adapter, or
+            InputError: See `check_export` of the target; or there is no adapter, no such member, or
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
@@ -376,24 +378,30 @@ class BayesianClassifier:
                 "could load; export_merged and export_safetensors (--format merged, safetensors) "
                 "write the changed backbone"
             )
-        if len(fitted.members) != 1 or not fitted.network.sites:
-            raise InputError(f"{fitted.name} has no single adapter to export")
+        if not fitted.network.sites:
+            raise InputError(f"{fitted.name} has no adapter to export")
         # A short name such as `smollm2-135m` would tell PEFT nothing.
         plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
         self._check_export(directory, "peft", overwrite=overwrite)
-        with atomic_directory(directory, overwrite=overwrite) as aside:
+        with (
+            fitted.one_member(member) as one,
+            atomic_directory(directory, overwrite=overwrite) as aside,
+        ):
             last: dict[str, Tensor] = {}
             if head:
-                prefix, last = merged.classifier_head(fitted)
-            export_peft(fitted.network.sites, aside, plain, prefix, last)
+                prefix, last = merged.classifier_head(one)
+            export_peft(one.network.sites, aside, plain, prefix, last)
 
-    def export_merged(self, directory: str | Path, *, overwrite: bool = False) -> str:
+    def export_merged(
+        self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
+    ) -> str:
         """Write the mean network, its adapter merged, as a plain transformers model.
 
         Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
 
         Args:
             directory: Where the model and its tokenizer go.
+            member: Number, from 1, of the network to write, where an ensemble has several.
             overwrite: Whether what is there may be replaced.
 
         Returns:
@@ -403,15 +411,17 @@ class BayesianClassifier:
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
-                backbone itself, or there is not one network with an adapter.
+                backbone itself, or there is no adapter, or no such member.
         """
-        fitted = self._known()
-        merged.check_mergeable(fitted)
-        self._check_export(directory, "merged", overwrite=overwrite)
-        with atomic_directory(directory, overwrite=overwrite) as aside, quiet_transformers():
-            return merged.write_merged(fitted, aside)
+        with self._known().one_member(member) as one:
+            merged.check_mergeable(one)
+            self._check_export(directory, "merged", overwrite=overwrite)
+            with atomic_directory(directory, overwrite=overwrite) as aside, quiet_transformers():
+                return merged.write_merged(one, aside)
 
-    def export_safetensors(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def export_safetensors(
+        self, path: str | Path, *, member: int | None = None, overwrite: bool = False
+    ) -> None:
         """Write the tensors of the mean network, its adapter merged, to one file for serving.
 
         They are named `backbone.…`, as in the plain backbone, and `head.weight` [C, d]; the
@@ -420,15 +430,16 @@ class BayesianClassifier:
 
         Args:
             path: The file.
+            member: Number, from 1, of the network to write, where an ensemble has several.
             overwrite: Whether it may be replaced.
 
         Raises:
-            InputError: It exists and `overwrite` is false, or there is not one network with an
-                adapter.
+            InputError: It exists and `overwrite` is false, or there is no adapter, or no such
+                member.
         """
         self._check_export(path, "safetensors", overwrite=overwrite)
-        with atomic_file(path) as aside:
-            merged.write_tensors(self._known(), aside)
+        with self._known().one_member(member) as one, atomic_file(path) as aside:
+            merged.write_tensors(one, aside)
 
     def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
         backbone = self._known().network.encoder.backbone

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -20,7 +21,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
-from bayeslora.option_checks import as_seed
+from bayeslora.option_checks import as_seed, is_whole
 from bayeslora.posteriors.build import Head, build_weights, check_factors
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 from bayeslora.posteriors.config_weights import TFB
@@ -186,6 +187,31 @@ class Fitted:
         finally:
             self.network.load_trained_state(self.members[0])
         return found
+
+    @contextmanager
+    def one_member(self, number: int | None = None) -> Iterator[Fitted]:
+        """Yield one of the networks, which is in place while the context lasts.
+
+        Args:
+            number: From 1; None where there is one alone.
+
+        Raises:
+            InputError: There are several and none was named, or there is no such one.
+        """
+        count = len(self.members)
+        if number is None and count > 1:
+            raise InputError(
+                f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)"
+            )
+        number = 1 if number is None else number
+        if not is_whole(number) or not 1 <= number <= count:
+            raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
+        chosen = self.members[number - 1]
+        try:
+            self.network.load_trained_state(chosen)
+            yield replace(self, members=[chosen])
+        finally:
+            self.network.load_trained_state(self.members[0])
 
     def check_takes(self, config: PosteriorConfig) -> None:
         """Complain where the network cannot be given a posterior.

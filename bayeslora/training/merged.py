@@ -112,16 +112,12 @@ def check_mergeable(fitted: Fitted) -> Tensor:
     """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
 
     Raises:
-        InputError: There are several networks, or none with adapters of ours, or the mean logits
-            are no linear function of the features.
+        InputError: There are no adapters of ours, or the mean logits are no linear function of the
+            features.
     """
     network = fitted.network
     if not network.is_adapted:
         raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
-    if len(fitted.members) != 1:
-        raise InputError(
-            f"{fitted.name} consists of {len(fitted.members)} networks; a merged model is one"
-        )
     network.eval()
     texts = network.encoder.prepare(UNEQUAL_TEXTS)
     features = network.scaled(network.encoder.features(texts))

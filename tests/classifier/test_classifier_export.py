@@ -166,10 +166,35 @@ def test_exporting_leaves_the_classifier_as_it_was(tmp_path, fitted):
     assert clf._known().network.sites
 
 
+def test_members_of_an_ensemble_leave_one_by_one(tmp_path, fitted):
+    ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
+    expected = ensemble.predict(ROWS).probs
+    found, adapters = [], []
+    for member in (1, 2):
+        path = tmp_path / str(member)
+        ensemble.export_merged(path, member=member)
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+        with torch.no_grad():
+            found.append(model(**inputs_for(path)).logits.double().softmax(1))
+        ensemble.export_peft(tmp_path / f"peft-{member}", member=member)
+        adapters.append(load_file(tmp_path / f"peft-{member}" / "adapter_model.safetensors"))
+    np.testing.assert_allclose(torch.stack(found).mean(0), expected, atol=1e-5)
+    assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    assert (ensemble.predict(ROWS).probs == expected).all()
+
+
 def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch):
     ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
-    with pytest.raises(InputError, match="lora-ensemble consists of 2 networks"):
-        ensemble.export_merged(tmp_path / "out")
+    for export, name in (
+        (ensemble.export_merged, "out"),
+        (ensemble.export_peft, "out"),
+        (ensemble.export_safetensors, "out.safetensors"),
+    ):
+        with pytest.raises(InputError, match="lora-ensemble has 2 networks; say which one: member"):
+            export(tmp_path / name)
+        with pytest.raises(InputError, match="member must be a whole number from 1 to 2, got 3"):
+            export(tmp_path / name, member=3)
+        assert not (tmp_path / name).exists()
     clf = fitted("llama", "lora:r=2", "laplace")
     head = clf._known().network.head
     known = head.predict

@@ -95,7 +95,7 @@ def test_a_checkpoint_is_replaced_where_that_is_said(run, world, tmp_path):
 
 
 def test_a_model_without_an_adapter_is_refused(run, refused, world, tmp_path):
-    with pytest.raises(Exception, match="no single adapter"):
+    with pytest.raises(Exception, match="no adapter to export"):
         BayesianClassifier.from_transformers(str(world.classifier)).export_peft(tmp_path / "lora")
 
 

@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with peft: write the mean last layer too, for AutoModelForSequenceClassification of "
         "decoders",
     )
+    parser.add_argument(
+        "--member",
+        type=int,
+        metavar="N",
+        help="of an ensemble: the number of the network to write, from 1",
+    )
     add_moved_backbone(parser)
     add_loading(parser)
     add_overwrite(parser)
@@ -61,11 +67,9 @@ def run(args: argparse.Namespace) -> None:
     check_export(args.out, args.format, overwrite=bool(args.overwrite), inputs=inputs)
     loading = given(args, *LOADING)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
-    overwrite = bool(args.overwrite)
+    which = {"member": args.member, "overwrite": bool(args.overwrite)}
     if args.format == "peft":
-        clf.export_peft(
-            args.out, prefix=args.prefix or "", head=bool(args.head), overwrite=overwrite
-        )
+        clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
         if args.head:
             # PEFT's file has no place for the names.
             say(
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
                 f"num_labels={len(clf.classes)}; its classes are {','.join(clf.classes)}"
             )
     elif args.format == "merged":
-        say(f"load it with transformers.{clf.export_merged(args.out, overwrite=overwrite)}")
+        say(f"load it with transformers.{clf.export_merged(args.out, **which)}")
     else:
-        clf.export_safetensors(args.out, overwrite=overwrite)
+        clf.export_safetensors(args.out, **which)
     print(args.out)
