@@ -306,6 +306,7 @@ class BayesianClassifier:
         # is still the classifier's where the fit fails.
         fitted = fitted.with_posterior(config).calibrated(rows, held, columns, scores)
         if held is not None and before is not None:
+            fitted.say_too_wide(held)
             fitted = fitted.compared(before, held)
         self._fitted = fitted
         self.posterior = fitted.posterior

@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_LINK = "mc"
 # From here on, no mistake means an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
+# What a spread may cost, in nats, before it is pointed out, and how sure that has to be.
+_WORSE, _STANDARD_ERRORS = 0.05, 2
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 Unknown = Literal["error", "ood"]
 
@@ -340,6 +342,42 @@ class Fitted:
             "validation_accuracy": float(scores.correct.mean()),
         }
         return replace(self, record=replace(self.record, results=self.record.results | kept))
+
+    def say_too_wide(self, rows: KnownRows) -> None:
+        """Warn where the spread of a last layer's posterior makes its predictions much worse.
+
+        A prior that is too wide does that: draws of it drown what the rows say, and more of them
+        do not help. The mean weights then predict better alone.
+
+        Args:
+            rows: Labelled, best held out.
+        """
+        if self.network.weights is not None or len(self.members) != 1:
+            return
+        drawn, mean = (
+            row_scores(
+                self.predict(
+                    rows.examples,
+                    num_samples=count,
+                    link=None,
+                    unknown="error",
+                    seed=0,
+                    known=rows.rows,
+                    say=False,
+                )
+            ).nll
+            for count in (None, 0)
+        )
+        loss = drawn - mean
+        error = loss.std() / len(loss) ** 0.5
+        if loss.mean() > max(_WORSE, _STANDARD_ERRORS * error):
+            logger.warning(
+                "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean alone, so "
+                "the prior is too wide; choose its scale, or its precision, by validation rows",
+                rows.examples.source,
+                drawn.mean(),
+                mean.mean(),
+            )
 
     def compared(self, before: Scores, held: KnownRows) -> Fitted:
         """Return the same with the scores of labelled rows before and after in its record."""
