@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 # Names that people know something by, and what it is called here.
 _KNOWN_AS = {
-    "adapter": {"rslora": "lora:use_rslora=true"},
+    "adapter": {"rslora": "lora:use_rslora=true", "stiefel": "polar:constraint=retraction"},
     "posterior": {
         "deep_ensemble": "ensemble",
         "dropout": "mc_dropout",
@@ -22,6 +22,28 @@ _KNOWN_AS = {
     "method": {"dirichlet": "matrix", "platt": "vector", "split": "lac"},
     "bound": {"quadrature": "gauss_hermite"},
     "polish_bound": {"quadrature": "gauss_hermite"},
+}
+
+_DORA = (
+    "DoRA is left out: it divides by norms of the whole changed weight, so that its change is not "
+    "of low rank, which posteriors, export and spectrum rely on"
+)
+_SAMPLERS = (
+    "chains over adapter weights are left out: they need thousands of gradients of the backbone; "
+    "'nuts' runs them over the last layer"
+)
+# Names that people look for and will not find, with the reason.
+_LEFT_OUT = {
+    "adapter": {"dora": _DORA},
+    "option of adapter lora": {"use_dora": _DORA},
+    "posterior": {
+        "sngp": "SNGP is left out: it normalises the backbone's own weights, which stay frozen "
+        "here; 'vbll' and 'gvbll' see distances in features too",
+        "evidential": "evidential networks are left out: their loss is of no posterior; 'gvbll' "
+        "and 'vbll' answer in one pass too",
+        "sgld": _SAMPLERS,
+        "sghmc": _SAMPLERS,
+    },
 }
 
 
@@ -49,6 +71,9 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     if near.partition(":")[0] not in names:
         near = _nearest(value, names)
     hint = f" (did you mean {near!r}?)" if near else ""
+    why = _LEFT_OUT.get(what, {}).get(value.lower(), "")
+    if why:
+        hint = f" ({why})"
     choices = ", ".join(repr(name) for name in names)
     offer = f"choose from {choices}" if names else "there are none"
     return InputError(f"unknown {what} {value!r}{hint}; {offer}")

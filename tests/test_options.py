@@ -118,6 +118,7 @@ def test_unknown_choice_gives_a_hint_only_where_there_is_a_near_name():
         ("posterior", "laplace_lorra", "laplace_lora"),
         ("posterior", "dropout", "mc_dropout"),
         ("adapter", "rslora", "lora:use_rslora=true"),
+        ("adapter", "stiefel", "polar:constraint=retraction"),
         ("method", "dirichlet", "matrix"),
         ("method", "platt", "vector"),
         ("bound", "quadrature", "gauss_hermite"),
@@ -140,3 +141,20 @@ def test_unknown_names_have_the_nearest_beside_them(what, value, near):
 
 def test_a_name_of_nothing_has_no_hint():
     assert str(unknown_choice("link", "", ["mc"])) == "unknown link ''; choose from 'mc'"
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "why"),
+    [
+        ("adapter", "dora", "DoRA is left out: it divides by norms"),
+        ("adapter", "lora:use_dora=true", "DoRA is left out: it divides by norms"),
+        ("posterior", "SNGP", "SNGP is left out: it normalises"),
+        ("posterior", "sghmc", "'nuts' runs them over the last layer"),
+    ],
+)
+def test_names_that_were_left_out_say_why(what, value, why):
+    known = {"adapter": ADAPTERS, "posterior": POSTERIORS}[what]
+    with pytest.raises(InputError) as caught:
+        resolve(what, value, known)
+    assert why in str(caught.value)
+    assert "choose from" in str(caught.value)

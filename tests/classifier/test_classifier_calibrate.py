@@ -408,7 +408,7 @@ def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
 @pytest.mark.parametrize("posterior", ["laplace:prior_precision=1e-9", "vbll:prior_scale=1e5"])
 def test_a_prior_that_is_too_wide_is_pointed_out(foreign, caplog, posterior):
     clf = from_transformers(foreign)
-    clf.calibrate(toy_rows(30), toy_rows(40, seed=5), posterior="laplace")
+    clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior="laplace")
     assert "too wide" not in caplog.text
-    clf.calibrate(toy_rows(30), toy_rows(40, seed=5), posterior=posterior)
+    clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior=posterior)
     assert "at its mean alone, so the prior is too wide" in caplog.text
