@@ -22,7 +22,8 @@ class LastLayer(Protocol):
     """
 
     uses_training_features: bool
-    """Whether `fit` does anything; where it does, `predict` should follow a fit."""
+    """Whether epochs are compared after a fit to training features, and not as training left the
+    head. A `fit` that is for held-out rows, such as that of a temperature, is no reason."""
 
     @property
     def mean_weight(self) -> Tensor:

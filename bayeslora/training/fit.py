@@ -82,10 +82,11 @@ def validation_metrics(
     validation: LabelledTexts,
     drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Return NLL (nats) and accuracy on validation rows, with the posterior a fit would end in.
+    """Return NLL (nats) and accuracy on validation rows, to compare epochs by.
 
-    These rows choose the epoch here, under the prior of the training; the prior itself is chosen
-    once, after the last epoch.
+    Last layers that are fitted to training features are fitted to them first, under the prior of
+    the training: the prior itself is chosen once, after the last epoch, and so are temperatures.
+    Where weights are random, it is the mean network that is scored.
 
     Args:
         network: The network as trained so far.
