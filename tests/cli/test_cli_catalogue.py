@@ -55,6 +55,19 @@ def test_methods_lists_everything_with_its_defaults(run):
     assert (temperature["options"], isotonic["options"]) == ({}, {"smoothing": 1.0})
 
 
+def test_methods_by_name_say_what_each_option_means(run, refused):
+    result = run("methods", "temperature", "raps")
+    assert "temperature (posterior): " in result.out
+    assert "temperature (recalibrator): " in result.out
+    assert "  alpha = 0.1\n      The share of labels that may be missed" in result.out
+    assert "vbll" not in result.out
+    content = json.loads(run("methods", "--json").out)
+    for item in (item for kind in content.values() for item in kind):
+        assert item["meanings"].keys() == item["options"].keys(), item["name"]
+    assert list(json.loads(run("methods", "vbll", "--json").out)) == ["posteriors"]
+    assert "unknown method 'vbl' (did you mean 'vbll'?)" in refused("methods", "vbl")
+
+
 def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     content = json.loads(run("info", "--json").out)

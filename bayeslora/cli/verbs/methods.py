@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from bayeslora.cli.arguments import add_json
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.outputs import print_columns, print_json, terminal_width
+from bayeslora.errors import unknown_choice
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
 # Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
 _COSTS = ("passes", "parameters")
+_SINGULAR = {
+    "adapters": "adapter",
+    "posteriors": "posterior",
+    "recalibrators": "recalibrator",
+    "conformal sets": "conformal set",
+    "logit_scores": "score of the logits",
+    "feature_scores": "score of the features",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="show these alone, with what each option means"
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a method, or JSON with the defaults of every option."""
+    """Print a line a method, the options of those that are named, or all of it as JSON."""
     found = _found()
+    if args.names:
+        found = _named(found, args.names)
     if args.json:
         print_json(found)
-        return
+    elif args.names:
+        _print_options(found)
+    else:
+        _print_list(found)
+
+
+def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
     rows: list[tuple[str, ...]] = []
     for kind, entries in found.items():
         costs = [name for name in _COSTS if any(name in item for item in entries)]
@@ -42,7 +67,46 @@ def run(args: argparse.Namespace) -> None:
             for item in entries
         ]
     print_columns(rows)
-    print("\n--json lists the options of each with their defaults.")
+    print("\n`bayeslora methods NAME` shows the options of one, --json the defaults of all.")
+
+
+def _named(
+    found: dict[str, list[dict[str, Any]]], names: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the entries of these names alone.
+
+    Raises:
+        InputError: There is no such method.
+    """
+    known = [item["name"] for entries in found.values() for item in entries]
+    for name in names:
+        if name not in known:
+            raise unknown_choice("method", name, known)
+    chosen = {
+        kind: [item for item in entries if item["name"] in names] for kind, entries in found.items()
+    }
+    return {kind: entries for kind, entries in chosen.items() if entries}
+
+
+def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print each method with its options, their defaults and what they mean."""
+    width = terminal_width()
+    for kind, entries in found.items():
+        for item in entries:
+            print(f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}: {item['summary']}")
+            facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
+            print(f"  {'; '.join(facts)}")
+            for name, default in item["options"].items():
+                print(f"  {name} = {_as_typed(default)}")
+                meaning = item["meanings"].get(name, "")
+                for line in textwrap.wrap(meaning, max(40, width - 6)):
+                    print(f"      {line}")
+            print()
+
+
+def _as_typed(value: object) -> str:
+    """Return a default as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _found() -> dict[str, list[dict[str, Any]]]:
@@ -67,7 +131,7 @@ def _found() -> dict[str, list[dict[str, Any]]]:
 
 
 def _listed(info: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(info), "options": {}}
+    return {**dataclasses.asdict(info), "options": {}, "meanings": {}}
 
 
 def _origin(item: dict[str, Any]) -> str:
@@ -85,4 +149,20 @@ def _described(config: type[Any]) -> dict[str, Any]:
         **{name: getattr(config, name) for name in _COSTS if hasattr(config, name)},
         "source": config.source,
         "options": defaults,
+        "meanings": {name: text for name, text in _meanings(config).items() if name in defaults},
     }
+
+
+def _meanings(config: type[Any]) -> dict[str, str]:
+    """Return what the docstrings of a class and its bases say of each of its attributes."""
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")
+        name = ""
+        for line in section.split("\n\n")[0].splitlines():
+            begun = re.match(r"    (\w+): (.+)", line)
+            if begun:
+                name, found[begun[1]] = begun[1], begun[2]
+            elif name:
+                found[name] += f" {line.strip()}"
+    return found
