@@ -23,8 +23,11 @@ from bayeslora.predictions.files import UNCERTAINTIES, read_fields
 from bayeslora.predictions.harness import read_sample_log
 from bayeslora.predictions.writer import write_fields
 
+# More would not fit a line.
+_SHOWN_CLASSES = 5
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """Class probabilities of N rows, with labels, ids and uncertainties where they are known.
 
@@ -87,6 +90,16 @@ class Predictions:
 
     def __len__(self) -> int:
         return int(self.probs.shape[0])
+
+    def __repr__(self) -> str:
+        """Return one line: what made them, how many there are, and what is known of each."""
+        shown = ", ".join(self.classes[:_SHOWN_CLASSES])
+        more = ", …" if self.num_classes > _SHOWN_CLASSES else ""
+        return (
+            f"<Predictions {self.name!r}: {len(self)} rows ({int(self.labelled.sum())} labelled), "
+            f"{self.num_classes} classes ({shown}{more}), "
+            f"uncertainties {', '.join(self.uncertainty_names)}>"
+        )
 
     @property
     def num_classes(self) -> int:

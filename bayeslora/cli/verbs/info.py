@@ -39,7 +39,12 @@ _SHOWN_VALUES = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model directory")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a model directory; with --spectrum, a PEFT checkpoint too",
+    )
     parser.add_argument(
         "--spectrum",
         action="store_true",
@@ -82,12 +87,9 @@ def _spectrum(args: argparse.Namespace) -> None:
     if args.figure is not None:
         check_new_figure(args.figure)
 
-    from bayeslora.classifier import BayesianClassifier
     from bayeslora.metrics.scores import without_nan
 
-    loading = given(args, *LOADING)
-    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
-    members = clf.spectrum()
+    members = _members(str(args.model), given(args, *LOADING))
     if args.figure is not None:
         from bayeslora.reporting.spectrum import write_spectrum
 
@@ -101,6 +103,17 @@ def _spectrum(args: argparse.Namespace) -> None:
         if len(members) > 1:
             print(f"member {number}")
         print_columns(_spectrum_rows(sites))
+
+
+def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:
+    """Return the spectra of a model of ours by member, or of the adapters in a PEFT checkpoint."""
+    from bayeslora.backbones.peft_classifier import is_peft
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.training.peft_spectrum import peft_spectrum
+
+    if is_peft(model):
+        return [peft_spectrum(model, **loading)]
+    return BayesianClassifier.from_pretrained(model, progress=False, **loading).spectrum()
 
 
 def _spectrum_rows(sites: list[SiteSpectrum]) -> list[tuple[str, ...]]:
