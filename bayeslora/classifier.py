@@ -272,7 +272,7 @@ class BayesianClassifier:
                 temperature, the means of `VBLL`, which are refit without them); scored before and
                 after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` where there
-                is an adapter of ours; it starts from the mean of the present one. None keeps that.
+                are adapters; it starts from the mean of the present one. None keeps that.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
@@ -513,7 +513,8 @@ class BayesianClassifier:
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
-            posterior: Of the last layer: `laplace`, whose mean is the classifier itself; `vbll` and
+            posterior: `laplace_lora` or `tfb`, over the adapters of a PEFT checkpoint; or of the
+                last layer: `laplace`, whose mean is the classifier itself; `vbll` and
                 `nuts`, which move it; `gvbll`, Gaussians of the features in its place;
                 `temperature`; or `mle` or `map`, both the classifier's own softmax, to compare
                 with. Others need training and are refused.

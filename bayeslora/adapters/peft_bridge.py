@@ -26,9 +26,9 @@ from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import AnySite, Site
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
-from bayeslora.peft_layout import CONFIG_FILE, TENSOR_ROOT, WEIGHTS_FILE
+from bayeslora.peft_layout import CONFIG_FILE, CONVERSION, EXACT_PISSA, TENSOR_ROOT, WEIGHTS_FILE
 
-__all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft"]
+__all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft", "split_peft"]
 
 
 def export_peft(
@@ -101,6 +101,38 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
     with torch.no_grad():
         for target, value in whole:
             target.copy_(value)
+    return put(model, sites)
+
+
+@torch.no_grad()
+def split_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
+    """Take the adapters of a PEFT checkpoint out of a model that they are merged into.
+
+    The model computes the same as before, to the rounding of a float32 sum; the adapters are sites
+    of their own.
+
+    Args:
+        model: Changed in place.
+        directory: The checkpoint.
+
+    Raises:
+        InputError: See `read_peft`; a layer of the checkpoint is not in `model`; or its factors
+            carry a part of the pretrained weight, whose start is not in the checkpoint.
+    """
+    checkpoint = read_peft(directory)
+    if checkpoint.is_pissa:
+        raise InputError(
+            f"{directory} began with init_lora_weights {EXACT_PISSA!r}, whose factors carry a part "
+            f"of the pretrained weight; {CONVERSION}"
+        )
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    sites = []
+    for path in checkpoint.config.target_modules or ():
+        home = _home(path, linear)
+        A, B = (checkpoint.tensors[f"{path}.{key}"] for key in "AB")
+        weight = model.get_submodule(home).get_parameter("weight")
+        weight.sub_((checkpoint.scales[path] * (B @ A)).to(weight))
+        sites.append(_site(model, home, path, checkpoint))
     return put(model, sites)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import InputError
 from bayeslora.logits import Logits
 from bayeslora.posteriors.build import Head
@@ -70,7 +71,7 @@ def fit_last_layer(
     """
     features, labels = train.pair
     _check_scale(features)
-    if not network.is_adapted:
+    if isinstance(network.encoder, FinalLayerEncoder):
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     with _watched(network.head, shown=progress):

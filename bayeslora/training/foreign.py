@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from bayeslora import options
+from bayeslora.adapters.peft_bridge import read_peft, split_peft
+from bayeslora.adapters.site import AnySite
 from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.load import Backbone, fingerprint, lasting_name, open_source
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
+from bayeslora.backbones.peft_classifier import is_peft
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import provider, stored_posterior
-from bayeslora.training.last_layer import check_last_layer, last_layer
+from bayeslora.training.last_layer import check_last_layer, last_layer, over_adapters
 from bayeslora.training.network import Network
 
 
@@ -38,9 +43,11 @@ def foreign_network(
     """Return a network around a sequence classifier, its head at the classifier's own weights.
 
     Raises:
-        InputError: There is no such model, or the posterior is not one of the last layer.
+        InputError: There is no such model, or the posterior is neither one of the last layer nor,
+            where the model is a PEFT checkpoint, over its adapters.
     """
-    check_last_layer(posterior, adapted=False)
+    split = over_adapters(posterior) and isinstance(model, str) and is_peft(model)
+    check_last_layer(posterior, adapted=split)
     classifier = load_sequence_classifier(
         model,
         tokenizer=tokenizer,
@@ -50,7 +57,11 @@ def foreign_network(
         trust_remote_code=trust_remote_code,
     )
     encoder = SequenceEncoder(classifier, max_length=max_length)
-    return _around(encoder, FOREIGN, classifier.classes, posterior)
+    sites = split_peft(classifier.backbone.model, str(model)) if split else []
+    network, record = _around(encoder, FOREIGN, classifier.classes, posterior, sites)
+    if split:
+        record = replace(record, adapter=options.as_mapping(read_peft(str(model)).config))
+    return network, record
 
 
 def module_network(
@@ -70,10 +81,13 @@ def _around(
     kind: str,
     classes: Sequence[str],
     posterior: PosteriorConfig,
+    sites: list[AnySite] | None = None,
 ) -> tuple[Network, ModelRecord]:
     backbone = encoder.backbone
     head = last_layer(posterior, encoder.weight)
-    network = Network(encoder, [], head).to(backbone.device).eval()
+    found = sites or []
+    weights = build_weights(posterior, found, head)
+    network = Network(encoder, found, head, weights).to(backbone.device).eval()
     record = ModelRecord(
         backbone={
             "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
@@ -111,7 +125,11 @@ def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any])
         device=loading["device"],
         trust_remote_code=loading["trust_remote_code"],
     )
-    return _restored(record, SequenceEncoder(classifier, max_length=record.max_length))
+    encoder = SequenceEncoder(classifier, max_length=record.max_length)
+    check_backbone(record, encoder.backbone)
+    # Their own tensors, those of a posterior that turned them, are loaded afterwards.
+    sites = split_peft(classifier.backbone.model, name) if record.adapter else []
+    return _restored(record, encoder, sites)
 
 
 def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
@@ -171,14 +189,21 @@ def module_from_files(
         layer=record.backbone.get("layer"),
         device=device,
     )
-    return _restored(record, ModuleEncoder(classifier))
-
-
-def _restored(record: ModelRecord, encoder: FinalLayerEncoder) -> Network:
+    encoder = ModuleEncoder(classifier)
     check_backbone(record, encoder.backbone)
+    return _restored(record, encoder)
+
+
+def _restored(
+    record: ModelRecord, encoder: FinalLayerEncoder, sites: list[AnySite] | None = None
+) -> Network:
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
-    return Network(encoder, [], head).to(encoder.backbone.device)
+    found = sites or []
+    weights = build_weights(posterior, found, head)
+    if isinstance(weights, LaplaceLoRAWeights):
+        weights.prepare()
+    return Network(encoder, found, head, weights).to(encoder.backbone.device)
 
 
 def check_backbone(record: ModelRecord, found: Backbone) -> None:

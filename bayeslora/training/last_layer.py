@@ -25,6 +25,11 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
     return head
 
 
+def over_adapters(posterior: PosteriorConfig) -> bool:
+    """Return whether a posterior is fitted to adapters that are trained already."""
+    return isinstance(posterior, LaplaceLoRA | TFB)
+
+
 def check_last_layer(
     posterior: PosteriorConfig,
     *,
@@ -36,7 +41,7 @@ def check_last_layer(
 
     Args:
         posterior: Which one.
-        adapted: Whether the network was adapted here.
+        adapted: Whether the network was adapted here, or has the adapters of a checkpoint.
         with_sites: Whether that was by adapters, not by training whole layers.
         gated: Whether they work through the gates of a posterior over their weights.
 
@@ -51,13 +56,14 @@ def check_last_layer(
             "posterior: its adapters work through gates that are part of 'clora' and would be "
             "lost; fit the other posterior from the start"
         )
-    if isinstance(posterior, LaplaceLoRA | TFB) and not adapted:
+    if over_adapters(posterior) and not adapted:
         raise InputError(
-            f"posterior {posterior.name!r} is over the weights of an adapter of ours, and a "
-            "classifier from elsewhere has none, also where it is a LoRA checkpoint, which is "
-            "merged when it is read; choose 'laplace', which is over the last layer"
+            f"posterior {posterior.name!r} is over the weights of an adapter, and here is none: "
+            "the classifier is neither a model of ours nor a LoRA checkpoint that was loaded for "
+            f"it, from_transformers(directory, {posterior.name!r}); choose 'laplace', which is "
+            "over the last layer"
         )
-    if isinstance(posterior, LaplaceLoRA | TFB) and not with_sites:
+    if over_adapters(posterior) and not with_sites:
         raise InputError(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
             "own layers were trained; choose 'laplace', which is over the last layer"

@@ -82,7 +82,7 @@ def test_another_posterior_takes_its_place_without_its_tensors(bert, lora, tmp_p
 
 
 def test_a_classifier_from_elsewhere_has_no_such_weights(foreign):
-    with pytest.raises(bl.InputError, match=r"adapter of ours.*'laplace', which is over the last"):
+    with pytest.raises(bl.InputError, match=r"here is none.*'laplace', which is over the last"):
         from_transformers(foreign, "laplace_lora")
     clf = from_transformers(foreign, "mle")
     with pytest.raises(bl.InputError, match="'laplace_lora' is over the weights of an adapter"):

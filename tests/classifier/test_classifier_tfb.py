@@ -52,6 +52,6 @@ def test_it_needs_factors(llama, adapter, message):
     assert same(clf.predict(TEST), before)
 
 
-def test_it_needs_an_adapter_of_ours(foreign):
-    with pytest.raises(bl.InputError, match="'tfb' is over the weights of an adapter of ours"):
+def test_it_needs_an_adapter(foreign):
+    with pytest.raises(bl.InputError, match="'tfb' is over the weights of an adapter, and here"):
         from_transformers(foreign, "tfb")

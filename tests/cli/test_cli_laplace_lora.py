@@ -2,7 +2,9 @@
 
 import json
 
+import pytest
 import torch
+from foreign_models import saved_peft
 from safetensors.torch import load_file
 
 
@@ -40,10 +42,24 @@ def test_calibrate_a_model_of_ours_keeps_its_weights(run, world, tmp_path):
 def test_a_foreign_classifier_is_refused(refused, world, tmp_path):
     calibrate = ["calibrate", world.classifier, world.train, "--out", tmp_path / "out"]
     message = refused(*calibrate, "--posterior", "laplace_lora")
-    assert "over the weights of an adapter of ours" in message
+    assert "over the weights of an adapter, and here is none" in message
 
 
 def test_a_wrong_option_is_refused(refused, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.bert, "--out", tmp_path / "out", "--posterior"]
     assert "'kron'" in refused(*fit, "laplace_lora:structure=lowrank")
     assert "'marglik'" in refused(*fit, "laplace_lora:prior_precision=map")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("posterior", ["laplace_lora", "tfb:num_samples=2,num_steps=2"])
+def test_over_the_adapters_of_a_checkpoint(run, world, tmp_path, posterior):
+    path, _ = saved_peft("llama", tmp_path)
+    out = tmp_path / "ours"
+    options = ["--validation", world.valid, "--posterior", posterior, "--quiet", "--out", out]
+    result = run("calibrate", path, world.train, *options)
+    assert result.code == 0, result.err
+    assert run("predict", out, world.test, "--out", tmp_path / "p.parquet", "--quiet").code == 0
+    table = run("info", out, "--spectrum")
+    assert table.code == 0, table.err
+    assert "q_proj" in table.out

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--posterior",
         metavar="NAME[:KEY=VALUE,…]",
-        help="of the last layer, or, over the adapter of a model of ours, `laplace_lora` or `tfb`; "
-        "see `bayeslora methods` "
+        help="of the last layer, or, over the adapter of a model of ours or of a LoRA checkpoint, "
+        "`laplace_lora` or `tfb`; see `bayeslora methods` "
         f"(default: {DEFAULT_POSTERIOR})",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
@@ -152,17 +152,20 @@ def _rows(
 
 def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) -> BayesianClassifier:
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
+    from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.training.last_layer import check_last_layer
+    from bayeslora.training.last_layer import check_last_layer, over_adapters
 
-    check_last_layer(posterior, adapted=own)
+    check_last_layer(posterior, adapted=own or is_peft(args.model))
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
     if own:
         return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))
     foreign = given(args, "layer", "max_length")
     if args.classes is not None:
         foreign["classes"] = [name.strip() for name in args.classes.split(",")]
-    return BayesianClassifier.from_transformers(args.model, "mle", **loading, **foreign)
+    # A checkpoint's adapters are merged, unless the posterior is over them.
+    start = posterior if over_adapters(posterior) else "mle"
+    return BayesianClassifier.from_transformers(args.model, start, **loading, **foreign)
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:

@@ -1,0 +1,83 @@
+"""Posteriors over the adapters of somebody else's LoRA checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from foreign_models import logits, saved_peft
+from tiny import toy_rows
+from usage import TEST, from_transformers, load, same
+
+import bayeslora as bl
+
+FRESH, HELD = toy_rows(24, seed=5), toy_rows(12, seed=6)
+QUICK = {
+    "laplace_lora": "laplace_lora",
+    "tfb": "tfb:num_samples=3,num_search_samples=2,num_steps=3",
+}
+
+# peft reads an attribute that transformers renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture(scope="module", params=["llama", "distilbert", "roberta"])
+def checkpoint(request, tmp_path_factory):
+    """Return the directory of a checkpoint, and the logits that PEFT gives."""
+    path, adapted = saved_peft(request.param, tmp_path_factory.mktemp(request.param))
+    return str(path), logits(adapted, [row["text"] for row in TEST])
+
+
+@pytest.mark.parametrize("posterior", QUICK)
+def test_the_mean_is_the_checkpoint_and_the_spread_is_its_adapters(checkpoint, tmp_path, posterior):
+    path, expected = checkpoint
+    clf = from_transformers(path, QUICK[posterior]).calibrate(FRESH, HELD)
+    mean = clf.predict(TEST, num_samples=0)
+    np.testing.assert_allclose(mean.probs, expected.double().softmax(1).numpy(), atol=1e-5)
+    found = clf.predict(TEST)
+    assert found.name == f"lora-{posterior}"
+    assert (found.epistemic > 0).any()
+    assert clf.validation_scores is not None
+    clf.save_pretrained(tmp_path / "ours")
+    again = load(tmp_path / "ours")
+    assert same(again.predict(TEST), found)
+    # Under a posterior of the last layer the adapters stay apart too, which changes nothing.
+    again.calibrate(FRESH, posterior="laplace")
+    merged = from_transformers(path).calibrate(FRESH).predict(TEST)
+    np.testing.assert_allclose(again.predict(TEST).probs, merged.probs, atol=1e-5)
+    np.testing.assert_allclose(again.predict(TEST).epistemic, merged.epistemic, atol=1e-5)
+    again.save_pretrained(tmp_path / "laplace")
+    assert same(load(tmp_path / "laplace").predict(TEST), again.predict(TEST))
+
+
+def test_the_sites_are_those_of_the_checkpoint(tmp_path):
+    from peft import PeftModelForSequenceClassification
+    from transformers import LlamaForSequenceClassification
+
+    path, _ = saved_peft("llama", tmp_path, r=3, lora_alpha=7)
+    clf = from_transformers(str(path), "laplace_lora")
+    (sites,) = clf.spectrum()
+    plain = LlamaForSequenceClassification.from_pretrained(tmp_path / "base")
+    whole = PeftModelForSequenceClassification.from_pretrained(plain, path)
+    for site in sites:
+        layer = whole.base_model.model.get_submodule(site.name)
+        change = layer.get_delta_weight("default").double()
+        expected = torch.linalg.svdvals(change)[:3].tolist()
+        assert site.singular_values == pytest.approx(expected, rel=1e-5)
+        frozen = clf._known().network.encoder.model.get_submodule(site.name).weight
+        torch.testing.assert_close(frozen, layer.base_layer.weight, atol=1e-6, rtol=0)
+
+
+def test_what_is_not_a_plain_lora_is_refused(tmp_path):
+    path, _ = saved_peft("llama", tmp_path / "dora", use_dora=True)
+    with pytest.raises(bl.InputError, match="use_dora = True cannot be read, only plain LoRA"):
+        from_transformers(str(path), "laplace_lora")
+    assert from_transformers(str(path), "laplace").calibrate(FRESH)
+    path, _ = saved_peft("llama", tmp_path / "pissa", init_lora_weights="pissa")
+    with pytest.raises(bl.InputError, match="factors carry a part of the pretrained weight"):
+        from_transformers(str(path), "tfb")
+
+
+def test_a_checkpoint_that_was_merged_has_no_adapters_any_more(tmp_path):
+    path, _ = saved_peft("llama", tmp_path)
+    clf = from_transformers(str(path)).calibrate(FRESH)
+    with pytest.raises(bl.InputError, match=r"from_transformers\(directory, 'laplace_lora'\)"):
+        clf.calibrate(FRESH, posterior="laplace_lora")
