@@ -257,7 +257,8 @@ def lowest_nll(
 def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
     """Return a classifier and the seconds that its fit took."""
     adapter = ADAPTERS[cell.adapter](lr=lr)
-    if cell.adapter == "lora":
+    # The dropout of this posterior is its own option.
+    if cell.adapter == "lora" and not fit.startswith("mc_dropout"):
         adapter = replace(adapter, dropout=0.1)
     clf = bl.BayesianClassifier(
         cell.backbone, adapter, fit, seed=cell.seed, max_length=MAX_LENGTH, progress=False

@@ -5,6 +5,27 @@ import torch
 from usage import new, toy_rows
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.training import procedure
+
+
+class PlannedError(Exception):
+    """Carries what a fit is about to do."""
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Return a function from a classifier and its rows to the choices and settings of a fit."""
+
+    def stop(choices, data, settings, *_):
+        raise PlannedError(choices, settings)
+
+    def plan(clf, *rows, **options):
+        with monkeypatch.context() as patch, pytest.raises(PlannedError) as caught:
+            patch.setattr(procedure, "fit_members", stop)
+            clf.fit(*rows, **options)
+        return caught.value.args
+
+    return plan
 
 
 @pytest.mark.parametrize(
@@ -27,17 +48,18 @@ from bayeslora.adapters.config import LoRA, PoLAR
     ],
 )
 def test_epochs_and_rate_follow_the_posterior_and_the_validation_rows(
-    llama, options, validates, epochs, rate
+    llama, planned, options, validates, epochs, rate
 ):
     held = toy_rows(16, seed=1) if validates else None
-    clf = new(llama, **options).fit(toy_rows(16), held, batch_size=4, patience=1)
-    assert clf.record.training["epochs"] == epochs
-    assert clf.record.adapter["lr"] == rate
+    choices, settings = planned(new(llama, **options), toy_rows(16), held, batch_size=4)
+    assert settings.epochs == epochs
+    assert choices.adapter.lr == rate
 
 
 def test_few_epochs_keep_the_lower_rate(llama):
     clf = new(llama).fit(toy_rows(8), toy_rows(8, seed=1), epochs=2, batch_size=8)
     assert clf.record.adapter["lr"] == PoLAR.default_lr
+    assert clf.record.training["epochs"] == 2
 
 
 @pytest.mark.parametrize(
@@ -54,14 +76,22 @@ def test_few_epochs_keep_the_lower_rate(llama):
     ],
 )
 def test_means_without_validation_rows_follow_how_far_the_head_could_move(
-    llama, options, epochs, means
+    llama, planned, options, epochs, means
 ):
-    posterior = f"vbll:{options},num_samples=20" if options else "vbll:num_samples=20"
-    clf = new(llama, posterior=posterior).fit(toy_rows(16), epochs=epochs, batch_size=4)
-    assert clf.record.results["posterior"]["polish_mean"] == means
-    # Later rows may choose again.
-    asked = "polish_mean" in options
-    assert clf.record.posterior["polish_mean"] == (means if asked else "validation")
+    clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
+    choices, _ = planned(clf, toy_rows(16), epochs=epochs, batch_size=4)
+    assert choices.posterior.polish_mean == means
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [("", "validation"), ("polish_mean=trained", "trained")]
+)
+def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, kept):
+    """Later rows may choose again."""
+    clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
+    clf.fit(toy_rows(16), epochs=1, batch_size=4)
+    assert clf.record.posterior["polish_mean"] == kept
+    assert clf.record.results["posterior"]["polish_mean"] == ("trained" if options else "refit")
 
 
 def test_validation_rows_leave_the_choice_of_means_open(llama):

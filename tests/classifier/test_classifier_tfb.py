@@ -11,8 +11,10 @@ FRESH, HELD = toy_rows(24, seed=5), toy_rows(12, seed=6)
 QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
 
 
-@pytest.mark.parametrize("before", ["mle", "vbll", "laplace", QUICK])
-@pytest.mark.parametrize("adapter", ["lora:r=2", "polar:r=2"])
+@pytest.mark.parametrize(
+    ("adapter", "before"),
+    [("lora:r=2", "mle"), ("lora:r=2", QUICK), ("polar:r=2", "vbll"), ("polar:r=2", "laplace")],
+)
 def test_it_is_fitted_to_a_finished_model_of_ours(bert, tmp_path, adapter, before):
     clf = fitted(bert, adapter, before)
     mean = clf.predict(TEST, num_samples=0)
