@@ -20,8 +20,8 @@ def planned(monkeypatch):
         raise PlannedError(choices, settings)
 
     def plan(clf, *rows, **options):
-        with monkeypatch.context() as patch, pytest.raises(PlannedError) as caught:
-            patch.setattr(procedure, "fit_members", stop)
+        monkeypatch.setattr(procedure, "fit_members", stop)
+        with pytest.raises(PlannedError) as caught:
             clf.fit(*rows, **options)
         return caught.value.args
 
