@@ -17,14 +17,16 @@ from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
-from bayeslora.checkpoint import ModelRecord, read_model, write_model
+from bayeslora.checkpoint import FOREIGN, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory, atomic_file, refuse_inputs
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import MAP, MLE, VBLL
+from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
+from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -297,14 +299,23 @@ class BayesianClassifier:
             text_column or old.text, label_column or old.label, pair_column or old.pair
         )
         rows = read_labelled(train, columns)
-        check_labels(fitted.record, rows)
+        # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
+        held_out = isinstance(config, TemperatureScaling) and validation is not None
+        if not (held_out or isinstance(config, MLE | MAP)):
+            check_labels(fitted.record, rows, moves=isinstance(config, VBLL | NUTS | GVBLL))
         held = None
         if validation is not None:
             held = fitted.known(read_validation(validation, columns, rows))
         before = None if held is None else fitted.scores_of(held)
         # A new head even where the posterior stays: the present one may have settled on means, and
         # is still the classifier's where the fit fails.
-        fitted = fitted.with_posterior(config).calibrated(rows, held, columns, scores)
+        try:
+            new = fitted.with_posterior(config).calibrated(rows, held, columns, scores)
+        except BaseException:
+            # Both share the adapters, which a search turns before it ends.
+            fitted.network.load_trained_state(fitted.members[0])
+            raise
+        fitted = new
         if held is not None and before is not None:
             fitted.say_too_wide(held)
             fitted = fitted.compared(before, held)
@@ -335,7 +346,7 @@ class BayesianClassifier:
         files = self._calibrated().files()
         refuse_foreign(directory)
         refuse_busy(directory)
-        if self._in_memory:
+        if self._in_memory and files.record.backbone["kind"] == FOREIGN:
             foreign.check_place(files.record, trust_remote_code=self._trust)
         # A model without its backbone is lost.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
@@ -530,7 +541,8 @@ class BayesianClassifier:
 
         Raises:
             InputError: There is no such model, weights are missing from it, its final layer has no
-                features, or the posterior is not one of the last layer.
+                features, or the posterior is neither one of the last layer nor over adapters that
+                are there.
         """
         with quiet_transformers():
             network, record = foreign.foreign_network(

@@ -8,6 +8,7 @@ without a row in common.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,7 +175,10 @@ def _names(predictions: Predictions) -> set[str]:
 
 
 def _share_of_equal_rows(fitted: Predictions, applied: Predictions) -> float:
-    known = {row.tobytes() for row in fitted.probs}
+    known = Counter(row.tobytes() for row in fitted.probs)
     if len(known) < MOST_DISTINCT * len(fitted):
         return 0.0
-    return float(np.mean([row.tobytes() in known for row in applied.probs]))
+    # What repeats within a set, such as rows of all or nothing, is equal without being the same.
+    found = Counter(row.tobytes() for row in applied.probs)
+    same = sum(known[row] == count == 1 for row, count in found.items())
+    return same / len(applied)

@@ -17,6 +17,7 @@ from bayeslora.backbones.peft_classifier import (
     tokenizer_source,
 )
 from bayeslora.errors import InputError, first_line
+from bayeslora.random_state import restored_random_state
 
 IN_MEMORY = "a model in memory"
 """Name of a classifier that was passed as a module without a place of its own."""
@@ -29,6 +30,7 @@ _OTHER_HEADS = {
 }
 
 
+@restored_random_state()
 def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module, str, str]:
     """Return the model, its name, and where its tokenizer is (empty where that is unknown).
 

@@ -20,6 +20,7 @@ from bayeslora.backbones.hub import check_reachable
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.option_checks import check_choice
 from bayeslora.option_values import DTYPES
+from bayeslora.random_state import restored_random_state
 
 Kind = Literal["decoder", "encoder"]
 # Settings that change nothing in what finished weights compute.
@@ -74,14 +75,17 @@ class Backbone:
         config = getattr(self.model, "config", None)
         if not isinstance(config, PretrainedConfig):
             return {}
-        general = PretrainedConfig().to_dict().keys() - {"model_type"}
-        kept = {
-            key: value
-            for key, value in config.to_dict().items()
-            if key not in general | _IDLE_SETTINGS
-            and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
-        }
-        return json.loads(json.dumps(kept, default=str))  # type: ignore[no-any-return]
+        idle = (PretrainedConfig().to_dict().keys() - {"model_type"}) | _IDLE_SETTINGS
+
+        def kept(settings: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: kept(value) if isinstance(value, dict) else value
+                for key, value in settings.items()
+                if key not in idle
+                and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
+            }
+
+        return json.loads(json.dumps(kept(config.to_dict()), default=str))  # type: ignore[no-any-return]
 
     def clone(self) -> Backbone:
         """Return a backbone with modules of its own that shares every tensor with this one.
@@ -93,6 +97,7 @@ class Backbone:
         return replace(self, model=copy.deepcopy(self.model, shared))
 
 
+@restored_random_state()
 def load_backbone(
     name: str,
     *,

@@ -104,8 +104,13 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
     return rows
 
 
-def check_labels(record: ModelRecord, rows: Examples) -> None:
+def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
     """Complain about rows of one class to fit a last layer to, and say which classes have none.
+
+    Args:
+        record: Of the classifier.
+        rows: What a posterior is fitted to.
+        moves: Whether that posterior has a mean of its own, which knows these rows alone.
 
     Raises:
         InputError: All rows are of one class, or a label is unknown.
@@ -119,7 +124,7 @@ def check_labels(record: ModelRecord, rows: Examples) -> None:
             f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
             "of every class"
         )
-    if missing:
+    if missing and moves:
         logger.warning(
             "%s: no row of %s; a posterior fitted to the others makes it less probable than the "
             "classifier did",

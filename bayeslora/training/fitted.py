@@ -16,6 +16,7 @@ from bayeslora import options
 from bayeslora.adapters.config_starts import table_name
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -50,7 +51,7 @@ DEFAULT_LINK = "mc"
 # From here on, no mistake means an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
 # What a spread may cost, in nats, before it is pointed out, and how sure that has to be.
-_WORSE, _STANDARD_ERRORS = 0.05, 2
+_WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 Unknown = Literal["error", "ood"]
 
@@ -200,6 +201,11 @@ class Fitted:
         Raises:
             InputError: There are several and none was named, or there is no such one.
         """
+        if isinstance(self.network.encoder, FinalLayerEncoder) and self.network.is_adapted:
+            raise InputError(
+                f"{self.name} has the adapters of a checkpoint, which is a PEFT checkpoint itself: "
+                f"{self.record.backbone['name']}; exports are of adapters that were fitted here"
+            )
         count = len(self.members)
         if number is None and count > 1:
             raise InputError(
@@ -369,7 +375,9 @@ class Fitted:
             for count in (None, 0)
         )
         loss = drawn - mean
-        error = loss.std() / len(loss) ** 0.5
+        if len(loss) < _FEWEST_ROWS:
+            return
+        error = loss.std(ddof=1) / len(loss) ** 0.5
         if loss.mean() > max(_WORSE, _STANDARD_ERRORS * error):
             logger.warning(
                 "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean alone, so "

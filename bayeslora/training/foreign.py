@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bayeslora import options
@@ -155,11 +156,14 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
         InputError: The place that it names does not hold its weights, or it names none.
     """
     name = record.backbone["name"]
-    held = None
+    is_held = False
     if name != IN_MEMORY:
         with suppress(InputError):
-            held = fingerprint(open_classifier(name, trust_remote_code)[0])
-    if held != record.backbone["fingerprint"]:
+            model = open_classifier(name, trust_remote_code)[0]
+            mark = fingerprint(model)
+            check_backbone(record, Backbone(name, model, None, "encoder", mark, torch.float32))
+            is_held = True
+    if not is_held:
         raise InputError(
             (f"{name!r} does not hold" if name != IN_MEMORY else "there is no place that holds")
             + " the weights of this classifier in memory: save it with its own save_pretrained and "

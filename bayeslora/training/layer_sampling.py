@@ -10,6 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_lisa import LISA, LayerSampling
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.full_layers import ALWAYS
 from bayeslora.adapters.targets import layer_index
 from bayeslora.errors import InputError
@@ -84,7 +85,8 @@ def layer_sampler(
     options.check_layers(num_layers)
     num_steps = settings.num_steps(num_train)
     sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
-    if isinstance(posterior, TFB):
+    # Those that start from the weight itself have directions to add noise along from the start.
+    if isinstance(posterior, TFB) and not isinstance(adapter, PiSSA | CorDA):
         _check_all_drawn(sampler, num_steps)
     return sampler
 
@@ -153,6 +155,10 @@ class LayerSwitches(TrainerCallback, ExportableState):
         for group, rate in self._rates:
             group["lr"] = rate
         self._step = state.global_step + 1
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Let every layer train again, as before the first step."""
+        self._sampler.finish()
 
     def state(self) -> dict[str, Any]:
         """Return what checkpoints keep, to be compared when training goes on."""

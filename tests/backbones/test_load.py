@@ -102,6 +102,12 @@ def test_settings_are_of_the_architecture_alone(tmp_path):
     assert json.loads(json.dumps(settings)) == settings
 
 
+def test_settings_of_parts_are_of_the_architecture_alone_too(tmp_path):
+    host = loaded(tiny_llama(tmp_path / "model"))
+    host.model.config.text_config = {"dtype": "bfloat16", "hidden_act": "gelu", "eos_token_id": 1}
+    assert host.settings["text_config"] == {"hidden_act": "gelu"}
+
+
 def test_the_fingerprint_sees_every_tensor(tmp_path):
     path = tiny_bert(tmp_path / "model")
     first = loaded(path).fingerprint

@@ -390,7 +390,7 @@ def test_a_classifier_that_went_on_training_in_memory_is_not_saved(foreign, tmp_
 def test_rows_of_one_class_are_refused_and_missing_classes_named(foreign, caplog):
     clf = from_transformers(foreign)
     rows = [row for row in toy_rows(60) if row["label"] != "food"]
-    clf.calibrate(rows)
+    clf.calibrate(rows, posterior="vbll")
     assert "no row of 'food'" in caplog.text
     with pytest.raises(bl.InputError, match=r"all 20 rows have the label 'animals'"):
         clf.calibrate([row for row in rows if row["label"] == "animals"])
@@ -412,3 +412,27 @@ def test_a_prior_that_is_too_wide_is_pointed_out(foreign, caplog, posterior):
     assert "too wide" not in caplog.text
     clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior=posterior)
     assert "at its mean alone, so the prior is too wide" in caplog.text
+
+
+def test_missing_classes_are_no_matter_where_nothing_is_fitted_to_them(foreign, caplog):
+    rows = [row for row in toy_rows(60) if row["label"] == "animals"]
+    from_transformers(foreign, "mle").calibrate(rows)
+    from_transformers(foreign, "temperature").calibrate(rows, toy_rows(30, seed=4))
+    two = [row for row in toy_rows(60) if row["label"] != "food"]
+    from_transformers(foreign).calibrate(two)
+    assert "no row of" not in caplog.text
+
+
+def test_few_rows_say_nothing_of_a_prior(foreign, caplog):
+    for row in toy_rows(4, seed=5):
+        from_transformers(foreign, "laplace:prior_precision=1").calibrate(toy_rows(30), [row])
+    assert "too wide" not in caplog.text
+
+
+def test_a_classifier_whose_settings_changed_in_memory_is_not_saved(foreign, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    theirs = AutoModelForSequenceClassification.from_pretrained(foreign, hidden_act="relu")
+    clf = from_transformers(theirs).calibrate(toy_rows(20))
+    with pytest.raises(bl.InputError, match="does not hold the weights of this classifier in mem"):
+        clf.save_pretrained(tmp_path / "model")

@@ -81,3 +81,12 @@ def test_a_checkpoint_that_was_merged_has_no_adapters_any_more(tmp_path):
     clf = from_transformers(str(path)).calibrate(FRESH)
     with pytest.raises(bl.InputError, match=r"from_transformers\(directory, 'laplace_lora'\)"):
         clf.calibrate(FRESH, posterior="laplace_lora")
+
+
+def test_adapters_of_a_checkpoint_are_not_exported_again(tmp_path):
+    path, _ = saved_peft("llama", tmp_path)
+    clf = from_transformers(str(path), "laplace_lora").calibrate(FRESH)
+    for export in (clf.export_peft, clf.export_merged):
+        with pytest.raises(bl.InputError, match=r"which is a PEFT checkpoint itself: .*/peft"):
+            export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

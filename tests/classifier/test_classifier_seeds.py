@@ -1,8 +1,9 @@
 """Fits that differ in more than their seed are methods of their own."""
 
 import pytest
+import torch
 from tiny import toy_rows
-from usage import TEST, load, new
+from usage import TEST, fitted, load, new
 
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.seeds import group_seeds
@@ -78,3 +79,15 @@ def test_recalibrated_seeds_are_one_method_apart_from_the_raw_ones(llama, first)
     assert rows_of(*done) == [(0, 1)]
     assert rows_of(raw[0], done[1]) == [(0,), (1,)]
     assert rows_of(*raw, *done) == [(0, 1), (2, 3)]
+
+
+def test_a_fit_and_what_it_loads_leave_the_callers_random_numbers_alone(bert, tmp_path):
+    clf = fitted(bert)
+    clf.save_pretrained(tmp_path / "model")
+    states = []
+    for use in (lambda: fitted(bert), lambda: load(tmp_path / "model"), lambda: None):
+        torch.manual_seed(1)
+        use()
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[2])
+    assert torch.equal(states[1], states[2])

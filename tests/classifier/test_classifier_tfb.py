@@ -57,3 +57,17 @@ def test_it_needs_factors(llama, adapter, message):
 def test_it_needs_an_adapter(foreign):
     with pytest.raises(bl.InputError, match="'tfb' is over the weights of an adapter, and here"):
         from_transformers(foreign, "tfb")
+
+
+def test_an_interrupted_search_leaves_the_classifier_as_it_was(bert, monkeypatch):
+    """Its posterior is over factors that the search has turned by then."""
+    clf = fitted(bert, "lora:r=4", "laplace_lora:prior_precision=0.01")
+    before = clf.predict(TEST)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayeslora.posteriors.tfb.largest_accepted", stop)
+    with pytest.raises(KeyboardInterrupt):
+        clf.calibrate(FRESH, posterior=QUICK)
+    assert same(clf.predict(TEST), before)

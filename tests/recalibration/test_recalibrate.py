@@ -86,3 +86,17 @@ def test_a_few_rows_in_both_are_said(caplog):
     assert "very same" not in caplog.text
     bl.recalibrate(fit, both)
     assert "9 % of the rows of apply have the very same probabilities in fit" in caplog.text
+
+
+def test_rows_of_all_or_nothing_are_equal_without_being_the_same(caplog):
+    sure = np.eye(3)[np.arange(16) % 3]
+    fit, apply = (
+        Predictions(
+            np.concatenate([sure, one.probs]),
+            one.classes,
+            labels=np.concatenate([np.arange(16) % 3, one.labels]),
+        )
+        for one in (rows(200), rows(200, seed=1))
+    )
+    bl.recalibrate(fit, apply)
+    assert "very same" not in caplog.text

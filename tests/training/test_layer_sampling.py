@@ -139,6 +139,13 @@ def test_tfb_needs_every_layer_drawn(encoder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_tfb_takes_resting_layers_of_adapters_that_start_at_full_rank(encoder, tmp_path):
+    sampling = replace(ONE_OF_TWO, mode="fixed")
+    adapter = PiSSA(r=2, num_layers=2)
+    fit = fresh(encoder, TFB(num_samples=2), adapter, layer_sampling=sampling)
+    assert fit.run(tmp_path).posterior["sigma"] > 0
+
+
 def test_the_step_on_the_kl_rises_with_the_rate_of_the_layers(encoder, tmp_path, monkeypatch):
     rates, shares = [], []
     posterior = BLoB(kl_lr=1e-3, kl_weights="uniform")
@@ -341,6 +348,7 @@ def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path,
     for step, active in seen:
         assert tuple(active) == sampler.draw(step)
     assert len({sampler.draw(step) for step in range(6)}) > 1
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
