@@ -29,7 +29,10 @@ MOST_DISTINCT = 0.9
 # A share that chance, or a repeated text, gives.
 _FEW_EQUAL = 0.02
 
-_FINGERPRINT, _RECALIBRATION = "model_fingerprint", "recalibration"
+STEPS = " > "
+"""Between the names of recalibrators that followed each other."""
+
+_FINGERPRINT = "model_fingerprint"
 
 
 def held_out(
@@ -73,7 +76,7 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
     models = [one.metadata.get(_FINGERPRINT) for one in (fitted, applied)]
     if None not in models and models[0] != models[1]:
         raise InputError(f"{fit_name} and {apply_name} were made by different models")
-    changed = [one.metadata.get(_RECALIBRATION, "nothing") for one in (fitted, applied)]
+    changed = [STEPS.join(recalibrations(one)) or "nothing" for one in (fitted, applied)]
     if fitted.metadata and applied.metadata and changed[0] != changed[1]:
         raise InputError(
             f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; they must "
@@ -94,6 +97,14 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
         raise InputError(f"{found}; {why}")
     if equal > _FEW_EQUAL:
         logger.warning("%s; where they are the same rows, the scores after are too good", found)
+
+
+def recalibrations(predictions: Predictions) -> list[str]:
+    """Return the names of the recalibrators that the predictions have gone through, in order."""
+    notes = predictions.metadata
+    before = notes.get("recalibration_before", "")
+    last = [notes["recalibration"]] if "recalibration" in notes else []
+    return [*(before.split(STEPS) if before else []), *last]
 
 
 def check_classes(

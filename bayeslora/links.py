@@ -25,9 +25,10 @@ from torch import Tensor
 from bayeslora.errors import unknown_choice
 from bayeslora.logits import GaussianLogits, Logits, SampledLogits
 from bayeslora.option_values import LINKS
+from bayeslora.row_slices import row_slices
 
 # Draws x rows x classes held at a time: 32 MB in float64.
-_CHUNK = 1 << 22
+_AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ def link_probabilities(
         raise unknown_choice("link", link, LINKS)
     if isinstance(logits, SampledLogits):
         return _average_samples(logits)
-    mean = logits.mean.double()
     if num_samples == 0 or logits.is_point:
-        return _decompose(mean.softmax(-1), None)
-    sampled, conditional = _sample(logits, num_samples, seed)
-    closed_form = _CLOSED_FORMS.get(link)
-    probs = sampled
-    if closed_form is not None:
-        probs = closed_form(mean, _full(logits.covariance.double()))
-    information = entropy(sampled) - conditional
+        return _decompose(logits.mean.double().softmax(-1), None)
+    rows, classes = logits.mean.shape
+    noise = antithetic_noise(num_samples, (classes,), seed, logits.mean.double())
+    parts = [
+        _gaussian_rows(logits.rows(some), noise, _CLOSED_FORMS.get(link))
+        for some in row_slices(rows, max(num_samples, classes) * classes, _AT_A_TIME)
+    ]
+    probs, information = map(torch.cat, zip(*parts, strict=True))
     return _decompose(probs, information)
 
 
@@ -149,43 +150,35 @@ def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
     return torch.where(certain, mean, concentration).softmax(-1)
 
 
-_CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bridge": bridge, "probit": probit}
+ClosedForm = Callable[[Tensor, Tensor], Tensor]
+"""From [N, C] means and [N, C, C] covariances to [N, C] probabilities."""
+
+_CLOSED_FORMS: dict[str, ClosedForm] = {"bridge": bridge, "probit": probit}
 
 
-def _sample(logits: GaussianLogits, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the mean over draws of the softmax [N, C] and of its entropy [N]."""
+def _gaussian_rows(
+    logits: GaussianLogits, noise: Tensor, closed_form: ClosedForm | None
+) -> tuple[Tensor, Tensor]:
+    """Return the probabilities [N, C], by draws unless in closed form, and the information [N]."""
     mean, root = logits.mean.double(), logits.root().double()
-    rows, classes = mean.shape
-    noise = antithetic_noise(num_samples, (classes,), seed, mean)
-    size = max(1, _CHUNK // (num_samples * classes))
-    parts = [
-        _sample_rows(mean[start : start + size], root[start : start + size], noise)
-        for start in range(0, rows, size)
-    ]
-    if not parts:
-        return mean, mean.sum(-1)
-    probs, conditional = zip(*parts, strict=True)
-    return torch.cat(probs), torch.cat(conditional)
-
-
-def _sample_rows(mean: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `_sample` does for a chunk of rows."""
     diagonal = root.ndim == 2
     shift = noise[:, None] * root if diagonal else torch.einsum("ncd,sd->snc", root, noise)
     log_probs = (mean + shift).log_softmax(-1)
     probs = log_probs.exp()
-    conditional = -(probs * log_probs).sum(-1).mean(0)
-    return probs.mean(0), conditional
+    sampled, conditional = probs.mean(0), -(probs * log_probs).sum(-1).mean(0)
+    information = entropy(sampled) - conditional
+    if closed_form is None:
+        return sampled, information
+    covariance = logits.covariance.double()
+    return closed_form(mean, torch.diag_embed(covariance) if diagonal else covariance), information
 
 
 def _average_samples(logits: SampledLogits) -> LinkResult:
     """Return the mean of the softmax over draws, in closed form where there is one."""
     samples = logits.samples.double()
     draws, rows, classes = samples.shape
-    size = max(1, _CHUNK // (draws * classes))
     means, conditional = samples.new_zeros(rows, classes), samples.new_zeros(rows)
-    for start in range(0, rows, size):
-        some = slice(start, start + size)
+    for some in row_slices(rows, draws * classes, _AT_A_TIME):
         probs = samples[:, some].softmax(-1)
         means[some], conditional[some] = probs.mean(0), entropy(probs).mean(0)
     probs = means if logits.exact is None else logits.exact.double().softmax(-1)
@@ -198,7 +191,3 @@ def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:
     epistemic = torch.zeros_like(total) if information is None else information
     epistemic = torch.minimum(epistemic.clamp_min(0), total)
     return LinkResult(probs, total, total - epistemic, epistemic)
-
-
-def _full(covariance: Tensor) -> Tensor:
-    return covariance if covariance.ndim == 3 else torch.diag_embed(covariance)

@@ -51,6 +51,10 @@ class GaussianLogits:
         """True where no logit has any variance."""
         return not bool(torch.any(self.variance > 0))
 
+    def rows(self, some: slice) -> GaussianLogits:
+        """Return the distribution of some rows."""
+        return GaussianLogits(self.mean[some], self.covariance[some])
+
     def scaled(self, factor: float) -> GaussianLogits:
         """Return the distribution of `factor` times the logits."""
         return GaussianLogits(self.mean * factor, self.covariance * factor**2)
@@ -64,8 +68,9 @@ class GaussianLogits:
         if self.covariance.ndim == 2:
             return self.covariance.clamp_min(0).sqrt()
         scale = self.variance.mean(-1).clamp_min(torch.finfo(self.mean.dtype).tiny)
-        eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype, device=self.mean.device)
-        root: Tensor = torch.linalg.cholesky(self.covariance + jitter * scale[:, None, None] * eye)
+        steadied = self.covariance.clone()
+        steadied.diagonal(dim1=-2, dim2=-1).add_(jitter * scale[:, None])
+        root: Tensor = torch.linalg.cholesky(steadied)
         return root
 
 

@@ -47,6 +47,10 @@ def test_the_two_must_have_been_made_alike():
     scaled = {**first, "recalibration": "beta"}
     with pytest.raises(InputError, match="fit was recalibrated by nothing, apply by beta"):
         held_out(drawn(metadata=first), drawn(seed=1, metadata=scaled), WHAT)
+    twice = {**scaled, "recalibration_before": "histogram"}
+    message = "fit was recalibrated by histogram > beta, apply by beta"
+    with pytest.raises(InputError, match=message):
+        held_out(drawn(metadata=twice), drawn(seed=1, metadata=scaled), WHAT)
     # A CSV file has no notes, and says nothing of how it was made.
     held_out(drawn(), drawn(seed=1, metadata=scaled), WHAT)
     message = r"fit has classes \['a', 'b'\], apply has \['a', 'b', 'c'\]"

@@ -161,7 +161,7 @@ def test_rows_do_not_depend_on_their_company(full):
 def test_chunks_of_rows_make_no_difference(monkeypatch):
     logits = gaussian(rows=9)
     whole = link_probabilities(logits, num_samples=50).probs
-    monkeypatch.setattr("bayeslora.links._CHUNK", 50 * 4 * 2)
+    monkeypatch.setattr("bayeslora.links._AT_A_TIME", 50 * 4 * 2)
     torch.testing.assert_close(
         link_probabilities(logits, num_samples=50).probs, whole, atol=1e-14, rtol=0
     )

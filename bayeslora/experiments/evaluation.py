@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.fits import FitSpec, fresh_network
-from bayeslora.logits import Logits, SampledLogits
+from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions.record import Predictions
@@ -23,7 +23,7 @@ from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.last_layer import last_layer
 from bayeslora.training.network import Network
 from bayeslora.training.notes import method_notes
-from bayeslora.training.predict import answer, to_predictions
+from bayeslora.training.predict import Answer, answer, to_predictions
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
 
@@ -108,15 +108,15 @@ class Evaluation:
         head = self.trained_head(state)
         if config is not None:
             head = fitted_head(config, head, found[TRAIN], found.get(VALIDATION))
-        logits = {
-            split: head.predict(rows.features)
+        answers = {
+            split: [Answer(head.predict(rows.features))]
             for split, rows in found.items()
             if split not in {TRAIN, VALIDATION}
         }
         report = {} if config is None else head.report()
         link = getattr(config, "link", "mc")
         used = self.spec.posterior if config is None else config
-        return Outcome(self.predictions(name, logits, link, posterior=used), report)
+        return Outcome(self.predictions(name, answers, link, posterior=used), report)
 
     def dropout(
         self,
@@ -127,13 +127,11 @@ class Evaluation:
     ) -> Outcome:
         """Return the predictions of Monte Carlo dropout with `state` in place."""
         self.network.load_trained_state(state)
-        logits = {
-            split: answer(self.network, [state], config, self.texts(split).texts, advance=advance)[
-                0
-            ]
+        answers = {
+            split: answer(self.network, [state], config, self.texts(split).texts, advance=advance)
             for split in self.scored
         }
-        return Outcome(self.predictions(name, logits, posterior=config, passes=config.num_samples))
+        return Outcome(self.predictions(name, answers, posterior=config, passes=config.num_samples))
 
     def ensemble(
         self, name: str, members: Sequence[tuple[State, Mapping[str, FeatureRows]]]
@@ -144,20 +142,22 @@ class Evaluation:
             head = self.trained_head(state)
             for split, values in means.items():
                 values.append(head.predict(found[split].features).mean)
-        logits = {split: SampledLogits(torch.stack(values)) for split, values in means.items()}
+        answers = {
+            split: [Answer(SampledLogits(torch.stack(values)))] for split, values in means.items()
+        }
         used = Ensemble(num_members=len(members))
-        return Outcome(self.predictions(name, logits, posterior=used, passes=len(members)))
+        return Outcome(self.predictions(name, answers, posterior=used, passes=len(members)))
 
     def predictions(
         self,
         name: str,
-        logits: Mapping[str, Logits],
+        answers: Mapping[str, Iterable[Answer]],
         link: str = "mc",
         *,
         posterior: PosteriorConfig,
         passes: int = 1,
     ) -> dict[str, Predictions]:
-        """Return the predictions that logits of some splits stand for, which note the method."""
+        """Return the predictions that answers for some splits stand for, which note the method."""
         about = method_notes(self.spec.adapter.name, posterior, passes)
         notes = {**about, "fit_seed": str(self.spec.seed)}
         return {
@@ -170,7 +170,7 @@ class Evaluation:
                 labels=self.texts(split).labels.numpy(),
                 ids=self.rows[split].ids,
             )
-            for split, item in logits.items()
+            for split, item in answers.items()
         }
 
     @property

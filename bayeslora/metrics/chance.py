@@ -61,11 +61,9 @@ def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64
         rows: Their labels play no part.
         scoring: Bins, and the number of draws and seed of the bootstrap.
     """
-    draws = scoring.how.num_resamples
-    if len(rows) > MAX_ROWS:
-        draws = min(draws, MANY_ROWS_DRAWS)
+    how = scoring.how
     return drawn_errors(
-        rows.probs, _measure(rows, scoring), draws, scoring.how.seed, scoring.clusters
+        rows.probs, _measure(rows, scoring), how.num_resamples, how.seed, scoring.clusters
     )
 
 
@@ -81,7 +79,7 @@ def drawn_errors(
     Args:
         probs: [N, C].
         measure: Takes labels [N, R].
-        draws: How many sets of labels.
+        draws: How many sets of labels, unless there are more than `MAX_ROWS` rows.
         seed: Of the generator.
         clusters: [N] cluster of each row, from 0 on without gaps. The labels of a cluster follow
             from one random number: they depend on each other as much as they can, which makes
@@ -91,7 +89,7 @@ def drawn_errors(
     units = len(probs) if clusters is None else int(clusters.max()) + 1
     running = np.cumsum(probs, axis=1).T
     running[-1] = np.inf  # a sum below 1 by rounding would leave a draw without a class
-    block = block_size(len(probs))
+    draws, block = _affordable(draws, len(probs)), block_size(len(probs))
     parts = []
     for done in range(0, draws, block):
         level = generator.random((min(block, draws - done), units))
@@ -117,7 +115,7 @@ def ece_by_chance(
         confidence: [N].
         cell: [N] group · num_bins + bin.
         num_bins: Bins of each group.
-        draws: How many.
+        draws: How many, unless there are more than `MAX_ROWS` rows.
         seed: Of the generator.
     """
     generator = np.random.default_rng([seed, 3])
@@ -125,7 +123,7 @@ def ece_by_chance(
     ones = np.ones(n)
     matrix = cell_matrix(cell, np.arange(n), ones, (groups * num_bins, n))
     stated, size = matrix @ confidence, (matrix @ ones).reshape(groups, -1).sum(1)
-    block = block_size(n)
+    draws, block = _affordable(draws, n), block_size(n)
     parts = []
     for done in range(0, draws, block):
         right = generator.random((min(block, draws - done), n)) < confidence
@@ -144,6 +142,10 @@ def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArr
     # draws of the very same labels differ by rounding alone
     reached = (drawn >= observed[:, None] - 1e-12).sum(axis=1)
     return np.asarray((1 + reached) / (1 + drawn.shape[1]))
+
+
+def _affordable(draws: int, rows: int) -> int:
+    return min(draws, MANY_ROWS_DRAWS) if rows > MAX_ROWS else draws
 
 
 def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:

@@ -77,7 +77,8 @@ def evaluate(
             that carry the column are treated alike.
         num_bins: Bins of the calibration errors and of the reliability diagram.
         closed: Which edge these bins hold: `left`, or `right` as scikit-learn's.
-        interval: `percentile`, or `bca`; scores whose noise only adds are reflected all the same.
+        interval: `percentile`, or `bca`; scores whose noise only adds are reflected all the same,
+            and groups of rows and means over sets have percentile intervals.
         num_resamples: Bootstrap resamples.
         seed: Of the bootstrap: the same seed gives the same intervals.
 

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
-
-# Elements of a [rows, C, C d] intermediate held at a time: 64 MB in float64.
-_CHUNK = 1 << 23
+from bayeslora.row_slices import row_slices
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,14 @@ class Dense:
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return ‖L_cᵀφ‖², [N, C], for [N, d] features."""
-        # One product [N, d] x [d, C d] in place of C small ones.
+        # One product [rows, d] x [d, C d] in place of C small ones.
         classes, size, _ = self.lower.shape
-        projected = features @ self.lower.permute(1, 0, 2).reshape(size, classes * size)
-        return projected.view(-1, classes, size).square().sum(-1)
+        triangles = self.lower.permute(1, 0, 2).reshape(size, classes * size)
+        parts = [
+            (features[rows] @ triangles).view(-1, classes, size).square().sum(-1)
+            for rows in row_slices(len(features), classes * size)
+        ]
+        return torch.cat(parts)
 
     def double(self) -> Dense:
         """Return the same in float64."""
@@ -121,12 +123,10 @@ class Full:
         total = len(self.lower)
         blocks = self.lower.view(self.num_classes, total // self.num_classes, total)
         parts = []
-        size = max(1, _CHUNK // (self.num_classes * total))
-        for start in range(0, len(features), size):
-            rows = features[start : start + size]
-            projected = torch.einsum("nd,cde->nce", rows, blocks)
+        for rows in row_slices(len(features), self.num_classes * total):
+            projected = torch.einsum("nd,cde->nce", features[rows], blocks)
             parts.append(projected @ projected.mT)
-        return torch.cat(parts) if parts else features.new_zeros(0, *2 * (self.num_classes,))
+        return torch.cat(parts)
 
     def double(self) -> Full:
         """Return the same in float64."""
@@ -174,16 +174,26 @@ def precision_to_lower(precision: Tensor) -> Tensor:
         InputError: A precision is not positive definite, as rounded.
     """
     reverse = (-2, -1)
-    flipped, failed = torch.linalg.cholesky_ex(precision.flip(reverse))
+    upper = precision_factor(precision.flip(reverse)).flip(reverse)
+    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    lower: Tensor = torch.linalg.solve_triangular(
+        upper.transpose(-2, -1), eye.expand_as(precision), upper=False
+    )
+    return lower
+
+
+def precision_factor(precision: Tensor) -> Tensor:
+    """Return the Cholesky factor of [..., d, d] precisions.
+
+    Raises:
+        InputError: A precision is not positive definite, as rounded.
+    """
+    factor, failed = torch.linalg.cholesky_ex(precision)
     if failed.any():
         raise InputError(
             "the precision of the weights is not positive definite in float64, as where rows of "
             "the features differ in size by a factor of 1e8 or more; leave out the largest rows, "
             "or scale them"
         )
-    upper = flipped.flip(reverse)
-    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    lower: Tensor = torch.linalg.solve_triangular(
-        upper.transpose(-2, -1), eye.expand_as(precision), upper=False
-    )
-    return lower
+    found: Tensor = factor
+    return found

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bayeslora.links import antithetic_noise
+from bayeslora.row_slices import row_slices
 
-# Draws x rows x classes held at a time, a few times over: 8 MB in float64.
-_CHUNK = 1 << 20
+# Draws x rows x classes at a time, a few of which are held: 8 MB in float64.
+_AT_A_TIME = 1 << 20
 
 
 def log_shares(counts: Tensor) -> Tensor:
@@ -90,11 +91,11 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
     """
     classes = len(rows.spread)
     noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
-    size = max(1, _CHUNK // (num_samples * classes))
-    # One part at least, so that no rows have no draws of them.
-    starts = range(0, max(1, len(rows.squared)), size)
-    parts = [replace(rows, squared=rows.squared[start : start + size]) for start in starts]
-    return torch.cat([_under(part, *noise) for part in parts], 1)
+    parts = [
+        _under(replace(rows, squared=rows.squared[some]), *noise)
+        for some in row_slices(len(rows.squared), num_samples * classes, _AT_A_TIME)
+    ]
+    return torch.cat(parts, 1)
 
 
 def _under(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # A covariance is held a few times over while it is fitted.
 _MOST_BYTES = 1 << 30
-_SIMPLER = {"full": "dense", "dense": "diagonal"}
+_SIMPLER = {"full": "dense", "dense": "diagonal", "low_rank": "diagonal"}
 
 
 def mle(
@@ -83,28 +83,35 @@ def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> 
         num_classes: C.
     """
 
-    def fitting(family: str) -> str:
-        return _fitting(family, num_classes, num_features, config.rank)
+    def fitting(family: str, *, closed_form: bool) -> str:
+        numbers = _numbers(family, num_classes, num_features, config.rank, closed_form=closed_form)
+        if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
+            return family
+        logger.warning(
+            "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
+            family,
+            num_classes,
+            num_features,
+            8 * numbers / 2**30,
+            _SIMPLER[family],
+        )
+        return fitting(_SIMPLER[family], closed_form=closed_form)
 
+    refits = config.head_step == "refit"
     return replace(
         config,
         rank=min(config.rank, num_features),
-        covariance=fitting(config.covariance),
-        training_covariance=fitting(config.training_covariance),
+        covariance=fitting(config.covariance, closed_form=True),
+        training_covariance=fitting(config.training_covariance, closed_form=refits),
     )
 
 
-def _fitting(family: str, num_classes: int, num_features: int, rank: int) -> str:
-    """Return the family, or the next simpler one that fits."""
-    numbers = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
-    if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
-        return family
-    logger.warning(
-        "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
-        family,
-        num_classes,
-        num_features,
-        8 * numbers / 2**30,
-        _SIMPLER[family],
-    )
-    return _fitting(_SIMPLER[family], num_classes, num_features, rank)
+def _numbers(
+    family: str, num_classes: int, num_features: int, rank: int, *, closed_form: bool
+) -> int:
+    """Return how many numbers a covariance takes, while it is fitted in closed form or after."""
+    stored = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
+    if family == "low_rank" and closed_form:
+        # The fit sees the precisions of all classes at once.
+        return max(stored, num_classes * num_features**2)
+    return stored

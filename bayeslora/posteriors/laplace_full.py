@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.covariances import precision_factor
 from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.posteriors.vbll_blocks import row_chunks
+from bayeslora.row_slices import row_slices
 
 # A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.
 _LARGEST = 16384
@@ -72,12 +73,9 @@ class FullCurvature(nn.Module):
         roots = probs.sqrt()[..., None] * centred
         size = self.hessian.shape[0]
         self.hessian = features.new_zeros(size, size)
-        start = 0
-        for rows in row_chunks(inside, self.num_classes * size):
-            part = roots[start : start + len(rows)]
-            jacobian = torch.einsum("nck,ni->ncki", part, rows).reshape(-1, size)
+        for rows in row_slices(len(inside), self.num_classes * size):
+            jacobian = torch.einsum("nck,ni->ncki", roots[rows], inside[rows]).reshape(-1, size)
             self.hessian.addmm_(jacobian.T, jacobian)
-            start += len(rows)
         self.basis = space.basis
         self._inverse = self._spectrum = None
 
@@ -96,8 +94,8 @@ class FullCurvature(nn.Module):
         number, rank = contrasts.shape[1], inside.shape[1]
         inverse = self._inverted(precision).view(number, rank, number, rank)
         parts = [
-            torch.einsum("kilj,ni,nj->nkl", inverse, rows, rows)
-            for rows in row_chunks(inside, number * number * rank)
+            torch.einsum("kilj,ni,nj->nkl", inverse, inside[rows], inside[rows])
+            for rows in row_slices(len(inside), number * number * rank)
         ]
         reduced = torch.cat(parts)
         outside = space.outside(features) / precision
@@ -110,7 +108,7 @@ class FullCurvature(nn.Module):
         if self._inverse is None or self._inverted_at != precision:
             matrix = self.hessian.clone()
             matrix.diagonal().add_(precision)
-            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            self._inverse = torch.cholesky_inverse(precision_factor(matrix))
             self._inverted_at = precision
         return self._inverse
 

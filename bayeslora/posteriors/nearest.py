@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from bayeslora.row_slices import row_slices
+
 NEIGHBOUR = 10
 """k, or the number of kept rows where that is smaller."""
 
 MAX_ROWS = 10_000
 """Training rows kept, at most: a seeded choice of them where there are more."""
-
-# Cosines held at a time: 64 MB in float64.
-_CHUNK = 1 << 23
 
 
 class NearestRows(nn.Module):
@@ -56,9 +55,9 @@ class NearestRows(nn.Module):
         """Return the score [N], 0 to 2, of [N, d] float64 features."""
         rows, queries = normalize(self.rows.double()), normalize(features)
         k = min(NEIGHBOUR, len(rows))
-        size = max(1, _CHUNK // len(rows))
         parts = [
-            (part @ rows.T).topk(k, dim=1).values[:, -1] for part in torch.split(queries, size)
+            (queries[some] @ rows.T).topk(k, dim=1).values[:, -1]
+            for some in row_slices(len(queries), len(rows))
         ]
         cosine = torch.cat(parts)
         return (2 - 2 * cosine).clamp_min(0).sqrt()

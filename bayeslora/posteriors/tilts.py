@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
+_LEAST_GAIN = 0.3
+
 
 @torch.no_grad()
 def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
@@ -51,8 +54,9 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
     """Minimise the convex ½ aᵀVa + lse(m + ½ v − V a) by Newton's method with halved steps.
 
     Its gradient is V (a − q) with q the softmax at a, and its Hessian V + V (diag q − qqᵀ) V, so
-    Newton's step solves (I + (diag q − qqᵀ) V) δ = q − a. It stops when no row's a misses its q by
-    more than `tolerance`.
+    Newton's step solves (I + (diag q − qqᵀ) V) δ = q − a. A step that gains less than a share of
+    what its slope promises is halved: without that condition rows of large variance jump to and fro
+    between two corners. It stops when no row's a misses its q by more than `tolerance`.
     """
     start = mean + 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
     eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
@@ -69,10 +73,12 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
             break
         spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
         step = torch.linalg.solve(eye + spread @ covariance, (probs - tilt)[..., None])[..., 0]
+        slope = ((tilt - probs) * (covariance @ step[..., None])[..., 0]).sum(-1)
         share = torch.ones_like(value)
         for _ in range(30):
             moved_value, moved_probs = at(tilt + share[:, None] * step)
-            worse = moved_value > value + 1e-14 * value.abs()
+            promised = value + _LEAST_GAIN * share * slope
+            worse = moved_value > promised + 1e-14 * value.abs()
             if not worse.any():
                 break
             share = torch.where(worse, share / 2, share)

@@ -33,10 +33,10 @@ from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
-from bayeslora.posteriors.vbll_blocks import row_chunks
 from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_pyro import negative_elbo
+from bayeslora.row_slices import row_slices
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +204,10 @@ class VBLLHead(nn.Module):
         if bound == "mc":
             return 0.0
         classes = len(self.mean)
-        total, start = 0.0, 0
-        for place, rows in enumerate(row_chunks(features, max(num_draws, classes) * classes)):
-            logits, known = self.predict(rows), labels[start : start + len(rows)]
-            start += len(rows)
+        total = 0.0
+        parts = row_slices(len(features), max(num_draws, classes) * classes)
+        for place, rows in enumerate(parts):
+            logits, known = self.predict(features[rows]), labels[rows]
             shape = tuple(logits.mean.shape)
             noise = antithetic_noise(num_draws, shape, self.seed + place, logits.mean)
             sampled = bounds.monte_carlo(logits.mean, logits.covariance, known, noise)

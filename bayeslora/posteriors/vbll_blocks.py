@@ -11,16 +11,19 @@ are in `vbll_full_blocks.py` and `vbll_low_rank_blocks.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, precision_to_lower
-
-# Elements of a [C, d, rows] intermediate held at a time: 64 MB in float64.
-_CHUNK = 1 << 23
+from bayeslora.posteriors.covariances import (
+    Covariance,
+    Dense,
+    Diagonal,
+    precision_factor,
+    precision_to_lower,
+)
+from bayeslora.row_slices import row_slices
 
 
 class Blocks(Protocol):
@@ -56,10 +59,8 @@ class DenseBlocks:
 
     def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
         self.prior_precision = prior_precision
-        precision = weighted_gram(features, weights)
-        precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
-        self._precision = precision
-        self._factor = torch.linalg.cholesky(precision)
+        self._precision = class_precisions(features, weights, prior_precision)
+        self._factor = precision_factor(self._precision)
         self.train_covariance = self.of_logits(features)
         diagonal = self._factor.diagonal(dim1=-2, dim2=-1)
         self.log_determinant = -2 * float(diagonal.log().sum())
@@ -70,13 +71,11 @@ class DenseBlocks:
     def of_logits(self, features: Tensor) -> Tensor:
         """Return φᵀS_cφ = ‖R_c⁻¹φ‖², [M, C]."""
         classes, size, _ = self._factor.shape
-        parts = [
-            torch.linalg.solve_triangular(self._factor, rows.T.expand(classes, -1, -1), upper=False)
-            .square()
-            .sum(1)
-            .T
-            for rows in row_chunks(features, classes * size)
-        ]
+        parts = []
+        for rows in row_slices(len(features), classes * size):
+            columns = features[rows].T.expand(classes, -1, -1)
+            solved = torch.linalg.solve_triangular(self._factor, columns, upper=False)
+            parts.append(solved.square().sum(1).T)
         return torch.cat(parts)
 
     def precondition(self, gradient: Tensor) -> Tensor:
@@ -86,6 +85,11 @@ class DenseBlocks:
     def stored(self) -> Covariance:
         """Return the lower triangles L_c with L_c L_cᵀ = S_c."""
         return Dense(precision_to_lower(self._precision))
+
+
+def best_dense(features: Tensor, weights: Tensor, prior_precision: float) -> Dense:
+    """Return the covariance that `DenseBlocks` holds, without what it answers besides."""
+    return Dense(precision_to_lower(class_precisions(features, weights, prior_precision)))
 
 
 class DiagonalBlocks:
@@ -118,24 +122,21 @@ def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
     """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
     hessian = 0.5 * features.T @ features
     hessian.diagonal().add_(prior_precision)
-    factor: Tensor = torch.linalg.cholesky(hessian)
-    return factor
+    return precision_factor(hessian)
+
+
+def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:
+    """Return the precision of each class's weights, [C, d, d]."""
+    precision = weighted_gram(features, weights)
+    precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
+    return precision
 
 
 def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
     """Return Σ_n w_nc φ_n φ_nᵀ, [C, d, d], for [N, d] features and [N, C] weights."""
     classes, size = weights.shape[1], features.shape[1]
     gram = features.new_zeros(classes, size, size)
-    start = 0
-    for rows in row_chunks(features, classes * size):
-        part = weights[start : start + len(rows)]
-        gram.baddbmm_(rows.T * part.T[:, None, :], rows.expand(classes, -1, -1))
-        start += len(rows)
+    for rows in row_slices(len(features), classes * size):
+        part = features[rows]
+        gram.baddbmm_(part.T * weights[rows].T[:, None, :], part.expand(classes, -1, -1))
     return gram
-
-
-def row_chunks(features: Tensor, elements_per_row: int) -> Iterator[Tensor]:
-    """Yield slices of rows such that an intermediate of that many elements a row stays small."""
-    size = max(1, _CHUNK // elements_per_row)
-    for start in range(0, len(features), size):
-        yield features[start : start + size]

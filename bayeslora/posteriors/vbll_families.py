@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from bayeslora.posteriors.vbll_blocks import Blocks, DenseBlocks, DiagonalBlocks
-from bayeslora.posteriors.vbll_full_blocks import FullBlocks
+from bayeslora.posteriors.covariances import Covariance
+from bayeslora.posteriors.vbll_blocks import Blocks, DenseBlocks, DiagonalBlocks, best_dense
+from bayeslora.posteriors.vbll_full_blocks import FullBlocks, best_full
 from bayeslora.posteriors.vbll_low_rank_blocks import LowRankBlocks
 
-ROTATABLE = ("dense", "full")
-"""Families that stay what they are in other coordinates of the feature space."""
+ROTATABLE: dict[str, Callable[[Tensor, Tensor, float], Covariance]] = {
+    "dense": best_dense,
+    "full": best_full,
+}
+"""Families that stay what they are in other coordinates of the feature space, and the optimum of
+each from features [N, d], curvatures and 1/σ0²."""
 
 
 def make_blocks(

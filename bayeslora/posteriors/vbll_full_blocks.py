@@ -26,11 +26,7 @@ class FullBlocks:
             prior_precision: 1/σ0².
         """
         self.prior_precision = prior_precision
-        classes, size = weights.shape[-1], features.shape[1]
-        gram = weighted_gram(features, weights.flatten(1)).view(classes, classes, size, size)
-        precision = gram.transpose(1, 2).reshape(classes * size, classes * size)
-        precision.diagonal().add_(prior_precision)
-        self._covariance = Full(precision_to_lower(precision), classes)
+        self._covariance = best_full(features, weights, prior_precision)
         self.train_covariance = self.of_logits(features)
         diagonal = self._covariance.lower.diagonal()
         self.log_determinant = 2 * float(diagonal.log().sum())
@@ -50,3 +46,12 @@ class FullBlocks:
     def stored(self) -> Covariance:
         """Return the lower triangle L with L Lᵀ = S."""
         return self._covariance
+
+
+def best_full(features: Tensor, weights: Tensor, prior_precision: float) -> Full:
+    """Return the covariance at the head of this file; the arguments are those of `FullBlocks`."""
+    classes, size = weights.shape[-1], features.shape[1]
+    gram = weighted_gram(features, weights.flatten(1)).view(classes, classes, size, size)
+    precision = gram.transpose(1, 2).reshape(classes * size, classes * size)
+    precision.diagonal().add_(prior_precision)
+    return Full(precision_to_lower(precision), classes)

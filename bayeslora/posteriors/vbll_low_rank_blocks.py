@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance, DiagonalPlusLowRank
-from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, weighted_gram
+from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, class_precisions
 from bayeslora.threads import one_blas_thread
 
 _MAX_STEPS = 40
@@ -54,9 +54,7 @@ class LowRankBlocks:
             before: Covariances of nearly the same problem, to start from as well.
         """
         self.prior_precision = prior_precision
-        precision = weighted_gram(features, weights)
-        precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
-        problem = _Problem(precision)
+        problem = _Problem(class_precisions(features, weights, prior_precision))
         found = problem.minimise(problem.start(rank))
         earlier = before.stored() if before is not None else None
         if isinstance(earlier, DiagonalPlusLowRank):

@@ -67,10 +67,10 @@ class Polished:
     def covariance(self) -> Covariance:
         """Return the covariance of the weights in all d dimensions."""
         blocks = self._state.blocks
-        if self._space.basis is not None:
-            weights = self._state.weights
-            blocks = make_blocks(self.family, self._features, weights, blocks.prior_precision)
-        return blocks.stored()
+        if self._space.basis is None:
+            return blocks.stored()
+        best = ROTATABLE[self.family]
+        return best(self._features, self._state.weights, blocks.prior_precision)
 
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.

@@ -68,6 +68,10 @@ def probabilities(
     if off.max() > _EXACT:
         probs = probs if probs.flags.writeable else probs.copy()
         probs /= np.where(off > _EXACT, sums, 1.0)[:, None]
+    if max(part.max() for _, part in _parts(probs)) > 1:
+        # By rounding, as in a weighted mean of certain rows.
+        probs = probs if probs.flags.writeable else probs.copy()
+        np.minimum(probs, 1.0, out=probs)
     return _frozen(probs)
 
 

@@ -1,8 +1,8 @@
 """Which predictions are seeds of one method: fits that differ in nothing but their random numbers.
 
 Predictions are taken together where they have the same method's name, the same classes, as many
-rows, the same `fit_options` and `recalibration` in the metadata (or none), and each has a seed of
-its own. `fit_options` is a hash of everything that decides the fit but the seed. The seed is that
+rows, the same `fit_options` and recalibration in the metadata (or none), and each has a seed of its
+own. `fit_options` is a hash of everything that decides the fit but the seed. The seed is that
 of the fit in the metadata, `fit_seed`; where it is not stored, what the end of the file's name or
 of a directory above it says, such as `lora-seed-1.csv` or `lora/seed-1/test.csv`; and else `seed`
 in the metadata, which is often that of the draws alone.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bayeslora.predictions.record import Predictions
 
+_TELLING = ("fit_options", "recalibration_before", "recalibration")
 _SEED = re.compile(r"(?P<name>.*?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE)
 
 
@@ -89,7 +90,7 @@ def group_seeds(
     said = [seed_of(one.name, one.metadata, file) for one, file in zip(items, files, strict=True)]
     together: dict[object, list[int]] = {}
     for place, (one, (name, _)) in enumerate(zip(items, said, strict=True)):
-        notes = [one.metadata.get(note, "") for note in ("fit_options", "recalibration")]
+        notes = [one.metadata.get(note, "") for note in _TELLING]
         key = (name, frozenset(one.classes), len(one), *notes)
         together.setdefault(key, []).append(place)
     groups = []

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.held_out import check_classes, fitting_rows
+from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 
@@ -92,7 +92,9 @@ class Recalibrator(ABC):
         check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
         new = predictions.with_probs(self.mapped(predictions.probs), name)
         total = None if predictions.total is None else new.uncertainty("entropy")
-        return new.replace(total=total, metadata={**_kept(predictions), **self._notes()})
+        return new.replace(
+            total=total, metadata={**_kept(predictions), **self._notes(), **_history(predictions)}
+        )
 
     @abstractmethod
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
@@ -122,4 +124,10 @@ class Recalibrator(ABC):
 
 
 def _kept(predictions: Predictions) -> dict[str, str]:
-    return {k: v for k, v in predictions.metadata.items() if not k.startswith("conformal")}
+    dropped = ("conformal", "recalibration")
+    return {k: v for k, v in predictions.metadata.items() if not k.startswith(dropped)}
+
+
+def _history(predictions: Predictions) -> dict[str, str]:
+    steps = recalibrations(predictions)
+    return {"recalibration_before": STEPS.join(steps)} if steps else {}

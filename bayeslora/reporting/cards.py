@@ -74,6 +74,8 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield "draws", brief(draws) if count is None else f"{count:,}"
     if passes := notes.get("passes"):
         yield "passes of the adapted layers", brief(passes)
+    if before := notes.get("recalibration_before"):
+        yield "recalibrated before", brief(before)
     yield from _later(notes, "recalibration", RECALIBRATORS, "recalibrated")
     yield from _later(notes, "conformal", CONFORMAL, "prediction sets")
     seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}

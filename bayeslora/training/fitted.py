@@ -134,7 +134,7 @@ class Fitted:
         texts = self.prepare(rows, unknown, say=say) if known is None else known.source
         passes = num_passes(posterior, num_samples)
         with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
-            logits, scores = answer(
+            answers = answer(
                 self.network,
                 self.members,
                 posterior,
@@ -144,23 +144,22 @@ class Fitted:
                 seed=seed,
                 advance=bar,
             )
-        return to_predictions(
-            logits,
-            self.record.classes,
-            link=chosen,
-            num_samples=draws,
-            seed=seed,
-            feature_scores=self.network.feature_scores,
-            further=scores,
-            notes=self._notes(passes),
-            name=self.name,
-            labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
-            ids=rows.ids,
-            columns={
-                **rows.further,
-                **(unknown_labels(rows, texts.labels.numpy()) if unknown == "ood" else {}),
-            },
-        )
+            return to_predictions(
+                answers,
+                self.record.classes,
+                link=chosen,
+                num_samples=draws,
+                seed=seed,
+                feature_scores=self.network.feature_scores,
+                notes=self._notes(passes),
+                name=self.name,
+                labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
+                ids=rows.ids,
+                columns={
+                    **rows.further,
+                    **(unknown_labels(rows, texts.labels.numpy()) if unknown == "ood" else {}),
+                },
+            )
 
     def _notes(self, passes: int) -> dict[str, str]:
         """Return what predictions say of the classifier that made them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,21 @@ from bayeslora.training.linearised import linearised_logits
 from bayeslora.training.network import Network
 
 _BATCH = 64
+# Rows of a last layer at a time: a thousand draws or a covariance of their logits fit into memory.
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a posterior says of some texts.
+
+    Attributes:
+        logits: The distribution of their logits.
+        scores: Scores of their features, [N] by name.
+    """
+
+    logits: Logits
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
@@ -51,8 +67,8 @@ def answer(
     num_samples: int | None = None,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
-) -> tuple[Logits, dict[str, Tensor]]:
-    """Return the logits' distribution for each text, and its scores of the features [N] by name.
+) -> Iterator[Answer]:
+    """Yield the logits' distribution of the texts, in order and where it can be some at a time.
 
     Args:
         network: Holds the first member's tensors.
@@ -79,17 +95,31 @@ def answer(
         else:
             draws = weights
     if draws is not None:
-        return sampled_logits(network, draws, texts, passes, seed=seed, advance=advance), {}
+        logits = sampled_logits(network, draws, texts, passes, seed=seed, advance=advance)
+        yield Answer(logits)
+        return
     if features is None:
         raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
         features = network.scaled(raw)
-    scores = network.feature_scores.of_features(features) | _own_scores(network.head, features)
-    logits: Logits = network.head.predict(features)
     if isinstance(weights, LaplaceLoRAWeights) and passes > 1:
-        logits = linearised_logits(network, weights, texts, logits.mean, advance)
-    if num_samples is not None and isinstance(logits, SampledLogits):
-        logits = logits.thinned(num_samples) if num_samples else logits.at_mean()
-    return logits, scores
+        mean = network.head.predict(features).mean
+        yield Answer(
+            linearised_logits(network, weights, texts, mean, advance), _scores(network, features)
+        )
+        return
+    for rows in torch.split(features, _ROWS):
+        yield Answer(_last_layer_logits(network.head, rows, num_samples), _scores(network, rows))
+
+
+def _last_layer_logits(head: Head, features: Tensor, num_samples: int | None) -> Logits:
+    logits: Logits = head.predict(features)
+    if num_samples is None or not isinstance(logits, SampledLogits):
+        return logits
+    return logits.thinned(num_samples) if num_samples else logits.at_mean()
+
+
+def _scores(network: Network, features: Tensor) -> dict[str, Tensor]:
+    return network.feature_scores.of_features(features) | _own_scores(network.head, features)
 
 
 def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
@@ -103,18 +133,17 @@ def _num_draws(posterior: Sampled | LaplaceLoRA, num_samples: int | None) -> int
 
 
 def to_predictions(
-    logits: Logits,
+    answers: Iterable[Answer],
     classes: Sequence[str],
     *,
     link: str = "mc",
     num_samples: int = 1000,
     seed: int = 0,
     feature_scores: FeatureScores | None = None,
-    further: Mapping[str, Tensor] | None = None,
     notes: Mapping[str, str] | None = None,
     **about: Any,
 ) -> Predictions:
-    """Return the predictions that a logit distribution stands for.
+    """Return the predictions that distributions of logits stand for.
 
     Every method gets the scores `logit_variance`, Σ_c Var(z_c − z̄); `energy`, −logsumexp of the
     mean logits; and `max_logit`, minus the highest of them. In all three a row's logits are
@@ -123,36 +152,44 @@ def to_predictions(
     highest probability of the mean logits, averaged over draws where there are some, does.
 
     Args:
-        logits: N rows.
+        answers: N rows, in one piece or several.
         classes: Names of the classes.
         link: How Gaussian logits become probabilities.
         num_samples: Draws of the link.
         seed: Of those draws.
         feature_scores: Give `combined`, where it is among them.
-        further: More scores [N] by name.
         notes: More of the metadata.
         **about: `labels`, `ids`, `columns` and `name` of the `Predictions`.
     """
-    result = link_probabilities(logits, link=link, num_samples=num_samples, seed=seed)
-    # Logits that come as samples go through softmax one by one, whatever the link.
-    drawn = {"link": link, "num_samples": str(num_samples)}
-    if isinstance(logits, SampledLogits):
-        link = "softmax" if logits.exact is None else "closed form"
-        drawn = {"link": link, "num_samples": str(len(logits.samples))}
-    variance = logits.spread
-    scores = {"logit_variance": variance, **_of_mean_logits(logits), **(further or {})}
-    if feature_scores is not None:
-        scores |= feature_scores.of_probabilities(1 - result.probs.max(1).values, variance)
+    results, found = [], []
+    drawn: dict[str, str] = {}
+    for one in answers:
+        result = link_probabilities(one.logits, link=link, num_samples=num_samples, seed=seed)
+        scores = {"logit_variance": one.logits.spread, **_of_mean_logits(one.logits), **one.scores}
+        if feature_scores is not None:
+            doubt = 1 - result.probs.max(1).values
+            scores |= feature_scores.of_probabilities(doubt, scores["logit_variance"])
+        results.append(result)
+        found.append(scores)
+        drawn = drawn or _how_drawn(one.logits, link, num_samples)
     return Predictions(
-        probs=_array(result.probs),
+        probs=_array([one.probs for one in results]),
         classes=tuple(classes),
-        total=_array(result.total),
-        aleatoric=_array(result.aleatoric),
-        epistemic=_array(result.epistemic),
-        scores={name: _array(values) for name, values in scores.items()},
+        total=_array([one.total for one in results]),
+        aleatoric=_array([one.aleatoric for one in results]),
+        epistemic=_array([one.epistemic for one in results]),
+        scores={name: _array([one[name] for one in found]) for name in found[0]},
         metadata={**drawn, "seed": str(seed), **(notes or {})},
         **about,
     )
+
+
+def _how_drawn(logits: Logits, link: str, num_samples: int) -> dict[str, str]:
+    if not isinstance(logits, SampledLogits):
+        return {"link": link, "num_samples": str(num_samples)}
+    # Logits that come as samples go through softmax one by one, whatever the link.
+    link = "softmax" if logits.exact is None else "closed form"
+    return {"link": link, "num_samples": str(len(logits.samples))}
 
 
 def _of_mean_logits(logits: Logits) -> dict[str, Tensor]:
@@ -162,8 +199,8 @@ def _of_mean_logits(logits: Logits) -> dict[str, Tensor]:
     return {"energy": -centred.logsumexp(1), "max_logit": -centred.max(1).values}
 
 
-def _array(values: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = values.detach().cpu().double().numpy()
+def _array(parts: Sequence[Tensor]) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = torch.cat([*parts]).detach().cpu().double().numpy()
     return array
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import CLASSES, toy_rows
-from usage import TEST, fitted, load, new, same
+from usage import TEST, check_parts, fitted, load, new, same
 
 import bayeslora as bl
 from bayeslora.tasks.readers import load_examples
@@ -37,6 +37,10 @@ def test_the_mean_weights_are_deterministic_and_certain(shared):
     sampled = [shared.predict(TEST, seed=seed) for seed in (0, 0, 1)]
     assert same(sampled[0], sampled[1])
     assert not same(sampled[0], sampled[2])
+
+
+def test_rows_in_parts_make_no_difference(shared, monkeypatch):
+    check_parts(shared, monkeypatch)
 
 
 def test_the_order_of_rows_does_not_matter(shared):

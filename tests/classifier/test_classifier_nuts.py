@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tiny import toy_rows
-from usage import TEST, fitted, from_transformers, load, new, same
+from usage import TEST, check_parts, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
@@ -39,6 +39,10 @@ def test_numbers_of_samples(sampled):
     few = sampled.predict(TEST, num_samples=8)
     assert few.metadata["num_samples"] == "8"
     assert same(sampled.predict(TEST, num_samples=500), sampled.predict(TEST))
+
+
+def test_rows_in_parts_make_no_difference(sampled, monkeypatch):
+    check_parts(sampled, monkeypatch)
 
 
 def test_the_seed_of_the_fit_is_that_of_the_chains(foreign, llama):

@@ -21,7 +21,7 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 from bayeslora.training.fit import train_network
-from bayeslora.training.predict import to_predictions
+from bayeslora.training.predict import Answer, to_predictions
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -211,7 +211,7 @@ def test_a_row_without_class_has_no_nll():
 def test_predictions_hold_what_the_logits_say(data):
     samples = torch.randn(4, len(data.test), 3, dtype=torch.float64)
     labels = np.full(len(data.test), -1)
-    found = to_predictions(SampledLogits(samples), data.classes, labels=labels, name="x")
+    found = to_predictions([Answer(SampledLogits(samples))], data.classes, labels=labels, name="x")
     assert found.name == "x"
     assert (found.metadata["link"], found.metadata["num_samples"]) == ("softmax", "4")
     np.testing.assert_allclose(found.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)

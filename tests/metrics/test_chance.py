@@ -132,6 +132,11 @@ def test_beyond_many_rows_few_labels_are_drawn(monkeypatch):
     rows = rows_of(generator.dirichlet(np.ones(3), 60), generator.integers(3, size=60))
     found = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
     assert found.shape == (len(CHANCE_KEYS), chance.MANY_ROWS_DRAWS)
+    cell = np.zeros(60, dtype=np.int64)
+    by_group = ece_by_chance(rows.confidence, cell, 1, 1000, 0)
+    assert by_group.shape == (1, chance.MANY_ROWS_DRAWS)
+    drawn = drawn_errors(rows.probs, lambda labels: labels.mean(0)[None], 1000, 0)
+    assert drawn.shape == (1, chance.MANY_ROWS_DRAWS)
 
 
 def test_groups_are_tested_apart():

@@ -160,6 +160,19 @@ def test_the_tilted_bound_of_dependent_logits(classes, rank, scale, seed):
     torch.testing.assert_close(moved, best, atol=1e-8, rtol=0)
 
 
+@pytest.mark.parametrize(("classes", "scale"), [(4, 1000.0), (10, 300.0)])
+def test_the_tilt_of_dependent_logits_of_large_variance(classes, scale):
+    """Where a plain Newton step overshoots from one corner to another."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(200, classes, classes, generator=generator, dtype=F64)
+    covariance = root @ root.mT * (scale / classes)
+    mean = scale**0.5 * torch.randn(200, classes, generator=generator, dtype=F64)
+    tilt = best_tilt(mean, covariance)
+    half = 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
+    moved = mean + half - (covariance @ tilt[..., None])[..., 0]
+    torch.testing.assert_close(moved.softmax(-1), tilt, atol=1e-9, rtol=0)
+
+
 def test_independent_logits_may_be_given_in_either_shape():
     mean, variance, labels = moments(scale=5.0)
     full = torch.diag_embed(variance)

@@ -1,10 +1,11 @@
 """Gaussian weights: moments of logits, free parameters, triangles; and row-space coordinates."""
 
+from functools import partial
+
 import pytest
 import torch
 from gaussian_oracles import F64, FAMILIES, matrix
 
-from bayeslora.posteriors import covariances
 from bayeslora.posteriors.covariances import covariance_of, precision_to_lower, shapes
 from bayeslora.posteriors.free_covariance import (
     free_start,
@@ -15,6 +16,7 @@ from bayeslora.posteriors.free_covariance import (
     to_free,
 )
 from bayeslora.posteriors.rowspace import RowSpace
+from bayeslora.row_slices import row_slices
 
 CLASSES, SIZE, RANK = 3, 5, 2
 
@@ -40,7 +42,10 @@ def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     given = covariance(family)
     weights = matrix(given).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
-    monkeypatch.setattr(covariances, "_CHUNK", 3 * CLASSES * CLASSES * SIZE)
+    monkeypatch.setattr(
+        "bayeslora.posteriors.covariances.row_slices",
+        partial(row_slices, most=3 * CLASSES * CLASSES * SIZE),
+    )
     found = given.of_logits(features)
     if family != "full":
         # Different classes are independent.

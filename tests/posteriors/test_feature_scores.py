@@ -1,5 +1,7 @@
 """Feature-space scores against scikit-learn and direct formulas, and what leaves them alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from bayeslora.posteriors.config_scores import (
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
 from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
 from bayeslora.posteriors.nearest import NearestRows
+from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -169,7 +172,7 @@ def test_knn_in_parts_makes_no_difference(monkeypatch):
     features, _ = toy(rows=30, size=6)
     score = NearestRows.fitted(features, seed=0)
     whole = score(features)
-    monkeypatch.setattr(nearest, "_CHUNK", 90)
+    monkeypatch.setattr("bayeslora.posteriors.nearest.row_slices", partial(row_slices, most=90))
     torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
 
 

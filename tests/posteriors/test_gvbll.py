@@ -225,7 +225,7 @@ def test_squared_distances_under_draws_have_their_moments(size):
 def test_rows_are_drawn_in_chunks(monkeypatch):
     head, features, _ = fitted()
     expected = head.predict(features).samples
-    monkeypatch.setattr(gvbll_density, "_CHUNK", 3 * 200 * 7)
+    monkeypatch.setattr(gvbll_density, "_AT_A_TIME", 3 * 200 * 7)
     assert torch.equal(head.predict(features).samples, expected)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import Laplace
 from bayeslora.posteriors.laplace_full import FullCurvature, class_contrasts
 from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -115,7 +117,9 @@ def test_the_common_shift_keeps_the_prior_variance(structure):
 def test_chunks_of_rows_make_no_difference(monkeypatch):
     head, features, _ = fitted("full")
     whole = head.predict(features).covariance
-    monkeypatch.setattr("bayeslora.posteriors.vbll_blocks._CHUNK", 64)
+    monkeypatch.setattr(
+        "bayeslora.posteriors.laplace_full.row_slices", partial(row_slices, most=64)
+    )
     chunked, _, _ = fitted("full")
     torch.testing.assert_close(chunked.predict(features).covariance, whole, atol=1e-12, rtol=0)
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 
 import pyro
@@ -15,6 +16,7 @@ from bayeslora.posteriors import bounds
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MARGINAL_BOUNDS, VBLL
 from bayeslora.posteriors.vbll_pyro import negative_elbo
+from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -268,6 +270,25 @@ def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplo
     assert "taking a diagonal one" in caplog.text
 
 
+def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
+    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 8 * 3 * 4 * 3)
+    config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
+    found = build(config, 4, 3).config
+    assert found.covariance == "diagonal"
+    # Gradient steps see the directions alone.
+    assert found.training_covariance == "low_rank"
+    assert "a low_rank covariance of 3 classes and 4 features" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_very_different_size_are_an_error_that_says_so(family):
+    features, labels = toy()
+    features[3] *= 1e9
+    made = build(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
+    with pytest.raises(InputError, match="not positive definite in float64"):
+        made.fit(features, labels)
+
+
 def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
     features, labels = toy()
     gaps = {}
@@ -285,7 +306,9 @@ def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
     made = head(polish_bound="jensen", prior_scale=4.0)
     made.fit(features, labels)
     whole = made.bound_gap(features, labels, num_draws=4000)
-    monkeypatch.setattr("bayeslora.posteriors.vbll_blocks._CHUNK", 4000 * 3 * 7)
+    monkeypatch.setattr(
+        "bayeslora.posteriors.vbll.row_slices", partial(row_slices, most=4000 * 3 * 7)
+    )
     parts = made.bound_gap(features, labels, num_draws=4000)
     assert parts != whole
     assert parts == pytest.approx(whole, rel=0.05)

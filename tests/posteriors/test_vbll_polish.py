@@ -1,6 +1,7 @@
 """The closed-form fit: stationary, monotone, and equal to what a generic optimiser finds."""
 
 import logging
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -17,6 +18,7 @@ from bayeslora.posteriors.vbll_blocks import DenseBlocks, weighted_gram
 from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
 from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
+from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -184,7 +186,9 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     weights = torch.rand(20, 2, dtype=F64)
     expected = torch.einsum("nc,ni,nj->cij", weights, features, features)
     torch.testing.assert_close(weighted_gram(features, weights), expected)
-    monkeypatch.setattr("bayeslora.posteriors.vbll_blocks._CHUNK", 7 * 6)
+    monkeypatch.setattr(
+        "bayeslora.posteriors.vbll_blocks.row_slices", partial(row_slices, most=7 * 6)
+    )
     torch.testing.assert_close(weighted_gram(features, weights), expected)
     blocks = DenseBlocks(features, weights, 0.5)
     covariance = torch.linalg.inv(expected + 0.5 * torch.eye(3, dtype=F64))

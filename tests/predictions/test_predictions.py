@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.record import Predictions
 
 PROBS = [[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 0.0, 1.0]]
@@ -38,6 +39,15 @@ def test_arrays_are_copies_that_nobody_can_change():
     assert predictions.probs[0].tolist() == PROBS[0]
     with pytest.raises(ValueError, match="read-only"):
         predictions.probs[0, 0] = 1.0
+
+
+def test_a_certain_row_is_no_more_than_certain():
+    """A weighted mean of certain rows may exceed 1 by rounding."""
+    given = np.array([[0.5, 0.5], [1.0000000000000002, 0.0]])
+    found = Predictions(given, ("a", "b"), [0, 0])
+    assert found.probs.max() == 1
+    assert given[1, 0] > 1
+    assert evaluate(found)["accuracy"].value == 1
 
 
 def test_float32_rows_are_renormalised_in_float64():

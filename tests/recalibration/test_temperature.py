@@ -160,6 +160,8 @@ def test_what_becomes_of_the_other_columns():
         "temperature": "2.0",
         "recalibration_rows": "9",
     }
+    again = found.apply(found.apply(scaled)).metadata
+    assert again == {**scaled.metadata, "recalibration_before": "temperature > temperature"}
     assert scaled.name == "first + temperature"
     assert found.apply(rows).name == "first"
     assert found.apply(predictions(rows=5)).total is None

@@ -60,7 +60,7 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
     labels, texts = fit.train.labels, fit.train.texts
 
     def nll_of(num_samples):
-        found, _ = answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)
+        found = next(answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)).logits
         samples = found.samples if num_samples else found.mean[None]
         probs = samples.softmax(-1).mean(0)
         return float(-probs[torch.arange(len(labels)), labels].log().mean())
@@ -71,11 +71,11 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
 
 
 def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
-    before, _ = answer(fit.network, [], TFB(), fit.validation.texts, num_samples=0)
+    before = next(answer(fit.network, [], TFB(), fit.validation.texts, num_samples=0)).logits
     again = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
     result = again.run(tmp_path)
     assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
-    after, _ = answer(again.network, [], TFB(), again.validation.texts, num_samples=0)
+    after = next(answer(again.network, [], TFB(), again.validation.texts, num_samples=0)).logits
     torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)
 
 

@@ -30,7 +30,7 @@ def texts_of(fit):
 
 
 def logits(fit, **options):
-    return answer(fit.network, [], fit.posterior, texts_of(fit), **options)[0]
+    return next(answer(fit.network, [], fit.posterior, texts_of(fit), **options)).logits
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_mean_is_that_of_the_network_alone(fitted, kind, adapter):
     assert found.covariance.shape == (12, 3, 3)
     assert float(torch.linalg.eigvalsh(found.covariance).min()) > -1e-9
     assert float(found.variance.min()) > 0
-    plain, _ = answer(fit.network, [], MLE(), texts_of(fit))
+    plain = next(answer(fit.network, [], MLE(), texts_of(fit))).logits
     assert torch.equal(found.mean, plain.mean)
     none = logits(fit, num_samples=0)
     assert none.is_point
@@ -146,7 +146,7 @@ def test_predictions_share_the_frozen_prefix(fitted, adapter):
 
     handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
     seen = []
-    answer(fit.network, [], fit.posterior, texts, advance=seen.append)
+    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
     for handle in handles:
         handle.remove()
     assert calls == [0, 2, 2]
@@ -191,7 +191,7 @@ def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
         encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
     )
     other.load_trained_state(fit.network.trained_state())
-    found, _ = answer(other.eval(), [], fit.posterior, texts_of(fit))
+    found = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
     assert torch.equal(found.covariance, logits(fit).covariance)
 
 

@@ -35,7 +35,7 @@ def fitted(backbone, posterior, seed=3, adapter=LORA):
 def logits(backbone, posterior, found, **options):
     network, members, _ = found
     texts = prepare(network.encoder, rows(12, 5), progress=False).texts
-    return answer(network, members, posterior, texts, **options)[0]
+    return next(answer(network, members, posterior, texts, **options)).logits
 
 
 def sampled_by(network, draws):

@@ -60,7 +60,7 @@ def fitted(encoder, tmp_path_factory):
 
 def logits(fit, **options):
     texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
-    return answer(fit.network, [], fit.posterior, texts, **options)[0]
+    return next(answer(fit.network, [], fit.posterior, texts, **options)).logits
 
 
 @every
@@ -90,9 +90,8 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
     fit, _ = fitted(recipe)
     mean = logits(fit, num_samples=0)
     assert mean.is_point
-    plain, _ = answer(
-        fit.network, [], MLE(), prepare(fit.network.encoder, rows(12, 5), progress=False).texts
-    )
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    plain = next(answer(fit.network, [], MLE(), texts)).logits
     assert torch.equal(mean.mean, plain.mean)
     fit.posterior, kept = replace(fit.posterior, num_samples=0), fit.posterior
     assert torch.equal(logits(fit).mean, mean.mean)
@@ -114,7 +113,7 @@ def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
 
     handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
     seen = []
-    answer(fit.network, [], fit.posterior, texts, advance=seen.append)
+    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
     for handle in handles:
         handle.remove()
     assert calls == [0, 3, 3]
