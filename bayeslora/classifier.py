@@ -504,7 +504,12 @@ class BayesianClassifier:
         if isinstance(source, str) and module is None:
             # Saved again, the model is to name the place where its backbone is now.
             record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
-        return cls._around(Fitted(record, network, members, progress), source)
+        return cls._around(
+            Fitted(record, network, members, progress),
+            source,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
 
     @classmethod
     def from_transformers(
@@ -556,9 +561,12 @@ class BayesianClassifier:
                 trust_remote_code=trust_remote_code,
             )
         clf = cls._around(
-            Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
+            Fitted(record, network, [network.trained_state()], progress),
+            record.backbone["name"],
+            device=device,
+            trust_remote_code=trust_remote_code,
         )
-        clf._in_memory, clf._trust = isinstance(model, nn.Module), trust_remote_code
+        clf._in_memory = isinstance(model, nn.Module)
         return clf
 
     @classmethod
@@ -601,11 +609,20 @@ class BayesianClassifier:
         classifier = wrap_module(module, encode, classes, layer=layer, device=device)
         network, record = foreign.module_network(classifier, config)
         return cls._around(
-            Fitted(record, network, [network.trained_state()], progress), record.backbone["name"]
+            Fitted(record, network, [network.trained_state()], progress),
+            record.backbone["name"],
+            device=device,
         )
 
     @classmethod
-    def _around(cls, fitted: Fitted, backbone: str | Backbone) -> BayesianClassifier:
+    def _around(
+        cls,
+        fitted: Fitted,
+        backbone: str | Backbone,
+        *,
+        device: str | None,
+        trust_remote_code: bool = False,
+    ) -> BayesianClassifier:
         record = fitted.record
         clf = cls(
             backbone,
@@ -614,6 +631,8 @@ class BayesianClassifier:
             seed=record.seed,
             max_length=record.max_length,
             dtype=record.backbone["dtype"],
+            device=device,
+            trust_remote_code=trust_remote_code,
             progress=fitted.progress,
         )
         clf._fitted = fitted

@@ -51,12 +51,17 @@ _DISTILBERT = {
     "max_position_embeddings": 64,
 }
 
+# What is padded beside a text reaches it, by convolutions.
+UNPADDED = {
+    "convbert": ("ConvBert", {"embedding_size": 16}, "classifier.out_proj", ["query", "value"]),
+}
+
 
 def model(family, **changes):
     """Return a classifier in memory whose logits differ clearly between texts."""
     import transformers
 
-    name, options, _, _ = ARCHITECTURES[family]
+    name, options, _, _ = (ARCHITECTURES | UNPADDED)[family]
     sizes = {} if family in _OWN_SIZES else {**SIZES, "num_hidden_layers": 2}
     sizes = _DISTILBERT if family == "distilbert" else sizes
     tokenizer = tiny_tokenizer()
@@ -90,10 +95,13 @@ def saved_peft(family, path, *, with_tokenizer=True, name="default", **options):
     from peft import LoraConfig, get_peft_model
 
     base = saved(family, Path(path) / "base")
-    plain = getattr(
-        transformers, f"{FAMILIES[family][0]}ForSequenceClassification"
-    ).from_pretrained(base)
-    options = {"r": 2, "target_modules": FAMILIES[family][3], "init_lora_weights": False} | options
+    name_of_class, _, _, layers = (FAMILIES | UNPADDED)[family]
+    plain = getattr(transformers, f"{name_of_class}ForSequenceClassification").from_pretrained(base)
+    options = {
+        "r": 2,
+        "target_modules": layers,
+        "init_lora_weights": False,
+    } | options
     config = LoraConfig(task_type="SEQ_CLS", **options)
     adapted = get_peft_model(plain, config, adapter_name=name).eval()
     adapted.save_pretrained(Path(path) / "peft")

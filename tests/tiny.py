@@ -87,6 +87,13 @@ def tiny_bert(path, seed=0):
     return _write(path, BertForMaskedLM, BertConfig, seed)
 
 
+def tiny_albert(path, seed=0):
+    """Write an encoder whose 3 layers share their weights; return its directory."""
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    return _write(path, AlbertForMaskedLM, AlbertConfig, seed, embedding_size=8)
+
+
 def tiny_classifier(path, seed=0):
     """Write an encoder with a classification head that has learned `toy_rows` a little."""
     from transformers import BertConfig, BertForSequenceClassification

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix
-from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
+from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Tokens, length_batches, tokenise
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 _PREFIX_BATCH = 32
 _PROBE = "a text"
 # A process that predicts for days sees ever new texts.
 _KEPT_BYTES = 4 << 30
+# Relative to the largest number; what is more than rounding is more by orders of magnitude.
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,13 @@ def pool(hidden: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
 
 
 class FeatureExtractor(nn.Module):
-    """From prepared texts to features, batch by batch; `forward` says what a feature is."""
+    """From prepared texts to features, batch by batch; `forward` says what a feature is.
+
+    Attributes:
+        one_by_one: Whether texts are run alone, since padding would change their features.
+    """
+
+    one_by_one = False
 
     @property
     def num_features(self) -> int:
@@ -101,14 +115,14 @@ class FeatureExtractor(nn.Module):
         The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
         """
         result = torch.empty(len(prepared), self.num_features)
-        for rows in self.batches(prepared, batch_size):
+        for rows in self.batches(prepared.tokens.lengths, batch_size):
             result[rows] = self(prepared.collate(rows)).cpu()
             advance(len(rows))
         return result
 
-    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
-        """Yield all rows in batches of similar length."""
-        return length_batches(prepared.tokens.lengths, batch_size)
+    def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
+        """Yield the numbers of texts with [N] lengths in batches of similar length."""
+        return length_batches(lengths, 1 if self.one_by_one else batch_size)
 
 
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
@@ -144,6 +158,21 @@ class Encoder(FeatureExtractor):
         self.backbone = backbone
         self.max_length = max_length
         self._split = LayerSplit(backbone.model, layers_path, start)
+        if not self._found_out(f"cut of {layers_path} at {start}", self._joins_again):
+            logger.warning(
+                "the layers of %s below %d cannot be run apart from those above: all run in every "
+                "pass",
+                backbone.name,
+                start,
+            )
+            self._split = LayerSplit(backbone.model, layers_path, 0)
+        self.one_by_one = not self._found_out("padding", self._ignores_padding)
+        if self.one_by_one:
+            logger.warning(
+                "%s gives a text other features beside a longer one: texts are run one by one, but "
+                "trained on in batches",
+                backbone.name,
+            )
 
     @property
     def num_features(self) -> int:
@@ -191,6 +220,10 @@ class Encoder(FeatureExtractor):
         """Run the whole model on a short text."""
         self.model(**self._probe())
 
+    def count_calls(self) -> Counter[str]:
+        """Return how often a pass of the whole model calls each of its modules, by name."""
+        return Counter(self._split.called(**self._probe()))
+
     def behind(self) -> frozenset[str]:
         """Return the names of the backbone's modules that run only after its last layer."""
         return self._split.behind(**self._probe())
@@ -198,6 +231,52 @@ class Encoder(FeatureExtractor):
     def _probe(self) -> Batch:
         batch = tokenise(self.backbone, [_PROBE], None, max_length=self.max_length).pad([0])
         return model_inputs(batch, self.backbone.device)
+
+    def _found_out(self, question: str, answer: Callable[[], bool]) -> bool:
+        """Return the answer, which is found once for a backbone and all its clones."""
+        known: dict[str, bool] = self.backbone.known
+        if question not in known:
+            was_training = self.model.training
+            self.model.eval()
+            with torch.no_grad():
+                known[question] = answer()
+            self.model.train(was_training)
+        return known[question]
+
+    def _joins_again(self) -> bool:
+        """Tell whether the layers below the cut and those above give what the whole model does."""
+        if self._split.start == 0:
+            return True
+        whole = LayerSplit(self.model, "", 0)
+        batch = self._unequal().pad([0, 1])
+        inputs = model_inputs(batch, self.backbone.device)
+        expected = whole.suffix(hidden=None, **inputs)
+        try:
+            found = self._split.suffix(hidden=self._split.prefix(**inputs), **inputs)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        return self._same(found, expected, batch["attention_mask"])
+
+    def _ignores_padding(self) -> bool:
+        """Tell whether a text's states are the same beside a longer one."""
+        tokens, device = self._unequal(), self.backbone.device
+        batch, alone = tokens.pad([0, 1]), tokens.pad([0])
+        whole = LayerSplit(self.model, "", 0)
+        length = alone["attention_mask"].shape[1]
+        beside = whole.suffix(hidden=None, **model_inputs(batch, device))[:1, :length]
+        expected = whole.suffix(hidden=None, **model_inputs(alone, device))
+        return self._same(beside, expected, alone["attention_mask"])
+
+    def _unequal(self) -> Tokens:
+        return tokenise(self.backbone, UNEQUAL_TEXTS, None, max_length=self.max_length)
+
+    def _same(self, found: Tensor, expected: Tensor, mask: Tensor) -> bool:
+        if found.shape != expected.shape:
+            return False
+        real = mask.bool().to(found.device)
+        gap = (found - expected).float()[real].abs().max()
+        most = _ROUNDING.get(expected.dtype, 1e-3) * expected.float()[real].abs().max()
+        return bool(gap <= most)
 
     def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
@@ -212,7 +291,7 @@ class Encoder(FeatureExtractor):
                 width=self.num_features,
                 dtype=self.backbone.cache_dtype,
                 device=self.backbone.device,
-                batch_size=_PREFIX_BATCH,
+                batch_size=1 if self.one_by_one else _PREFIX_BATCH,
                 advance=advance,
             )
         known[key] = states

@@ -40,6 +40,7 @@ class Backbone:
         cache_dtype: What the frozen prefix is stored in.
         prefix_states: States of the frozen prefix by content, shared by all clones, so that
             every method, epoch and draw on the same texts reuses them; the oldest are forgotten.
+        known: What was found out about the model by running it, shared by all clones.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Backbone:
     fingerprint: str
     cache_dtype: torch.dtype
     prefix_states: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    known: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_features(self) -> int:
@@ -163,13 +165,14 @@ def pick_device(name: str | None) -> torch.device:
     """Return the device of that name; for None the GPU if there is one, else the CPU.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or it does not compute in float64.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        # Posteriors are fitted in float64, which Apple's GPUs lack.
+        return torch.empty(0, device=name, dtype=torch.float64).device
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 

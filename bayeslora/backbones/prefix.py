@@ -115,14 +115,14 @@ class LayerSplit:
 
         Those that run before layer `start` are none of them: what they compute is computed once.
         """
-        called = self._called(input_ids, attention_mask, **more)
+        called = self.called(input_ids, attention_mask, **more)
         if self.start == 0:
             return frozenset(called)
         return frozenset(called[called.index(self._name(self.start)) :])
 
     def behind(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
         """Return the names of the modules outside the layers that run only after the last one."""
-        called = self._called(input_ids, attention_mask, **more)
+        called = self.called(input_ids, attention_mask, **more)
         last = self._name(len(self._layers) - 1)
         place = called.index(last)
         return frozenset(
@@ -132,7 +132,7 @@ class LayerSplit:
         )
 
     @torch.no_grad()
-    def _called(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> list[str]:
+    def called(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> list[str]:
         """Return the names of the modules in the order of their calls in a whole pass."""
         called: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class SequenceEncoder(FinalLayerEncoder):
         """Wrap a classifier, which stays as it is; texts are cut to `max_length` tokens."""
         super().__init__(classifier.backbone, classifier.layer, max_length=max_length)
         self._padding = classifier.padding
+        self.one_by_one = classifier.padding == "none"
         self._takes = named_inputs(self.model)
 
     def prepare(
@@ -58,10 +59,6 @@ class SequenceEncoder(FinalLayerEncoder):
         )
         advance(len(tokens))
         return PreparedTexts(replace(tokens, pads_left=self._padding == "left"), None)
-
-    def batches(self, prepared: PreparedTexts, batch_size: int) -> Iterator[list[int]]:
-        """Yield all rows in batches of similar length, alone where padding changes the logits."""
-        return super().batches(prepared, 1 if self._padding == "none" else batch_size)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the final layer's input [B, d] float32, a 1 appended where it has a bias."""

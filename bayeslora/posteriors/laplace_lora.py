@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
-from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.laplace_prior import (
     LOG10_GRID,
@@ -40,7 +38,6 @@ from bayeslora.posteriors.layer_curvature import (
 )
 from bayeslora.posteriors.layer_gradients import LayerGradients
 from bayeslora.posteriors.random_layers import affordable_structure, random_layers
-from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.types import LastLayer
 
 logger = logging.getLogger(__name__)
@@ -152,7 +149,7 @@ class LaplaceLoRAWeights(nn.Module):
         log_likelihood: float,
         last_weight: Tensor,
         num_rows: int,
-        validation: Callable[[list[float]], tuple[Tensor, Tensor, Tensor]] | None,
+        validation: Callable[[list[float]], list[float]] | None,
     ) -> None:
         """Choose the prior precision.
 
@@ -160,8 +157,8 @@ class LaplaceLoRAWeights(nn.Module):
             log_likelihood: log p(D | θ̂), summed over rows.
             last_weight: [C, d] of the last layer.
             num_rows: N.
-            validation: From D precisions to mean logits [M, C], covariances [D, M, C, C] and
-                labels [M] of validation rows; None where there are none.
+            validation: From D precisions to the NLL (nats) of validation rows under each; None
+                where there are none.
         """
 
         def evidence(precision: float) -> float:
@@ -202,19 +199,12 @@ class LaplaceLoRAWeights(nn.Module):
     def _by_validation(
         self,
         unit: float,
-        validation: Callable[[list[float]], tuple[Tensor, Tensor, Tensor]],
+        validation: Callable[[list[float]], list[float]],
     ) -> float:
         # The gradients of a row are the same for every precision, and far too many to keep.
         grid = [unit * 10**power for power in LOG10_GRID]
-        mean, found, labels = validation(grid)
-        by_precision = dict(zip(grid, found, strict=True))
-
-        def score(precision: float) -> float:
-            logits = GaussianLogits(mean, by_precision[precision])
-            probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
-            return -nll(probs, labels)
-
-        return best_on_grid(score, unit, "validation NLL")
+        found = dict(zip(grid, validation(grid), strict=True))
+        return best_on_grid(lambda precision: -found[precision], unit, "validation NLL")
 
     def _fitted(self) -> AnyLayers:
         if self.curvature is None:

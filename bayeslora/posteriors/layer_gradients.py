@@ -28,10 +28,12 @@ class Seen:
     Attributes:
         inputs: [..., in], without their graph.
         outputs: [..., out], inside the graph.
+        calls: How often the layer was called.
     """
 
     inputs: Tensor
     outputs: Tensor
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class LayerGradients:
 
 @contextmanager
 def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
-    """Yield what each layer saw in the last forward pass, None before the first."""
+    """Yield what each layer saw in the last call in a forward pass, None before it."""
     seen: list[Seen | None] = [None] * len(layers)
 
     def keep(place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-            seen[place] = Seen(inputs[0].detach(), outputs)
+            before = seen[place]
+            calls = 1 if before is None else before.calls + 1
+            seen[place] = Seen(inputs[0].detach(), outputs, calls)
 
         return hook
 
@@ -87,7 +91,8 @@ def backward(
         mask: [B, T], 1 at real tokens.
 
     Raises:
-        InputError: A layer took no part in the pass, or sees other than tokens or rows.
+        InputError: A layer took no part in the pass or was called more than once, or sees other
+            than tokens or rows.
     """
     caught = [_found(item, name) for item, name in zip(seen, names, strict=True)]
     outputs = [item.outputs for item in caught]
@@ -104,6 +109,11 @@ def backward(
 def _found(item: Seen | None, name: str) -> Seen:
     if item is None:
         raise InputError(f"adapter layer {name} took no part in the network's forward pass")
+    if item.calls > 1:
+        raise InputError(
+            f"adapter layer {name} is called {item.calls} times in a pass, since layers share its "
+            "weights; gradients of weights row by row are for layers that are called once"
+        )
     return item
 
 

@@ -20,7 +20,8 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights, check_factors
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
-from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -75,6 +76,8 @@ def build_network(
         start=first_adapted_layer(names),
         max_length=max_length,
     )
+    if isinstance(posterior, BLoB | ScalaBL | CLoRA | LaplaceLoRA):
+        _check_called_once(encoder, names, posterior)
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     weights = build_weights(posterior, sites, head, seed)
     if isinstance(posterior, MCDropout):
@@ -176,6 +179,18 @@ def _check_gate(adapter: Adaptation) -> None:
             f"into the core (constraint {adapter.constraint!r}, absorb_every="
             f"{adapter.absorb_every}) would change what the network computes; choose "
             "constraint='retraction' or absorb_every=0"
+        )
+
+
+def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: PosteriorConfig) -> None:
+    calls = encoder.count_calls()
+    shared = [name for name in names if calls[name] > 1]
+    if shared:
+        raise InputError(
+            f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
+            f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
+            "weights at each call, as if they were different ones; choose a posterior of the last "
+            "layer, 'ensemble', 'swag', 'tfb' or 'ivon'"
         )
 
 

@@ -23,8 +23,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.start import from_context
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.embedded import cache_directory
-from bayeslora.backbones.encoder import Batch, PreparedTexts
-from bayeslora.backbones.tokens import length_batches
+from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -145,7 +144,7 @@ def moments_on(
         moments = second_moments(
             network.encoder,
             {site.name: site for site in network.sites},
-            _batches(texts, rows),
+            _batches(network.encoder, texts, rows),
             advance,
         )
     try:
@@ -156,8 +155,8 @@ def moments_on(
     return moments
 
 
-def _batches(texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
-    for places in length_batches(texts.tokens.lengths[rows], _BATCH):
+def _batches(encoder: FeatureExtractor, texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
+    for places in encoder.batches(texts.tokens.lengths[rows], _BATCH):
         yield texts.collate([rows[place] for place in places])
 
 

@@ -151,6 +151,9 @@ def train_network(
     sampler = layer_sampler(network, adapter, posterior, settings, num_train)
     held = validation if early_stopping else None
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
+        if network.encoder.backbone.device.type == "cuda":
+            # The Trainer makes the network's GPU the current one.
+            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
         trainer = _trainer(
             fit, held, weights, sampler, directory=directory, on_epoch=on_epoch, title=description
         )

@@ -52,7 +52,7 @@ def measure(network: Network, weights: CLoRAWeights, texts: PreparedTexts) -> No
     """
     network.eval()
     total, num_tokens = torch.zeros(3, dtype=torch.float64), 0
-    for rows in network.encoder.batches(texts, _BATCH):
+    for rows in network.encoder.batches(texts.tokens.lengths, _BATCH):
         batch = texts.collate(rows)
         with weights.watching() as seen:
             network(batch)

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.tokens import length_batches
 from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.laplace_lora import LAST_LAYER, LaplaceLoRAWeights
 from bayeslora.posteriors.layer_curvature import fisher_root
 from bayeslora.posteriors.layer_gradients import LayerGradients, backward, watched
+from bayeslora.posteriors.scores import nll
 from bayeslora.training.network import Network
 
 Advance = Callable[[int], object]
@@ -59,13 +60,10 @@ def fit_laplace_lora(
     mean = mean_logits(network, texts)
     log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
 
-    def held_out(precisions: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    def held_out(precisions: list[float]) -> list[float]:
         if validation is None:
             raise InputError("there are no validation rows")
-        rows, truth = validation
-        logits = mean_logits(network, rows)
-        found = logit_covariances(network, weights, rows, precisions, advance)
-        return logits, found.to(logits.device), truth.to(logits.device)
+        return _nll_by_precision(network, weights, validation, precisions, advance)
 
     weights.choose(
         log_likelihood,
@@ -73,6 +71,26 @@ def fit_laplace_lora(
         len(labels),
         None if validation is None else held_out,
     )
+
+
+def _nll_by_precision(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    held_out: Rows,
+    precisions: list[float],
+    advance: Advance,
+) -> list[float]:
+    """Return the NLL (nats) of held-out rows under each prior precision, batch by batch."""
+    texts, labels = held_out
+    mean = mean_logits(network, texts)
+    config, total = weights.config, torch.zeros(len(precisions), dtype=torch.float64)
+    for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
+        truth = labels[rows].to(mean.device)
+        for place, covariance in enumerate(weights.covariances(layers, precisions)):
+            logits = GaussianLogits(mean[rows], covariance.to(mean.device))
+            probs = link_probabilities(logits, config.link, config.num_samples).probs
+            total[place] += len(rows) * nll(probs, truth)
+    return [float(value) / len(labels) for value in total]
 
 
 @torch.no_grad()
@@ -134,7 +152,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], list[LayerGradients]]]:
     """Yield row numbers and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
     size = _rows_a_batch(weights, texts, len(network.head.mean_weight))
-    for rows in length_batches(texts.tokens.lengths, size):
+    for rows in network.encoder.batches(texts.tokens.lengths, size):
         yield rows, _gradients(network, weights, texts.collate(rows), vectors)
         advance(len(rows))
 

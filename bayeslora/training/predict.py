@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.tokens import length_batches
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.build import Head
@@ -227,7 +226,7 @@ def sampled_logits(
     """
     chosen = range(len(texts)) if rows is None else rows
     lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
-    batches = list(length_batches(lengths, _BATCH))
+    batches = list(network.encoder.batches(lengths, _BATCH))
 
     def logits(places: list[int]) -> Tensor:
         batch = texts.collate([chosen[place] for place in places])

@@ -169,7 +169,21 @@ def last_checkpoint(directory: Path) -> str | None:
         if not _is_json(folder / TRAINER_STATE_NAME):
             shutil.rmtree(folder)
     found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
+    if found is not None:
+        _find_best_again(Path(found) / TRAINER_STATE_NAME)
     return found
+
+
+def _find_best_again(path: Path) -> None:
+    """Let a checkpoint name the best one where that is now.
+
+    The Trainer stores its place when it is written, and without it keeps the last epoch's weights.
+    """
+    state = read_json(path)
+    best = state.get("best_model_checkpoint")
+    here = None if best is None else str(path.parent.parent / Path(best).name)
+    if here != best:
+        write_json(path, {**state, "best_model_checkpoint": here})
 
 
 def _is_json(path: Path) -> bool:

@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from bayeslora.adapters.columns import Columns
 from bayeslora.adapters.config_columns import LEARNED, S2FT
 from bayeslora.adapters.selection import begin_by_gradient, choose_columns, units_at
-from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.vbll import VBLLHead
@@ -85,7 +84,9 @@ def _backward(
     """
     rows = spread(len(train.texts), adapter)
     lengths = train.texts.tokens.lengths[rows]
-    batches = [[rows[place] for place in places] for places in length_batches(lengths, _BATCH)]
+    batches = [
+        [rows[place] for place in places] for places in network.encoder.batches(lengths, _BATCH)
+    ]
     network.eval()
 
     def backward() -> None:

@@ -30,7 +30,8 @@ class TrainingSettings:
         head_lr: Learning rate of the head's gradient steps, where the posterior has none itself.
         patience: Epochs without a better validation NLL before training stops.
         warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
-        max_grad_norm: Limit on the norm of the adapter's gradient.
+        max_grad_norm: Limit on the norm of the adapter's gradient; posterior `ivon` has one of its
+            own in its place.
         seed: Decides starts, order and dropout.
         layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
     """

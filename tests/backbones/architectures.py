@@ -79,21 +79,50 @@ ARCHITECTURES = {
     ),
 }
 
+# What runs between layers, or beside them, is lost where the lower ones run apart.
+UNCUT = {
+    "xlm": (
+        "XLM",
+        {
+            "vocab_size": 40,
+            "emb_dim": 16,
+            "n_layers": 3,
+            "n_heads": 4,
+            "max_position_embeddings": 32,
+            "pad_index": 0,
+        },
+        "attentions",
+    ),
+    "deberta-v2 with a convolution": (
+        "DebertaV2",
+        {**ARCHITECTURES["deberta-v2"][1], "conv_kernel_size": 3, "conv_act": "gelu"},
+        "encoder.layer",
+    ),
+}
+
+# What is padded beside a text reaches it.
+UNPADDED = {
+    "convbert": ("ConvBert", {**SIZES, "embedding_size": 16}, "encoder.layer"),
+}
+
 
 def build(name, **changes):
     """Return a model and the dotted name of its list of layers."""
     import transformers
 
-    family, options, path = ARCHITECTURES[name]
+    family, options, path = (ARCHITECTURES | UNCUT | UNPADDED)[name]
     config = getattr(transformers, f"{family}Config")(**options, **changes)
     torch.manual_seed(0)
     return getattr(transformers, f"{family}Model")(config).eval(), path
 
 
 class NoTokenizer:
-    """Stands in where token ids are written by hand."""
+    """Stands in where token ids are written by hand; a text has a token for each word."""
 
     pad_token_id = 0
+
+    def __call__(self, texts, *_, **__):
+        return {"input_ids": [[3 + place for place in range(len(one.split()))] for one in texts]}
 
 
 def backbone(name, dtype=torch.float32):

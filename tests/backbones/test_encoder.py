@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import backbone, batch, last_hidden, tokens
+from architectures import UNCUT, backbone, batch, last_hidden, tokens
 from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.adapters.config import LoRA
@@ -23,6 +23,45 @@ def encoder(name, start=0, **options):
 
 def loaded(builder, folder):
     return load_backbone(str(builder(folder / "model")), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("name", UNCUT)
+def test_layers_that_cannot_be_run_apart_all_run_in_every_pass(name, caplog):
+    start = 1 if "convolution" in name else 2
+    found = encoder(name, start=start)
+    assert found.first_running_layer == 0
+    assert f"below {start} cannot be run apart" in caplog.text
+    host, _ = backbone(name)
+    ids, mask = batch()
+    states = last_hidden(host.model, ids, mask)
+    prepared = found.prepare(["a b c d", "e f"])
+    assert prepared.prefix is None
+    torch.testing.assert_close(
+        found({"input_ids": ids, "attention_mask": mask}), pool(states, mask, host.kind)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_of_the_usual_models_run_apart(name, caplog):
+    found = encoder(name, start=2)
+    assert (found.first_running_layer, found.one_by_one) == (2, False)
+    assert caplog.text == ""
+
+
+def test_texts_are_run_alone_where_padding_changes_their_features(caplog):
+    found = encoder("convbert", start=1)
+    assert "texts are run one by one" in caplog.text
+    texts = ["a b c d e f g h i", "j k"]
+    together = found.features(found.prepare(texts))
+    alone = torch.cat([found.features(found.prepare([text])) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+def test_a_model_is_asked_once(caplog):
+    host, path = backbone("convbert")
+    for _ in range(2):
+        Encoder(host.clone(), layers_path=path, start=1, max_length=32)
+    assert set(host.known) == {f"cut of {path} at 1", "padding"}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -128,6 +167,9 @@ def test_a_cache_in_bfloat16_is_close(tmp_path):
 
 def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     host = loaded(tiny_llama, tmp_path)
+    for start in (1, 2):
+        # Whether they can be cut there is found out once, by running them.
+        Encoder(host, layers_path="layers", start=start, max_length=32)
     calls = []
     run = LayerSplit.prefix
 

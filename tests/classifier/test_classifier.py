@@ -43,6 +43,22 @@ def test_rows_in_parts_make_no_difference(shared, monkeypatch):
     check_parts(shared, monkeypatch)
 
 
+def test_a_loaded_classifier_is_fitted_again_where_it_was_told_to_be(model, monkeypatch):
+    asked = {}
+
+    def note(name, **options):
+        asked.update(options)
+        raise bl.InputError("asked")
+
+    monkeypatch.setattr("bayeslora.classifier.load_backbone", note)
+    clf = bl.BayesianClassifier.from_pretrained(
+        model, device="cpu", trust_remote_code=True, progress=False
+    )
+    with pytest.raises(bl.InputError, match="asked"):
+        clf.fit(toy_rows(24))
+    assert (asked["device"], asked["trust_remote_code"]) == ("cpu", True)
+
+
 def test_the_order_of_rows_does_not_matter(shared):
     forward, back = shared.predict(TEST), shared.predict(TEST[::-1])
     # Batches of another composition round differently in bfloat16.

@@ -66,6 +66,18 @@ def test_the_sites_are_those_of_the_checkpoint(tmp_path):
         torch.testing.assert_close(frozen, layer.base_layer.weight, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("posterior", ["laplace_lora", "tfb:num_samples=2"])
+def test_texts_that_padding_would_change_are_run_alone(tmp_path, posterior):
+    path, _ = saved_peft("convbert", tmp_path)
+    clf = from_transformers(str(path), posterior).calibrate(FRESH)
+    short = {"text": FRESH[0]["text"]}
+    long = {"text": "the cat and the dog in the snow and the rain and the storm today"}
+    alone, beside = clf.predict([short]), clf.predict([short, long])
+    np.testing.assert_allclose(beside.probs[:1], alone.probs, atol=1e-6)
+    for name, values in alone.scores.items():
+        np.testing.assert_allclose(beside.scores[name][:1], values, rtol=1e-4, atol=1e-6)
+
+
 def test_what_is_not_a_plain_lora_is_refused(tmp_path):
     path, _ = saved_peft("llama", tmp_path / "dora", use_dora=True)
     with pytest.raises(bl.InputError, match="use_dora = True cannot be read, only plain LoRA"):

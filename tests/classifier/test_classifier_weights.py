@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-from tiny import toy_rows
+from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -34,6 +34,19 @@ def test_an_object_and_its_text_are_the_same_fit(bert, name, posterior):
     assert first.metadata["num_samples"] == "2"
     assert first.metadata["link"] == "softmax"
     assert float(first.epistemic.max()) > 0
+
+
+@pytest.mark.parametrize("posterior", ["blob", "scalabl", "clora", "laplace_lora"])
+def test_layers_that_share_their_weights_are_not_taken_for_several(tmp_path, posterior):
+    clf = new(str(tiny_albert(tmp_path / "albert")), "lora:r=2", posterior)
+    message = r"\.query is called 3 times in a pass\. Posterior '\w+' draws or measures"
+    with pytest.raises(bl.InputError, match=message):
+        clf.fit(toy_rows(24), epochs=1)
+
+
+def test_draws_of_shared_weights_are_one_draw(tmp_path):
+    clf = fitted(str(tiny_albert(tmp_path / "albert")), "lora:r=2", "swag:num_samples=2")
+    assert float(clf.predict(TEST).epistemic.max()) > 0
 
 
 def test_more_draws_on_demand_and_none_for_the_mean(bert):

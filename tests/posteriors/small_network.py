@@ -6,6 +6,7 @@ from small_sites import columns_site, lora_site, polar_site
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.point import PointHead
@@ -59,6 +60,9 @@ class SmallNetwork(nn.Module):
     @torch.no_grad()
     def features(self, texts, batch_size):
         return torch.cat([self(texts.collate([row])) for row in range(len(texts))])
+
+    def batches(self, lengths, size):
+        return length_batches(lengths, size)
 
     def scaled(self, features):
         return features

@@ -81,6 +81,18 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     assert found == expected
 
 
+def test_a_fit_that_was_moved_keeps_its_best_epoch(encoder, tmp_path, monkeypatch):
+    scripted(monkeypatch, iter([0.5, 0.9, 0.8]))
+    whole = fresh(encoder, MLE(), epochs=3)
+    expected = whole.run(tmp_path / "first", validates=True, fit_last=False)
+    assert expected.best_epoch == 1
+    (tmp_path / "first").rename(tmp_path / "moved")
+    resumed = fresh(encoder, MLE(), epochs=3)
+    found = resumed.run(tmp_path / "moved", validates=True, fit_last=False)
+    assert found == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+
+
 def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(encoder, tmp_path):
     whole = fresh(encoder, epochs=3)
     expected = whole.run(tmp_path / "whole", validates=True)
