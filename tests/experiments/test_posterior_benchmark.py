@@ -181,8 +181,28 @@ def test_ablations_fill_their_table(cell, monkeypatch):
     table = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
     assert list(table)[1:] == ["default", "head step joint", "covariance diagonal"]
     assert all(row[1] == "2" for name, row in table.items() if name != "variant")
-    assert "±" in table["head step joint"][-3]
-    assert not table["default"][-3]
+    assert "±" in table["head step joint"][-4]
+    assert not table["default"][-4]
+
+
+def test_ablations_add_final_fits_to_a_stored_fit(cell, monkeypatch):
+    """By fitting again, so that the new row is what it would have been at once."""
+    at = replace(cell, adapter="variants")
+    both = {"diagonal": "vbll:covariance=diagonal", "refit": "vbll:polish_mean=refit"}
+    monkeypatch.setattr(ablations, "POLISHES", both)
+    ablations.run(at, "default")
+    whole = read_json(at.file("default"))["rows"]
+    at.file("default").unlink()
+    for polishes in ({"diagonal": both["diagonal"]}, both):
+        monkeypatch.setattr(ablations, "POLISHES", polishes)
+        ablations.run(at, "default")
+    found = read_json(at.file("default"))["rows"]
+    assert [row["method"] for row in found] == ["default", "diagonal", "refit"]
+    assert [row["nll"] for row in found] == [row["nll"] for row in whole]
+    found[0]["nll"] += 1
+    write_json(at.file("default"), {**read_json(at.file("default")), "rows": found[:2]})
+    with pytest.raises(RuntimeError, match=r"fits otherwise than the one before; delete .*default"):
+        ablations.run(at, "default")
 
 
 def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch):
