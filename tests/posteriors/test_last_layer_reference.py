@@ -1,11 +1,13 @@
 """Last-layer posteriors against the true posterior: grid quadrature and Hamiltonian Monte Carlo."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 
-from bayeslora.links import link_probabilities
+from bayeslora.links import entropy, link_probabilities
+from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import MAP, VBLL, Laplace
 from bayeslora.testing.toy import toy
@@ -100,17 +102,6 @@ def contrasts(logits):
     return logits - logits.mean(-1, keepdim=True)
 
 
-def test_predictions_agree_with_nuts(nuts):
-    features, labels, weights = nuts
-    other = toy(rows=20, size=2, classes=3, seed=4)[0]
-    sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
-    # About 1,000 effective draws of probabilities with deviation below 0.25.
-    error = 5 * 0.25 / math.sqrt(1000)
-    for config in (LAPLACE, KNOWLES_MINKA, FULL):
-        probs = link_probabilities(fitted(config, features, labels, 3).predict(other)).probs
-        assert (probs - sampled.mean(0)).abs().max() < error + 0.02
-
-
 def importance_sample(features, labels, num_draws=200_000, freedom=6.0):
     """Draws [S, C, d] from a heavy-tailed proposal around the mode, and their weights [S].
 
@@ -136,6 +127,74 @@ def importance_sample(features, labels, num_draws=200_000, freedom=6.0):
     right = logits[:, torch.arange(len(labels)), labels]
     target = (right - logits.logsumexp(-1)).sum(1) - weights.square().sum((1, 2)) / (2 * TAU**2)
     return weights, (target - proposal).softmax(0)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The rows of `nuts`, other rows that reach further out, and what is true of these.
+
+    Probabilities [N, C] and epistemic uncertainty [N] under the posterior, by importance sampling.
+    """
+    features, labels = toy(rows=40, size=2, classes=3, seed=3)
+    other = 1.5 * toy(rows=200, size=2, classes=3, seed=4)[0]
+    weights, shares = importance_sample(features, labels)
+    drawn = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
+    probs = torch.einsum("s,snc->nc", shares, drawn)
+    information = entropy(probs) - torch.einsum("s,sn->n", shares, entropy(drawn))
+    return features, labels, other, probs, information
+
+
+def distances(logits, truth):
+    """Total variation, mean over rows, and the ratio of epistemic uncertainty, of all rows."""
+    _, _, _, probs, information = truth
+    found = link_probabilities(logits, num_samples=20_000)
+    apart = 0.5 * (found.probs - probs).abs().sum(1).mean()
+    return float(apart), float(found.epistemic.sum() / information.sum())
+
+
+def test_nuts_samples_the_same_posterior(nuts, truth):
+    _, _, weights = nuts
+    _, _, other, probs, _ = truth
+    sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
+    # About 1,000 effective draws of probabilities with a deviation below 0.25.
+    assert (sampled.mean(0) - probs).abs().max() < 5 * 0.25 / math.sqrt(1000)
+
+
+@pytest.mark.parametrize(
+    ("family", "bound"),
+    [
+        *product(("diagonal", "low_rank", "dense"), ("jensen", "knowles_minka", "tilted")),
+        ("full", "tilted"),
+    ],
+)
+def test_every_family_and_bound_against_the_true_posterior(truth, family, bound):
+    """Jensen's bound makes covariances too small; those that see no other class, a little large."""
+    features, labels, other, *_ = truth
+    config = VBLL(prior_scale=TAU, polish_bound=bound, covariance=family, rank=1)
+    apart, ratio = distances(fitted(config, features, labels, 3).predict(other), truth)
+    most = {"jensen": 0.013, "knowles_minka": 0.007, "tilted": 0.007}[bound]
+    assert apart < (0.004 if family == "full" else most)
+    if family == "full":
+        assert ratio == pytest.approx(1, abs=0.1)
+    elif bound == "jensen":
+        assert 0.5 < ratio < 0.8
+    else:
+        assert 1.1 < ratio < 1.4
+
+
+def test_laplace_against_the_true_posterior_and_what_would_be_wrong(truth):
+    features, labels, other, *_ = truth
+    right = fitted(LAPLACE, features, labels, 3).predict(other)
+    apart, ratio = distances(right, truth)
+    assert apart < 0.025
+    assert ratio == pytest.approx(1.1, abs=0.1)
+    kron = Laplace(structure="kron", prior_precision=1 / TAU**2)
+    apart, ratio = distances(fitted(kron, features, labels, 3).predict(other), truth)
+    assert apart < 0.015
+    assert 0.7 < ratio < 0.9
+    for factor in (0.0, 0.25, 2.0):
+        _, ratio = distances(GaussianLogits(right.mean, factor * right.covariance), truth)
+        assert abs(math.log(max(ratio, 1e-9))) > math.log(1.8)
 
 
 def test_moments_against_importance_sampling():
