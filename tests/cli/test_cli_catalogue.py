@@ -65,7 +65,10 @@ def test_methods_by_name_say_what_each_option_means(run, refused):
     for item in (item for kind in content.values() for item in kind):
         assert item["meanings"].keys() == item["options"].keys(), item["name"]
     assert list(json.loads(run("methods", "vbll", "--json").out)) == ["posteriors"]
-    assert "unknown method 'vbl' (did you mean 'vbll'?)" in refused("methods", "vbl")
+    message = refused("methods", "vbl")
+    assert "unknown method 'vbl' (did you mean 'vbll'?)" in message
+    # Both a last layer and a recalibrator have that name.
+    assert message.count("'temperature'") == 1
 
 
 def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):

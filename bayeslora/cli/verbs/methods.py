@@ -78,7 +78,7 @@ def _named(
     Raises:
         InputError: There is no such method.
     """
-    known = [item["name"] for entries in found.values() for item in entries]
+    known = {item["name"] for entries in found.values() for item in entries}
     for name in names:
         if name not in known:
             raise unknown_choice("method", name, known)
