@@ -101,10 +101,21 @@ def main() -> None:
     for seed, task in product(args.seeds, args.tasks):
         data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
         cell = Cell(backbone, data, "variants", seed, args.out)
-        for one, fit in warmed([(cell, fit) for fit in args.fits]):
+        for one, fit in warmed([(cell, fit) for fit in args.fits], is_done):
             run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
+
+
+def is_done(cell: Cell, fit: str) -> bool:
+    """Tell whether a fit is stored, and of the default all that is polished from it."""
+    return cell.file(fit).is_file() and not (fit == DEFAULT and missing(cell))
+
+
+def missing(cell: Cell) -> dict[str, str]:
+    """Return the polishes that are not stored with the default."""
+    stored = {row["method"] for row in read_json(cell.file(DEFAULT))["rows"]}
+    return {name: polish for name, polish in POLISHES.items() if name not in stored}
 
 
 def run(cell: Cell, fit: str) -> None:
@@ -113,12 +124,11 @@ def run(cell: Cell, fit: str) -> None:
     Polishes that are not stored yet need the default's features, which are not kept: it is fitted
     again, and comes out as it was.
     """
+    if is_done(cell, fit):
+        return
     file = cell.file(fit)
     rows = read_json(file)["rows"] if file.is_file() else []
-    stored = {row["method"] for row in rows}
-    left = {name: one for name, one in POLISHES.items() if name not in stored}
-    if rows and not (fit == DEFAULT and left):
-        return
+    left = missing(cell) if rows else POLISHES
     adapter, posterior = FITS[fit]
     clf = bl.BayesianClassifier(
         cell.backbone, adapter, posterior, seed=cell.seed, max_length=MAX_LENGTH, progress=False

@@ -149,13 +149,20 @@ def main() -> None:
         backbone.prefix_states.clear()
 
 
-def warmed(todo: Sequence[tuple[Cell, str]]) -> list[tuple[Cell, str]]:
-    """Return the fits of one data set that are not stored yet, after a pass of the frozen layers.
+def is_stored(cell: Cell, fit: str) -> bool:
+    """Tell whether a fit and all that is calibrated on it are there."""
+    return cell.file(fit).is_file()
+
+
+def warmed(
+    todo: Sequence[tuple[Cell, str]], done: Callable[[Cell, str], bool] = is_stored
+) -> list[tuple[Cell, str]]:
+    """Return the fits of one data set that are not done yet, after a pass of the frozen layers.
 
     Later fits and predictions find its states. Were it left to the first of them, that one would
     look slow; so what the pass takes over the test rows is added to every prediction alike.
     """
-    left = [(cell, fit) for cell, fit in todo if not cell.file(fit).is_file()]
+    left = [(cell, fit) for cell, fit in todo if not done(cell, fit)]
     seconds = {
         name: frozen_seconds(cell) for name, cell in {one.adapter: one for one, _ in left}.items()
     }
