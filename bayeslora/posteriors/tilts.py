@@ -78,7 +78,7 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
         for _ in range(30):
             moved_value, moved_probs = at(tilt + share[:, None] * step)
             promised = value + _LEAST_GAIN * share * slope
-            worse = moved_value > promised + 1e-14 * value.abs()
+            worse = moved_value > promised + 1e-12 * value.abs()
             if not worse.any():
                 break
             share = torch.where(worse, share / 2, share)

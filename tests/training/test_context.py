@@ -56,8 +56,10 @@ def layers_run(fit, act):
 
 def test_training_rows_are_the_context_and_their_prefix_is_not_run_again(decoder):
     fit = begin(decoder)
-    # One text finds out what the layer below the split returns.
-    assert layers_run(fit, lambda: started(fit)) == [1, 30, 30]
+    below, *above = layers_run(fit, lambda: started(fit))
+    assert above == [30, 30]
+    # At most one text, which finds out what the layer below the split returns.
+    assert below <= 1
 
 
 def test_sites_start_where_the_backbones_own_inputs_say(decoder):
