@@ -47,8 +47,8 @@ class Bench:
 def run(bench: Bench, name: str, lr: float, seed: int) -> None:
     """Train one arm with one rate and one seed, where there is no record of the same run.
 
-    `stable_rank` in the record has a list over layers for every projection, `drift` the largest
-    over layers, `step_seconds` the processor's seconds of all steps without what the marks take.
+    `stable_rank` in the record is a mean over layers for every projection, `drift` the largest over
+    layers, `step_seconds` the processor's seconds of all steps without what the marks take.
     """
     file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
     arm = bench.arms[name]
@@ -124,8 +124,9 @@ def _shapes(trainee: Trainee) -> Record:
     ranks: dict[str, list[float]] = defaultdict(list)
     for site in trainee.sites:
         if isinstance(site, LowRank) and math.isfinite(rank := stable_rank(site)):
-            ranks[site.name.rpartition(".")[2]].append(round(rank, 3))
-    return {"stable_rank": ranks, "drift": max(map(drift, trainee.sites), default=0.0)}
+            ranks[site.name.rpartition(".")[2]].append(rank)
+    means = {kind: round(fmean(layers), 4) for kind, layers in ranks.items()}
+    return {"stable_rank": means, "drift": max(map(drift, trainee.sites), default=0.0)}
 
 
 class Runs:
@@ -209,9 +210,8 @@ def gains(
 
 
 def mean_rank(record: Record, mark: int = -1) -> float:
-    """Return the mean stable rank over sites at a mark; NaN where nothing has one."""
-    ranks = record["marks"][mark]["stable_rank"].values()
-    return fmean([rank for layers in ranks for rank in layers] or [math.nan])
+    """Return the mean stable rank over projections at a mark; NaN where nothing has one."""
+    return fmean(record["marks"][mark]["stable_rank"].values() or [math.nan])
 
 
 def smaller_area(ours: Record, rival: Record) -> float:

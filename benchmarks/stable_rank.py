@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from adapter_arms import Arm
@@ -128,7 +127,7 @@ def _projections(runs: Runs) -> str:
     rows = []
     for kind in _SITES["target_modules"]:
         cells = [
-            shown([fmean(record["marks"][-1]["stable_rank"][kind]) for record in done])
+            shown([record["marks"][-1]["stable_rank"][kind] for record in done])
             for done in columns.values()
         ]
         rows.append([kind, *cells])

@@ -129,7 +129,7 @@ def test_every_arm_starts_as_the_model_and_learns(bench):
                 continue
             ranks = record["marks"][-1]["stable_rank"]
             assert list(ranks) == ["q_proj", "k_proj", "v_proj", "o_proj", *FEED_FORWARD]
-            assert all(len(layers) == 3 for layers in ranks.values())
+            assert all(1 <= mean <= 8 for mean in ranks.values())
             assert 1 <= adapter_training.mean_rank(record) <= 8
 
 
