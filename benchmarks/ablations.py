@@ -176,7 +176,8 @@ def write_summary(out: Path) -> None:
         "NLL chooses the epoch and, unless the variant says which, whether the means of the final "
         "fit are refitted or stay as trained (`refitted`: in how many fits). Where they stay, a "
         "learned prior scale is 0.5, and neither bound nor prior moves them. `gap`: nats a row "
-        "that the bound is below the sampled log-likelihood. "
+        "that the bound is below the sampled log-likelihood. `calibration`: processor seconds of a "
+        "final fit alone, with its validation scores, on features that are there. "
         "Means over seeds ± half a 95 % t interval; differences are paired by seed (variant − "
         "default). The rows are the same for every seed, so the intervals speak of training, not "
         "of the choice of rows. Made by `python benchmarks/ablations.py --data-dir DIR`."
@@ -190,7 +191,8 @@ def write_summary(out: Path) -> None:
 def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     first = next(iter(next(iter(methods.values())).values()))
     present = [column for column in COLUMNS if column in first]
-    head = ["variant", "seeds", "refitted", *present, "Δ NLL", "Δ ECE", "gap", "fit seconds"]
+    head = ["variant", "seeds", "refitted", *present, "Δ NLL", "Δ ECE", "prior scale", "gap"]
+    head += ["fit seconds", "calibration"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     base = methods.get(DEFAULT, {})
     for name in (*FITS, *POLISHES):
@@ -200,13 +202,21 @@ def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
         cells = [shown([row[column] for row in rows.values()]) for column in present]
         cells += [difference(rows, base, column) for column in ("nll", "ece")]
         chosen = [row["chosen"] for row in rows.values()]
-        gaps = [one["bound_gap"] for one in chosen if "bound_gap" in one]
-        cells.append(f"{fmean(gaps):.4f}" if gaps else "")
+        for key, digits in (("prior_scale", 2), ("bound_gap", 4)):
+            numbers = [one[key] for one in chosen if key in one]
+            cells.append(f"{fmean(numbers):.{digits}f}" if numbers else "")
         cells.append(f"{fmean(row['fit_seconds'] for row in rows.values()):.0f}")
+        cells.append(_calibration_seconds(rows, base) if name in POLISHES else "")
         means = [one["polish_mean"] for one in chosen if "polish_mean" in one]
         refitted = f"{means.count('refit')} of {len(means)}" if means else ""
         lines.append("| " + " | ".join([name, str(len(rows)), refitted, *cells]) + " |")
     return lines
+
+
+def _calibration_seconds(rows: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
+    """Return the mean of what fits took beyond the training that they share with the default."""
+    taken = [row["fit_seconds"] - base[seed]["fit_seconds"] for seed, row in rows.items()]
+    return f"{fmean(taken):.0f}"
 
 
 if __name__ == "__main__":

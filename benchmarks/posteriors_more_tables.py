@@ -12,6 +12,7 @@ from verdicts import shown
 
 from bayeslora.metrics.distances import DISTANCES
 from bayeslora.posteriors.config_scores import COMBINED
+from bayeslora.posteriors.convergence import RHAT_LIMIT
 
 OF_FITS = ("max_probability", "energy", "max_logit", *FEATURE_DISTANCES, COMBINED)
 SETS = ("near", "far")
@@ -68,6 +69,7 @@ def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
 def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:
     worst = max(row["chosen"]["max_rhat"] for row in chains)
     fewest = min(row["chosen"]["min_ess"] for row in chains)
+    above = sum(row["chosen"]["max_rhat"] > RHAT_LIMIT for row in chains)
     return (
         "### Distance to the exact posterior\n\n"
         f"From `{EXACT}` on the same features and under the same prior: each weight "
@@ -78,8 +80,9 @@ def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:
         "certain. `map` and Laplace stand where training stopped, before the mode; `vbll` rows "
         "have fitted means, with `laplace_refinement=true` those and a Laplace covariance, which "
         "tells what of Laplace's distance is the covariance's. The chains have a noise of their "
-        f"own, which is in every distance: R-hat is at most {worst:.3f} (1.01 is the usual limit), "
-        f"the smallest effective sample size {fewest:.0f}."
+        f"own, which is in every distance: R-hat is above {RHAT_LIMIT}, the usual limit, in "
+        f"{above} of {len(chains)} ({worst:.3f} at worst), the smallest effective sample size "
+        f"{fewest:.0f}."
     )
 
 

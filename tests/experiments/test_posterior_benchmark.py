@@ -181,8 +181,15 @@ def test_ablations_fill_their_table(cell, monkeypatch):
     table = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
     assert list(table)[1:] == ["default", "head step joint", "covariance diagonal"]
     assert all(row[1] == "2" for name, row in table.items() if name != "variant")
-    assert "±" in table["head step joint"][-4]
-    assert not table["default"][-4]
+    columns = table["variant"]
+    change, prior, taken = map(columns.index, ("Δ NLL", "prior scale", "calibration |"))
+    assert "±" in table["head step joint"][change]
+    assert not table["default"][change]
+    assert all(float(row[prior]) > 0 for name, row in table.items() if name != "variant")
+    assert [name for name, row in table.items() if row[taken].strip("| ")] == [
+        "variant",
+        "covariance diagonal",
+    ]
 
 
 def test_ablations_add_final_fits_to_a_stored_fit(cell, monkeypatch):
@@ -348,7 +355,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
         distances = [
             {
                 "method": posterior_distances.EXACT,
-                "chosen": {"max_rhat": 1.002 + seed / 1000, "min_ess": 500.0 + seed},
+                "chosen": {"max_rhat": 1.009 + seed / 100, "min_ess": 500.0 + seed},
             },
             {"method": "map", "chosen": {}, "tv": tv},
             {"method": "vbll", "chosen": {}, "tv": tv / 2, "epistemic_ratio": 1.5},
@@ -359,7 +366,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
     posteriors_summary.write_summary(tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "τ = 2" in text
-    assert "R-hat is at most 1.003" in text
+    assert "R-hat is above 1.01, the usual limit, in 1 of 2 (1.019 at worst)" in text
     assert "the smallest effective sample size 500." in text
     _, detection, far = text.split("\n### ")
     lines = [line for line in detection.splitlines() if line.startswith("| polar")]
