@@ -1,7 +1,8 @@
-"""Several adapters of columns on one backbone at once.
+"""Adapters of columns on one backbone: several at once, or in and out of its weights.
 
 Changes of different columns of a weight do not touch each other, so their sum is what each of them
-does to its own columns, whatever the order.
+does to its own columns, whatever the order. For the same reason an adapter is merged into a weight
+in use, and taken out again bit by bit, by writing these columns alone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.columns import Columns, named
-from bayeslora.adapters.inject import adapter_state, inject_columns
+from bayeslora.adapters.columns import Columns, check_columns, named
+from bayeslora.adapters.inject import adapter_state, inject_columns, linear_at
 from bayeslora.errors import InputError
 
 Adapter: TypeAlias = Sequence[Columns] | Mapping[str, Tensor]
@@ -43,6 +44,70 @@ def fuse(model: nn.Module, adapters: Sequence[Adapter]) -> list[Columns]:
         raise InputError("there are no adapters of columns to fuse")
     found = {layer: _joined(layer, items) for layer, items in changes.items()}
     return inject_columns(model, found)
+
+
+@torch.no_grad()
+def merge(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """Add the changes of an adapter of columns to the weights of a plain model, in place.
+
+    Whatever shares these weights changes with them. Nothing else of a weight is touched, so that a
+    model that serves one task can be switched to another without a copy of itself.
+
+    Args:
+        model: A backbone of the kind that the adapter was trained on.
+        adapter: Its sites or tensors.
+
+    Returns:
+        What `unmerge` puts back: `<layer>.idx` [k] and `<layer>.kept` [out, k], the columns as they
+        were, in the weight's own precision and on its device.
+
+    Raises:
+        InputError: The adapter is not one of columns, or does not fit. The model is then as it was.
+    """
+    changes = _changes(adapter)
+    weights = {layer: _columns_of(model, layer, *change) for layer, change in changes.items()}
+    before: dict[str, Tensor] = {}
+    for layer, (idx, change) in changes.items():
+        weight = weights[layer]
+        at = idx.to(weight.device)
+        kept = weight.index_select(1, at)
+        merged = kept.to(change.dtype) + change.to(weight.device)
+        weight.index_copy_(1, at, merged.to(weight.dtype))
+        before |= {f"{layer}.idx": at, f"{layer}.kept": kept}
+    return before
+
+
+@torch.no_grad()
+def unmerge(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Write back what `merge` returned, in place: the weights are what they were, bit by bit.
+
+    Adapters whose columns are apart are taken out in any order, others the last one first.
+
+    Raises:
+        InputError: These are no columns of this model. It is then as it was.
+    """
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for name, idx in before.items():
+        layer, _, key = name.rpartition(".")
+        if key == "idx" and f"{layer}.kept" in before:
+            kept = before[f"{layer}.kept"]
+            found.append((_columns_of(model, layer, idx, kept), idx, kept))
+    if not found or 2 * len(found) != len(before):
+        raise InputError("these are not the columns that merging an adapter returned")
+    for weight, idx, kept in found:
+        weight.index_copy_(1, idx.to(weight.device), kept.to(weight))
+
+
+def _columns_of(model: nn.Module, layer: str, idx: Tensor, values: Tensor) -> Tensor:
+    """Return the weight of a layer, if it has columns with these numbers and of this length."""
+    weight = linear_at(model, layer).weight
+    check_columns(layer, idx, weight.shape[1])
+    if values.shape != (len(weight), len(idx)):
+        raise InputError(
+            f"{layer}: the columns have shape {list(values.shape)}, the model needs "
+            f"{[len(weight), len(idx)]}"
+        )
+    return weight.data
 
 
 def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:

@@ -70,7 +70,7 @@ def inject_at(
         InputError: The rank exceeds a layer's size, or heads cannot be told apart.
     """
     generator = Generator().manual_seed(seed)
-    hosts = {name: _linear_at(model, name) for name in names}
+    hosts = {name: linear_at(model, name) for name in names}
     if isinstance(config, S2FT):
         columns: Mapping[str, Tensor] = {}
         if not blank:
@@ -115,7 +115,7 @@ def inject_columns(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]
     """
     sites = []
     for name, (idx, change) in changes.items():
-        site = Columns(name, _linear_at(model, name), idx)
+        site = Columns(name, linear_at(model, name), idx)
         if site.sel.weight.shape != change.shape:
             raise InputError(
                 f"{name}: the change has shape {list(change.shape)}, the model needs "
@@ -227,7 +227,12 @@ def _shapes_of_columns(
     return shapes
 
 
-def _linear_at(model: nn.Module, name: str) -> nn.Linear:
+def linear_at(model: nn.Module, name: str) -> nn.Linear:
+    """Return a layer by its dotted path.
+
+    Raises:
+        InputError: It is not there, or not a plain linear layer.
+    """
     try:
         module = model.get_submodule(name)
     except AttributeError:

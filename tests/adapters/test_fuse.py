@@ -8,7 +8,7 @@ from tiny_hosts import output, randomise, stack, tiny_llama, tokens
 
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.fuse import fuse
+from bayeslora.adapters.fuse import fuse, merge, unmerge
 from bayeslora.adapters.inject import (
     adapter_state,
     export,
@@ -100,3 +100,51 @@ def test_a_layer_with_an_adapter_is_refused():
 def test_a_layer_that_is_not_there_is_named():
     with pytest.raises(InputError, match="the model has no layer nowhere"):
         inject_columns(stack(), {"nowhere": (torch.tensor([0]), torch.zeros(6, 1))})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_is_what_export_does_and_unmerging_undoes_it_bit_by_bit(dtype):
+    """In any order where columns are apart; the layers stay the same objects."""
+    parts = [adapter([1, 7]), adapter_state(adapter([20, 0, 3], seed=1))]
+    model = tiny_llama().to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tensors = {name: value.data_ptr() for name, value in model.named_parameters()}
+    kept = [merge(model, part) for part in parts]
+    both = tiny_llama().to(dtype)
+    fuse(both, parts)
+    assert torch.equal(output(model, tokens()), output(export(both), tokens()))
+    unmerge(model, kept[0])
+    alone = tiny_llama().to(dtype)
+    fuse(alone, parts[1:])
+    expected = export(alone).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    unmerge(model, kept[1])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {name: value.data_ptr() for name, value in model.named_parameters()} == tensors
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_shared_columns_are_unmerged_the_last_one_first():
+    model, plain = tiny_llama(), tiny_llama()
+    kept = [merge(model, adapter([1, 7], seed=seed)) for seed in (0, 1)]
+    for columns in reversed(kept):
+        unmerge(model, columns)
+    assert torch.equal(output(model, tokens()), output(plain, tokens()))
+
+
+def test_what_does_not_fit_is_neither_merged_nor_unmerged():
+    model, plain = tiny_llama(), tiny_llama()
+    fits = adapter_state(adapter([1], "layers.0.self_attn.o_proj"))
+    wide = {f"{LAYER}.idx": torch.tensor([1, 99]), f"{LAYER}.sel": torch.zeros(16, 2)}
+    short = {f"{LAYER}.idx": torch.tensor([1]), f"{LAYER}.sel": torch.zeros(8, 1)}
+    with pytest.raises(InputError, match=r"down_proj: the weight has columns 0 to 23, got 99"):
+        merge(model, {**fits, **wide})
+    with pytest.raises(InputError, match=r"have shape \[8, 1\], the model needs \[16, 1\]"):
+        merge(model, {**fits, **short})
+    kept = merge(tiny_llama(), adapter([1]))
+    with pytest.raises(InputError, match="has no layer encoder"):
+        unmerge(model, {f"encoder.{name}": value for name, value in kept.items()})
+    for wrong in ({}, {f"{LAYER}.idx": torch.tensor([1])}, {**kept, "more": torch.zeros(1)}):
+        with pytest.raises(InputError, match="not the columns that merging an adapter returned"):
+            unmerge(model, wrong)
+    assert torch.equal(output(model, tokens()), output(plain, tokens()))
