@@ -122,8 +122,8 @@ def write_summary(out: Path) -> None:
         "and CorDA, whose seeds differ in the batches alone. Intervals say nothing of other texts. "
         "Seconds are the processor's, of steps alone; PiSSA's and CorDA's hold a product with the "
         "start, which is kept beside the weight, not taken out of it. ★ has the smallest mean "
-        "area; LoRA and CorDA-KPM are tried at one rate more, PoLAR, S²FT and LISA at one less "
-        "than PiSSA. Made by `python benchmarks/adapter_speed.py --data-dir DIR`.",
+        "area; all are tried at four rates, LoRA and CorDA-KPM at one more, PoLAR at one less. "
+        "Made by `python benchmarks/adapter_speed.py --data-dir DIR`.",
         _rates_table(runs),
         "## At the best rate of each\n\n"
         "For every seed the rate that is best on the other seeds. Steps until the mean of the last "
