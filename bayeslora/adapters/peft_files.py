@@ -6,11 +6,13 @@ PEFT need not be installed.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +31,7 @@ from bayeslora.peft_layout import (
 
 _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
+_PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 _REFUSED_OPTIONS = (
     "use_dora",
     "lora_bias",
@@ -80,6 +83,9 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
+    is_pissa = options.get("init_lora_weights") == EXACT_PISSA
+    for path in paths:
+        _check_rank(folder, path, _ranked(options, path, "r"), tensors, is_pissa=is_pissa)
     config = LoRA(
         r=options["r"],
         alpha=options["lora_alpha"],
@@ -90,26 +96,48 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     )
     return PeftCheckpoint(
         config,
-        {path: _scale(options, path, len(tensors[f"{path}.A"])) for path in paths},
-        options.get("init_lora_weights") == EXACT_PISSA,
+        {path: _scale(options, path) for path in paths},
+        is_pissa,
         tensors,
         others,
         options.get("base_model_name_or_path"),
     )
 
 
-def _scale(options: dict[str, Any], path: str, r: int) -> float:
-    """Return s of a layer: the first pattern that matches the end of its path decides on alpha."""
-    patterns = options.get("alpha_pattern") or {}
-    alpha = next(
+def _scale(options: dict[str, Any], path: str) -> float:
+    """Return s of a layer, from the rank that was asked for, as PEFT has it."""
+    r = _ranked(options, path, "r")
+    alpha = _ranked(options, path, "lora_alpha")
+    return float(alpha / (r**0.5 if options.get("use_rslora") else r))
+
+
+def _ranked(options: dict[str, Any], path: str, key: str) -> float:
+    """Return rank or alpha of a layer: the first pattern that matches the end of its path."""
+    found: float = next(
         (
             value
-            for pattern, value in patterns.items()
+            for pattern, value in (options.get(_PATTERNS[key]) or {}).items()
             if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)
         ),
-        options["lora_alpha"],
+        options[key],
     )
-    return float(alpha / (r**0.5 if options.get("use_rslora") else r))
+    return found
+
+
+def _check_rank(
+    folder: Path, path: str, rank: float, tensors: dict[str, Tensor], *, is_pissa: bool
+) -> None:
+    """Complain about other factors than the configuration is of.
+
+    PiSSA has no more directions than the weight, whatever rank was asked for.
+    """
+    A, B = tensors[f"{path}.A"], tensors[f"{path}.B"]
+    expected = min(rank, A.shape[1], len(B)) if is_pissa else rank
+    if len(A) != expected:
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: the factors of {path!r} have rank {len(A)}, by "
+            f"{CONFIG_FILE} it is {expected:g}"
+        )
 
 
 def _check_readable(path: Path, options: Any) -> None:
@@ -129,10 +157,27 @@ def _check_readable(path: Path, options: Any) -> None:
             f"took out of them is not in the checkpoint; {CONVERSION}, or load it on the changed "
             "base model, if that was saved, with init_lora_weights set to true"
         )
-    for key, kind in (("r", int), ("lora_alpha", int | float)):
-        value = options.get(key)
-        if not isinstance(value, kind) or value <= 0:
-            raise InputError(f"{path}: {key} must be a number > 0, got {value!r}")
+    for key, pattern in _PATTERNS.items():
+        if not _is_size(options.get(key)):
+            raise InputError(f"{path}: {key} must be a number > 0, got {options.get(key)!r}")
+        _check_patterns(path, pattern, options.get(pattern))
+
+
+def _check_patterns(path: Path, key: str, patterns: Any) -> None:
+    if not isinstance(patterns, dict | None):
+        raise InputError(f"{path}: {key} must map patterns to numbers, got {patterns!r}")
+    for pattern, value in (patterns or {}).items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{path}: {key} has {pattern!r}, no pattern: {error}") from None
+        if not _is_size(value):
+            raise InputError(f"{path}: {key} of {pattern!r} must be a number > 0, got {value!r}")
+
+
+def _is_size(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0
 
 
 def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -173,6 +218,8 @@ def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     for full_name, value in tensors.items():
         name = full_name.removeprefix(TENSOR_ROOT)
         match = _FACTOR.fullmatch(name)
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path}: tensor {full_name!r} has values that are not finite")
         if match:
             factors[f"{match['path']}.{match['factor']}"] = value.float()
         elif "lora_" in name:

@@ -53,6 +53,8 @@ class SiteSpectrum:
         relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN where that is zero.
         stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
         drift: As `drift`.
+        is_gated: Whether the change is another one for every token, as with C-LoRA: the numbers are
+            then those of the factors alone, without the gate between them.
     """
 
     name: str
@@ -61,6 +63,7 @@ class SiteSpectrum:
     relative_norm: float
     stable_rank: float
     drift: float
+    is_gated: bool = False
 
 
 def spectrum(site: Site) -> SiteSpectrum:
@@ -75,6 +78,7 @@ def spectrum(site: Site) -> SiteSpectrum:
         norm / frozen if frozen else math.nan,
         _stable_rank(values),
         drift(site),
+        site.is_gated,
     )
 
 

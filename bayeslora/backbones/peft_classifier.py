@@ -211,18 +211,25 @@ def _unwrapped(name: str) -> str:
 
 
 def _shapes(source: str) -> dict[str, list[int]]:
-    """Return the shape of every tensor in a checkpoint by name."""
-    from safetensors import SafetensorError, safe_open
+    """Return the shape of every tensor in a checkpoint by name.
+
+    Raises:
+        InputError: The file is not there or damaged, or a tensor has values that are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     path = Path(source) / WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not read")
     try:
-        with safe_open(str(path), "pt") as file:
-            names = file.keys()
-            return {name: list(file.get_slice(name).get_shape()) for name in names}
+        tensors = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or truncated: {error}") from None
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path}: tensor {name!r} has values that are not finite")
+    return {name: list(value.shape) for name, value in tensors.items()}
 
 
 def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:

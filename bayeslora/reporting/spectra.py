@@ -63,7 +63,12 @@ SpectrumLike = Mapping[str, Sequence[Sequence[LayerNumbers]]]
 
 @dataclass(frozen=True)
 class LayerChange:
-    """The numbers of one layer; attributes as in `LayerNumbers`."""
+    """The numbers of one layer; attributes as in `LayerNumbers`.
+
+    Attributes:
+        is_gated: Whether they leave out a gate that makes the change another one for every token;
+            False where what was given does not say.
+    """
 
     name: str
     norm: float
@@ -71,6 +76,7 @@ class LayerChange:
     stable_rank: float
     drift: float
     singular_values: tuple[float, ...]
+    is_gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def adapter_words(change: AdapterChange) -> AdapterWords:
     caption = (
         f"{named(change.label)}: the norm of the change of each layer's weight, that norm relative"
         " to the weight's own, the stable rank of the change, and the drift of orthonormal factors"
-        f" (0 where no factor is held to that).{_member(change)}"
+        f" (0 where no factor is held to that).{_notes(change)}"
     )
     return AdapterWords(change.label, _summary(change), Table(caption, ("Layer",), _COLUMNS, rows))
 
@@ -159,14 +165,15 @@ def _change(label: str, name: str, members: Sequence[Sequence[LayerNumbers]]) ->
 def _layer(layer: LayerNumbers) -> LayerChange:
     numbers = {key: float(getattr(layer, key)) for key in CHANGE_NUMBERS}
     values = tuple(map(float, layer.singular_values))
-    return LayerChange(clean(layer.name), singular_values=values, **numbers)
+    is_gated = bool(getattr(layer, "is_gated", False))
+    return LayerChange(clean(layer.name), singular_values=values, is_gated=is_gated, **numbers)
 
 
 def _summary(change: AdapterChange) -> str:
     changed = [layer for layer in change.layers if layer.norm > 0]
     every = counted(len(change.layers), "layer")
     if not changed:
-        return f"none of {every} changed, and {_drift(change)}.{_member(change)}"
+        return f"none of {every} changed, and {_drift(change)}.{_notes(change)}"
     ranks = [layer.stable_rank for layer in changed if math.isfinite(layer.stable_rank)]
     parts = [
         f"{len(changed)} of {every} changed, {_most(changed)}",
@@ -175,7 +182,7 @@ def _summary(change: AdapterChange) -> str:
         else f"the stable rank is {_significant(ranks[0] if ranks else math.nan)}",
         _drift(change),
     ]
-    return f"{'; '.join(parts)}.{_member(change)}"
+    return f"{'; '.join(parts)}.{_notes(change)}"
 
 
 def _most(changed: Sequence[LayerChange]) -> str:
@@ -196,9 +203,12 @@ def _drift(change: AdapterChange) -> str:
     return f"drift from orthogonality is at most {most}, {where} {limit}"
 
 
-def _member(change: AdapterChange) -> str:
+def _notes(change: AdapterChange) -> str:
+    notes = ""
+    if any(layer.is_gated for layer in change.layers):
+        notes += " A gate that differs from token to token is left out of these numbers."
     members = change.num_members
-    return f" This is the first of {members} members." if members > 1 else ""
+    return notes + (f" This is the first of {members} members." if members > 1 else "")
 
 
 def _shown(layer: LayerChange) -> str:

@@ -117,17 +117,25 @@ class LayerSwitches(TrainerCallback, ExportableState):
         self._step = 0
         self._rates: list[tuple[dict[str, Any], float]] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Check that parameters are whole, and that a resumed run draws the same layers.
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check that parameters are whole, rates can rise, and a resumed run draws the same layers.
 
         Raises:
-            InputError: They are sharded, or it does not.
+            InputError: They are sharded; there is a ramp, and no group of the optimiser holds
+                layers alone; or other layers are drawn.
         """
         kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
         if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
             raise InputError(
                 f"layer sampling needs whole parameters, and {kind} trains shards of them; run "
                 "it on one device or data-parallel"
+            )
+        if self._sampler.options.ramp and not self._rising(kwargs["optimizer"]):
+            raise InputError(
+                f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
+                "were drawn, and every group of this optimiser has other parameters too; give the "
+                "Trainer an optimiser in which the layers have groups of their own, or leave ramp "
+                "out"
             )
         stored = (state.stateful_callbacks or {}).get(type(self).__name__)
         if state.global_step and isinstance(stored, dict) and "attributes" in stored:
@@ -142,11 +150,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Lower the layers' learning rates where they rise after a draw."""
         factor = self._sampler.lr_factor(state.global_step)
-        self._rates = [
-            (group, group["lr"])
-            for group in kwargs["optimizer"].param_groups
-            if group.get("name") in _RISING
-        ]
+        self._rates = [(group, group["lr"]) for group in self._rising(kwargs["optimizer"])]
         for group, rate in self._rates:
             group["lr"] = rate * factor
 
@@ -159,6 +163,16 @@ class LayerSwitches(TrainerCallback, ExportableState):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let every layer train again, as before the first step."""
         self._sampler.finish()
+
+    def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
+        """Return the groups of the layers: those of our own fits by name, else by what they hold."""
+        layers = {id(item) for group in self._sampler.layers for item in group.params}
+        return [
+            group
+            for group in optimizer.param_groups
+            if group.get("name") in _RISING
+            or ("name" not in group and layers.issuperset(map(id, group["params"])))
+        ]
 
     def state(self) -> dict[str, Any]:
         """Return what checkpoints keep, to be compared when training goes on."""

@@ -38,6 +38,10 @@ def checkpoint(tmp_path):
         ({"r": None}, "r must be a number > 0, got None"),
         ({"r": 0}, "r must be a number > 0, got 0"),
         ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
+        ({"alpha_pattern": [1]}, "alpha_pattern must map patterns to numbers, got [1]"),
+        ({"alpha_pattern": {"([": 3}}, "alpha_pattern has '([', no pattern: unterminated"),
+        ({"alpha_pattern": {"head": "x"}}, "alpha_pattern of 'head' must be a number > 0, got 'x'"),
+        ({"rank_pattern": {"head": 0}}, "rank_pattern of 'head' must be a number > 0, got 0"),
     ],
 )
 def test_variants_that_cannot_be_read(checkpoint, change, message):
@@ -100,6 +104,22 @@ def test_factors_that_do_not_fit_together_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.head.lora_A.weight": torch.zeros(3, 6)}, path)
     with pytest.raises(InputError, match=r"the factors of 'head' have shapes \[3, 6\], \[4, 2\]"):
+        read_peft(checkpoint)
+
+
+def test_another_rank_than_that_of_the_configuration_is_named(checkpoint):
+    path = checkpoint / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
+    with pytest.raises(InputError, match=r"of 'head' have rank 2, by adapter_config\.json it is 3"):
+        read_peft(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["head.lora_A.weight", "score.weight"])
+def test_values_that_are_not_finite_are_named(checkpoint, name):
+    path = checkpoint / "adapter_model.safetensors"
+    broken = torch.full((2, 6), torch.nan)
+    save_file(load_file(path) | {f"base_model.model.{name}": broken}, path)
+    with pytest.raises(InputError, match=rf"{name}' has values that are not finite"):
         read_peft(checkpoint)
 
 

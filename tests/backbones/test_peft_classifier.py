@@ -120,6 +120,14 @@ def test_missing_tensors_are_named(tmp_path, lost, named):
     assert "not the base that it was trained on" in message
 
 
+def test_values_that_are_not_finite_are_named(tmp_path):
+    path, _ = saved_peft("bert", tmp_path)
+    first = next(key for key in load_file(path / "adapter_model.safetensors") if "lora_A" in key)
+    change(path, lambda tensors: tensors | {first: torch.full_like(tensors[first], torch.inf)})
+    with pytest.raises(InputError, match=rf"{first}' has values that are not finite"):
+        loaded(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

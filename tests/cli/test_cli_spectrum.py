@@ -50,9 +50,25 @@ def test_members_have_spectra_of_their_own(run, world, tmp_path):
     out = tmp_path / "model"
     assert run("fit", world.train, "--backbone", world.llama, *options, "--out", out).code == 0
     result = run("info", out, "--spectrum")
-    assert result.out.count("member ") == 2
+    # As `export --member` counts them.
+    numbers = [line for line in result.out.splitlines() if line.startswith("member ")]
+    assert numbers == ["member 1", "member 2"]
     one, other = json.loads(run("info", out, "--spectrum", "--json").out)["members"]
     assert one[0]["norm"] != other[0]["norm"]
+
+
+def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
+    options = ("--adapter", "lora", "--epochs", 1, "--quiet", "--out")
+    gated, plain = tmp_path / "gated", tmp_path / "plain"
+    fit = ("fit", world.train, "--backbone", world.llama, "--posterior")
+    assert run(*fit, "clora", *options, gated).code == 0
+    assert run(*fit, "mle", *options, plain).code == 0
+    note = "a gate that differs from token to token is left out"
+    assert note in run("info", gated, "--spectrum").out
+    found = run("info", plain, "--spectrum").out
+    assert note not in found
+    # Free factors are held to nothing, so there is nothing to drift from.
+    assert all(" - " in line for line in found.splitlines()[1:])
 
 
 def test_what_has_no_spectrum_is_refused(run, refused, world, tmp_path):

@@ -26,6 +26,7 @@ class Layer:
     relative_norm: float = 0.123
     stable_rank: float = 1.25
     drift: float = 3e-7
+    is_gated: bool = False
 
 
 UNCHANGED = {"norm": 0.0, "relative_norm": 0.0, "stable_rank": math.nan, "singular_values": (0.0,)}
@@ -64,6 +65,13 @@ def test_the_sentence_follows_the_numbers():
     # A weight of zeros has no relative norm, and then the norms are compared.
     zero = Layer("zero", relative_norm=math.nan, norm=2.0)
     assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero).summary
+
+
+def test_a_gate_that_is_left_out_is_said():
+    note = " A gate that differs from token to token is left out of these numbers."
+    assert words(*LAYERS, Layer("gated", is_gated=True)).summary.endswith(note)
+    assert words(Layer("a", is_gated=True, **UNCHANGED)).summary.endswith(note)
+    assert note not in words(*LAYERS).summary
 
 
 def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
@@ -125,6 +133,7 @@ def test_files_for_programs_have_the_numbers_whole(written):
         "stable_rank": 1.25,
         "drift": 3e-7,
         "singular_values": [3.0, 4e-4],
+        "is_gated": False,
     }
     assert first["layers"][2]["stable_rank"] is None
     with (written / "scores.csv").open(encoding="utf-8", newline="") as stream:

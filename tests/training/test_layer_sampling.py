@@ -310,12 +310,47 @@ class Chain(nn.Module):
         return {"loss": (self.head(x)[:, 0] - labels).square().mean()}
 
 
+def chain_rows():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"x": torch.randn(3, generator=generator), "labels": torch.randn((), generator=generator)}
+        for _ in range(14)
+    ]
+
+
+def chain_trainer(model, folder, sampler, kind=Trainer, **options):
+    """Return a Trainer that is not ours, on one processor and silent."""
+    trainer = kind(
+        model,
+        TrainingArguments(
+            str(folder),
+            num_train_epochs=2,
+            per_device_train_batch_size=2,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            **options.pop("arguments", {}),
+        ),
+        train_dataset=chain_rows(),
+        callbacks=[LayerSwitches(sampler)],
+        **options,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def chain_groups(model):
+    return [Group(f"{n}", tuple(layer.parameters())) for n, layer in enumerate(model.layers)]
+
+
 def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path, caplog):
     """Seven batches an epoch in windows of three: the last one of an epoch is short."""
     caplog.set_level(logging.ERROR)
     torch.manual_seed(0)
     model = Chain()
-    groups = [Group(f"{n}", tuple(layer.parameters())) for n, layer in enumerate(model.layers)]
+    groups = chain_groups(model)
     sampler = Lisa(LayerSampling(num_active=1, interval=1), groups, 1, seed=0)
     seen = []
 
@@ -325,30 +360,41 @@ def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path,
             seen.append((self.state.global_step, active))
             return super().training_step(*args, **kwargs)
 
-    rows = [{"x": torch.randn(3), "labels": torch.randn(())} for _ in range(14)]
-    trainer = Watched(
-        model,
-        TrainingArguments(
-            str(tmp_path),
-            num_train_epochs=2,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=3,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=rows,
-        callbacks=[LayerSwitches(sampler)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    windows = {"gradient_accumulation_steps": 3}
+    chain_trainer(model, tmp_path, sampler, Watched, arguments=windows).train()
     assert [step for step, _ in seen] == [0] * 3 + [1] * 3 + [2] + [3] * 3 + [4] * 3 + [5]
     for step, active in seen:
         assert tuple(active) == sampler.draw(step)
     assert len({sampler.draw(step) for step in range(6)}) > 1
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    moved = []
+    for ramp in (0, 20):
+        torch.manual_seed(0)
+        model = Chain()
+        before = {name: item.clone() for name, item in model.state_dict().items()}
+        sampler = Lisa(LayerSampling(num_active=1, ramp=ramp), chain_groups(model), 20, seed=0)
+        parts = [model.layers.parameters(), model.head.parameters()]
+        optimizer = torch.optim.SGD([{"params": list(part)} for part in parts], lr=0.01)
+        trainer = chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None))
+        trainer.train()
+        sizes = {name: (item - before[name]).norm() for name, item in model.state_dict().items()}
+        drawn = f"layers.{sampler.draw(0)[0]}.weight"
+        moved.append((float(sizes[drawn]), float(sizes["head.weight"])))
+    (layer, head), (ramped, ramped_head) = moved
+    assert 0 < ramped < 0.6 * layer
+    assert ramped_head == pytest.approx(head, rel=0.1)
+
+
+def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    model = Chain()
+    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    with pytest.raises(InputError, match=r"^ramp=5 raises .* every group of this optimiser has"):
+        chain_trainer(model, tmp_path, sampler).train()
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])

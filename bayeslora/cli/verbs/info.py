@@ -99,10 +99,12 @@ def _spectrum(args: argparse.Namespace) -> None:
         content = [[dataclasses.asdict(site) for site in sites] for sites in members]
         print_json({"model": str(args.model), "members": without_nan(content)})
         return
-    for number, sites in enumerate(members):
+    for number, sites in enumerate(members, 1):
         if len(members) > 1:
             print(f"member {number}")
         print_columns(_spectrum_rows(sites))
+    if any(site.is_gated for sites in members for site in sites):
+        print("a gate that differs from token to token is left out: these are the factors alone")
 
 
 def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:
@@ -126,7 +128,7 @@ def _spectrum_rows(sites: list[SiteSpectrum]) -> list[tuple[str, ...]]:
                 f"{site.norm:.3g}",
                 f"{site.relative_norm:.2%}",
                 f"{site.stable_rank:.2f}",
-                f"{site.drift:.1e}",
+                f"{site.drift:.1e}" if site.drift else "-",
                 " ".join(f"{value:.2g}" for value in site.singular_values[:_SHOWN_VALUES])
                 + (" …" if len(site.singular_values) > _SHOWN_VALUES else ""),
             )
