@@ -66,6 +66,9 @@ FORGETS_LESS = (
     ("CorDA", "corda-kpm", "lora"),
     ("CorDA", "corda-kpm", "pissa"),
     ("CorDA", "corda-kpm", "corda-ipm"),
+    ("CorDA", "corda-kpm", "polar"),
+    ("CorDA", "corda-kpm", "s2ft"),
+    ("CorDA", "corda-kpm", "lisa"),
     ("S²FT", "s2ft", "lora"),
 )
 
@@ -144,7 +147,7 @@ def claims(out: Path) -> list[Claim]:
     found = []
     for method, name, rival in FASTER:
         pair = runs.at_best(name), runs.at_best(rival)
-        notes = "; ".join(filter(None, (runs.at_edge(name), runs.at_edge(rival))))
+        notes = _notes(runs, name, rival)
         faster, lower = (gains(*pair, gain) for gain in (smaller_area, lower_target))
         text = f"{name} learns faster than {rival}, each at its best rate"
         found.append(Claim(method, text, "nats of area", faster, notes=notes))
@@ -154,14 +157,22 @@ def claims(out: Path) -> list[Claim]:
         for lr in sorted(shared):
             same = gains(runs.finished(name, lr), runs.finished(rival, lr), smaller_area)
             text = f"{name} learns faster than {rival}, both at {lr:g}"
-            found.append(Claim(method, text, "nats of area", same))
+            gone = "; ".join(filter(None, (runs.lost(name, lr), runs.lost(rival, lr))))
+            found.append(Claim(method, text, "nats of area", same, notes=gone))
     for method, name, rival in FORGETS_LESS:
         pair = runs.at_best(name), runs.at_best(rival)
         less = gains(*pair, partial(forgets_less, base))
         text = f"{name} forgets less than {rival} at equal target loss, each at its best rate"
-        notes = "; ".join(filter(None, (runs.at_edge(name), runs.at_edge(rival))))
+        notes = _notes(runs, name, rival)
         found.append(Claim(method, text, "nats on generic text", less, notes=notes))
     return found
+
+
+def _notes(runs: Runs, *arms: str) -> str:
+    """Return what a reader has to know of arms that are compared at their best rates."""
+    return "; ".join(
+        filter(None, (note(arm) for note in (runs.at_edge, runs.lost) for arm in arms))
+    )
 
 
 def lower_target(ours: Record, rival: Record) -> float:
@@ -248,7 +259,7 @@ def _best_table(runs: Runs, base: dict[str, float]) -> str:
         rates = ", ".join(f"{lr:g}" for lr in sorted({record["lr"] for record in own.values()}))
         reached = shown(steps, 1) + (f" ({late} not before)" if late else "")
         cells = [reached, shown([-gap for gap in ahead]), shown(more)]
-        rows.append([name, rates, *cells, runs.at_edge(name)])
+        rows.append([name, rates, *cells, _notes(runs, name)])
     head = ["arm", "rate", "steps to LoRA's loss", "Δ area", f"Δ {GENERIC} at equal target", ""]
     return table(head, rows)
 

@@ -189,6 +189,20 @@ class Runs:
         each = {seed: self.finished(arm, self.best_rate(arm, seed)) for seed in sorted(seeds)}
         return {seed: records[seed] for seed, records in each.items() if seed in records}
 
+    def lost(self, arm: str, lr: float | None = None) -> str:
+        """Return a note of seeds whose run diverged, and so is in no comparison.
+
+        Args:
+            arm: Its name.
+            lr: The rate; None takes for every seed the one of `at_best`.
+        """
+        if lr is None:
+            seeds = {seed for rate in self.rates(arm) for seed in self.records(arm, rate)}
+            gone = sorted(seeds - self.at_best(arm).keys())
+        else:
+            gone = sorted(self.records(arm, lr).keys() - self.finished(arm, lr).keys())
+        return f"{arm} diverged with seed {', '.join(map(str, gone))}" if gone else ""
+
     def at_edge(self, arm: str) -> str:
         """Return a note where the best rate is the smallest or largest that was tried."""
         rates, best = self.rates(arm), self.best_rate(arm)

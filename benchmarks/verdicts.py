@@ -7,7 +7,7 @@ where it holds.
     reproduced in direction    the mean gain is above 0, the interval is not
     not reproduced             the mean gain is not above 0, the interval does not lie below
     contradicted               the interval lies below 0
-    too few                    one gain alone, of what varies
+    too few                    fewer than three gains, of what varies
 
 What does not vary needs no interval: one gain decides.
 """
@@ -27,6 +27,8 @@ NOT_REPRODUCED = "not reproduced"
 CONTRADICTED = "contradicted"
 TOO_FEW = "too few"
 NOT_RUN = "not run"
+FEWEST = 3
+"""Gains, such as seeds, below which nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Claim:
         """The verdict by the rule in the module's docstring."""
         if not self.gains:
             return NOT_RUN
+        if len(self.gains) < FEWEST and not self.exact:
+            return TOO_FEW
         mean, half = mean_and_half(self.gains)
         if len(self.gains) == 1:
-            if not self.exact:
-                return TOO_FEW
             half = 0.0
         if mean > 0:
             return REPRODUCED if mean - half > 0 else IN_DIRECTION

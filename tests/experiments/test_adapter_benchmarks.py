@@ -180,6 +180,11 @@ def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
     assert list(adapter_training.Runs(bench.out, MARKS).finished("lora", lr)) == [0]
     adapter_speed.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
+    claims = {claim.text: claim for claim in adapter_speed.claims(bench.out)}
+    for text in ("pissa learns faster than lora, each at its best rate", "s2ft forgets less"):
+        (found,) = (claim for name, claim in claims.items() if name.startswith(text))
+        assert found.notes == "lora diverged with seed 1"
+        assert len(found.gains) == 1
 
 
 def curve(points, losses=()):
@@ -249,6 +254,7 @@ def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
     [
         ((), False, verdicts.NOT_RUN),
         ((1.0,), False, verdicts.TOO_FEW),
+        ((1.0, 1.1), False, verdicts.TOO_FEW),
         ((1.0,), True, verdicts.REPRODUCED),
         ((-1.0,), True, verdicts.CONTRADICTED),
         ((-1.0, -1.1, -1.2), False, verdicts.CONTRADICTED),
