@@ -19,6 +19,7 @@ from torch import Tensor
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import drift, stable_rank
 from bayeslora.files import read_json, write_json
+from bayeslora.options import as_mapping
 
 BATCH = 2
 
@@ -55,7 +56,7 @@ def run(bench: Bench, name: str, lr: float, seed: int) -> None:
     asked = {
         "steps": bench.steps,
         "marked": list(bench.marks),
-        "options": repr(arm.adapter),
+        "options": changed_options(arm.adapter),
         "texts": bench.setting.texts.digest(),
     }
     if file.is_file() and asked.items() <= read_json(file).items():
@@ -64,6 +65,14 @@ def run(bench: Bench, name: str, lr: float, seed: int) -> None:
     record = {"arm": name, "lr": lr, "seed": seed, **asked, **train(bench, trainee, seed)}
     write_json(file, record)
     print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
+
+
+def changed_options(adapter: Any) -> dict[str, Any]:
+    """Return an adapter's name and what is not its default, so that new options change nothing."""
+    if adapter is None:
+        return {}
+    given, default = as_mapping(adapter), as_mapping(type(adapter)())
+    return {key: item for key, item in given.items() if key == "name" or item != default[key]}
 
 
 def train(bench: Bench, trainee: Trainee, seed: int) -> Record:

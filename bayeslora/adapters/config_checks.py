@@ -40,7 +40,7 @@ def check_shared(config: Shared) -> None:
         check_integer("num_layers", config.num_layers, low=1, otherwise=" or None (all layers)")
     check_rate(config)
     check_number("weight_decay", config.weight_decay, low=0.0)
-    _check_targets(config)
+    check_names(config, "target_modules", "modules")
 
 
 class Rated(Protocol):
@@ -61,15 +61,24 @@ def check_rate(config: Rated) -> None:
         check_number("lr", config.lr, above=0.0, otherwise=" or None (the adapter's default)")
 
 
-def _check_targets(config: Shared) -> None:
-    """Let one string stand for a tuple of one, and refuse anything but non-empty strings."""
-    targets: Any = config.target_modules
-    if targets is None:
+def check_names(config: object, field: str, what: str) -> None:
+    """Let one string stand for a tuple of one, and refuse anything but non-empty strings or None.
+
+    Args:
+        config: A frozen dataclass; the tuple is put into it.
+        field: Which of its fields.
+        what: What the strings name, for the message.
+
+    Raises:
+        InputError: The value is something else.
+    """
+    value: Any = getattr(config, field)
+    if value is None:
         return
-    items = (targets,) if isinstance(targets, str) else targets
+    items = (value,) if isinstance(value, str) else value
     if not isinstance(items, tuple | list) or not items:
-        raise InputError(f"target_modules must be names of modules or None, got {targets!r}")
+        raise InputError(f"{field} must be names of {what} or None, got {value!r}")
     for item in items:
         if not isinstance(item, str) or not item:
-            raise InputError(f"target_modules must hold non-empty strings, got {item!r}")
-    object.__setattr__(config, "target_modules", tuple(items))
+            raise InputError(f"{field} must hold non-empty strings, got {item!r}")
+    object.__setattr__(config, field, tuple(items))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bayeslora.adapters.config_checks import check_shared
+from bayeslora.adapters.config_checks import check_names, check_shared
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
 
@@ -32,6 +32,8 @@ class S2FT:
             on training rows (`activation`), of both together (`product`), or of the loss's
             gradient there (`gradient`).
         largest: Whether the largest are taken, or the smallest.
+        avoid: Model directories, whose columns are left alone, so that their adapters and this one
+            can be fused. The budgets stay shares of all heads and channels.
         context_rows: Training rows that are run for a selection, at most, evenly spread over them.
         target_modules: Endings of dotted module names, or regular expressions of whole names;
             `None` takes the architecture's own output and down projections. An attention output is
@@ -52,6 +54,7 @@ class S2FT:
     d_ratio: float = 0.02
     selection: str = "random"
     largest: bool = True
+    avoid: tuple[str, ...] | None = None
     context_rows: int = 1000
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
@@ -70,4 +73,5 @@ class S2FT:
             raise InputError("o_ratio and d_ratio are both 0, so nothing would be trained")
         check_choice("selection", self.selection, SELECTIONS)
         check_flag("largest", self.largest)
+        check_names(self, "avoid", "model directories")
         check_integer("context_rows", self.context_rows, low=1)

@@ -137,7 +137,8 @@ def _joined(layer: str, items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor,
     if (counts > 1).any():
         raise InputError(
             f"{layer}: several adapters change columns {named(numbers[counts > 1])}, and columns "
-            "of different trainings cannot be added; fuse adapters whose columns are apart"
+            "of different trainings cannot be added; train one of them with the option "
+            "avoid=DIRECTORY of the other"
         )
     order = idx.argsort()
     return idx[order], torch.cat([sel for _, sel in items], 1)[:, order]

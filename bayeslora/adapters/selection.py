@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.columns import Columns
@@ -30,6 +32,9 @@ from bayeslora.errors import InputError
 
 Choice = dict[str, Tensor]
 """Columns, [k] int64 each, by the name of the layer."""
+
+ADAPTER_FILE = "adapter.safetensors"
+"""What a model directory calls the file with the tensors of its sites."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,13 @@ def choose_columns(
         moments: Second moments of the layers' inputs by name, where the selection is by them.
 
     Raises:
-        InputError: The selection is by gradients, or second moments are missing or not finite.
+        InputError: The selection is by gradients, or second moments are missing or not finite; see
+            `free_units`.
     """
+    free = free_units(units, config)
     if config.selection == "random":
         draws = {unit.name: torch.rand(unit.count, generator=generator) for unit in units}
-        return largest_units(units, draws)
+        return largest_units(units, draws, free=free)
     if config.selection == "gradient":
         raise InputError(
             "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and call "
@@ -108,7 +115,7 @@ def choose_columns(
         unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments)
         for unit in units
     }
-    return largest_units(units, _scores(units, squares), largest=config.largest)
+    return largest_units(units, _scores(units, squares), largest=config.largest, free=free)
 
 
 def begin_by_gradient(
@@ -117,6 +124,7 @@ def begin_by_gradient(
     backward: Callable[[], object],
     *,
     largest: bool = True,
+    free: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Let sites start with the units whose columns have the largest gradient of a loss.
 
@@ -128,6 +136,7 @@ def begin_by_gradient(
         units: Of each site, in the same order.
         backward: Leaves the gradient of the loss, as often as it likes to call `backward()`.
         largest: Whether the largest are taken, or the smallest.
+        free: See `largest_units`.
 
     Raises:
         InputError: No gradient reaches a site, or it is not finite.
@@ -141,13 +150,61 @@ def begin_by_gradient(
         if gradient is None:
             raise InputError(f"no gradient of the loss reaches the columns of {site.name}")
         squares[site.name] = gradient.double().square().sum(0).cpu()
-    chosen = largest_units(units, _scores(units, squares), largest=largest)
+    chosen = largest_units(units, _scores(units, squares), largest=largest, free=free)
     for site in sites:
         site.begin(chosen[site.name])
 
 
+def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None:
+    """Return which units the models to avoid leave alone, [count] bool of each layer; None for all.
+
+    Raises:
+        InputError: A directory holds no adapter of columns, or too few units are left.
+    """
+    if config.avoid is None:
+        return None
+    free = {unit.name: torch.ones(unit.count, dtype=torch.bool) for unit in units}
+    for directory in config.avoid:
+        taken = _columns_in(directory)
+        for unit in units:
+            for name, idx in taken.items():
+                if name == unit.name or name.endswith(f".{unit.name}"):
+                    free[unit.name][idx[idx < unit.count * unit.width] // unit.width] = False
+    for ratio, kind in _kinds(units):
+        left = sum(int(free[unit.name].sum()) for unit in kind)
+        if left < (budget := _budget(ratio, kind)):
+            heads = is_attention_output(kind[0].name)
+            raise InputError(
+                f"avoid={list(config.avoid)} leaves {left} of {sum(unit.count for unit in kind)} "
+                f"{'heads' if heads else 'channels'}, and {'o' if heads else 'd'}_ratio={ratio:g} "
+                f"takes {budget}"
+            )
+    return free
+
+
+def _columns_in(directory: str) -> Choice:
+    """Return the columns that a saved model changes, by the layer's name with what is before it."""
+    path = Path(directory) / ADAPTER_FILE
+    try:
+        with safe_open(str(path), "pt") as file:
+            names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
+            found = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"avoid={directory!r} is no model directory: {path}: {error}") from None
+    if not found:
+        raise InputError(
+            f"avoid={directory!r} holds no adapter of columns ('s2ft'), so there is nothing to "
+            "avoid"
+        )
+    return found
+
+
 def largest_units(
-    units: Sequence[Units], scores: Mapping[str, Tensor], *, largest: bool = True
+    units: Sequence[Units],
+    scores: Mapping[str, Tensor],
+    *,
+    largest: bool = True,
+    free: Mapping[str, Tensor] | None = None,
 ) -> Choice:
     """Return the columns of the units with the largest scores, from a budget for each kind.
 
@@ -158,17 +215,25 @@ def largest_units(
         units: Of each layer.
         scores: [count] of each layer.
         largest: Whether the largest are taken, or the smallest.
+        free: Those that may be taken, [count] bool of each layer; None for all.
     """
     chosen: Choice = {}
     for ratio, kind in _kinds(units):
         merged = torch.cat([scores[unit.name].double() for unit in kind])
-        budget = max(1, round(ratio * len(merged)))
+        order = merged.argsort(descending=largest, stable=True)
+        if free is not None:
+            order = order[torch.cat([free[unit.name] for unit in kind])[order]]
         taken = torch.zeros(len(merged), dtype=torch.bool)
-        taken[merged.argsort(descending=largest, stable=True)[:budget]] = True
+        taken[order[: _budget(ratio, kind)]] = True
         parts = torch.split(taken, [unit.count for unit in kind])
         for unit, part in zip(kind, parts, strict=True):
             chosen[unit.name] = part.repeat_interleave(unit.width).nonzero()[:, 0]
     return {unit.name: chosen[unit.name] for unit in units}
+
+
+def _budget(ratio: float, kind: Sequence[Units]) -> int:
+    """Return how many units of one kind are trained."""
+    return max(1, round(ratio * sum(unit.count for unit in kind)))
 
 
 def _kinds(units: Sequence[Units]) -> list[tuple[float, list[Units]]]:

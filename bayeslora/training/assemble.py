@@ -14,6 +14,7 @@ from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.full_layers import FullLayers, find_layers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
+from bayeslora.adapters.selection import free_units, units_at
 from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
@@ -68,6 +69,9 @@ def build_network(
     # from a context begins once that has been run, through this very network.
     blank = extra is not None or _is_learned(chosen)
     sites = inject(clone.model, chosen, seed, blank=blank)
+    if extra is None and isinstance(chosen, S2FT):
+        # Columns that rows choose are chosen once the frozen layers have run.
+        free_units(units_at(clone.model, [site.name for site in sites], chosen), chosen)
     lay_out(sites, under("adapter.", trained or {}))
     names = [site.name for site in sites]
     encoder = Encoder(

@@ -165,7 +165,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
         self._sampler.finish()
 
     def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
-        """Return the groups of the layers: those of our own fits by name, else by what they hold."""
+        """Return the layers' groups: those of our own fits by name, else by what they hold."""
         layers = {id(item) for group in self._sampler.layers for item in group.params}
         return [
             group

@@ -10,7 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.adapters.columns import Columns
 from bayeslora.adapters.config_columns import LEARNED, S2FT
-from bayeslora.adapters.selection import begin_by_gradient, choose_columns, units_at
+from bayeslora.adapters.selection import (
+    begin_by_gradient,
+    choose_columns,
+    free_units,
+    units_at,
+)
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.vbll import VBLLHead
@@ -65,8 +70,9 @@ def _choose(network: Network, adapter: S2FT, train: LabelledTexts, *, shown: boo
     sites = [site for site in network.sites if isinstance(site, Columns)]
     units = units_at(network.encoder.model, [site.name for site in sites], adapter)
     if adapter.selection == "gradient":
+        free = free_units(units, adapter)
         loss = _backward(network, adapter, train, shown=shown)
-        begin_by_gradient(sites, units, loss, largest=adapter.largest)
+        begin_by_gradient(sites, units, loss, largest=adapter.largest, free=free)
     else:
         moments = moments_on(network, train.texts, adapter, shown=shown)
         weights: dict[str, Tensor] = {site.name: site.weight for site in sites}

@@ -1,23 +1,28 @@
 """Which columns S²FT takes: units, budgets, scores, and what they are refused for."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_hosts import moments_on, output, randomise, stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.inject import inject
+from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.selection import (
+    ADAPTER_FILE,
     Units,
     begin_by_gradient,
     choose_columns,
     column_targets,
+    free_units,
     largest_units,
     units_at,
 )
 from bayeslora.adapters.stats import SecondMoment
+from bayeslora.checkpoint import ADAPTER
 from bayeslora.errors import InputError
 
 HEADS, CHANNELS = 4, 24
@@ -264,3 +269,77 @@ def test_an_adapted_layer_is_refused():
     randomise(inject(model, S2FT(), seed=0))
     with pytest.raises(InputError, match="carries an adapter already"):
         inject(model, S2FT(), seed=1)
+
+
+def saved_columns(directory, config, seed=0, before=""):
+    """Write a model directory's adapter; return its columns."""
+    directory.mkdir()
+    sites = inject(tiny_llama(), config, seed=seed)
+    state = {f"{before}{name}": value for name, value in adapter_state(sites).items()}
+    save_file(state, directory / ADAPTER)
+    return {site.name: set(site.idx.tolist()) for site in sites}
+
+
+def test_the_file_is_that_of_a_model_directory():
+    assert ADAPTER_FILE == ADAPTER
+
+
+@pytest.mark.parametrize("selection", ["random", "weight", "activation", "gradient"])
+def test_columns_of_other_models_are_left_alone(tmp_path, selection):
+    """What is taken is the best of the rest, as many units as without."""
+    config = S2FT(o_ratio=0.25, d_ratio=0.25, selection="weight")
+    taken = [
+        saved_columns(tmp_path / "a", config),
+        # As in an ensemble, whose members have names before those of the layers.
+        saved_columns(tmp_path / "b", replace(config, selection="random"), 3, "1.adapter."),
+    ]
+    own = replace(config, selection=selection)
+    away = replace(own, avoid=(str(tmp_path / "a"), str(tmp_path / "b")))
+    model = tiny_llama()
+    names = column_targets(model, own)
+    moments = moments_on(model, names, tokens())
+    if selection == "gradient":
+        sites, units = inject(model, own, seed=0, blank=True), units_at(model, names, own)
+
+        def backward():
+            model(tokens()).last_hidden_state.square().sum().backward()
+
+        begin_by_gradient(sites, units, backward, free=free_units(units, away))
+        found = {site.name: site.idx.tolist() for site in sites}
+    else:
+        found = chosen(model, away, moments=moments)
+    assert not any(taken[n][name] & set(idx) for n in (0, 1) for name, idx in found.items())
+    # Three of twelve heads of four columns, and 18 of 72 channels.
+    assert sum(len(idx) for name, idx in found.items() if "o_proj" in name) == 3 * 4
+    assert sum(len(idx) for name, idx in found.items() if "down_proj" in name) == 18
+
+
+def test_the_best_of_the_rest_is_taken():
+    units = [Units("a.down_proj", 4, 1, 0.5)]
+    scores = {"a.down_proj": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+    free = {"a.down_proj": torch.tensor([False, True, False, True])}
+    for largest in (True, False):
+        found = largest_units(units, scores, largest=largest, free=free)
+        assert found["a.down_proj"].tolist() == [1, 3]
+    units = [replace(units[0], ratio=0.25)]
+    assert largest_units(units, scores, free=free)["a.down_proj"].tolist() == [1]
+    assert largest_units(units, scores, largest=False, free=free)["a.down_proj"].tolist() == [3]
+
+
+def test_what_cannot_be_avoided_is_said(tmp_path):
+    config = S2FT(o_ratio=0.6, d_ratio=0.25)
+    saved_columns(tmp_path / "most", config)
+    with pytest.raises(
+        InputError, match=r"avoid=\['.*most'\] leaves 5 of 12 heads, and o_ratio=0.6 takes 7"
+    ):
+        inject(tiny_llama(), replace(config, avoid=str(tmp_path / "most")), seed=0)
+    with pytest.raises(InputError, match=r"avoid='nowhere' is no model directory: nowhere.adapter"):
+        inject(tiny_llama(), replace(config, avoid="nowhere"), seed=0)
+    (tmp_path / "lora").mkdir()
+    save_file({"adapter.x.A": torch.zeros(2)}, tmp_path / "lora" / ADAPTER)
+    with pytest.raises(InputError, match=r"holds no adapter of columns \('s2ft'\)"):
+        inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
+    with pytest.raises(InputError, match="avoid must hold non-empty strings, got ''"):
+        S2FT(avoid=("a", ""))
+    with pytest.raises(InputError, match="avoid must be names of model directories or None, got 3"):
+        S2FT(avoid=3)

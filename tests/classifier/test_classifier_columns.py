@@ -82,6 +82,30 @@ def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection
     assert (again.predict(toy_rows(9, 5)).probs == expected).all()
 
 
+@pytest.mark.parametrize("selection", ["random", "gradient"])
+def test_a_second_fit_can_leave_the_columns_of_the_first_alone(backbone, tmp_path, selection):
+    """So that both are fused; the directory is not asked for again when the model is loaded."""
+    more = f",selection={selection}"
+    fitted(backbone, "mle", more, out=tmp_path / "one")
+    avoid = f"{more},avoid={tmp_path / 'one'}"
+    other = fitted(backbone, "mle", avoid, out=tmp_path / "other")
+    parts = [read_model(tmp_path / name).adapter for name in ("one", "other")]
+    (tmp_path / "one").rename(tmp_path / "gone")
+    again = BayesianClassifier.from_pretrained(tmp_path / "other", progress=False)
+    assert columns(again) == columns(other)
+    sites = fuse(load_backbone(backbone, dtype="float32").model, parts)
+    assert sum(site.k for site in sites) == 2 * (2 * 4 + 10)
+
+
+def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("rows are run first")
+
+    monkeypatch.setattr("bayeslora.training.fit.begin_columns", never)
+    with pytest.raises(InputError, match="avoid='/nowhere' is no model directory"):
+        fitted(backbone, "mle", ",selection=gradient,avoid=/nowhere")
+
+
 def test_draws_and_curvature_are_of_the_columns_alone(backbone):
     clf = fitted(backbone, "laplace_lora:prior_precision=1", ",selection=gradient")
     network = clf._known().network
