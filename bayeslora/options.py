@@ -43,7 +43,8 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         raise InputError(f"{what} must be a name or an object ({allowed}), got {value!r}")
     if name not in choices:
         raise unknown_choice(what, name, choices)
-    return _build(f"{what} {name}", choices[name], options)
+    # What is chosen from a single kind has its name.
+    return _build(what if name == what else f"{what} {name}", choices[name], options)
 
 
 def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:

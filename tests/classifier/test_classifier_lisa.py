@@ -221,7 +221,7 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
     [
         (WHOLE, "num_active=1", "adapter 'lisa' samples layers by its own options"),
         ("lora", "num_active=9", r"num_active must be from 1 to 3, the layers to draw from, got 9"),
-        ("lora", "active=2", "unknown option of layer_sampling layer_sampling 'active'"),
+        ("lora", "active=2", "unknown option of layer_sampling 'active'"),
         ("lora", bl.LISA(), r"LISA is an adapter \(adapter=LISA"),
         ("lora", 3, "layer_sampling must be a name or an object"),
         ("lora", "mode=weighted,weights=[1,2]", "weights must be 3 numbers"),
