@@ -135,7 +135,5 @@ def test_what_cannot_be_reordered_is_refused_and_left_as_it_was():
     with pytest.raises(InputError, match="8 rows of keys are not 4 heads in 1 groups"):
         chosen_first(model, {**fits, **adapter_of({f"{ATTENTION}.o_proj": heads_of([1])})})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(
-        InputError, match=r"output\.dense cannot be reordered: only layers"
-    ):
+    with pytest.raises(InputError, match=r"output\.dense cannot be reordered: only layers"):
         chosen_first(tiny_bert(), adapter_of({"encoder.layer.0.output.dense": torch.tensor([1])}))
