@@ -16,6 +16,8 @@ from bayeslora.adapters.inject import (
     remove,
 )
 from bayeslora.adapters.site import Site
+from bayeslora.errors import InputError
+from bayeslora.optim.alternating import build_optimizer
 
 
 class SiteLaws:
@@ -138,6 +140,36 @@ class SiteLaws:
         difference = output(fresh, self.inputs()) - output(model, self.inputs())
         assert torch.count_nonzero(difference) == 0
 
+    def test_tensors_of_another_adapter_are_refused_and_nothing_changes(self, trained):
+        _, sites = trained
+        before = adapter_state(sites)
+        name = next(iter(before))
+        renamed = {f"other.{key}": value for key, value in before.items()}
+        for tensors, message in (
+            (renamed, f"unexpected adapter tensor 'other.{name}'"),
+            ({key: value for key, value in before.items() if key != name}, f"'{name}' is missing"),
+            ({**before, name: before[name][..., None]}, f"'{name}' has shape|vector of integers"),
+        ):
+            with pytest.raises(InputError, match=message):
+                load_adapter_state(sites, tensors)
+        after = adapter_state(sites)
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+
+    def test_constraints_hold_after_steps_of_the_optimiser(self, adapted):
+        model, sites = adapted
+        tags = [site.manifold() for site in sites]
+        optimizer = build_optimizer(sites, [], self.config, 0.01)
+        for _ in range(5):
+            optimizer.zero_grad()
+            result = model(self.inputs())
+            states = getattr(result, "last_hidden_state", result)
+            direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
+            (states * direction).sum().backward()
+            optimizer.step()
+        assert any(torch.count_nonzero(site.delta()) for site in sites)
+        assert [site.manifold() for site in sites] == tags
+        self.check_orthonormal(sites)
+
     def test_hooks_see_one_call_a_forward_pass(self, trained):
         model, sites = trained
         calls = []
@@ -230,7 +262,10 @@ class SiteLaws:
         assert differs == self.is_random
 
     def test_orthonormal_factors_are_orthonormal(self, adapted):
-        for site in adapted[1]:
+        self.check_orthonormal(adapted[1])
+
+    def check_orthonormal(self, sites):
+        for site in sites:
             for key, kind in site.manifold().items():
                 assert kind == "stiefel"
                 Z = site.trainable()[key].detach().double()

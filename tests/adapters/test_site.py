@@ -48,6 +48,10 @@ class TestRankStabilisedLoRAOnStack(OnStack):
     config = LoRA(r=4, use_rslora=True, target_modules=("layers.0", "layers.2"))
 
 
+class TestRankStabilisedLoRAOnLlama(OnLlama):
+    config = LoRA(r=3, use_rslora=True, num_layers=2)
+
+
 class TestPoLAROnStack(OnStack):
     config = PoLAR(r=6, target_modules=("layers.1", "layers.2"), num_layers=None)
 
