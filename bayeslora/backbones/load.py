@@ -141,6 +141,7 @@ def load_backbone(
             "configuration says"
         ) from error
     untrained = _untrained(name, loading["missing_keys"])
+    check_finite(f"backbone {name!r}", model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False).eval().to(place)
@@ -206,6 +207,23 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
 def lasting_name(name: str) -> str:
     """Return a name that leads to the same model from any working directory."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def check_finite(what: str, model: nn.Module) -> None:
+    """Complain about parameters with values that are not finite.
+
+    Attention may hide them, and the features are then finite and mean nothing.
+
+    Raises:
+        InputError: There is one; the message begins with `what` and names it.
+    """
+    for name, value in model.named_parameters():
+        # A sum is several times as fast as a look at every value, and never hides one.
+        if not value.is_floating_point():
+            continue
+        total = value.detach().sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not torch.isfinite(value).all():
+            raise InputError(f"{what} is damaged: {name} has values that are not finite")
 
 
 def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: bool = False) -> str:

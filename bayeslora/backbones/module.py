@@ -24,7 +24,7 @@ from bayeslora.backbones.final_layer import (
     received,
     with_constant,
 )
-from bayeslora.backbones.load import Backbone, fingerprint, pick_device
+from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
 from bayeslora.backbones.tokens import Tokens
 from bayeslora.errors import InputError
 
@@ -140,6 +140,7 @@ def wrap_module(
     names = checked_names(classes)
     final = layer or _only_layer(module, len(names))
     check_layer(module, final, len(names))
+    check_finite("module", module)
     module.requires_grad_(False).eval()
     if device is not None:
         module.to(pick_device(device))

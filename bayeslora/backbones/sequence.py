@@ -17,7 +17,14 @@ from torch import nn
 from bayeslora.backbones.classifier_source import class_names, open_classifier
 from bayeslora.backbones.encoder import Batch
 from bayeslora.backbones.final_layer import check_layer, check_logits, find_layer, gap
-from bayeslora.backbones.load import Backbone, fingerprint, model_kind, open_source, pick_device
+from bayeslora.backbones.load import (
+    Backbone,
+    check_finite,
+    fingerprint,
+    model_kind,
+    open_source,
+    pick_device,
+)
 from bayeslora.backbones.sequence_encoder import (
     Padding,
     SequenceClassifier,
@@ -67,6 +74,7 @@ def load_sequence_classifier(
         tokenizer = open_source("tokenizer", reader, trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    check_finite(f"classifier {name!r}", model)
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))

@@ -128,6 +128,27 @@ def test_missing_weights_are_refused(tmp_path):
         loaded(path)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
+    """Attention on a CPU hides them: without a look at the weights all features are finite."""
+    path = tiny_llama(tmp_path / "model")
+    tensors = load_file(path / WEIGHTS)
+    name = next(name for name in tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
+    tensors[name][2, 3] = value
+    save_file(tensors, path / WEIGHTS, {"format": "pt"})
+    message = r"model' is damaged: .*layers\.1\.self_attn\.q_proj\.weight has values .* not finite"
+    with pytest.raises(InputError, match=message):
+        loaded(path, dtype)
+
+
+def test_large_finite_weights_are_no_damage():
+    """Their sum in float32 is infinite."""
+    layer = nn.Linear(4, 4)
+    layer.weight.data.fill_(3e38)
+    load.check_finite("layer", layer)
+
+
 def test_weights_of_other_shapes_are_refused(tmp_path):
     path = tiny_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())

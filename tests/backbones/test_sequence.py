@@ -30,6 +30,16 @@ def linear_logits(classifier):
     return encoder.features(encoder.prepare(TEXTS), batch_size=3) @ encoder.weight.T
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    path = saved("bert", tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.1.attention.self.query.weight"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"^classifier '.*model' is damaged: .*query\.weight has"):
+        loaded(path)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_and_weights_make_the_logits(tmp_path, family):
     path = saved(family, tmp_path / "model")

@@ -218,6 +218,13 @@ def test_only_a_module_is_taken():
         wrapped(encode)
 
 
+def test_a_module_with_values_that_are_not_finite_is_refused():
+    module = Net()
+    module.fc.weight.data[0, 0] = torch.nan
+    with pytest.raises(bl.InputError, match=r"^module is damaged: fc\.weight has values"):
+        wrapped(module)
+
+
 def test_one_of_several_layers_has_to_be_named():
     module = nn.Sequential(nn.Linear(WORDS, 3), nn.Linear(3, 3))
     with pytest.raises(bl.InputError, match=r"2 linear layers have 3 outputs \(0, 1\); name"):
