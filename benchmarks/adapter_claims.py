@@ -46,8 +46,9 @@ def write_summary(reports: Path) -> None:
         "0 where the claim holds, and paired where there is a rival. **reproduced**: the 95 % t "
         "interval of the mean gain lies above 0; **reproduced in direction**: the mean alone does; "
         "**not reproduced**: neither; **contradicted**: the interval lies below 0; **too few**: "
-        "less than three gains, as where runs diverged. Each claim "
-        "stands alone: no correction for their number, and where there were no difference at all, "
+        "less than three gains, as where runs diverged. Seeds differ in batches and random starts: "
+        "an interval over them says nothing of other texts, tasks or models. Each claim stands "
+        "alone: no correction for their number, and where there were no difference at all, "
         "every second claim would come out as reproduced in direction. Made by `python "
         "benchmarks/adapter_claims.py`."
     ]
