@@ -129,7 +129,8 @@ class Columns(nn.Module):
         All other columns are the host's bit by bit.
         """
         weight = self.weight.detach().clone()
-        kept = weight.index_select(1, self.idx).to(self.sel.weight.dtype)
+        kept = weight.index_select(1, self.idx)
+        # Of two precisions the sum has the finer one.
         weight.index_copy_(1, self.idx, (kept + self.sel.weight).to(weight.dtype))
         bias = None if self.bias is None else self.bias.detach().clone()
         return frozen_layer(weight, bias, self.training)

@@ -38,9 +38,9 @@ def fuse(model: nn.Module, adapters: Sequence[Adapter]) -> list[Columns]:
     """
     changes: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for adapter in adapters:
-        for layer, change in _changes(adapter).items():
+        for layer, change in changes_of(adapter).items():
             changes.setdefault(layer, []).append(change)
-    if not changes:
+    if not adapters:
         raise InputError("there are no adapters of columns to fuse")
     found = {layer: _joined(layer, items) for layer, items in changes.items()}
     return inject_columns(model, found)
@@ -62,17 +62,19 @@ def merge(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
         were, in the weight's own precision and on its device.
 
     Raises:
-        InputError: The adapter is not one of columns, or does not fit. The model is then as it was.
+        InputError: The adapter is not one of columns, or does not fit, or two of its layers share a
+            weight. The model is then as it was.
     """
-    changes = _changes(adapter)
-    weights = {layer: _columns_of(model, layer, *change) for layer, change in changes.items()}
+    changes = changes_of(adapter)
+    weights = {layer: check_change(model, layer, *change) for layer, change in changes.items()}
+    _check_apart(weights)
     before: dict[str, Tensor] = {}
     for layer, (idx, change) in changes.items():
         weight = weights[layer]
-        at = idx.to(weight.device)
+        at = idx.long().to(weight.device)
         kept = weight.index_select(1, at)
-        merged = kept.to(change.dtype) + change.to(weight.device)
-        weight.index_copy_(1, at, merged.to(weight.dtype))
+        # Of two precisions the sum has the finer one.
+        weight.index_copy_(1, at, (kept + change.to(weight.device)).to(weight.dtype))
         before |= {f"{layer}.idx": at, f"{layer}.kept": kept}
     return before
 
@@ -91,15 +93,28 @@ def unmerge(model: nn.Module, before: Mapping[str, Tensor]) -> None:
         layer, _, key = name.rpartition(".")
         if key == "idx" and f"{layer}.kept" in before:
             kept = before[f"{layer}.kept"]
-            found.append((_columns_of(model, layer, idx, kept), idx, kept))
+            found.append((check_change(model, layer, idx, kept), idx, kept))
     if not found or 2 * len(found) != len(before):
         raise InputError("these are not the columns that merging an adapter returned")
     for weight, idx, kept in found:
         weight.index_copy_(1, idx.to(weight.device), kept.to(weight))
 
 
-def _columns_of(model: nn.Module, layer: str, idx: Tensor, values: Tensor) -> Tensor:
-    """Return the weight of a layer, if it has columns with these numbers and of this length."""
+def _check_apart(weights: Mapping[str, Tensor]) -> None:
+    """Complain about layers that hold one tensor: it would get the changes of both."""
+    homes: dict[int, str] = {}
+    for layer, weight in weights.items():
+        first = homes.setdefault(weight.data_ptr(), layer)
+        if first != layer:
+            raise InputError(f"{first} and {layer} share a weight, which cannot take two changes")
+
+
+def check_change(model: nn.Module, layer: str, idx: Tensor, values: Tensor) -> Tensor:
+    """Return the weight [out, in] of a plain layer, if columns idx [k] of values [out, k] fit it.
+
+    Raises:
+        InputError: They do not, or the layer is not there.
+    """
     weight = linear_at(model, layer).weight
     check_columns(layer, idx, weight.shape[1])
     if values.shape != (len(weight), len(idx)):
@@ -110,8 +125,12 @@ def _columns_of(model: nn.Module, layer: str, idx: Tensor, values: Tensor) -> Te
     return weight.data
 
 
-def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return `(idx [k], change [out, k])` of each layer."""
+def changes_of(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return `(idx [k], change [out, k])` of each layer.
+
+    Raises:
+        InputError: The adapter is not one of columns, or has none.
+    """
     tensors = adapter if isinstance(adapter, Mapping) else adapter_state(adapter)
     state = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
     changes: dict[str, tuple[Tensor, Tensor]] = {}
@@ -127,6 +146,8 @@ def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
                 f"{layer}: the change has shape {list(sel.shape)}, of {len(idx)} columns"
             )
         changes[layer] = (idx, sel)
+    if not changes:
+        raise InputError("the adapter has no tensors; one of columns ('s2ft') is needed")
     return changes
 
 

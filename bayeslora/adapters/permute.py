@@ -16,74 +16,110 @@ Source: Yang et al. 2024, arXiv 2412.06289, who permute so for models without gr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.columns import check_columns
+from bayeslora.adapters.fuse import Adapter, changes_of, check_change
 from bayeslora.adapters.inject import linear_at
 from bayeslora.errors import InputError
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+_HEAD_NORMS = ("q_norm", "k_norm")
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Where the columns of one layer go, and the rows of the layers that feed it.
+
+    Attributes:
+        layer: The output or down projection.
+        columns: New order of its columns, [in] int64.
+        rows: The layers whose rows follow, each with their new order.
+    """
+
+    layer: nn.Linear
+    columns: Tensor
+    rows: tuple[tuple[nn.Linear, Tensor], ...]
 
 
 @torch.no_grad()
-def chosen_first(model: nn.Module, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def chosen_first(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
     """Reorder heads and channels of a plain model in place, those of an adapter first.
 
     The model computes what it did, up to the order of its sums.
 
     Args:
         model: Of the LLaMA family: layers `q_proj`, `k_proj`, `v_proj`, `o_proj` and `gate_proj`,
-            `up_proj`, `down_proj`.
-        adapter: `<layer>.idx` [k] and `<layer>.sel` [out, k], as `adapter_state` names them, of
-            output and down projections.
+            `up_proj`, `down_proj`, with norms of a head or none.
+        adapter: Sites or tensors of columns of output and down projections.
 
     Returns:
-        The adapter for the model as it is now, `idx` ascending.
+        The adapter for the model as it is now: `<layer>.idx` [k], ascending, and `<layer>.sel`
+        [out, k], on the CPU.
 
     Raises:
         InputError: A layer is another one, is not there, or has parts that an order would break, or
-            columns are not its own. The model is then as it was.
+            the adapter is not one of columns or does not fit. The model is then as it was.
     """
-    orders: dict[str, Tensor] = {}
-    for name in [name.removesuffix(".idx") for name in adapter if name.endswith(".idx")]:
-        idx = check_columns(name, adapter[f"{name}.idx"], linear_at(model, name).in_features)
-        orders[name] = _order(model, name, idx)
+    changes = changes_of(adapter)
+    for name, (idx, change) in changes.items():
+        check_change(model, name, idx, change)
+    orders = {name: _order(model, name, idx) for name, (idx, _) in changes.items()}
     found = {}
-    for name, order in orders.items():
-        _permute(model, name, order)
+    for name, (idx, change) in changes.items():
+        order = orders[name]
+        _take(order.layer.weight, 1, order.columns)
+        for layer, rows in order.rows:
+            for value in (layer.weight, layer.bias):
+                if value is not None:
+                    _take(value, 0, rows)
         # Column order[j] now stands at j.
-        places = order.argsort()[adapter[f"{name}.idx"].cpu()]
+        places = order.columns.argsort()[idx.long().cpu()]
         ascending = places.argsort()
         found[f"{name}.idx"] = places[ascending]
-        found[f"{name}.sel"] = adapter[f"{name}.sel"][:, ascending]
+        found[f"{name}.sel"] = change.detach().cpu()[:, ascending]
     return found
 
 
-def _order(model: nn.Module, name: str, idx: Tensor) -> Tensor:
-    """Return the new order of a layer's columns, [in] int64."""
+def _take(value: Tensor, axis: int, order: Tensor) -> None:
+    value.copy_(value.index_select(axis, order.to(value.device)))
+
+
+def _order(model: nn.Module, name: str, idx: Tensor) -> _Order:
     parent, _, kind = name.rpartition(".")
-    width = linear_at(model, name).in_features
-    chosen = torch.zeros(width, dtype=torch.bool)
-    chosen[idx.cpu()] = True
+    layer = linear_at(model, name)
+    chosen = torch.zeros(layer.in_features, dtype=torch.bool)
+    chosen[idx.long().cpu()] = True
     if kind == _FEED_FORWARD[-1]:
-        _check_parts(model, parent, _FEED_FORWARD, shared=0)
-        return _first(chosen)
-    if kind != _ATTENTION[-1]:
+        order = _first(chosen)
+        feeding = dict.fromkeys(_FEED_FORWARD[:-1], order)
+        _check_parts(model, parent, _FEED_FORWARD, {})
+    elif kind == _ATTENTION[-1]:
+        groups, heads, size = _heads(model, parent, layer.in_features)
+        _check_parts(model, parent, _ATTENTION, dict.fromkeys(_HEAD_NORMS, size))
+        by_group, order = _head_order(chosen.view(groups, heads, size).any(-1), size)
+        feeding = {"q_proj": order, "k_proj": by_group, "v_proj": by_group}
+    else:
         raise InputError(
             f"{name} cannot be reordered: only layers {_ATTENTION[-1]!r} and "
             f"{_FEED_FORWARD[-1]!r} of the LLaMA family can"
         )
-    groups, heads, size = _heads(model, parent)
-    _check_parts(model, parent, _ATTENTION, shared=size)
-    return _head_order(chosen.view(groups, heads, size).any(-1), size)
+    rows = tuple((linear_at(model, f"{parent}.{part}"), new) for part, new in feeding.items())
+    for part, (fed, new) in zip(feeding, rows, strict=True):
+        if fed.out_features != len(new):
+            raise InputError(
+                f"{parent} cannot be reordered: {part} has {fed.out_features} rows, not one for "
+                f"each of {len(new)} that the order is of"
+            )
+    return _Order(layer, order, rows)
 
 
-def _head_order(chosen: Tensor, size: int) -> Tensor:
-    """Return the order of columns for heads chosen [groups, heads of a group] bool.
+def _head_order(chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the order of rows of keys, and of columns, for heads [groups, heads of a group] bool.
 
     The groups with the most chosen heads come first, and in each of them its chosen heads.
     """
@@ -91,6 +127,11 @@ def _head_order(chosen: Tensor, size: int) -> Tensor:
     by_group = chosen.sum(1).argsort(descending=True, stable=True)
     within = torch.stack([_first(row) for row in chosen])
     numbers = (torch.arange(groups)[:, None] * heads + within)[by_group].flatten()
+    return _widened(by_group, size), _widened(numbers, size)
+
+
+def _widened(numbers: Tensor, size: int) -> Tensor:
+    """Return the numbers of the rows of blocks that each have `size`."""
     return (numbers[:, None] * size + torch.arange(size)).flatten()
 
 
@@ -99,57 +140,36 @@ def _first(chosen: Tensor) -> Tensor:
     return (~chosen).to(torch.int8).argsort(stable=True)
 
 
-def _permute(model: nn.Module, name: str, order: Tensor) -> None:
-    parent, _, kind = name.rpartition(".")
-    layer = linear_at(model, name)
-    layer.weight.copy_(layer.weight[:, order.to(layer.weight.device)])
-    if kind == _FEED_FORWARD[-1]:
-        for part in _FEED_FORWARD[:-1]:
-            _take_rows(linear_at(model, f"{parent}.{part}"), order)
-        return
-    groups, heads, size = _heads(model, parent)
-    _take_rows(linear_at(model, f"{parent}.q_proj"), order)
-    by_group = order.view(groups, heads * size)[:, 0] // (heads * size)
-    rows = (by_group[:, None] * size + torch.arange(size)).flatten()
-    for part in ("k_proj", "v_proj"):
-        _take_rows(linear_at(model, f"{parent}.{part}"), rows)
-
-
-def _take_rows(layer: nn.Linear, rows: Tensor) -> None:
-    rows = rows.to(layer.weight.device)
-    layer.weight.copy_(layer.weight[rows])
-    if layer.bias is not None:
-        layer.bias.copy_(layer.bias[rows])
-
-
-def _heads(model: nn.Module, parent: str) -> tuple[int, int, int]:
+def _heads(model: nn.Module, parent: str, width: int) -> tuple[int, int, int]:
     """Return how many groups there are, heads in each, and columns of a head."""
     config: Any = getattr(model, "config", None)
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise InputError(f"{parent} cannot be reordered: layers share keys and values")
     heads = int(getattr(config, "num_attention_heads", None) or 0)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    width = linear_at(model, f"{parent}.o_proj").in_features
-    rows = linear_at(model, f"{parent}.k_proj").out_features
-    if not heads or width % heads or heads % groups or rows != width // heads * groups:
+    if not heads or width % heads or heads % groups:
         raise InputError(
-            f"{parent}: {width} columns and {rows} rows of keys are not {heads} heads in {groups} "
-            "groups, as the model's configuration has them"
+            f"{parent}: {width} columns are not {heads} heads in {groups} groups, as the model's "
+            "configuration has them"
         )
     return groups, heads // groups, width // heads
 
 
-def _check_parts(model: nn.Module, parent: str, known: tuple[str, ...], *, shared: int) -> None:
+def _check_parts(
+    model: nn.Module, parent: str, known: tuple[str, ...], norms: Mapping[str, int]
+) -> None:
     """Complain about parameters that an order would have to reach too.
 
     Args:
         model: The model.
         parent: The module around the layers.
         known: The layers that are reordered.
-        shared: Numbers that parameters for all heads alike have, such as norms of a head.
+        norms: Modules whose parameters are the same for all heads, with the size that they then
+            have.
     """
-    for name in known:
-        linear_at(model, f"{parent}.{name}")
     for name, value in model.get_submodule(parent).named_parameters():
-        if name.split(".")[0] not in known and value.numel() != shared:
+        part = name.split(".")[0]
+        if part not in known and value.shape != (norms.get(part),):
             raise InputError(
                 f"{parent} cannot be reordered: {name} {list(value.shape)} would have to follow"
             )

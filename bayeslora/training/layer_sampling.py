@@ -111,8 +111,9 @@ class LayerSwitches(TrainerCallback, ExportableState):
     """
 
     def __init__(self, sampler: Lisa, network: Network | None = None) -> None:
-        """Switch the groups of `sampler`; a network is told which of its own layers trained."""
+        """Switch the groups of `sampler`; a network of ours is told which of its layers trained."""
         self._sampler = sampler
+        self._is_ours = network is not None
         self._full = None if network is None else network.full
         self._step = 0
         self._rates: list[tuple[dict[str, Any], float]] = []
@@ -121,8 +122,8 @@ class LayerSwitches(TrainerCallback, ExportableState):
         """Check that parameters are whole, rates can rise, and a resumed run draws the same layers.
 
         Raises:
-            InputError: They are sharded; there is a ramp, and no group of the optimiser holds
-                layers alone; or other layers are drawn.
+            InputError: They are sharded; there is a ramp, and a group of the optimiser holds layers
+                and something else; or other layers are drawn.
         """
         kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
         if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
@@ -130,13 +131,8 @@ class LayerSwitches(TrainerCallback, ExportableState):
                 f"layer sampling needs whole parameters, and {kind} trains shards of them; run "
                 "it on one device or data-parallel"
             )
-        if self._sampler.options.ramp and not self._rising(kwargs["optimizer"]):
-            raise InputError(
-                f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
-                "were drawn, and every group of this optimiser has other parameters too; give the "
-                "Trainer an optimiser in which the layers have groups of their own, or leave ramp "
-                "out"
-            )
+        if self._sampler.options.ramp:
+            self._check_rising(kwargs["optimizer"])
         stored = (state.stateful_callbacks or {}).get(type(self).__name__)
         if state.global_step and isinstance(stored, dict) and "attributes" in stored:
             self._sampler.check_state(stored["attributes"])
@@ -165,14 +161,29 @@ class LayerSwitches(TrainerCallback, ExportableState):
         self._sampler.finish()
 
     def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
-        """Return the layers' groups: those of our own fits by name, else by what they hold."""
-        layers = {id(item) for group in self._sampler.layers for item in group.params}
-        return [
-            group
-            for group in optimizer.param_groups
-            if group.get("name") in _RISING
-            or ("name" not in group and layers.issuperset(map(id, group["params"])))
-        ]
+        """Return the groups of the layers: in a fit of ours by name, else those of layers alone."""
+        groups: list[dict[str, Any]] = optimizer.param_groups
+        if self._is_ours:
+            return [group for group in groups if group.get("name") in _RISING]
+        layers = self._layers()
+        return [group for group in groups if layers.issuperset(map(id, group["params"]))]
+
+    def _layers(self) -> set[int]:
+        return {id(item) for group in self._sampler.layers for item in group.params}
+
+    def _check_rising(self, optimizer: Any) -> None:
+        """Complain where a group of the optimiser holds layers and something else."""
+        if self._is_ours:
+            return
+        rising = {id(item) for group in self._rising(optimizer) for item in group["params"]}
+        held = {id(item) for group in optimizer.param_groups for item in group["params"]}
+        if (self._layers() & held) - rising:
+            raise InputError(
+                f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
+                "were drawn, and groups of this optimiser hold other parameters beside layers; "
+                "give the Trainer an optimiser in which the layers have groups of their own, or "
+                "leave ramp out"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return what checkpoints keep, to be compared when training goes on."""

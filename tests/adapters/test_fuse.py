@@ -148,3 +148,37 @@ def test_what_does_not_fit_is_neither_merged_nor_unmerged():
         with pytest.raises(InputError, match="not the columns that merging an adapter returned"):
             unmerge(model, wrong)
     assert torch.equal(output(model, tokens()), output(plain, tokens()))
+
+
+def test_the_sum_has_the_finer_precision():
+    """A change of nothing changes nothing, whatever precision it has."""
+    for host, change in ((torch.float32, torch.bfloat16), (torch.float64, torch.float32)):
+        model = tiny_llama().to(host)
+        before = model.get_submodule(LAYER).weight.detach().clone()
+        merge(
+            model,
+            {f"{LAYER}.idx": torch.tensor([1]), f"{LAYER}.sel": torch.zeros(16, 1).to(change)},
+        )
+        assert torch.equal(model.get_submodule(LAYER).weight, before)
+
+
+def test_numbers_of_columns_may_be_of_any_integer_type():
+    change = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+    models = []
+    for dtype in (torch.int32, torch.int64):
+        models.append(tiny_llama())
+        merge(
+            models[-1], {f"{LAYER}.idx": torch.tensor([7, 1], dtype=dtype), f"{LAYER}.sel": change}
+        )
+    assert torch.equal(*(output(model, tokens()) for model in models))
+
+
+def test_layers_that_share_a_weight_and_adapters_without_tensors_are_refused():
+    model = tiny_llama()
+    other = "layers.0.mlp.down_proj"
+    model.get_submodule(other).weight = model.get_submodule(LAYER).weight
+    both = adapter_state(adapter([1])) | adapter_state(adapter([1], other))
+    with pytest.raises(InputError, match=r"share a weight, which cannot take two changes"):
+        merge(model, both)
+    with pytest.raises(InputError, match="the adapter has no tensors; one of columns"):
+        merge(tiny_llama(), {})

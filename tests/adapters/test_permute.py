@@ -121,19 +121,96 @@ def test_what_cannot_be_reordered_is_refused_and_left_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fits = adapter_of({f"{FEED_FORWARD}.down_proj": torch.tensor([3])})
     for columns, message in (
-        ({"layers.0.mlp.up_proj": torch.tensor([3])}, r"up_proj cannot be reordered: only layers"),
+        ({"layers.0.self_attn.q_proj": torch.tensor([3])}, r"q_proj cannot be reordered: only"),
         ({"layers.0.mlp.down_proj": torch.tensor([24])}, "has columns 0 to 23, got 24"),
         ({"layers.9.mlp.down_proj": torch.tensor([1])}, "has no layer layers.9.mlp.down_proj"),
     ):
         with pytest.raises(InputError, match=message):
             chosen_first(model, {**fits, **adapter_of(columns)})
-    model.layers[1].self_attn.register_module("q_norm", torch.nn.LayerNorm(16))
-    with pytest.raises(InputError, match=r"q_norm.weight \[16\] would have to follow"):
-        chosen_first(model, {**fits, **adapter_of({f"{ATTENTION}.o_proj": heads_of([1])})})
-    del model.layers[1].self_attn.q_norm
-    model.config.num_key_value_heads = 1
-    with pytest.raises(InputError, match="8 rows of keys are not 4 heads in 1 groups"):
-        chosen_first(model, {**fits, **adapter_of({f"{ATTENTION}.o_proj": heads_of([1])})})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(InputError, match=r"output\.dense cannot be reordered: only layers"):
         chosen_first(tiny_bert(), adapter_of({"encoder.layer.0.output.dense": torch.tensor([1])}))
+
+
+def gpt_oss_like(model):
+    model.layers[1].self_attn.sinks = torch.nn.Parameter(torch.zeros(4))
+
+
+def norm_of_all_heads(model):
+    model.layers[1].self_attn.q_norm = torch.nn.LayerNorm(16)
+
+
+def gated_queries(model):
+    model.layers[1].self_attn.q_proj = torch.nn.Linear(16, 32)
+
+
+def shared_keys(model):
+    model.config.num_kv_shared_layers = 1
+
+
+def one_group(model):
+    model.config.num_key_value_heads = 1
+
+
+def three_heads(model):
+    model.config.num_attention_heads = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (gpt_oss_like, r"sinks \[4\] would have to follow"),
+        (norm_of_all_heads, r"q_norm\.weight \[16\] would have to follow"),
+        (gated_queries, "q_proj has 32 rows, not one for each of 16"),
+        (shared_keys, "layers share keys and values"),
+        (one_group, "k_proj has 8 rows, not one for each of 4"),
+        (three_heads, "16 columns are not 3 heads in 2 groups"),
+    ],
+)
+def test_attention_with_parts_of_its_own_is_refused_and_left_as_it_was(change, message):
+    model = wide()
+    change(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adapter = adapter_of(
+        {f"{FEED_FORWARD}.down_proj": torch.tensor([3]), f"{ATTENTION}.o_proj": heads_of([1])}
+    )
+    with pytest.raises(InputError, match=message):
+        chosen_first(model, adapter)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])
+def test_biases_follow_and_norms_of_a_head_stay(family):
+    """Qwen2 has biases on queries, keys and values, Qwen3 a norm of each head."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+    )
+    torch.manual_seed(0)
+    plain = getattr(transformers, f"{family}Model")(config).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    for value in plain.parameters():
+        value.data += torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    model = copy.deepcopy(plain)
+    moved = chosen_first(model, adapter_of({f"{ATTENTION}.o_proj": heads_of([1, 3])}))
+    assert moved[f"{ATTENTION}.o_proj.idx"].tolist() == heads_of([0, 2]).tolist()
+    torch.testing.assert_close(
+        output(model, tokens()), output(plain, tokens()), atol=1e-10, rtol=1e-10
+    )
+
+
+def test_what_is_no_adapter_of_columns_is_refused():
+    for adapter in ({}, {"layers.1.mlp.down_proj.A": torch.zeros(2, 24)}):
+        with pytest.raises(InputError, match=r"one of (an adapter of )?columns"):
+            chosen_first(wide(), adapter)
+    short = adapter_of({f"{FEED_FORWARD}.down_proj": torch.tensor([3])})
+    short[f"{FEED_FORWARD}.down_proj.sel"] = torch.zeros(8, 1)
+    with pytest.raises(InputError, match=r"have shape \[8, 1\], the model needs \[16, 1\]"):
+        chosen_first(wide(), short)

@@ -177,7 +177,7 @@ def test_the_head_trains_at_every_step(encoder, tmp_path):
 def test_the_rate_of_the_layers_rises_and_no_other(encoder, tmp_path):
     fit = fresh(encoder, MLE(), replace(WHOLE, interval=4, ramp=4), epochs=1)
     sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
-    switches = LayerSwitches(sampler)
+    switches = LayerSwitches(sampler, fit.network)
     groups = [{"name": name, "lr": 0.8} for name in ("adapter", "outside", "head")]
 
     class State:
@@ -299,10 +299,10 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
 
 
 class Chain(nn.Module):
-    def __init__(self):
+    def __init__(self, biases=(True, True)):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(4))
-        self.head = nn.Linear(3, 1)
+        self.layers = nn.ModuleList(nn.Linear(3, 3, bias=biases[0]) for _ in range(4))
+        self.head = nn.Linear(3, 1, bias=biases[1])
 
     def forward(self, x, labels=None):
         for layer in self.layers:
@@ -389,12 +389,32 @@ def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(
     assert ramped_head == pytest.approx(head, rel=0.1)
 
 
-def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog):
+@pytest.mark.parametrize("biases", [(True, True), (False, False), (True, False)])
+def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog, biases):
+    """By default decay decides on the groups, so that one may be empty, or of biases alone."""
+    caplog.set_level(logging.ERROR)
+    model = Chain(biases)
+    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    with pytest.raises(InputError, match=r"^ramp=5 raises .* hold other parameters beside layers"):
+        chain_trainer(model, tmp_path, sampler).train()
+
+
+def test_in_any_trainer_names_of_groups_say_nothing(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     model = Chain()
     sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
-    with pytest.raises(InputError, match=r"^ramp=5 raises .* every group of this optimiser has"):
-        chain_trainer(model, tmp_path, sampler).train()
+    parts = {"layers": model.layers.parameters(), "adapter": model.head.parameters()}
+    groups = [{"params": list(part), "name": name} for name, part in parts.items()]
+    optimizer = torch.optim.SGD(groups, lr=0.01)
+    switches = LayerSwitches(sampler)
+
+    class State:
+        global_step = 0
+
+    switches.on_pre_optimizer_step(None, State, None, optimizer=optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 5, 0.01]
+    switches.on_optimizer_step(None, State, None)
+    chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None)).train()
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
