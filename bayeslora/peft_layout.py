@@ -6,6 +6,11 @@ after training alone, so what was taken out has to be found again from the base 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TENSOR_ROOT = "base_model.model."
@@ -23,3 +28,14 @@ CONVERSION = (
     "save it with PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
 )
 """What to do about any other."""
+
+
+def is_plain(start: Any) -> bool:
+    """Return whether an `init_lora_weights` leaves the base model's weights as they were."""
+    # PEFT takes these names in any case.
+    return (start.lower() if isinstance(start, str) else start) in PLAIN_STARTS
+
+
+def is_finite(value: Tensor) -> bool:
+    """Return whether every value of a stored tensor is finite; 8-bit floats have no own test."""
+    return bool((value.float() if value.is_floating_point() else value).isfinite().all())

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,9 +24,10 @@ from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
     EXACT_PISSA,
-    PLAIN_STARTS,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    is_finite,
+    is_plain,
 )
 
 _PICKLE_FILE = "adapter_model.bin"
@@ -84,8 +85,9 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
     is_pissa = options.get("init_lora_weights") == EXACT_PISSA
-    for path in paths:
-        _check_rank(folder, path, _ranked(options, path, "r"), tensors, is_pissa=is_pissa)
+    ranks, alphas = _of_layers(options, "r", paths), _of_layers(options, "lora_alpha", paths)
+    for path, rank in ranks.items():
+        _check_rank(folder, path, rank, tensors, is_pissa=is_pissa)
     config = LoRA(
         r=options["r"],
         alpha=options["lora_alpha"],
@@ -96,7 +98,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     )
     return PeftCheckpoint(
         config,
-        {path: _scale(options, path) for path in paths},
+        {path: _scale(options, alphas[path], ranks[path]) for path in paths},
         is_pissa,
         tensors,
         others,
@@ -104,24 +106,26 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     )
 
 
-def _scale(options: dict[str, Any], path: str) -> float:
+def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:
     """Return s of a layer, from the rank that was asked for, as PEFT has it."""
-    r = _ranked(options, path, "r")
-    alpha = _ranked(options, path, "lora_alpha")
-    return float(alpha / (r**0.5 if options.get("use_rslora") else r))
+    return float(alpha / (rank**0.5 if options.get("use_rslora") else rank))
 
 
-def _ranked(options: dict[str, Any], path: str, key: str) -> float:
-    """Return rank or alpha of a layer: the first pattern that matches the end of its path."""
-    found: float = next(
-        (
-            value
-            for pattern, value in (options.get(_PATTERNS[key]) or {}).items()
-            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)
-        ),
-        options[key],
-    )
-    return found
+def _of_layers(options: dict[str, Any], key: str, paths: Sequence[str]) -> dict[str, float]:
+    """Return rank or alpha of each layer: that of the first pattern that ends its path."""
+    given: dict[str, float] = options.get(_PATTERNS[key]) or {}
+    patterns = [(_pattern(pattern), value) for pattern, value in given.items()]
+
+    def of_layer(path: str) -> float:
+        found = (value for pattern, value in patterns if pattern.fullmatch(path))
+        # PEFT then takes a key that is the path itself, whatever it means as a pattern.
+        return next(found, given.get(path, options[key]))
+
+    return {path: of_layer(path) for path in paths}
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:.*\.)?(?:{key})")
 
 
 def _check_rank(
@@ -151,16 +155,17 @@ def _check_readable(path: Path, options: Any) -> None:
     if options.get("bias", "none") != "none":
         raise InputError(f"{path}: bias must be 'none', got {options['bias']!r}")
     start = options.get("init_lora_weights")
-    if start not in (*PLAIN_STARTS, EXACT_PISSA):
+    if not is_plain(start) and start != EXACT_PISSA:
         raise InputError(
             f"{path}: init_lora_weights {start!r} changed the base model's weights, and what it "
             f"took out of them is not in the checkpoint; {CONVERSION}, or load it on the changed "
             "base model, if that was saved, with init_lora_weights set to true"
         )
-    for key, pattern in _PATTERNS.items():
-        if not _is_size(options.get(key)):
-            raise InputError(f"{path}: {key} must be a number > 0, got {options.get(key)!r}")
-        _check_patterns(path, pattern, options.get(pattern))
+    for key, patterns in _PATTERNS.items():
+        value: Any = options.get(key)
+        if not _is_number(value) or value <= 0:
+            raise InputError(f"{path}: {key} must be a number > 0, got {value!r}")
+        _check_patterns(path, patterns, options.get(patterns))
 
 
 def _check_patterns(path: Path, key: str, patterns: Any) -> None:
@@ -168,16 +173,16 @@ def _check_patterns(path: Path, key: str, patterns: Any) -> None:
         raise InputError(f"{path}: {key} must map patterns to numbers, got {patterns!r}")
     for pattern, value in (patterns or {}).items():
         try:
-            re.compile(pattern)
+            _pattern(pattern)
         except re.error as error:
             raise InputError(f"{path}: {key} has {pattern!r}, no pattern: {error}") from None
-        if not _is_size(value):
-            raise InputError(f"{path}: {key} of {pattern!r} must be a number > 0, got {value!r}")
+        if not _is_number(value):
+            raise InputError(f"{path}: {key} of {pattern!r} must be a number, got {value!r}")
 
 
-def _is_size(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return number and math.isfinite(value)
 
 
 def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -218,7 +223,7 @@ def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     for full_name, value in tensors.items():
         name = full_name.removeprefix(TENSOR_ROOT)
         match = _FACTOR.fullmatch(name)
-        if not torch.isfinite(value).all():
+        if not is_finite(value):
             raise InputError(f"{path}: tensor {full_name!r} has values that are not finite")
         if match:
             factors[f"{match['path']}.{match['factor']}"] = value.float()

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.columns import Columns
+from bayeslora.adapters.columns import Columns, check_columns
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
@@ -52,6 +52,10 @@ class Units:
     count: int
     width: int
     ratio: float
+
+    def __len__(self) -> int:
+        """Number of columns."""
+        return self.count * self.width
 
 
 def column_targets(model: nn.Module, config: S2FT) -> list[str]:
@@ -159,17 +163,25 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
     """Return which units the models to avoid leave alone, [count] bool of each layer; None for all.
 
     Raises:
-        InputError: A directory holds no adapter of columns, or too few units are left.
+        InputError: A directory holds no adapter of columns, or one of other layers or wider ones,
+            or too few units are left.
     """
     if config.avoid is None:
         return None
     free = {unit.name: torch.ones(unit.count, dtype=torch.bool) for unit in units}
     for directory in config.avoid:
-        taken = _columns_in(directory)
-        for unit in units:
-            for name, idx in taken.items():
+        is_known = False
+        for name, idx in _columns_in(directory).items():
+            for unit in units:
                 if name == unit.name or name.endswith(f".{unit.name}"):
-                    free[unit.name][idx[idx < unit.count * unit.width] // unit.width] = False
+                    taken = check_columns(f"avoid={directory!r}: {name}", idx, len(unit))
+                    free[unit.name][taken // unit.width] = False
+                    is_known = True
+        if not is_known:
+            raise InputError(
+                f"avoid={directory!r} changes none of the layers that columns are chosen of, such "
+                f"as {units[0].name}; is it a model on another backbone?"
+            )
     for ratio, kind in _kinds(units):
         left = sum(int(free[unit.name].sum()) for unit in kind)
         if left < (budget := _budget(ratio, kind)):

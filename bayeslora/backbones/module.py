@@ -140,7 +140,7 @@ def wrap_module(
     names = checked_names(classes)
     final = layer or _only_layer(module, len(names))
     check_layer(module, final, len(names))
-    check_finite("module", module)
+    check_finite("module", module, infinite=True)
     module.requires_grad_(False).eval()
     if device is not None:
         module.to(pick_device(device))

@@ -20,10 +20,11 @@ from bayeslora.files import read_json
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
-    PLAIN_STARTS,
     REPEATED_STARTS,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    is_finite,
+    is_plain,
 )
 
 _HEADS = (
@@ -128,7 +129,7 @@ def _check_start(source: str) -> None:
             saved.
     """
     start = _settings(source).get("init_lora_weights")
-    if start not in (*PLAIN_STARTS, *REPEATED_STARTS):
+    if not is_plain(start) and start not in REPEATED_STARTS:
         raise InputError(
             f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
             f"that is not in the checkpoint, and PEFT would find another one or none; {CONVERSION}"
@@ -227,7 +228,7 @@ def _shapes(source: str) -> dict[str, list[int]]:
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or truncated: {error}") from None
     for name, value in tensors.items():
-        if not torch.isfinite(value).all():
+        if not is_finite(value):
             raise InputError(f"{path}: tensor {name!r} has values that are not finite")
     return {name: list(value.shape) for name, value in tensors.items()}
 

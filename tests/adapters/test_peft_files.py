@@ -40,8 +40,9 @@ def checkpoint(tmp_path):
         ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
         ({"alpha_pattern": [1]}, "alpha_pattern must map patterns to numbers, got [1]"),
         ({"alpha_pattern": {"([": 3}}, "alpha_pattern has '([', no pattern: unterminated"),
-        ({"alpha_pattern": {"head": "x"}}, "alpha_pattern of 'head' must be a number > 0, got 'x'"),
-        ({"rank_pattern": {"head": 0}}, "rank_pattern of 'head' must be a number > 0, got 0"),
+        ({"alpha_pattern": {"(?i)head": 3}}, "alpha_pattern has '(?i)head', no pattern: global"),
+        ({"alpha_pattern": {"head": "x"}}, "alpha_pattern of 'head' must be a number, got 'x'"),
+        ({"rank_pattern": {"head": True}}, "rank_pattern of 'head' must be a number, got True"),
     ],
 )
 def test_variants_that_cannot_be_read(checkpoint, change, message):
@@ -123,6 +124,26 @@ def test_values_that_are_not_finite_are_named(checkpoint, name):
         read_peft(checkpoint)
 
 
+@pytest.mark.parametrize("start", ["Gaussian", "MiCA", "orthogonal"])
+def test_starts_are_known_in_any_case_as_to_peft(checkpoint, start):
+    path = checkpoint / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": start}))
+    assert not read_peft(checkpoint).is_pissa
+
+
+def test_ranks_of_other_layers_do_not_matter(checkpoint):
+    path = checkpoint / "adapter_config.json"
+    change = {"rank_pattern": {"elsewhere": 0, "x+head": 7}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read_peft(checkpoint).scales == {"head": 16 / 2}
+
+
+def test_factors_in_8_bit_floats_are_read(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file({k: v.to(torch.float8_e4m3fn) for k, v in load_file(path).items()}, path)
+    assert read_peft(checkpoint).tensors["head.A"].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("pattern", "use_rslora", "scale"),
     [
@@ -130,6 +151,8 @@ def test_values_that_are_not_finite_are_named(checkpoint, name):
         ({"head": 6}, False, 6 / 2),
         ({"ead": 6}, False, 16 / 2),
         ({"he.d": 6, "head": 8}, True, 6 / 2**0.5),
+        ({"head": -6}, False, -6 / 2),
+        ({"head": 0}, False, 0.0),
     ],
 )
 def test_scales_follow_the_pattern_that_ends_the_path(checkpoint, pattern, use_rslora, scale):

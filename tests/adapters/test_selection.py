@@ -339,6 +339,17 @@ def test_what_cannot_be_avoided_is_said(tmp_path):
     save_file({"adapter.x.A": torch.zeros(2)}, tmp_path / "lora" / ADAPTER)
     with pytest.raises(InputError, match=r"holds no adapter of columns \('s2ft'\)"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
+    for tensors, message in (
+        ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, "changes none of the layers"),
+        (
+            {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([24])},
+            r"adapter\.layers\.1\.mlp\.down_proj: the weight has columns 0 to 23, got 24",
+        ),
+        ({"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])}, "a vector of integers"),
+    ):
+        save_file(tensors, tmp_path / "lora" / ADAPTER)
+        with pytest.raises(InputError, match=message):
+            inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
     with pytest.raises(InputError, match="avoid must hold non-empty strings, got ''"):
         S2FT(avoid=("a", ""))
     with pytest.raises(InputError, match="avoid must be names of model directories or None, got 3"):

@@ -142,11 +142,41 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
         loaded(path, dtype)
 
 
-def test_large_finite_weights_are_no_damage():
-    """Their sum in float32 is infinite."""
-    layer = nn.Linear(4, 4)
-    layer.weight.data.fill_(3e38)
-    load.check_finite("layer", layer)
+def parameter(values, **options):
+    return nn.Parameter(values, requires_grad=False, **options)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Their sum in float32 is infinite.
+        torch.full((4, 4), 3e38),
+        torch.full((4, 4), 3e38, dtype=torch.float64),
+        torch.ones(4, dtype=torch.int8),
+        torch.ones(4, dtype=torch.float16).mul(6e4),
+        torch.ones(4).to(torch.float8_e4m3fn),
+        torch.empty(4, device="meta"),
+        torch.empty(0),
+    ],
+    ids=lambda values: f"{values.dtype}, {values.device}, {len(values)}",
+)
+def test_other_weights_are_no_damage(values):
+    load.check_finite("layer", nn.ParameterDict({"a": parameter(values)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_damage_is_seen_in_every_precision(dtype):
+    values = nn.ParameterDict({"a": parameter(torch.tensor([1.0, torch.nan]).to(dtype))})
+    for infinite in (False, True):
+        with pytest.raises(InputError, match="layer is damaged: a has values that are not finite"):
+            load.check_finite("layer", values, infinite=infinite)
+
+
+def test_infinities_of_a_mask_may_pass():
+    values = nn.ParameterDict({"a": parameter(torch.full((3, 3), -torch.inf).triu(1))})
+    load.check_finite("layer", values, infinite=True)
+    with pytest.raises(InputError, match="a has values"):
+        load.check_finite("layer", values)
 
 
 def test_weights_of_other_shapes_are_refused(tmp_path):
