@@ -205,11 +205,13 @@ class Runs:
             arm: Its name.
             lr: The rate; None takes for every seed the one of `at_best`.
         """
-        if lr is None:
-            seeds = {seed for rate in self.rates(arm) for seed in self.records(arm, rate)}
-            gone = sorted(seeds - self.at_best(arm).keys())
-        else:
-            gone = sorted(self.records(arm, lr).keys() - self.finished(arm, lr).keys())
+        seeds = {seed for rate in self.rates(arm) for seed in self.records(arm, rate)}
+        chosen = {seed: self.best_rate(arm, seed) if lr is None else lr for seed in seeds}
+        gone = sorted(
+            seed
+            for seed, rate in chosen.items()
+            if not self.records(arm, rate).get(seed, {"finished": True})["finished"]
+        )
         return f"{arm} diverged with seed {', '.join(map(str, gone))}" if gone else ""
 
     def at_edge(self, arm: str) -> str:

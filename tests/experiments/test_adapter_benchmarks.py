@@ -247,6 +247,10 @@ def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
     # Seed 2 is best at 1.0, which the other two do not know.
     assert [record["lr"] for record in runs.at_best("a").values()] == [1.0, 1.0, 0.1]
     assert adapter_training.Runs(tmp_path, [3]).at_best("a") == {}
+    # A run that is not there yet has not diverged.
+    (tmp_path / "runs" / "a-0.1-2.json").unlink()
+    assert adapter_training.Runs(tmp_path, []).at_best("a").keys() == {0, 1}
+    assert adapter_training.Runs(tmp_path, []).lost("a") == ""
 
 
 @pytest.mark.parametrize(
