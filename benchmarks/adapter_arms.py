@@ -157,7 +157,7 @@ ARMS: dict[str, Arm] = {
     "polar": Arm(PoLAR(alpha=32, **_EVERYWHERE), (1e-3, 4e-3, 1e-2)),
     # As many trained numbers as LoRA's.
     "s2ft": Arm(S2FT(o_ratio=0.16, d_ratio=0.124, num_layers=None), (2e-4, 1e-3, 3e-3, 1e-2)),
-    "lisa": Arm(None, (3e-5, 1e-4, 3e-4, 1e-3), begin=sampled),
+    "lisa": Arm(None, (1e-4, 3e-4, 1e-3, 3e-3), begin=sampled),
 }
 """What `adapter_speed.py` trains."""
 
