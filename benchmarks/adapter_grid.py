@@ -1,7 +1,7 @@
 """What does the adapter change in calibration? Six of them, each with three last layers.
 
-The same rows, seeds and epochs for all; epoch, learning rate (the better of two for each kind of
-training, with the first seed) and the posterior's own number are chosen by validation NLL. Laplace
+The same rows, seeds and epochs for all; epoch, learning rate (once for each kind of training) and
+the posterior's own number are chosen by validation NLL. Laplace
 is fitted around the point estimate, so two fits serve three last layers. A LISA whose layers are
 drawn once is the control of drawing them anew. Everything is stored as it comes; the same command
 goes on where it was interrupted. Several may run at once on data sets of their own (`--tasks`).
@@ -22,6 +22,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import TypeAlias
 
 import torch
 from posteriors import (
@@ -52,7 +53,7 @@ TASKS = ("newsgroups", "sst2_sentences")
 FIXED = "lisa-fixed"
 RECIPES = {FIXED: "lisa:mode=fixed"}
 """What a name stands for, where it is not the adapter with its defaults."""
-# Two rates for each, around the default; all adapters sit in the last six layers.
+# Two rates for each to start with; all adapters sit in the last six layers.
 LEARNING_RATES = {
     "lora": (1e-3, 3e-3),
     "pissa": (3e-4, 1e-3),
@@ -62,9 +63,15 @@ LEARNING_RATES = {
     FIXED: (3e-5, 1e-4),
     "polar": (4e-3, 1e-2),
 }
+MOST_RATES = 4
+RATE_SEED = 0
+
 # Fits, and what is calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
+
+Fitted: TypeAlias = tuple[bl.BayesianClassifier, float]
+"""A classifier and the processor seconds that its fit took."""
 
 
 def main() -> None:
@@ -82,24 +89,35 @@ def main() -> None:
         data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
         cell = Cell(backbone, data, REFERENCE, seed, args.out)
         todo = [(replace(cell, adapter=name), fit) for name, fit in product(args.adapters, FITS)]
-        for one, fit in warmed(todo):
+        for one, fit in warmed(todo, is_stored):
             run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
 
 
+def is_stored(cell: Cell, fit: str) -> bool:
+    """Whether the scores of a fit at the rate of its kind are there."""
+    if not cell.file(fit).is_file():
+        return False
+    found = rates_tried(cell, fit)
+    return next_rate(cell.adapter, found) is None and read_json(cell.file(fit))["lr"] == best(found)
+
+
 def run(cell: Cell, fit: str) -> None:
-    """Fit, calibrate, score and store."""
-    if cell.file(fit).is_file():
+    """Choose the learning rate if it is not chosen yet, then fit, calibrate, score and store."""
+    tried: dict[float, Fitted] = {}
+    lr = chosen_rate(cell, fit, tried)
+    if is_stored(cell, fit):
         return
-    clf, seconds = at_best_rate(cell, fit)
+    clf, seconds = tried[lr] if lr in tried else fitted(cell, fit, lr)
     adapter = changes(clf)
     rows = [scored(cell, clf, fit, seconds)]
     for posterior in FITS[fit]:
         _, taken = timed(partial(calibrate, cell, clf, posterior))
         rows.append(scored(cell, clf, posterior, seconds + taken))
-    content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
-    write_json(cell.file(fit), {**content, "rows": [{**row, **adapter} for row in rows]})
+    place = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed}
+    content = {**place, "fit": fit, "lr": lr, "rows": [{**row, **adapter} for row in rows]}
+    write_json(cell.file(fit), content)
 
 
 def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
@@ -115,20 +133,56 @@ def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
     }
 
 
-def at_best_rate(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
-    """Return a fit at the learning rate of its kind, chosen once by validation NLL."""
-    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
-    if file.is_file():
-        return fitted(cell, fit, float(read_json(file)["lr"]))
-    tried = {lr: fitted(cell, fit, lr) for lr in LEARNING_RATES[cell.adapter]}
-    held = cell.data.validation
-    found = {lr: nll_of(clf.predict(held)) for lr, (clf, _) in tried.items()}
-    best = min(found, key=found.__getitem__)
-    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": list(found.items())})
-    return tried[best]
+def chosen_rate(cell: Cell, fit: str, tried: dict[float, Fitted]) -> float:
+    """Return the learning rate of lowest validation NLL, and put the fits made for it in `tried`.
+
+    It is chosen with one seed for all of them; fits of that seed alone are left in `tried`.
+    """
+    found = rates_tried(cell, fit)
+    while (lr := next_rate(cell.adapter, found)) is not None:
+        made = fitted(replace(cell, seed=RATE_SEED), fit, lr)
+        found[lr] = nll_of(made[0].predict(cell.data.validation))
+        content = {"lr": best(found), "seed": RATE_SEED, "validation_nll": list(found.items())}
+        write_json(rates_file(cell, fit), content)
+        if cell.seed == RATE_SEED:
+            tried[lr] = made
+    return best(found)
 
 
-def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
+def next_rate(adapter: str, found: Mapping[float, float]) -> float | None:
+    """Return what to try next: the first two, then beyond the end that is best until one is inside.
+
+    The steps are as wide as the first. Nothing is left to try where a rate is better than one
+    below it and one above it, or `MOST_RATES` were tried.
+    """
+    low, high = LEARNING_RATES[adapter]
+    for lr in (low, high):
+        if lr not in found:
+            return lr
+    tried = sorted(found)
+    if len(tried) >= MOST_RATES or tried[0] < best(found) < tried[-1]:
+        return None
+    further = tried[-1] * high / low if best(found) == tried[-1] else tried[0] * low / high
+    return float(f"{further:.1e}")
+
+
+def best(found: Mapping[float, float]) -> float:
+    """Return the learning rate of lowest validation NLL."""
+    return min(found, key=found.__getitem__)
+
+
+def rates_tried(cell: Cell, fit: str) -> dict[float, float]:
+    """Return the validation NLL of every learning rate that was tried."""
+    file = rates_file(cell, fit)
+    return dict(read_json(file)["validation_nll"]) if file.is_file() else {}
+
+
+def rates_file(cell: Cell, fit: str) -> Path:
+    """Where the learning rates that were tried are."""
+    return cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
+
+
+def fitted(cell: Cell, fit: str, lr: float) -> Fitted:
     """Return a classifier and the processor seconds that its fit took."""
     recipe = RECIPES.get(cell.adapter, cell.adapter)
     adapter = replace(resolve("adapter", recipe, ADAPTERS), lr=lr)
@@ -194,15 +248,16 @@ def claims(out: Path) -> list[Claim]:
 
 
 def _rates(out: Path) -> str:
-    """Return the chosen rates, with what end of its grid each is."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    """Return the validation NLL of every rate that was tried, the chosen one in bold."""
+    rows = []
     for file in sorted((out / "learning-rates").glob("*/*.json")):
         content = read_json(file)
-        lowest = content["lr"] == min(rate for rate, _ in content["validation_nll"])
-        found[file.stem][file.parent.name] = f"{content['lr']:g} {'↓' if lowest else '↑'}"
-    tasks = sorted({task for row in found.values() for task in row})
-    rows = [[name, *(row.get(task, "") for task in tasks)] for name, row in found.items()]
-    return table(["adapter and fit", *tasks], rows) if rows else ""
+        tried = [
+            f"**{lr:g}: {nll:.3f}**" if lr == content["lr"] else f"{lr:g}: {nll:.3f}"
+            for lr, nll in sorted(content["validation_nll"])
+        ]
+        rows.append([file.parent.name, *file.stem.rsplit("-", 1), ", ".join(tried)])
+    return table(["data set", "adapter", "fit", "rate: validation NLL"], rows) if rows else ""
 
 
 def _preamble() -> str:
@@ -212,8 +267,9 @@ def _preamble() -> str:
         "320 validation and 500 test rows, 250 rows of each out-of-distribution set, at most "
         f"{MAX_LENGTH} tokens a text, at most {EPOCHS} epochs, where `fit` would take 15: what "
         "needs more is at a loss. bfloat16, but for LISA, which trains and so computes in float32. "
-        "Epoch, learning rate (the better of two, ↓ the lower, once) and the posterior's own "
-        "number are chosen by validation NLL. Values are means over seeds ± half a 95 % t "
+        "Epoch, learning rate (with one seed: the better of two, then on in its direction until "
+        f"one is worse, at most {MOST_RATES}) and the posterior's own number are chosen by "
+        "validation NLL. Values are means over seeds ± half a 95 % t "
         "interval; Δ NLL and Δ ECE are paired by seed, adapter − "
         f"{REFERENCE} under the same last layer. The rows are the same for every seed, so the "
         "intervals speak of training, not of the choice of rows. Overconfidence is mean "

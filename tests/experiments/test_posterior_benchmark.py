@@ -1,5 +1,6 @@
 """The benchmark of posteriors on a tiny backbone: every kind of fit ends in complete rows."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -261,8 +262,7 @@ SMALL = {
 def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert set(SMALL) == set(adapter_grid.LEARNING_RATES) == {*ADAPTERS, adapter_grid.FIXED}
     monkeypatch.setattr(adapter_grid, "EPOCHS", 1)
-    one_rate = {name: rates[:1] for name, rates in adapter_grid.LEARNING_RATES.items()}
-    monkeypatch.setattr(adapter_grid, "LEARNING_RATES", one_rate)
+    monkeypatch.setattr(adapter_grid, "MOST_RATES", 2)
     recipes = {name: f"{text},num_layers=2" for name, text in SMALL.items()}
     monkeypatch.setattr(adapter_grid, "RECIPES", recipes)
     seeds = {name: (0, 1) if name == "lora" else (0,) for name in SMALL}
@@ -281,9 +281,51 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert all(rank >= 1 for rank in ranks.values())
     # A change of rank 2 has no larger one; those of whole layers and of columns do.
     assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
-    assert "| lora-mle |" in text.split("## Learning rates")[1]
+    assert "| toy | lora | mle | 0.001: " in text.split("## Learning rates")[1]
     claims = {claim.text.split("(")[1]: claim for claim in adapter_grid.claims(cell.out)}
     assert len(claims["toy, mle)"].gains) == 1
+
+
+def test_the_grid_tries_rates_until_the_best_is_inside(cell, monkeypatch):
+    monkeypatch.setitem(adapter_grid.LEARNING_RATES, "lora", (1e-3, 3e-3))
+
+    def tried(best_at):
+        found = {}
+        while (lr := adapter_grid.next_rate("lora", found)) is not None:
+            found[lr] = abs(math.log(lr / best_at))
+        return [*found]
+
+    assert tried(3e-3) == [1e-3, 3e-3, 9e-3]
+    assert tried(1e-3) == [1e-3, 3e-3, 3.3e-4]
+    assert tried(1.0) == [1e-3, 3e-3, 9e-3, 2.7e-2]
+
+
+def test_the_grid_fits_again_where_a_better_rate_was_found(cell, monkeypatch):
+    made = []
+
+    def fitted(at, fit, lr):
+        made.append((at.seed, lr))
+        return SimpleNamespace(predict=lambda _: lr, fit=fit), 1.0
+
+    monkeypatch.setattr(adapter_grid, "fitted", fitted)
+    monkeypatch.setattr(adapter_grid, "nll_of", lambda lr: abs(math.log(lr / 3e-3)))
+    monkeypatch.setattr(adapter_grid, "changes", lambda _: {})
+    monkeypatch.setattr(adapter_grid, "scored", lambda *_: {})
+    cell, other = replace(cell, seed=1), replace(cell, seed=0)
+    adapter_grid.run(cell, "vbll")
+    assert made == [(0, 1e-3), (0, 3e-3), (0, 9e-3), (1, 3e-3)]
+    assert adapter_grid.is_stored(cell, "vbll")
+    adapter_grid.run(cell, "vbll")
+    adapter_grid.run(other, "vbll")
+    assert made[4:] == [(0, 3e-3)]
+    # What was chosen from two rates is fitted again only where the third is better.
+    file = adapter_grid.rates_file(cell, "vbll")
+    write_json(file, {"lr": 1e-3, "seed": 0, "validation_nll": [(1e-3, 2.0), (3.3e-4, 3.0)]})
+    assert not adapter_grid.is_stored(cell, "vbll")
+    adapter_grid.run(other, "vbll")
+    assert made[5:] == [(0, 3e-3), (0, 9e-3)]
+    adapter_grid.run(cell, "vbll")
+    assert len(made) == 7
 
 
 def store_fits(out, task, fits):
