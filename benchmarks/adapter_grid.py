@@ -69,6 +69,8 @@ RATE_SEED = 0
 # Fits, and what is calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
+CHANGED = ("accuracy", "nll", "ece", "far max_probability")
+"""Columns in which last layers are compared with the point estimate."""
 
 Fitted: TypeAlias = tuple[bl.BayesianClassifier, float]
 """A classifier and the processor seconds that its fit took."""
@@ -213,7 +215,7 @@ def write_summary(out: Path) -> None:
     """Write a table a data set from the scores that are there."""
     parts = [_preamble()]
     for task, methods in sorted(_read(out).items()):
-        parts += [f"## {task}", _table(methods)]
+        parts += [f"## {task}", _table(methods), f"### Last layers on {task}", _gains(methods)]
     if rates := _rates(out):
         parts += ["## Learning rates", rates]
     parts += ["## Claims", claims_table(claims(out))]
@@ -236,7 +238,7 @@ def claims(out: Path) -> list[Claim]:
     """Return LISA's claim, that layers should be drawn anew, with what is stored."""
     found: list[Claim] = []
     for task, methods in sorted(_read(out).items()):
-        for posterior in sorted({name for name, _ in methods}):
+        for posterior in FITS:
             drawn, fixed = (methods.get((posterior, name), {}) for name in ("lisa", FIXED))
             shared = sorted(drawn.keys() & fixed.keys())
             lower = tuple(fixed[seed]["nll"] - drawn[seed]["nll"] for seed in shared)
@@ -245,6 +247,17 @@ def claims(out: Path) -> list[Claim]:
             )
             found.append(Claim("LISA", text, "nats", lower))
     return found or [Claim("LISA", "layers drawn anew have a lower NLL", "nats", ())]
+
+
+def _gains(methods: Mapping[tuple[str, str], Rows]) -> str:
+    """Return what a last layer changes against a point estimate, paired by adapter and seed."""
+    others = sorted({posterior for posterior, _ in methods} - {"mle"})
+    adapters = sorted({adapter for _, adapter in methods})
+    lines = []
+    for posterior, adapter in product(others, adapters):
+        rows, base = (methods.get((name, adapter), {}) for name in (posterior, "mle"))
+        lines.append([posterior, adapter, *(difference(rows, base, name) for name in CHANGED)])
+    return table(["last layer", "adapter", *(f"Δ {name}" for name in CHANGED)], lines)
 
 
 def _rates(out: Path) -> str:
@@ -271,7 +284,8 @@ def _preamble() -> str:
         f"one is worse, at most {MOST_RATES}) and the posterior's own number are chosen by "
         "validation NLL. Values are means over seeds ± half a 95 % t "
         "interval; Δ NLL and Δ ECE are paired by seed, adapter − "
-        f"{REFERENCE} under the same last layer. The rows are the same for every seed, so the "
+        f"{REFERENCE} under the same last layer; below each table, last layer − mle on the same "
+        "adapter. The rows are the same for every seed, so the "
         "intervals speak of training, not of the choice of rows. Overconfidence is mean "
         "confidence − accuracy; near and far are AUROCs of out-of-distribution rows (near: "
         "newsgroups that are no class; far: Reuters, for SST-2 AG news), nothing where a last "

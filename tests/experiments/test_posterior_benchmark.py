@@ -271,9 +271,8 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     adapter_grid.write_summary(cell.out)
     text = (cell.out / "summary.md").read_text(encoding="utf-8")
     of_task = text.split("\n## ")[1]
-    rows = [
-        [c.strip() for c in line.split("|")[1:-1]] for line in of_task.splitlines() if "|" in line
-    ]
+    scores = of_task.split("\n### ")[0].splitlines()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in scores if "|" in line]
     head, _, *rows = rows
     assert [row[:2] for row in rows] == [[m, a] for m in ("laplace", "mle") for a in sorted(SMALL)]
     assert all(row[2] == str(len(seeds[row[1]])) for row in rows)
@@ -281,6 +280,8 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert all(rank >= 1 for rank in ranks.values())
     # A change of rank 2 has no larger one; those of whole layers and of columns do.
     assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
+    gains = of_task.split("### Last layers on toy")[1].splitlines()
+    assert [line.split(" | ")[1] for line in gains if line.startswith("| laplace")] == sorted(SMALL)
     assert "| toy | lora | mle | 0.001: " in text.split("## Learning rates")[1]
     claims = {claim.text.split("(")[1]: claim for claim in adapter_grid.claims(cell.out)}
     assert len(claims["toy, mle)"].gains) == 1
