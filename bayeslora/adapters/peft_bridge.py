@@ -22,6 +22,7 @@ from bayeslora.adapters.init import Factors
 from bayeslora.adapters.inject import put
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.peft_files import PeftCheckpoint, read_peft
+from bayeslora.adapters.peft_targets import missing_layers
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import AnySite, Site
 from bayeslora.errors import InputError
@@ -52,12 +53,15 @@ def export_peft(
             `score.weight`, saved whole beside the adapters.
 
     Raises:
-        InputError: There are no sites, their scales or dropouts differ, or one has a gate.
+        InputError: There are no sites, they change nothing, their scales or dropouts differ, or
+            one has a gate.
     """
     for site in sites:
         site.check_fixed()
     changes = {prefix + site.name: site.change() for site in sites}
     changes = {path: (A, B) for path, (A, B) in changes.items() if len(A)}
+    if sites and not changes:
+        raise InputError(f"none of the {len(sites)} sites has a column: there is nothing to write")
     shared = {(site.scale, _dropout(site)) for site in sites}
     if len(shared) != 1:
         raise InputError(
@@ -90,12 +94,11 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
     `pissa`, `model` has to have the weights of before that: the principal parts are found again.
 
     Raises:
-        InputError: See `read_peft`; or a layer of the checkpoint is not in `model`.
+        InputError: See `read_peft`; a layer of the checkpoint is not in `model`, or means several
+            of its layers; or one that the checkpoint's options name is not in the checkpoint.
     """
     checkpoint = read_peft(directory)
-    paths = checkpoint.config.target_modules or ()
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    homes = {path: _home(path, linear) for path in paths}
+    homes = _homes(model, checkpoint)
     whole = _homes_of_saved(model, checkpoint.modules_to_save)
     sites = [_site(model, home, path, checkpoint) for path, home in homes.items()]
     with torch.no_grad():
@@ -116,8 +119,8 @@ def split_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
         directory: The checkpoint.
 
     Raises:
-        InputError: See `read_peft`; a layer of the checkpoint is not in `model`; or its factors
-            carry a part of the pretrained weight, whose start is not in the checkpoint.
+        InputError: See `load_peft`; or the factors carry a part of the pretrained weight, whose
+            start is not in the checkpoint. The model is then as it was.
     """
     checkpoint = read_peft(directory)
     if checkpoint.is_pissa:
@@ -125,14 +128,10 @@ def split_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
             f"{directory} began with init_lora_weights {EXACT_PISSA!r}, whose factors carry a part "
             f"of the pretrained weight; {CONVERSION}"
         )
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    sites = []
-    for path in checkpoint.config.target_modules or ():
-        home = _home(path, linear)
-        A, B = (checkpoint.tensors[f"{path}.{key}"] for key in "AB")
-        weight = model.get_submodule(home).get_parameter("weight")
-        weight.sub_((checkpoint.scales[path] * (B @ A)).to(weight))
-        sites.append(_site(model, home, path, checkpoint))
+    homes = _homes(model, checkpoint)
+    sites = [_site(model, home, path, checkpoint) for path, home in homes.items()]
+    for site in sites:
+        site.weight.sub_(site.delta().to(site.weight))
     return put(model, sites)
 
 
@@ -187,6 +186,21 @@ def _peft_config(
     }
 
 
+def _homes(model: nn.Module, checkpoint: PeftCheckpoint) -> dict[str, str]:
+    """Return the name in the model of each layer of a checkpoint, which has to have them all."""
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    homes = {path: _home(path, linear) for path in checkpoint.config.target_modules or ()}
+    lost = missing_layers(homes, linear, checkpoint.targets) if checkpoint.targets else []
+    if lost:
+        raise InputError(
+            f"the checkpoint has no factors of {lost[0]!r}"
+            + (f" and {len(lost) - 1} other layers" if len(lost) > 1 else "")
+            + f", which its {CONFIG_FILE} says are adapted: it is damaged, or was made for a "
+            "model with other layers"
+        )
+    return homes
+
+
 def _home(path: str, names: Collection[str]) -> str:
     """Return the one name that means the same layer as `path`."""
     found = _same(path, names)
@@ -208,11 +222,15 @@ def _homes_of_saved(
 ) -> list[tuple[nn.Parameter, Tensor]]:
     """Return the model's parameters that a checkpoint saved whole, with their new values."""
     parameters = dict(model.named_parameters())
-    pairs = [
-        (parameters[name], path, value)
-        for path, value in saved.items()
-        for name in _same(path, parameters)
-    ]
+    pairs = []
+    for path, value in saved.items():
+        found = _same(path, parameters)
+        if len(found) > 1:
+            raise InputError(
+                f"the checkpoint's {path!r} matches several parameters ({', '.join(found)}) of "
+                "the model"
+            )
+        pairs += [(parameters[name], path, value) for name in found]
     for parameter, path, value in pairs:
         if parameter.shape != value.shape:
             raise InputError(

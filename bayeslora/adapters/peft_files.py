@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.peft_targets import Targets, read_targets
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
 from bayeslora.peft_layout import (
@@ -42,6 +43,11 @@ _REFUSED_OPTIONS = (
     "trainable_token_indices",
     "alora_invocation_tokens",
     "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
 )
 """Variants of LoRA that a plain site does not reproduce."""
 
@@ -54,6 +60,7 @@ class PeftCheckpoint:
         config: Its options; `target_modules` are the full paths of the adapted layers. Layers may
             have ranks and scales of their own.
         scales: The factor s of each adapted layer by path.
+        targets: What chose the layers, where the options say it.
         is_pissa: Whether the factors are to be seen against the principal part of each weight,
             which PEFT took out of the base model when training began.
         tensors: `<path>.A` [r, in] and `<path>.B` [out, r], float32; paths are relative to the
@@ -65,6 +72,7 @@ class PeftCheckpoint:
 
     config: LoRA
     scales: dict[str, float]
+    targets: Targets | None
     is_pissa: bool
     tensors: dict[str, Tensor]
     modules_to_save: dict[str, Tensor]
@@ -99,11 +107,19 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     return PeftCheckpoint(
         config,
         {path: _scale(options, alphas[path], ranks[path]) for path in paths},
+        _targets(folder / CONFIG_FILE, options),
         is_pissa,
         tensors,
         others,
         options.get("base_model_name_or_path"),
     )
+
+
+def _targets(path: Path, options: dict[str, Any]) -> Targets | None:
+    try:
+        return read_targets(options)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:
@@ -157,9 +173,9 @@ def _check_readable(path: Path, options: Any) -> None:
     start = options.get("init_lora_weights")
     if not is_plain(start) and start != EXACT_PISSA:
         raise InputError(
-            f"{path}: init_lora_weights {start!r} changed the base model's weights, and what it "
-            f"took out of them is not in the checkpoint; {CONVERSION}, or load it on the changed "
-            "base model, if that was saved, with init_lora_weights set to true"
+            f"{path}: init_lora_weights {start!r} changed the base model's weights, and the "
+            f"factors alone do not say what it took out of them; {CONVERSION}, or load it on the "
+            "changed base model, if that was saved, with init_lora_weights set to true"
         )
     for key, patterns in _PATTERNS.items():
         value: Any = options.get(key)

@@ -239,3 +239,25 @@ def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
     ):
         load_peft(model, checkpoint)
     assert not find_sites(model)
+
+
+def test_a_saved_parameter_that_means_several_is_named(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.score.weight": torch.ones(2, 6)}, path)
+    model = torch.nn.ModuleDict({"only": stack()})
+    heads = {name: torch.nn.ModuleDict({"score": torch.nn.Linear(6, 2)}) for name in "ab"}
+    model.update(heads)
+    before = heads["a"]["score"].weight.clone()
+    message = r"'score\.weight' matches several parameters \(a\.score\.weight, b\.score\.weight\)"
+    with pytest.raises(InputError, match=message):
+        load_peft(model, checkpoint)
+    assert torch.equal(heads["a"]["score"].weight, before)
+    assert not find_sites(model)
+
+
+def test_columns_without_any_are_nothing_to_write(tmp_path):
+    config = S2FT(o_ratio=0.5, d_ratio=0, num_layers=2)
+    sites = inject(tiny_llama(), config, seed=0, blank=True)
+    with pytest.raises(InputError, match=f"none of the {len(sites)} sites has a column"):
+        export_peft(sites, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

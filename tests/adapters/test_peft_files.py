@@ -27,11 +27,17 @@ def checkpoint(tmp_path):
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
         ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
+        ({"use_bdlora": True}, "use_bdlora = True cannot be read, only plain LoRA"),
+        ({"velora_config": {"r": 4}}, "velora_config = {'r': 4} cannot be read, only plain LoRA"),
+        ({"target_modules": 3}, "target_modules must be a pattern or a list of names, got 3"),
+        ({"target_modules": "(["}, "target_modules has '([', no pattern: unterminated"),
+        ({"exclude_modules": [1]}, "exclude_modules must be a pattern or a list of names, got [1]"),
+        ({"layers_to_transform": "x"}, "layers_to_transform must be a number or a list of them"),
         ({"bias": "all"}, "bias must be 'none', got 'all'"),
         (
             {"init_lora_weights": "pissa_niter_4"},
-            "'pissa_niter_4' changed the base model's weights, and what it took out of them is not "
-            "in the checkpoint; save it with PEFT's path_initial_model_for_weight_conversion",
+            "'pissa_niter_4' changed the base model's weights, and the factors alone do not say "
+            "what it took out of them; save it with PEFT's path_initial_model_for_weight",
         ),
         ({"init_lora_weights": "corda"}, "'corda' changed the base model's weights"),
         ({"init_lora_weights": "olora"}, "'olora' changed the base model's weights"),

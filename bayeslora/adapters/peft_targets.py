@@ -1,0 +1,121 @@
+"""Which layers PEFT adapts by its options, so that a checkpoint that lost some is told.
+
+A file holds what it holds: that a layer is missing shows only against the options and the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bayeslora.errors import InputError
+
+_NUMBERED = re.compile(r"\.\d+\.")
+_NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """PEFT's options for the choice of layers; a string is a pattern of whole paths.
+
+    Attributes:
+        modules: Layers to adapt, a list by the ends of their paths.
+        exclude: Those of them to leave alone.
+        saved: Modules that train whole, in which nothing is adapted.
+        layers: Numbers of the layers that a list is limited to; empty for all.
+        lists: What the lists of layers are called; empty for any name.
+    """
+
+    modules: str | tuple[str, ...]
+    exclude: str | tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    lists: tuple[str, ...] = ()
+
+    def match(self, path: str) -> bool:
+        """Return whether PEFT adapts the layer, which it would see at `path`."""
+        if _is_named(path, self.exclude):
+            return False
+        if any(re.match(rf"(^|.*\.){name}($|\..*)", path) for name in self.saved):
+            return False
+        if isinstance(self.modules, str) or path in self.modules or not self.layers:
+            return _is_named(path, self.modules)
+        return _is_named(path, self.modules) and self._number(path) in self.layers
+
+    def _number(self, path: str) -> int | None:
+        """Return a layer's number in the outermost list that it is in."""
+        names = [rf"(?:^|.*?\.){name}" for name in self.lists] or [r".*?\.[^.]*"]
+        found = (re.match(rf"{name}\.(\d+)\.", path) for name in names)
+        match = next((match for match in found if match), None)
+        return int(match[1]) if match else None
+
+
+def read_targets(options: Mapping[str, Any]) -> Targets | None:
+    """Return the choice that a configuration has written down, or nothing where it has none.
+
+    Raises:
+        InputError: An option is no list of names and no pattern, or not one that can be read.
+    """
+    if options.get("target_modules") in (None, "all-linear"):
+        return None
+    modules, exclude, saved, lists = (_names(options, key) for key in _NAMES)
+    layers = options.get("layers_to_transform")
+    numbers = [layers] if isinstance(layers, int) else layers or []
+    if not isinstance(numbers, list) or not all(isinstance(item, int) for item in numbers):
+        raise InputError(f"layers_to_transform must be a number or a list of them, got {layers!r}")
+    return Targets(modules, exclude, _listed(saved), tuple(numbers), _listed(lists))
+
+
+def missing_layers(
+    homes: Mapping[str, str], linear: Collection[str], targets: Targets
+) -> list[str]:
+    """Return the layers of a model that the options choose and a checkpoint does not have.
+
+    Only layers in a list of layers are looked at: what else a model has, such as a pooler, depends
+    on its class, which need not be the one that PEFT wrapped.
+
+    Args:
+        homes: Name in the model of each layer of the checkpoint, by its path there.
+        linear: Names of the model's linear layers.
+        targets: The options.
+    """
+    path, home = next(iter(homes.items()))
+    # One of the two ends the other: PEFT may have wrapped more than the model, or less.
+    shared = min(path, home, key=len)
+    before, inside = path.removesuffix(shared), home.removesuffix(shared)
+    present = set(homes.values())
+    return [
+        name
+        for name in linear
+        if name not in present
+        and name.startswith(inside)
+        and _NUMBERED.search(f".{name}.")
+        and targets.match(before + name.removeprefix(inside))
+    ]
+
+
+def _is_named(path: str, names: str | tuple[str, ...]) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _names(options: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
+    value = options.get(key) or ()
+    patterns = value
+    if isinstance(value, str):
+        patterns = (value,)
+    elif not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{key} must be a pattern or a list of names, got {value!r}")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{key} has {pattern!r}, no pattern: {error}") from None
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names

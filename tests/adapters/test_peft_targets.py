@@ -1,0 +1,127 @@
+"""A PEFT checkpoint that lost layers is refused; which it should have, PEFT itself is asked."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_hosts import SIZES, randomise, stack, tiny_llama
+
+from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.inject import find_sites, inject
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, split_peft
+from bayeslora.adapters.peft_targets import read_targets
+from bayeslora.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+CHOICES = {
+    "list": {"target_modules": ["q_proj", "v_proj"]},
+    "whole path": {"target_modules": ["model.layers.1.mlp.up_proj"]},
+    "pattern": {"target_modules": r".*\.(0|2)\.self_attn\.[qk]_proj"},
+    "all-linear": {"target_modules": "all-linear"},
+    "excluded": {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["1.self_attn.q_proj"]},
+    "excluded by pattern": {
+        "target_modules": ["q_proj", "v_proj"],
+        "exclude_modules": r".*\.2\.self_attn\.v_proj",
+    },
+    "some layers": {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 2]},
+    "one layer": {
+        "target_modules": ["q_proj"],
+        "layers_to_transform": 1,
+        "layers_pattern": "layers",
+    },
+    "saved whole": {
+        "target_modules": ["q_proj", "up_proj"],
+        "modules_to_save": ["model.layers.1.mlp"],
+    },
+}
+
+
+def causal_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
+
+
+@pytest.fixture
+def peft():
+    return pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
+
+
+@pytest.fixture(params=CHOICES.values(), ids=CHOICES.keys())
+def checkpoint(peft, tmp_path, request):
+    wrapped = peft.get_peft_model(causal_llama(), peft.LoraConfig(r=2, **request.param))
+    wrapped.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def without(checkpoint, part):
+    """Take the tensors with `part` in their names out of a checkpoint."""
+    path = checkpoint / "adapter_model.safetensors"
+    tensors = load_file(path)
+    left = {name: value for name, value in tensors.items() if part not in name}
+    assert len(left) < len(tensors)
+    save_file(left, path)
+
+
+def assert_as_before(model, before):
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_our_reading_of_the_options_is_pefts(peft, checkpoint):
+    targets = read_targets(json.loads((checkpoint / "adapter_config.json").read_text()))
+    model = causal_llama()
+    wrapped = peft.PeftModel.from_pretrained(causal_llama(), checkpoint)
+    adapted = {
+        name.removeprefix("base_model.model.")
+        for name, module in wrapped.named_modules()
+        if isinstance(module, peft.tuners.lora.layer.LoraLayer)
+    }
+    linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    assert {name for name in linear if targets.match(name)} == adapted
+    # On the backbone alone too, whose paths are shorter.
+    for host in (model, tiny_llama()):
+        assert len(load_peft(host, checkpoint)) == len(adapted)
+
+
+@pytest.mark.parametrize("load", [load_peft, split_peft])
+@pytest.mark.parametrize("host", [causal_llama, tiny_llama])
+def test_lost_layers_are_named_and_nothing_is_changed(peft, tmp_path, host, load):
+    options = {"target_modules": ["q_proj", "v_proj"]}
+    peft.get_peft_model(causal_llama(), peft.LoraConfig(r=2, **options)).save_pretrained(tmp_path)
+    without(tmp_path, "layers.1.self_attn.v_proj")
+    model = host()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"no factors of '(model\.)?layers\.1\.self_attn\.v_proj'"):
+        load(model, tmp_path)
+    without(tmp_path, "v_proj")
+    with pytest.raises(InputError, match=r"layers\.0\.self_attn\.v_proj' and 2 other layers"):
+        load(model, tmp_path)
+    assert not find_sites(model)
+    assert_as_before(model, before)
+
+
+def test_a_layer_outside_of_lists_may_be_missing(tmp_path):
+    sites = inject(stack(), LoRA(r=2, target_modules=("layers.1", "head"), num_layers=None), seed=0)
+    export_peft(sites, tmp_path)
+    without(tmp_path, "head")
+    assert [site.name for site in load_peft(stack(), tmp_path)] == ["layers.1"]
+
+
+def test_a_model_of_another_size_is_left_as_it_was(tmp_path):
+    sites = inject(stack(), LoRA(r=2, target_modules=("layers.0", "head")), seed=0)
+    randomise(sites)
+    export_peft(sites, tmp_path)
+    model = stack()
+    model.head = torch.nn.Linear(6, 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match="the model's weight has shape"):
+        split_peft(model, tmp_path)
+    assert not find_sites(model)
+    assert_as_before(model, before)
