@@ -62,13 +62,14 @@ FASTER = (
 )
 AT_EVERY_RATE = {"pissa", "corda-ipm"}
 """Whose lead is expected at low rates, where the start's scale counts the most."""
+GENTLEST = "corda-kpm"
 FORGETS_LESS = (
-    ("CorDA", "corda-kpm", "lora"),
-    ("CorDA", "corda-kpm", "pissa"),
-    ("CorDA", "corda-kpm", "corda-ipm"),
-    ("CorDA", "corda-kpm", "polar"),
-    ("CorDA", "corda-kpm", "s2ft"),
-    ("CorDA", "corda-kpm", "lisa"),
+    ("CorDA", GENTLEST, "lora"),
+    ("CorDA", GENTLEST, "pissa"),
+    ("CorDA", GENTLEST, "corda-ipm"),
+    ("CorDA", GENTLEST, "polar"),
+    ("CorDA", GENTLEST, "s2ft"),
+    ("CorDA", GENTLEST, "lisa"),
     ("S²FT", "s2ft", "lora"),
 )
 
@@ -133,10 +134,26 @@ def write_summary(out: Path) -> None:
         f"{_TRAILING} losses is at LoRA's final one with the same seed, and with how many seeds it "
         "is not before the last step; loss on passages at a loss on questions that both reach, "
         "minus LoRA's.\n\n" + _best_table(runs, base),
+        "## Forgetting by the rival's rate\n\n"
+        f"What {GENTLEST}, at its best rate, forgets less than a rival at each of the rival's "
+        "rates, in nats on passages where both are at the same loss on questions, half-way "
+        "between the two lowest of the one that learned less: the lower the rate, the less is "
+        "learned and forgotten by then.\n\n" + _forgetting_table(runs, base),
         "## Claims\n\n" + claims_table(claims(out)),
     ]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _forgetting_table(runs: Runs, base: dict[str, float]) -> str:
+    ours, rows = runs.at_best(GENTLEST), []
+    for name in (rival for _, arm, rival in FORGETS_LESS if arm == GENTLEST):
+        for lr in runs.rates(name):
+            rivals = runs.finished(name, lr)
+            targets = [record["marks"][-1][TARGET] for record in rivals.values()]
+            less = gains(ours, rivals, partial(forgets_less, base))
+            rows.append([name, f"{lr:g}", str(len(less)), shown(targets), shown(less)])
+    return table(["rival", "rate", "seeds", f"rival's last {TARGET}", "forgets less by"], rows)
 
 
 def claims(out: Path) -> list[Claim]:
@@ -160,12 +177,23 @@ def claims(out: Path) -> list[Claim]:
             gone = "; ".join(filter(None, (runs.lost(name, lr), runs.lost(rival, lr))))
             found.append(Claim(method, text, "nats of area", same, notes=gone))
     for method, name, rival in FORGETS_LESS:
-        pair = runs.at_best(name), runs.at_best(rival)
-        less = gains(*pair, partial(forgets_less, base))
-        text = f"{name} forgets less than {rival} at equal target loss, each at its best rate"
-        notes = _notes(runs, name, rival)
-        found.append(Claim(method, text, "nats on generic text", less, notes=notes))
+        ours, forgets = runs.at_best(name), partial(forgets_less, base)
+        text, notes = f"{name} forgets less than {rival} at equal loss", _notes(runs, name, rival)
+        for rivals, where in (
+            (runs.at_best(rival), "each at its best rate"),
+            (_at_rates_of(ours, runs, rival), f"both at the best rate of {name}"),
+        ):
+            less = gains(ours, rivals, forgets)
+            found.append(
+                Claim(method, f"{text}, {where}", "nats on generic text", less, notes=notes)
+            )
     return found
+
+
+def _at_rates_of(ours: dict[int, Record], runs: Runs, rival: str) -> dict[int, Record]:
+    """Return for every seed the rival's run at the rate of ours, where it was trained with it."""
+    found = {seed: runs.finished(rival, record["lr"]) for seed, record in ours.items()}
+    return {seed: records[seed] for seed, records in found.items() if seed in records}
 
 
 def _notes(runs: Runs, *arms: str) -> str:

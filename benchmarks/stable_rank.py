@@ -12,14 +12,16 @@ adapters do at rank 16 and at several rates is in `adapter_speed.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from adapter_arms import Arm
-from adapter_speed import arguments, open_setting
+from adapter_speed import arguments, lower_target, open_setting
 from adapter_training import (
     Bench,
+    Record,
     Runs,
     area,
     base_losses,
@@ -89,7 +91,8 @@ def write_summary(out: Path) -> None:
 
 def claims(out: Path) -> list[Claim]:
     """Return the paper's claims with what is stored."""
-    runs = Runs(out, MARKS)
+    runs, before = Runs(out, MARKS), out / "base.json"
+    base = read_json(before) if before.is_file() else {}
     found = []
     rates = ((LOW, "published rates"), (HIGH, "the same rate"))
     for name, (rate, words) in product(("polar", LANDING), rates):
@@ -99,7 +102,18 @@ def claims(out: Path) -> list[Claim]:
         faster = gains(ours, rival, smaller_area)
         text = f"{name}: converges faster than LoRA, {words}"
         found.append(Claim("PoLAR", text, "nats of area", faster))
+        lower = gains(ours, rival, lower_target)
+        text = f"{name}: ends lower than LoRA on other questions, {words}"
+        notes = unlearned(rival, base, "LoRA") or unlearned(ours, base, name)
+        found.append(Claim("PoLAR", text, "nats", lower, notes=notes))
     return found
+
+
+def unlearned(runs: Mapping[int, Record], base: Mapping[str, float], arm: str) -> str:
+    """Return a note of the seeds whose run ends above the loss of the untrained model."""
+    above = [seed for seed, run in runs.items() if run["marks"][-1][TARGET] > base[TARGET]]
+    seeds = ", ".join(map(str, sorted(above)))
+    return f"{arm} ends above the untrained model with seed {seeds}" if above else ""
 
 
 def _table(runs: Runs) -> str:

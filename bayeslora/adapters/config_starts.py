@@ -40,7 +40,7 @@ class PiSSA:
     name: ClassVar[str] = "pissa"
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
-    parameters: ClassVar[str] = "2 r (in + out) a layer"
+    parameters: ClassVar[str] = "r (in + out) a layer"
     default_lr: ClassVar[float] = 3e-4
     long_lr: ClassVar[float] = 3e-4
 
@@ -92,7 +92,7 @@ class CorDA:
     name: ClassVar[str] = "corda"
     summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
-    parameters: ClassVar[str] = "2 r (in + out) a layer"
+    parameters: ClassVar[str] = "r (in + out) a layer"
     default_lr: ClassVar[float] = 3e-4
     long_lr: ClassVar[float] = 3e-4
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import adapter_arms
@@ -181,10 +182,34 @@ def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
     adapter_speed.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
     claims = {claim.text: claim for claim in adapter_speed.claims(bench.out)}
-    for text in ("pissa learns faster than lora, each at its best rate", "s2ft forgets less"):
-        (found,) = (claim for name, claim in claims.items() if name.startswith(text))
+    best = "each at its best rate"
+    for text in (
+        f"pissa learns faster than lora, {best}",
+        f"s2ft forgets less than lora at equal loss, {best}",
+    ):
+        found = claims[text]
         assert found.notes == "lora diverged with seed 1"
         assert len(found.gains) == 1
+
+
+def test_forgetting_is_compared_at_one_rate_and_at_every_rate_of_the_rival(bench, monkeypatch):
+    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
+    bench.arms["lora"] = replace(bench.arms["lora"], rates=(1e-3, 1e-2))
+    bench.arms["corda-kpm"] = replace(bench.arms["corda-kpm"], rates=(1e-3,))
+    bench.arms["s2ft"] = replace(bench.arms["s2ft"], rates=(3e-3,))
+    run_all(bench)
+    adapter_speed.write_summary(bench.out)
+    text = (bench.out / "summary.md").read_text(encoding="utf-8").split("## Forgetting by")[1]
+    rows = [line.split(" | ") for line in text.split("\n## ")[0].splitlines() if "| lora |" in line]
+    assert [row[1:3] for row in rows] == [["0.001", "2"], ["0.01", "2"]]
+    claims = {claim.text: claim.gains for claim in adapter_speed.claims(bench.out)}
+    start = "corda-kpm forgets less than"
+    same = claims[f"{start} lora at equal loss, both at the best rate of corda-kpm"]
+    runs, base = adapter_training.Runs(bench.out, MARKS), read_json(bench.out / "base.json")
+    pairs = (runs.finished(arm, 1e-3) for arm in ("corda-kpm", "lora"))
+    assert same == adapter_training.gains(*pairs, partial(adapter_speed.forgets_less, base))
+    assert len(same) == 2
+    assert claims[f"{start} s2ft at equal loss, both at the best rate of corda-kpm"] == ()
 
 
 def curve(points, losses=()):
@@ -292,7 +317,17 @@ def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
     stable_rank.write_summary(ranks.out)
     text = (ranks.out / "summary.md").read_text(encoding="utf-8")
     assert "| polar | 0.004 | 2 |" in text
-    assert all(len(claim.gains) == 2 for claim in stable_rank.claims(ranks.out))
+    claims = stable_rank.claims(ranks.out)
+    assert all(len(claim.gains) == 2 for claim in claims)
+    ends = [claim for claim in claims if "on other questions" in claim.text]
+    assert len(ends) == 4
+    assert not any(claim.notes for claim in ends)
+    file = ranks.out / "runs" / "lora-lr-0.004-seed-1.json"
+    record = read_json(file)
+    record["marks"][-1]["target"] = 99.0
+    write_json(file, record)
+    noted = [claim.text for claim in stable_rank.claims(ranks.out) if "seed 1" in claim.notes]
+    assert noted == [claim.text for claim in ends if claim.text.endswith("the same rate")]
 
 
 def test_bytes_are_counted_once_and_without_the_model():
