@@ -1,10 +1,11 @@
 """Which learning rates should a fit without validation rows have, where nothing can be chosen?
 
-A grid of the same size for each adapter and kind of last layer, over the adapter's rate and the
-last layer's, on three data sets, with five epochs (`default_epochs.py` has other numbers) and means
-refitted at the end. The validation rows play
-the data sets to come: a fit does not see them, and the pair with the lowest NLL on them in the mean
-over data sets is meant to be the default. Nothing here looks at a test row.
+For LoRA and PoLAR a grid of the same size for each kind of last layer, over the adapter's rate and
+the last layer's; for the other adapters two rates with a point estimate, whose rate is then the
+default. Three data sets, five epochs (`default_epochs.py` has other numbers), means refitted at the
+end. The validation rows play the data sets to come: a fit does not see them, and what has the
+lowest NLL on them in the mean over data sets is meant to be the default. Nothing here looks at a
+test row.
 
     python benchmarks/default_rates.py --data-dir DIR
 """
@@ -22,6 +23,9 @@ from task_rows import TASKS, load_experiment
 from trajectories import trajectory, validation_nll
 
 from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
@@ -34,6 +38,7 @@ MAX_LENGTH = 32
 LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
 # The default, and one above it: the last layer starts at zero.
 POINT_RATES, VARIATIONAL_RATES = (2e-2, 1e-1), (5e-3, 2e-2)
+START_RATES, COLUMN_RATES, LAYER_RATES = (1e-3, 3e-3), (3e-3, 1e-2), (3e-4, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,14 @@ class Arm:
     Attributes:
         adapter: Which adapter.
         rates: Of the adapter.
+        head_rates: Of the last layer.
         is_vbll: Whether the last layer is variational, else a point estimate.
     """
 
     adapter: AdapterConfig
     rates: tuple[float, ...]
-    is_vbll: bool
-
-    @property
-    def head_rates(self) -> tuple[float, ...]:
-        """Of the last layer."""
-        return VARIATIONAL_RATES if self.is_vbll else POINT_RATES
+    head_rates: tuple[float, ...] = POINT_RATES[:1]
+    is_vbll: bool = False
 
     def spec(self, rate: float, head_rate: float, seed: int) -> FitSpec:
         """Return the fit at one place of the grid."""
@@ -65,10 +67,14 @@ class Arm:
 
 
 ARMS = {
-    "lora-mle": Arm(LoRA(dropout=0.1), LORA_RATES, is_vbll=False),
-    "polar-mle": Arm(PoLAR(), POLAR_RATES, is_vbll=False),
-    "polar-vbll": Arm(PoLAR(), POLAR_RATES, is_vbll=True),
-    "lora-vbll": Arm(LoRA(dropout=0.1), LORA_RATES, is_vbll=True),
+    "lora-mle": Arm(LoRA(dropout=0.1), LORA_RATES, POINT_RATES),
+    "polar-mle": Arm(PoLAR(), POLAR_RATES, POINT_RATES),
+    "polar-vbll": Arm(PoLAR(), POLAR_RATES, VARIATIONAL_RATES, is_vbll=True),
+    "lora-vbll": Arm(LoRA(dropout=0.1), LORA_RATES, VARIATIONAL_RATES, is_vbll=True),
+    "pissa-mle": Arm(PiSSA(), START_RATES),
+    "corda-mle": Arm(CorDA(), START_RATES),
+    "s2ft-mle": Arm(S2FT(), COLUMN_RATES),
+    "lisa-mle": Arm(LISA(), LAYER_RATES),
 }
 
 
@@ -138,8 +144,9 @@ def write_table(out: Path) -> None:
         "# Learning rates where nothing can be chosen",
         "",
         f"NLL in nats of 320 rows that the fit has not seen: 640 training rows, {DEFAULT_EPOCHS} "
-        f"epochs, SmolLM2-135M, r = 8 in the last 6 layers, at most {MAX_LENGTH} tokens; the prior "
-        "scale of a variational last layer by empirical Bayes. Means over "
+        f"epochs, SmolLM2-135M, adapters of their default size in the last 6 layers, at most "
+        f"{MAX_LENGTH} tokens; the prior scale of a variational last layer by empirical Bayes. "
+        "Means over "
         f"{len({row['seed'] for row in rows})} seed(s). "
         "Made by `python benchmarks/default_rates.py --data-dir DIR`.",
         "",
