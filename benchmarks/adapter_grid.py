@@ -63,7 +63,7 @@ LEARNING_RATES = {
     FIXED: (3e-5, 1e-4),
     "polar": (4e-3, 1e-2),
 }
-MOST_RATES = 4
+MOST_RATES = 5
 RATE_SEED = 0
 
 # Fits, and what is calibrated on each.
@@ -224,10 +224,13 @@ def write_summary(out: Path) -> None:
 
 
 def _read(out: Path) -> dict[str, dict[tuple[str, str], Rows]]:
-    """Return the rows by data set, last layer and adapter."""
+    """Return the rows by data set, last layer and adapter, of fits at the rate of their kind."""
     tasks: dict[str, dict[tuple[str, str], Rows]] = defaultdict(lambda: defaultdict(dict))
     for file in sorted((out / "scores").glob("*/*/*.json")):
         content = read_json(file)
+        kind = f"{content['adapter']}-{content['fit']}.json"
+        if content["lr"] != read_json(out / "learning-rates" / content["task"] / kind)["lr"]:
+            continue
         for row in content["rows"]:
             place = (row["method"], content["adapter"])
             tasks[content["task"]][place][content["seed"]] = row
@@ -264,13 +267,14 @@ def _rates(out: Path) -> str:
     """Return the validation NLL of every rate that was tried, the chosen one in bold."""
     rows = []
     for file in sorted((out / "learning-rates").glob("*/*.json")):
-        content = read_json(file)
+        found = dict(sorted(read_json(file)["validation_nll"]))
         tried = [
-            f"**{lr:g}: {nll:.3f}**" if lr == content["lr"] else f"{lr:g}: {nll:.3f}"
-            for lr, nll in sorted(content["validation_nll"])
+            f"**{lr:g}: {nll:.3f}**" if lr == best(found) else f"{lr:g}: {nll:.3f}"
+            for lr, nll in found.items()
         ]
-        rows.append([file.parent.name, *file.stem.rsplit("-", 1), ", ".join(tried)])
-    return table(["data set", "adapter", "fit", "rate: validation NLL"], rows) if rows else ""
+        edge = "the best is at the end" if best(found) in (min(found), max(found)) else ""
+        rows.append([file.parent.name, *file.stem.rsplit("-", 1), ", ".join(tried), edge])
+    return table(["data set", "adapter", "fit", "rate: validation NLL", ""], rows) if rows else ""
 
 
 def _preamble() -> str:

@@ -151,7 +151,7 @@ def _forgetting_table(runs: Runs, base: dict[str, float]) -> str:
         for lr in runs.rates(name):
             rivals = runs.finished(name, lr)
             targets = [record["marks"][-1][TARGET] for record in rivals.values()]
-            less = gains(ours, rivals, partial(forgets_less, base))
+            less = forgetting_gains(base, ours, rivals)
             rows.append([name, f"{lr:g}", str(len(less)), shown(targets), shown(less)])
     return table(["rival", "rate", "seeds", f"rival's last {TARGET}", "forgets less by"], rows)
 
@@ -177,16 +177,25 @@ def claims(out: Path) -> list[Claim]:
             gone = "; ".join(filter(None, (runs.lost(name, lr), runs.lost(rival, lr))))
             found.append(Claim(method, text, "nats of area", same, notes=gone))
     for method, name, rival in FORGETS_LESS:
-        ours, forgets = runs.at_best(name), partial(forgets_less, base)
-        text, notes = f"{name} forgets less than {rival} at equal loss", _notes(runs, name, rival)
-        for rivals, where in (
-            (runs.at_best(rival), "each at its best rate"),
-            (_at_rates_of(ours, runs, rival), f"both at the best rate of {name}"),
-        ):
-            less = gains(ours, rivals, forgets)
-            found.append(
-                Claim(method, f"{text}, {where}", "nats on generic text", less, notes=notes)
-            )
+        found += _gentler(runs, base, (method, name, rival))
+    return found
+
+
+def _gentler(runs: Runs, base: dict[str, float], arms: tuple[str, str, str]) -> list[Claim]:
+    """Return that an arm forgets less than a rival, each at its best rate, and both at its own."""
+    method, name, rival = arms
+    ours, theirs = runs.at_best(name), runs.at_best(rival)
+    same = _at_rates_of(ours, runs, rival)
+    text, unit = f"{name} forgets less than {rival} at equal loss", "nats on generic text"
+    less = forgetting_gains(base, ours, theirs)
+    notes = _notes(runs, name, rival)
+    found = [Claim(method, f"{text}, each at its best rate", unit, less, notes=notes)]
+    if same != theirs:
+        gone = {runs.lost(rival, record["lr"]) for record in ours.values()}
+        notes = "; ".join(filter(None, (runs.at_edge(name), runs.lost(name), *sorted(gone))))
+        less = forgetting_gains(base, ours, same)
+        text = f"{text}, both at the best rate of {name}"
+        found.append(Claim(method, text, unit, less, notes=notes))
     return found
 
 
@@ -219,6 +228,17 @@ def forgets_less(base: dict[str, float], ours: Record, rival: Record) -> float:
     lowest = max(runs, key=lambda points: points[-1][0])
     level = fmean(point[0] for point in lowest[-2:])
     return generic_at(base, rival, level) - generic_at(base, ours, level)
+
+
+def forgetting_gains(
+    base: dict[str, float], ours: dict[int, Record], rivals: dict[int, Record]
+) -> tuple[float, ...]:
+    """Return `forgets_less` for every seed with which both learned anything at all."""
+    learned = [
+        {seed: record for seed, record in runs.items() if len(_falling(base, record)) > 1}
+        for runs in (ours, rivals)
+    ]
+    return gains(*learned, partial(forgets_less, base))
 
 
 def _falling(base: dict[str, float], record: Record) -> list[tuple[float, float]]:

@@ -1,7 +1,7 @@
 """Which learning rates should a fit without validation rows have, where nothing can be chosen?
 
 For LoRA and PoLAR a grid of the same size for each kind of last layer, over the adapter's rate and
-the last layer's; for the other adapters two rates with a point estimate, whose rate is then the
+the last layer's; for the other adapters three rates with a point estimate, the last layer's at its
 default. Three data sets, five epochs (`default_epochs.py` has other numbers), means refitted at the
 end. The validation rows play the data sets to come: a fit does not see them, and what has the
 lowest NLL on them in the mean over data sets is meant to be the default. Nothing here looks at a
@@ -38,7 +38,7 @@ MAX_LENGTH = 32
 LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
 # The default, and one above it: the last layer starts at zero.
 POINT_RATES, VARIATIONAL_RATES = (2e-2, 1e-1), (5e-3, 2e-2)
-START_RATES, COLUMN_RATES, LAYER_RATES = (1e-3, 3e-3), (3e-3, 1e-2), (3e-4, 1e-3)
+START_RATES, COLUMN_RATES, LAYER_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-5, 3e-4, 1e-3)
 
 
 @dataclass(frozen=True)

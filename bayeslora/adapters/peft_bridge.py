@@ -95,7 +95,8 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
 
     Raises:
         InputError: See `read_peft`; a layer of the checkpoint is not in `model`, or means several
-            of its layers; or one that the checkpoint's options name is not in the checkpoint.
+            of its layers; or one that the checkpoint's options name is not in the checkpoint,
+            though others of the same list of layers are.
     """
     checkpoint = read_peft(directory)
     homes = _homes(model, checkpoint)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 
-_NUMBERED = re.compile(r"\.\d+\.")
+_LIST = re.compile(r"(?:.*?\.)??(?=\d+(?:\.|$))")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 
 
@@ -47,9 +47,9 @@ class Targets:
     def _number(self, path: str) -> int | None:
         """Return a layer's number in the outermost list that it is in."""
         names = [rf"(?:^|.*?\.){name}" for name in self.lists] or [r".*?\.[^.]*"]
-        found = (re.match(rf"{name}\.(\d+)\.", path) for name in names)
+        found = (re.match(rf"{name}\.(?P<idx>\d+)\.", path) for name in names)
         match = next((match for match in found if match), None)
-        return int(match[1]) if match else None
+        return int(match["idx"]) if match else None
 
 
 def read_targets(options: Mapping[str, Any]) -> Targets | None:
@@ -73,27 +73,32 @@ def missing_layers(
 ) -> list[str]:
     """Return the layers of a model that the options choose and a checkpoint does not have.
 
-    Only layers in a list of layers are looked at: what else a model has, such as a pooler, depends
-    on its class, which need not be the one that PEFT wrapped.
+    Only lists of layers are looked at in which the checkpoint has one at least. What else a model
+    has, such as a pooler or another tower, depends on its class, which need not be the one that
+    PEFT wrapped.
 
     Args:
         homes: Name in the model of each layer of the checkpoint, by its path there.
         linear: Names of the model's linear layers.
         targets: The options.
     """
-    path, home = next(iter(homes.items()))
+    one, home = next(iter(homes.items()))
     # One of the two ends the other: PEFT may have wrapped more than the model, or less.
-    shared = min(path, home, key=len)
-    before, inside = path.removesuffix(shared), home.removesuffix(shared)
-    present = set(homes.values())
+    shared = min(one, home, key=len)
+    before, inside = one.removesuffix(shared), home.removesuffix(shared)
+    lists = {_list(name.removeprefix(inside)) for name in homes.values()} - {None}
+    others = {name: name.removeprefix(inside) for name in set(linear) - set(homes.values())}
     return [
         name
-        for name in linear
-        if name not in present
-        and name.startswith(inside)
-        and _NUMBERED.search(f".{name}.")
-        and targets.match(before + name.removeprefix(inside))
+        for name, path in sorted(others.items())
+        if _list(path) in lists and targets.match(before + path)
     ]
+
+
+def _list(name: str) -> str | None:
+    """Return the path of the outermost list that a module is in."""
+    match = _LIST.match(name)
+    return match[0] if match else None
 
 
 def _is_named(path: str, names: str | tuple[str, ...]) -> bool:

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_hosts import SIZES, randomise, stack, tiny_llama
+from tiny_hosts import SIZES, randomise, stack, tiny_bert, tiny_llama
 
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import find_sites, inject
-from bayeslora.adapters.peft_bridge import export_peft, load_peft, split_peft
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft, split_peft
 from bayeslora.adapters.peft_targets import read_targets
 from bayeslora.errors import InputError
 
@@ -32,6 +32,11 @@ CHOICES = {
         "target_modules": ["q_proj"],
         "layers_to_transform": 1,
         "layers_pattern": "layers",
+    },
+    "lists by a group": {
+        "target_modules": ["q_proj"],
+        "layers_to_transform": [0],
+        "layers_pattern": "(layers|h)",
     },
     "saved whole": {
         "target_modules": ["q_proj", "up_proj"],
@@ -114,12 +119,43 @@ def test_a_layer_outside_of_lists_may_be_missing(tmp_path):
     assert [site.name for site in load_peft(stack(), tmp_path)] == ["layers.1"]
 
 
+@pytest.mark.parametrize("tower", ["encoder", "decoder"])
+def test_towers_that_were_not_wrapped_may_be_there(tmp_path, tower):
+    def towers(names):
+        return torch.nn.ModuleDict({name: stack() for name in names})
+
+    config = LoRA(r=2, target_modules=(r"layers.0", "layers.1", "layers.2"), num_layers=None)
+    export_peft(inject(towers([tower]), config, seed=0), tmp_path)
+    options = tmp_path / "adapter_config.json"
+    given = json.loads(options.read_text()) | {"target_modules": ["0", "1", "2"]}
+    options.write_text(json.dumps(given))
+    both = ["encoder", "decoder"]
+    assert len(load_peft(towers(both), tmp_path)) == 3
+    assert len(load_peft(torch.nn.Sequential(towers(both)), tmp_path)) == 3
+    without(tmp_path, f"{tower}.layers.1")
+    for model in (towers(both), torch.nn.Sequential(towers(both))):
+        with pytest.raises(InputError, match=rf"no factors of '(0\.)?{tower}\.layers\.1'"):
+            load_peft(model, tmp_path)
+
+
+def test_a_pooler_around_which_something_is_may_be_there(peft, tmp_path):
+    from transformers import BertConfig, BertModel
+
+    plain = BertModel(BertConfig(**SIZES), add_pooling_layer=False)
+    wrapped = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules=["dense"]))
+    wrapped.save_pretrained(tmp_path)
+    for model in (tiny_bert(), torch.nn.Sequential(tiny_bert())):
+        assert len(load_peft(model, tmp_path)) == 3 * 3
+
+
 def test_a_model_of_another_size_is_left_as_it_was(tmp_path):
     sites = inject(stack(), LoRA(r=2, target_modules=("layers.0", "head")), seed=0)
     randomise(sites)
     export_peft(sites, tmp_path)
     model = stack()
-    model.head = torch.nn.Linear(6, 5)
+    # The last of the two: what comes before it has to stay as well.
+    assert read_peft(tmp_path).config.target_modules == ("head", "layers.0")
+    model.layers[0] = torch.nn.Linear(5, 6)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(InputError, match="the model's weight has shape"):
         split_peft(model, tmp_path)

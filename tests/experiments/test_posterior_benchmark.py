@@ -298,7 +298,7 @@ def test_the_grid_tries_rates_until_the_best_is_inside(cell, monkeypatch):
 
     assert tried(3e-3) == [1e-3, 3e-3, 9e-3]
     assert tried(1e-3) == [1e-3, 3e-3, 3.3e-4]
-    assert tried(1.0) == [1e-3, 3e-3, 9e-3, 2.7e-2]
+    assert tried(1.0) == [1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2]
 
 
 def test_the_grid_fits_again_where_a_better_rate_was_found(cell, monkeypatch):
