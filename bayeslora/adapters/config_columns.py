@@ -47,8 +47,8 @@ class S2FT:
     summary: ClassVar[str] = "a few heads and channels of the weights themselves, the rest frozen"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
     parameters: ClassVar[str] = "out a column"
-    default_lr: ClassVar[float] = 1e-3
-    long_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 1e-2
+    long_lr: ClassVar[float] = 1e-2
 
     o_ratio: float = 0.052
     d_ratio: float = 0.02

@@ -117,8 +117,8 @@ class LISA(LayerSampling):
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "the layers ever drawn"
-    default_lr: ClassVar[float] = 3e-5
-    long_lr: ClassVar[float] = 3e-5
+    default_lr: ClassVar[float] = 3e-4
+    long_lr: ClassVar[float] = 3e-4
 
     num_layers: int | None = 6
     train_embedding: bool = False

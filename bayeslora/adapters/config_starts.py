@@ -41,8 +41,8 @@ class PiSSA:
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
     parameters: ClassVar[str] = "r (in + out) a layer"
-    default_lr: ClassVar[float] = 3e-4
-    long_lr: ClassVar[float] = 3e-4
+    default_lr: ClassVar[float] = 1e-3
+    long_lr: ClassVar[float] = 1e-3
 
     r: int = 16
     alpha: float | None = None
@@ -93,8 +93,8 @@ class CorDA:
     summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) a layer"
-    default_lr: ClassVar[float] = 3e-4
-    long_lr: ClassVar[float] = 3e-4
+    default_lr: ClassVar[float] = 3e-3
+    long_lr: ClassVar[float] = 3e-3
 
     r: int = 16
     alpha: float | None = None
