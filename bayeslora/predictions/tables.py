@@ -16,6 +16,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
+from bayeslora.parquet import open_parquet, write_sealed
 from bayeslora.predictions.lines import column_names, pieces_of_lines, write_lines
 
 PREFIX = "bayeslora."
@@ -65,7 +66,6 @@ def write_table(
     kind = file_kind(path)
     import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.parquet
 
     tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
     try:
@@ -78,7 +78,7 @@ def write_table(
         elif kind == ".jsonl":
             write_lines(table.to_batches(_PIECE), aside)
         else:
-            pa.parquet.write_table(table, aside)
+            write_sealed(aside, table.schema, [table])
 
 
 def open_table(
@@ -125,18 +125,16 @@ def file_kind(path: str | Path) -> str:
     return suffix
 
 
+def _opened(path: str | Path, *, check_whole: bool) -> Any:
+    return open_parquet(path, check_whole=check_whole, buffer_size=_BUFFER, pre_buffer=False)
+
+
 def _open_parquet(path: str | Path) -> TableFile:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    def opened() -> Any:
-        return pa.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
-
     def pieces(columns: Sequence[str]) -> Iterator[Any]:
-        with _readable(path, "Parquet"), opened() as file:
+        with _readable(path, "Parquet"), _opened(path, check_whole=False) as file:
             yield from file.iter_batches(_PIECE, columns=list(columns), use_threads=False)
 
-    with _readable(path, "Parquet"), opened() as file:
+    with _readable(path, "Parquet"), _opened(path, check_whole=True) as file:
         schema = file.schema_arrow
         raw = schema.metadata or {}
         pairs = ((key.decode(), value) for key, value in raw.items())

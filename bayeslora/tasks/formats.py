@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bayeslora.errors import InputError
+from bayeslora.parquet import open_parquet
 from bayeslora.tasks.json_records import json_lines, json_list
 from bayeslora.tasks.messages import listed, shown
 from bayeslora.tasks.tables import Table
@@ -135,12 +136,11 @@ def _long_fields() -> Iterator[None]:
 
 def _read_parquet(file: Path, wanted: Sequence[str]) -> Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if file.stat().st_size == 0:
         raise InputError(f"{file} is empty; at least one row is needed")
     try:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             names = tuple(parquet.schema_arrow.names)
             _check_distinct(names, file)
             table = parquet.read(columns=[name for name in names if name in wanted])

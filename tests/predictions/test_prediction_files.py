@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
+from bayeslora.predictions import tables
 from bayeslora.predictions.record import Predictions
 
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -90,11 +91,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     random_predictions(3, ["a", "b"]).save(path)
     before = path.read_bytes()
 
-    def full_disk(table, where):
+    def full_disk(where, *_):
         where.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(pa.parquet, "write_table", full_disk)
+    monkeypatch.setattr(tables, "write_sealed", full_disk)
     with pytest.raises(OSError, match="no space left"):
         random_predictions(3, ["c", "d"]).save(path)
     assert path.read_bytes() == before
