@@ -287,7 +287,10 @@ def add_parts(parser: Parser) -> None:
         help="a column of the file: scores of the rows of each of its values as well",
     )
     parser.add_argument(
-        "--by-class", action="store_true", default=None, help="scores of each class as well"
+        "--by-class",
+        action="store_true",
+        default=None,
+        help="scores of each class and the confusion matrix",
     )
 
 

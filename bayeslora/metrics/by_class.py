@@ -2,11 +2,12 @@
 
     recall            share of the class's rows that are predicted as it
     precision         share of the rows predicted as it that are it
+    f1                harmonic mean of the two
     mean_probability  mean probability of the class over all rows; compare with n / all rows
     ece               one-vs-rest calibration error of that probability, as in `cwece`
 
-Shares have Wilson intervals, unless rows come in clusters. Recall and precision are missing where
-no row has the class, or none is predicted as it.
+Shares have Wilson intervals, unless rows come in clusters; F1 has the bootstrap's. Recall is
+missing where no row has the class, precision where none is predicted as it, F1 where neither is.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.catalogue import Kind
-from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.chance import SIGNIFICANT, class_measure, drawn_errors, p_values
 from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.clusters import clusters_in
+from bayeslora.metrics.confusion import class_counts
 from bayeslora.metrics.groups import share_score
 from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import PartScores
 from bayeslora.metrics.scoring import Scoring
 
-CLASS_KEYS = ("recall", "precision", "mean_probability", "ece")
+CLASS_KEYS = ("recall", "precision", "f1", "mean_probability", "ece")
 """The scores of a class, in order."""
 
 _KINDS: dict[str, Kind] = {
     "recall": "share",
     "precision": "share",
+    "f1": "other",
     "mean_probability": "mean",
     "ece": "other",
 }
@@ -60,8 +62,10 @@ def class_scores(
     sizes = clusters_in(rows.labels, None, classes).tolist()
     trials = {
         "recall": clusters_in(rows.labels, clusters, classes).tolist(),
-        "precision": clusters_in(rows.probs.argmax(1), clusters, classes).tolist(),
+        "precision": clusters_in(rows.prediction, clusters, classes).tolist(),
     }
+    # Clusters of either kind may be the same ones: the larger number never counts one twice.
+    trials["f1"] = list(map(max, trials["recall"], trials["precision"]))
     measure = class_measure(rows, scoring)
     how = scoring.how
     drawn = drawn_errors(
@@ -75,7 +79,7 @@ def class_scores(
             value = float(values[k, c])
             if key in trials and not trials[key][c]:
                 continue
-            if key in trials and clusters is None:
+            if _KINDS[key] == "share" and clusters is None:
                 scores[key] = share_score(value, trials[key][c])
             else:
                 scores[key] = spread.score(
@@ -95,24 +99,13 @@ def class_scores(
 
 def _statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
     bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed)
-    size, classes = rows.probs.shape
-    named = rows.probs.argmax(1)
-    numbers = np.arange(size)
-    matrix = cell_matrix(
-        np.concatenate([named, classes + rows.labels]),
-        np.concatenate([numbers, numbers]),
-        np.concatenate([np.ones(size), rows.correct]),
-        (2 * classes, size),
-    )
+    per_class = class_counts(rows)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = bins.sums(counts)
-        predicted, right = np.split(matrix @ counts, 2)
-        recall, precision = (
-            np.where(trials > 0, right / np.maximum(trials, 1), np.nan)
-            for trials in (sums.labels, predicted)
-        )
+        counted = per_class(counts)
         mean = rows.probs.T @ counts / sums.rows
-        return np.concatenate([recall, precision, mean, sums.by_class])
+        shares = (counted.recall, counted.precision, counted.f1_by_class)
+        return np.concatenate([*shares, mean, sums.by_class])
 
     return scores

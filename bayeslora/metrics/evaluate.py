@@ -20,6 +20,7 @@ from bayeslora.metrics.calibration import (
 )
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
+from bayeslora.metrics.confusion import confusion
 from bayeslora.metrics.detect import detect
 from bayeslora.metrics.groups import group_scores
 from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling
@@ -111,6 +112,7 @@ def evaluate(
         n=len(inside),
         n_labelled=int(inside.labelled.sum()),
         num_classes=inside.num_classes,
+        class_names=inside.classes,
         num_bins=num_bins,
         closed=closed,
         scores=set_scores(inside, how, clusters),
@@ -148,6 +150,7 @@ def _with_labels(
         groups=_groups(inside, rows, columns, scoring),
         classes=class_scores(rows, inside.classes, scoring) if by_class else {},
         nll_clamped=rows.clamped,
+        confusion=confusion(rows),
         **_calibration(rows, scoring),
     )
 

@@ -45,6 +45,11 @@ class LabelledRows:
         return len(self.labels)
 
     @property
+    def prediction(self) -> NDArray[np.int64]:
+        """[N]: the index of the most probable class; the lowest index where several tie."""
+        return np.asarray(self.probs.argmax(1))
+
+    @property
     def means(self) -> NDArray[np.float64]:
         """[N, 5]: columns whose means are accuracy, nll, brier, mean confidence and sharpness."""
         squares = np.einsum("nc,nc->n", self.probs, self.probs)

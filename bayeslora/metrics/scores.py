@@ -176,7 +176,11 @@ class Scores(Mapping[str, Score]):
             rightly (`right`) and wrongly (`wrong`).
         ood_groups: Detection averaged over the sets that were called `near` and `far`.
         groups: Scores by the values of a column, by column.
-        classes: Scores by class: `recall`, `precision`, `mean_probability`, `ece`.
+        classes: Scores by class: `recall`, `precision`, `f1`, `mean_probability`, `ece`.
+        class_names: Names of the C classes in index order.
+        confusion: [C, C] how many labelled rows of a class (first index) are predicted as a class
+            (second index), both in the order of `class_names`; of several seeds, the sum over them.
+            Empty without labels.
     """
 
     name: str
@@ -200,6 +204,8 @@ class Scores(Mapping[str, Score]):
     ood_groups: Mapping[str, OODGroup] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, PartScores]] = field(default_factory=dict)
     classes: Mapping[str, PartScores] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]
@@ -228,8 +234,9 @@ class Scores(Mapping[str, Score]):
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
         content = asdict(self)
-        for key in ("bins", "risk_coverage"):
+        for key in ("bins", "risk_coverage", "class_names"):
             content[key] = list(content[key])
+        content["confusion"] = [list(row) for row in content["confusion"]]
         for group in content["ood_groups"].values():
             group["sets"] = list(group["sets"])
         return {key: without_nan(value) for key, value in content.items()}
@@ -268,6 +275,8 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
         "ood_groups": {k: _ood_group(one) for k, one in content.get("ood_groups", {}).items()},
         "groups": {column: _each_part(parts) for column, parts in groups.items()},
         "classes": _each_part(content.get("classes", {})),
+        "class_names": tuple(content.get("class_names", ())),
+        "confusion": tuple(tuple(row) for row in content.get("confusion", ())),
     }
 
 

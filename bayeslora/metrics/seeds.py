@@ -32,7 +32,8 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
     """Return the mean of each score over seeds, with a 95 % t interval.
 
     A score that one of the seeds lacks is left out. Bins and the risk-coverage curve belong to a
-    single fit and are left out as well; `calibration_p` is None, `chance_p` empty.
+    single fit and are left out as well; `calibration_p` is None, `chance_p` empty, and `confusion`
+    the sum over the seeds.
 
     Args:
         scores: What `evaluate` returned, one a seed, of the same method and rows.
@@ -62,6 +63,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         uncertainty=_each([one.uncertainty for one in scores], _means),
         groups=_each([one.groups for one in scores], lambda parts: _each(parts, _part)),
         classes=_each([one.classes for one in scores], _part),
+        confusion=_sums([one.confusion for one in scores]),
         nll_clamped=sum(one.nll_clamped for one in scores),
         ece_if_calibrated=float(np.mean(chance)) if len(chance) == len(scores) else None,
         calibration_p=None,
@@ -113,6 +115,13 @@ def _means(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
         for key in scores[0]
         if all(key in one for one in scores)
     }
+
+
+def _sums(tables: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the sum of tables of one shape; nothing where one of them is empty."""
+    if not all(tables):
+        return ()
+    return tuple(tuple(row) for row in np.sum(tables, axis=0).tolist())
 
 
 def _bounds(key: str) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from bayeslora.metrics.calibration import adaptive_errors, bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.classwise import classwise_bins
+from bayeslora.metrics.confusion import class_counts
 from bayeslora.metrics.debiased import ece_debiased
 from bayeslora.metrics.few_mistakes import with_few_mistakes
 from bayeslora.metrics.intervals import from_zero
@@ -87,6 +88,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
     bins = bin_sums(surest, num_bins, closed)
     by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed)
     smooth = smooth_errors(surest)
+    per_class = class_counts(rows)
     ones = np.ones(len(rows))
 
     def scores(counts: NDArray[Any]) -> NDArray[np.float64]:
@@ -96,8 +98,12 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
         chosen = answered(surest, weights)
         parts = brier_parts(classes, brier)
         area = chosen.aurc
+        counted = per_class(weights)
         found = {
             "accuracy": accuracy,
+            "f1": counted.f1,
+            "balanced_accuracy": counted.balanced_accuracy,
+            "mcc": counted.mcc,
             "nll": nll,
             "brier": brier,
             "brier_reliability": parts.reliability,

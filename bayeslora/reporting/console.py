@@ -8,6 +8,7 @@ from textwrap import fill
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
+from bayeslora.reporting.confused import confusion_tables
 from bayeslora.reporting.difference_table import comparison_notes, difference_table
 from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.part_tables import (
@@ -71,6 +72,8 @@ def scores_table(
     # Three rows a method would bury a table of many.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
+    by_class = [one for one in named if one.scores.classes]
+    blocks += [_within(table, width) for table in confusion_tables(by_class)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
     notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import Card, method_cards
+from bayeslora.reporting.confused import confusion_tables
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.examples import WrongAnswers, wrong_answers
 from bayeslora.reporting.findings import Finding
@@ -54,6 +55,7 @@ class Contents:
         every: Every score by method.
         differences: Paired differences, or None.
         uncertainties: Mean uncertainties of right and wrong rows, or None where none are known.
+        confused: Which classes are taken for which, per method; empty without labels.
         parts: Tables of groups of rows and of classes, as far as they were asked for.
         ood: Detection by method and score, a table for each set; then the means over near and over
             far sets, where these were named.
@@ -73,6 +75,7 @@ class Contents:
     every: Table
     differences: Table | None
     uncertainties: Table | None
+    confused: tuple[Table, ...]
     parts: tuple[Table, ...]
     ood: tuple[Table, ...]
     examples: tuple[WrongAnswers, ...]
@@ -118,6 +121,7 @@ def compose(
         every=every_score_table(named).noted(),
         differences=None if comparison is None else difference_table(comparison, "NLL").noted(),
         uncertainties=_uncertainties(named),
+        confused=tuple(confusion_tables(named)),
         parts=_with_rows(*group_tables(named), class_table(named)),
         ood=(
             *(table.noted() for table in ood_tables(named, sets)),

@@ -32,6 +32,27 @@ _SHARE = fraction("k", "m")
 
 CONFIDENCE = row(sub("confidence", "i"), "=", under("max", "c"), _PROBABILITY)
 ACCURACY = row("accuracy =", _OVER_ROWS, truth(row(_GUESS, "=", _LABEL)))
+_RIGHT, _LABELLED, _PREDICTED = sub("r", "c"), sub("t", "c"), sub("p", "c")
+F1 = row(
+    "F1 =",
+    mean("c", "C"),
+    fraction(row("2", _RIGHT), row(_LABELLED, "+", _PREDICTED)),
+)
+BALANCED_ACCURACY = row(
+    words("balanced accuracy"), "=", mean("c", "C"), fraction(_RIGHT, _LABELLED)
+)
+MCC = row(
+    "MCC =",
+    fraction(
+        row("n", under("∑", "c"), _RIGHT, "−", under("∑", "c"), _LABELLED, _PREDICTED),
+        root(
+            row(
+                bracketed(row("n² −", under("∑", "c"), squared(_LABELLED))),
+                bracketed(row("n² −", under("∑", "c"), squared(_PREDICTED))),
+            )
+        ),
+    ),
+)
 NLL = row("NLL = −", _OVER_ROWS, "log", sub("p", row("i ,", _LABEL)))
 BRIER = row(
     "Brier =",

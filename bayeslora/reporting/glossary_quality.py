@@ -24,6 +24,35 @@ QUALITY_TERMS = (
         keys=frozenset({"accuracy"}),
     ),
     Term(
+        "F1, macro",
+        "The mean over classes of the harmonic mean of precision and recall. Every class counts"
+        " alike, however few rows it has; a class that is a label or a prediction of some row"
+        " without being right once counts as 0, and a class that is neither is left out.",
+        (formulas.F1,),
+        "van Rijsbergen 1979, Information Retrieval",
+        frozenset({"f1"}),
+    ),
+    Term(
+        "Balanced accuracy",
+        "The mean over the classes of the labelled rows of the share of its rows that is found"
+        " (recall). Naming the most frequent class every time scores 1 over the number of classes,"
+        " however frequent it is.",
+        (formulas.BALANCED_ACCURACY,),
+        "Brodersen et al. 2010, ICPR 20",
+        frozenset({"balanced_accuracy"}),
+    ),
+    Term(
+        "MCC (Matthews correlation coefficient)",
+        "The correlation of labels and predictions: 1 where all are right, around 0 where the"
+        " predictions say nothing about the labels, and 0 where all labels or all predictions are"
+        " the same class. t is the number of rows with the class as their label, r how many of"
+        " these are predicted as it, and p how many rows are predicted as it.",
+        (formulas.MCC,),
+        "Matthews 1975, Biochimica et Biophysica Acta 405; Gorodkin 2004, Computational Biology and"
+        " Chemistry 28",
+        frozenset({"mcc"}),
+    ),
+    Term(
         "NLL (negative log-likelihood)",
         "The mean over rows of −log of the probability given to the true class, in nats."
         " Lower is better. Only honest probabilities minimise it: it punishes being wrong,"
@@ -125,11 +154,11 @@ QUALITY_TERMS = (
         keys=frozenset({"ece_over", "ece_under"}),
     ),
     Term(
-        "Recall, precision, mean probability, ECE of a class",
+        "Recall, precision, F1, mean probability, ECE of a class",
         "Recall is the share of the class's rows that are predicted as it, precision the share of"
-        " rows predicted as it that are it. Its mean probability over all labelled rows is to be"
-        " compared with its share of them. The ECE, one vs rest, is that of the class's probability"
-        " in place of the confidence.",
+        " rows predicted as it that are it, F1 the harmonic mean of the two. Its mean probability"
+        " over all labelled rows is to be compared with its share of them. The ECE, one vs rest, is"
+        " that of the class's probability in place of the confidence.",
         keys=frozenset({"recall", "precision", "mean_probability"}),
     ),
     Term(

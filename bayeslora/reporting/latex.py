@@ -64,6 +64,7 @@ def render_latex(contents: Contents) -> str:
         tables.append(("differences", contents.differences))
     if contents.uncertainties is not None:
         tables.append(("uncertainties", contents.uncertainties))
+    tables += [(f"confused-{place}", one) for place, one in enumerate(contents.confused, start=1)]
     tables += [(f"parts-{place}", table) for place, table in enumerate(contents.parts, start=1)]
     tables += [(f"ood-{place}", table) for place, table in enumerate(contents.ood, start=1)]
     spectra = enumerate(contents.spectra, start=1)

@@ -49,6 +49,9 @@ def render_markdown(
         if contents.uncertainties is not None:
             blocks += ["### Uncertainty of right and wrong answers"]
             blocks += _table(contents.uncertainties)
+    if contents.confused:
+        blocks.append("## Which classes are confused")
+        blocks += [block for table in contents.confused for block in _table(table)]
     if contents.parts:
         blocks.append("## Parts of the rows")
         blocks += [block for table in contents.parts for block in _table(table)]

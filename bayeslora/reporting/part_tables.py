@@ -32,6 +32,7 @@ _UNCERTAINTY_COLUMNS = {
 _CLASS_COLUMNS = {
     "recall": Column("Recall", "↑"),
     "precision": Column("Precision", "↑"),
+    "f1": Column("F1", "↑"),
     "mean_probability": Column("Mean probability"),
     "ece": Column("ECE, one vs rest", "↓"),
 }
@@ -120,8 +121,8 @@ def class_table(methods: Sequence[Named]) -> Table:
         "class",
         {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
         "Every class: how many labelled rows have it, how often it is found (recall), how often"
-        " rightly named (precision), its mean probability over all labelled rows, and the"
-        f" calibration error of that probability. {_BRACKETS}",
+        " rightly named (precision), the harmonic mean of the two (F1), its mean probability over"
+        f" all labelled rows, and the calibration error of that probability. {_BRACKETS}",
     )
 
 

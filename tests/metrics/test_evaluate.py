@@ -35,7 +35,7 @@ def quick(predictions, ood=None, **options) -> Scores:
 def test_all_keys_are_there_and_every_interval_holds_its_value():
     scores = evaluate(calibrated(), num_resamples=200)
     assert tuple(scores) == SCORE_KEYS
-    assert len(scores) == 22
+    assert len(scores) == 25
     for key, score in scores.items():
         assert score.low <= score.value <= score.high
         assert score.low < score.high
@@ -96,6 +96,7 @@ def test_sure_of_everything(label, accuracy):
         **dict.fromkeys(SCORE_KEYS, 0.0),
         **dict.fromkeys(errors, wrong),
         **{key: accuracy for key in SCORE_KEYS if key.startswith("accuracy")},
+        **dict.fromkeys(("f1", "balanced_accuracy"), accuracy),
         "nll": -np.log(1e-12) * wrong,
         "brier": 2 * wrong,
         "brier_reliability": 2 * wrong,

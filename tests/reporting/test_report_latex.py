@@ -98,6 +98,7 @@ def test_a_report_has_all_tables(made):
         "every",
         "differences",
         "uncertainties",
+        *(f"confused-{place}" for place in (1, 2, 3)),
         "ood-1",
         "ood-2",
     ]

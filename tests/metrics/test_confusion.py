@@ -1,0 +1,147 @@
+"""F1, balanced accuracy, MCC and the confusion matrix against scikit-learn, absent classes too."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from bayeslora.cli import main
+from bayeslora.metrics.confusion import class_counts
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.seeds import over_seeds
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.confused import MOST_PAIRS, confusion_tables
+from bayeslora.reporting.score_tables import Named
+
+CLOSE = 1e-12  # ratios of sums of at most some hundred small integers
+
+
+@st.composite
+def labelled(draw):
+    """Return predictions of up to five classes, of which labels or predictions may lack some."""
+    n, c = draw(st.integers(1, 60)), draw(st.integers(2, 5))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    probs = generator.dirichlet(np.full(c, draw(st.sampled_from([0.05, 1.0]))), size=n)
+    labels = generator.integers(0, draw(st.integers(1, c)), size=n)
+    return Predictions(probs, tuple("abcde"[:c]), labels)
+
+
+def oracle(labels, prediction):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are predicted and never a label
+        return [
+            sk.f1_score(labels, prediction, average="macro", zero_division=0),
+            sk.balanced_accuracy_score(labels, prediction),
+            sk.matthews_corrcoef(labels, prediction),
+        ]
+
+
+def ours(counts):
+    return [counts.f1, counts.balanced_accuracy, counts.mcc]
+
+
+@settings(max_examples=150, deadline=None)
+@given(labelled(), st.integers(0, 2**32 - 1))
+def test_scores_per_class_are_scikit_learns_in_every_resample(data, seed):
+    rows = labelled_rows(data)
+    table = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), 3)
+    counts = np.vstack([np.ones(len(rows), np.int64), table]).T.astype(np.float64)
+    found = np.stack(ours(class_counts(rows)(counts)), axis=1)
+    for resample, values in zip(counts.T.astype(int), found, strict=True):
+        drawn = np.repeat(np.arange(len(rows)), resample)
+        expected = oracle(rows.labels[drawn], rows.prediction[drawn])
+        np.testing.assert_allclose(values, expected, atol=CLOSE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(labelled())
+def test_the_confusion_matrix_is_scikit_learns_and_holds_the_scores(data):
+    scores = evaluate(data, num_resamples=2, by_class=True)
+    table = sk.confusion_matrix(data.labels, data.prediction, labels=range(data.num_classes))
+    np.testing.assert_array_equal(np.array(scores.confusion), table)
+    assert scores.class_names == data.classes
+    assert scores["accuracy"].value == pytest.approx(np.trace(table) / table.sum(), abs=CLOSE)
+    each = sk.f1_score(
+        data.labels, data.prediction, labels=range(data.num_classes), average=None, zero_division=0
+    )
+    present = table.sum(0) + table.sum(1) > 0
+    for place, name in enumerate(data.classes):
+        found = scores.classes[name].scores
+        assert ("f1" in found) == present[place]
+        if present[place]:
+            assert found["f1"].value == pytest.approx(each[place], abs=CLOSE)
+
+
+def drawn(classes=3, rows=200, seed=0):
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.full(classes, 0.4), size=rows)
+    labels = (probs.cumsum(1) > generator.random((rows, 1))).argmax(1)
+    return Predictions(probs, tuple(f"class {k}" for k in range(classes)), labels, name="m")
+
+
+def test_intervals_hold_the_value_and_come_back_from_json():
+    scores = evaluate(drawn(), num_resamples=200)
+    for key in ("f1", "balanced_accuracy", "mcc"):
+        score = scores[key]
+        assert score.low < score.value < score.high
+        # as wide as that of the accuracy, which is a mean over the same rows, within a factor
+        accuracy = scores["accuracy"]
+        ratio = (score.high - score.low) / (accuracy.high - accuracy.low)
+        assert 0.7 < ratio < 2
+    assert Scores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
+
+
+def test_json_of_versions_without_a_confusion_matrix_is_read():
+    content = evaluate(drawn(), num_resamples=2).to_json()
+    del content["confusion"], content["class_names"]
+    assert Scores.from_json(content).confusion == ()
+
+
+def test_unlabelled_rows_have_no_confusion_matrix():
+    scores = evaluate(drawn().replace(labels=None), num_resamples=2)
+    assert scores.confusion == ()
+    assert confusion_tables([Named("m", scores)]) == []
+
+
+def test_seeds_add_their_confusion_matrices():
+    fits = [evaluate(drawn(seed=seed), num_resamples=2) for seed in (1, 2)]
+    total = np.array(over_seeds(fits).confusion)
+    np.testing.assert_array_equal(total, np.array(fits[0].confusion) + np.array(fits[1].confusion))
+
+
+def test_many_classes_list_the_most_frequent_mistakes():
+    data = drawn(classes=30, rows=500)
+    (table,) = confusion_tables([Named("m", evaluate(data, num_resamples=2))])
+    counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(30))
+    off = np.sort(counts[~np.eye(30, dtype=bool)])[::-1][:MOST_PAIRS]
+    assert [int(row.cells[0].value) for row in table.rows] == off.tolist()
+    for row in table.rows:
+        label, prediction = (data.classes.index(name) for name in row.headings[1:])
+        assert label != prediction
+        assert counts[label, prediction] == int(row.cells[0].value)
+
+
+def test_a_matrix_has_a_row_per_label_and_its_sum():
+    data = drawn()
+    (table,) = confusion_tables([Named("m", evaluate(data, num_resamples=2))])
+    counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(3))
+    shown = [[int(cell.value) for cell in row.cells] for row in table.rows]
+    np.testing.assert_array_equal(shown, np.column_stack([counts, counts.sum(1)]))
+
+
+def test_the_command_shows_them_where_they_are_asked_for(tmp_path, capsys):
+    drawn().save(tmp_path / "p.parquet")
+    file = str(tmp_path / "p.parquet")
+    assert main(["evaluate", file, "--scores", "f1,mcc", "--by-class"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("F1, macro", "MCC", "predicted", "class 2"))
+    assert main(["evaluate", file, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert {"f1", "balanced_accuracy", "mcc"} <= content["scores"].keys()
+    assert len(content["confusion"]) == len(content["class_names"]) == 3
