@@ -192,7 +192,8 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="the uncertainty to judge detection by (default: epistemic, else max_probability)",
+        help="the uncertainty to judge detection by (default: epistemic where it says something, "
+        "else max_probability)",
     )
     add_scoring(parser)
 

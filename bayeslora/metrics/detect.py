@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.catalogue import Kind
+from bayeslora.metrics.detector import FALLBACK, default_detector, doubt
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.ood import DETECTION, detection, thresholds
 from bayeslora.metrics.scores import OODScores, Score
@@ -36,6 +37,7 @@ class Detected:
         names: The S uncertainties that both sets have.
         values: [S, 4] in the order of `DETECTION`.
         spread: Their resampled deviations, [R, S · 4].
+        doubt: Why the epistemic uncertainty says nothing, or empty.
     """
 
     n_in: int
@@ -44,6 +46,7 @@ class Detected:
     names: tuple[str, ...]
     values: NDArray[np.float64]
     spread: Spread
+    doubt: str = ""
 
     def scores(self) -> OODScores:
         """Return the scores with their intervals."""
@@ -56,8 +59,25 @@ class Detected:
             n_out=self.n_out,
             score=self.score,
             by_score=by_score,
+            doubt=self.doubt,
+            better=FALLBACK if self._is_beaten() else "",
             **by_score[self.score],
         )
+
+    def _is_beaten(self) -> bool:
+        """Return whether the highest probability has a higher AUROC than `score`, beyond chance.
+
+        Both are resampled with the same rows, so the interval of their difference is a paired one.
+        """
+        auroc = DETECTION.index("auroc")
+        ours, simple = (
+            self.names.index(name) * len(DETECTION) + auroc for name in (self.score, FALLBACK)
+        )
+        known = self.spread.deviations
+        gained = known[:, [simple]] - known[:, [ours]]
+        value = float(self.values.flat[simple] - self.values.flat[ours])
+        difference = Spread(gained, np.zeros(1), "percentile", self.spread.units)
+        return difference.score(0, value, -1.0, 1.0, kind="mean").low > 0
 
 
 def detect(
@@ -76,9 +96,7 @@ def detect(
     Args:
         inside: In-distribution predictions.
         outside: Out-of-distribution predictions, the positive class, by name of the set.
-        ood_score: The uncertainty that is reported first. By default `epistemic` where both sets
-            have it and it is not zero throughout, as that of a point estimate is; else
-            `max_probability`.
+        ood_score: The uncertainty that is reported first; by default that of `default_detector`.
         how: How the intervals are made.
         clusters: Clusters of the rows of OOD sets, by name of the set, where they have some.
         inside_clusters: [N_in] cluster of each in-distribution row, or None.
@@ -130,7 +148,7 @@ def _detect(
     inside, outside = sets
     shared = [score for score in inside.uncertainty_names if score in outside.uncertainty_names]
     if ood_score is None:
-        ood_score = _default_score(inside, outside)
+        ood_score = default_detector(inside, outside)
     elif ood_score not in shared:
         problem = unknown_choice("uncertainty score", ood_score, shared)
         raise InputError(f"OOD set {name!r}: {problem}")
@@ -145,11 +163,12 @@ def _detect(
         return lambda *counts: np.concatenate([detection(one, *counts) for one in kept])
 
     spread = how.spread(prepare, [len(inside), len(outside)], clusters, stream=stream)
-    return Detected(len(inside), len(outside), ood_score, tuple(shared), values, spread)
-
-
-def _default_score(inside: Predictions, outside: Predictions) -> str:
-    sets = [one.epistemic for one in (inside, outside) if one.epistemic is not None]
-    if len(sets) == 2 and any(values.any() for values in sets):
-        return "epistemic"
-    return "max_probability"
+    return Detected(
+        len(inside),
+        len(outside),
+        ood_score,
+        tuple(shared),
+        values,
+        spread,
+        doubt(inside, outside),
+    )

@@ -67,7 +67,7 @@ def evaluate(
             uncertainties and the sizes of prediction sets are scored.
         ood: Predictions, or their files, for out-of-distribution rows, by name of the set.
         ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
-            `epistemic` where both sets have it and it is not zero throughout, else
+            `epistemic` where both sets have it and it says something (`metrics.detector`), else
             `max_probability`.
         near: Names of OOD sets to average over as near ones.
         far: Names of OOD sets to average over as far ones.

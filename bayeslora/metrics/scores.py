@@ -86,6 +86,10 @@ class OODScores:
         by_score: The same four for every uncertainty that both sets have.
         aupr_in: Average precision of the other direction: in-distribution rows are the positive
             class, the least uncertain first. None in JSON of versions that lacked it.
+        doubt: Why the epistemic uncertainty says nothing here, `negligible` or `noise`; empty where
+            nothing speaks against it. See `bayeslora.metrics.detector`.
+        better: A simpler score that separates these rows better than `score` beyond chance, by the
+            paired bootstrap; empty where there is none.
     """
 
     n_in: int
@@ -96,6 +100,8 @@ class OODScores:
     fpr95: Score
     by_score: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     aupr_in: Score | None = None
+    doubt: str = ""
+    better: str = ""
 
 
 @dataclass(frozen=True)

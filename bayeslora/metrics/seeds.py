@@ -9,7 +9,7 @@ freedom (Student 1908): wide for few seeds, as it should be.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -151,7 +151,15 @@ def _ood(found: Sequence[OODScores]) -> OODScores:
         fpr95=own["fpr95"],
         aupr_in=own.get("aupr_in"),
         by_score=by_score,
+        doubt=_common(one.doubt for one in found),
+        better=_common(one.better for one in found),
     )
+
+
+def _common(values: Iterable[str]) -> str:
+    """Return what all seeds say, or nothing where they differ."""
+    every = {*values}
+    return every.pop() if len(every) == 1 else ""
 
 
 def _group(found: Sequence[OODGroup]) -> OODGroup:

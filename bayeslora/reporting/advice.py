@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
 from bayeslora.reporting.findings import Finding, best_detector, is_sound
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, number, percent
-
-COSTLY_ALARMS = 0.3
-"""Share of familiar rows flagged, at 95 % of the unfamiliar ones, that deserves a warning."""
 
 WIDE_ECE = 0.01
 """Half-width of an ECE's interval from which more rows are worth asking for."""
@@ -80,12 +78,17 @@ def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
     best, result = best_detector(methods, name)
     if best.score.low <= 0.5:
         return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
-    if result.fpr95.value >= COSTLY_ALARMS:
+    if not is_usable(result):
+        return [
+            f"Do not flag rows like {named(label)} by the {score_words(result.score)} of"
+            f" {named(best.label)}; see below what speaks against it."
+        ]
+    if result.fpr95.value > MOST_FLAGGED:
         who = f", even with {named(best.label)}" if best.others else ""
         return [
-            f"Catching 95 % of rows like {named(label)} would send"
-            f" {percent(result.fpr95.value)} of familiar rows to a person{who}: choose the"
-            " threshold by what an error and a check cost."
+            f"Do not try to catch 95 % of rows like {named(label)}: that would flag"
+            f" {percent(result.fpr95.value)} of familiar rows as well{who}. Flag fewer, by what an"
+            " error and a check cost."
         ]
     return []
 

@@ -14,7 +14,7 @@ from typing import Any
 from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
 from bayeslora.reporting.card_section import DATASET
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.text import clean
 
 KEY = "model-index"

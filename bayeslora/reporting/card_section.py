@@ -8,7 +8,7 @@ from bayeslora._version import __version__
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import occupied
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.tables import escape_markdown
 from bayeslora.reporting.text import brief, interval, number, p_text, shown_points
 
@@ -57,7 +57,7 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
     if scores.bins:
         blocks += ["### How often it is right, given how sure it is", _bin_table(scores)]
     if scores.ood:
-        blocks += ["### Unfamiliar rows", _ood_table(scores)]
+        blocks += ["### Unfamiliar rows", _ood_table(scores), *_ood_notes(scores)]
     blocks += [f"Made by bayeslora {__version__}.", END]
     return "\n\n".join(blocks)
 
@@ -127,3 +127,11 @@ def _ood_table(scores: Scores) -> str:
         for name, one in scores.ood.items()
     ]
     return "\n".join(lines)
+
+
+def _ood_notes(scores: Scores) -> list[str]:
+    return [
+        f"{escape_markdown(brief(name))}: {escape_markdown(note)}"
+        for name, one in scores.ood.items()
+        for note in detector_notes(one)
+    ]

@@ -9,8 +9,8 @@ from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
 from bayeslora.reporting.confused import confusion_tables
+from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.difference_table import comparison_notes, difference_table
-from bayeslora.reporting.findings import score_words
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
     chance_cell,
@@ -77,7 +77,19 @@ def scores_table(
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
     notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
+    notes += [fill(note, width) for note in _of_detectors(named, sets)]
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
+
+
+def _of_detectors(methods: Sequence[Named], sets: Mapping[str, str]) -> list[str]:
+    """Return what is to be said of the scores that detection is judged by."""
+    return [
+        f"{f'{one.label}, ' if len(methods) > 1 else ''}{label}: {note}"
+        for one in methods
+        for name, label in sets.items()
+        if name in one.scores.ood
+        for note in detector_notes(one.scores.ood[name])
+    ]
 
 
 def compare_table(comparison: Comparison, width: int = WIDTH) -> str:

@@ -9,37 +9,20 @@ from typing import Literal
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.assess import CHANCE, Assessed, miscalibrated, misses_more_than_chance
+from bayeslora.reporting.detectors import detector_notes, is_usable, score_words
 from bayeslora.reporting.standing import Standing, over_rows_too, standing, standing_of
 from bayeslora.reporting.text import (
-    clean,
     counted,
     listed,
     named,
     number,
     p_text,
     percent,
-    shorten,
     shown,
     shown_points,
 )
 
 Kind = Literal["plain", "good", "warning", "advice"]
-
-SCORE_WORDS = {
-    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability",
-    "entropy": "entropy of the probabilities",
-    "total": "total uncertainty",
-    "aleatoric": "aleatoric uncertainty",
-    "epistemic": "epistemic uncertainty",
-    "logit_variance": "logit variance",
-    "max_logit": "highest logit, negative",
-    "log_density": "log density of the features, negative",
-    "mahalanobis": "Mahalanobis distance",
-    "relative_mahalanobis": "relative Mahalanobis distance",
-    "knn": "distance to the nearest rows",
-    "combined": "probability and logit variance combined",
-}
-"""Uncertainty scores in words; others are shown by their own names."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +112,11 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         f" {100 * best.score.value:.0f} of 100 draws. To catch 95 % of the unfamiliar rows, it"
         f" flags {percent(result.fpr95.value)} of the familiar ones as well.",
     ]
+    sentences += [
+        f"{named(one.label)}: {note}"
+        for one in tested
+        for note in detector_notes(one.scores.ood[name])
+    ]
     sentences += _afterthought(tested, name, best.score)
     wrong_way = [named(one.label) for one in tested if one.scores.ood[name].auroc.high < 0.5]
     open_still = [label for label in blind if label not in wrong_way]
@@ -143,7 +131,8 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         sentences.append(
             f"Surer of these rows than of familiar ones, interval below 0.5: {listed(wrong_way)}."
         )
-    kind: Kind = "warning" if len(blind) == len(tested) else "plain"
+    unfit = len(blind) == len(tested) or not is_usable(result)
+    kind: Kind = "warning" if unfit else "plain"
     return Finding(f"Unfamiliar rows: {named(label)}", tuple(sentences), kind)
 
 
@@ -158,11 +147,6 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
     aurocs = [result.auroc for result in results.values()]
     best = standing("auroc", list(results), aurocs, wide)
     return best, results[best.label]
-
-
-def score_words(score: str) -> str:
-    """Return an uncertainty score in words, or its own name on one line."""
-    return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
 
 
 def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:

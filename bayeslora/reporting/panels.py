@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.confidence import confidence_panel
 from bayeslora.reporting.densities import OutsideSet, density_panel
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.formats import FORMATS, render_files
 from bayeslora.reporting.one_vs_rest import PerClass
 from bayeslora.reporting.plates import (

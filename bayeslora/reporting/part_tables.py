@@ -10,7 +10,7 @@ from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.predictions.files import UNCERTAINTIES
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.score_tables import (
     COLUMNS,
     OOD_COLUMNS,

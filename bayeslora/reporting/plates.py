@@ -10,7 +10,7 @@ from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.brier_parts import MOST_METHODS, BrierPlate, brier_panel
 from bayeslora.reporting.curves import panels_of
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.formats import render_files
 from bayeslora.reporting.one_vs_rest import MOST_CLASSES, PerClass, class_panels
 from bayeslora.reporting.reliability import EQUAL_MASS, reliability_panel

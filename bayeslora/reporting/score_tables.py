@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, named, number
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from bayeslora.reporting.answers import Answers
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.findings import is_sound, score_words
+from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
+from bayeslora.reporting.findings import is_sound
 from bayeslora.reporting.text import counted, named, number, percent
 
 WIDE = 0.02
@@ -72,7 +73,17 @@ def _alarm(leader: Assessed, name: str, label: str) -> list[str]:
         if result.auroc.high < 0.5:
             why = "it is surer of such rows than of familiar ones"
         return [f"Check by other means whether a row is like {named(label)}: {why}."]
+    if not is_usable(result):
+        return [
+            f"Do not flag rows like {named(label)} by its {score_words(result.score)}: it says too"
+            " little here."
+        ]
     flagged = result.fpr95
+    if flagged.value > MOST_FLAGGED:
+        return [
+            f"Check by other means whether a row is like {named(label)}: a threshold that catches"
+            f" 95 of 100 of them would also flag {percent(flagged.value)} of familiar rows."
+        ]
     by_confidence = result.score == "max_probability"
     kind = "lowest confidence" if by_confidence else f"highest {score_words(result.score)}"
     return [

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.findings import (
     Finding,
     best_detector,
@@ -19,7 +20,6 @@ from bayeslora.reporting.findings import (
     calibration,
     detection,
     ranking,
-    score_words,
 )
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.reporting.findings import score_words
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables
 from bayeslora.reporting.tables import to_markdown
 

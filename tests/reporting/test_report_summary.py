@@ -6,6 +6,7 @@ import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
+from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import (
     Assessed,
     Point,
@@ -13,7 +14,10 @@ from bayeslora.reporting.assess import (
     misses_more_than_chance,
     pair,
 )
+from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
+from bayeslora.reporting.findings import detection
 from bayeslora.reporting.inputs import Method, Source
+from bayeslora.reporting.steps import _alarm
 from bayeslora.reporting.summary import summarise
 
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
@@ -29,6 +33,12 @@ def detected(auroc, low, high, fpr95=0.1):
     return OODScores(
         n_in=600, n_out=400, score="epistemic", **triple, by_score={"epistemic": triple}
     )
+
+
+def beaten():
+    result = detected(0.9, 0.88, 0.92)
+    scores = dict.fromkeys(("epistemic", "max_probability"), result.by_score["epistemic"])
+    return dataclasses.replace(result, better="max_probability", by_score=scores)
 
 
 def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None):
@@ -201,9 +211,28 @@ def test_detection_states_sizes_and_false_alarms():
     assert "(out of 600 and 400)" in found
     assert "in 93 of 100 draws" in found
     assert "flags 42.0 % of the familiar ones" in found
-    assert (
-        "would send 42.0 % of familiar rows to a person" in topics["What follows from the scores"]
-    )
+    assert "42.0 % of familiar rows" in topics["What follows from the scores"]
+
+
+@pytest.mark.parametrize(
+    ("result", "is_advised"),
+    [
+        (detected(0.9, 0.88, 0.92, fpr95=MOST_FLAGGED), True),
+        (detected(0.616, 0.6, 0.63, fpr95=0.993), False),
+        (dataclasses.replace(detected(0.9, 0.88, 0.92), doubt="negligible"), False),
+        (beaten(), False),
+    ],
+)
+def test_no_threshold_is_advised_that_flags_half_the_familiar_rows_or_by_a_useless_score(
+    result, is_advised
+):
+    method = assessed("m", ood={"far": result})
+    assert ("pass on those" in _alarm(method, "far", "far")[0]) == is_advised
+    advised = [one for one in advice([method], None, {"far": "far"}) if one.kind == "advice"]
+    assert any("far" in sentence for sentence in advised[0].sentences) != is_advised
+    found = detection([method], "far", "far")
+    assert (found.kind == "warning") == (not is_usable(result))
+    assert len(detector_notes(result)) == (not is_usable(result))
 
 
 def test_some_methods_blind_to_a_set_are_named():

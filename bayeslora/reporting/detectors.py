@@ -1,0 +1,64 @@
+"""The uncertainties that detect unfamiliar rows, in words, and whether to act on one of them."""
+
+from __future__ import annotations
+
+from bayeslora.metrics.detector import EPISTEMIC, NEGLIGIBLE
+from bayeslora.metrics.scores import OODScores
+from bayeslora.reporting.text import clean, number, percent, shorten
+
+MOST_FLAGGED = 0.2
+"""Share of familiar rows, flagged at 95 % of the unfamiliar ones, up to which a threshold is
+advised. Unfamiliar rows are rare where a classifier is in use, so with one alarm in five familiar
+rows nearly all alarms are false, and people stop looking at them."""
+
+SCORE_WORDS = {
+    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability",
+    "entropy": "entropy of the probabilities",
+    "total": "total uncertainty",
+    "aleatoric": "aleatoric uncertainty",
+    "epistemic": "epistemic uncertainty",
+    "logit_variance": "logit variance",
+    "max_logit": "highest logit, negative",
+    "log_density": "log density of the features, negative",
+    "mahalanobis": "Mahalanobis distance",
+    "relative_mahalanobis": "relative Mahalanobis distance",
+    "knn": "distance to the nearest rows",
+    "combined": "probability and logit variance combined",
+}
+"""Uncertainty scores in words; others are shown by their own names."""
+
+_DOUBTS = {
+    "negligible": f"is at most {percent(NEGLIGIBLE)} of the total, as of a point estimate",
+    "noise": "varies no more than the Monte Carlo error of its draws",
+}
+
+
+def score_words(score: str) -> str:
+    """Return an uncertainty score in words, or its own name on one line."""
+    return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
+
+
+def is_usable(result: OODScores) -> bool:
+    """Return whether nothing speaks against flagging rows by the score: doubt, or a better one."""
+    return not result.better and not (result.doubt and result.score == EPISTEMIC)
+
+
+def detector_notes(result: OODScores) -> list[str]:
+    """Return sentences on the choice of the score: why it is not the usual one, what beats it."""
+    notes = []
+    if result.doubt:
+        why = f"epistemic uncertainty {_DOUBTS.get(result.doubt, result.doubt)}"
+        if result.score == EPISTEMIC:
+            notes.append(f"{why}: do not rely on it.")
+        else:
+            notes.append(f"judged by {score_words(result.score)}, because {why}.")
+    if result.better:
+        ours, simple = (
+            number(result.by_score[name]["auroc"].value) for name in (result.score, result.better)
+        )
+        notes.append(
+            f"{score_words(result.better)} separates these rows better than"
+            f" {score_words(result.score)} (AUROC {simple} against {ours}), row by row and beyond"
+            f" chance; confirm it on other rows (--ood-score {result.better})."
+        )
+    return notes

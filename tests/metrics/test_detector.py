@@ -1,0 +1,154 @@
+"""Epistemic uncertainty that says nothing is not what detection is judged by."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bayeslora.metrics.detector import NEGLIGIBLE, default_detector, doubt, draw_errors
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import Scores
+from bayeslora.predictions.record import Predictions
+
+
+def softmax(logits):
+    found = np.exp(logits - logits.max(-1, keepdims=True))
+    return found / found.sum(-1, keepdims=True)
+
+
+def entropies(probs):
+    return -(probs * np.log(probs)).sum(-1)
+
+
+def drawn(mean, variance, draws, generator, *, paired):
+    """Probabilities and information of rows [N, C] from draws of their own, the textbook way."""
+    if paired:
+        half = generator.normal(size=(draws // 2, *mean.shape))
+        noise = np.concatenate([half, -half])
+    else:
+        noise = generator.normal(size=(draws, *mean.shape))
+    probs = softmax(mean + np.sqrt(variance)[:, None] * noise)
+    return probs.mean(0), entropies(probs.mean(0)) - entropies(probs).mean(0)
+
+
+def predictions(mean, variance, draws, seed=0, *, paired=True, **more):
+    generator = np.random.default_rng(seed)
+    probs, information = drawn(mean, variance, draws, generator, paired=paired)
+    names = tuple("abcdefgh"[: mean.shape[1]])
+    notes = {"num_samples": str(draws), "link": "mc" if paired else "softmax"}
+    return Predictions(probs, names, epistemic=information, **{"metadata": notes, **more})
+
+
+def logits(rows, classes=4, scale=1.5, seed=0):
+    return np.random.default_rng(seed).normal(size=(rows, classes)) * scale
+
+
+@pytest.mark.parametrize(("classes", "draws"), [(2, 40), (4, 12), (8, 6)])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_error_of_the_draws_is_what_repeated_sampling_shows(classes, draws, paired):
+    """3,000 repetitions: a relative error of a variance of about 5 %, heavier tails included."""
+    mean = logits(6, classes)
+    again = np.repeat(mean, 3000, axis=0)
+    record = predictions(again, np.full(len(again), 0.01), draws, paired=paired)
+    found = np.square(draw_errors(record)).reshape(6, 3000).mean(1)
+    true = record.epistemic.reshape(6, 3000).var(1)
+    np.testing.assert_allclose(found, true, rtol=0.25)
+
+
+def test_more_draws_have_less_error():
+    mean, variance = logits(50), np.full(50, 0.1)
+    few, many = (predictions(mean, variance, draws) for draws in (20, 2000))
+    ratio = draw_errors(few).mean() / draw_errors(many).mean()
+    assert ratio == pytest.approx(10, rel=0.2)
+
+
+def test_predictions_that_do_not_say_their_draws_have_no_known_error():
+    record = predictions(logits(5), np.full(5, 0.1), 10)
+    for notes in ({}, {"num_samples": "many"}, {"num_samples": "0"}, {"num_samples": "9" * 5000}):
+        assert draw_errors(record.replace(metadata=notes)) is None
+    assert draw_errors(record.replace(epistemic=None)) is None
+
+
+def test_a_posterior_that_varies_from_row_to_row_is_judged_by_it():
+    spread = np.random.default_rng(1).gamma(1.0, 0.3, size=200)
+    inside, outside = (predictions(logits(200, seed=s), spread, 1000, s) for s in (0, 1))
+    assert doubt(inside, outside) == ""
+    assert default_detector(inside, outside) == "epistemic"
+
+
+def test_a_prior_at_its_edge_leaves_a_point_estimate():
+    """Variances of 1e-5: as after Laplace with a precision that nothing could be too high for."""
+    tiny = np.full(200, 1e-5) * np.random.default_rng(0).gamma(1.0, 1.0, size=200)
+    inside, outside = (predictions(logits(200, seed=s), tiny, 1000, s) for s in (0, 1))
+    assert 0 < inside.epistemic.mean() < NEGLIGIBLE * inside.uncertainty("entropy").mean()
+    assert doubt(inside, outside) == "negligible"
+    assert default_detector(inside, outside) == "max_probability"
+
+
+def test_unfamiliar_rows_alone_may_be_where_the_posterior_is_wide():
+    inside = predictions(logits(100), np.full(100, 1e-5), 1000)
+    outside = predictions(logits(100, seed=1), np.linspace(0.1, 3, 100), 1000)
+    assert default_detector(inside, outside) == "epistemic"
+
+
+def test_differences_that_the_draws_make_are_noise():
+    """All rows alike: what varies is the error of four passes."""
+    same = np.tile([1.0, 0.0], (300, 1))
+    inside, outside = (
+        predictions(same, np.full(300, 0.05), 4, seed, paired=False) for seed in (0, 1)
+    )
+    # as many values lie above the expected error as below, so a little less is surely noise
+    calmer = [one.replace(epistemic=0.9 * one.epistemic + 0.1 * one.epistemic.mean())
+              for one in (inside, outside)]  # fmt: skip
+    assert doubt(*calmer) == "noise"
+    assert default_detector(*calmer) == "max_probability"
+    unknown = [one.replace(metadata={}) for one in calmer]
+    assert default_detector(*unknown) == "epistemic"
+
+
+def useless():
+    """Epistemic uncertainty without meaning beside a highest probability that tells."""
+    generator = np.random.default_rng(0)
+
+    def rows(size, scale):
+        probs = softmax(generator.normal(size=(size, 3)) * scale)
+        return Predictions(probs, ("a", "b", "c"), epistemic=generator.random(size) / 10)
+
+    return rows(300, 5.0), rows(200, 0.5)
+
+
+def test_a_score_that_the_highest_probability_beats_is_named():
+    inside, outside = useless()
+    far = evaluate(inside, {"far": outside}, num_resamples=200).ood["far"]
+    # not switched in silence: these rows are the ones that judge
+    assert (far.score, far.better, far.doubt) == ("epistemic", "max_probability", "")
+    assert far.by_score["max_probability"]["auroc"].value > far.auroc.value + 0.2
+
+
+def test_no_score_is_beaten_by_chance_or_by_itself():
+    inside, outside = useless()
+    asked = {"ood_score": "max_probability", "num_resamples": 200}
+    assert evaluate(inside, {"far": outside}, **asked).ood["far"].better == ""
+    # two scores that tell nothing: none is better
+    none = inside.take(np.arange(150)), inside.take(np.arange(150, 300))
+    assert evaluate(none[0], {"far": none[1]}, num_resamples=200).ood["far"].better == ""
+
+
+def test_what_is_asked_for_is_obeyed_and_doubted():
+    tiny = np.full(100, 1e-5)
+    inside, outside = (predictions(logits(100, seed=s), tiny, 100, s) for s in (0, 1))
+    scores = evaluate(inside, {"far": outside}, ood_score="epistemic", num_resamples=50)
+    assert (scores.ood["far"].score, scores.ood["far"].doubt) == ("epistemic", "negligible")
+    again = Scores.from_json(json.loads(json.dumps(scores.to_json())))
+    assert again.ood == scores.ood
+
+
+def test_scores_of_older_versions_are_read():
+    inside, outside = useless()
+    scores = evaluate(inside, {"far": outside}, num_resamples=20)
+    content = scores.to_json()
+    for key in ("doubt", "better"):
+        del content["ood"]["far"][key]
+    plain = replace(scores.ood["far"], better="")
+    assert Scores.from_json(content).ood["far"] == plain
