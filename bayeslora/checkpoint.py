@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_directory, read_json, write_json
+from bayeslora.manifest import (
+    FILES,
+    FileState,
+    check_files,
+    check_record,
+    file_list,
+    file_states,
+    sealed,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 RECORD = "bayeslora.json"
@@ -101,12 +113,23 @@ class ModelFiles:
         adapter: Adapter tensors by name; empty where there is no adapter.
         posterior: Tensors of the last layer, the feature scores and the feature scale by name.
         directory: Where it was read from; None where it is yet to be written.
+        verified: Whether its files were compared with the hashes that were saved with them.
     """
 
     record: ModelRecord
     adapter: dict[str, Tensor]
     posterior: dict[str, Tensor]
     directory: Path | None = None
+    verified: bool = False
+
+    def warn_unverified(self) -> None:
+        """Log a warning if a directory was read that has no hashes of its files."""
+        if self.directory is not None and not self.verified:
+            logger.warning(
+                "%s was saved without hashes, so a changed file would not be noticed; fit or save "
+                "it again to add them",
+                self.directory,
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -126,7 +149,7 @@ def write_model(
     card: str,
     overwrite: bool = False,
 ) -> None:
-    """Write a model directory, whole or not at all.
+    """Write a model directory, whole or not at all, with the hashes of its files.
 
     Raises:
         InputError: The directory exists and `overwrite` is false.
@@ -134,23 +157,29 @@ def write_model(
     from safetensors.torch import save_file
 
     with atomic_directory(directory, overwrite=overwrite) as aside:
-        write_json(aside / RECORD, dataclasses.asdict(files.record))
         save_file(files.adapter, aside / ADAPTER)
         save_file(files.posterior, aside / POSTERIOR)
-        (aside / CARD).write_text(card, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
+        # Reports add their numbers to the card later, so it is not part of the list.
+        record = sealed(dataclasses.asdict(files.record), file_list(aside))
+        write_json(aside / RECORD, record)
+        (aside / CARD).write_text(card, encoding="utf-8")
 
 
 def read_model(directory: str | Path) -> ModelFiles:
-    """Read a model directory that `write_model` made.
+    """Read a model directory that `write_model` made, and compare its files with their hashes.
 
     Raises:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
     record = read_record(folder)
-    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
+    listed = listed_files(folder)
+    if listed is not None:
+        check_files(folder, listed)
+    adapter, posterior = _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR)
+    return ModelFiles(record, adapter, posterior, folder, verified=listed is not None)
 
 
 def read_record(directory: str | Path) -> ModelRecord:
@@ -165,12 +194,44 @@ def read_record(directory: str | Path) -> ModelRecord:
     return _record(folder / RECORD)
 
 
+def listed_files(directory: str | Path) -> dict[str, dict[str, Any]] | None:
+    """Return `size` and `sha256` by name of the files that a model directory vouches for.
+
+    The record itself and the model card are not among them.
+
+    Returns:
+        None where the model was saved by a version that wrote no list.
+
+    Raises:
+        InputError: The record cannot be read, or was changed after it was saved.
+    """
+    path = Path(directory) / RECORD
+    files: dict[str, dict[str, Any]] | None = _content(path).get(FILES)
+    return files
+
+
+def verify_model(directory: str | Path) -> list[FileState]:
+    """Return the state of every file in a model directory, the record first.
+
+    Raises:
+        InputError: See `read_record`; or the model was saved without a list of its files.
+    """
+    folder = Path(directory)
+    read_record(folder)
+    listed = listed_files(folder)
+    if listed is None:
+        raise InputError(f"{folder} was saved without hashes of its files; save it again")
+    record = FileState(RECORD, (folder / RECORD).stat().st_size, "ok")
+    return [record, *file_states(folder, listed, without=(RECORD, CARD))]
+
+
 def is_model(directory: str | Path) -> bool:
     """Return whether a directory holds a finished model of ours."""
     return (Path(directory) / RECORD).is_file()
 
 
-def _record(path: Path) -> ModelRecord:
+def _content(path: Path) -> Mapping[str, Any]:
+    """Return the JSON of a record whose format is known, and that is as it was saved."""
     content = read_json(path)
     if not isinstance(content, Mapping) or "format_version" not in content:
         raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
@@ -180,6 +241,12 @@ def _record(path: Path) -> ModelRecord:
             f"{path} has format version {found!r}; this bayeslora reads up to {FORMAT_VERSION}: "
             "upgrade bayeslora"
         )
+    check_record(path, content)
+    return content
+
+
+def _record(path: Path) -> ModelRecord:
+    content = _content(path)
     fields = {item.name: item for item in dataclasses.fields(ModelRecord)}
     required = {
         name

@@ -500,6 +500,7 @@ class BayesianClassifier:
                 module,
                 encode,
             )
+        files.warn_unverified()
         record = files.record
         if isinstance(source, str) and module is None:
             # Saved again, the model is to name the place where its backbone is now.

@@ -8,7 +8,7 @@ import stat
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_tokenizer
+from tiny import tiny_tokenizer, without_hashes
 
 from bayeslora import checkpoint
 from bayeslora.checkpoint import (
@@ -58,6 +58,12 @@ def files(**changes):
 def model(tmp_path):
     write_model(tmp_path / "model", files(), tokenizer=tiny_tokenizer(), card="# A card\n")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def old_model(model):
+    """A directory as versions without hashes wrote it."""
+    return without_hashes(model)
 
 
 def test_what_was_written_is_read_back(model):
@@ -149,17 +155,17 @@ def test_the_fingerprint_is_that_of_tensors_and_backbone():
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "posterior.safetensors"])
-def test_missing_and_truncated_tensors_are_named(model, name):
-    path = model / name
+def test_missing_and_truncated_tensors_are_named(old_model, name):
+    path = old_model / name
     whole = path.read_bytes()
     for size in (0, 5, 40, len(whole) - 3):
         path.write_bytes(whole[:size])
         with pytest.raises(InputError, match=r"is damaged or truncated") as caught:
-            read_model(model)
+            read_model(old_model)
         assert str(path) in str(caught.value)
     path.unlink()
     with pytest.raises(InputError, match=f"model is damaged: {name} is missing"):
-        read_model(model)
+        read_model(old_model)
 
 
 def test_a_directory_of_something_else_is_named(tmp_path):
@@ -199,13 +205,13 @@ def test_a_damaged_record_is_named(model, content, message):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ],
 )
-def test_every_missing_part_is_named(model, name):
-    path = model / "bayeslora.json"
+def test_every_missing_part_is_named(old_model, name):
+    path = old_model / "bayeslora.json"
     content = json.loads(path.read_text())
     del content[name]
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"is damaged: '{name}' is missing"):
-        read_model(model)
+        read_model(old_model)
 
 
 @pytest.mark.parametrize(
@@ -232,20 +238,20 @@ def test_every_missing_part_is_named(model, name):
         ("results", "none"),
     ],
 )
-def test_parts_of_the_wrong_kind_are_named(model, name, value):
-    path = model / "bayeslora.json"
+def test_parts_of_the_wrong_kind_are_named(old_model, name, value):
+    path = old_model / "bayeslora.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, name: value}))
     with pytest.raises(InputError, match=f"is damaged: '{name}' must") as caught:
-        read_model(model)
+        read_model(old_model)
     assert str(path) in str(caught.value)
 
 
-def test_newer_fields_of_the_same_format_are_passed_over(model):
-    path = model / "bayeslora.json"
+def test_newer_fields_of_the_same_format_are_passed_over(old_model):
+    path = old_model / "bayeslora.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "new_field": 1}))
-    assert read_record(model) == files().record
+    assert read_record(old_model) == files().record
 
 
 def test_an_empty_adapter_is_no_damage(tmp_path):
@@ -254,9 +260,9 @@ def test_an_empty_adapter_is_no_damage(tmp_path):
     assert read_model(tmp_path / "model").adapter == {}
 
 
-def test_tensors_from_elsewhere_are_read_as_they_are(model):
+def test_tensors_from_elsewhere_are_read_as_they_are(old_model):
     """Which tensors belong is the network's business; reading a file does not change them."""
-    path = model / checkpoint.ADAPTER
+    path = old_model / checkpoint.ADAPTER
     tensors = load_file(path)
     save_file({**tensors, "extra": torch.zeros(1)}, path)
-    assert set(read_model(model).adapter) == {"adapter.q.A", "extra"}
+    assert set(read_model(old_model).adapter) == {"adapter.q.A", "extra"}

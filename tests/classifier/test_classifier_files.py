@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_llama, toy_rows
+from tiny import tiny_llama, toy_rows, without_hashes
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -130,6 +130,7 @@ def test_settings_that_only_one_version_of_transformers_names_are_passed_over(
     for file in model.iterdir():
         (folder / "older" / file.name).write_bytes(file.read_bytes())
     (folder / "older" / "bayeslora.json").write_text(json.dumps(record))
+    without_hashes(folder / "older")
     assert same(load(folder / "older").predict(TEST), shared.predict(TEST))
 
 
@@ -138,6 +139,7 @@ def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
     record = json.loads((model / "bayeslora.json").read_text())
     record["backbone"]["name"] = str(folder / "gone")
     (model / "bayeslora.json").write_text(json.dumps(record))
+    without_hashes(model)
     with pytest.raises(bl.InputError, match="gone"):
         load(model)
     for place in (str(moved), moved):
@@ -157,6 +159,7 @@ def test_the_saved_tokenizer_goes_with_a_backbone_in_memory_too(model, shared, f
 
 
 def test_a_damaged_tokenizer_is_the_models(model):
+    without_hashes(model)
     (model / "tokenizer.json").write_text('{"half')
     with pytest.raises(bl.InputError) as caught:
         load(model)
@@ -190,6 +193,7 @@ def test_only_models_are_replaced(shared, folder):
 )
 @pytest.mark.parametrize("damage", ["missing", "misshapen", "unexpected"])
 def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
+    without_hashes(model)
     tensors = load_file(model / file)
     if damage == "missing":
         del tensors[name]
@@ -216,6 +220,7 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 )
 @pytest.mark.parametrize("damage", ["nan", "inf", "float16", "int64"])
 def test_tensors_with_damaged_values_are_named(model, file, name, damage):
+    without_hashes(model)
     tensors = load_file(model / file)
     kind = str(tensors[name].dtype).removeprefix("torch.")
     if damage in ("nan", "inf"):
@@ -233,6 +238,7 @@ def test_tensors_with_damaged_values_are_named(model, file, name, damage):
 
 def test_damage_to_a_later_member_is_found(llama, tmp_path):
     fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
+    without_hashes(tmp_path / "model")
     path = tmp_path / "model" / "posterior.safetensors"
     tensors = load_file(path)
     tensors["member-1.head.weight"][0, 0] = float("nan")
@@ -255,6 +261,7 @@ def test_damage_to_a_later_member_is_found(llama, tmp_path):
     ],
 )
 def test_a_record_that_does_not_fit_is_an_input_error(model, change, message):
+    without_hashes(model)
     path = model / "bayeslora.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(bl.InputError) as caught:
@@ -264,6 +271,7 @@ def test_a_record_that_does_not_fit_is_an_input_error(model, change, message):
 
 def test_an_ensemble_checks_every_member(llama, tmp_path):
     fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
+    without_hashes(tmp_path / "model")
     path = tmp_path / "model" / "posterior.safetensors"
     tensors = load_file(path)
     assert {name.split(".")[0] for name in tensors} == {"member-0", "member-1"}

@@ -201,6 +201,7 @@ def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
         (moved / file.name).write_bytes(file.read_bytes())
     record["backbone"]["name"] = str(tmp_path / "gone")
     (moved / "bayeslora.json").write_text(json.dumps(record))
+    tiny.without_hashes(moved)
     predict = ["predict", moved, world.test, "--out", tmp_path / "p.parquet", "--quiet"]
     assert "gone" in refused(*predict)
     assert "another backbone" in refused(*predict, "--backbone", world.bert)

@@ -56,13 +56,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.svg",
         help="with --spectrum: draw the singular values, of the first member",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare every file of the model with the size and SHA-256 that were saved with it; "
+        "exit code 2 if one is changed, missing, or does not belong there",
+    )
     add_moved_backbone(parser)
     add_loading(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what is here, or the record of a model, or its spectrum."""
+    """Print what is here, or the record of a model, the state of its files, or its spectrum."""
+    if args.verify:
+        _verify(args)
+        return
     if args.spectrum:
         _spectrum(args)
         return
@@ -79,6 +88,32 @@ def _model(directory: str) -> dict[str, Any]:
     from bayeslora.checkpoint import read_record
 
     return dataclasses.asdict(read_record(directory))
+
+
+def _verify(args: argparse.Namespace) -> None:
+    if args.model is None:
+        raise InputError("--verify is of a model; name its directory")
+    from bayeslora.checkpoint import verify_model
+
+    states = verify_model(args.model)
+    if args.json:
+        content = [dataclasses.asdict(item) for item in states]
+        print_json({"model": str(args.model), "files": content})
+    else:
+        print_columns(
+            [
+                ("file", "bytes", "state"),
+                *((item.name, _bytes(item.size), item.state) for item in states),
+            ]
+        )
+    wrong = [f"{item.name} {item.problem}" for item in states if item.problem]
+    if wrong:
+        more = f", and {len(wrong) - 1} other files" if len(wrong) > 1 else ""
+        raise InputError(f"{args.model} is damaged: {wrong[0]}{more}")
+
+
+def _bytes(size: int | None) -> str:
+    return "-" if size is None else f"{size:,}"
 
 
 def _spectrum(args: argparse.Namespace) -> None:

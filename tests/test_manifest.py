@@ -1,0 +1,221 @@
+"""A model directory vouches for its files: whatever changes a prediction is noticed on loading."""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from test_checkpoint import files
+from tiny import tiny_tokenizer, without_hashes
+
+from bayeslora import manifest
+from bayeslora.checkpoint import (
+    listed_files,
+    read_model,
+    read_record,
+    verify_model,
+    write_model,
+)
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+from bayeslora.manifest import record_hash, sealed
+
+LISTED = ["adapter.safetensors", "posterior.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    write_model(folder / "model", files(), tokenizer=tiny_tokenizer(), card="# A card\n")
+    other = files()
+    for tensor in (*other.adapter.values(), *other.posterior.values()):
+        tensor.mul_(2)
+    write_model(folder / "other", other, tokenizer=tiny_tokenizer(), card="")
+    return folder
+
+
+@pytest.fixture
+def model(saved, tmp_path):
+    return Path(shutil.copytree(saved / "model", tmp_path / "model"))
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def change_record(model, **changes):
+    path = model / "bayeslora.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def permute_words(model):
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    content["model"]["vocab"] = dict(zip(words, reversed(words.values()), strict=True))
+    path.write_text(json.dumps(content))
+
+
+def add_tensor(path):
+    save_file({**load_file(path), "extra": torch.zeros(1)}, path)
+
+
+def replace_by(path, make):
+    path.unlink()
+    make(path)
+
+
+HARMS = {
+    "flipped at the start": lambda path: flip(path, 9),
+    "flipped at the end": lambda path: flip(path, -3),
+    "truncated": lambda path: os.truncate(path, 40),
+    "missing": Path.unlink,
+    "a directory": lambda path: replace_by(path, Path.mkdir),
+}
+# Name of the file that the message has to name, and what is done to the model.
+MUTATIONS = {
+    **{
+        f"{name} {harm}": (name, lambda m, name=name, harm=harm: HARMS[harm](m / name))
+        for name in LISTED
+        for harm in HARMS
+    },
+    "fifo": ("tokenizer.json", lambda m: replace_by(m / "tokenizer.json", os.mkfifo)),
+    "permuted tokenizer": ("tokenizer.json", permute_words),
+    "extra tensor": ("posterior.safetensors", lambda m: add_tensor(m / "posterior.safetensors")),
+    "added tokens": ("added_tokens.json", lambda m: (m / "added_tokens.json").write_text("{}")),
+    "template": ("chat_template.jinja", lambda m: (m / "chat_template.jinja").write_text("x")),
+    "old vocabulary": ("vocab.txt", lambda m: (m / "vocab.txt").write_text("a")),
+    "permuted classes": ("bayeslora.json", lambda m: change_record(m, classes=["b", "größe"])),
+    "max_length": ("bayeslora.json", lambda m: change_record(m, max_length=31)),
+    "posterior": ("bayeslora.json", lambda m: change_record(m, posterior={"name": "mle"})),
+    "further key": ("bayeslora.json", lambda m: change_record(m, more=1)),
+    "no list": ("bayeslora.json", lambda m: change_record(m, files=None)),
+}
+
+
+@pytest.mark.parametrize("case", MUTATIONS)
+def test_a_changed_directory_is_refused(model, case):
+    name, harm = MUTATIONS[case]
+    harm(model)
+    with pytest.raises(InputError, match=re.escape(name)):
+        read_model(model)
+    with pytest.raises(InputError, match=re.escape(name)):
+        verify_model_strictly(model)
+
+
+def verify_model_strictly(model):
+    wrong = [item for item in verify_model(model) if item.problem]
+    assert len(wrong) == 1
+    assert wrong[0].state in ("changed", "missing", "not listed")
+    raise InputError(wrong[0].name)
+
+
+@pytest.mark.parametrize("name", LISTED[:2])
+def test_tensors_of_another_fit_are_refused(saved, model, name):
+    shutil.copy(saved / "other" / name, model / name)
+    with pytest.raises(InputError, match=name):
+        read_model(model)
+
+
+def test_files_that_no_prediction_depends_on_may_change(model):
+    (model / "README.md").write_text("# Another card\n")
+    (model / "notes.txt").write_text("mine")
+    (model / "checkpoints" / "one").mkdir(parents=True)
+    (model / "checkpoints" / "one" / "tokenizer.json").write_text("{}")
+    assert read_model(model).fingerprint == files().fingerprint
+    states = {item.name: item.state for item in verify_model(model)}
+    assert states.pop("notes.txt") == states.pop("checkpoints/one/tokenizer.json") == "not listed"
+    assert states == dict.fromkeys(["bayeslora.json", *LISTED], "ok")
+
+
+def test_the_layout_of_the_record_does_not_count(model):
+    path = model / "bayeslora.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items())), ensure_ascii=True))
+    assert read_record(model) == files().record
+
+
+def test_a_directory_without_hashes_is_read_with_one_note(model, caplog):
+    without_hashes(model)
+    assert listed_files(model) is None
+    with caplog.at_level(logging.WARNING, "bayeslora"):
+        found = read_model(model)
+        found.warn_unverified()
+    assert found.record == files().record
+    assert len(caplog.records) == 1
+    with pytest.raises(InputError, match="without hashes"):
+        verify_model(model)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [],
+        {"../tokenizer.json": {"size": 1, "sha256": "0" * 64}},
+        {"/etc/passwd": {"size": 1, "sha256": "0" * 64}},
+        {"a" * 256: {"size": 1, "sha256": "0" * 64}},
+        {"\ud800": {"size": 1, "sha256": "0" * 64}},
+        {"": {"size": 1, "sha256": "0" * 64}},
+        {"a": {"size": "1", "sha256": "0" * 64}},
+        {"a": {"size": 1, "sha256": "0"}},
+        {"a": 1},
+    ],
+)
+def test_a_list_that_is_none_is_refused(model, listed):
+    path = model / "bayeslora.json"
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()), listed)))
+    with pytest.raises(InputError, match=r"bayeslora\.json is damaged"):
+        read_model(model)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(content=st.dictionaries(st.text(), JSON, max_size=4), key=st.text(), value=JSON)
+def test_the_hash_of_a_record_sees_every_value_and_no_layout(content, key, value):
+    whole = sealed(content, {})
+    again = json.loads(json.dumps(dict(reversed(whole.items())), indent=1))
+    assert record_hash(again) == whole["sha256"]
+    if key != "sha256" and json.dumps(whole.get(key, "\0")) != json.dumps(value):
+        assert record_hash({**whole, key: value}) != whole["sha256"]
+
+
+def test_every_file_that_tokenizers_read_is_known():
+    """Of every architecture of the transformers that is installed."""
+    root = Path(importlib.util.find_spec("transformers").origin).parent / "models"
+    found = set()
+    for path in root.glob("*/tokenization_*.py"):
+        for block in re.findall(r"^VOCAB_FILES_NAMES = \{.*?\}", path.read_text(), re.M | re.S):
+            found |= set(re.findall(r': *"([^"/]+)"', block))
+    assert {"tokenizer.json", "vocab.txt", "merges.txt"} <= found
+    unknown = {name for name in found if not manifest._unlisted(Path(), name).problem}
+    assert not unknown
+
+
+def test_info_verifies(model, capsys):
+    assert main(["info", str(model), "--verify"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ["bayeslora.json", *LISTED])
+    flip(model / "posterior.safetensors", -1)
+    assert main(["info", str(model), "--verify", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert "posterior.safetensors" in printed.err
+    states = {item["name"]: item["state"] for item in json.loads(printed.out)["files"]}
+    assert states == dict.fromkeys(["bayeslora.json", *LISTED], "ok") | {
+        "posterior.safetensors": "changed"
+    }
+    assert main(["info", "--verify"]) == 2
