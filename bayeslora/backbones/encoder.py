@@ -102,6 +102,9 @@ class FeatureExtractor(nn.Module):
         """
         raise NotImplementedError
 
+    def forget(self, prepared: PreparedTexts) -> None:
+        """Let go of what `prepare` keeps of these texts for another call; here nothing is kept."""
+
     @torch.no_grad()
     def features(
         self,
@@ -202,6 +205,12 @@ class Encoder(FeatureExtractor):
             return PreparedTexts(tokens, self._prefix(tokens, advance))
         finally:
             self.model.train(was_training)
+
+    def forget(self, prepared: PreparedTexts) -> None:
+        """Let go of the texts' states at the split, which all clones of the backbone share."""
+        known: dict[str, PrefixStates] = self.backbone.prefix_states
+        for key in [key for key, states in known.items() if states is prepared.prefix]:
+            del known[key]
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, d] float32 of a collated batch, with gradients."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,24 +21,26 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
-from bayeslora.option_checks import as_seed, is_whole
+from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.build import Head, build_weights, check_factors
 from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
 from bayeslora.posteriors.config_weights import TFB
-from bayeslora.posteriors.registry import check_link, provider, stored_posterior
+from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.predictions.joining import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.anchors import choose_sigma
-from bayeslora.training.data import columns_of, encode_for, unknown_labels
+from bayeslora.training.data import columns_of, encode_for
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.notes import fit_options, method_notes
-from bayeslora.training.predict import answer, num_passes, to_predictions
+from bayeslora.training.pieces import Drawing, Unknown, predict_pieces, predict_texts, split
+from bayeslora.training.predict import num_passes
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
 from bayeslora.training.resume import data_hash
@@ -47,13 +48,11 @@ from bayeslora.training.rows import FeatureRows, KnownRows, LabelledTexts, featu
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LINK = "mc"
 # From here on, no mistake means an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
 # What a spread may cost, in nats, before it is pointed out, and how sure that has to be.
 _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
-Unknown = Literal["error", "ood"]
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,11 @@ class Fitted:
         """Hash of every tensor and of the backbone; a second of work for large last layers."""
         return self.files().fingerprint
 
-    def prepare(
-        self, rows: Examples, unknown: Unknown | None = None, *, say: bool = True
-    ) -> LabelledTexts:
-        """Return rows ready for the networks, saying how many texts were cut."""
-        labels = torch.from_numpy(encode_for(self.record, rows, unknown))
+    def prepare(self, rows: Examples) -> LabelledTexts:
+        """Return rows ready for the networks; log how many texts were cut."""
+        labels = torch.from_numpy(encode_for(self.record, rows))
         with quiet_transformers():
-            return prepare(self.network.encoder, (rows, labels), progress=self.progress, say=say)
+            return prepare(self.network.encoder, (rows, labels), progress=self.progress)
 
     def predict(
         self,
@@ -124,44 +121,24 @@ class Fitted:
         `known` has the rows' features, where this network has given them already; `say=False`
         leaves out what was said of the rows before.
         """
-        if num_samples is not None and num_samples < 0:
-            raise InputError(f"num_samples must be >= 0, got {num_samples}")
-        seed = as_seed(seed)
-        posterior = self.posterior
-        check_link(posterior, link)
-        chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
-        draws = getattr(posterior, "num_samples", 0) if num_samples is None else num_samples
-        texts = self.prepare(rows, unknown, say=say) if known is None else known.source
-        passes = num_passes(posterior, num_samples)
-        with progress_bar("predict", passes * len(rows), shown=self.progress, unit="text") as bar:
-            answers = answer(
-                self.network,
-                self.members,
-                posterior,
-                texts.texts,
-                features=None if known is None else known.features,
-                num_samples=num_samples,
-                seed=seed,
-                advance=bar,
-            )
-            return to_predictions(
-                answers,
-                self.record.classes,
-                link=chosen,
-                num_samples=draws,
-                seed=seed,
-                feature_scores=self.network.feature_scores,
-                notes=self._notes(passes),
-                name=self.name,
-                labels=None if _are_unlabelled(rows) else texts.labels.numpy(),
-                ids=rows.ids,
-                columns={
-                    **rows.further,
-                    **(unknown_labels(rows, texts.labels.numpy()) if unknown == "ood" else {}),
-                },
-            )
+        drawing = Drawing.of(
+            self.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown
+        )
+        if known is not None:
+            passes = num_passes(self.posterior, num_samples)
+            with progress_bar(
+                "predict", passes * len(rows), shown=self.progress, unit="text"
+            ) as advance:
+                return predict_texts(
+                    self, rows, known.source, drawing, advance=advance, features=known.features
+                )
+        labels = torch.from_numpy(encode_for(self.record, rows, unknown))
+        pieces = split(rows, labels)
+        return joined(
+            list(predict_pieces(self, pieces, drawing, total=len(rows), keep=True, say=say))
+        )
 
-    def _notes(self, passes: int) -> dict[str, str]:
+    def notes(self, passes: int) -> dict[str, str]:
         """Return what predictions say of the classifier that made them."""
         adapter = self.record.adapter
         return {
@@ -410,10 +387,6 @@ def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
             len(labels),
         )
     return accuracy
-
-
-def _are_unlabelled(rows: Examples) -> bool:
-    return all(label is None for label in rows.labels)
 
 
 def _start(head: Head, config: PosteriorConfig) -> Tensor:

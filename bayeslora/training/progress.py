@@ -14,14 +14,21 @@ Advance = Callable[[int], object]
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, shown: bool, unit: str = "") -> Iterator[Advance]:
-    """Yield a function that advances a bar on stderr, or one that does nothing."""
+def progress_bar(
+    description: str, total: int, *, shown: bool, unit: str = "", done: int = 0
+) -> Iterator[Advance]:
+    """Yield a function that advances a bar on stderr, or one that does nothing.
+
+    The bar starts at `done`; how fast it goes is computed without that part.
+    """
     if not shown or total == 0:
         yield lambda _: None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=description, unit=unit, file=sys.stderr, leave=True) as bar:
+    with tqdm(
+        total=total, initial=done, desc=description, unit=unit, file=sys.stderr, leave=True
+    ) as bar:
         yield bar.update
 
 
