@@ -1,4 +1,4 @@
-"""From raw columns to examples: every value is checked, and every complaint says where it is."""
+"""From raw columns to examples: every value is checked, and every error says where it is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import numpy as np
 
 from bayeslora.errors import InputError
+from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.reading import ROW_LIMIT
+from bayeslora.tables.table import Piece, Table, check_spelling, plain_values
 from bayeslora.tasks.examples import Examples, Label
-from bayeslora.tasks.messages import listed, shown
-from bayeslora.tasks.tables import Table
 
-_INTEGER = re.compile(r"(?:0|-?[1-9][0-9]*)(?:\.0)?")
+_DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
+_INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 
 @dataclass(frozen=True)
@@ -52,162 +54,238 @@ class DataColumns:
         return ("id", self.text, self.label, *([] if self.pair is None else [self.pair]))
 
 
-def examples_from(
-    table: Table,
-    columns: DataColumns,
-    labels: Literal["optional", "required"] = "optional",
-    keep: Sequence[str] = (),
-) -> Examples:
-    """Return the examples in a table.
+@dataclass(frozen=True)
+class RowChecks:
+    """How the rows of a table become examples.
 
-    Args:
-        table: N raw rows.
-        columns: The names of the columns to use. A column `id` is used where there is one, else
-            the row number stands for it.
-        labels: Whether a missing or empty label is an error.
+    Attributes:
+        table: The raw rows.
+        columns: The names of the columns to use. A column `id` is used where there is one.
+        required: Whether a missing or empty label is an error.
         keep: Further columns to keep, as texts.
+        skip_blank: Whether rows without a text, or with a blank one, are left out.
 
     Raises:
-        InputError: A column is missing or a value is not allowed.
+        InputError: A column is missing.
     """
-    texts = _texts(table, columns.text, "text_column (--text-column)")
-    pairs = None
-    if columns.pair is not None:
-        pairs = _texts(table, columns.pair, "pair_column (--text-pair-column)")
-    return Examples(
-        ids=_ids(table),
-        texts=texts,
-        pairs=pairs,
-        labels=_labels(table, columns.label, required=labels == "required"),
-        rows=table.rows,
-        source=table.source,
-        label_column=columns.label,
-        further={name: _further(table, name) for name in keep},
-    )
 
+    table: Table
+    columns: DataColumns
+    required: bool = False
+    keep: Sequence[str] = ()
+    skip_blank: bool = False
 
-def _column(table: Table, name: str, option: str) -> Sequence[Any]:
-    if name in table.names:
-        return table.columns[name]
-    if {"question", "choices"} <= set(table.names):
-        raise InputError(
-            f"{table.source} has no column {name!r} but looks like multiple choice; this version "
-            "classifies texts. Where all rows share their choices, choose the columns with "
-            "--text-column question --label-column answer_index"
+    def __post_init__(self) -> None:
+        self._require(self.columns.text, "text_column (--text-column)")
+        if self.columns.pair is not None:
+            self._require(self.columns.pair, "pair_column (--text-pair-column)")
+        if self.required:
+            self._require(self.columns.label, "label_column (--label-column)")
+        else:
+            check_spelling(self.table, self.columns.label, "name it with --label-column")
+        for name in self.keep:
+            self._require(name, "keep (--keep)")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of the columns that are read, where they exist."""
+        return (*self.columns.wanted, *self.keep)
+
+    def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
+        """Return the examples in a piece, as they are before the whole table has been seen.
+
+        Labels that were read from text are texts.
+
+        Args:
+            piece: Raw rows.
+            has_ids: Whether every row of the table must have an id; else no row may have one, and
+                the number among the records, from 1, stands for it.
+
+        Raises:
+            InputError: A value is not allowed.
+        """
+        texts = self._raw(piece, self.columns.text)
+        pairs = None if self.columns.pair is None else self._raw(piece, self.columns.pair)
+        places: Sequence[int] = range(len(piece.rows))
+        if self.skip_blank:
+            both = pairs or texts
+            places = [k for k in places if not (_is_blank(texts[k]) or _is_blank(both[k]))]
+        return Examples(
+            ids=self._each(piece, "id", _id_or_number(piece, has_ids=has_ids), places),
+            texts=self._each(piece, self.columns.text, _text, places, texts),
+            pairs=None
+            if self.columns.pair is None
+            else self._each(piece, self.columns.pair, _text, places, pairs),
+            labels=self._each(piece, self.columns.label, self._label, places),
+            rows=tuple(piece.rows[k] for k in places),
+            source=self.table.source,
+            label_column=self.columns.label,
+            further={
+                name: self._each(piece, name, _kept, places, self._raw(piece, name, as_text=True))
+                for name in self.keep
+            },
         )
-    near = get_close_matches(name, table.names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise InputError(
-        f"{table.source} has no column {name!r}{hint}; its columns are {listed(table.names)}. "
-        f"Choose with {option}"
-    )
+
+    def has_ids(self, piece: Piece) -> bool:
+        """Return whether the first row of a piece has an id."""
+        return self._raw(piece, "id")[0] is not None
+
+    def fail(self, piece: Piece, position: int, column: str, problem: object) -> NoReturn:
+        """Raise InputError about a value."""
+        raise InputError(
+            f"{self.table.source}, {piece.where(position)}, column {shown(column)}: {problem}"
+        )
+
+    def _each(
+        self,
+        piece: Piece,
+        name: str,
+        convert: Callable[[int, Any], Any],
+        places: Sequence[int],
+        values: Sequence[Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Return the values of a column at `places`, converted; name the row of a bad one."""
+        given = self._raw(piece, name) if values is None else values
+        found = []
+        for place in places:
+            try:
+                found.append(convert(place, given[place]))
+            except _BadValueError as problem:
+                self.fail(piece, place, name, problem)
+        return tuple(found)
+
+    def _raw(self, piece: Piece, name: str, *, as_text: bool = False) -> Sequence[Any]:
+        if name not in piece.columns:
+            return (None,) * len(piece.rows)
+        try:
+            return plain_values(piece.columns[name], temporal_as_text=as_text)
+        except InputError as error:
+            raise InputError(f"{self.table.source}, column {shown(name)}: {error}") from None
+
+    def _label(self, _place: int, value: Any) -> Label:
+        if value is None and self.required:
+            raise _BadValueError("the label is missing, and every row needs one here")
+        return _label(value)
+
+    def _require(self, name: str, option: str) -> None:
+        names, source = self.table.names, self.table.source
+        if name in names:
+            return
+        if {"question", "choices"} <= set(names):
+            raise InputError(
+                f"{source} has no column {shown(name)} but looks like multiple choice; this "
+                "version classifies texts. Where all rows share their choices, choose the columns "
+                "with --text-column question --label-column answer_index"
+            )
+        near = get_close_matches(name, names[:1000], n=1)
+        hint = f" (did you mean {shown(near[0])}?)" if near else ""
+        raise InputError(
+            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
+            f"Choose with {option}"
+        )
 
 
-def _further(table: Table, name: str) -> tuple[str | None, ...]:
-    """Return a column as texts; what is neither a text nor a number is written as JSON."""
-    return tuple(map(_kept, _column(table, name, "keep (--keep)")))
+class _BadValueError(ValueError):
+    """What is wrong with a value; the caller knows where it is."""
 
 
-def _kept(value: Any) -> str | None:
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and (not value or value.isspace()))
+
+
+def _text(_place: int, value: Any) -> str:
+    problem = None
+    if value is None:
+        problem = "the text is missing or empty"
+    elif not isinstance(value, str):
+        problem = f"{shown(value)} is not a string"
+    elif _is_blank(value):
+        problem = f"the text {shown(value)} is blank"
+    elif len(value) > ROW_LIMIT:
+        problem = f"the text has {len(value):,} characters, at most {ROW_LIMIT:,} are read"
+    if problem is not None:
+        raise _BadValueError(f"{problem}; a text that is not blank is needed")
+    return _whole(str(value))
+
+
+def _whole(text: str) -> str:
+    """Return a text that can be written as UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _BadValueError(
+                f"{shown(text)} has half a surrogate pair, which is no character"
+            ) from None
+    return text
+
+
+def _kept(_place: int, value: Any) -> str | None:
+    """Return a further value as text; what is neither a text nor a number is written as JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _bad(table: Table, position: int, column: str, problem: str) -> InputError:
-    return InputError(f"{table.source}, row {table.rows[position]}, column {column!r}: {problem}")
-
-
-def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
-    values = _column(table, name, option)
-    for position, value in enumerate(values):
-        problem = _text_problem(value)
-        if problem:
-            raise _bad(table, position, name, f"{problem}; a text that is not blank is needed")
-    return tuple(map(str, values))
-
-
-def _text_problem(value: object) -> str | None:
-    if value is None:
-        return "the text is missing or empty"
-    if not isinstance(value, str):
-        return f"{shown(value)} is not a string"
-    if not value.strip():
-        return f"the text {shown(value)} is blank"
+        return _whole(value)
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"{shown(value)} has half a surrogate pair, which is no character"
-    return None
+        return _whole(json.dumps(value, ensure_ascii=False, default=str))
+    except (RecursionError, ValueError, TypeError):
+        raise _BadValueError(f"{shown(value)} cannot be kept as text") from None
 
 
-def _ids(table: Table) -> tuple[str, ...]:
-    values = table.columns.get("id")
-    if values is None or all(value is None for value in values):
-        return tuple(map(str, table.rows))
-    first: dict[str, int] = {}
-    for position, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
-            what = "missing" if value is None else shown(value)
-            raise _bad(
-                table,
-                position,
-                "id",
-                f"the id is {what}; a string or an integer is needed, or no id in any row",
-            )
-        earlier = first.setdefault(str(value), position)
-        if earlier != position:
-            raise _bad(
-                table,
-                position,
-                "id",
-                f"{shown(value)} is already the id of row {table.rows[earlier]}; ids must differ",
-            )
-    return tuple(first)
+def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
+    def name_of(place: int, value: Any) -> str:
+        if value is None and not has_ids:
+            return str(piece.before + place + 1)
+        return _id(value, is_expected=has_ids)
+
+    return name_of
 
 
-def _labels(table: Table, name: str, *, required: bool) -> tuple[Label, ...]:
-    if name not in table.names and not required:
-        return (None,) * len(table.rows)
-    values = _column(table, name, "label_column (--label-column)")
-    labels: list[Label] = []
-    for position, value in enumerate(values):
-        problem = _label_problem(value)
-        if value is None and required:
-            problem = "the label is missing, and every row needs one here"
-        if problem:
-            raise _bad(table, position, name, problem)
-        labels.append(_label(value))
-    return _integers_from_text(labels) if table.is_text else tuple(labels)
+def _id(value: Any, *, is_expected: bool) -> str:
+    allowed = "a string or an integer is needed, or no id in any row"
+    if value is None:
+        raise _BadValueError(f"the id is missing; {allowed}")
+    if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
+        raise _BadValueError(f"the id is {shown(value)}; {allowed}")
+    if not is_expected:
+        raise _BadValueError(f"the id is {shown(value)}, and the first row has none; {allowed}")
+    return _whole(value if isinstance(value, str) else str(_bounded(value)))
 
 
-def _label_problem(value: object) -> str | None:
+def _label(value: Any) -> Label:
     allowed = "a label is a string or an integer (null or an empty CSV cell where unlabelled)"
     if value is None:
         return None
     if isinstance(value, str):
-        return None if value.strip() else f"the label {shown(value)} is blank; {allowed}"
+        if _is_blank(value):
+            raise _BadValueError(f"the label {shown(value)} is blank; {allowed}")
+        return _whole(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        return f"{shown(value)} is not allowed; {allowed}"
+        raise _BadValueError(f"{shown(value)} is not allowed; {allowed}")
+    if isinstance(value, numbers.Integral):
+        return _bounded(value)
     if math.isfinite(value) and float(value).is_integer():
-        return None
-    return f"{shown(value)} is not allowed; {allowed}"
+        return _bounded(value)
+    raise _BadValueError(f"{shown(value)} is not allowed; {allowed}")
 
 
-def _label(value: Any) -> Label:
-    return value if value is None or isinstance(value, str) else int(value)
+def _bounded(value: Any) -> int:
+    """Return an integer that can be printed."""
+    whole = int(value)
+    if abs(whole) >= 10**_DIGITS:
+        raise _BadValueError(f"{shown(whole)} is an integer of more than {_DIGITS} digits")
+    return whole
 
 
-def _integers_from_text(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Return labels read from text as integers where all of them are plain integers.
+def is_integer(label: Label) -> bool:
+    """Return whether a label that was read from text is a plain integer.
 
     `007` is not one: two names that differ in the file must not become one class. `1.0` is, since
     that is how some programs write a column of integers with empty cells.
     """
-    if all(label is None or _INTEGER.fullmatch(str(label)) for label in labels):
-        return tuple(
-            None if label is None else int(str(label).removesuffix(".0")) for label in labels
-        )
-    return tuple(labels)
+    return label is None or _INTEGER.fullmatch(str(label)) is not None
+
+
+def as_integer(label: Label) -> Label:
+    """Return a label for which `is_integer` holds as an integer."""
+    return None if label is None else int(str(label).removesuffix(".0"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.tasks.messages import listed, shown
+from bayeslora.tables.messages import listed, shown
 
 Label = str | int | None
 
@@ -83,6 +84,24 @@ class Examples:
             rows=tuple(self.rows[i] for i in picked),
             further={name: tuple(v[i] for i in picked) for name, v in self.further.items()},
         )
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Return examples of one source, one part after another; there is at least one."""
+    first = parts[0]
+    return replace(
+        first,
+        ids=_chain(part.ids for part in parts),
+        texts=_chain(part.texts for part in parts),
+        pairs=None if first.pairs is None else _chain(part.pairs or () for part in parts),
+        labels=_chain(part.labels for part in parts),
+        rows=_chain(part.rows for part in parts),
+        further={name: _chain(part.further[name] for part in parts) for name in first.further},
+    )
+
+
+def _chain(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(parts))
 
 
 def class_names(examples: Examples) -> tuple[str, ...]:

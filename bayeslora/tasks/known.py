@@ -15,10 +15,11 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
-from bayeslora.tasks.columns import DataColumns, examples_from
+from bayeslora.tables.table import open_table
+from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.formats import read_table
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
+from bayeslora.tasks.stream import load_all
 
 DATA_VARIABLE = "BAYESLORA_DATA"
 
@@ -100,9 +101,9 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if name == "newsgroups":
         examples: Examples = getattr(load_newsgroups(), split)
         return examples
-    table = read_table(_file(name, f"{split}.jsonl", data_dir), ())
+    table = open_table(_file(name, f"{split}.jsonl", data_dir))
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    examples = examples_from(table, columns, labels="required")
+    examples = load_all(RowChecks(table, columns, required=True))
     return _named(examples, _classes(name, data_dir), indexed=task.indexed)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.tasks.columns import DataColumns, examples_from
+from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.reading import DEFAULT, Reading
+from bayeslora.tables.table import Table, columns_table, open_table, records_table
+from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.formats import read_table
 from bayeslora.tasks.known import KNOWN_TASKS, load_known
-from bayeslora.tasks.messages import listed, shown
-from bayeslora.tasks.tables import Table, plain_list, table_from_columns, table_from_records
+from bayeslora.tasks.stream import ExampleStream, load_all, open_stream
 
 _CLASSIFICATION = "text-classification"
 
@@ -29,13 +30,17 @@ def load_examples(
     data_dir: str | Path | None = None,
     split: str | None = None,
     keep: Sequence[str] = (),
+    blank: Literal["refuse", "skip"] = "refuse",
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Examples:
     """Return the examples in `data`, checked.
 
     Args:
-        data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; an object with
-            named columns (a `datasets.Dataset`, a data frame); a list of mappings; a pair
-            (texts, labels), where labels may be None. With a known task: the split's name.
+        data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats
+            also with `.gz`; an object with named columns (a `datasets.Dataset`, a data frame); a
+            list of mappings; a pair (texts, labels), where labels may be None. With a known task:
+            the split's name.
         text_column: The column of the texts.
         label_column: The column of the labels, strings or integers. Where it is absent and labels
             are optional, the examples are unlabelled.
@@ -45,19 +50,71 @@ def load_examples(
         data_dir: The directory of the known tasks' files; default: `BAYESLORA_DATA`.
         split: The known task's split, where `data` does not name it.
         keep: Further columns to keep, as texts; of a known task there is `text`.
+        blank: `skip` leaves out rows without a text, or with a blank one, and logs their number.
+        delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`; None
+            takes a comma or a tab, as the suffix says.
+        encoding: The encoding of a text file, such as `latin-1`; None takes UTF-8.
 
     Raises:
         InputError: Something in the data or the arguments is not allowed; the message names the
             file, the row, the column, the value and what is allowed.
     """
-    if labels not in {"optional", "required"}:
-        raise unknown_choice("labels", str(labels), ["optional", "required"])
+    reading = Reading(delimiter, encoding)
     if task is not None and task != _CLASSIFICATION:
-        return kept(_known(task, data, split, data_dir), keep)
+        _check_choices(labels, blank)
+        return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
     columns = DataColumns(text_column, label_column, pair_column)
-    return examples_from(_table(data, columns, (*columns.wanted, *keep)), columns, labels, keep)
+    return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
+
+
+def open_examples(
+    data: object,
+    columns: DataColumns,
+    *,
+    labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
+    blank: Literal["refuse", "skip"] = "refuse",
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> ExampleStream:
+    """Return the examples in `data` as a stream, after one pass that has checked all of them.
+
+    `load_examples` is its pieces joined; arguments and errors are the same.
+    """
+    reading = Reading(delimiter, encoding)
+    return open_stream(
+        _checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading)
+    )
+
+
+def _checks(
+    data: object,
+    columns: DataColumns,
+    *,
+    labels: str,
+    keep: Sequence[str],
+    blank: str,
+    reading: Reading,
+) -> RowChecks:
+    _check_choices(labels, blank)
+    return RowChecks(
+        _table(data, columns, (*columns.wanted, *keep), reading),
+        columns,
+        required=labels == "required",
+        keep=tuple(keep),
+        skip_blank=blank == "skip",
+    )
+
+
+def _check_choices(labels: str, blank: str) -> None:
+    for name, value, allowed in (
+        ("labels", labels, ("optional", "required")),
+        ("blank", blank, ("refuse", "skip")),
+    ):
+        if value not in allowed:
+            raise unknown_choice(name, str(value), allowed)
 
 
 def kept(examples: Examples, keep: Sequence[str]) -> Examples:
@@ -73,7 +130,15 @@ def kept(examples: Examples, keep: Sequence[str]) -> Examples:
     return replace(examples, further={name: known[name] for name in keep}) if keep else examples
 
 
-def _known(task: str, data: object, split: str | None, data_dir: str | Path | None) -> Examples:
+def _known(
+    task: str,
+    data: object,
+    split: str | None,
+    data_dir: str | Path | None,
+    reading: Reading,
+) -> Examples:
+    if reading != DEFAULT:
+        raise InputError(f"--delimiter and --encoding are for files, not for task {task!r}")
     if task == "multiple-choice":
         raise InputError(
             "task 'multiple-choice' is not in this version, which classifies texts; "
@@ -90,22 +155,25 @@ def _known(task: str, data: object, split: str | None, data_dir: str | Path | No
     return load_known(task, name, data_dir)
 
 
-def _table(data: Any, columns: DataColumns, wanted: Sequence[str]) -> Table:
+def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Reading) -> Table:
     if isinstance(data, str | Path):
-        return read_table(data, wanted)
+        return open_table(data, reading)
+    if reading != DEFAULT:
+        raise InputError("delimiter and encoding are for files, and the data is in memory")
     names = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(names, Mapping):
         raise InputError(
             f"the data has several splits ({listed(list(names))}); "
             f"pass one of them, such as data[{next(iter(names), 'train')!r}]"
         )
+    source = f"<{type(data).__name__}>"
     if names is not None:
-        return table_from_columns(data, list(names), wanted)
+        found = {name: plain_list(data[name]) for name in names if name in wanted}
+        return columns_table(found, list(map(str, names)), source, len(data))
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
     if isinstance(data, Sequence) and not isinstance(data, bytes):
-        source = f"<{type(data).__name__}>"
-        return table_from_records(data, range(1, len(data) + 1), source)
+        return records_table(data, source)
     raise InputError(
         "data must be the path of a file, an object with named columns, a list of mappings or a "
         f"pair (texts, labels), got {shown(data)}"
@@ -121,6 +189,17 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
     sizes = [len(column) for column in values.values()]
     if min(sizes) != max(sizes):
         raise InputError(f"{source}: {sizes[0]} texts but {sizes[1]} labels; they must be as many")
-    if sizes[0] == 0:
-        raise InputError(f"{source} is empty; at least one row is needed")
-    return Table(values, tuple(values), tuple(range(1, sizes[0] + 1)), source)
+    return columns_table(values, tuple(values), source, sizes[0])
+
+
+def plain_list(values: Any) -> list[Any]:
+    """Return the values of a column; arrays and tensors give up their plain Python values.
+
+    Raises:
+        InputError: `values` is not a sequence of values.
+    """
+    for method in ("to_pylist", "tolist"):
+        values = getattr(values, method, lambda values=values: values)()
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"expected a list of values, got {shown(values)}")
+    return list(values)

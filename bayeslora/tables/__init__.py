@@ -1,0 +1,1 @@
+"""Rows and columns of files: the one room that opens data and predictions files."""

@@ -1,0 +1,180 @@
+"""Records of JSON lines and JSON lists, one by one, with the line on which each begins."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.tables.messages import shown
+from bayeslora.tables.reading import ROW_LIMIT
+from bayeslora.tables.source import Source, too_long
+
+Record = dict[str, Any]
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_PART = 2**18  # characters
+
+
+def json_records(source: Source) -> Iterator[tuple[int, Record]]:
+    """Yield the line on which each object begins, and the object.
+
+    A file whose first character is `[` is a list; any other has an object a line, and blank lines
+    are passed over.
+
+    Raises:
+        InputError: The file is not UTF-8, JSON or a sequence of objects; an object has a key twice,
+            or half a surrogate pair, or is longer than `ROW_LIMIT`. The message names the row.
+    """
+    return _from_list(source) if _is_list(source) else _from_lines(source)
+
+
+def _is_list(source: Source) -> bool:
+    first = next((line for line in source.lines() if not line.isspace()), "")
+    return first.lstrip().startswith("[")
+
+
+def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:
+    for row, line in enumerate(source.lines(), 1):
+        if line.isspace():
+            continue
+        try:
+            record = _DECODER.decode(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{source}, row {row}: broken JSON ({_reason(error)}) in {shown(line.strip())}; "
+                "one object a line is expected"
+            ) from None
+        yield row, _checked(source, row, record, line)
+
+
+def _from_list(source: Source) -> Iterator[tuple[int, Record]]:
+    """Parse objects one by one, to hold no more than one and to know the line of each."""
+    with source.text("\n") as stream:
+        text = _Window(stream)
+        row = 1 + text.skip_space()
+        text.take("[")
+        row += text.skip_space()
+        more = not text.take("]")
+        while more:
+            try:
+                record, end = text.decode()
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
+            raw = text.advance(end)
+            yield row, _checked(source, row, record, raw)
+            lines = raw.count("\n") + text.skip_space()
+            more = text.take(",")
+            if more:
+                row += lines + text.skip_space()
+            elif not text.take("]"):
+                raise InputError(
+                    f"{source}, row {row}: broken JSON (no ',' or ']' after this object)"
+                )
+        text.skip_space()
+        if text.peek():
+            raise InputError(f"{source}: broken JSON (there is more text after the list)")
+
+
+class _Window:
+    """The part of a text that has been read and not yet used."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._text = ""
+        self._place = 0
+
+    def peek(self) -> str:
+        """Return the next character, empty at the end."""
+        if self._place == len(self._text):
+            self._text, self._place = self._stream.read(_PART), 0
+        return self._text[self._place : self._place + 1]
+
+    def take(self, character: str) -> bool:
+        """Step over a character if it is the next one."""
+        is_next = self.peek() == character
+        self._place += is_next
+        return is_next
+
+    def skip_space(self) -> int:
+        """Step over white space; return the number of line breaks in it."""
+        lines = 0
+        while self.peek():
+            match = _SPACE.match(self._text, self._place)
+            end = self._place if match is None else match.end()
+            lines += self._text.count("\n", self._place, end)
+            self._place = end
+            if end < len(self._text):
+                break
+        return lines
+
+    def decode(self) -> tuple[Any, int]:
+        """Return the next value and where it ends; read on as long as it may be cut off."""
+        self.peek()
+        while True:
+            try:
+                return _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError:
+                held = len(self._text) - self._place
+                part = self._stream.read(max(held, _PART)) if held <= ROW_LIMIT else ""
+                if not part:
+                    if held > ROW_LIMIT:
+                        raise ValueError(too_long()) from None
+                    raise
+                self._text, self._place = self._text[self._place :] + part, 0
+
+    def advance(self, end: int) -> str:
+        """Return what lies before `end` and go there."""
+        raw, self._place = self._text[self._place : end], end
+        return raw
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise _RepeatedKeyError(f"the key {shown(twice)} appears twice")
+    return record
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice, of which parsers silently take the last."""
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
+
+
+def _checked(source: Source, row: int, record: Any, raw: str) -> Record:
+    if not isinstance(record, dict):
+        raise InputError(
+            f'{source}, row {row}: expected an object with columns such as {{"text": …, '
+            f'"label": …}}, got {shown(record)}'
+        )
+    if _SURROGATE.search(raw):
+        _check_surrogates(source, row, record)
+    return record
+
+
+def _check_surrogates(source: Source, row: int, record: Record) -> None:
+    for name, value in record.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{source}, row {row}, column {shown(name)}: {shown(value)} has half a surrogate "
+                "pair, which is no character"
+            ) from None
+        except RecursionError as error:
+            raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error).partition(";")[0]

@@ -1,0 +1,109 @@
+"""What a file's name says of its format, and the options for what it does not say."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bayeslora.errors import InputError
+from bayeslora.tables.messages import shown
+
+Kind = Literal["json", "delimited", "parquet"]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""The names' ends that are read; the text formats also with `.gz` behind."""
+
+PACKED = ".gz"
+
+ROW_LIMIT = 2**24
+"""Characters that a row of a text format may have, and a text of any format."""
+
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".parquet": "parquet",
+}
+_NAMED = {"tab": "\t", "\\t": "\t"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a text file that is not as its name says.
+
+    Attributes:
+        delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`; None
+            takes a comma or a tab, as the suffix says.
+        encoding: The encoding of a text file, by its Python name; None takes UTF-8.
+
+    Raises:
+        InputError: The delimiter is not one character, or the encoding is unknown.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            character = _NAMED.get(self.delimiter, self.delimiter)
+            if len(character) != 1 or character in '"\r\n\0' or not character.isascii():
+                raise InputError(
+                    "delimiter (--delimiter) must be one ASCII character, such as ';', or 'tab', "
+                    f"got {shown(self.delimiter)}"
+                )
+            object.__setattr__(self, "delimiter", character)
+        if self.encoding is not None and not _is_text_encoding(self.encoding):
+            raise InputError(
+                "encoding (--encoding) must be a text encoding that Python knows, such as "
+                f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}"
+            )
+
+    def check_for(self, path: Path, kind: Kind) -> None:
+        """Raise InputError if an option has no meaning for a file of this kind."""
+        if self.delimiter is not None and kind != "delimited":
+            raise InputError(f"{path}: --delimiter is for .csv and .tsv files")
+        if self.encoding is not None and kind == "parquet":
+            raise InputError(f"{path}: --encoding is for text files; Parquet is always UTF-8")
+
+    def delimiter_of(self, path: Path) -> str:
+        """Return the character between the columns of a file."""
+        if self.delimiter is not None:
+            return self.delimiter
+        return "\t" if ".tsv" in suffixes_of(path) else ","
+
+
+DEFAULT = Reading()
+
+
+def suffixes_of(path: Path) -> list[str]:
+    """Return the suffixes of a name in lower case: the format's, and `.gz` where there is one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return suffixes if suffixes[-1:] == [PACKED] else suffixes[-1:]
+
+
+def kind_of(path: Path) -> Kind:
+    """Return the kind of a file by its name.
+
+    Raises:
+        InputError: The suffix is none that is read.
+    """
+    suffixes = suffixes_of(path)
+    kind = _KINDS.get(suffixes[0]) if suffixes else None
+    if kind is None or (kind == "parquet" and len(suffixes) > 1):
+        found = f"extension {shown(''.join(suffixes))}" if suffixes else "no extension"
+        raise InputError(
+            f"{path} has {found}; choose from {', '.join(SUFFIXES)} "
+            f"(text formats also with {PACKED})"
+        )
+    return kind
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        info = codecs.lookup(name)
+        return info._is_text_encoding and " \n".encode(name).decode(name) == " \n"
+    except (LookupError, UnicodeError, ValueError, TypeError):
+        return False

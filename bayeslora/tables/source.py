@@ -1,0 +1,194 @@
+"""Files as streams of bytes and text, unpacked and decoded, with errors that name the file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from bayeslora.errors import InputError
+from bayeslora.tables.reading import PACKED, ROW_LIMIT, SUFFIXES, Kind, Reading, kind_of
+
+_GZIP = b"\x1f\x8b"
+_UNICODE_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_KINDS_OF_FILES = {
+    stat.S_ISDIR: "a directory",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+# DEFLATE packs at most 1032 to 1, which only constant bytes reach; rows of text stay far below.
+_MOST_PACKED = 500
+_UNCHECKED = 2**26  # bytes; what unpacks to less does no harm
+
+
+@dataclass(frozen=True)
+class Source:
+    """A regular file that can be read as often as is needed.
+
+    Attributes:
+        path: Where it is.
+        kind: How its rows are written.
+        reading: Options of the text formats.
+        is_packed: Whether it is compressed by gzip.
+    """
+
+    path: Path
+    kind: Kind
+    reading: Reading
+    is_packed: bool
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @contextmanager
+    def binary(self) -> Iterator[IO[bytes]]:
+        """Open the file as unpacked bytes.
+
+        Raises:
+            InputError: Reading fails, inside the block as well.
+        """
+        try:
+            with self.path.open("rb") as raw:
+                if self.is_packed:
+                    with gzip.GzipFile(fileobj=raw) as packed:
+                        yield io.BufferedReader(_Unpacked(self, raw, packed), 2**16)
+                else:
+                    yield raw
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{self} cannot be unpacked by gzip: {error}") from None
+        except OSError as error:
+            raise InputError(f"{self} cannot be read: {error.strerror or error}") from None
+
+    @contextmanager
+    def text(self, newline: str) -> Iterator[io.TextIOWrapper]:
+        """Open the file as text, without a byte order mark.
+
+        Args:
+            newline: As of `open`: what ends a line.
+
+        Raises:
+            InputError: Reading or decoding fails, inside the block as well.
+        """
+        encoding = self.reading.encoding or "utf-8"
+        if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
+            encoding = "utf-8-sig"
+        try:
+            with self.binary() as stream:
+                yield io.TextIOWrapper(stream, encoding, newline=newline)
+        except UnicodeError as error:
+            raise self._undecodable(encoding, error) from None
+
+    def lines(self, newline: str = "\n") -> Iterator[str]:
+        """Yield the lines of the text with their ends.
+
+        Raises:
+            InputError: Reading or decoding fails, or a line is longer than `ROW_LIMIT`.
+        """
+        with self.text(newline) as text:
+            for number, line in enumerate(iter(partial(text.readline, ROW_LIMIT), ""), 1):
+                if len(line) >= ROW_LIMIT:
+                    raise InputError(f"{self}, row {number}: {too_long()}")
+                yield line
+
+    def _undecodable(self, encoding: str, error: UnicodeError) -> InputError:
+        if encoding != "utf-8-sig":
+            reason = getattr(error, "reason", error)
+            return InputError(f"{self} cannot be read with encoding {encoding!r}: {reason}")
+        advice = "save the file as UTF-8, or say its encoding with --encoding, such as latin-1"
+        offset = 0
+        with self.binary() as stream:
+            for number, raw in enumerate(iter(partial(stream.readline, ROW_LIMIT), b""), 1):
+                try:
+                    raw.decode()
+                except UnicodeDecodeError as bad:
+                    return InputError(
+                        f"{self}, row {number}: byte 0x{raw[bad.start]:02x} at offset "
+                        f"{offset + bad.start} is not UTF-8; {advice}"
+                    )
+                offset += len(raw)
+        return InputError(f"{self} is not UTF-8; {advice}")
+
+
+def open_source(path: str | Path, reading: Reading) -> Source:
+    """Return a file whose name, type and first bytes have been looked at.
+
+    Raises:
+        InputError: The file does not exist, is no regular file, is empty, or has another suffix or
+            encoding than can be read; or an option has no meaning for it.
+    """
+    file = Path(path)
+    try:
+        about = file.stat()
+        problem = _problem(about)
+        if problem:
+            raise InputError(f"{file} {problem}")
+        kind = kind_of(file)
+        reading.check_for(file, kind)
+        with file.open("rb") as stream:
+            start = stream.read(4)
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(file)[:200]} cannot be read: {reason or error}") from None
+    if not start:
+        raise InputError(f"{file} is empty; at least one row is needed")
+    is_packed = start.startswith(_GZIP) and kind != "parquet"
+    if file.suffix.lower() == PACKED and not is_packed:
+        raise InputError(f"{file} is not compressed by gzip, as its name says")
+    if kind != "parquet" and reading.encoding is None and start[:2] in _UNICODE_MARKS:
+        raise InputError(
+            f"{file} is UTF-16, not UTF-8; save the file as UTF-8, or say --encoding utf-16"
+        )
+    return Source(file, kind, reading, is_packed)
+
+
+def too_long() -> str:
+    """Return what is wrong with a row above the limit."""
+    return f"the row is longer than {ROW_LIMIT:,} characters"
+
+
+def _problem(about: object) -> str:
+    mode = about.st_mode  # type: ignore[attr-defined]
+    if stat.S_ISREG(mode):
+        return ""
+    what = next((name for check, name in _KINDS_OF_FILES.items() if check(mode)), "no file")
+    if what == "a directory":
+        return f"is a directory; name a file ({', '.join(SUFFIXES)})"
+    return f"is {what}; name a regular file, or pipe the rows in and name them '-'"
+
+
+class _Unpacked(io.RawIOBase):
+    """Unpacked bytes; raise InputError where a small file unpacks to a huge one."""
+
+    def __init__(self, source: Source, raw: IO[bytes], packed: gzip.GzipFile) -> None:
+        self._source = source
+        self._raw = raw
+        self._packed = packed
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        data = self._packed.read(len(view))
+        view[: len(data)] = data
+        self._count += len(data)
+        if self._count > max(_UNCHECKED, _MOST_PACKED * self._raw.tell()):
+            raise InputError(
+                f"{self._source} unpacks to more than {_MOST_PACKED} times its size, which no "
+                "table does; unpack it yourself if it is what you want"
+            )
+        return len(data)

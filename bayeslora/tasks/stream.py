@@ -1,0 +1,183 @@
+"""Examples a piece at a time, after one pass that has checked all of them.
+
+The pass keeps eight bytes a row, a hash of its id, and the first example of each label. What only a
+whole file decides is known after it: whether rows have ids, whether they share lines, and whether
+labels that were read from text are integers.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bayeslora.errors import InputError
+from bayeslora.tables.messages import shown
+from bayeslora.tables.table import PIECE
+from bayeslora.tasks.columns import RowChecks, as_integer, is_integer
+from bayeslora.tasks.examples import Examples, Label, joined
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Survey:
+    """What is known of a table's examples after a pass over them.
+
+    Attributes:
+        num_rows: The number of examples.
+        num_skipped: The number of rows without a text, which are left out.
+        has_ids: Whether rows have ids of their own.
+        shares_lines: Whether several rows are on one line, so that lines do not tell them apart.
+        integer_labels: Whether labels that were read from text are integers, all of them.
+        first_of_label: The first example of each label.
+    """
+
+    num_rows: int = 0
+    num_skipped: int = 0
+    has_ids: bool = False
+    shares_lines: bool = False
+    integer_labels: bool = False
+    first_of_label: dict[Label, Examples] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExampleStream:
+    """Examples that are read a piece at a time, as often as needed.
+
+    Attributes:
+        source: The path of the file, or `<list>` and the like for data in memory.
+        num_rows: The number of examples.
+        firsts: The first example of each label: whatever is asked of labels alone (`class_names`,
+            `encode_labels`) can be asked of these few.
+        read: Takes the number of rows in a piece; see `pieces`.
+    """
+
+    source: str
+    num_rows: int
+    firsts: Examples
+    read: Callable[[int], Iterator[Examples]]
+
+    def pieces(self, rows: int = PIECE) -> Iterator[Examples]:
+        """Yield all examples in order, at most `rows` at a time, from the beginning at each call.
+
+        Raises:
+            InputError: The file has changed and is no longer as it was.
+        """
+        return self.read(rows)
+
+
+def stream_of(examples: Examples) -> ExampleStream:
+    """Return examples in memory as a stream."""
+    first_of_label: dict[Label, int] = {}
+    for place, label in enumerate(examples.labels):
+        first_of_label.setdefault(label, place)
+
+    def read(rows: int) -> Iterator[Examples]:
+        for start in range(0, len(examples), rows):
+            yield examples.take(range(start, min(start + rows, len(examples))))
+
+    firsts = examples.take(list(first_of_label.values()))
+    return ExampleStream(examples.source, len(examples), firsts, read)
+
+
+def open_stream(checks: RowChecks) -> ExampleStream:
+    """Return a table's examples, all of them checked, none kept but the first of each label.
+
+    Raises:
+        InputError: A value is not allowed, an id appears twice, or no row is left.
+    """
+    survey = Survey(integer_labels=checks.table.is_text)
+    for _ in _surveyed(checks, survey):
+        pass
+
+    def read(rows: int) -> Iterator[Examples]:
+        for piece in checks.table.pieces(checks.wanted, rows):
+            examples = checks.examples(piece, has_ids=survey.has_ids)
+            if len(examples):
+                yield _finished(examples, survey)
+
+    firsts = _finished(joined(list(survey.first_of_label.values())), survey)
+    return ExampleStream(checks.table.source, survey.num_rows, firsts, read)
+
+
+def load_all(checks: RowChecks) -> Examples:
+    """Return all examples of a table in one pass.
+
+    Raises:
+        InputError: As `open_stream`.
+    """
+    survey = Survey(integer_labels=checks.table.is_text)
+    return _finished(joined(list(_surveyed(checks, survey))), survey)
+
+
+def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
+    """Yield a table's examples as they are before the whole has been seen; fill in the survey."""
+    hashes = array("q")
+    total, last_row = 0, 0
+    for piece in checks.table.pieces(checks.wanted, PIECE):
+        if not total:
+            survey.has_ids = checks.has_ids(piece)
+        examples = checks.examples(piece, has_ids=survey.has_ids)
+        total += len(piece.rows)
+        survey.num_rows += len(examples)
+        rows = np.asarray([last_row, *piece.rows])
+        survey.shares_lines |= bool((np.diff(rows) <= 0).any())
+        last_row = int(rows[-1])
+        if survey.has_ids:
+            hashes.extend(map(hash, examples.ids))
+        _note_labels(survey, examples)
+        yield examples
+    if not survey.num_rows:
+        raise InputError(f"{checks.table.source}: all {total} rows are blank; none is left")
+    survey.num_skipped = total - survey.num_rows
+    if survey.num_skipped:
+        logger.warning(
+            "%s: %d of %d rows have no text and are left out",
+            checks.table.source,
+            survey.num_skipped,
+            total,
+        )
+    _check_distinct(checks, hashes)
+
+
+def _note_labels(survey: Survey, examples: Examples) -> None:
+    for label in dict.fromkeys(examples.labels):
+        if label in survey.first_of_label:
+            continue
+        survey.first_of_label[label] = examples.take([examples.labels.index(label)])
+        survey.integer_labels = survey.integer_labels and is_integer(label)
+
+
+def _check_distinct(checks: RowChecks, hashes: array[int]) -> None:
+    """Raise InputError if an id appears twice; only ids with equal hashes are compared."""
+    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    first: dict[str, int] = {}
+    for piece in checks.table.pieces(checks.wanted, PIECE):
+        examples = checks.examples(piece, has_ids=True)
+        for name, row in zip(examples.ids, examples.rows, strict=True):
+            if hash(name) not in suspects:
+                continue
+            if name in first:
+                raise InputError(
+                    f"{checks.table.source}, row {row}, column 'id': {shown(name)} is already the "
+                    f"id of row {first[name]}; ids must differ"
+                )
+            first[name] = row
+
+
+def _finished(examples: Examples, survey: Survey) -> Examples:
+    """Return examples as the whole table decides them to be."""
+    ids: Sequence[str] = examples.ids
+    if not survey.has_ids and not survey.shares_lines:
+        ids = tuple(map(str, examples.rows))
+    labels = examples.labels
+    if survey.integer_labels:
+        labels = tuple(map(as_integer, labels))
+    return replace(examples, ids=tuple(ids), labels=labels)

@@ -1,0 +1,135 @@
+"""Examples a piece at a time: the same as all of them at once, after a pass that keeps none."""
+
+import json
+import random
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import encode_labels, joined
+from bayeslora.tasks.readers import load_examples, open_examples
+from bayeslora.tasks.stream import stream_of
+
+COLUMNS = DataColumns()
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def rows(n, **more):
+    return [{"id": f"r{k}", "text": f"text {k}", "label": "ab"[k % 2], **more} for k in range(n)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "one-line.json", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
+    records = rows(11, source="s")
+    if not with_ids:
+        records = [{**record, "id": None} for record in records]
+    path = tmp_path / name
+    if name == "a.jsonl":
+        lines(path, records)
+    elif name == "a.json":
+        path.write_text(json.dumps(records, indent=1))
+    elif name == "one-line.json":
+        path.write_text(json.dumps(records))
+    elif name == "a.csv":
+        cells = ((one["id"] or "", one["text"], one["label"], "s") for one in records)
+        path.write_text("id,text,label,source\n" + "".join(",".join(c) + "\n" for c in cells))
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    whole = load_examples(path, keep=["source"])
+    stream = open_examples(path, COLUMNS, keep=["source"])
+    for size in (1, 4, 11, 100):
+        pieces = list(stream.pieces(size))
+        assert joined(pieces) == whole
+        assert max(map(len, pieces)) <= size
+    in_memory = stream_of(whole)
+    assert (in_memory.num_rows, in_memory.firsts) == (stream.num_rows, stream.firsts)
+    assert joined(list(in_memory.pieces(4))) == whole
+    assert stream.num_rows == len(whole) == 11
+    assert len(set(whole.ids)) == 11
+    assert stream.firsts.labels == ("a", "b")
+    assert encode_labels(stream.firsts, ["a", "b"]).tolist() == [0, 1]
+
+
+def test_rows_that_share_a_line_are_named_by_their_number(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "x"}, {"text": "y"}, {"text": "z"}]))
+    examples = load_examples(path)
+    assert examples.ids == ("1", "2", "3")
+    assert examples.rows == (1, 1, 1)
+    path.write_text('[{"text": "x"}, {"text": "y"}, {"text": 3}]')
+    with pytest.raises(InputError, match=r"row 1 \(record 3\)"):
+        load_examples(path)
+
+
+def test_labels_from_text_are_integers_only_if_all_rows_say_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,2\n")
+    stream = open_examples(path, COLUMNS)
+    assert next(stream.pieces(1)).labels == (1,)
+    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,two\n")
+    stream = open_examples(path, COLUMNS)
+    assert next(stream.pieces(1)).labels == ("1",)
+    assert load_examples(path).labels == ("1",) * 5000 + ("two",)
+
+
+@pytest.mark.parametrize("place", [1, 4999, 9000])
+def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
+    records = rows(9001)
+    records[place]["id"] = "r0"
+    path = lines(tmp_path / "a.jsonl", records)
+    for reader in (load_examples, lambda given: open_examples(given, COLUMNS)):
+        with pytest.raises(InputError, match=rf"row {place + 1}, column 'id': 'r0'.*row 1;"):
+            reader(path)
+
+
+def test_the_pass_keeps_a_few_bytes_a_row(tmp_path):
+    path = tmp_path / "a.csv"
+    label = random.Random(0).choice
+
+    def peak(n):
+        with path.open("w") as out:
+            out.write("id,text,label\n")
+            out.writelines(f"row-{k},some words {k},{label('abc')}\n" for k in range(n))
+        tracemalloc.start()
+        open_examples(path, COLUMNS)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(10_000), peak(40_000)
+    assert large - small < 30_000 * 40
+
+
+@pytest.mark.parametrize("blank", [None, "", "  "])
+def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blank, caplog):
+    records = [{"text": blank, "label": "a"}, *rows(3), {"text": blank}, {"id": "z", "text": "z"}]
+    path = lines(tmp_path / "a.jsonl", [{"id": str(k), **one} for k, one in enumerate(records)])
+    examples = load_examples(path, blank="skip")
+    assert examples.rows == (2, 3, 4, 6)
+    assert "2 of 6 rows" in caplog.text
+    assert joined(list(open_examples(path, COLUMNS, blank="skip").pieces(2))) == examples
+    with pytest.raises(InputError, match="row 1, column 'text'"):
+        load_examples(path)
+    with pytest.raises(InputError, match="all 1 rows are blank"):
+        load_examples([{"text": blank}], blank="skip")
+    with pytest.raises(InputError, match="row 1, column 'text'"):
+        load_examples([{"text": 3}], blank="skip")
+
+
+@pytest.mark.parametrize("name", ["Label", "LABEL", "labels", " label"])
+def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, name):
+    path = lines(tmp_path / "a.jsonl", [{"text": "x", name: "a"}])
+    with pytest.raises(InputError, match="did you mean"):
+        load_examples(path)
+    assert load_examples(path, label_column=name).labels == ("a",)
+    both = lines(tmp_path / "b.jsonl", [{"text": "x", name: "a", "label": "b"}])
+    assert load_examples(both).labels == ("b",)
