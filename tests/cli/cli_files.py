@@ -13,7 +13,7 @@ DATA = {
     "missing file": (None, ["data.jsonl does not exist"]),
     "empty file": (b"", ["data.jsonl", "empty"]),
     "blank file": (b"\n \n", ["data.jsonl", "empty"]),
-    "encoding": (GOOD.encode() + b'{"text": "caf\xe9"}', ["line 3", "0xe9", "UTF-8"]),
+    "encoding": (GOOD.encode() + b'{"text": "caf\xe9"}', ["row 3", "0xe9", "UTF-8"]),
     "broken line": (GOOD.encode() + b'{"text": "a\n', ["data.jsonl", "3"]),
     "no object": (b"[1, 2]\n", ["data.jsonl"]),
     "no text column": (
