@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,35 +50,55 @@ class TableFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_table(
-    path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]
-) -> None:
-    """Write columns as `.parquet`, `.csv` or `.jsonl`, atomically.
+def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]) -> Any:
+    """Return columns as a `pyarrow.Table`.
+
+    Args:
+        path: The file that it is for.
+        columns: Equally long arrays or lists by name, in order. Lists hold texts and None.
+        metadata: Kept in the schema under `bayeslora.<key>`.
+
+    Raises:
+        InputError: A text is not valid Unicode.
+    """
+    import pyarrow as pa
+
+    tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
+    try:
+        # Without a type, a list that holds None alone would be a column of nothing.
+        arrays = {
+            name: pa.array(values, pa.string()) if isinstance(values, list) else values
+            for name, values in columns.items()
+        }
+        return pa.table(arrays).replace_schema_metadata(tagged)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: a name or a label is not valid Unicode: {error}") from None
+
+
+def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
+    """Write tables one after the other as a `.parquet`, `.csv` or `.jsonl` file, atomically.
 
     Args:
         path: Where to; the suffix chooses the format. An existing file is replaced.
-        columns: Equally long arrays or lists by name, in order.
-        metadata: Stored in the Parquet schema under `bayeslora.<key>`. The others cannot hold it.
+        schema: The `pyarrow.Schema` of the tables. Parquet alone holds its metadata.
+        tables: `pyarrow.Table`s, taken one at a time.
 
     Raises:
-        InputError: The suffix is none of the three, or a text is not valid Unicode.
+        InputError: The suffix is none of the three.
     """
     kind = file_kind(path)
     import pyarrow as pa
     import pyarrow.csv
 
-    tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
-    try:
-        table = pa.table(dict(columns)).replace_schema_metadata(tagged)
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path}: a name or a label is not valid Unicode: {error}") from None
     with atomic_file(path) as aside:
         if kind == ".csv":
-            pa.csv.write_csv(table, aside)
+            with pa.csv.CSVWriter(aside, schema) as writer:
+                for table in tables:
+                    writer.write_table(table)
         elif kind == ".jsonl":
-            write_lines(table.to_batches(_PIECE), aside)
+            write_lines((batch for table in tables for batch in table.to_batches(_PIECE)), aside)
         else:
-            write_sealed(aside, table.schema, [table])
+            write_sealed(aside, schema, tables)
 
 
 def open_table(

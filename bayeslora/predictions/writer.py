@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora.predictions.files import FORMAT_VERSION, UNCERTAINTIES
-from bayeslora.predictions.tables import write_table
+from bayeslora.predictions.tables import as_table, write_tables
 
 
 def write_fields(fields: Mapping[str, Any], path: str | Path) -> None:
@@ -41,4 +41,5 @@ def write_fields(fields: Mapping[str, Any], path: str | Path) -> None:
         "name": fields["name"],
         "classes": json.dumps(classes, ensure_ascii=False),
     }
-    write_table(path, columns, {**fields["metadata"], **fixed})
+    table = as_table(path, columns, {**fields["metadata"], **fixed})
+    write_tables(path, table.schema, [table])

@@ -1,0 +1,160 @@
+"""A predictions file that is made piece by piece, and goes on where it was after it was killed.
+
+A Parquet file cannot be appended to once its writer is gone. Each finished piece is therefore a
+file of its own in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
+what decides the predictions. The last step joins the pieces in one file and removes the directory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.files import read_json, real_path, write_json
+from bayeslora.parquet import ROW_GROUP, is_intact, open_parquet
+from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.tables import write_tables
+
+_IDENTITY = "predictions.json"
+_OURS = re.compile(rf"{re.escape(_IDENTITY)}|[0-9]+\.parquet|\..*\.part")
+
+
+class PredictionParts:
+    """The finished pieces of a predictions file that is not there yet."""
+
+    def __init__(self, out: str | Path) -> None:
+        """Name the predictions file; nothing is read or written."""
+        self.out = Path(out)
+        target = real_path(out)
+        self.folder = target.with_name(f".{target.name}.parts")
+
+    def refuse(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
+        """Raise InputError if the pieces are of other predictions and may not be replaced.
+
+        Args:
+            identity: What decides the predictions, as far as it is known.
+            overwrite: Whether pieces of other predictions may be deleted.
+
+        Raises:
+            InputError: They are, or the directory holds something else.
+        """
+        self._check_ours()
+        different = self._differences(identity)
+        if different and not overwrite:
+            raise InputError(
+                f"{self.folder} holds interrupted predictions with another "
+                f"{', '.join(different)}; repeat their options, choose another --out, or pass "
+                "--overwrite"
+            )
+
+    def claim(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
+        """Make the directory, or take over the pieces that an interrupted run left in it.
+
+        Args:
+            identity: What decides the predictions.
+            overwrite: Whether pieces of other predictions may be deleted.
+
+        Raises:
+            InputError: As `refuse`.
+        """
+        self.refuse(identity, overwrite=overwrite)
+        if self._differences(identity) or not (self.folder / _IDENTITY).is_file():
+            self.remove()
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / _IDENTITY, dict(identity))
+
+    def missing(self, count: int) -> list[int]:
+        """Return which of `count` pieces are not there, or are damaged."""
+        return [number for number in range(count) if not self._has(number)]
+
+    def add(self, number: int, predictions: Predictions) -> None:
+        """Write one finished piece."""
+        predictions.save(self._file(number))
+
+    def finish(self) -> None:
+        """Join all pieces in the predictions file, a row group at a time; remove the directory."""
+        files = sorted(self.folder.glob("*.parquet"))
+        schema = _common_schema(files)
+        tables = (_completed(_table(file), schema) for file in files)
+        write_tables(self.out, schema, _regrouped(tables, ROW_GROUP))
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the directory; nothing happens where there is none."""
+        if self.folder.is_dir():
+            for file in self.folder.iterdir():
+                file.unlink()
+            self.folder.rmdir()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.parquet"
+
+    def _has(self, number: int) -> bool:
+        file = self._file(number)
+        return file.is_file() and is_intact(file)
+
+    def _check_ours(self) -> None:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder} is in the way: it is not a directory; move it")
+        for file in self.folder.iterdir():
+            if not _OURS.fullmatch(file.name) or not file.is_file():
+                raise InputError(
+                    f"{file} was not written by bayeslora; move it or choose another --out"
+                )
+
+    def _differences(self, identity: Mapping[str, str]) -> list[str]:
+        mark = self.folder / _IDENTITY
+        if not mark.is_file():
+            return []
+        found = read_json(mark)
+        known = found if isinstance(found, dict) else {}
+        return [key for key, value in identity.items() if known.get(key) != value]
+
+
+def _table(file: Path) -> Any:
+    with open_parquet(file) as parquet:
+        return parquet.read(use_threads=False)
+
+
+def _common_schema(files: Iterable[Path]) -> Any:
+    """Return the schema of the first piece with labels, or of the first where none has any."""
+    first = None
+    for file in files:
+        with open_parquet(file, check_whole=False) as parquet:
+            schema = parquet.schema_arrow
+        if "label" in schema.names:
+            return schema
+        first = first or schema
+    return first
+
+
+def _completed(table: Any, schema: Any) -> Any:
+    """Return a piece with the columns of `schema`, null where it has none."""
+    import pyarrow as pa
+
+    for name in schema.names:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+    return table.select(schema.names).cast(schema)
+
+
+def _regrouped(tables: Iterable[Any], rows: int) -> Iterator[Any]:
+    """Yield the same rows in tables of `rows` rows, of which the last may be shorter."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += len(table)
+        while count >= rows:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, rows)
+            waiting, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(waiting)

@@ -1,0 +1,87 @@
+"""A predictions file made of pieces is the file that is written at once."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.predictions import parts as module
+from bayeslora.predictions.parts import PredictionParts
+from bayeslora.predictions.record import Predictions
+
+IDENTITY = {"seed": "0", "data": "abc"}
+
+
+def made(rows=23, labels=True):
+    generator = np.random.default_rng(0)
+    return Predictions(
+        generator.dirichlet(np.ones(3), size=rows),
+        ["a", "b", "c"],
+        labels=np.where(np.arange(rows) < 9, -1, np.arange(rows) % 3) if labels else None,
+        ids=[f"row {i}" for i in range(rows)],
+        epistemic=generator.random(rows),
+        scores={"knn": generator.random(rows)},
+        columns={"note": [None] * 12 + ["x"] * (rows - 12)},
+        name="lora-laplace",
+        metadata={"seed": "0"},
+    )
+
+
+def add_all(parts, whole, size=4, numbers=None):
+    for number, start in enumerate(range(0, len(whole), size)):
+        if numbers is None or number in numbers:
+            parts.add(number, whole.take(np.arange(start, min(start + size, len(whole)))))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_pieces_joined_are_the_bytes_of_the_whole(tmp_path, monkeypatch, suffix, labels):
+    monkeypatch.setattr(module, "ROW_GROUP", 10)
+    monkeypatch.setattr("bayeslora.parquet.ROW_GROUP", 10)
+    whole = made(labels=labels)
+    whole.save(tmp_path / f"whole{suffix}")
+    parts = PredictionParts(tmp_path / f"p{suffix}")
+    parts.claim(IDENTITY, overwrite=False)
+    add_all(parts, whole)
+    parts.finish()
+    assert (tmp_path / f"p{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"p{suffix}", f"whole{suffix}"]
+
+
+def test_the_same_predictions_go_on_and_damaged_pieces_are_made_again(tmp_path):
+    parts = PredictionParts(tmp_path / "p.parquet")
+    parts.claim(IDENTITY, overwrite=False)
+    assert parts.missing(6) == [0, 1, 2, 3, 4, 5]
+    add_all(parts, made(), numbers=(0, 1, 3))
+    again = PredictionParts(tmp_path / "p.parquet")
+    again.claim(IDENTITY, overwrite=False)
+    assert again.missing(6) == [2, 4, 5]
+    piece = again.folder / "00000001.parquet"
+    content = bytearray(piece.read_bytes())
+    content[len(content) // 2] ^= 1
+    piece.write_bytes(content)
+    assert again.missing(6) == [1, 2, 4, 5]
+
+
+def test_other_predictions_are_refused_or_begun_anew(tmp_path):
+    parts = PredictionParts(tmp_path / "p.parquet")
+    parts.claim(IDENTITY, overwrite=False)
+    add_all(parts, made())
+    other = {**IDENTITY, "seed": "1"}
+    with pytest.raises(InputError, match="another seed"):
+        parts.claim(other, overwrite=False)
+    assert parts.missing(6) == []
+    parts.claim(other, overwrite=True)
+    assert parts.missing(6) == [0, 1, 2, 3, 4, 5]
+    assert json.loads((parts.folder / "predictions.json").read_text()) == other
+
+
+def test_foreign_files_are_never_deleted(tmp_path):
+    parts = PredictionParts(tmp_path / "p.parquet")
+    parts.folder.mkdir()
+    (parts.folder / "thesis.tex").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"thesis\.tex"):
+            parts.claim(IDENTITY, overwrite=overwrite)
+    assert (parts.folder / "thesis.tex").read_text() == "mine"
