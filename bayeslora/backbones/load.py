@@ -166,19 +166,22 @@ def pick_device(name: str | None) -> torch.device:
     """Return the device of that name; for None the GPU if there is one, else the CPU.
 
     Raises:
-        InputError: There is no such device here, or it does not compute in float64.
+        InputError: There is no such device here, or it does not compute in float64, or at all, as
+            `meta`.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         # Posteriors are fitted in float64, which Apple's GPUs lack.
-        return torch.empty(0, device=name, dtype=torch.float64).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+        number = torch.ones(1, device=name, dtype=torch.float64)
+        number.exp().item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from None
+    return number.device
 
 
 def _short_names() -> str:
-    return f"\ntake a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
+    return f"; take a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
 
 
 def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:

@@ -1,28 +1,37 @@
 """From arguments to an exit code.
 
-0 done; 2 wrong usage or input, said in one or two lines; 1 failed; 130 interrupted.
+0 done; 2 wrong usage or input, said in one line; 1 failed; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import shlex
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
 
-from bayeslora.cli.messages import say, third_parties_quiet
+from bayeslora.cli import config
+from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, end_at_once, interruptible
+from bayeslora.cli.messages import Unfailing, drop, say, third_parties_quiet, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.errors import InputError
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+# What a wrong path leads to; on a full disk nothing was named wrongly.
+_WRONG_PATH = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL),
+    }
+)
+
+_WRITES_TO = ("out", "figure", "model_card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,93 +40,130 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None takes the process's own.
     """
-    if sys.stdout is None:  # closed, as by >&-
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        _never_fail(stream)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if (garbled := _garbled(words)) is not None:
-        say(f"bayeslora: error: {garbled!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
-        return WRONG_INPUT
+    outside = sys.stderr
+    _prepare_streams()
     try:
-        args = build_parser().parse_args(words)
-    except SystemExit as stop:  # argparse has printed the help, or what is wrong
-        return int(stop.code or 0)
-    args.command = shlex.join(["bayeslora", *words])
-    with third_parties_quiet(verbose=args.verbose), _terminated_like_interrupted():
-        return _exit_code(args)
-
-
-def _exit_code(args: argparse.Namespace) -> int:
-    try:
-        args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_stdout()
-    except KeyboardInterrupt:
-        say(f"interrupted; {_kept(args)}")
-        return INTERRUPTED
-    except InputError as error:
-        _trace(args)
-        say(f"bayeslora: error: {error}")
-        return WRONG_INPUT
-    except PermissionError as error:
-        _trace(args)
-        say(f"bayeslora: error: no permission for {error.filename or error}")
-        return WRONG_INPUT
-    except Exception as error:
-        _trace(args)
-        say(f"bayeslora: error: {_one_line(error)} (--verbose shows where)")
-        return FAILED
-    return DONE
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let a request to terminate, as a job scheduler sends it, end a command as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
+        with interruptible() as interrupt:
+            code = _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        sys.stderr = outside
+    if argv is None and code == INTERRUPTED:
+        end_at_once()
+    return code
 
 
-def _garbled(words: Sequence[str]) -> str | None:
-    """Return the first argument that is not UTF-8; the libraries below would fail at its file."""
-    return next((word for word in words if any("\udc80" <= c <= "\udcff" for c in word)), None)
+def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
+    args = argparse.Namespace(verb=None, verbose=False)
+    before: dict[Path, object] = {}
+    try:
+        _refuse_garbled(words)
+        args = build_parser().parse_args(words)
+        args.command = shlex.join(["bayeslora", *words])
+        with third_parties_quiet(verbose=args.verbose):
+            config.fill(args)
+            before = _states(args)
+            args.run(args)
+        sys.stdout.flush()
+        code = DONE
+    except SystemExit as stop:  # argparse has printed the help, or what is wrong
+        code = int(stop.code or 0)
+    except BrokenPipeError:  # of stdout: its reader, such as `head`, has had enough
+        code = DONE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        code = INTERRUPTED if interrupt.came else _code(error)
+        if args.verbose:
+            trace(error)
+        if code != INTERRUPTED:
+            say(f"bayeslora: error: {_reason(error)}")
+    # Other code may have swallowed the interrupt just before the command ended.
+    code = INTERRUPTED if interrupt.came else code
+    interrupt.hear()
+    if code == INTERRUPTED:
+        say(f"interrupted; {_kept(args, before)}")
+    _finish_stdout()
+    return code
 
 
-def _never_fail(stream: TextIO) -> None:
-    """Replace what a terminal's encoding lacks, so that an arrow in a table is no error there."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")
+def _code(error: Exception) -> int:
+    wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
+    return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
 
 
-def _trace(args: argparse.Namespace) -> None:
-    if args.verbose:
-        traceback.print_exc()
-
-
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename or error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())
     name = type(error).__name__
-    return f"{name}: {reason[:300]}" if reason else name
+    return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 
 
-def _kept(args: argparse.Namespace) -> str:
-    """Say what an interrupted command leaves behind."""
-    from bayeslora.training.resume import is_interrupted
+def _refuse_garbled(words: Sequence[str]) -> None:
+    """Raise InputError for an argument that no file name or text of ours can be.
 
-    out = getattr(args, "out", None)
-    if args.verb == "fit" and out is not None and is_interrupted(out):
-        return f"the epochs finished so far are kept in {out}: the same command goes on from there"
-    return "nothing was written"
+    Python passes bytes that are not UTF-8 on as surrogates, and the libraries below would fail at
+    the file, after the work.
+    """
+    for word in words:
+        if any("\ud800" <= char <= "\udfff" for char in word):
+            raise InputError(f"{word!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
+        if "\0" in word:
+            raise InputError(f"{word!a} holds a null character, which no path can")
 
 
-def _drop_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader, such as `head`, has had enough."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+def _prepare_streams() -> None:
+    """Make stdout and stderr safe to write to, where they are closed or of a poor encoding too."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, as by >&-; else the next file that is opened would stand in
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        # An arrow in a table is no error where the terminal's encoding lacks it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    sys.stderr = Unfailing(sys.stderr)
+
+
+def _finish_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        drop(sys.stdout)
+
+
+def _states(args: argparse.Namespace) -> dict[Path, object]:
+    """Return what tells whether each output of a command was written, for those that are there."""
+    found: dict[Path, object] = {}
+    for path in _outputs(args):
+        with suppress(OSError, ValueError):
+            state = path.stat()
+            found[path] = (state.st_dev, state.st_ino, state.st_mtime_ns)
+    return found
+
+
+def _outputs(args: argparse.Namespace) -> list[Path]:
+    named = (getattr(args, name, None) for name in _WRITES_TO)
+    return [Path(path) for path in named if path is not None]
+
+
+def _kept(args: argparse.Namespace, before: dict[Path, object]) -> str:
+    """Return what an interrupted command leaves behind."""
+    if args.verb == "fit" and args.out is not None:
+        from bayeslora.training.resume import is_interrupted
+
+        if is_interrupted(args.out):
+            kept = f"the epochs finished so far are kept in {args.out}"
+            return f"{kept}: the same command goes on from there"
+    now = _states(args)
+    written = [str(path) for path, state in now.items() if state != before.get(path)]
+    return f"written before that: {', '.join(written)}" if written else "nothing was written"

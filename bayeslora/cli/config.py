@@ -9,23 +9,22 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 
-Actions = Mapping[str, argparse.Action]
-
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling")
 
 
-def fill(args: argparse.Namespace, actions: Actions) -> None:
-    """Give options that the command line left out the values of `args.config`, if there is one.
+def fill(args: argparse.Namespace) -> None:
+    """Set options that the command line left out to the values in `args.config`, if there is one.
 
     Args:
-        args: Parsed; an option that was not given is None.
-        actions: What a file may set, by name.
+        args: Parsed; an option that was not given is None. Verbs with `--config` give the options
+            that a file may set as `actions`, by name.
 
     Raises:
         InputError: The file, a name or a value in it is wrong.
     """
-    if args.config is None:
+    if getattr(args, "config", None) is None:
         return
+    actions: Mapping[str, argparse.Action] = args.actions
     given: set[str] = set()
     for name, value in _read(args.config).items():
         known = str(name).replace("-", "_")

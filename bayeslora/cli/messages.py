@@ -1,17 +1,81 @@
-"""What goes to stderr: our notes, and nobody else's unless asked for."""
+"""What goes to a terminal: results to stdout, everything else to stderr.
+
+`show` and `say` are the only ways out, so that no name from a file can drive a terminal or forge a
+message, whichever verb shows it. On stderr there are hints (`say`), progress, notes (our log) and
+errors; `--quiet` hides hints and progress, never what changes the meaning of a result.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
+
+from bayeslora.plain_text import one_line, visible
+
+
+def show(text: object = "") -> None:
+    """Print a result to stdout; line feeds in it are ours, all that cannot be seen is escaped."""
+    print(visible(str(text), keep="\n"))
 
 
 def say(text: str) -> None:
-    """Print text to stderr; stdout belongs to results."""
-    print(text, file=sys.stderr)
+    """Print one message to stderr, as one line."""
+    print(one_line(text), file=sys.stderr)
+
+
+def trace(error: BaseException) -> None:
+    """Print a traceback to stderr."""
+    lines = "".join(traceback.format_exception(error))
+    print(visible(lines, keep="\n"), file=sys.stderr, end="")
+
+
+class Unfailing:
+    """A stream whose reader may leave: what is written afterwards goes nowhere.
+
+    Progress and notes must not end a fit because `2>&1 | head` has seen enough.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_open = True
+
+    def write(self, text: str) -> int:
+        """Write, or do nothing where nobody reads."""
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or do nothing where nobody reads."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Any, *arguments: str) -> None:
+        if not self._is_open:
+            return
+        try:
+            action(*arguments)
+        except (OSError, ValueError):  # a broken pipe, a full disk, a closed stream
+            self._is_open = False
+            drop(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, so that the interpreter's last flush succeeds."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # it has no file of its own, or is closed
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 @contextmanager
@@ -45,4 +109,4 @@ def third_parties_quiet(*, verbose: bool) -> Iterator[None]:
 class _Notes(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         kind = "note" if record.levelno >= logging.INFO else record.name
-        return f"{kind}: {record.getMessage()}"
+        return one_line(f"{kind}: {record.getMessage()}")

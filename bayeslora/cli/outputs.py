@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.cli.messages import show
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, refuse_existing, refuse_ground, refuse_inputs
+from bayeslora.plain_text import visible
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
@@ -20,17 +22,18 @@ SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 
 def print_json(content: Any) -> None:
     """Print a result as indented JSON, in ASCII whatever the terminal's encoding."""
-    print(json.dumps(content, indent=2, allow_nan=False))
+    show(json.dumps(content, indent=2, allow_nan=False))
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text with their columns under each other."""
     from bayeslora.reporting.text import display_columns, pad
 
-    widths = [max(map(display_columns, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(display_columns, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         cells = (pad(cell, width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        show("  ".join(cells).rstrip())
 
 
 def score_rows(scores: Scores) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
+from bayeslora.cli.messages import say
 from bayeslora.cli.verbs import (
     calibrate,
     compare,
@@ -62,7 +63,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"bayeslora: error: {message} (see `{self.prog} --help`)\n")
+        say(f"bayeslora: error: {message} (see `{self.prog} --help`)")
+        self.exit(2)
 
 
 class _VerbParser(_Parser):

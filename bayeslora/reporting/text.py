@@ -1,7 +1,7 @@
 """Names and numbers as they are shown: cleaned, shortened, padded, with a fixed number of digits.
 
-A method's or a data set's name comes from outside. Before it is shown anywhere it loses what is
-not visible text (control characters, direction overrides), and it never gets wider than a column.
+A method's or a data set's name comes from outside. Wherever it is shown, what cannot be seen in it
+(control characters, direction overrides) is escaped, and it is never wider than a column.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score
+from bayeslora.plain_text import visible
 
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
-
-_DIRECTION_MARKS = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)
-_INVISIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 TOO_FEW_NOTE = (
     f"{TOO_FEW.capitalize()}: there are fewer than {LEAST_ROWS}, or all give the score alike, and"
@@ -33,13 +29,8 @@ the numbers beside them. The formats turn it into their own mark-up. `clean` lea
 
 
 def clean(text: str) -> str:
-    """Return `text` on one line, without control characters and direction marks."""
-    kept = [
-        " " if unicodedata.category(char) in _INVISIBLE or _is_noncharacter(char) else char
-        for char in text
-        if char not in _DIRECTION_MARKS
-    ]
-    return " ".join("".join(kept).split()) or "unnamed"
+    r"""Return `text` on one line, with escapes such as `\u202e` for what cannot be seen."""
+    return visible(" ".join(text.split())) or "unnamed"
 
 
 def display_columns(text: str) -> int:
@@ -204,11 +195,6 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def _ends_in_words(score: Score, ends: str) -> str:
     return ends if score.has_interval else f"({TOO_FEW} for an interval)"
-
-
-def _is_noncharacter(char: str) -> bool:
-    """Say whether Unicode keeps this code point out of text, and XML out of documents."""
-    return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
 
 
 def _char_columns(char: str) -> int:

@@ -133,7 +133,7 @@ def _file(name: str, part: str, data_dir: str | Path | None) -> Path:
         return file
     problem = "does not exist" if directory else "cannot be found: no data directory is set"
     raise InputError(
-        f"{file} {problem}; set the directory with data_dir (--data-dir) or {DATA_VARIABLE}.\n"
+        f"{file} {problem}; set the directory with data_dir (--data-dir) or {DATA_VARIABLE}. "
         "Nothing is downloaded: write JSON lines with id, question and "
         f"{'answer_index' if KNOWN_TASKS[name].indexed else 'label, and classes.json'}; the "
         f"original is {KNOWN_TASKS[name].hub_id!r} on the Hugging Face hub"

@@ -96,7 +96,7 @@ def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone
         raise
     except InputError as error:
         raise InputError(
-            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}\n"
+            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; "
             "if it has moved, say where it is now: backbone=... (--backbone)"
         ) from None
 

@@ -60,7 +60,7 @@ def test_long_texts_are_shortened_and_longest_are_cut(make):
     [found] = wrong_answers(assessed(make("m", columns={"text": texts})), "text")
     kinds = {one.length: one for one in found.examples}
     assert set(kinds) == {"", "999 characters", "the first 20,000 of 20,005 characters"}
-    assert kinds[""].text == "short text"
+    assert kinds[""].text == "\\u202eshort text"
     assert kinds["999 characters"].rest == long.strip()
     assert len(kinds["999 characters"].text) <= BEGINNING + 1
     assert len(kinds["the first 20,000 of 20,005 characters"].rest) == LONGEST

@@ -59,12 +59,16 @@ def test_counts_and_lists_read_as_in_a_sentence():
     assert listed(list("abcdefgh"), most=4) == "a, b, c and 5 more"
 
 
-def test_cleaning_keeps_visible_text_and_drops_the_rest():
-    assert clean("a\tb\n\x00c") == "a b c"
-    assert clean("\u202ereversed\u202c \u2067x\u2069") == "reversed x"
-    assert clean("\ud800x\ufffe") == "x"
+def test_cleaning_keeps_visible_text_and_escapes_the_rest():
+    assert clean("a\tb\n\x00c") == "a b \\x00c"
+    assert clean("\u202ereversed \u2067x") == "\\u202ereversed \\u2067x"
+    assert clean("\ud800x\ufffe") == "\\ud800x\\ufffe"
+    assert clean("zero\u200bwidth, \u3164filler") == "zero\\u200bwidth, \\u3164filler"
+    assert clean("e\u0301" + "\u0301" * 3) == "e" + "\u0301" * 4
+    assert clean("e" + "\u0301" * 6) == "e" + "\u0301" * 4 + "\\u0301" * 2
     assert clean(" \n ") == "unnamed"
-    assert clean("<b> & $x_1$ שלום 猫") == "<b> & $x_1$ שלום 猫"
+    for words in ("<b> & $x_1$ שלום 猫", "می\u200cخواهم", "👩\u200d💻", "❤\ufe0f"):
+        assert clean(words) == words
 
 
 def test_wide_and_combining_characters_take_their_columns():

@@ -14,6 +14,7 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(comparison.to_json())
     else:
-        print(compare_table(comparison, terminal_width()))
+        show(compare_table(comparison, terminal_width()))
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:

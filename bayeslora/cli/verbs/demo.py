@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bayeslora.cli.arguments import add_overwrite, add_quiet, add_seed, given
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import terminal_width
 
 SUMMARY = "fit a real model to real text, compare the methods, and write a report"
@@ -45,5 +46,5 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **found.provenance},
     )
-    print(scores_table(list(scores_of_report(page).values()), terminal_width()))
-    print(f"\nreport: {page}")
+    show(scores_table(list(scores_of_report(page).values()), terminal_width()))
+    show(f"\nreport: {page}")

@@ -15,6 +15,7 @@ from bayeslora.cli.arguments import (
     add_scored,
     given,
 )
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         content = [one.to_json() for one in scores]
         print_json(content[0] if len(content) == 1 else content)
     else:
-        print(scores_table(scores, terminal_width(), keys))
+        show(scores_table(scores, terminal_width(), keys))
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, add_overwrite, given
-from bayeslora.cli.messages import say
+from bayeslora.cli.messages import say, show
 from bayeslora.errors import InputError
 
 SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
@@ -80,4 +80,4 @@ def run(args: argparse.Namespace) -> None:
         say(f"load it with transformers.{clf.export_merged(args.out, **which)}")
     else:
         clf.export_safetensors(args.out, **which)
-    print(args.out)
+    show(args.out)

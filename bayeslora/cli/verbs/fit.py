@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli import config
 from bayeslora.cli.arguments import (
     add_columns,
     add_feature_scores,
@@ -127,7 +126,6 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked, load, fit, save, and print what was measured."""
-    config.fill(args, args.actions)
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")

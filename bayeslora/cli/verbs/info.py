@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import LOADING, add_json, add_loading, add_moved_backbone, given
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
 from bayeslora.errors import InputError
 
@@ -136,10 +137,10 @@ def _spectrum(args: argparse.Namespace) -> None:
         return
     for number, sites in enumerate(members, 1):
         if len(members) > 1:
-            print(f"member {number}")
+            show(f"member {number}")
         print_columns(_spectrum_rows(sites))
     if any(site.is_gated for sites in members for site in sites):
-        print("a gate that differs from token to token is left out: these are the factors alone")
+        show("a gate that differs from token to token is left out: these are the factors alone")
 
 
 def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:

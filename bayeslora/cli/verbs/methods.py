@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bayeslora.cli.arguments import add_json
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_columns, print_json, terminal_width
 from bayeslora.errors import unknown_choice
 
@@ -67,7 +68,7 @@ def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
             for item in entries
         ]
     print_columns(rows)
-    print("\n`bayeslora methods NAME` shows the options of one, --json the defaults of all.")
+    show("\n`bayeslora methods NAME` shows the options of one, --json the defaults of all.")
 
 
 def _named(
@@ -93,15 +94,15 @@ def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
     width = terminal_width()
     for kind, entries in found.items():
         for item in entries:
-            print(f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}: {item['summary']}")
+            show(f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}: {item['summary']}")
             facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
-            print(f"  {'; '.join(facts)}")
+            show(f"  {'; '.join(facts)}")
             for name, default in item["options"].items():
-                print(f"  {name} = {_as_typed(default)}")
+                show(f"  {name} = {_as_typed(default)}")
                 meaning = item["meanings"].get(name, "")
                 for line in textwrap.wrap(meaning, max(40, width - 6)):
-                    print(f"      {line}")
-            print()
+                    show(f"      {line}")
+            show()
 
 
 def _as_typed(value: object) -> str:

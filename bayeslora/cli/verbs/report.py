@@ -15,6 +15,7 @@ from bayeslora.cli.arguments import (
     add_scored,
     given,
 )
+from bayeslora.cli.messages import show
 from bayeslora.cli.runs import find
 from bayeslora.cli.spectra import add_spectrum, spectra_of
 from bayeslora.errors import InputError, unknown_choice
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         named = {"model": args.card_model, "dataset": args.card_dataset}
         told = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
-    print(page)
+    show(page)
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:

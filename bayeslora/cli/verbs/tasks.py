@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 
 from bayeslora.cli.arguments import add_json
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_columns, print_json
 
 SUMMARY = "list the data sets that are known by name"
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         [("task", "splits", "about")]
         + [(name, " ".join(task.splits), task.about) for name, task in KNOWN_TASKS.items()]
     )
-    print(
+    show(
         f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
         f"{DATA_VARIABLE}.\nA file of your own needs no --task: text-classification is the default."
     )

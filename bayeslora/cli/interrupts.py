@@ -1,0 +1,94 @@
+"""Ctrl-C and requests to terminate end a command, whatever code is running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+REPEAT = 1.0
+"""Seconds after which an interrupt that other code swallowed is raised again."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130
+_AT_ONCE = 3  # signals, for a person whose command hangs while it cleans up
+
+
+class Interrupt:
+    """A signal handler that raises `KeyboardInterrupt` until the command has heard it.
+
+    Callbacks of C libraries, destructors and a bare `except` swallow exceptions, and the command
+    would go on. While the exception unwinds, nothing is raised a second time: it would cut off the
+    cleaning up, as two quick presses of Ctrl-C do otherwise.
+
+    """
+
+    def __init__(self) -> None:
+        self._signals = 0
+        self._heard = False
+
+    @property
+    def came(self) -> bool:
+        """Whether a signal came."""
+        return self._signals > 0
+
+    def hear(self) -> None:
+        """Raise nothing from now on: the command is ending."""
+        self._heard = True
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal, or the alarm that repeats it."""
+        self._signals += number in SIGNALS
+        if self._signals >= _AT_ONCE:
+            os._exit(INTERRUPTED)
+        if self._heard:
+            return
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, self)
+            signal.setitimer(signal.ITIMER_REAL, REPEAT)
+        if not _unwinding(sys.exception()):
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Yield the interrupt that SIGINT and SIGTERM, as a job scheduler sends it, lead to.
+
+    Signals that the process ignores, as under nohup, stay ignored.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    alarm = [signal.SIGALRM] if hasattr(signal, "setitimer") else []
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *alarm)}
+    for number in SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield interrupt
+    finally:
+        interrupt.hear()
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """Let another Ctrl-C, while the interpreter shuts down, end it without a traceback."""
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def _unwinding(error: BaseException | None) -> bool:
+    """Return whether an interrupt is on its way up, through a `finally` or an `except`."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False

@@ -1,0 +1,86 @@
+r"""Text from files and arguments, made safe to show.
+
+A name or a path can hold anything: escape sequences that drive a terminal, line breaks that forge a
+second message, marks that reorder or hide letters, 100,000 characters. `visible` writes all that
+cannot be seen as an escape such as `\x1b` or `\u200b`; `one_line` also limits the length.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST_MESSAGE = 2000
+"""Characters of a message on a terminal: some twenty lines, more hides what went wrong."""
+
+LONGEST_WORD = 300
+"""Characters without a space in a message; the longest file name of common systems fits."""
+
+MOST_MARKS = 4
+"""Combining marks on one letter that are shown; no living language stacks more."""
+
+_SUSPECT = re.compile(r"[^ -~]+")
+_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_MARKS = frozenset({"Mn", "Me"})
+# Default_Ignorable_Code_Point of Unicode, as far as its category does not say so.
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+# Persian, Indic scripts and emoji need them between two signs; after others they only hide.
+_JOINERS = re.compile("[\u200c\u200d\ufe0e\ufe0f]")
+_JOINED = frozenset({"Lo", "Mn", "Mc", "So", "Sk"})
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return `text` with escapes in the place of what cannot be seen.
+
+    These are control characters, marks of direction, zero-width characters, line separators,
+    surrogates, and combining marks beyond `MOST_MARKS` on one letter.
+
+    Args:
+        text: Any text.
+        keep: Control characters that stay, such as a line feed between lines of our own.
+    """
+    return _SUSPECT.sub(lambda run: _escaped(run[0], keep), text)
+
+
+def one_line(text: str) -> str:
+    """Return a message as one visible line of at most about `LONGEST_MESSAGE` characters."""
+    short = _middle_out(text, 20 * LONGEST_MESSAGE)  # so that an endless text costs no time
+    short = visible(_WORD.sub(lambda word: _middle_out(word[0], LONGEST_WORD), short))
+    return _middle_out(short, LONGEST_MESSAGE)
+
+
+def _middle_out(text: str, most: int) -> str:
+    """Return `text`, or its beginning and its end around an ellipsis."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 1]}…{text[-end:]}"
+
+
+def _escaped(run: str, keep: str) -> str:
+    before, marks, shown = "", 0, []
+    for char in run:
+        kind = unicodedata.category(char)
+        marks = marks + 1 if kind in _MARKS else 0
+        if char in keep or not _is_hidden(char, kind, before, marks):
+            shown.append(char)
+        else:
+            shown.append(char.encode("unicode_escape").decode("ascii"))
+        before = kind
+    return "".join(shown)
+
+
+def _is_hidden(char: str, kind: str, before: str, marks: int) -> bool:
+    if _JOINERS.match(char):
+        return before not in _JOINED
+    if kind in _HIDDEN or marks > MOST_MARKS:
+        return True
+    return is_noncharacter(char) or _IGNORABLE.match(char) is not None
+
+
+def is_noncharacter(char: str) -> bool:
+    """Return whether Unicode keeps this code point out of text, and XML out of documents."""
+    return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
