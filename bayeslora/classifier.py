@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora import options
@@ -20,6 +22,7 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import FOREIGN, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_directory, atomic_file, refuse_inputs
+from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
@@ -106,6 +109,39 @@ class BayesianClassifier:
         self._trust = trust_remote_code
         self._fitted: Fitted | None = None
         self._in_memory = False
+
+    def __repr__(self) -> str:
+        """Return one line: what it is made of, and what it was fitted to."""
+        return f"<BayesianClassifier {self._made_of()}: {self._state()}>"
+
+    def _repr_html_(self) -> str:
+        """Return a small table; notebooks show it."""
+        rows = [("made of", self._made_of()), ("state", self._state())]
+        if self._fitted is not None:
+            results = self.record.results
+            rows.append(("classes", self._named_classes(most=20)))
+            rows += [
+                (key.replace("_", " "), f"{results[key]:.3f}")
+                for key in ("validation_accuracy", "validation_nll")
+                if isinstance(results.get(key), int | float)
+            ]
+        return table_html("BayesianClassifier", ("", ""), rows)
+
+    def _made_of(self) -> str:
+        name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
+        adapted = self._fitted is None or self._fitted.record.adapter is not None
+        adapter = f"{self.adapter.name} + " if adapted else ""
+        return f"{adapter}{self.posterior.name} on {name}"
+
+    def _state(self) -> str:
+        if self._fitted is None:
+            return "not fitted"
+        rows = self.record.num_train
+        fitted = f"fitted to {rows:,} rows" if rows else "no posterior fitted yet"
+        return f"{len(self.classes)} classes ({self._named_classes(most=5)}), {fitted}"
+
+    def _named_classes(self, most: int) -> str:
+        return ", ".join(self.classes[:most]) + (", …" if len(self.classes) > most else "")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -228,7 +264,10 @@ class BayesianClassifier:
         """Return class probabilities and uncertainties of each row.
 
         Args:
-            data: As for `fit`; labels are optional.
+            data: As for `fit`, where labels are optional; or a text, or a list of texts. A string
+                is the path of a file where there is one of that name, where it ends like a data
+                file (`.jsonl`, `.csv`) and where it is one word with a slash or an ending such as
+                `.txt`; any other string is a text to classify. `[text]` is always a text.
             num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
                 mean weights.
             link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
@@ -248,6 +287,29 @@ class BayesianClassifier:
         return fitted.predict(
             rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
         )
+
+    def predict_proba(
+        self,
+        data: Any,
+        *,
+        num_samples: int | None = None,
+        link: str | None = None,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        """Return class probabilities [N, C], columns in the order of `classes`.
+
+        Args:
+            data: As for `predict`; labels play no part.
+            num_samples: As for `predict`, and so are the others.
+            link: From logits to probabilities.
+            seed: Of the draws.
+
+        Raises:
+            InputError: As `predict`.
+        """
+        return self.predict(
+            data, num_samples=num_samples, link=link, unknown_labels="ood", seed=seed
+        ).probs
 
     def calibrate(
         self,

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.predictions.files import text_columns
+from bayeslora.predictions.given import PredictionsLike, as_predictions
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,13 @@ _FINGERPRINT = "model_fingerprint"
 
 
 def held_out(
-    fit: Predictions | str | Path, apply: Predictions | str | Path, what: str
+    fit: PredictionsLike, apply: PredictionsLike, what: str
 ) -> tuple[Predictions, Predictions]:
     """Return the predictions to fit on and those to apply to, read where files are named.
 
     Args:
-        fit: Predictions, or the file they are in.
-        apply: Predictions, or the file they are in.
+        fit: Predictions, the file they are in, or a data frame.
+        apply: The same; of a file every further column is kept.
         what: What is fitted and applied, for messages: `a recalibrator`.
 
     Raises:
@@ -50,7 +52,8 @@ def held_out(
             or were made by different models.
     """
     _check_files(fit, apply, what)
-    fitted, applied = _loaded(fit), _loaded(apply)
+    fitted = as_predictions(fit)
+    applied = as_predictions(apply, text_columns(apply) if isinstance(apply, str | Path) else ())
     check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), what)
     return fitted, applied
 
@@ -162,22 +165,18 @@ def settled_order(
     return np.lexsort(keys)
 
 
-def _check_files(fit: Predictions | str | Path, apply: Predictions | str | Path, what: str) -> None:
+def _check_files(fit: PredictionsLike, apply: PredictionsLike, what: str) -> None:
     why = f"{what} must not be applied to the rows it was fitted to"
-    if isinstance(fit, Predictions) or isinstance(apply, Predictions):
-        if fit is apply:
-            raise InputError(f"fit and apply are the same predictions; {why}")
+    if fit is apply and not isinstance(fit, str | Path):
+        raise InputError(f"fit and apply are the same predictions; {why}")
+    if not (isinstance(fit, str | Path) and isinstance(apply, str | Path)):
         return
     if Path(fit).exists() and Path(apply).exists() and Path(fit).samefile(apply):
         raise InputError(f"the rows to fit on and to apply to are the same file, {fit}; {why}")
 
 
-def _loaded(given: Predictions | str | Path) -> Predictions:
-    return given if isinstance(given, Predictions) else Predictions.load(given)
-
-
-def _called(given: Predictions | str | Path, default: str) -> str:
-    return default if isinstance(given, Predictions) else str(given)
+def _called(given: PredictionsLike, default: str) -> str:
+    return str(given) if isinstance(given, str | Path) else default
 
 
 def _names(predictions: Predictions) -> set[str]:

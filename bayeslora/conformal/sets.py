@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from bayeslora.conformal.base import ConformalPredictor
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.lac import LAC
 from bayeslora.held_out import held_out
+from bayeslora.predictions.given import PredictionsLike
 from bayeslora.predictions.record import Predictions
 
 _METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
@@ -56,8 +56,8 @@ class ConformalSets:
 
 
 def conformal_sets(
-    fit: Predictions | str | Path,
-    apply: Predictions | str | Path,
+    fit: PredictionsLike,
+    apply: PredictionsLike,
     alpha: float | None = None,
     method: str | Mapping[str, Any] | ConformalPredictor = "lac",
 ) -> ConformalSets:
@@ -68,8 +68,10 @@ def conformal_sets(
     within every class. Rows of another distribution get sets without any promise.
 
     Args:
-        fit: Labelled predictions of rows that the model was not trained on, or their file.
-        apply: Predictions of other rows by the same model, or their file.
+        fit: Labelled predictions of rows that the model was not trained on, their file, or a data
+            frame.
+        apply: Predictions of other rows by the same model, their file, or a data frame; further
+            columns are kept.
         alpha: The share of labels that may be missed; that of `method` if None, 0.1 by default.
         method: A name of `CONFORMAL`, `name:key=value,…`, a mapping with `name`, or a predictor;
             the object that is passed in stays as it is.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,9 +28,11 @@ from bayeslora.metrics.differences import over_rows, over_seeds_of
 from bayeslora.metrics.distances import distances
 from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
+from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.option_checks import as_seed
+from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.record import Predictions
 
 COMPARED = ("accuracy", "nll", "brier", "ece")
@@ -74,7 +75,7 @@ class ComparisonRow:
         return apart and self.p_holm.get(key, 0.0) < SIGNIFICANT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Methods on the same labelled rows, best first.
 
@@ -122,6 +123,37 @@ class Comparison:
         """How many methods are compared with the reference: the p-values are corrected for it."""
         return len(self.rows) - 1
 
+    def __repr__(self) -> str:
+        """Return one line: the methods, best first, with the score that orders them."""
+        methods = ", ".join(
+            f"{row.name} {row.scores[self.by].value:.3f}" if self.by in row.scores else row.name
+            for row in self.rows
+        )
+        return f"<Comparison by {self.by} on {self.n:,} rows: {methods}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the scores and differences; notebooks show it."""
+        titles = [SCORES[key].title for key in self.keys]
+        head = ("method", *(f"{title}{part}" for title in titles for part in ("", ", difference")))
+        over = "t intervals over seeds" if self.intervals_over == "seeds" else "bootstrap intervals"
+        p = "; p-values by permutation, Holm's correction" if self.num_permutations else ""
+        caption = (
+            f"{self.n:,} labelled rows, best {SCORES[self.by].title} first; differences are from"
+            f" {self.reference}, paired; 95 % {over}{p}"
+        )
+        return table_html(caption, head, (self._cells(row) for row in self.rows))
+
+    def _cells(self, row: ComparisonRow) -> list[str]:
+        cells = [row.name]
+        for key in self.keys:
+            cells.append(" ".join(row.scores[key].said()))
+            difference = row.differences[key]
+            p = f" p = {row.p_holm[key]:.2g}" if key in row.p_holm else ""
+            value, ends = difference.said()
+            told = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
+            cells.append("" if row.name == self.reference else told)
+        return cells
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
         return {
@@ -131,7 +163,7 @@ class Comparison:
 
 
 def compare(
-    predictions: Sequence[Predictions | str | Path],
+    predictions: Sequence[PredictionsLike],
     by: str = "nll",
     *,
     reference: str | None = None,
@@ -155,7 +187,8 @@ def compare(
     rows, which say nothing of other seeds. Fits of one method alone are compared with each other.
 
     Args:
-        predictions: Two or more methods' predictions of the same rows, or the files they are in.
+        predictions: Two or more methods' predictions of the same rows, the files they are in, or
+            data frames (see `Predictions.from_frame`, which names them).
         by: The score to order the methods by, of `RANKING`.
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
@@ -212,12 +245,11 @@ def compare(
     )
 
 
-def _loaded(given: Sequence[Predictions | str | Path], column: str | None) -> list[Predictions]:
+def _loaded(given: Sequence[PredictionsLike], column: str | None) -> list[Predictions]:
+    if is_single(given):
+        raise InputError("compare needs a list of two or more methods' predictions, got one")
     columns = [] if column is None else [column]
-    return [
-        one if isinstance(one, Predictions) else Predictions.load(one, columns=columns)
-        for one in given
-    ]
+    return [as_predictions(one, columns) for one in given]
 
 
 def _place(option: str, name: str, names: Sequence[str]) -> int:

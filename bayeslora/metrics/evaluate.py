@@ -36,14 +36,15 @@ from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.option_checks import as_seed
 from bayeslora.predictions.files import further_columns
+from bayeslora.predictions.given import PredictionsLike, as_predictions
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 
 
 def evaluate(
-    predictions: Predictions | str | Path,
-    ood: Mapping[str, Predictions | str | Path] | None = None,
+    predictions: PredictionsLike,
+    ood: Mapping[str, PredictionsLike] | None = None,
     *,
     ood_score: str | None = None,
     near: str | Sequence[str] | None = None,
@@ -62,10 +63,11 @@ def evaluate(
     Where the predictions carry prediction sets, these are scored too.
 
     Args:
-        predictions: In-distribution predictions, or the file they are in. Rows without a label
+        predictions: In-distribution predictions, the file they are in, or a data frame with
+            `label` and `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label
             count for OOD detection alone; without any label only `mean_confidence`, `sharpness`,
             uncertainties and the sizes of prediction sets are scored.
-        ood: Predictions, or their files, for out-of-distribution rows, by name of the set.
+        ood: The same for out-of-distribution rows, by name of the set.
         ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
             `epistemic` where both sets have it and it says something (`metrics.detector`), else
             `max_probability`.
@@ -155,16 +157,13 @@ def _with_labels(
     )
 
 
-def _loaded(
-    given: Predictions | str | Path, columns: Sequence[str] = ()
-) -> tuple[Predictions, str]:
-    if isinstance(given, Predictions):
-        return given, ""
-    return Predictions.load(given, columns=tuple(dict.fromkeys(columns))), str(given)
+def _loaded(given: PredictionsLike, columns: Sequence[str] = ()) -> tuple[Predictions, str]:
+    file = str(given) if isinstance(given, str | Path) else ""
+    return as_predictions(given, columns), file
 
 
-def _carried(given: Predictions | str | Path, column: str | None) -> list[str]:
-    if column is None or isinstance(given, Predictions):
+def _carried(given: PredictionsLike, column: str | None) -> list[str]:
+    if column is None or not isinstance(given, str | Path):
         return []
     return [name for name in further_columns(given) if name == column]
 

@@ -82,6 +82,17 @@ def strings(column: Any) -> Any:
     return pc.cast(column, pa.string())
 
 
+def is_plain(kind: Any) -> bool:
+    """Return whether a column of this Arrow type can be read as text; see `strings`."""
+    import pyarrow as pa
+
+    try:
+        strings(pa.nulls(0, kind))
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def named_strings(path: str | Path, table: Any, name: str) -> Any:
     """Return a column of a file as Arrow strings; see `strings`.
 

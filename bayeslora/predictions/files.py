@@ -25,6 +25,7 @@ what only a file can get wrong.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.predictions.columns import (
     id_names,
+    is_plain,
     label_codes,
     named_strings,
     numbers,
@@ -44,6 +46,8 @@ from bayeslora.predictions.columns import (
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
 from bayeslora.predictions.tables import TableFile, open_table
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 UNCERTAINTIES = ("total", "aleatoric", "epistemic")
@@ -66,7 +70,20 @@ def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]
     """
     if is_sample_log(path):
         return read_sample_log(path, columns=columns)
-    table = open_table(path, is_numeric=_is_numeric, texts=columns)
+    return fields_of(open_table(path, is_numeric=_is_numeric, texts=columns), columns)
+
+
+def fields_of(table: TableFile, columns: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what an open table says, as keyword arguments of `Predictions`.
+
+    Args:
+        table: A file, or a data frame in the place of one.
+        columns: Further columns to read.
+
+    Raises:
+        InputError: As `read_fields`.
+    """
+    path = table.path
     _check_version(path, table.metadata)
     prefix, classes = _classes(path, table.names, table.metadata)
     _check_further(path, table.names, columns)
@@ -119,6 +136,27 @@ def further_columns(path: str | Path) -> list[str]:
         return log_columns(path)
     names = open_table(path, is_numeric=_is_numeric).names
     return [name for name in names if not is_ours(name)]
+
+
+def text_columns(path: str | Path) -> list[str]:
+    """Return the further columns of a file that can be kept: all but lists and structures.
+
+    What is left out is logged.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+    """
+    if is_sample_log(path):
+        return log_columns(path)
+    table = open_table(path, is_numeric=_is_numeric)
+    names = [name for name in table.names if not is_ours(name)]
+    if table.schema is None:
+        return names
+    kept = [name for name in names if is_plain(table.schema.field(name).type)]
+    if len(kept) < len(names):
+        lost = ", ".join(repr(name) for name in names if name not in kept)
+        logger.warning("%s: left out, since they hold no text or numbers: columns %s", path, lost)
+    return kept
 
 
 def is_ours(column: str) -> bool:

@@ -7,10 +7,10 @@ method, or which other tool, made it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,8 +20,10 @@ from bayeslora.predictions import checks
 from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
 from bayeslora.predictions.files import UNCERTAINTIES, read_fields
+from bayeslora.predictions.frames import frame_fields
 from bayeslora.predictions.harness import read_sample_log
-from bayeslora.predictions.writer import write_fields
+from bayeslora.predictions.rows import PredictedRow
+from bayeslora.predictions.writer import data_frame, write_fields
 
 # More would not fit a line.
 _SHOWN_CLASSES = 5
@@ -90,6 +92,45 @@ class Predictions:
 
     def __len__(self) -> int:
         return int(self.probs.shape[0])
+
+    def __iter__(self) -> Iterator[PredictedRow]:
+        """Yield every row, with the names of classes in place of their indices."""
+        return (self._row(place) for place in range(len(self)))
+
+    @overload
+    def __getitem__(self, place: int | np.integer[Any]) -> PredictedRow: ...
+
+    @overload
+    def __getitem__(self, place: slice | ArrayLike) -> Predictions: ...
+
+    def __getitem__(self, place: Any) -> PredictedRow | Predictions:
+        """Return one row, by its index from 0; or predictions of several, as `take` does.
+
+        Raises:
+            IndexError: There is no such row.
+            InputError: No row is taken.
+        """
+        if isinstance(place, int | np.integer):
+            return self._row(range(len(self))[int(place)])
+        return self.take(np.arange(len(self))[place])
+
+    def _row(self, place: int) -> PredictedRow:
+        label = -1 if self.labels is None else int(self.labels[place])
+        probs = self.probs[place].tolist()
+        best = probs.index(max(probs))
+        parts = {name: getattr(self, name) for name in UNCERTAINTIES}
+        members = None if self.sets is None else np.flatnonzero(self.sets[place]).tolist()
+        return PredictedRow(
+            id=None if self.ids is None else self.ids[place],
+            label=None if label < 0 else self.classes[label],
+            prediction=self.classes[best],
+            confidence=probs[best],
+            probs=dict(zip(self.classes, probs, strict=True)),
+            scores={name: float(values[place]) for name, values in self.scores.items()},
+            set=None if members is None else tuple(self.classes[c] for c in members),
+            columns={name: values[place] for name, values in self.columns.items()},
+            **{name: None if v is None else float(v[place]) for name, v in parts.items()},
+        )
 
     def __repr__(self) -> str:
         """Return one line: what made them, how many there are, and what is known of each."""
@@ -201,9 +242,23 @@ class Predictions:
         Raises:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
+        write_fields(self._fields(), path)
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with the columns of a saved file.
+
+        These are `id`, `label` and `prediction` (class names), `confidence`, `prob_<class>`,
+        uncertainties, `score_<name>`, `set_<class>` and further columns, as far as they are known.
+        `from_frame` and `bayeslora.evaluate` take it back.
+
+        Raises:
+            InputError: pandas is not installed; bayeslora does not depend on it.
+        """
+        return data_frame(self._fields())
+
+    def _fields(self) -> dict[str, Any]:
         fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        own = {"prediction": self.prediction, "confidence": self.confidence}
-        write_fields({**fields, **own}, path)
+        return {**fields, "prediction": self.prediction, "confidence": self.confidence}
 
     @classmethod
     def load(
@@ -222,6 +277,21 @@ class Predictions:
                 names the file and the row (from 1, a header not counted).
         """
         return cls._read(str(path), read_fields(path, columns), name)
+
+    @classmethod
+    def from_frame(cls, frame: Any, name: str | None = None) -> Predictions:
+        """Return predictions made of a data frame with the columns of a predictions file.
+
+        Args:
+            frame: Of pandas, polars or Arrow, or a mapping from names to equally long columns, with
+                `prob_<class>` columns and, as far as they are known, the others that `to_pandas`
+                names. Every other column of text or numbers becomes a further one.
+            name: What made the predictions, for tables and legends.
+
+        Raises:
+            InputError: It is no data frame, or a value is wrong; the message names the row.
+        """
+        return cls._read(f"<{type(frame).__name__}>", frame_fields(frame), name)
 
     @classmethod
     def from_arrays(

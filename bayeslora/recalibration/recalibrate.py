@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bayeslora import options
 from bayeslora.held_out import held_out
+from bayeslora.predictions.given import PredictionsLike
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.beta import BetaCalibration
@@ -63,15 +63,17 @@ def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
 
 
 def recalibrate(
-    fit: Predictions | str | Path,
-    apply: Predictions | str | Path,
+    fit: PredictionsLike,
+    apply: PredictionsLike,
     method: str | Mapping[str, Any] | Recalibrator = "temperature",
 ) -> Recalibrated:
     """Fit a recalibrator to held-out predictions and apply it to others.
 
     Args:
-        fit: Labelled predictions of rows that the model was not trained on, or their file.
-        apply: Predictions of other rows by the same model, or their file.
+        fit: Labelled predictions of rows that the model was not trained on, their file, or a data
+            frame.
+        apply: Predictions of other rows by the same model, their file, or a data frame; further
+            columns are kept.
         method: A name of `RECALIBRATORS`, `name:key=value,…`, a mapping with `name`, or a
             recalibrator; the object that is passed in stays as it is.
 

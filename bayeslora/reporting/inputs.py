@@ -10,15 +10,13 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.predictions.files import further_columns, read_notes
+from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.seeds import Seeds, by_number, group_seeds, places_of, seed_of
 from bayeslora.reporting.text import unique_labels
 
 EXAMPLE_COLUMN = "text"
 """The further column that holds the texts of rows, where nothing else is said."""
-
-PredictionsLike = Predictions | str | Path
-"""Predictions, or the path of a file that holds some."""
 
 OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
 """Set name -> predictions, or method name -> set name -> predictions."""
@@ -92,7 +90,7 @@ def gather(
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
             it is not said which method a set belongs to.
     """
-    given = [items] if isinstance(items, Predictions | str | Path) else list(items)
+    given = as_list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
     sources = [load_source(item, [column] if column else [], needed) for item in given]
@@ -109,7 +107,7 @@ def gather(
 
 def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
     """Return the paths among what `gather` is given."""
-    given: list[object] = [items] if isinstance(items, Predictions | str | Path) else [*items]
+    given: list[object] = as_list(items)
     for one in ood.values():
         given += one.values() if isinstance(one, Mapping) else [one]
     return [Path(one) for one in given if isinstance(one, str | Path)]
@@ -157,17 +155,15 @@ def load_source(
     """Return predictions with the hash of the file they come from.
 
     Args:
-        item: Predictions or a path.
+        item: Predictions, a path or a data frame.
         wanted: Further columns to keep from a file that has them.
         needed: Further columns that a file must have.
 
     Raises:
-        InputError: `item` is neither predictions nor a path, or its file cannot be read.
+        InputError: `item` is none of the three, or its file cannot be read.
     """
-    if isinstance(item, Predictions):
-        return Source(item)
     if not isinstance(item, str | Path):
-        raise InputError(f"expected Predictions or the path of a file, got {item!r:.80}")
+        return Source(as_predictions(item))
     path = Path(item)
     there = [name for name in further_columns(path) if name in wanted] if wanted else []
     predictions = Predictions.load(path, columns=list(dict.fromkeys([*needed, *there])))

@@ -17,7 +17,7 @@ from bayeslora.files import (
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
-from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.given import PredictionsLike, as_list
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
@@ -28,7 +28,6 @@ from bayeslora.reporting.identity import python_call
 from bayeslora.reporting.inputs import (
     EXAMPLE_COLUMN,
     OodLike,
-    PredictionsLike,
     check_column,
     gather,
     ood_names,
@@ -82,7 +81,8 @@ def report(
     bytes.
 
     Args:
-        items: Predictions or paths of files of them: one, or one for each method or seed.
+        items: Predictions, paths of files of them, or data frames: one, or one for each method or
+            seed.
         ood: Out-of-distribution sets by name; where there are several items, by method:
             `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its
             label such as `polar (seed 1)` where several items share the name.
@@ -124,7 +124,7 @@ def report(
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    items = [items] if isinstance(items, Predictions | str | Path) else list(items)
+    items = as_list(items)
     refuse_inputs(target, *paths_in(items, ood or {}), *([] if template is None else [template]))
     look = load_template(template)
     formats = check_formats(figures)

@@ -15,6 +15,7 @@ from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import KNOWN_TASKS, load_known
 from bayeslora.tasks.stream import ExampleStream, load_all, open_stream
+from bayeslora.tasks.typed import are_texts
 
 _CLASSIFICATION = "text-classification"
 
@@ -39,8 +40,8 @@ def load_examples(
     Args:
         data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats
             also with `.gz`; an object with named columns (a `datasets.Dataset`, a data frame); a
-            list of mappings; a pair (texts, labels), where labels may be None. With a known task:
-            the split's name.
+            list of mappings; a list of texts; a pair (texts, labels), where labels may be None.
+            With a known task: the split's name.
         text_column: The column of the texts.
         label_column: The column of the labels, strings or integers. Where it is absent and labels
             are optional, the examples are unlabelled.
@@ -172,11 +173,13 @@ def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Read
         return columns_table(found, list(map(str, names)), source, len(data))
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
+    if are_texts(data):
+        return _pair_table(data, None, columns)
     if isinstance(data, Sequence) and not isinstance(data, bytes):
         return records_table(data, source)
     raise InputError(
-        "data must be the path of a file, an object with named columns, a list of mappings or a "
-        f"pair (texts, labels), got {shown(data)}"
+        "data must be the path of a file, an object with named columns, a list of texts or of "
+        f"mappings, or a pair (texts, labels), got {shown(data)}"
     )
 
 

@@ -17,6 +17,7 @@ from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import kept, load_examples
+from bayeslora.tasks.typed import as_texts
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ _KEEP_UNKNOWN = (
 def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
     """Return the examples in `data`, labelled or not, with further columns to keep.
 
+    A string is a text or the path of a file; see `as_texts`.
+
     Raises:
         InputError: As `load_examples`, or a column has a name that predictions use.
     """
@@ -38,7 +41,7 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     if isinstance(data, Examples):
         return kept(data, keep)
     return load_examples(
-        data,
+        as_texts(data),
         text_column=columns.text,
         label_column=columns.label,
         pair_column=columns.pair,

@@ -6,6 +6,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
@@ -95,3 +96,18 @@ def test_what_is_no_page_shows_nothing(made):
     assert Report(made)._repr_html_() is None
     assert Report(made / "missing.html")._repr_html_() is None
     assert Report(made / "report.md")._repr_html_() is None
+
+
+def test_a_comparison_is_a_short_line_and_a_table(make):
+    comparison = compare(
+        [make("<b>one</b>"), make("two", sharpness=2.0)], num_resamples=20, num_permutations=19
+    )
+    assert len(repr(comparison)) < 200
+    assert "two" in repr(comparison)
+    html = comparison._repr_html_()
+    read = Tags(html)
+    assert "<b>" not in html
+    assert len([tag for tag, _ in read.found if tag == "tr"]) == 3
+    row = next(row for row in comparison.rows if row.name != comparison.reference)
+    value, ends = row.differences["nll"].said()
+    assert any(f"{value} {ends}" in text and "p = " in text for text in read.text)

@@ -1,0 +1,55 @@
+"""A classifier as people type it: texts in, probabilities out, a short line to look at."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from tiny import CLASSES
+from usage import TEST
+
+import bayeslora as bl
+
+
+def test_a_text_and_texts_are_predicted(shared):
+    texts = [row["text"] for row in TEST]
+    many = shared.predict(texts)
+    assert len(many) == len(texts)
+    assert many.labels is None
+    np.testing.assert_array_equal(many.probs, shared.predict((texts, None)).probs)
+    one = shared.predict(texts[0])
+    assert len(one) == 1
+    # Another batch rounds differently in bfloat16.
+    np.testing.assert_allclose(one.probs[0], many.probs[0], atol=2e-2)
+    assert one[0].prediction in CLASSES
+
+
+def test_probabilities_alone(shared):
+    found = shared.predict_proba(TEST, num_samples=0)
+    np.testing.assert_array_equal(found, shared.predict(TEST, num_samples=0).probs)
+    strangers = [{**row, "label": "sports"} for row in TEST]
+    np.testing.assert_array_equal(shared.predict_proba(strangers, num_samples=0), found)
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file"])
+def test_a_missing_file_is_not_a_text(shared, name):
+    with pytest.raises(bl.InputError, match="does not exist"):
+        shared.predict(name)
+
+
+def test_a_classifier_says_what_it_is(shared, model):
+    new = bl.BayesianClassifier("smollm2-135m", "lora", "laplace")
+    assert "lora + laplace on smollm2-135m: not fitted" in repr(new)
+    assert "not fitted" in new._repr_html_()
+    text = repr(shared)
+    assert all(part in text for part in ("polar + vbll", *CLASSES, "rows"))
+    assert "\n" not in text
+    assert repr(bl.BayesianClassifier.from_pretrained(model, progress=False)) == text
+
+
+def test_hostile_names_are_text_in_a_notebook(shared, monkeypatch):
+    record = dataclasses.replace(shared.record, classes=["<script>x</script>", "b"])
+    monkeypatch.setattr(shared, "_fitted", dataclasses.replace(shared._fitted, record=record))
+    html = shared._repr_html_()
+    assert "<script" not in html
+    assert re.search("&lt;script", html)
