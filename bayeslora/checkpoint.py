@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_directory, read_json, write_json
+from bayeslora.files import read_json, write_json
 from bayeslora.manifest import (
     FILES,
     FileState,
@@ -23,6 +23,7 @@ from bayeslora.manifest import (
     file_states,
     sealed,
 )
+from bayeslora.output import Layout, atomic_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,40 @@ RECORD = "bayeslora.json"
 ADAPTER = "adapter.safetensors"
 POSTERIOR = "posterior.safetensors"
 CARD = "README.md"
+INTERRUPTED = "interrupted-fit.json"
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "spm_char.model", "source.spm", "target.spm", "prophetnet.tokenizer"),
+    *("byte_maps.json", "emoji.json"),
+    *("normalizer.json", "source_vocab.json", "target_vocab.json", "vocab-src.json"),
+    *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
+)
+"""Names of the files that tokenizers of transformers write."""
+
+_CHECKPOINT_FILES = (
+    *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
+    *("trainer_state.json", ".tmp*"),  # safetensors renames a `.tmp…`
+)
+LAYOUTS = (
+    Layout(
+        "a model",
+        RECORD,
+        FORMAT_VERSION,
+        frozenset({"backbone", "posterior", "classes"}),
+        (ADAPTER, POSTERIOR, CARD, *TOKENIZER_FILES),
+    ),
+    Layout(
+        "an interrupted fit",
+        INTERRUPTED,
+        FORMAT_VERSION,
+        files=tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
+    ),
+)
+"""What a model directory may hold: a model, an interrupted fit, or both."""
 
 ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
@@ -152,11 +187,12 @@ def write_model(
     """Write a model directory, whole or not at all, with the hashes of its files.
 
     Raises:
-        InputError: The directory exists and `overwrite` is false.
+        InputError: The directory exists and `overwrite` is false, or it holds something else than a
+            model or an interrupted fit.
     """
     from safetensors.torch import save_file
 
-    with atomic_directory(directory, overwrite=overwrite) as aside:
+    with atomic_directory(directory, *LAYOUTS, overwrite=overwrite) as aside:
         save_file(files.adapter, aside / ADAPTER)
         save_file(files.posterior, aside / POSTERIOR)
         if tokenizer is not None:

@@ -19,13 +19,14 @@ from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
-from bayeslora.checkpoint import FOREIGN, ModelRecord, read_model, write_model
+from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_directory, atomic_file, refuse_inputs
+from bayeslora.files import atomic_file, refuse_inputs
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES
+from bayeslora.output import atomic_directory, refuse_foreign
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
 from bayeslora.posteriors.config_gvbll import GVBLL
@@ -43,11 +44,16 @@ from bayeslora.training.data import (
     read_rows,
     read_validation,
 )
-from bayeslora.training.export_target import ExportKind, check_export
+from bayeslora.training.export_target import (
+    EXPORTS,
+    ExportKind,
+    check_export,
+    write_manifest,
+)
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.resume import refuse_busy, refuse_foreign, release
+from bayeslora.training.resume import refuse_busy, release
 from bayeslora.training.settings import TrainingSettings
 
 
@@ -406,7 +412,7 @@ class BayesianClassifier:
                 when loading).
         """
         files = self._calibrated().files()
-        refuse_foreign(directory)
+        refuse_foreign(directory, *LAYOUTS)
         refuse_busy(directory)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
             foreign.check_place(files.record, trust_remote_code=self._trust)
@@ -459,12 +465,13 @@ class BayesianClassifier:
         self._check_export(directory, "peft", overwrite=overwrite)
         with (
             fitted.one_member(member) as one,
-            atomic_directory(directory, overwrite=overwrite) as aside,
+            atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as aside,
         ):
             last: dict[str, Tensor] = {}
             if head:
                 prefix, last = merged.classifier_head(one)
             export_peft(one.network.sites, aside, plain, prefix, last)
+            write_manifest(aside, "peft")
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -490,8 +497,13 @@ class BayesianClassifier:
         with self._known().one_member(member) as one:
             merged.check_mergeable(one)
             self._check_export(directory, "merged", overwrite=overwrite)
-            with atomic_directory(directory, overwrite=overwrite) as aside, quiet_transformers():
-                return merged.write_merged(one, aside)
+            with (
+                atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as aside,
+                quiet_transformers(),
+            ):
+                loader = merged.write_merged(one, aside)
+                write_manifest(aside, "merged")
+            return loader
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False

@@ -1,10 +1,9 @@
-"""Files and directories that appear whole or not at all."""
+"""Files that appear whole or not at all, and paths where nothing may be written."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it to `path` when the block ends well.
 
     A reader never meets half a file, and a failed or killed writer leaves the old one in place.
-    The parent directories are made. Where `path` is a link, what it leads to is written.
+    The parent directories are made. Where `path` is a link, what it leads to is written. A replaced
+    file's mode is kept.
     """
     target = real_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,42 +28,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        aside.chmod(0o666 & ~_umask())
+        aside.chmod(file_mode(target))
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
-
-    The files in it get the modes that the umask allows, whatever their writer made of them. Where
-    `path` is a link, what it leads to is replaced.
-
-    Raises:
-        InputError: `path` exists and `overwrite` is false, or it holds the working directory.
-    """
-    target = real_path(path)
-    refuse_existing(path, overwrite=overwrite)
-    refuse_ground(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        yield aside
-        _open_up(aside)
-        _swap(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
-    """Complain about a path that is there and may not be replaced.
+    """Raise InputError if `path` exists and may not be replaced; an empty directory may be filled.
 
     Raises:
-        InputError: It is so.
+        InputError: It exists, and `overwrite` is not true.
     """
-    if Path(path).exists() and not overwrite:
+    if Path(path).exists() and not overwrite and not is_empty_directory(path):
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
 
 
@@ -110,13 +87,21 @@ def check_writable(path: str | Path) -> None:
 
 
 def refuse_ground(path: str | Path) -> None:
-    """Complain about a directory that cannot be replaced because the process stands in it.
+    """Raise InputError if a directory cannot be replaced by another one.
 
     Raises:
-        InputError: It is the working directory, or holds it.
+        InputError: It is the working directory, or holds it, or is a mount point.
     """
     if Path.cwd().is_relative_to(real_path(path)):
         raise InputError(f"{path} is, or holds, the working directory; choose another path")
+    if os.path.ismount(path):
+        raise InputError(f"{path} is a mount point; choose a path within it")
+
+
+def is_empty_directory(path: str | Path) -> bool:
+    """Return whether `path` is a directory without entries."""
+    folder = Path(path)
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -144,35 +129,12 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
 
 
-def _open_up(directory: Path) -> None:
-    """Give a directory, and the files in it, the modes of new ones."""
-    mask = _umask()
-    # Some libraries, safetensors among them, write to a private file and rename it.
-    for path in directory.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            path.chmod(0o666 & ~mask)
-    directory.chmod(0o777 & ~mask)
+def file_mode(path: Path) -> int:
+    """Return the mode of a file that is about to be replaced, or of a new one."""
+    return path.stat().st_mode & 0o7777 if path.is_file() else 0o666 & ~umask()
 
 
-def _swap(aside: Path, target: Path) -> None:
-    """Rename `aside` to `target`, and put back what was there if that fails."""
-    if not os.path.lexists(target):
-        aside.rename(target)
-        return
-    old = aside.with_suffix(".old")
-    target.rename(old)
-    try:
-        aside.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
-
-
-def _umask() -> int:
+def umask() -> int:
     """Return the process's file mode mask; the system has no way to ask without setting it."""
     mask = os.umask(0)
     os.umask(mask)

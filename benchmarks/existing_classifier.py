@@ -28,8 +28,9 @@ from verdicts import shown
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import atomic_directory, atomic_file, read_json, write_json
+from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.output import atomic_directory
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.tasks.splits import stratified_split
 

@@ -21,9 +21,10 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, State, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_directory, read_json, write_json
+from bayeslora.files import read_json, write_json
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
+from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.training.fit import train_network

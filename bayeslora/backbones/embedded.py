@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.files import atomic_directory
+from bayeslora.output import atomic_directory
 
 logger = logging.getLogger(__name__)
 

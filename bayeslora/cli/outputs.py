@@ -110,12 +110,14 @@ def check_new_directory(
         InputError: It exists and is not to be replaced, is something else than a model, holds one
             of `inputs`, or another process is fitting into it.
     """
-    from bayeslora.training.resume import refuse_busy, refuse_foreign
+    from bayeslora.checkpoint import LAYOUTS
+    from bayeslora.output import refuse_foreign
+    from bayeslora.training.resume import refuse_busy
 
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
     refuse_ground(target)
-    refuse_foreign(target)
+    refuse_foreign(target, *LAYOUTS)
     check_writable(target)
     refuse_busy(target)

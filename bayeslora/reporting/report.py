@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora.errors import InputError
-from bayeslora.files import (
-    atomic_directory,
-    check_writable,
-    refuse_existing,
-    refuse_inputs,
-    write_json,
-)
+from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
+from bayeslora.output import Layout, atomic_directory, listed_files, refuse_foreign
 from bayeslora.predictions.given import PredictionsLike, as_list
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
 from bayeslora.reporting.examples import MOST
-from bayeslora.reporting.export import scores_json, write_csv, write_figures
+from bayeslora.reporting.export import FORMAT_VERSION, scores_json, write_csv, write_figures
 from bayeslora.reporting.formats import FORMATS, check_formats
 from bayeslora.reporting.identity import python_call
 from bayeslora.reporting.inputs import (
@@ -46,6 +40,23 @@ from bayeslora.reporting.template import PageTemplate, load_template
 from bayeslora.reporting.text import clean
 
 PAGE = "index.html"
+SCORES = "scores.json"
+
+_FIGURES = (
+    *("reliability", "confidence", "brier", "risk-coverage", "roc", "spectrum"),
+    *("total", "aleatoric", "epistemic", "score"),
+)
+LAYOUT = Layout(
+    "a report",
+    SCORES,
+    FORMAT_VERSION,
+    frozenset({"bayeslora", "title", "methods"}),
+    (
+        *(PAGE, "report.md", "tables.tex", "scores.csv"),
+        *(f"figures/{name}-[0-9]*.{suffix}" for name in _FIGURES for suffix in FORMATS),
+    ),
+)
+"""What a report's directory holds."""
 
 
 def report(
@@ -140,7 +151,7 @@ def report(
     )
     Resampling(num_resamples, seed, interval)  # complains before anything is read
     column = (example_column or EXAMPLE_COLUMN) if examples else None
-    with atomic_directory(target, overwrite=overwrite) as aside:
+    with atomic_directory(target, LAYOUT, overwrite=overwrite) as aside:
         gathered = gather(items, ood, column=column, needed=asked.columns)
         if examples and example_column is not None:
             check_column(gathered, example_column)
@@ -177,26 +188,22 @@ def report(
             every_fit(methods), sets, formats=formats, per_class=per_class, changes=changes
         )
         _write_pages(aside, contents, drawings, look, formats)
-        write_json(
-            aside / "scores.json", scores_json(contents.title, fits, comparison, methods, changes)
-        )
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
+        found = scores_json(contents.title, fits, comparison, methods, changes)
+        write_json(aside / SCORES, {**found, "files": listed_files(aside)})
     return Report(target / PAGE)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Complain where a report may not be written, before anything is computed.
+    """Raise InputError if a report cannot be written to `target`, before anything is computed.
 
     Raises:
-        InputError: `target` exists and is not to be replaced, is something else than a report, or
-            cannot be written.
+        InputError: `target` exists and is not to be replaced, holds something else than a report,
+            or cannot be written.
     """
     check_writable(target)
-    if not target.exists():
-        return
     refuse_existing(target, overwrite=overwrite)
-    if not target.is_dir() or (any(target.iterdir()) and not (target / "scores.json").is_file()):
-        raise InputError(f"{target} is not a report, so it is not overwritten; choose another path")
+    refuse_foreign(target, LAYOUT)
 
 
 def _where_changed(

@@ -1,27 +1,59 @@
-"""Where a network may be exported to."""
+"""Where a network may be exported to, and how an earlier export of ours is recognised."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from bayeslora._version import __version__
+from bayeslora.checkpoint import TOKENIZER_FILES
 from bayeslora.errors import InputError
-from bayeslora.files import check_writable, refuse_existing, refuse_ground, refuse_inputs
+from bayeslora.files import (
+    check_writable,
+    refuse_existing,
+    refuse_ground,
+    refuse_inputs,
+    write_json,
+)
+from bayeslora.output import Layout, listed_files, refuse_foreign
 
 ExportKind = Literal["peft", "merged", "safetensors"]
 
-_CALLED: dict[ExportKind, str] = {
-    "peft": "a PEFT checkpoint",
-    "merged": "a transformers model",
-    "safetensors": "a file",
+FORMAT_VERSION = 1
+MANIFEST = "bayeslora-export.json"
+NOTE = "bayeslora"
+"""Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
+
+_KEYS = frozenset({"bayeslora", "format", "files"})
+EXPORTS = {
+    "peft": Layout(
+        "a PEFT checkpoint that bayeslora exported",
+        MANIFEST,
+        FORMAT_VERSION,
+        _KEYS,
+        ("adapter_config.json", "adapter_model.safetensors"),
+    ),
+    "merged": Layout(
+        "a transformers model that bayeslora exported",
+        MANIFEST,
+        FORMAT_VERSION,
+        _KEYS,
+        (
+            *("config.json", "generation_config.json", "head.json", "head.safetensors"),
+            *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+            *TOKENIZER_FILES,
+        ),
+    ),
 }
+"""Directories of exports, by format."""
 
 
 def check_export(
     path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: Sequence[str | Path] = ()
 ) -> None:
-    """Complain where a network may not be exported to; nothing is written.
+    """Raise InputError if a network cannot be exported to `path`; nothing is written.
 
     Args:
         path: Where it would go.
@@ -30,24 +62,43 @@ def check_export(
         inputs: What it is made from: a model without its backbone is lost.
 
     Raises:
-        InputError: It exists and is not to be replaced, is something else than such an export, or
-            one of the inputs.
+        InputError: It exists and is not to be replaced, holds something else than an export of
+            ours, or one of the inputs.
     """
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
         raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
-    if kind != "safetensors":
+    if kind == "safetensors":
+        _refuse_foreign_file(target)
+    else:
         refuse_ground(target)
-    is_one = {
-        "peft": (target / "adapter_config.json").is_file(),
-        "merged": (target / "config.json").is_file(),
-        "safetensors": target.is_file(),
-    }
-    empty = kind != "safetensors" and target.is_dir() and not any(target.iterdir())
-    if target.exists() and not is_one[kind] and not empty:
-        raise InputError(
-            f"{target} is not {_CALLED[kind]} and is not replaced; choose another path"
-        )
+        refuse_foreign(target, EXPORTS[kind])
     check_writable(target)
+
+
+def write_manifest(directory: Path, kind: ExportKind) -> None:
+    """Write the marker of a finished export, with the names of its files."""
+    about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
+    write_json(directory / MANIFEST, {**about, "files": listed_files(directory)})
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Raise InputError if `path` is something else than tensors that we exported."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return
+    problem = "its metadata is of another program, or of a newer bayeslora"
+    try:
+        with safe_open(path, "np") as file:
+            note = json.loads((file.metadata() or {})[NOTE])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        note = None
+    version = note.get("format_version") if isinstance(note, dict) else None
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise InputError(
+            f"{path} was not exported by bayeslora, so it is not overwritten: {problem}; choose "
+            "another path"
+        )

@@ -22,6 +22,7 @@ from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS
 from bayeslora.errors import InputError
 from bayeslora.files import write_json
+from bayeslora.training.export_target import FORMAT_VERSION, NOTE
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.network import Network
 
@@ -104,7 +105,7 @@ def write_tensors(fitted: Fitted, path: Path) -> None:
     copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
     config: Any = _encoder(fitted).model.config
     note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
-    save_file(copies, str(path), metadata={"format": "pt", "bayeslora": note})
+    save_file(copies, str(path), metadata={"format": "pt", NOTE: note})
 
 
 @torch.no_grad()
@@ -196,6 +197,7 @@ def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
 
 def _note(fitted: Fitted) -> dict[str, Any]:
     return {
+        "format_version": FORMAT_VERSION,
         "classes": list(fitted.record.classes),
         "pooling": POOLING[fitted.network.encoder.backbone.kind],
         "max_length": fitted.record.max_length,

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayeslora.checkpoint import is_model
+from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
+from bayeslora.output import refuse_foreign
 from bayeslora.tasks.examples import Examples
 
-_MARK = "interrupted-fit.json"
+_MARK = INTERRUPTED
 _WORK = "checkpoints"
 _locks: dict[Path, Any] = {}
 
@@ -111,43 +112,24 @@ def _lock(folder: Path) -> None:
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Complain where a fit may not go to `out`; arguments as for `claim`, nothing is written.
+    """Raise InputError if a fit may not go to `out`; arguments as for `claim`, nothing is written.
 
     Raises:
-        InputError: `out` holds something else and `overwrite` is false, or it is neither a model
-            nor an interrupted fit, which is never deleted.
+        InputError: `out` holds something else and `overwrite` is false, or a file that is neither
+            of a model nor of an interrupted fit, which is never deleted.
     """
     folder = Path(out)
     mark = folder / _MARK
-    if not folder.exists():
-        return
+    if not mark.is_file():
+        refuse_existing(folder, overwrite=overwrite)
     refuse_ground(folder)
-    if overwrite:
-        refuse_foreign(folder)
-    elif not mark.is_file():
-        refuse_existing(folder, overwrite=False)
-    elif not _same(mark, _plain(identity)):
+    refuse_foreign(folder, *LAYOUTS)
+    if not overwrite and mark.is_file() and not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "
             f"{', '.join(_differences(mark, _plain(identity)))}; "
             "repeat its options, choose another --out, or pass --overwrite"
         )
-
-
-def refuse_foreign(out: str | Path) -> None:
-    """Keep `overwrite` from deleting what is neither a model nor an interrupted fit.
-
-    Raises:
-        InputError: It is something else, and not an empty directory.
-    """
-    folder = Path(out)
-    ours = is_model(folder) or is_interrupted(folder)
-    if folder.exists() and not ours and not _is_empty(folder):
-        raise InputError(f"{folder} is not a model, so it is not overwritten; choose another path")
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 def is_interrupted(out: str | Path) -> bool:
@@ -195,8 +177,8 @@ def _is_json(path: Path) -> bool:
 
 
 def _plain(identity: Mapping[str, Any]) -> Any:
-    """Return the identity as it reads back from JSON."""
-    return json.loads(json.dumps(identity))
+    """Return the identity as it reads back from the mark."""
+    return json.loads(json.dumps({"format_version": FORMAT_VERSION, **identity}))
 
 
 def _same(mark: Path, wanted: Mapping[str, Any]) -> bool:

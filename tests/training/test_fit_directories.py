@@ -10,7 +10,7 @@ import pytest
 from tiny import toy_rows
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_directory
+from bayeslora.output import atomic_directory
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import resume
 from bayeslora.training.data import read_labelled
@@ -26,6 +26,7 @@ from bayeslora.training.resume import (
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}
+MODEL = '{"format_version": 1, "backbone": {}, "posterior": {}, "classes": []}'
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_what_is_known_late_is_compared_late(tmp_path):
 def test_a_finished_model_needs_permission(tmp_path):
     out = tmp_path / "model"
     out.mkdir()
-    (out / "bayeslora.json").write_text("{}")
+    (out / "bayeslora.json").write_text(MODEL)
     with pytest.raises(InputError, match=r"exists; choose another path or pass overwrite"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
@@ -107,7 +108,7 @@ def test_what_is_not_ours_is_never_deleted(tmp_path, kind):
         (out / "chapter.tex").write_text("years of work")
     else:
         out.write_text("years of work")
-    with pytest.raises(InputError, match="is not a model, so it is not overwritten"):
+    with pytest.raises(InputError, match="is not a model and is not overwritten"):
         claim(out, IDENTITY, overwrite=True)
     with pytest.raises(InputError, match="exists; choose another"):
         claim(out, IDENTITY)

@@ -1,0 +1,230 @@
+"""Directories that a command writes as a whole, and replaces only where they are its own.
+
+A directory counts as ours if every file in it has a name that we write and its marker file, such as
+`bayeslora.json`, parses as ours. Anything else in it may be somebody's work and is never deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.files import (
+    file_mode,
+    is_empty_directory,
+    read_json,
+    real_path,
+    refuse_existing,
+    refuse_ground,
+    umask,
+)
+
+# Temporary files and locks of a writer that was killed, by the name of what it wrote.
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.(?:part|old)|lock)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one kind of output directory.
+
+    Attributes:
+        kind: What the directory is called in messages, such as `a model`.
+        marker: Name of the JSON file that identifies it. The marker has `format_version`, and may
+            list further names under `files`.
+        version: Newest format version that this package writes.
+        keys: Further keys of the marker.
+        files: Patterns of relative paths, such as `figures/*.svg`; `*` does not match `/`.
+    """
+
+    kind: str
+    marker: str
+    version: int
+    keys: frozenset[str] = frozenset()
+    files: tuple[str, ...] = ()
+
+    def recognises(self, content: Any) -> bool:
+        """Return whether the content of a marker is ours, in a format version that we know."""
+        if not isinstance(content, Mapping) or not content.keys() >= self.keys:
+            return False
+        version = content.get("format_version")
+        return type(version) is int and 1 <= version <= self.version
+
+    def patterns(self, content: Any) -> set[str]:
+        """Return the patterns of all files, given the content of the marker."""
+        listed = content.get("files") if self.recognises(content) else None
+        names = listed if isinstance(listed, list | dict) else ()
+        # A listed name is a name, not a pattern.
+        escaped = {re.sub(r"([*?[])", r"[\1]", name) for name in names if isinstance(name, str)}
+        return {self.marker, *self.files, *escaped}
+
+
+def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
+    """Raise InputError if replacing `path` would delete a file that we did not write.
+
+    A missing path and an empty directory pass. A directory may combine several layouts, as a model
+    does whose next fit was interrupted.
+
+    Args:
+        path: The directory to replace.
+        layouts: What it may be; at least one marker must be there, and each that is must be ours.
+
+    Raises:
+        InputError: It is not such a directory, or holds a foreign file; the first one is named.
+    """
+    folder = real_path(path)
+    if not folder.exists() or is_empty_directory(folder):
+        return
+    refusal = f"{path} is not {layouts[0].kind} and is not overwritten"
+    if not folder.is_dir():
+        raise InputError(f"{refusal}: it is a file; choose another path")
+    markers = {layout: _marker(folder / layout.marker) for layout in layouts}
+    if any(layout.recognises(found) for layout, found in markers.items()):
+        refusal = f"{path} is not overwritten"
+    patterns = set().union(*(layout.patterns(found) for layout, found in markers.items()))
+    if (foreign := first_foreign(folder, patterns)) is not None:
+        raise InputError(
+            f"{refusal}: bayeslora did not write {foreign!r} in it; choose another path, or move "
+            "what is there"
+        )
+    for layout, content in markers.items():
+        if content is not None and not layout.recognises(content):
+            raise InputError(
+                f"{refusal}: {layout.marker} is damaged, of another program, or of a newer "
+                "bayeslora; choose another path"
+            )
+    if not any(content is not None for content in markers.values()):
+        raise InputError(f"{refusal}: it has no {layouts[0].marker}; choose another path")
+
+
+def first_foreign(folder: Path, patterns: set[str]) -> str | None:
+    """Return the relative path of the first entry that no pattern matches; links are not followed.
+
+    Raises:
+        InputError: A directory cannot be read.
+    """
+    split = [tuple(pattern.split("/")) for pattern in sorted(patterns)]
+    return _first_foreign(folder, (), split)
+
+
+def _first_foreign(
+    folder: Path, above: tuple[str, ...], patterns: list[tuple[str, ...]]
+) -> str | None:
+    try:
+        entries = sorted(os.scandir(folder.joinpath(*above)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"{folder.joinpath(*above)} cannot be read: {error}") from None
+    for entry in entries:
+        here = (*above, entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            found: str | None = "/".join(here) + "/"
+            if any(_matches(here, pattern[: len(here)]) for pattern in _longer(patterns, here)):
+                found = _first_foreign(folder, here, patterns)
+            if found is not None:
+                return found
+        elif not any(_matches(_plain_name(here), pattern) for pattern in patterns):
+            return "/".join(here)
+    return None
+
+
+def _longer(patterns: list[tuple[str, ...]], parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return (pattern for pattern in patterns if len(pattern) > len(parts))
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
+
+
+def _plain_name(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a path with the name that a leftover belongs to in the place of its own."""
+    leftover = _LEFTOVER.fullmatch(parts[-1])
+    return parts if leftover is None else (*parts[:-1], leftover["name"])
+
+
+def _marker(path: Path) -> Any:
+    """Return the content of a marker: None where there is none, `{}` where it is no JSON."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_json(path)
+    except InputError:
+        return {}
+
+
+@contextmanager
+def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
+
+    A replaced directory and replaced files keep their modes; new ones get those that the umask
+    allows, whatever their writer made of them. Where `path` is a link, what it leads to is
+    replaced.
+
+    Args:
+        path: The directory to make. An empty one is filled.
+        layouts: What may be replaced there; none stands for anything, as in a cache of our own.
+        overwrite: Whether anything may be replaced at all.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is false, it is something else than the layouts
+            allow, or it holds the working directory.
+    """
+    target = real_path(path)
+    refuse_existing(path, overwrite=overwrite)
+    refuse_ground(path)
+    _refuse_foreign(path, layouts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        yield aside
+        _set_modes(aside, target)
+        # Again, as somebody may have put a file there in the meantime.
+        _refuse_foreign(path, layouts)
+        _swap(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_foreign(path: str | Path, layouts: tuple[Layout, ...]) -> None:
+    if layouts:
+        refuse_foreign(path, *layouts)
+
+
+def listed_files(directory: Path) -> list[str]:
+    """Return the relative paths of all files in a directory, sorted, for its marker."""
+    files = (path for path in directory.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(directory).as_posix() for path in files)
+
+
+def _set_modes(directory: Path, old: Path) -> None:
+    """Give a directory and its files the modes of what they replace, or of new ones."""
+    # Some libraries, safetensors among them, write to a private file and rename it.
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(file_mode(old / path.relative_to(directory)))
+    directory.chmod(old.stat().st_mode & 0o7777 if old.is_dir() else 0o777 & ~umask())
+
+
+def _swap(aside: Path, target: Path) -> None:
+    """Rename `aside` to `target`, and put back what was there if that fails."""
+    if not os.path.lexists(target):
+        aside.rename(target)
+        return
+    old = aside.with_suffix(".old")
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink()

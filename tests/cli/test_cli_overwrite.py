@@ -1,0 +1,101 @@
+"""`--overwrite` never deletes a file that bayeslora did not write."""
+
+import json
+import shutil
+
+import pytest
+from cli_files import fake
+
+from bayeslora.cli import main
+
+
+@pytest.fixture(scope="module")
+def outputs(world, tmp_path_factory):
+    """A directory for each verb that writes one, with the command that replaces it."""
+    folder = tmp_path_factory.mktemp("outputs")
+    file = fake(folder / "file.parquet")
+    export = ("export", world.model, "--format")
+    made = {
+        "fit": ("fit", world.train, "--backbone", world.llama, "--epochs", 1, "--quiet"),
+        "calibrate": ("calibrate", world.classifier, world.train, "--quiet"),
+        "peft": (*export, "peft"),
+        "merged": (*export, "merged"),
+        "report": ("report", file, "--figures", "svg", "pdf"),
+    }
+    for name, command in made.items():
+        assert main([str(word) for word in (*command, "--out", folder / name)]) == 0
+    made["resume"] = made["fit"]
+    shutil.copytree(folder / "fit", folder / "resume")
+    mark = {"format_version": 1, "seed": 0}
+    (folder / "resume" / "interrupted-fit.json").write_text(json.dumps(mark))
+    return folder, made
+
+
+VERBS = ("fit", "resume", "calibrate", "peft", "merged", "report")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_stranger_is_named_and_nothing_is_touched(refused, outputs, tmp_path, verb):
+    folder, commands = outputs
+    out = tmp_path / "out"
+    shutil.copytree(folder / verb, out)
+    (out / "thesis.tex").write_text("years of work")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert "thesis.tex" in refused(*commands[verb], "--out", out, "--overwrite")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "marker"),
+    [
+        ("fit", "bayeslora.json"),
+        ("fit", "interrupted-fit.json"),
+        ("calibrate", "bayeslora.json"),
+        ("peft", "adapter_config.json"),
+        ("peft", "bayeslora-export.json"),
+        ("merged", "config.json"),
+        ("merged", "bayeslora-export.json"),
+        ("report", "scores.json"),
+    ],
+)
+@pytest.mark.parametrize("beside", ["thesis.tex", None])
+def test_a_marker_of_another_program_protects_a_directory(
+    refused, outputs, tmp_path, verb, marker, beside
+):
+    _, commands = outputs
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / marker).write_text("{}")
+    if beside is not None:
+        (out / beside).write_text("years of work")
+    assert (beside or "json") in refused(*commands[verb], "--out", out, "--overwrite")
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "peft", "merged", "report"])
+def test_an_output_of_ours_is_replaced(run, outputs, tmp_path, verb):
+    folder, commands = outputs
+    out = tmp_path / "out"
+    shutil.copytree(folder / verb, out)
+    out.chmod(0o700)
+    assert run(*commands[verb], "--out", out, "--overwrite").code == 0
+    assert out.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("metadata", [None, {"bayeslora": "{}"}, {"bayeslora": "["}])
+def test_tensors_of_another_program_are_kept(refused, world, tmp_path, metadata):
+    import torch
+    from safetensors.torch import save_file
+
+    out = tmp_path / "mine.safetensors"
+    save_file({"x": torch.ones(2)}, out, metadata)
+    before = out.read_bytes()
+    export = ("export", world.model, "--format", "safetensors", "--out", out, "--overwrite")
+    assert "mine.safetensors" in refused(*export)
+    assert out.read_bytes() == before
+
+
+def test_a_private_predictions_file_stays_private(run, world, tmp_path):
+    out = tmp_path / "p.parquet"
+    out.touch(0o600)
+    assert run("predict", world.model, world.test, "--out", out, "--overwrite", "--quiet").code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
