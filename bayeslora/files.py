@@ -119,13 +119,19 @@ def read_json(path: str | Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: The file is missing, not UTF-8, or not JSON.
+        InputError: The file is missing, no regular file, not UTF-8, or not JSON that Python reads.
     """
+    place = Path(path)
+    if place.exists() and not place.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is not a regular file")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(place.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as JSON: it is nested too deeply") from None
+    # ValueError: not UTF-8, not JSON, or an integer of more digits than Python converts.
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
 
 

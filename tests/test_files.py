@@ -68,7 +68,7 @@ def test_unreadable_json_is_named(tmp_path, content, message):
 def test_missing_json_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json does not exist"):
         read_json(tmp_path / "nowhere.json")
-    with pytest.raises(InputError, match="cannot be read as JSON"):
+    with pytest.raises(InputError, match="is not a regular file"):
         read_json(tmp_path)
 
 

@@ -21,6 +21,7 @@ from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.peft_targets import Targets, read_targets
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
+from bayeslora.patterns import check_patterns, pattern_options
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
@@ -92,6 +93,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
+    check_patterns(str(folder / CONFIG_FILE), pattern_options(options), paths)
     is_pissa = options.get("init_lora_weights") == EXACT_PISSA
     ranks, alphas = _of_layers(options, "r", paths), _of_layers(options, "lora_alpha", paths)
     for path, rank in ranks.items():
@@ -190,7 +192,7 @@ def _check_patterns(path: Path, key: str, patterns: Any) -> None:
     for pattern, value in (patterns or {}).items():
         try:
             _pattern(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise InputError(f"{path}: {key} has {pattern!r}, no pattern: {error}") from None
         if not _is_number(value):
             raise InputError(f"{path}: {key} of {pattern!r} must be a number, got {value!r}")

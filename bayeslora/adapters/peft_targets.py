@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.patterns import check_patterns
+from bayeslora.peft_layout import CONFIG_FILE
 
 _LIST = re.compile(r"(?:.*?\.)??(?=\d+(?:\.|$))")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
@@ -33,6 +35,12 @@ class Targets:
     saved: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     lists: tuple[str, ...] = ()
+
+    @property
+    def patterns(self) -> list[str]:
+        """Everything that is matched as a regular expression."""
+        whole = [item for item in (self.modules, self.exclude) if isinstance(item, str)]
+        return [*whole, *self.saved, *self.lists]
 
     def match(self, path: str) -> bool:
         """Return whether PEFT adapts the layer, which it would see at `path`."""
@@ -88,6 +96,7 @@ def missing_layers(
     before, inside = one.removesuffix(shared), home.removesuffix(shared)
     lists = {_list(name.removeprefix(inside)) for name in homes.values()} - {None}
     others = {name: name.removeprefix(inside) for name in set(linear) - set(homes.values())}
+    check_patterns(CONFIG_FILE, targets.patterns, [before + path for path in others.values()])
     return [
         name
         for name, path in sorted(others.items())
@@ -117,7 +126,7 @@ def _names(options: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
     for pattern in patterns:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise InputError(f"{key} has {pattern!r}, no pattern: {error}") from None
     return value if isinstance(value, str) else tuple(value)
 

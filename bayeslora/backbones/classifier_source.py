@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
@@ -16,7 +15,14 @@ from bayeslora.backbones.peft_classifier import (
     named_adapters,
     tokenizer_source,
 )
-from bayeslora.errors import InputError, first_line
+from bayeslora.backbones.untrusted import (
+    check_fit,
+    check_name,
+    check_weights_files,
+    few,
+    reading,
+)
+from bayeslora.errors import InputError
 from bayeslora.random_state import restored_random_state
 
 IN_MEMORY = "a model in memory"
@@ -50,6 +56,7 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
         path = str(getattr(source, "name_or_path", ""))
         _check_kind(path or IN_MEMORY, type(source).__name__)
         return source, path or IN_MEMORY, path
+    check_name(source)
     if is_peft(source):
         model = merged_classifier(source, trust_remote_code=trust_remote_code)
         return model, source, tokenizer_source(source)
@@ -116,16 +123,15 @@ def checked_names(given: Sequence[str], num_classes: int | None = None) -> tuple
 def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
-    try:
+    check_weights_files(source)
+    with reading(f"{source} cannot be loaded as a sequence classifier"):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = first_line(error)
-        raise InputError(f"{source} cannot be loaded as a sequence classifier: {reason}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(
             f"{source} is a PEFT checkpoint on the hub, and its tensors are checked on "
@@ -136,9 +142,10 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(
-            f"{source} has no trained weights for {', '.join(missing[:3])}; it is not a "
+            f"{source} has no trained weights for {few(missing)}; it is not a "
             "fine-tuned sequence classifier"
         )
+    check_fit(source, model, loading)
     found: nn.Module = model
     return found
 

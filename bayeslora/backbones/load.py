@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
+from bayeslora.backbones.untrusted import (
+    check_directory,
+    check_fit,
+    check_name,
+    check_weights_files,
+    few,
+    reading,
+)
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.option_checks import check_choice
 from bayeslora.option_values import DTYPES
@@ -126,24 +133,19 @@ def load_backbone(
     source = _source(name)
     kind = model_kind(name, open_source("config", source, trust_remote_code))
     tokenizer = open_source("tokenizer", source, trust_remote_code)
-    try:
+    check_weights_files(source)
+    with reading(f"backbone {name!r} cannot be loaded"):
         model, loading = AutoModel.from_pretrained(
-            source, dtype=weights, trust_remote_code=trust_remote_code, output_loading_info=True
+            source,
+            dtype=weights,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = first_line(error)
-        raise InputError(f"backbone {name!r} cannot be loaded: {reason}{_short_names()}") from error
-    except RuntimeError as error:
-        if "mismatched" not in str(error):
-            raise
-        raise InputError(
-            f"backbone {name!r} cannot be loaded: its weights have other shapes than its "
-            "configuration says"
-        ) from error
+    check_fit(f"backbone {name!r}", model, loading)
     untrained = _untrained(name, loading["missing_keys"])
     check_finite(f"backbone {name!r}", model)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    pad(tokenizer, source)
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
@@ -158,7 +160,7 @@ def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
     """
     needed = sorted(key for key in missing if "pooler" not in key)
     if needed:
-        raise InputError(f"backbone {name!r} has no trained weights for {', '.join(needed[:3])}")
+        raise InputError(f"backbone {name!r} has no trained weights for {few(needed)}")
     return frozenset(missing)
 
 
@@ -195,16 +197,29 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
         check_reachable(source)
-        found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
+        check_directory(source)
+        with reading(f"{source}: no {part} can be loaded"):
+            found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:
-        raise InputError(f"{error}{_short_names()}") from None
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise InputError(f"{source}: no {part} can be loaded: {reason}{_short_names()}") from error
+        if Path(source).is_dir():
+            raise
+        raise InputError(f"{error}{_short_names()}") from error
     # Where its files are missing, some tokenizers load all the same and know no word.
     if part == "tokenizer" and len(found) <= len(found.all_special_ids):
         raise InputError(f"{source}: the tokenizer has no vocabulary; its files are missing")
     return found
+
+
+def pad(tokenizer: Any, source: str) -> None:
+    """Give a tokenizer without a padding token the one that ends texts.
+
+    Raises:
+        InputError: It has neither.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"{source}: the tokenizer has neither a padding token nor one for the end")
 
 
 def lasting_name(name: str) -> str:
@@ -291,6 +306,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _source(name: str) -> str:
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
+    check_name(name)
     if Path(name).is_file():
         raise InputError(f"backbone {name} is a file; name its directory, {Path(name).parent}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():

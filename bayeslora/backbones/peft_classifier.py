@@ -15,8 +15,17 @@ import torch
 from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
-from bayeslora.errors import InputError, MissingAssetError, first_line
+from bayeslora.backbones.untrusted import (
+    check_directory,
+    check_fit,
+    check_name,
+    check_weights_files,
+    few,
+    reading,
+)
+from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.files import read_json
+from bayeslora.patterns import check_patterns, pattern_options
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
@@ -51,6 +60,7 @@ def base_name(source: str) -> str:
     name = _settings(source).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path} does not name its base model")
+    check_name(name)
     return name
 
 
@@ -78,36 +88,31 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     if task not in {None, "SEQ_CLS"}:
         raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
     _check_start(source)
-    check_reachable(base)
+    check_directory(source)
     shapes = _shapes(source)
-    try:
-        plain, untrained = _base(source, base, _num_classes(source, shapes), trust_remote_code)
+    what = f"{source} (adapters of {base}) cannot be loaded as a sequence classifier"
+    plain, untrained = _base(what, source, _num_classes(source, shapes), trust_remote_code)
+    patterns, names = (
+        pattern_options(_settings(source)),
+        [name for name, _ in plain.named_modules()],
+    )
+    check_patterns(str(Path(source) / CONFIG_FILE), patterns, names)
+    with reading(what), warnings.catch_warnings():
+        # It warns where it cannot ask the hub for the base's configuration.
+        warnings.simplefilter("ignore")
         config = PeftConfig.from_pretrained(source)
         config.inference_mode = True
-        with warnings.catch_warnings():
-            # It warns where it cannot ask the hub for the base's configuration.
-            warnings.simplefilter("ignore")
-            model = PeftModelForSequenceClassification(plain, config)
-            _check_tensors(source, base, model, shapes.keys(), untrained)
-            model.load_adapter(source, "default")
-    except InputError:
-        raise
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()[:40])
-        raise InputError(
-            f"{source} (adapters of {base}) cannot be loaded as a sequence classifier: {reason}"
-        ) from error
+        model = PeftModelForSequenceClassification(plain, config)
+    _check_tensors(source, base, model, shapes.keys(), untrained)
+    with reading(what):
+        model.load_adapter(source, "default")
     if not hasattr(model.base_model, "merge_and_unload"):
         raise InputError(
             f"{source} holds {_settings(source).get('peft_type')}, which cannot be merged into "
             "its base"
         )
-    try:
+    with reading(f"{source} cannot be merged into its base {base}"):
         merged: nn.Module = model.merge_and_unload()
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"{source} cannot be merged into its base {base}: {first_line(error)}"
-        ) from error
     return merged
 
 
@@ -129,6 +134,8 @@ def _check_start(source: str) -> None:
             saved.
     """
     start = _settings(source).get("init_lora_weights")
+    if not isinstance(start, str | bool | None):
+        raise InputError(f"{source}: init_lora_weights must be a name or a boolean, got {start!r}")
     if not is_plain(start) and start not in REPEATED_STARTS:
         raise InputError(
             f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
@@ -137,26 +144,35 @@ def _check_start(source: str) -> None:
 
 
 def _settings(source: str) -> dict[str, Any]:
-    config = read_json(Path(source) / CONFIG_FILE)
-    return config if isinstance(config, dict) else {}
+    path = Path(source) / CONFIG_FILE
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
 
 
 def _base(
-    source: str, base: str, num_classes: int, trust_remote_code: bool
+    what: str, source: str, num_classes: int, trust_remote_code: bool
 ) -> tuple[nn.Module, set[str]]:
     """Return the base model and the names of its tensors that have random values."""
     from transformers import AutoModelForSequenceClassification
 
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        base,
-        num_labels=num_classes,
-        revision=_settings(source).get("revision") or "main",
-        dtype=torch.float32,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        # A base may come with a head of its own for other classes.
-        ignore_mismatched_sizes=True,
-    )
+    base = base_name(source)
+    check_reachable(base)
+    check_weights_files(base)
+    with reading(what):
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            base,
+            num_labels=num_classes,
+            revision=_settings(source).get("revision") or "main",
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            # A base may come with a head of its own for other classes.
+            ignore_mismatched_sizes=True,
+        )
+    check_fit(f"the base model {base!r}", model, loading)
     untrained = set(loading["missing_keys"])
     untrained |= {item[0] for item in loading["mismatched_keys"]}
     _make_room(model, source, trust_remote_code)
@@ -169,7 +185,8 @@ def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
         return
     from transformers import AutoTokenizer
 
-    tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
+    with reading(f"{source}: no tokenizer can be loaded"):
+        tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
     if tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(tokens)
 
@@ -189,12 +206,12 @@ def _check_tensors(
     if missing:
         raise InputError(
             f"{source} lacks {len(missing)} tensors of its adapters or head, such as "
-            f"{_few(missing)}: it is damaged, or {base} is not the base that it was trained on"
+            f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on"
         )
     random = sorted(key for key in untrained if TENSOR_ROOT + key not in found)
     if random:
         raise InputError(
-            f"{source}: neither it nor its base {base} has trained weights for {_few(random)}; "
+            f"{source}: neither it nor its base {base} has trained weights for {few(random)}; "
             "name their modules in modules_to_save when training"
         )
     known = {_unwrapped(name) for name in model.state_dict()}
@@ -202,7 +219,7 @@ def _check_tensors(
     if strange:
         raise InputError(
             f"{source} holds {len(strange)} tensors that {base} has no place for, such as "
-            f"{_few(strange)}: it was trained on another base"
+            f"{few(strange)}: it was trained on another base"
         )
 
 
@@ -239,7 +256,3 @@ def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
     if not heads:
         raise InputError(f"{source} holds no classification head; save it with modules_to_save")
     return int(heads[-1][0])
-
-
-def _few(names: Collection[str]) -> str:
-    return ", ".join(name.removeprefix(TENSOR_ROOT) for name in list(names)[:3])

@@ -210,9 +210,9 @@ def remove(*names):
         (truncate, "cannot be loaded"),
         (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
         (remove("config.json"), "has no config.json"),
-        (write("config.json", "{"), "no config can be loaded"),
+        (write("config.json", "{"), "config.json cannot be read as JSON"),
         (write("config.json", "{}"), "no config can be loaded"),
-        (write("tokenizer.json", "{"), "no tokenizer can be loaded"),
+        (write("tokenizer.json", "{"), "tokenizer.json cannot be read as JSON"),
         (
             remove("tokenizer.json", "tokenizer_config.json"),
             "the tokenizer has no vocabulary; its files are missing",

@@ -1,0 +1,192 @@
+"""Directories that other people or programs made: checked before, while and after libraries read.
+
+transformers, tokenizers, safetensors and PEFT trust what they read. A directory that is damaged or
+made to harm can make them raise anything, wait for a pipe, build a trillion layers, or leave out
+weights without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bayeslora.errors import InputError
+from bayeslora.files import read_json
+from bayeslora.peft_layout import CONFIG_FILE, TENSOR_ROOT
+
+_CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_MOST_LAYERS = 1000
+_MOST_LABELS = 100_000
+_LONGEST_REASON = 200
+
+# Messages of these say what is wrong; those of others, such as KeyError, need their name.
+_TELLING = (OSError, ValueError, ImportError)
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raise InputError for whatever a library raises while it reads a foreign directory.
+
+    Only calls of libraries belong inside. They raise exceptions of any type for bad content, so
+    all of them are caught: tokenizers, for one, raises `Exception` itself, and a panic in Rust
+    code is not even that.
+
+    Args:
+        what: What the message begins with, such as `backbone 'x' cannot be loaded`.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {_reason(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if "weights_only" in text:  # PyTorch advises to unpickle
+        text = "it is a pickle, which is not read"
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its configuration says"
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON]}…"
+    name = type(error).__name__
+    return text if text and isinstance(error, _TELLING) else f"{name}: {text}".removesuffix(": ")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name that can be neither a path nor a hub id."""
+    try:
+        Path(name).exists()
+        fits = "\0" not in name and name.isprintable()
+    except (OSError, ValueError):  # a part is longer than file systems allow, for example
+        fits = False
+    if not fits:
+        raise InputError(f"{name[:80]!r} is neither a directory nor a hub id (owner/name)")
+
+
+def check_directory(source: str) -> None:
+    """Raise InputError if libraries should not be let into a directory.
+
+    It has an entry that is no regular file, such as a pipe, or a configuration that no model has.
+    What is no directory passes: it may be a hub id.
+    """
+    if not Path(source).is_dir():
+        return
+    folder = Path(source)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.is_file() or entry.is_dir()):
+                raise InputError(f"{entry.path} is not a regular file")
+    for name in (_CONFIG, "tokenizer_config.json", "tokenizer.json"):
+        path = folder / name
+        if path.is_dir():
+            raise InputError(f"{path} is a directory, not a file")
+        if path.is_file() and not isinstance(content := read_json(path), dict):
+            raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    if (folder / _CONFIG).is_file():
+        _check_size(folder / _CONFIG, read_json(folder / _CONFIG))
+
+
+def check_weights_files(source: str) -> None:
+    """Raise InputError if the weights of a model directory cannot or must not be read.
+
+    They are pickles only, their index leads out of the directory or to missing files, or an adapter
+    lies beside them, which transformers would merge into another model.
+    """
+    check_directory(source)
+    if not Path(source).is_dir():
+        return
+    folder = Path(source)
+    if (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f"{folder} holds a PEFT adapter ({CONFIG_FILE}), not a plain model; merge it into its "
+            "base first"
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise InputError(
+            f"{folder / pickles[0]} is a pickle, which can run any code when it is read; save the "
+            "model as safetensors (save_pretrained of a recent transformers does)"
+        )
+    if (folder / _INDEX).is_file() and not (folder / "model.safetensors").is_file():
+        _check_index(folder)
+
+
+def check_fit(what: str, model: Any, loading: Mapping[str, Any]) -> None:
+    """Raise InputError if weights in a checkpoint have no place in the model that was built.
+
+    Whole parts that the model does without, such as another head or a pooler, may be left over, and
+    so may what is a buffer today. A tensor inside a part that the model has may not: the
+    configuration has fewer layers, or other ones, than the weights.
+
+    Args:
+        what: What the message begins with.
+        model: As transformers built it.
+        loading: Its loading information.
+    """
+    prefix = f"{model.base_model_prefix}."
+    buffers = {name for name, _ in model.named_buffers()}
+    homes = (model, model.base_model)
+    strange = []
+    for key in sorted(loading["unexpected_keys"]):
+        name = key if _has(model, prefix[:-1]) else key.removeprefix(prefix)
+        if name not in buffers and _deepest(model, name) not in homes:
+            strange.append(key)
+    if strange:
+        raise InputError(
+            f"{what} has {len(strange)} weights that its {_CONFIG} has no place for, such as "
+            f"{few(strange)}; one of the two is not of this model"
+        )
+
+
+def few(names: Collection[str]) -> str:
+    """Return the first names of many tensors, shortened, for a message."""
+    return ", ".join(name.removeprefix(TENSOR_ROOT)[:80] for name in list(names)[:3])
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    return bool(name) and any(child == name for child, _ in model.named_children())
+
+
+def _deepest(model: nn.Module, name: str) -> nn.Module:
+    """Return the deepest module on the way to a tensor's name."""
+    module = model
+    for part in name.split(".")[:-1]:
+        inner = dict(module.named_children()).get(part)
+        if inner is None:
+            break
+        module = inner
+    return module
+
+
+def _check_size(path: Path, config: Any) -> None:
+    """Raise InputError for counts that would be built one by one for hours."""
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    for key, value in (item for part in parts for item in part.items()):
+        most = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
+        most = _MOST_LABELS if key == "num_labels" else most
+        if most and isinstance(value, int) and value > most:
+            raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
+
+
+def _check_index(folder: Path) -> None:
+    path = folder / _INDEX
+    content = read_json(path)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise InputError(f"{path} must map names of tensors to files ('weight_map')")
+    for name in dict.fromkeys(map(str, places.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{path} names {name[:80]!r}, which is no file in {folder}")

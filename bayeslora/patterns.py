@@ -1,0 +1,85 @@
+"""Regular expressions of strangers, tried out where they can be stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from bayeslora.errors import InputError
+
+_SECONDS = 3.0
+_SPECIAL = re.compile(r"[*+?{|(]")
+_OPTIONS = (
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "target_parameters",
+    "modules_to_save",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+)
+
+# The four ways in which PEFT puts a pattern around names of modules.
+_TRIAL = r"""
+import json, re, sys
+given = json.load(sys.stdin)
+for pattern in given["patterns"]:
+    for form in ("%s", r"(?:.*\.)?(?:%s)$", r"(?:^|.*\.)(?:%s)(?:$|\..*)", r".*\.(?:%s)\.(\d+)\."):
+        whole = re.compile(form.replace("%s", pattern))
+        for name in given["names"]:
+            whole.fullmatch(name)
+            whole.match(name)
+"""
+
+
+def pattern_options(options: Mapping[str, Any]) -> list[str]:
+    """Return every pattern in PEFT's options; options of a wrong type have none."""
+    values = [options.get(key) for key in _OPTIONS]
+    lists = [[value] if isinstance(value, str) else value for value in values]
+    return [
+        item
+        for value in lists
+        if isinstance(value, list | tuple | dict)
+        for item in value
+        if isinstance(item, str)
+    ]
+
+
+def check_patterns(what: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Raise InputError if patterns do not match names within seconds.
+
+    Python's `re` tries exponentially many ways for a pattern such as `(a*)*b` and cannot be
+    interrupted. The same patterns are therefore matched with the same names in another process
+    first, which is killed when its time is over. Plain names are not tried.
+
+    Args:
+        what: What the message begins with.
+        patterns: Regular expressions.
+        names: What they will be matched with.
+    """
+    special = [pattern for pattern in dict.fromkeys(patterns) if _SPECIAL.search(pattern)]
+    if not special:
+        return
+    content = json.dumps({"patterns": special, "names": list(names)})
+    try:
+        subprocess.run(  # noqa: S603 - a constant program, and data on its standard input
+            [sys.executable or "python3", "-I", "-S", "-c", _TRIAL],
+            input=content.encode("ascii"),
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        longest = max(special, key=len)
+        raise InputError(
+            f"{what}: its patterns take too long to match (over {_SECONDS:g} s), such as "
+            f"{longest[:80]!r}"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"{what}: its patterns cannot be matched: {reason[:200]}") from None
