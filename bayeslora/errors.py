@@ -6,7 +6,7 @@ one or two lines that name the file, the row, the column, the value and what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 # Names that people know something by, and what it is called here.
@@ -49,6 +49,27 @@ _LEFT_OUT = {
 
 class InputError(ValueError):
     """Something that was passed in is wrong: an option, a file, a value in a file."""
+
+
+class RowError(InputError):
+    """A row of a record is wrong; whoever knows the file that it is from names it.
+
+    Attributes:
+        row: Its index, from 0.
+        problem: What follows its name.
+        other: The index of the row whose name ends the message, or None.
+    """
+
+    def __init__(self, row: int, problem: str, other: int | None = None) -> None:
+        self.row = row
+        self.problem = problem
+        self.other = other
+        super().__init__(self.named(lambda index: f"row {index + 1}"))
+
+    def named(self, where: Callable[[int], str]) -> str:
+        """Return the message with rows called by `where`."""
+        end = "" if self.other is None else f" {where(self.other)}"
+        return f"{where(self.row)}{self.problem}{end}"
 
 
 class MissingAssetError(InputError):

@@ -30,7 +30,7 @@ def array_fields(
     matrix = _matrix(values)
     names = class_names(classes, matrix.shape[1])
     if kind == "logits":
-        softmax(_SOURCE, matrix, names, 0)
+        softmax(_SOURCE, matrix, names)
     found = None if labels is None else _codes(labels, names, len(matrix))
     return {"probs": matrix, "classes": names, "labels": found}
 

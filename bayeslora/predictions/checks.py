@@ -12,8 +12,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, RowError
 from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
+from bayeslora.tables.messages import shown
 
 SUM_TOLERANCE = 1e-5
 """How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
@@ -62,8 +63,10 @@ def probabilities(
     off = np.abs(sums - 1)
     if off.max() > SUM_TOLERANCE:
         row = int(np.argmax(off > SUM_TOLERANCE))
-        raise InputError(
-            f"row {row + 1}: probabilities sum to {sums[row]:.9g}; allowed is 1 ± {SUM_TOLERANCE:g}"
+        raise RowError(
+            row,
+            f": probabilities sum to {sums[row]:.9g}; allowed is 1 ± {SUM_TOLERANCE:g} "
+            "(renormalise, --renormalise, divides by the sum)",
         )
     if off.max() > _EXACT:
         probs = probs if probs.flags.writeable else probs.copy()
@@ -80,9 +83,10 @@ def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
         bad = np.argwhere(~((part >= 0) & (part < np.inf)))
         if bad.size:
             row, column = bad[0]
-            raise InputError(
-                f"row {before + row + 1}, class {classes[column]!r}: probability "
-                f"{part[row, column]}; allowed is 0 to 1"
+            raise RowError(
+                int(before + row),
+                f", class {shown(classes[column])}: probability {part[row, column]}; allowed is 0 "
+                "to 1",
             )
 
 
@@ -105,9 +109,7 @@ def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[n
     bad = (labels < -1) | (labels >= columns)
     if bad.any():
         row = int(np.argmax(bad))
-        raise InputError(
-            f"row {row + 1}: label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)"
-        )
+        raise RowError(row, f": label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)")
     if not (labels >= 0).any():
         return None
     return _frozen(labels if _is_frozen(given) else labels.astype(np.int64))
@@ -126,9 +128,7 @@ def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     if len(set(ids)) < rows:
         first: dict[str, int] = {}
         row = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
-        raise InputError(
-            f"row {row + 1}: id {ids[row]!r} is already the id of row {first[ids[row]] + 1}"
-        )
+        raise RowError(row, f": id {shown(ids[row])} is already the id of", first[ids[row]])
     return ids
 
 
@@ -140,7 +140,7 @@ def finite(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
     bad = ~np.isfinite(values)
     if bad.any():
         row = int(np.argmax(bad))
-        raise InputError(f"row {row + 1}: {name} is {values[row]}, not a finite number")
+        raise RowError(row, f": {name} is {values[row]}, not a finite number")
     return _frozen(values)
 
 

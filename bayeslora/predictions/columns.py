@@ -1,63 +1,144 @@
-"""What columns of a table hold, as the arrays of a record, with errors that name the row.
-
-Columns are those of `pyarrow`: arrays or chunked arrays.
-"""
+"""What columns of a table hold, as the arrays of a record, with errors that name the row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.tables.messages import shown
+from bayeslora.tables.table import Piece, Table
 
 _TOO_LARGE = 2**53  # integers beyond this are not exact in the float columns of some writers
 
+Where = Callable[[int], str]
+"""Takes the index of a row, from 0; returns what messages call it."""
 
-def numbers(path: str | Path, table: Any, column: str) -> NDArray[np.float64]:
-    """Return one column as float64, null as NaN."""
+
+def row_number(index: int) -> str:
+    """Return what messages call a row that is in no file."""
+    return f"row {index + 1}"
+
+
+def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> NDArray[np.float64]:
+    """Return [N] values of a column as float64, null as NaN.
+
+    Args:
+        table: Of the piece.
+        piece: N rows.
+        name: The column.
+        truths: Whether true and false are allowed, as 1 and 0.
+
+    Raises:
+        InputError: A value is not a number.
+    """
+    values = piece.columns[name]
+    if not isinstance(values, list):
+        return _arrow_numbers(table, values, name, truths=truths)
+    if table.is_text:
+        return _text_numbers(table, piece, name, truths=truths)
+    allowed = {int, float, type(None)} | ({bool} if truths else set())
+    if not allowed.issuperset(map(type, values)):
+        place = next(k for k, value in enumerate(values) if type(value) not in allowed)
+        raise _bad(table, piece, place, name, f"{shown(values[place])} is not a number")
+    try:
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    except OverflowError:
+        raise InputError(
+            f"{table.source}: column {shown(name)} holds an integer beyond float64"
+        ) from None
+
+
+def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    kind = str(values.type)[:60]
+    problem = f"{table.source}: column {shown(name)} holds {kind}, not numbers"
+    if pa.types.is_boolean(values.type) and not truths:
+        raise InputError(problem)
     try:
-        values = pc.cast(table[column], pa.float64())
+        found = pc.cast(values, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        kind = table.schema.field(column).type
-        raise InputError(f"{path}: column {column!r} holds {kind}, not numbers") from None
-    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return np.asarray(whole.to_numpy(zero_copy_only=False), dtype=np.float64)
+        raise InputError(problem) from None
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def truths(path: str | Path, table: Any, column: str) -> NDArray[np.bool_]:
-    """Return one column of true and false, which may be written as 1 and 0."""
-    values = numbers(path, table, column)
+def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDArray[np.float64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = piece.columns[name]
+    if truths:
+        words = {"true": "1", "false": "0"}
+        values = [None if value is None else words.get(value.lower(), value) for value in values]
+    try:
+        found = pc.cast(pa.array(values, pa.string()), pa.float64())
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
+    except pa.ArrowInvalid:
+        return np.array([_number(table, piece, k, name, v) for k, v in enumerate(values)])
+
+
+def _number(table: Table, piece: Piece, place: int, name: str, value: str | None) -> float:
+    """Return one number, which may have spaces around it."""
+    if value is None:
+        return float("nan")
+    try:
+        if "_" not in value:  # which Python allows and nobody else
+            return float(value)
+    except ValueError:
+        pass
+    raise _bad(table, piece, place, name, f"{shown(value)} is not a number")
+
+
+def truths(table: Table, piece: Piece, name: str) -> NDArray[np.bool_]:
+    """Return [N] truth values of a column, which may be written as 1 and 0.
+
+    Raises:
+        InputError: A value is neither.
+    """
+    values = numbers(table, piece, name, truths=True)
     bad = (values != 0) & (values != 1)
     if bad.any():
-        row = int(np.argmax(bad))
-        value = table[column][row].as_py()
-        raise InputError(
-            f"{path}: row {row + 1}, column {column!r}: {value!r} is not true or false"
-        )
+        place = int(np.argmax(bad))
+        value = None if np.isnan(values[place]) else f"{values[place]:g}"
+        raise _bad(table, piece, place, name, f"{value} is not true or false")
     return np.asarray(values == 1)
 
 
-def softmax(
-    path: str | Path, logits: NDArray[np.float64], classes: Sequence[str], before: int
-) -> None:
-    """Turn logits into probabilities in place; `before` rows of the file came earlier."""
-    bad = np.argwhere(~np.isfinite(logits))
-    if bad.size:
-        row, column = bad[0]
+def texts(table: Table, piece: Piece, name: str) -> Any:
+    """Return a column as Arrow strings; see `strings`.
+
+    Raises:
+        InputError: The column holds lists or structures.
+    """
+    import pyarrow as pa
+
+    values = piece.columns[name]
+    try:
+        if not isinstance(values, list):
+            return strings(values)
+        if not table.is_text:
+            values = [None if value is None else as_text(value) for value in values]
+        return pa.array(values, pa.string())
+    except (pa.ArrowException, RecursionError):
+        kind = getattr(values, "type", "values nested too deeply")
         raise InputError(
-            f"{path}: row {before + row + 1}, column 'logit_{classes[column]}': "
-            f"{logits[row, column]} is not a finite number"
-        )
-    logits -= logits.max(1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(1, keepdims=True)
+            f"{table.source}: column {shown(name)} must hold text or numbers, got {str(kind)[:60]}"
+        ) from None
+
+
+def as_text(value: Any) -> str:
+    """Return a value of JSON as text; 3.0 reads '3', as programs write integers with a gap."""
+    if isinstance(value, str | bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def strings(column: Any) -> Any:
@@ -93,25 +174,37 @@ def is_plain(kind: Any) -> bool:
     return True
 
 
-def named_strings(path: str | Path, table: Any, name: str) -> Any:
-    """Return a column of a file as Arrow strings; see `strings`.
+def softmax(
+    source: str,
+    logits: NDArray[np.float64],
+    classes: Sequence[str],
+    where: Where = row_number,
+) -> None:
+    """Turn logits [N, C] into probabilities in place.
 
     Raises:
-        InputError: The column holds lists or structures.
+        InputError: A logit is not finite.
     """
-    import pyarrow as pa
-
-    column = table[name]
-    try:
-        return strings(column)
-    except pa.ArrowException:
+    bad = np.argwhere(~np.isfinite(logits))
+    if bad.size:
+        row, column = bad[0]
         raise InputError(
-            f"{path}: column {name!r} must hold text or numbers, got {column.type}"
-        ) from None
+            f"{source}, {where(int(row))}, column {shown(f'logit_{classes[column]}')}: "
+            f"{logits[row, column]} is not a finite number"
+        )
+    logits -= logits.max(1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(1, keepdims=True)
 
 
-def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Return [N] indices of labels that are names, or indices where none is one; -1 where null."""
+def label_codes(
+    source: str, labels: Any, classes: Sequence[str], where: Where = row_number
+) -> NDArray[np.int64]:
+    """Return [N] indices of labels that are names, or indices where none is one; -1 where null.
+
+    Raises:
+        InputError: A label is neither the name nor the index of a class.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -128,9 +221,9 @@ def label_codes(path: str | Path, labels: Any, classes: Sequence[str]) -> NDArra
     if not unknown.any():
         return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.int64)
     row = int(np.argmax(unknown))
-    allowed = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
+    allowed = ", ".join(map(shown, classes[:20])) + (", …" if len(classes) > 20 else "")
     raise InputError(
-        f"{path}: row {row + 1}, column 'label': unknown label {labels[row].as_py()!r}; "
+        f"{source}, {where(row)}, column 'label': unknown label {shown(labels[row].as_py())}; "
         f"the classes are {allowed} ("
         + ("or" if are_indices else "or, where no label is one of them")
         + f", for every row, an index 0 to {len(classes) - 1})"
@@ -151,9 +244,19 @@ def _as_spelled(labels: Any, classes: Sequence[str]) -> Any:
     return labels
 
 
-def id_names(path: str | Path, ids: Any) -> tuple[str, ...]:
-    """Return the names of the rows, of which none may be empty."""
+def id_names(source: str, ids: Any, where: Where) -> tuple[str, ...]:
+    """Return the names of the rows, of which none may be empty.
+
+    Raises:
+        InputError: One is.
+    """
     if ids.null_count:
         row = int(np.argmax(np.asarray(ids.is_null())))
-        raise InputError(f"{path}: row {row + 1}, column 'id': empty; give every row an id or none")
+        raise InputError(
+            f"{source}, {where(row)}, column 'id': empty; give every row an id or none"
+        )
     return tuple(ids.to_numpy().tolist())
+
+
+def _bad(table: Table, piece: Piece, place: int, name: str, problem: str) -> InputError:
+    return InputError(f"{table.source}, {piece.where(place)}, column {shown(name)}: {problem}")

@@ -9,9 +9,9 @@
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
-JSON lines may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Parquet alone
-keeps the name and the notes of a record. A sample log of lm-evaluation-harness is read as well
-(`harness`), known by the keys of its first line.
+JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Parquet alone keeps
+the name and the notes of a record. A sample log of lm-evaluation-harness is read as well
+(`harness`), known by the keys of its first line. How files are opened is in `bayeslora.tables`.
 
 Other columns are read where they are asked for by name, as texts; else they are ignored, and so are
 `set_<class>` columns where a class has none. The order of the classes is that of the columns,
@@ -24,10 +24,8 @@ what only a file can get wrong.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +34,20 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.predictions.columns import (
+    Where,
     id_names,
     is_plain,
     label_codes,
-    named_strings,
     numbers,
-    softmax,
+    texts,
     truths,
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
-from bayeslora.predictions.tables import TableFile, open_table
+from bayeslora.predictions.matrix import Matrix, matrix_of
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.opening import open_table
+from bayeslora.tables.table import Piece, RowNames, Table, check_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -55,90 +57,100 @@ RESERVED = frozenset({"format_version", "name", "classes"})
 
 _NUMERIC = ("prob_", "logit_", "score_")
 _FIXED = frozenset({"id", "label", "prediction", "confidence", *UNCERTAINTIES})
+_NESTED = {"probs": "prob_", "logits": "logit_"}
+_PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
 
 
-def read_fields(path: str | Path, columns: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a file says, as keyword arguments of `Predictions`.
+def read_fields(
+    path: str | Path, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
+) -> tuple[dict[str, Any], Where]:
+    """Return what a file says, as keyword arguments of `Predictions`, and what its rows are called.
 
     Args:
-        path: A `.parquet`, `.csv` or `.jsonl` file, or a sample log of lm-evaluation-harness.
+        path: A `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.json` file, the text formats also with
+            `.gz`, or a sample log of lm-evaluation-harness.
         columns: Further columns to read.
+        reading: How to read a file that is not as this package writes it.
 
     Raises:
         InputError: The file is missing, unreadable, of a newer format, not a predictions file, or
             without one of `columns`.
     """
-    if is_sample_log(path):
-        return read_sample_log(path, columns=columns)
-    return fields_of(open_table(path, is_numeric=_is_numeric, texts=columns), columns)
+    if is_sample_log(path, reading):
+        return read_sample_log(path, columns=columns, reading=reading)
+    return fields_of(_open(path, reading), columns, reading)
 
 
-def fields_of(table: TableFile, columns: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what an open table says, as keyword arguments of `Predictions`.
+def fields_of(
+    table: Table, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
+) -> tuple[dict[str, Any], Where]:
+    """Return what a table says, as keyword arguments of `Predictions`; see `read_fields`.
 
     Args:
-        table: A file, or a data frame in the place of one.
+        table: A file with its header read, or a data frame in the place of one.
         columns: Further columns to read.
+        reading: Which columns are the probabilities.
 
     Raises:
         InputError: As `read_fields`.
     """
-    path = table.path
-    _check_version(path, table.metadata)
-    prefix, classes = _classes(path, table.names, table.metadata)
-    _check_further(path, table.names, columns)
-    values, rest = _read(table, prefix, classes, columns)
+    matrix = matrix_of(table, reading)
+    _check_further(table, columns)
+    if "label" not in columns:
+        check_spelling(table, "label", "labels are in a column 'label'")
+    parts = _Parts(table, matrix, columns)
+    probs, classes = matrix.probabilities(parts.values, parts.texts.get("label"), parts.where)
+    if reading.renormalise:
+        _renormalise(table.source, probs, parts.where)
     fields: dict[str, Any] = {
-        "probs": values,
+        "probs": probs,
         "classes": classes,
         "name": _name(table),
         "metadata": _further_notes(table),
         "scores": {
-            name.removeprefix("score_"): numbers(path, rest, name)
-            for name in rest.column_names
+            name.removeprefix("score_"): values
+            for name, values in parts.numbers.items()
             if name.startswith("score_")
         },
+        "columns": {name: parts.texts[name].to_pylist() for name in columns},
     }
-    present = [name for name in UNCERTAINTIES if name in rest.column_names]
-    fields |= {name: numbers(path, rest, name) for name in present}
-    if "label" in rest.column_names:
-        fields["labels"] = label_codes(path, named_strings(path, rest, "label"), classes)
-    if all(f"set_{name}" in rest.column_names for name in classes):
-        members = [truths(path, rest, f"set_{name}") for name in classes]
-        fields["sets"] = np.column_stack(members)
-    if "id" in rest.column_names:
-        fields["ids"] = id_names(path, named_strings(path, rest, "id"))
-    fields["columns"] = {name: named_strings(path, rest, name).to_pylist() for name in columns}
-    return fields
+    fields |= {name: parts.numbers[name] for name in UNCERTAINTIES if name in parts.numbers}
+    if "label" in parts.texts:
+        fields["labels"] = label_codes(table.source, parts.texts["label"], classes, parts.where)
+    if parts.sets:
+        fields["sets"] = np.column_stack([parts.sets[f"set_{name}"] for name in classes])
+    if "id" in parts.texts:
+        fields["ids"] = id_names(table.source, parts.texts["id"], parts.where)
+    return fields, parts.where
 
 
-def read_notes(path: str | Path) -> tuple[str, dict[str, str]]:
+def read_notes(
+    path: str | Path, reading: PredictionsReading = AS_WRITTEN
+) -> tuple[str, dict[str, str]]:
     """Return the name and the metadata of the predictions in a file, without reading its rows.
 
     Raises:
         InputError: The file is missing, unreadable, of a newer format, or not a predictions file.
     """
-    if is_sample_log(path):
+    if is_sample_log(path, reading):
         return log_name(path), {}
-    table = open_table(path, is_numeric=_is_numeric)
-    _check_version(path, table.metadata)
-    _classes(path, table.names, table.metadata)
+    table = _open(path, reading)
+    matrix_of(table, reading)
     return _name(table), _further_notes(table)
 
 
-def further_columns(path: str | Path) -> list[str]:
+def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
     """Return the columns of a predictions file that have no meaning of their own, in order.
 
     Raises:
         InputError: The file is missing or unreadable.
     """
-    if is_sample_log(path):
-        return log_columns(path)
-    names = open_table(path, is_numeric=_is_numeric).names
-    return [name for name in names if not is_ours(name)]
+    if is_sample_log(path, reading):
+        return log_columns(path, reading)
+    return [name for name in _open(path, reading).names if not is_ours(name)]
 
 
-def text_columns(path: str | Path) -> list[str]:
+def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
     """Return the further columns of a file that can be kept: all but lists and structures.
 
     What is left out is logged.
@@ -146,79 +158,112 @@ def text_columns(path: str | Path) -> list[str]:
     Raises:
         InputError: The file is missing or unreadable.
     """
-    if is_sample_log(path):
-        return log_columns(path)
-    table = open_table(path, is_numeric=_is_numeric)
+    if is_sample_log(path, reading):
+        return log_columns(path, reading)
+    table = _open(path, reading)
     names = [name for name in table.names if not is_ours(name)]
     if table.schema is None:
         return names
     kept = [name for name in names if is_plain(table.schema.field(name).type)]
     if len(kept) < len(names):
-        lost = ", ".join(repr(name) for name in names if name not in kept)
+        lost = listed([name for name in names if name not in kept])
         logger.warning("%s: left out, since they hold no text or numbers: columns %s", path, lost)
     return kept
 
 
 def is_ours(column: str) -> bool:
-    """Say whether a column's name has a meaning of its own in predictions files."""
+    """Return whether a column's name has a meaning of its own in predictions files."""
     return column in _FIXED or column.startswith((*_NUMERIC, "set_"))
 
 
-def _name(table: TableFile) -> str:
-    return table.metadata.get("name") or Path(table.path).stem
+class _Parts:
+    """The columns of a file that are used, joined from its pieces.
+
+    Attributes:
+        values: [N, C] probabilities or logits.
+        numbers: [N] float64 by name.
+        sets: [N] truth values by name, of all classes or of none.
+        texts: [N] Arrow strings by name.
+        where: What messages call a row.
+    """
+
+    def __init__(self, table: Table, matrix: Matrix, further: Sequence[str]) -> None:
+        import pyarrow as pa
+
+        is_number = {*UNCERTAINTIES, *(n for n in table.names if n.startswith("score_"))}
+        is_text = {"id", "label", *further}
+        sets = [f"set_{name}" for name in matrix.classes]
+        is_set = {*sets} if len(sets) > 1 and set(sets) <= {*table.names} else set()
+        used = [name for name in table.names if name in is_number | is_text | is_set]
+        _check_types(table, matrix.columns)
+        chunks: list[NDArray[np.float64]] = []
+        rest: dict[str, list[Any]] = {name: [] for name in used}
+        self.where = RowNames()
+        for piece in table.pieces([*matrix.columns, *used], _PIECE):
+            self.where.add(piece)
+            chunks.append(np.column_stack([numbers(table, piece, n) for n in matrix.columns]))
+            for name in used:
+                convert = texts if name in is_text else truths if name in is_set else numbers
+                rest[name].append(convert(table, piece, name))
+        self.values = _joined(chunks)
+        joined = {n: np.concatenate(v) for n, v in rest.items() if n not in is_text}
+        self.numbers = {name: values for name, values in joined.items() if name not in is_set}
+        self.sets = {name: values for name, values in joined.items() if name in is_set}
+        self.texts = {n: pa.chunked_array(v) for n, v in rest.items() if n in is_text}
 
 
-def _further_notes(table: TableFile) -> dict[str, str]:
+def _open(path: str | Path, reading: PredictionsReading) -> Table:
+    table = open_table(path, reading.table, shape=_flat, alike=_must_be_alike)
+    _check_version(table)
+    return table
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with `{"probs": {"a": 0.2}}` as `prob_a`, and the same for logits."""
+    if _NESTED.keys().isdisjoint(record):
+        return record
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if name in _NESTED and isinstance(value, dict):
+            flat |= {f"{_NESTED[name]}{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _must_be_alike(name: str) -> bool:
+    return name in {"id", "label"} or name.startswith(_NUMERIC)
+
+
+def _name(table: Table) -> str:
+    stem = Path(table.source).name.removesuffix(".gz")
+    return table.metadata.get("name") or Path(stem).stem
+
+
+def _further_notes(table: Table) -> dict[str, str]:
     return {key: value for key, value in table.metadata.items() if key not in RESERVED}
 
 
-def _check_further(path: str | Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    choices = [name for name in names if not is_ours(name)]
+def _check_further(table: Table, columns: Sequence[str]) -> None:
+    choices = [name for name in table.names if not is_ours(name)]
     for column in columns:
         if column not in choices:
-            raise InputError(f"{path}: {unknown_choice('further column', column, choices)}")
+            raise InputError(f"{table.source}: {unknown_choice('further column', column, choices)}")
 
 
-def _read(
-    table: TableFile, prefix: str, classes: Sequence[str], further: Sequence[str]
-) -> tuple[NDArray[np.float64], Any]:
-    """Return probabilities [N, C] and a `pyarrow.Table` of the other columns that are used."""
-    import pyarrow as pa
-
-    matrix = [f"{prefix}{name}" for name in classes]
-    sets = [f"set_{name}" for name in classes]
-    used = {"id", "label", *UNCERTAINTIES, *further}
-    used |= {*sets} if set(sets) <= set(table.names) else set()
-    others = [name for name in table.names if name in used or name.startswith("score_")]
-    _check_types(table, matrix)
-    chunks: list[NDArray[np.float64]] = []
-    rest = []
-    rows = 0
-    for piece in table.pieces([*matrix, *others]):
-        values = np.column_stack([numbers(table.path, piece, name) for name in matrix])
-        if prefix == "logit_":
-            softmax(table.path, values, classes, rows)
-        chunks.append(values)
-        rest.append(piece.select(others))
-        rows += len(values)
-    if not rows:
-        raise InputError(f"{table.path} has no rows")
-    return _joined(chunks, rows), pa.Table.from_batches(rest)
-
-
-def _check_types(table: TableFile, columns: Sequence[str]) -> None:
-    """Complain of a column that cannot hold numbers, before any row is read."""
+def _check_types(table: Table, columns: Sequence[str]) -> None:
+    """Raise InputError if a column cannot hold numbers, before any row is read."""
     import pyarrow as pa
 
     for name in columns if table.schema is not None else ():
-        none = pa.record_batch({name: pa.nulls(0, table.schema.field(name).type)})
-        numbers(table.path, none, name)
+        none = pa.nulls(0, table.schema.field(name).type)
+        numbers(table, Piece({name: none}, range(0), 0), name)
 
 
-def _joined(chunks: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
+def _joined(chunks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the chunks as one array, and let go of each as soon as it is copied."""
-    whole = np.empty((rows, chunks[0].shape[1]))
-    end = rows
+    end = sum(map(len, chunks))
+    whole = np.empty((end, chunks[0].shape[1]))
     while chunks:
         chunk = chunks.pop()
         whole[end - len(chunk) : end] = chunk
@@ -226,43 +271,29 @@ def _joined(chunks: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]
     return whole
 
 
-def _is_numeric(name: str) -> bool:
-    return name.startswith(_NUMERIC) or name in UNCERTAINTIES
-
-
-def _check_version(path: str | Path, metadata: Mapping[str, str]) -> None:
-    version = metadata.get("format_version", str(FORMAT_VERSION))
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
+    """Divide each row by its sum, and log how far the sums were from 1."""
+    sums = probs.sum(1)
+    bad = ~((probs >= 0).all(1) & np.isfinite(sums) & (sums > 0))
+    if bad.any():
+        row = int(np.argmax(bad))
         raise InputError(
-            f"{path} has predictions format version {version}; this version of bayeslora reads "
-            f"up to {FORMAT_VERSION}"
+            f"{source}, {where(row)}: probabilities sum to {sums[row]:.9g} and cannot be "
+            "renormalised"
         )
+    probs /= sums[:, None]
+    logger.warning(
+        "%s: rows were divided by their sums, which were %.4g to %.4g",
+        source,
+        sums.min(),
+        sums.max(),
+    )
 
 
-def _classes(
-    path: str | Path, columns: Sequence[str], metadata: Mapping[str, str]
-) -> tuple[str, tuple[str, ...]]:
-    found = {
-        prefix: [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
-        for prefix in ("prob_", "logit_")
-    }
-    if found["prob_"] and found["logit_"]:
-        raise InputError(f"{path} has both prob_<class> and logit_<class> columns; keep one kind")
-    prefix = "logit_" if found["logit_"] else "prob_"
-    classes = found[prefix]
-    if len(classes) < 2:
+def _check_version(table: Table) -> None:
+    version = table.metadata.get("format_version", str(FORMAT_VERSION))
+    if not (version.isdecimal() and len(version) < 10 and int(version) <= FORMAT_VERSION):
         raise InputError(
-            f"{path} needs a column prob_<class> (or logit_<class>) for each of two or more "
-            f"classes; its columns are {', '.join(map(repr, columns[:12]))}"
+            f"{table.source} has predictions format version {shown(version)}; this version of "
+            f"bayeslora reads up to {FORMAT_VERSION}"
         )
-    return prefix, _stored_order(metadata.get("classes", "[]"), classes)
-
-
-def _stored_order(stored: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the stored names where they are the same ones; columns may have been moved since."""
-    try:
-        names = json.loads(stored)
-    except json.JSONDecodeError:
-        return tuple(classes)
-    same = isinstance(names, list) and Counter(map(str, names)) == Counter(classes)
-    return tuple(names if same else classes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.predictions.columns import is_plain
+from bayeslora.predictions.columns import Where, is_plain
 from bayeslora.predictions.files import fields_of, is_ours
-from bayeslora.predictions.tables import TableFile
+from bayeslora.tables.table import Piece, Table
 
 
 def is_frame(given: object) -> bool:
@@ -16,8 +16,8 @@ def is_frame(given: object) -> bool:
     return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__dataframe__")
 
 
-def frame_fields(frame: Any) -> dict[str, Any]:
-    """Return what a data frame says, as keyword arguments of `Predictions`.
+def frame_fields(frame: Any) -> tuple[dict[str, Any], Where]:
+    """Return what a data frame says; see `fields_of`.
 
     Its columns are those of a predictions file; every other column of text or numbers is kept as a
     further one.
@@ -47,10 +47,14 @@ def frame_fields(frame: Any) -> dict[str, Any]:
     further = [
         name for name in names if not is_ours(name) and is_plain(table.schema.field(name).type)
     ]
-    opened = TableFile(
-        source,
-        names,
-        lambda wanted: iter(table.select([*wanted]).combine_chunks().to_batches()),
-        table.schema,
-    )
-    return fields_of(opened, further)
+
+    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
+        before = 0
+        for batch in table.select([*wanted]).combine_chunks().to_batches(rows):
+            columns = dict(zip(wanted, batch.columns, strict=True))
+            yield Piece(columns, range(before + 1, before + len(batch) + 1), before)
+            before += len(batch)
+
+    if not len(table):
+        raise InputError(f"{source} has no rows")
+    return fields_of(Table(source, names, read, schema=table.schema), further)

@@ -30,8 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.predictions.lines import as_text, first_record, records
+from bayeslora.predictions.columns import Where, as_text
 from bayeslora.predictions.questions import Question, correct_options, read_question
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.tables.json_records import Record, json_records
+from bayeslora.tables.messages import shown
+from bayeslora.tables.source import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +46,21 @@ _NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def is_sample_log(path: str | Path) -> bool:
-    """Say whether a file is a sample log, by the keys of its first line."""
-    if Path(path).suffix.lower() != ".jsonl" or not Path(path).is_file():
-        return False
-    keys = (first_record(path) or {}).keys()
+def is_sample_log(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> bool:
+    """Return whether a file is a sample log, by the keys of its first object.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    keys = _first_record(path, reading).keys()
     return bool(keys & {"resps", "filtered_resps"}) and bool(keys & {"doc", "doc_id"})
+
+
+def _first_record(path: str | Path, reading: PredictionsReading) -> Record:
+    source = open_source(path, reading.table)
+    if source.kind != "json":
+        return {}
+    return next((record for _, record in json_records(source)), {})
 
 
 def log_name(path: str | Path) -> str:
@@ -55,16 +68,19 @@ def log_name(path: str | Path) -> str:
     return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
 
 
-def log_columns(path: str | Path) -> list[str]:
+def log_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
     """Return the fields of the first question's `doc`, which can be kept as further columns."""
-    doc = (first_record(path) or {}).get("doc")
+    doc = _first_record(path, reading).get("doc")
     return list(map(str, doc)) if isinstance(doc, dict) else []
 
 
 def read_sample_log(
-    path: str | Path, normalise: str = "none", columns: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return what a log says, as keyword arguments of `Predictions`.
+    path: str | Path,
+    normalise: str = "none",
+    columns: Sequence[str] = (),
+    reading: PredictionsReading = AS_WRITTEN,
+) -> tuple[dict[str, Any], Where]:
+    """Return what a log says, as keyword arguments of `Predictions`, and what its rows are called.
 
     Args:
         path: A `.jsonl` file.
@@ -72,34 +88,39 @@ def read_sample_log(
             `characters`, or its `bytes`. The last two follow `acc_norm` and `acc_bytes`; a leading
             space is not counted.
         columns: Fields of `doc` to keep as further columns.
+        reading: The encoding of the file.
 
     Raises:
         InputError: The file is no log of a multiple-choice task, or a value in it is wrong.
     """
     if normalise not in NORMALISE:
         raise unknown_choice("normalise", normalise, NORMALISE)
-    if not is_sample_log(path):
+    if reading.probability_columns or reading.renormalise:
+        raise InputError(
+            f"{path} is a sample log: --probability-column and --renormalise are for tables"
+        )
+    if not is_sample_log(path, reading):
         raise InputError(
             f"{path} is not a sample log of lm-evaluation-harness: a .jsonl file is needed, with "
             "'doc_id' and 'filtered_resps' in each line"
         )
     questions, further, filters = [], [], set()
-    for row, record in enumerate(records(path), 1):
+    for row, record in json_records(open_source(path, reading.table)):
         questions.append(read_question(path, row, record))
-        further.append(_fields(record, columns))
-        filters.add(str(record.get("filter", "none")))
+        further.append(_fields(path, row, record, columns))
+        filters.add(shown(record.get("filter", "none")))
     if len(filters) > 1:
         raise InputError(
             f"{path} holds every question once a filter ({', '.join(sorted(filters))}); keep the "
             "lines of one"
         )
-    _check_columns(path, columns, further)
+    _check_columns(path, columns, further, reading)
     probs = _probabilities(path, questions, normalise)
     labels = correct_options(path, questions)
     _compare(path, questions, probs, labels, NORMALISE[normalise])
     _, task = _model_and_task(path)
     ids = [question.id for question in questions]
-    return {
+    fields = {
         "probs": probs,
         "classes": _classes(questions),
         "labels": labels,
@@ -107,23 +128,32 @@ def read_sample_log(
         "name": log_name(path),
         "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
         | ({"task": task} if task else {}),
-        "columns": {name: [fields.get(name) for fields in further] for name in columns},
+        "columns": {name: [kept.get(name) for kept in further] for name in columns},
     }
+    return fields, lambda index: f"row {questions[index].row}"
 
 
-def _fields(record: dict[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
+def _fields(
+    path: str | Path, row: int, record: Record, columns: Sequence[str]
+) -> dict[str, str | None]:
     doc = record.get("doc")
     found = doc if isinstance(doc, dict) else {}
     values = {name: found[name] for name in columns if name in found}
-    return {name: None if value is None else as_text(value) for name, value in values.items()}
+    try:
+        return {name: None if value is None else as_text(value) for name, value in values.items()}
+    except RecursionError:
+        raise InputError(f"{path}, row {row}, 'doc': a value is nested too deeply") from None
 
 
 def _check_columns(
-    path: str | Path, columns: Sequence[str], further: Sequence[dict[str, str | None]]
+    path: str | Path,
+    columns: Sequence[str],
+    further: Sequence[dict[str, str | None]],
+    reading: PredictionsReading,
 ) -> None:
     for name in columns:
         if not any(name in fields for fields in further):
-            known = log_columns(path)
+            known = log_columns(path, reading)
             raise InputError(f"{path}: {unknown_choice('field of doc', name, known)}")
 
 
@@ -145,11 +175,11 @@ def _probabilities(
 def _lengths(
     path: str | Path, questions: Sequence[Question], normalise: str
 ) -> NDArray[np.float64]:
-    for row, question in enumerate(questions, 1):
+    for question in questions:
         if "" in question.texts or len(question.texts) != len(question.scores):
             raise InputError(
-                f"{path}: row {row} has an option without a text in 'arguments', and normalise="
-                f"{normalise!r} divides by its length; choose 'none'"
+                f"{path}, row {question.row} has an option without a text in 'arguments', and "
+                f"normalise={normalise!r} divides by its length; choose 'none'"
             )
     texts = [text for question in questions for text in question.texts]
     if normalise == "bytes":

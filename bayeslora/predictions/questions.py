@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.tables.messages import shown
 
 _VERDICTS = ("acc", "acc_norm", "acc_bytes")
 _UNLABELLED = frozenset({"", "-1", "-100"})
+_DIGITS = 18  # of an index; Python refuses to read thousands
 _SINGLE = re.compile(r"\[(\d+)\]")  # a list of one, which newer versions write as text
 
 
@@ -25,6 +27,7 @@ class Question:
     """A question with M options.
 
     Attributes:
+        row: Where it is in the log, from 1.
         id: `doc_id` as text, or None.
         scores: [M] log-likelihoods.
         texts: [M] the options without a leading space; empty where the log has none.
@@ -32,6 +35,7 @@ class Question:
         verdicts: Whether the harness counted the question as right, by accuracy.
     """
 
+    row: int
     id: str | None
     scores: list[float]
     texts: list[str]
@@ -53,16 +57,19 @@ def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Ques
         scores, texts = [scores[k] for k in kept], [texts[k] for k in kept]
     if len(scores) < 2:
         raise InputError(
-            f"{path}: row {row} has the log-likelihood of one text; only multiple-choice tasks, "
+            f"{path}, row {row} has the log-likelihood of one text; only multiple-choice tasks, "
             "with two or more options, are predictions of classes"
         )
     name = record.get("doc_id")
+    if not isinstance(name, str | int | float | None):
+        raise InputError(f"{path}, row {row}, 'doc_id': {shown(name)} is not a text or a number")
     return Question(
+        row,
         None if name is None else str(name),
         scores,
         texts,
         _target(path, row, record.get("target")),
-        {key: record[key] for key in _VERDICTS if isinstance(record.get(key), int | float)},
+        {key: float(record[key]) for key in _VERDICTS if record.get(key) in (0, 1)},
     )
 
 
@@ -86,7 +93,7 @@ def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[
         place = next(places)
         if place is None or not 0 <= place < len(one.scores):
             raise InputError(
-                f"{path}: row {row + 1}, 'target': {one.target!r:.60} is not one of its "
+                f"{path}, row {one.row}, 'target': {shown(one.target)} is not one of its "
                 f"{len(one.scores)} options; an index from 0, an option's text, or a letter is "
                 "needed, the same kind in every row"
             )
@@ -96,7 +103,8 @@ def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[
 
 def _by_index(question: Question) -> int | None:
     text = question.target or ""
-    return int(text) if text.isascii() and text.isdecimal() else None
+    is_index = text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+    return int(text) if is_index else None
 
 
 def _by_text(question: Question) -> int | None:
@@ -131,7 +139,8 @@ def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float
     given = record.get("filtered_resps")
     if given is None:
         resps = record.get("resps")
-        given = [one[0] if isinstance(one, list) and one else one for one in resps or ()]
+        several = resps if isinstance(resps, list) else [resps]
+        given = [one[0] if isinstance(one, list) and one else one for one in several]
     if not isinstance(given, list):
         given = [given]
     scores = []
@@ -139,13 +148,13 @@ def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float
         value = one[0] if isinstance(one, list) and one else one
         try:
             score = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{path}: row {row}: the response {value!r:.40} is not a log-likelihood; "
+                f"{path}, row {row}: the response {shown(value)} is not a log-likelihood; "
                 "only multiple-choice tasks can be read, not those that generate text"
             ) from None
         if not math.isfinite(score):
-            raise InputError(f"{path}: row {row}, option {place}: log-likelihood {score}")
+            raise InputError(f"{path}, row {row}, option {place}: log-likelihood {score}")
         scores.append(score)
     return scores
 
@@ -155,12 +164,12 @@ def _target(path: str | Path, row: int, given: Any) -> str | None:
         given = given[0]
     if isinstance(given, float) and given.is_integer():
         given = int(given)
-    if single := _SINGLE.fullmatch(str(given)):
+    if isinstance(given, str) and (single := _SINGLE.fullmatch(given)):
         given = single[1]
     is_list = isinstance(given, str) and given.startswith("[") and given.endswith("]")
-    if isinstance(given, list) or is_list:
+    if is_list or not isinstance(given, str | int | float | None):
         raise InputError(
-            f"{path}: row {row}, 'target': {given!r:.60} may name several right options; "
+            f"{path}, row {row}, 'target': {shown(given)} may name several right options; "
             "predictions have one label a row"
         )
     if given is None or str(given) in _UNLABELLED:

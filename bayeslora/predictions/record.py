@@ -15,15 +15,18 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.predictions import checks
 from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
+from bayeslora.predictions.columns import Where, row_number
 from bayeslora.predictions.files import UNCERTAINTIES, read_fields
 from bayeslora.predictions.frames import frame_fields
 from bayeslora.predictions.harness import read_sample_log
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.rows import PredictedRow
 from bayeslora.predictions.writer import data_frame, write_fields
+from bayeslora.tables.reading import Reading
 
 # More would not fit a line.
 _SHOWN_CLASSES = 5
@@ -262,21 +265,51 @@ class Predictions:
 
     @classmethod
     def load(
-        cls, path: str | Path, name: str | None = None, *, columns: Sequence[str] = ()
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        columns: Sequence[str] = (),
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        probability_columns: Mapping[str, str] | None = None,
+        renormalise: bool = False,
     ) -> Predictions:
         """Read a predictions file that we or any other tool wrote; see `files`.
 
         Args:
-            path: A `.parquet`, `.csv` or `.jsonl` file, or a sample log of lm-evaluation-harness.
+            path: A `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.json` file, the text formats also with
+                `.gz`, or a sample log of lm-evaluation-harness.
             name: The name to use; else the stored one, else the file's name without its suffix.
             columns: Names of further columns to keep, such as the one that says where a row is
                 from.
+            delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`.
+            encoding: The encoding of a text file, such as `latin-1`; None takes UTF-8.
+            probability_columns: The class whose probability a column holds, by the column's name,
+                where columns are not called `prob_<class>`.
+            renormalise: Whether to divide each row of probabilities by its sum, where sums are
+                further from 1 than rounding explains.
 
         Raises:
             InputError: The file is missing or unreadable, or a value in it is wrong; the message
-                names the file and the row (from 1, a header not counted).
+                names the file and the row (from 1; in a text file the line, as an editor shows it).
         """
-        return cls._read(str(path), read_fields(path, columns), name)
+        table = Reading(delimiter, encoding)
+        reading = PredictionsReading(table, probability_columns or {}, renormalise)
+        return cls.read(path, name, columns=columns, reading=reading)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        columns: Sequence[str] = (),
+        reading: PredictionsReading = AS_WRITTEN,
+    ) -> Predictions:
+        """Read a predictions file; `load` with its options in one object."""
+        fields, where = read_fields(path, columns, reading)
+        return cls._read(str(path), fields, name, where)
 
     @classmethod
     def from_frame(cls, frame: Any, name: str | None = None) -> Predictions:
@@ -291,7 +324,8 @@ class Predictions:
         Raises:
             InputError: It is no data frame, or a value is wrong; the message names the row.
         """
-        return cls._read(f"<{type(frame).__name__}>", frame_fields(frame), name)
+        fields, where = frame_fields(frame)
+        return cls._read(f"<{type(frame).__name__}>", fields, name, where)
 
     @classmethod
     def from_arrays(
@@ -367,16 +401,21 @@ class Predictions:
         Raises:
             InputError: The log is not of multiple choice, or a value in it is wrong.
         """
-        return cls._read(str(path), read_sample_log(path, normalise, columns), name)
+        fields, where = read_sample_log(path, normalise, columns)
+        return cls._read(str(path), fields, name, where)
 
     @classmethod
-    def _read(cls, source: str, fields: dict[str, Any], name: str | None) -> Predictions:
-        """Return a record whose probabilities nobody else holds; errors name the source."""
+    def _read(
+        cls, source: str, fields: dict[str, Any], name: str | None, where: Where = row_number
+    ) -> Predictions:
+        """Return a record whose probabilities nobody else holds; errors name source and row."""
         if name is not None:
             fields["name"] = name
         try:
             classes = checks.class_names(fields["classes"])
             fields["probs"] = checks.probabilities(fields["probs"], classes, in_place=True)
             return cls(**fields)
+        except RowError as error:
+            raise InputError(f"{source}, {error.named(where)}") from None
         except InputError as error:
             raise InputError(f"{source}: {error}") from None

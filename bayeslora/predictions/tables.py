@@ -1,53 +1,21 @@
-"""Tables as Parquet, CSV or JSON lines, with errors that name the file and the row.
-
-Rows are read in pieces, so that a file never has to fit in memory beside the record made from it.
-"""
+"""Columns written as Parquet, CSV or JSON lines."""
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.parquet import open_parquet, write_sealed
-from bayeslora.predictions.lines import column_names, pieces_of_lines, write_lines
-
-PREFIX = "bayeslora."
-"""What the keys of our Parquet metadata start with."""
+from bayeslora.parquet import write_sealed
+from bayeslora.tables.parquet import PREFIX
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+"""What a predictions file that is written may end in."""
 
 _PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
-_BUFFER = 1 << 20  # bytes of a column that are read at a time, where Arrow would take all of it
-_BAD_NUMBER = re.compile(r"CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
-
-Pieces = Callable[[Sequence[str]], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """A table on disk, its header read and its rows not yet.
-
-    Attributes:
-        path: Where it is.
-        names: Its columns in order; distinct.
-        pieces: Takes names of columns; yields `pyarrow.RecordBatch`es that hold at least these.
-        schema: The types of the columns as `pyarrow.Schema` where the file says them, else None.
-        metadata: Our notes in it, without `PREFIX`.
-    """
-
-    path: str | Path
-    names: tuple[str, ...]
-    pieces: Pieces
-    schema: Any = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]) -> Any:
@@ -96,43 +64,13 @@ def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
                 for table in tables:
                     writer.write_table(table)
         elif kind == ".jsonl":
-            write_lines((batch for table in tables for batch in table.to_batches(_PIECE)), aside)
+            _write_lines((batch for table in tables for batch in table.to_batches(_PIECE)), aside)
         else:
             write_sealed(aside, schema, tables)
 
 
-def open_table(
-    path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str] = ()
-) -> TableFile:
-    """Return a file with its header read.
-
-    Args:
-        path: A `.parquet`, `.csv` or `.jsonl` file.
-        is_numeric: Says of a column's name whether a column of that name holds numbers.
-        texts: Columns that are read as text beside `id` and `label`, so that `01` in a CSV file
-            stays what it is.
-
-    Raises:
-        InputError: The file is missing or unreadable, or repeats a column; from `pieces`, it is
-            broken further down.
-    """
-    kind = file_kind(path)
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist or is not a file")
-    if kind == ".parquet":
-        table = _open_parquet(path)
-    elif kind == ".csv":
-        table = _open_csv(path, is_numeric, texts)
-    else:
-        table = _open_lines(path, is_numeric)
-    for name, times in Counter(table.names).items():
-        if times > 1:
-            raise InputError(f"{path}: column {name!r} appears {times} times")
-    return table
-
-
 def file_kind(path: str | Path) -> str:
-    """Return the suffix of a predictions file, in lower case.
+    """Return the suffix of a predictions file to write, in lower case.
 
     Raises:
         InputError: It is none of `SUFFIXES`.
@@ -140,86 +78,16 @@ def file_kind(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"{path}: a predictions file ends in .parquet, .csv or .jsonl, not {suffix!r}"
+            f"{path}: a predictions file is written as .parquet, .csv or .jsonl, not {suffix!r}"
         )
     return suffix
 
 
-def _opened(path: str | Path, *, check_whole: bool) -> Any:
-    return open_parquet(path, check_whole=check_whole, buffer_size=_BUFFER, pre_buffer=False)
-
-
-def _open_parquet(path: str | Path) -> TableFile:
-    def pieces(columns: Sequence[str]) -> Iterator[Any]:
-        with _readable(path, "Parquet"), _opened(path, check_whole=False) as file:
-            yield from file.iter_batches(_PIECE, columns=list(columns), use_threads=False)
-
-    with _readable(path, "Parquet"), _opened(path, check_whole=True) as file:
-        schema = file.schema_arrow
-        raw = schema.metadata or {}
-        pairs = ((key.decode(), value) for key, value in raw.items())
-        ours = {
-            key.removeprefix(PREFIX): value.decode()
-            for key, value in pairs
-            if key.startswith(PREFIX)
-        }
-    return TableFile(path, tuple(schema.names), pieces, schema, ours)
-
-
-def _open_lines(path: str | Path, is_numeric: Callable[[str], bool]) -> TableFile:
-    names = column_names(path)
-    return TableFile(
-        path, names, lambda columns: pieces_of_lines(path, names, columns, is_numeric, _PIECE)
-    )
-
-
-def _open_csv(
-    path: str | Path, is_numeric: Callable[[str], bool], texts: Sequence[str]
-) -> TableFile:
-    import pyarrow as pa
-    import pyarrow.csv
-
-    with _readable(path, "CSV"), Path(path).open(encoding="utf-8-sig", newline="") as handle:
-        header = next(csv.reader(handle), [])
-        if not header:
-            raise InputError(f"{path} cannot be read as CSV: it is empty")
-        has_rows = any(line.strip() for line in handle)
-    types = {name: pa.float64() for name in header if is_numeric(name)}
-    types |= dict.fromkeys(("id", "label", *texts), pa.string())
-
-    def pieces(columns: Sequence[str]) -> Iterator[Any]:
-        if not has_rows:
-            return
-        convert = pa.csv.ConvertOptions(
-            column_types=types,
-            null_values=[""],
-            strings_can_be_null=True,
-            include_columns=list(columns),
-        )
-        with _readable(path, "CSV", header):
-            yield from pa.csv.open_csv(
-                path,
-                # one thread: only then do Arrow's messages name the row
-                read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=convert,
+def _write_lines(batches: Iterable[Any], path: Path) -> None:
+    """Write `pyarrow.RecordBatch`es as one JSON object a row; every bit of a number is kept."""
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        for batch in batches:
+            rows = (
+                json.dumps(row, ensure_ascii=False, allow_nan=False) for row in batch.to_pylist()
             )
-
-    return TableFile(path, tuple(header), pieces)
-
-
-@contextmanager
-def _readable(path: str | Path, kind: str, header: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what a reader complains of into an error that names the file, and the row if known."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError, OSError, csv.Error) as error:
-        bad = _BAD_NUMBER.search(str(error))
-        if header and bad:
-            column, row, value = header[int(bad[1])], int(bad[2]) - 1, bad[3]
-            message = f"{path}: row {row}, column {column!r}: {value!r} is not a number"
-        else:
-            message = f"{path} cannot be read as {kind}: {error}"
-        raise InputError(message) from None
+            out.writelines(f"{row}\n" for row in rows)

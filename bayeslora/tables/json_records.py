@@ -42,7 +42,7 @@ def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:
         if line.isspace():
             continue
         try:
-            record = _DECODER.decode(line)
+            record = _DECODER.decode(line.rstrip("\r\n"))
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{source}, row {row}: broken JSON ({_reason(error)}) in {shown(line.strip())}; "

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.tables.delimited import delimited_records, header_of
-from bayeslora.tables.json_records import Record, json_records
-from bayeslora.tables.messages import listed, shown
-from bayeslora.tables.parquet import ParquetTable, python_values
-from bayeslora.tables.reading import DEFAULT, Reading
-from bayeslora.tables.source import Source, open_source
+from bayeslora.tables.messages import shown
+from bayeslora.tables.parquet import python_values
 
 PIECE = 4096
 """Rows of a piece where nothing else is said."""
@@ -38,10 +34,23 @@ class Piece:
 
     def where(self, position: int) -> str:
         """Return what messages call a row: `row 3`, with its number where rows share a line."""
-        row = self.rows[position]
-        near = self.rows[max(position - 1, 0) : position + 2]
-        shared = sum(other == row for other in near) > 1
-        return f"row {row}" + (f" (record {self.before + position + 1})" if shared else "")
+        return _called(self.rows, position, self.before)
+
+
+class RowNames:
+    """Where the rows of many pieces are; eight bytes a row, none where rows are numbered."""
+
+    def __init__(self) -> None:
+        self._rows = array("q")
+
+    def add(self, piece: Piece) -> None:
+        """Note the rows of the next piece."""
+        if not isinstance(piece.rows, range):
+            self._rows.extend(piece.rows)
+
+    def __call__(self, index: int) -> str:
+        """Return what messages call the row at an index, from 0."""
+        return _called(self._rows, index, 0) if self._rows else f"row {index + 1}"
 
 
 @dataclass(frozen=True)
@@ -74,68 +83,6 @@ class Table:
         return self.read(columns, rows)
 
 
-def open_table(
-    path: str | Path,
-    reading: Reading = DEFAULT,
-    *,
-    shape: Callable[[Record], Record] | None = None,
-    alike: bool = False,
-) -> Table:
-    """Return a file with its header read and its rows not yet.
-
-    Args:
-        path: A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; the text formats may be
-            compressed by gzip, with `.gz` behind the name. Text is UTF-8, with or without a byte
-            order mark. JSON is a list of objects, or an object a line.
-        reading: How a text file is read that is not as its name says.
-        shape: Applied to every JSON object.
-        alike: Whether every JSON object must have the keys of the first.
-
-    Raises:
-        InputError: The file is missing, of another kind, empty, or broken at its beginning, or
-            has a column twice.
-    """
-    source = open_source(path, reading)
-    if source.kind == "parquet":
-        parquet = ParquetTable(source)
-        _check_distinct(parquet.names, source)
-        return Table(
-            str(source),
-            parquet.names,
-            lambda columns, rows: _parquet_pieces(parquet, columns, rows),
-            schema=parquet.schema,
-            metadata=parquet.metadata,
-        )
-    if source.kind == "delimited":
-        header = header_of(source)
-        _check_distinct(header, source)
-        return Table(
-            str(source),
-            header,
-            lambda columns, rows: _delimited_pieces(source, header, columns, rows),
-            is_text=True,
-        )
-    return _json_table(source, shape, alike=alike)
-
-
-def _json_table(source: Source, shape: Callable[[Record], Record] | None, *, alike: bool) -> Table:
-    def records() -> Iterator[tuple[int, Record]]:
-        found = json_records(source)
-        return found if shape is None else ((row, shape(record)) for row, record in found)
-
-    first = list(islice(records(), 1 if alike else PIECE))
-    if not first:
-        raise InputError(f"{source} is empty; at least one row is needed")
-    names = _names_of(record for _, record in first)
-    return Table(
-        str(source),
-        names,
-        lambda columns, rows: _record_pieces(
-            source, records(), columns, rows, names if alike else None
-        ),
-    )
-
-
 def records_table(records: Sequence[Any], source: str) -> Table:
     """Return the table of a list of mappings; a key that a record lacks counts as None.
 
@@ -150,7 +97,7 @@ def records_table(records: Sequence[Any], source: str) -> Table:
                 f"{source}, row {row}: expected an object with columns such as "
                 f'{{"text": …, "label": …}}, got {shown(record)}'
             )
-    names = _names_of(records)
+    names = names_of(records)
     columns = {name: [record.get(name) for record in records] for name in names}
     return columns_table(columns, names, source, len(records))
 
@@ -216,79 +163,14 @@ def _plain(name: str) -> str:
     return name.strip(" _").casefold().removesuffix("s")
 
 
-def _names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
+def _called(rows: Sequence[int] | array[int], position: int, before: int) -> str:
+    row = rows[position]
+    near = rows[max(position - 1, 0) : position + 2]
+    shared = sum(other == row for other in near) > 1
+    return f"row {row}" + (f" (record {before + position + 1})" if shared else "")
+
+
+def names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
+    """Return the keys that records have, in order of appearance; only texts are names."""
     names = dict.fromkeys(chain.from_iterable(records))
     return tuple(name for name in names if isinstance(name, str))
-
-
-def _check_distinct(names: Sequence[str], source: Source) -> None:
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InputError(f"{source} has the column {shown(twice)} more than once")
-
-
-def _record_pieces(
-    source: Source,
-    records: Iterator[tuple[int, Record]],
-    wanted: Sequence[str],
-    size: int,
-    names: Sequence[str] | None,
-) -> Iterator[Piece]:
-    before = 0
-    while part := list(islice(records, size)):
-        rows = [row for row, _ in part]
-        if names is None:
-            columns = {name: [one.get(name) for _, one in part] for name in wanted}
-            there = set(_names_of(one for _, one in part))
-            columns = {name: values for name, values in columns.items() if name in there}
-        else:
-            keys = frozenset(names)
-            for row, one in part:
-                if one.keys() != keys:
-                    _check_alike(source, row, one, keys, wanted)
-            columns = {name: [one[name] for _, one in part] for name in wanted}
-        yield Piece(columns, rows, before)
-        before += len(part)
-
-
-def _check_alike(
-    source: Source, row: int, record: Record, names: frozenset[str], wanted: Sequence[str]
-) -> None:
-    for name in wanted:
-        if name not in record:
-            raise InputError(
-                f"{source}, row {row} has no {shown(name)}, which the first row has; write null "
-                "where there is none"
-            )
-    for name in sorted(record.keys() - names):
-        raise InputError(f"{source}, row {row} has {shown(name)}, which the first row has not")
-
-
-def _delimited_pieces(
-    source: Source, names: Sequence[str], wanted: Sequence[str], size: int
-) -> Iterator[Piece]:
-    places = [(place, name) for place, name in enumerate(names) if name in wanted]
-    before = 0
-    for rows, records in delimited_records(source, names, size):
-        columns = {name: [one[place] or None for one in records] for place, name in places}
-        yield Piece(columns, rows, before)
-        before += len(rows)
-    if not before:
-        raise InputError(f"{source} has a header ({listed(names)}) but no rows")
-
-
-def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> Iterator[Piece]:
-    chosen = [name for name in table.names if name in wanted]
-    if not chosen:
-        # Batches without columns would have no rows either.
-        for start in range(0, table.num_rows, size):
-            end = min(start + size, table.num_rows)
-            yield Piece({}, range(start + 1, end + 1), start)
-        return
-    before = 0
-    for batch in table.batches(chosen, size):
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-        end = before + batch.num_rows
-        yield Piece(columns, range(before + 1, end + 1), before)
-        before = end

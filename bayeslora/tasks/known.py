@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
-from bayeslora.tables.table import open_table
+from bayeslora.tables.opening import open_table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
-from bayeslora.tables.table import Table, columns_table, open_table, records_table
+from bayeslora.tables.table import Table, columns_table, records_table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import KNOWN_TASKS, load_known

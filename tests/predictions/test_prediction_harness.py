@@ -195,7 +195,7 @@ LINE = sample(0, *QUESTIONS[0])
         ({"target": "maybe"}, "row 2, 'target': 'maybe' is not one of its 3 options"),
         ({"target": "[0, 2]"}, r"row 2, 'target': '\[0, 2\]' may name several right options"),
         ({"target": [0, 2]}, "may name several right options"),
-        ({"filter": "strict"}, r"once a filter \(none, strict\); keep the lines of one"),
+        ({"filter": "strict"}, r"once a filter \('none', 'strict'\); keep the lines of one"),
         ({"doc_id": 0}, "row 2: id '0' is already the id of row 1"),
     ],
 )
@@ -217,6 +217,7 @@ def test_other_files_are_not_taken_for_logs(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"doc_id": 1, "prob_a": 1, "prob_b": 0}\n')
     assert not is_sample_log(path)
-    assert not is_sample_log(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="does not exist"):
+        is_sample_log(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match="is not a sample log"):
         Predictions.from_lm_eval(path)

@@ -64,24 +64,33 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "has no rows"),
-        ([GOOD, '{"id": "y", "prob'], r"line 2: broken JSON \(Unterminated string"),
-        ([GOOD, "", "[1, 2]"], r"line 3: '\[1, 2\].*' is not an object"),
-        ([GOOD, "[" * 100_000], r"line 2: broken JSON \(nested too deeply\)"),
-        ([GOOD, {"id": "y", "label": "a", "prob_a": 1}], "row 2 has no 'prob_b', which row 1 has"),
+        ([], "is empty"),
+        ([GOOD, '{"id": "y", "prob'], r"row 2: broken JSON \(Unterminated string"),
+        ([GOOD, "", "[1, 2]"], r"row 3: expected an object .*, got \[1, 2\]"),
+        ([GOOD, "[" * 100_000], r"row 2: broken JSON \(nested too deeply\)"),
+        (
+            [GOOD, {"id": "y", "label": "a", "prob_a": 1}],
+            "row 2 has no 'prob_b', which the first row has",
+        ),
         ([GOOD, {"id": "y", "prob_a": 1, "prob_b": 0}], "row 2 has no 'label'.*write null"),
-        ([GOOD, {**GOOD, "id": "y", "prob_c": 0}], "row 2 has 'prob_c', which row 1 has not"),
-        ([{"prob_a": 1, "prob_b": 0}, GOOD], "row 2 has 'id', which row 1 has not"),
-        ([GOOD, {**GOOD, "prob_b": "half"}], "row 2, column 'prob_b': \"half\" is not a number"),
-        ([GOOD, {**GOOD, "prob_b": True}], "row 2, column 'prob_b': true is not a number"),
+        (
+            [GOOD, {**GOOD, "id": "y", "prob_c": 0}],
+            "row 2 has 'prob_c', which the first row has not",
+        ),
+        ([{"prob_a": 1, "prob_b": 0}, GOOD], "row 2 has 'id', which the first row has not"),
+        ([GOOD, {**GOOD, "prob_b": "half"}], "row 2, column 'prob_b': 'half' is not a number"),
+        ([GOOD, {**GOOD, "prob_b": True}], "row 2, column 'prob_b': True is not a number"),
         ([GOOD, {**GOOD, "prob_b": 10**400}], "'prob_b' holds an integer beyond float64"),
         ([{**GOOD, "prob_b": None}], "row 1, class 'b': probability nan"),
         (['{"prob_a": NaN, "prob_b": 1}'], "row 1, class 'a': probability nan"),
         ([GOOD, {**GOOD, "id": None}], "row 2, column 'id': empty"),
         ([GOOD, GOOD], "row 2: id 'x' is already the id of row 1"),
         ([{**GOOD, "label": "q"}], "row 1, column 'label': unknown label 'q'"),
-        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "line 1: broken JSON .Exceeds"),
-        (['{"label": "\\ud800", "prob_a": 1, "prob_b": 0}'], "column 'label'.*not valid Unicode"),
+        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "row 1: broken JSON .Exceeds"),
+        (
+            ['{"label": "\\ud800", "prob_a": 1, "prob_b": 0}'],
+            "column 'label'.*half a surrogate pair",
+        ),
         ([{"label": "a"}], r"prob_<class> .*its columns are 'label'"),
         ([{"probs": [0.5, 0.5]}], r"prob_<class> .*its columns are 'probs'"),
     ],
@@ -94,7 +103,7 @@ def test_a_wrong_line_is_named(tmp_path, lines, message):
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
-    with pytest.raises(InputError, match="line 2: byte 0xe9 is not UTF-8"):
+    with pytest.raises(InputError, match="row 2: byte 0xe9 at offset 67 is not UTF-8"):
         Predictions.load(path)
 
 
@@ -112,7 +121,7 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     )
     path = tmp_path / f"p{suffix}"
     made.save(path)
-    monkeypatch.setattr("bayeslora.predictions.tables._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
     found = Predictions.load(path, columns=["source"])
     assert np.array_equal(found.probs, made.probs)
     assert np.array_equal(found.labels, made.labels)
@@ -134,7 +143,7 @@ def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monk
     else:
         lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
         path.write_text("\n".join(lines))
-    monkeypatch.setattr("bayeslora.predictions.tables._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
     with pytest.raises(InputError, match="row 8, column 'logit_a': inf"):
         Predictions.load(path)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.tables.table import open_table
+from bayeslora.tables.opening import open_table
 from bayeslora.tasks.readers import load_examples
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])

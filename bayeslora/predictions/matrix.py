@@ -1,0 +1,141 @@
+"""Which columns of a predictions file are the probabilities, and of which classes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.predictions.columns import Where, softmax
+from bayeslora.predictions.reading import PredictionsReading
+from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.table import Table
+
+_PREFIXES = ("prob_", "logit_")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The columns with a class each.
+
+    Attributes:
+        source: What messages call the file.
+        columns: Their names.
+        classes: Their classes; a single one is one of two, and the other follows from the labels.
+        are_logits: Whether they hold logits.
+        stored: The classes that the file's metadata lists, in order.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    are_logits: bool
+    stored: tuple[str, ...]
+
+    def probabilities(
+        self, values: NDArray[np.float64], labels: Any, where: Where
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Return [N, C] probabilities, or what the file says are some, and C classes.
+
+        Args:
+            values: [N, number of columns]; logits are changed in place.
+            labels: [N] Arrow strings, or None.
+            where: What messages call a row.
+
+        Raises:
+            InputError: A logit is not finite, or a single column is not for one of two classes.
+        """
+        classes = self.classes
+        if len(classes) == 1:
+            classes = (self._other(labels), *classes)
+            values = self._both(values[:, 0], where)
+        if self.are_logits:
+            softmax(self.source, values, classes, where)
+        return values, classes
+
+    def _both(self, values: NDArray[np.float64], where: Where) -> NDArray[np.float64]:
+        """Return [N, 2]: the other class first, as indices 0 and 1 mean."""
+        if self.are_logits:
+            return np.column_stack([np.zeros_like(values), values])
+        bad = ~((values >= 0) & (values <= 1))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"{self.source}, {where(row)}, column {shown(self.columns[0])}: probability "
+                f"{values[row]}; allowed is 0 to 1"
+            )
+        return np.column_stack([1 - values, values])
+
+    def _other(self, labels: Any) -> str:
+        """Return the name of the class that has no column."""
+        name = self.classes[0]
+        if len(self.stored) == 2 and name in self.stored:
+            return next(one for one in self.stored if one != name)
+        known = set() if labels is None else {*labels.unique().to_pylist()} - {None}
+        if name not in known and known <= {"0", "1"}:
+            return f"not {name}"
+        others = sorted(known - {name})
+        if len(others) > 1:
+            raise InputError(
+                f"{self.source} has one column of probabilities, {shown(self.columns[0])}, "
+                f"which is enough for two classes, but the labels are {listed(sorted(known))}; it "
+                "needs a column prob_<class> for each"
+            )
+        return others[0] if others else f"not {name}"
+
+
+def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
+    """Return the columns of probabilities or logits in a table.
+
+    Raises:
+        InputError: There are none, there are both kinds, or a column that was named is missing.
+    """
+    stored = _stored(table.metadata.get("classes", "[]"))
+    if reading.probability_columns:
+        for name in reading.probability_columns:
+            if name not in table.names:
+                raise InputError(
+                    f"{table.source}: {unknown_choice('probability column', name, table.names)}"
+                )
+        columns = tuple(reading.probability_columns)
+        classes = tuple(reading.probability_columns.values())
+        return Matrix(table.source, columns, classes, are_logits=False, stored=())
+    found = {
+        prefix: [name.removeprefix(prefix) for name in table.names if name.startswith(prefix)]
+        for prefix in _PREFIXES
+    }
+    if found["prob_"] and found["logit_"]:
+        raise InputError(
+            f"{table.source} has both prob_<class> and logit_<class> columns; keep one kind"
+        )
+    prefix = "logit_" if found["logit_"] else "prob_"
+    if not found[prefix]:
+        raise InputError(
+            f"{table.source} needs a column prob_<class> (or logit_<class>) for each of two or "
+            f"more classes, or --probability-column NAME=CLASS; its columns are "
+            f"{listed(table.names)}"
+        )
+    if reading.renormalise and prefix == "logit_":
+        raise InputError(f"{table.source} has logits, which --renormalise is not for")
+    names = _in_order(stored, found[prefix])
+    columns = tuple(f"{prefix}{name}" for name in names)
+    return Matrix(table.source, columns, names, are_logits=prefix == "logit_", stored=stored)
+
+
+def _stored(text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _in_order(stored: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the stored names where they are the same ones; columns may have been moved since."""
+    return tuple(stored if Counter(stored) == Counter(names) else names)

@@ -1,0 +1,156 @@
+"""Files of every format as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from bayeslora.errors import InputError
+from bayeslora.tables.delimited import delimited_records, header_of
+from bayeslora.tables.json_records import Record, json_records
+from bayeslora.tables.messages import listed, shown
+from bayeslora.tables.parquet import ParquetTable
+from bayeslora.tables.reading import DEFAULT, Reading
+from bayeslora.tables.source import Source, open_source
+from bayeslora.tables.table import PIECE, Piece, Table, names_of
+
+
+def open_table(
+    path: str | Path,
+    reading: Reading = DEFAULT,
+    *,
+    shape: Callable[[Record], Record] | None = None,
+    alike: Callable[[str], bool] | None = None,
+) -> Table:
+    """Return a file with its header read and its rows not yet.
+
+    Args:
+        path: A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; the text formats may be
+            compressed by gzip, with `.gz` behind the name. Text is UTF-8, with or without a byte
+            order mark. JSON is a list of objects, or an object a line.
+        reading: How a text file is read that is not as its name says.
+        shape: Applied to every JSON object.
+        alike: Says of a key whether a JSON object may have it only if the first one does; every
+            object must then have the keys that are read. None takes a missing key for null.
+
+    Raises:
+        InputError: The file is missing, of another kind, empty, or broken at its beginning, or
+            has a column twice.
+    """
+    source = open_source(path, reading)
+    if source.kind == "parquet":
+        parquet = ParquetTable(source)
+        _check_distinct(parquet.names, source)
+        return Table(
+            str(source),
+            parquet.names,
+            lambda columns, rows: _parquet_pieces(parquet, columns, rows),
+            schema=parquet.schema,
+            metadata=parquet.metadata,
+        )
+    if source.kind == "delimited":
+        header = header_of(source)
+        _check_distinct(header, source)
+        return Table(
+            str(source),
+            header,
+            lambda columns, rows: _delimited_pieces(source, header, columns, rows),
+            is_text=True,
+        )
+    return _json_table(source, shape, alike)
+
+
+def _json_table(
+    source: Source,
+    shape: Callable[[Record], Record] | None,
+    alike: Callable[[str], bool] | None,
+) -> Table:
+    def records() -> Iterator[tuple[int, Record]]:
+        found = json_records(source)
+        return found if shape is None else ((row, shape(record)) for row, record in found)
+
+    first = list(islice(records(), PIECE if alike is None else 1))
+    if not first:
+        raise InputError(f"{source} is empty; at least one row is needed")
+    names = names_of(record for _, record in first)
+
+    def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        found = records()
+        if alike is not None:
+            found = _alike(source, found, frozenset(names), columns, alike)
+        return _record_pieces(found, columns, rows)
+
+    return Table(str(source), names, read)
+
+
+def _record_pieces(
+    records: Iterator[tuple[int, Record]], wanted: Sequence[str], size: int
+) -> Iterator[Piece]:
+    before = 0
+    while part := list(islice(records, size)):
+        columns = {name: [record.get(name) for _, record in part] for name in wanted}
+        there = set(names_of(record for _, record in part))
+        columns = {name: values for name, values in columns.items() if name in there}
+        yield Piece(columns, [row for row, _ in part], before)
+        before += len(part)
+
+
+def _alike(
+    source: Source,
+    records: Iterator[tuple[int, Record]],
+    names: frozenset[str],
+    wanted: Sequence[str],
+    alike: Callable[[str], bool],
+) -> Iterator[tuple[int, Record]]:
+    """Yield the records, and raise InputError at one with other keys than the first."""
+    for row, record in records:
+        if record.keys() != names:
+            for name in wanted:
+                if name not in record:
+                    raise InputError(
+                        f"{source}, row {row} has no {shown(name)}, which the first row has; write "
+                        "null where there is none"
+                    )
+            for name in sorted(record.keys() - names):
+                if alike(name):
+                    raise InputError(
+                        f"{source}, row {row} has {shown(name)}, which the first row has not"
+                    )
+        yield row, record
+
+
+def _check_distinct(names: Sequence[str], source: Source) -> None:
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InputError(f"{source} has the column {shown(twice)} more than once")
+
+
+def _delimited_pieces(
+    source: Source, names: Sequence[str], wanted: Sequence[str], size: int
+) -> Iterator[Piece]:
+    places = [(place, name) for place, name in enumerate(names) if name in wanted]
+    before = 0
+    for rows, records in delimited_records(source, names, size):
+        columns = {name: [one[place] or None for one in records] for place, name in places}
+        yield Piece(columns, rows, before)
+        before += len(rows)
+    if not before:
+        raise InputError(f"{source} has a header ({listed(names)}) but no rows")
+
+
+def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> Iterator[Piece]:
+    chosen = [name for name in table.names if name in wanted]
+    if not chosen:
+        # Batches without columns would have no rows either.
+        for start in range(0, table.num_rows, size):
+            end = min(start + size, table.num_rows)
+            yield Piece({}, range(start + 1, end + 1), start)
+        return
+    before = 0
+    for batch in table.batches(chosen, size):
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        end = before + batch.num_rows
+        yield Piece(columns, range(before + 1, end + 1), before)
+        before = end
