@@ -26,7 +26,10 @@ PREDICTIONS = {
     "label": ({"label": ["a", "b", "c"]}, ["row 3", "'label'", "'c'", "'a', 'b'"]),
     "id": ({"id": ["p", "q", "p"]}, ["row 3", "'p'"]),
     "no probabilities": ({"prob_a": None, "prob_b": None}, ["prob_<class>"]),
-    "one class": ({"prob_b": None}, ["prob_<class>", "two or more"]),
+    "one class of three": (
+        {"prob_b": None, "label": ["a", "b", "c"]},
+        ["prob_<class>", "'a', 'b', 'c'"],
+    ),
     "score": ({"score_x": [1.0, np.nan, 2.0]}, ["row 2", "nan"]),
     "text": ({"prob_a": ["0.7", "high", "0.6"]}, ["'prob_a'"]),
 }
@@ -55,9 +58,9 @@ def test_predictions_files(refused, tmp_path, case):
     ("name", "content", "parts"),
     [
         ("none.parquet", None, ["none.parquet does not exist"]),
-        ("text.json", b"{}", [".parquet, .csv or .jsonl"]),
+        ("text.json", b"{}", ["text.json", "prob_<class>"]),
         ("bad.parquet", b"PAR1 and nothing else", ["cannot be read as Parquet"]),
-        ("bad.csv", b"prob_a,prob_b\n0.5,half\n", ["row 1", "'prob_b'", "'half'"]),
+        ("bad.csv", b"prob_a,prob_b\n0.5,half\n", ["row 2", "'prob_b'", "'half'"]),
         ("empty.csv", b"prob_a,prob_b\n", ["no rows"]),
         ("folder", "directory", ["no predictions/test.parquet", "run directory"]),
     ],
