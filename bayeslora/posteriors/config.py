@@ -177,6 +177,7 @@ class Laplace:
     num_samples: int = 1000
 
     name: ClassVar[str] = "laplace"
+    only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"

@@ -40,6 +40,7 @@ class LaplaceLoRA:
     num_samples: int = 1000
 
     name: ClassVar[str] = "laplace_lora"
+    only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and a backward one a class"

@@ -77,6 +77,30 @@ def stratified_split(labels: Ints, held: int | float, seed: int) -> tuple[Ints, 
     return np.flatnonzero(kept), np.sort(out)
 
 
+def stratified_folds(labels: Ints, folds: int, seed: int) -> Ints:
+    """Return the fold of each row, so that folds differ by at most one row, and classes too.
+
+    Args:
+        labels: [N] class indices.
+        folds: Number of folds K, from 2 to N.
+        seed: Decides which rows of a class are in which fold; equal seeds give equal folds.
+
+    Returns:
+        [N] int64 from 0 to K − 1.
+
+    Raises:
+        InputError: A label is negative, or `folds` is out of range.
+    """
+    place, _ = _places(labels, seed)
+    if not 2 <= folds <= len(labels):
+        raise InputError(f"the number of folds must be from 2 to {len(labels)}, got {folds}")
+    # Dealt like cards, class after class, so that small classes do not all begin at fold 0.
+    order = np.lexsort((place, labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold
+
+
 def _held_size(held: int | float, rows: int) -> int:
     if isinstance(held, int) and not isinstance(held, bool):
         return held

@@ -70,12 +70,8 @@ def fit_last_layer(
         InputError: The features or the curvature are not finite, or their scale is out of reach.
     """
     features, labels = train.pair
-    _check_scale(features)
-    if isinstance(network.encoder, FinalLayerEncoder):
-        # Somebody else's features come in a scale of their own.
-        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     with _watched(network.head, shown=progress):
-        network.head.fit(features, labels, None if held_out is None else held_out.pair)
+        fit_head(network, train.pair, None if held_out is None else held_out.pair)
     chosen = network.head.report()
     if isinstance(network.head, VBLLHead):
         chosen["bound_gap"] = network.head.bound_gap(features, labels)
@@ -96,6 +92,22 @@ def fit_last_layer(
             feature_scores, features, labels, familiar, seed
         )
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def fit_head(
+    network: Network, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor] | None
+) -> None:
+    """Fit the head alone to features [N, d] and labels [N].
+
+    Raises:
+        InputError: The features are not finite, or their scale is out of reach.
+    """
+    features, labels = train
+    _check_scale(features)
+    if isinstance(network.encoder, FinalLayerEncoder):
+        # Somebody else's features come in a scale of their own.
+        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
+    network.head.fit(features, labels, held_out)
 
 
 def _check_scale(features: Tensor) -> None:
