@@ -35,6 +35,7 @@ from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import foreign, merged, restore
+from bayeslora.training.calibrate import calibrate
 from bayeslora.training.card import model_card
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.data import (
@@ -55,6 +56,7 @@ from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.resume import refuse_busy, release
 from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.side_by_side import BEST, SideBySide
 
 
 class BayesianClassifier:
@@ -163,6 +165,11 @@ class BayesianClassifier:
     def validation_scores(self) -> tuple[Scores, Scores] | None:
         """Scores of the validation rows before and after the last `calibrate`; None without."""
         return self._known().validation_scores
+
+    @property
+    def side_by_side(self) -> SideBySide | None:
+        """The posterior beside others after the last `calibrate`; None where none were compared."""
+        return self._known().side_by_side
 
     def fit(
         self,
@@ -342,7 +349,9 @@ class BayesianClassifier:
                 temperature, the means of `VBLL`, which are refit without them); scored before and
                 after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` where there
-                are adapters; it starts from the mean of the present one. None keeps that.
+                are adapters; it starts from the mean of the present one. None keeps that. `best`
+                takes the one of lowest cross-validated NLL among `mle`, `temperature`, `laplace`
+                and `vbll`. What was compared is in `side_by_side` and on the model card.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
@@ -356,11 +365,12 @@ class BayesianClassifier:
         fitted = self._known()
         kept = tuple(fitted.record.feature_scores)
         scores = kept if feature_scores is None else config_scores.feature_scores(feature_scores)
-        config = fitted.posterior
-        if posterior is not None:
+        config = None if posterior == BEST else fitted.posterior
+        if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
-        fitted.check_takes(config)
-        config_scores.check_feature_scores(scores, config)
+        fitted.check_takes(config or MLE())
+        if config is not None:
+            config_scores.check_feature_scores(scores, config)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
         columns = DataColumns(
@@ -371,24 +381,9 @@ class BayesianClassifier:
         held_out = isinstance(config, TemperatureScaling) and validation is not None
         if not (held_out or isinstance(config, MLE | MAP)):
             check_labels(fitted.record, rows, moves=isinstance(config, VBLL | NUTS | GVBLL))
-        held = None
-        if validation is not None:
-            held = fitted.known(read_validation(validation, columns, rows))
-        before = None if held is None else fitted.scores_of(held)
-        # A new head even where the posterior stays: the present one may have settled on means, and
-        # is still the classifier's where the fit fails.
-        try:
-            new = fitted.with_posterior(config).calibrated(rows, held, columns, scores)
-        except BaseException:
-            # Both share the adapters, which a search turns before it ends.
-            fitted.network.load_trained_state(fitted.members[0])
-            raise
-        fitted = new
-        if held is not None and before is not None:
-            fitted.say_too_wide(held)
-            fitted = fitted.compared(before, held)
-        self._fitted = fitted
-        self.posterior = fitted.posterior
+        held = None if validation is None else read_validation(validation, columns, rows)
+        self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)
+        self.posterior = self._fitted.posterior
         return self
 
     def spectrum(self) -> list[list[SiteSpectrum]]:

@@ -102,6 +102,11 @@ def resolve_posterior(value: object) -> Any:
         InputError: The name, an option or its value is not allowed, or the package that provides
             the posterior is broken.
     """
+    if value == "best":
+        raise InputError(
+            "posterior 'best' is chosen by calibrate among posteriors of a finished network: "
+            "calibrate(..., posterior='best'), bayeslora calibrate --posterior best"
+        )
     name = getattr(value, "name", None)
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(name, str):
         known = _AVAILABLE.get(name)

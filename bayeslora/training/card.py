@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
@@ -18,6 +20,7 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         _what(record),
         _use(record),
         _measured(record),
+        _compared(record),
         _made(record, fingerprint),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -102,6 +105,43 @@ def _measured(record: ModelRecord) -> str:
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _compared(record: ModelRecord) -> str:
+    race = record.results.get("comparison")
+    if not race:
+        return ""
+    lines = [f"{how_compared(race)}. Brackets hold 95 % intervals.", ""]
+    lines += ["| posterior | NLL (nats) | ECE | accuracy | NLL less the chosen one's |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in race["rows"]:
+        is_chosen = row["posterior"] == race["chosen"]
+        scores = [_with_interval(row["scores"][key]) for key in ("nll", "ece", "accuracy")]
+        apart = "chosen" if is_chosen else _with_interval(row["nll_difference"])
+        lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {apart} |")
+    lines += [f"| {name} | left out: {why} | | | |" for name, why in race["left_out"].items()]
+    notes = [f"- {note}." for note in race["notes"]]
+    return "\n".join(["## Beside other posteriors", "", *lines, *([""] if notes else []), *notes])
+
+
+def how_compared(race: Mapping[str, Any]) -> str:
+    """Return which examples compared the posteriors and how, without a full stop.
+
+    Args:
+        race: `comparison` among a record's results.
+    """
+    if race["examples"] == "train":
+        return f"{race['folds']}-fold cross-validation over {race['n']} training examples"
+    return (
+        f"On {race['n']} validation examples; what a posterior chooses, it chooses on the half "
+        "that does not score it"
+    )
+
+
+def _with_interval(score: Mapping[str, float | None]) -> str:
+    value, low, high = (score[key] for key in ("value", "low", "high"))
+    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{ends}"
 
 
 def shown_value(value: object) -> str:

@@ -45,6 +45,7 @@ from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
 from bayeslora.training.resume import data_hash
 from bayeslora.training.rows import FeatureRows, KnownRows, LabelledTexts, feature_rows
+from bayeslora.training.side_by_side import SideBySide
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Fitted:
         members: Trained tensors of each member; one, unless the posterior is an ensemble.
         progress: Whether to show bars on stderr.
         validation_scores: Scores of the validation rows before and after the last calibration.
+        side_by_side: The posterior beside others in the last calibration.
     """
 
     record: ModelRecord
@@ -72,6 +74,7 @@ class Fitted:
     members: list[dict[str, Tensor]]
     progress: bool = True
     validation_scores: tuple[Scores, Scores] | None = None
+    side_by_side: SideBySide | None = None
 
     @property
     def posterior(self) -> PosteriorConfig:
@@ -237,7 +240,7 @@ class Fitted:
 
     def calibrated(
         self,
-        train: Examples,
+        train: KnownRows,
         validation: KnownRows | None,
         columns: DataColumns,
         feature_scores: Sequence[str] = (),
@@ -245,22 +248,21 @@ class Fitted:
         """Return the same network with the posterior fitted to other rows; see `check_takes`.
 
         Args:
-            train: Labelled rows.
-            validation: Held-out ones, as `known`.
+            train: Labelled rows, from `known`.
+            validation: Held-out ones.
             columns: Where the data came from.
             feature_scores: Names of scores to fit as well.
 
         Raises:
             InputError: The data is not allowed.
         """
-        network = self.network
-        fresh = self.prepare(train)
+        network, rows = self.network, train.rows
         config = self.posterior
         if isinstance(config, TFB) and isinstance(network.weights, TFBWeights):
-            seed = self.record.seed
-            choose_sigma(config, network, network.weights, fresh, seed=seed, shown=self.progress)
-        rows = feature_rows(network, fresh)
-        accuracy = _accuracy(network, rows, train.source)
+            texts, seed = rows.source, self.record.seed
+            choose_sigma(config, network, network.weights, texts, seed=seed, shown=self.progress)
+            rows = feature_rows(network, texts)
+        accuracy = _accuracy(network, rows, train.examples.source)
         chosen = fit_last_layer(
             network,
             rows,
@@ -273,20 +275,25 @@ class Fitted:
         record = replace(
             self.record,
             columns=asdict(columns),
-            num_train=len(train),
+            num_train=len(train.examples),
             data={
                 "before": fit_options(self.record),
-                "train": data_hash(train),
+                "train": data_hash(train.examples),
                 "validation": None if validation is None else data_hash(validation.examples),
             },
             head=network.head.extra_config(),
             feature_scores=network.feature_scores.extra_config(),
             # What the fit measured on its validation rows it measured under another posterior.
-            results={"posterior": chosen, "calibration": {"rows": len(train), "accuracy": accuracy}}
+            results={
+                "posterior": chosen,
+                "calibration": {"rows": len(train.examples), "accuracy": accuracy},
+            }
             | ({"adapter": old["adapter"]} if "adapter" in old else {}),
         )
         members = [network.trained_state()]
-        return replace(self, record=record, members=members, validation_scores=None)
+        return replace(
+            self, record=record, members=members, validation_scores=None, side_by_side=None
+        )
 
     def known(self, rows: Examples) -> KnownRows:
         """Return labelled rows with their features, which no posterior of the last layer changes.
@@ -300,16 +307,19 @@ class Fitted:
         """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
         is_fitted = bool(self.record.num_train)
         one = self if is_fitted else self.with_posterior(MLE())
-        found = one.predict(
+        return evaluate(one.answers(held))
+
+    def answers(self, held: KnownRows, num_samples: int | None = None) -> Predictions:
+        """Return the predictions of rows with known features."""
+        return self.predict(
             held.examples,
-            num_samples=None,
+            num_samples=num_samples,
             link=None,
             unknown="error",
             seed=0,
             known=held.rows,
             say=False,
         )
-        return evaluate(found)
 
     def measured(self, rows: Examples) -> Fitted:
         """Return the same with NLL and accuracy on labelled rows in its record.
@@ -336,20 +346,7 @@ class Fitted:
         """
         if self.network.weights is not None or len(self.members) != 1:
             return
-        drawn, mean = (
-            row_scores(
-                self.predict(
-                    rows.examples,
-                    num_samples=count,
-                    link=None,
-                    unknown="error",
-                    seed=0,
-                    known=rows.rows,
-                    say=False,
-                )
-            ).nll
-            for count in (None, 0)
-        )
+        drawn, mean = (row_scores(self.answers(rows, count)).nll for count in (None, 0))
         loss = drawn - mean
         if len(loss) < _FEWEST_ROWS:
             return

@@ -303,8 +303,9 @@ def _notes(both: SideBySide, config: PosteriorConfig) -> Iterator[str]:
         if row.is_clear("nll") and row.differences["nll"].value < 0
     ]
     # Examples that a network knows by heart say nothing of a posterior.
-    knows_all = both.examples == "train" and own is not None and own.scores["accuracy"].value == 1
-    if better and not knows_all:
+    if both.examples == "train" and own is not None and own.scores["accuracy"].value == 1:
+        return
+    if better:
         yield _better(better[0], chosen, where, len(rows) - 1)
     bias = None if own is None else own.scores["overconfidence"]
     if bias is not None and bias.high < 0 and getattr(config, "only_softens", False):

@@ -190,3 +190,17 @@ def test_a_posterior_for_a_module_is_read_in_python_alone(run, refused, world, t
     assert run("info", tmp_path / "model").code == 0
     message = refused("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.parquet")
     assert "holds a posterior for a module in memory" in message
+
+
+def test_the_best_posterior_from_the_command_line(run, world, tmp_path):
+    out = tmp_path / "best"
+    calibrate = ["calibrate", world.classifier, world.train, "--posterior", "best", "--quiet"]
+    result = run(*calibrate, "--out", out, "--json")
+    content = json.loads(result.out)
+    race = content["comparison"]
+    assert race["chosen"] == content["posterior"]["name"] == race["rows"][0]["posterior"]
+    assert {row["posterior"] for row in race["rows"]} == {"mle", "temperature", "laplace", "vbll"}
+    assert race["rows"][0]["scores"]["nll"]["value"] < race["rows"][-1]["scores"]["nll"]["value"]
+    result = run(*calibrate[:3], "--validation", world.valid, "--out", out, "--overwrite")
+    table = result.out.partition("validation examples")[2].splitlines()
+    assert {line.split()[0] for line in table[2:]} >= {"posterior", "mle", "temperature", "vbll"}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.tasks.splits import stratified_sample, stratified_split
+from bayeslora.tasks.splits import stratified_folds, stratified_sample, stratified_split
 
 COUNTS = st.lists(st.integers(2, 40), min_size=2, max_size=6)
 SEEDS = st.integers(0, 2**32)
@@ -111,3 +111,21 @@ def test_errors_name_the_class_and_the_numbers(call, parts):
         call()
     for part in parts:
         assert part in str(caught.value)
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    folds=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_folds_and_the_classes_in_them_differ_by_one_row_at_most(labels, folds, seed):
+    labels = np.array(labels)
+    if folds > len(labels):
+        with pytest.raises(InputError, match="folds"):
+            stratified_folds(labels, folds, seed)
+        return
+    fold = stratified_folds(labels, folds, seed)
+    for rows in (np.ones(len(labels), dtype=bool), *(labels == name for name in set(labels))):
+        sizes = np.bincount(fold[rows], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
+    assert np.array_equal(fold, stratified_folds(labels, folds, seed))

@@ -19,7 +19,9 @@ from bayeslora.cli.arguments import (
     whole,
 )
 from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import (
+    SCORE_NAMES,
     before_and_after,
     check_new_directory,
     print_columns,
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.config import PosteriorConfig
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
+    from bayeslora.training.side_by_side import SideBySide
 
 SUMMARY = "fit a posterior to a finished classifier and leave its weights as they are"
 
 DEFAULT_POSTERIOR = "laplace"
+BEST = "best"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--posterior",
         metavar="NAME[:KEY=VALUE,…]",
         help="of the last layer, or, over the adapter of a model of ours or of a LoRA checkpoint, "
-        "`laplace_lora` or `tfb`; see `bayeslora methods` "
+        "`laplace_lora` or `tfb`; see `bayeslora methods`; `best` takes the one of lowest "
+        "cross-validated NLL on TRAIN among mle, temperature, laplace and vbll "
         f"(default: {DEFAULT_POSTERIOR})",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
@@ -93,8 +98,10 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.posteriors.registry import resolve_posterior
 
     check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
-    posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
-    check_feature_scores(args.feature_scores or (), posterior)
+    posterior = None
+    if args.posterior != BEST:
+        posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
+        check_feature_scores(args.feature_scores or (), posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
     train = _rows(args.train, args, columns, record)
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
     classifier = _load(args, posterior, own=record is not None)
     scores = given(args, "feature_scores")
-    classifier.calibrate(train, held, posterior=posterior, **scores, **column_options(args))
+    classifier.calibrate(train, held, posterior=posterior or BEST, **scores, **column_options(args))
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
 
@@ -150,13 +157,16 @@ def _rows(
     return rows
 
 
-def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) -> BayesianClassifier:
+def _load(
+    args: argparse.Namespace, posterior: PosteriorConfig | None, *, own: bool
+) -> BayesianClassifier:
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.training.last_layer import check_last_layer, over_adapters
 
-    check_last_layer(posterior, adapted=own or is_peft(args.model))
+    if posterior is not None:
+        check_last_layer(posterior, adapted=own or is_peft(args.model))
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
     if own:
         return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))
@@ -164,7 +174,7 @@ def _load(args: argparse.Namespace, posterior: PosteriorConfig, *, own: bool) ->
     if args.classes is not None:
         foreign["classes"] = [name.strip() for name in args.classes.split(",")]
     # A checkpoint's adapters are merged, unless the posterior is over them.
-    start = posterior if over_adapters(posterior) else "mle"
+    start = posterior if posterior is not None and over_adapters(posterior) else "mle"
     return BayesianClassifier.from_transformers(args.model, start, **loading, **foreign)
 
 
@@ -178,6 +188,8 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
         named = zip(("before", "after"), scores or (), strict=False)
         found = {name: one.to_json() for name, one in named}
         about = {"layer": layer, "posterior": record.posterior, "chosen": chosen}
+        if "comparison" in record.results:
+            found["comparison"] = record.results["comparison"]
         print_json({"model": str(args.out), **about, "calibration": calibration} | found)
         return
     rows = [("model", str(args.out)), ("posterior", record.posterior["name"])]
@@ -192,4 +204,22 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
     if scores is not None:
         rows += before_and_after("validation", *scores)
+    print_columns(rows)
+    if classifier.side_by_side is not None:
+        _show_side_by_side(classifier.side_by_side)
+
+
+def _show_side_by_side(race: SideBySide) -> None:
+    """Print the posterior beside the others, best NLL first."""
+    from bayeslora.reporting.text import shown
+    from bayeslora.training.card import how_compared
+
+    keys = ("nll", "ece", "accuracy")
+    rows = [("posterior", *(SCORE_NAMES[key] for key in keys), "NLL less the chosen one's")]
+    for row in race.comparison.rows:
+        is_chosen = row.name == race.chosen
+        difference = "chosen" if is_chosen else shown(row.differences["nll"])
+        rows.append((row.name, *(shown(row.scores[key]) for key in keys), difference))
+    rows += [(name, f"left out: {why}", "", "", "") for name, why in race.left_out.items()]
+    show(f"\n{how_compared(race.to_json())}:\n")
     print_columns(rows)

@@ -1,0 +1,73 @@
+"""Giving a finished network a posterior, and saying how it does beside the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.config_scores import check_feature_scores
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.fitted import Fitted
+from bayeslora.training.side_by_side import SideBySide, beside_others, best_posterior
+
+logger = logging.getLogger(__name__)
+
+
+def calibrate(
+    fitted: Fitted,
+    posterior: PosteriorConfig | None,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    feature_scores: Sequence[str] = (),
+) -> Fitted:
+    """Return the network with a posterior fitted to labelled examples; see `Fitted.check_takes`.
+
+    Args:
+        fitted: The classifier as it is; it stays as it is where anything fails.
+        posterior: What to fit; None takes the candidate of lowest cross-validated NLL.
+        train: Examples to fit to.
+        validation: Held-out examples, or None.
+        columns: Where the data came from.
+        feature_scores: Names of scores to fit as well.
+
+    Raises:
+        InputError: The data is not allowed, or the posterior cannot be fitted to this network.
+    """
+    held = None if validation is None else fitted.known(validation)
+    rows = None if held is None else held.rows
+    before = None if held is None else fitted.scores_of(held)
+    known = fitted.known(train)
+    race: SideBySide | None = None
+    if posterior is None:
+        posterior, race = best_posterior(fitted, known.rows, rows)
+        check_feature_scores(feature_scores, posterior)
+    # A new head even where the posterior stays: the present one may have settled on means, and is
+    # still the classifier's where the fit fails.
+    try:
+        new = fitted.with_posterior(posterior).calibrated(known, held, columns, feature_scores)
+        if race is None:
+            race = beside_others(
+                fitted, posterior, known.rows, rows, lambda: new.answers(held or known)
+            )
+    except BaseException:
+        # Both share the adapters, which a search turns before it ends.
+        fitted.network.load_trained_state(fitted.members[0])
+        raise
+    if held is not None and before is not None:
+        new.say_too_wide(held)
+        new = new.compared(before, held)
+    return new if race is None else _recorded(new, race)
+
+
+def _recorded(fitted: Fitted, race: SideBySide) -> Fitted:
+    """Return the same with the comparison in its record, and log what follows from it."""
+    for note in race.notes:
+        logger.warning("%s", note)
+    results = {**fitted.record.results, "comparison": race.to_json()}
+    record = replace(fitted.record, results=results)
+    return replace(fitted, record=record, side_by_side=race)

@@ -1,0 +1,154 @@
+"""The posterior beside others: who chooses what on which examples, and what is said of it."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from tiny import CLASSES, toy_rows
+from usage import TEST, from_transformers, load, same
+
+import bayeslora as bl
+from bayeslora.posteriors.config import VBLL
+from bayeslora.tasks.splits import stratified_folds
+from bayeslora.training import side_by_side
+from bayeslora.training.side_by_side import CANDIDATES
+
+TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
+
+
+def own_logits(foreign, rows):
+    """The classifier's logits and the labels of rows, by its own softmax."""
+    clf = from_transformers(foreign, "mle")
+    return np.log(clf.predict(rows).probs), np.array([CLASSES.index(r["label"]) for r in rows])
+
+
+def nll(logits, labels, inverse=1.0):
+    scaled = inverse * logits
+    scaled = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+    return -scaled[np.arange(len(labels)), labels]
+
+
+def row_of(race, name):
+    return next(row for row in race.comparison.rows if row.name == name)
+
+
+def by_halves(logits, labels, fold):
+    """NLL of a temperature that each part of the examples chooses for the others."""
+    losses = np.empty(len(labels))
+    for part in np.unique(fold):
+        rest, rows = fold != part, fold == part
+        best = minimize_scalar(
+            lambda power, rest=rest: nll(logits[rest], labels[rest], np.exp(power)).mean(),
+            bounds=(-4, 4),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
+        losses[rows] = nll(logits[rows], labels[rows], np.exp(best.x))
+    return losses.mean()
+
+
+def test_nothing_is_scored_on_the_examples_that_chose_it(foreign):
+    clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="laplace")
+    race = clf.side_by_side
+    assert (race.examples, race.folds, race.chosen) == ("validation", 2, "laplace")
+    assert {row.name for row in race.comparison.rows} == {*CANDIDATES}
+    logits, labels = own_logits(foreign, HELD)
+    assert row_of(race, "mle").scores["nll"].value == pytest.approx(nll(logits, labels).mean())
+    expected = by_halves(logits, labels, stratified_folds(labels, 2, 0))
+    assert row_of(race, "temperature").scores["nll"].value == pytest.approx(expected, abs=1e-5)
+    values = [row.scores["nll"].value for row in race.comparison.rows]
+    assert values == sorted(values)
+
+
+def test_best_has_the_lowest_cross_validated_nll(foreign, tmp_path):
+    clf = from_transformers(foreign, "mle").calibrate(TRAIN, posterior="best")
+    race = clf.side_by_side
+    assert (race.examples, race.folds, race.comparison.n) == ("train", 5, 60)
+    assert race.chosen == race.comparison.rows[0].name == clf.posterior.name
+    logits, labels = own_logits(foreign, TRAIN)
+    expected = by_halves(logits, labels, stratified_folds(labels, 5, 0))
+    assert row_of(race, "temperature").scores["nll"].value == pytest.approx(expected, abs=1e-5)
+    # the winner is then fitted to all examples, as if it had been named
+    named = from_transformers(foreign, "mle").calibrate(TRAIN, posterior=clf.posterior)
+    assert same(named.predict(TEST), clf.predict(TEST))
+    clf.save_pretrained(tmp_path / "model")
+    kept = load(tmp_path / "model")
+    assert kept.record.results["comparison"] == race.to_json()
+    assert kept.side_by_side is None
+    assert "cross-validation over 60" in (tmp_path / "model" / "README.md").read_text("utf-8")
+    again = from_transformers(foreign, "mle").calibrate(TRAIN, posterior="best")
+    assert again.side_by_side.to_json() == race.to_json()
+
+
+def faint(foreign, factor):
+    """The classifier with all logits scaled: as right as before, and less sure or surer."""
+    clf = from_transformers(foreign, "mle")
+    head = clf._fitted.network.head
+    head.set_mean(factor * head.mean_weight)
+    return clf
+
+
+def test_an_underconfident_network_needs_more_than_laplace(foreign):
+    clf = faint(foreign, 0.1).calibrate(TRAIN, HELD, posterior="laplace")
+    better, cannot = clf.side_by_side.notes
+    assert "clearly better" in better
+    assert "underconfident" in cannot
+    assert row_of(clf.side_by_side, "mle").scores["overconfidence"].high < 0
+    assert clf.record.results["comparison"]["notes"] == [better, cannot]
+    best = faint(foreign, 0.1).calibrate(TRAIN, posterior="best")
+    assert best.posterior.name in {"temperature", "vbll"}
+    assert best.side_by_side.notes == ()
+
+
+def test_a_result_worse_than_the_networks_own_is_said_without_validation(foreign, caplog):
+    clf = from_transformers(foreign, "mle").calibrate(toy_rows(90), posterior="vbll")
+    assert (clf.side_by_side.examples, clf.side_by_side.folds) == ("train", 2)
+    assert "own softmax is clearly better" in caplog.text
+    caplog.clear()
+    clf = from_transformers(foreign, "mle").calibrate(TRAIN, posterior="temperature")
+    assert clf.side_by_side.notes == ()
+    assert "clearly" not in caplog.text
+
+
+def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeypatch):
+    monkeypatch.setattr(side_by_side, "DIAGONAL_LIMIT", 0)
+    monkeypatch.setattr(side_by_side, "DENSE_LIMIT", 0)
+    race = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
+    assert {*race.left_out} == {"vbll"}
+    assert {row.name for row in race.comparison.rows} == {"mle", "temperature", "laplace", "map"}
+    clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior=VBLL())
+    found = row_of(clf.side_by_side, "vbll").scores["nll"].value
+    assert clf.side_by_side.left_out == {}
+    assert found == pytest.approx(clf.validation_scores[1]["nll"].value)
+    assert from_transformers(foreign, "mle").calibrate(TRAIN, posterior="vbll").side_by_side is None
+
+
+def test_few_examples_are_not_compared(foreign):
+    clf = from_transformers(foreign, "mle")
+    assert clf.calibrate(TRAIN, toy_rows(19, seed=1), posterior="laplace").side_by_side is None
+    with pytest.raises(bl.InputError, match="19"):
+        clf.calibrate(toy_rows(19), posterior="best")
+    assert clf.posterior.name == "laplace"
+
+
+def test_best_is_for_calibrate_alone(foreign, llama):
+    for call in (
+        lambda: from_transformers(foreign, "best"),
+        lambda: bl.BayesianClassifier(llama, posterior="best"),
+    ):
+        with pytest.raises(bl.InputError, match="calibrate"):
+            call()
+
+
+def test_examples_that_the_network_knows_by_heart_say_nothing(foreign):
+    """Only the rows that it has right are given, so its own softmax looks better than it is."""
+    rows = toy_rows(150)
+    logits, labels = own_logits(foreign, rows)
+    right = [rows[index] for index in np.flatnonzero(logits.argmax(1) == labels)]
+    clf = from_transformers(foreign, "mle").calibrate(
+        right, posterior="laplace:prior_precision=1e-3"
+    )
+    own = row_of(clf.side_by_side, "mle")
+    assert own.scores["accuracy"].value == 1
+    assert own.is_clear("nll")
+    assert own.differences["nll"].value < 0
+    assert clf.side_by_side.notes == ()
