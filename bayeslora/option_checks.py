@@ -11,6 +11,14 @@ from bayeslora.errors import InputError, unknown_choice
 
 LARGEST_SEED = 2**32 - 1
 
+LARGEST_COUNT = 1_000_000
+"""Of draws, steps, epochs, rows in a batch and the like; a larger one is a slip of the finger that
+fills the memory or computes for days."""
+
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-12, 1e12
+"""Of scales, rates and factors other than 0: their squares and the ratios of these have to fit into
+float32, which ends at 1e-38 and 3e38."""
+
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number; truth values are none."""
@@ -63,28 +71,41 @@ def check_number(
         InputError: It is something else.
     """
     if is_number(value) and math.isfinite(value) and value >= low and above < value < below:
+        _check_size(field, value)
         return
     bounds = [f">= {low:g}"] if low > -math.inf else [f"> {above:g}"]
     bounds += [f"< {below:g}"] if below < math.inf else []
     raise InputError(f"{field} must be a number {' and '.join(bounds)}{otherwise}, got {value!r}")
 
 
-def check_integer(field: str, value: object, *, low: int, otherwise: str = "") -> None:
-    """Refuse anything but an integer from `low` on; `otherwise` says what else is allowed."""
+def check_integer(
+    field: str, value: object, *, low: int, high: float = LARGEST_COUNT, otherwise: str = ""
+) -> None:
+    """Refuse anything but an integer from `low` to `high`; `otherwise` says what else goes."""
     if not is_whole(value) or value < low:
         raise InputError(f"{field} must be an integer >= {low}{otherwise}, got {value!r}")
+    if value > high:
+        raise InputError(f"{field} must be an integer from {low} to {high:,}, got {value!r}")
 
 
 def check_positive(field: str, value: object) -> None:
-    """Refuse anything but a finite number above zero."""
+    """Refuse anything but a number above zero, within the limits of all numbers."""
     if not is_number(value) or not (math.isfinite(value) and value > 0):
         raise InputError(f"{field} must be > 0, got {value!r}")
+    _check_size(field, value)
 
 
 def check_not_negative(field: str, value: object) -> None:
-    """Refuse anything but a finite number from zero on."""
+    """Refuse anything but a number from zero on, within the limits of all numbers."""
     if not is_number(value) or not (math.isfinite(value) and value >= 0):
         raise InputError(f"{field} must be >= 0, got {value!r}")
+    _check_size(field, value)
+
+
+def _check_size(field: str, value: float) -> None:
+    if value != 0 and not SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
+        span = f"from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+        raise InputError(f"{field} must be a number {span}, got {value!r}")
 
 
 def check_share(field: str, value: object) -> None:
@@ -113,10 +134,12 @@ def check_choice(field: str, value: object, allowed: Collection[str]) -> None:
         raise unknown_choice(field, str(value), allowed)
 
 
-def check_count(field: str, value: object, least: int) -> None:
-    """Refuse anything but a whole number from `least` on."""
+def check_count(field: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
+    """Refuse anything but a whole number from `least` to `most`."""
     if not is_whole(value) or value < least:
         raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
+    if value > most:
+        raise InputError(f"{field} must be a whole number from {least} to {most:,}, got {value!r}")
 
 
 def check_flag(field: str, value: object) -> None:

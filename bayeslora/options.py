@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.safe_yaml import load_yaml
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # Commas between options, not those inside brackets.
@@ -36,7 +38,7 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     elif isinstance(value, Mapping):
         if "name" not in value:
             raise InputError(f"{what} needs a name beside its options, got {dict(value)!r}")
-        options = {key: _number(item) for key, item in value.items() if key != "name"}
+        options = {key: _number(key, item) for key, item in value.items() if key != "name"}
         name = str(value.get("name", ""))
     else:
         allowed = ", ".join(sorted(choices))
@@ -66,8 +68,6 @@ def _plain(value: Any) -> Any:
 
 
 def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
-    import yaml
-
     name, _, tail = text.partition(":")
     options: dict[str, Any] = {}
     for part in filter(None, _COMMA.split(tail)):
@@ -75,17 +75,25 @@ def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
         if not equals:
             raise InputError(f"{what} {name}: expected key=value, got {part!r}")
         try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise InputError(f"{what} {name}: cannot read the value of {part!r}") from None
+            value = load_yaml(raw)
+        except InputError as error:
+            raise InputError(f"{what} {name}: {key.strip()} {error}") from None
         if key.strip() in options:
             raise InputError(f"{what} {name}: option {key.strip()!r} is given twice")
-        options[key.strip()] = _number(value)
+        options[key.strip()] = _number(key.strip(), value)
     return name.strip(), options
 
 
-def _number(value: Any) -> Any:
-    """Return a float for text such as `1e-3`, which YAML takes for a string."""
+def _number(key: object, value: Any) -> Any:
+    """Return a float for text such as `1e-3`, which YAML takes for a string.
+
+    Raises:
+        InputError: It is an integer beyond all floats, which Python may not even print.
+    """
+    if isinstance(value, int) and value.bit_length() > sys.float_info.max_exp:
+        raise InputError(
+            f"{key} must be a number below 1e308, got one of {value.bit_length()} bits"
+        )
     is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
     return float(value) if is_number else value
 

@@ -53,7 +53,7 @@ def test_one_meaning_in_every_form(value, expected):
         ("tol", "unknown thing 'tol' (did you mean 'tool'?); choose from 'tool'"),
         ("tool:size", "thing tool: expected key=value, got 'size'"),
         ("tool:sise=2", "unknown option of thing tool 'sise' (did you mean 'size'?)"),
-        ("tool:size=[", "thing tool: cannot read the value of 'size=['"),
+        ("tool:size=[", "thing tool: size cannot be read"),
         ({"size": 2}, "thing needs a name beside its options, got {'size': 2}"),
         ("tool:size=2,label=b,size=3", "thing tool: option 'size' is given twice"),
         ({"name": "tool", "x": 2}, "unknown option of thing tool 'x'"),

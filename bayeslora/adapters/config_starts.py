@@ -56,7 +56,8 @@ class PiSSA:
         check_shared(self)
         check_alpha(self)
         if self.niter is not None:
-            check_integer("niter", self.niter, low=0, otherwise=" or None (exact)")
+            # A few are enough, and a large layer takes a second for each.
+            check_integer("niter", self.niter, low=0, high=1000, otherwise=" or None (exact)")
 
     @property
     def scale(self) -> float:

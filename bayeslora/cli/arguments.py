@@ -6,11 +6,10 @@ An option that is not given is None, and then the Python default holds: it is wr
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from typing import Any
 
-from bayeslora.option_checks import LARGEST_SEED
+from bayeslora.option_checks import LARGEST_COUNT, LARGEST_NUMBER, LARGEST_SEED, SMALLEST_NUMBER
 
 Parser = argparse.ArgumentParser
 
@@ -18,7 +17,7 @@ LOADING = ("backbone", "device", "trust_remote_code")
 """What `add_moved_backbone` and `add_loading` add, by its names in Python."""
 
 
-def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
+def whole(low: int, high: int = LARGEST_COUNT) -> Callable[[str], int]:
     """Return the type of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
@@ -27,7 +26,7 @@ def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            span = f">= {low}" if high == math.inf else f"from {low} to {high}"
+            span = f">= {low}" if value < low else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be a whole number {span}, got {text!r}")
         return value
 
@@ -35,13 +34,14 @@ def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Return a number above zero."""
+    """Return a number above zero, within the limits of all numbers."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}")
+    if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+        span = "> 0" if not value > 0 else f"from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+        raise argparse.ArgumentTypeError(f"must be a number {span}, got {text!r}")
     return value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.safe_yaml import load_yaml
 
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling")
 
@@ -38,38 +39,19 @@ def fill(args: argparse.Namespace) -> None:
 
 
 def _read(path: str) -> Mapping[Any, Any]:
-    import yaml
-
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        repeated = _repeated(yaml.compose(text, Loader=yaml.SafeLoader))
-    except RecursionError:
-        raise InputError(f"{path}: a value holds itself, or is nested too deeply") from None
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as YAML: {reason}") from None
-    if repeated is not None:
-        raise InputError(f"{path}: option {repeated!r} is given twice")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, Mapping):
         raise InputError(f"{path} must hold names with values, such as `epochs: 5`")
     return content
-
-
-def _repeated(node: Any) -> str | None:
-    """Return a key that a mapping of the document holds twice; YAML takes the last, silently."""
-    import yaml
-
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    keys = [str(key.value) for key, _ in node.value]
-    twice = [key for place, key in enumerate(keys) if key in keys[:place]]
-    inside = (_repeated(value) for _, value in node.value)
-    return next(filter(None, [*twice, *inside]), None)
 
 
 def _checked(where: str, value: Any, action: argparse.Action) -> Any:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import InputError
+from bayeslora.option_checks import check_count
 
 MAX_ROWS = 100_000
 """The number of rows above which resamples are drawn from a random part of them."""
@@ -90,10 +90,9 @@ def bootstrap_deviations(
         width: Numbers that the statistic keeps of a resample, where they are more than the rows.
 
     Raises:
-        InputError: `num_resamples` is below 1.
+        InputError: `num_resamples` is below 1, or beyond `LARGEST_COUNT`.
     """
-    if num_resamples < 1:
-        raise InputError(f"num_resamples must be at least 1, got {num_resamples}")
+    check_count("num_resamples", num_resamples, least=1)
     generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))

@@ -31,7 +31,7 @@ from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
-from bayeslora.option_checks import as_seed
+from bayeslora.option_checks import as_seed, check_count
 from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.record import Predictions
 
@@ -209,8 +209,7 @@ def compare(
     """
     if by not in RANKING:
         raise unknown_choice("score to compare by", by, RANKING)
-    if num_permutations < 0:
-        raise InputError(f"num_permutations must be at least 0, got {num_permutations}")
+    check_count("num_permutations", num_permutations, least=0)
     keys = COMPARED if scores is None else chosen_keys(scores)
     num_bins, seed = as_num_bins(num_bins), as_seed(seed)
     how = Resampling(num_resamples, seed, interval)

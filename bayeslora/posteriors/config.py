@@ -149,8 +149,11 @@ class VBLL:
             _check_seen(
                 "polish_bound", self.polish_bound, "training_covariance", self.training_covariance
             )
-        for field in ("rank", "head_steps", "refits_per_epoch", "num_bound_samples"):
+        for field in ("rank", "refits_per_epoch"):
             check_count(field, getattr(self, field), least=1)
+        # All of them between two steps of the adapter, where no bar shows them.
+        for field in ("head_steps", "num_bound_samples"):
+            check_count(field, getattr(self, field), least=1, most=1000)
         check_count("num_samples", self.num_samples, least=0)
         check_flag("laplace_refinement", self.laplace_refinement)
 
@@ -249,7 +252,7 @@ class Ensemble:
     from_start: ClassVar[str] = "consists of several trained networks"
 
     def __post_init__(self) -> None:
-        check_count("num_members", self.num_members, least=1)
+        check_count("num_members", self.num_members, least=1, most=1000)  # a fit each
 
 
 Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL | CLoRA

@@ -46,8 +46,11 @@ class NUTS:
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)
         check_choice("kernel", self.kernel, KERNELS)
-        for field in ("num_chains", "num_warmup", "max_draws", "max_tree_depth"):
+        for field in ("num_warmup", "max_draws"):
             check_count(field, getattr(self, field), least=1)
+        check_count("num_chains", self.num_chains, least=1, most=1000)
+        # A million gradients for a draw; beyond it the posterior is not what needs more of them.
+        check_count("max_tree_depth", self.max_tree_depth, least=1, most=20)
         # Each chain is split in two, and a variance takes two draws.
         check_count("num_samples", self.num_samples, least=4)
         check_share("target_accept", self.target_accept)

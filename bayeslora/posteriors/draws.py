@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
+from bayeslora.option_checks import check_count
 from bayeslora.posteriors.types import WeightPosterior
 
 Item = TypeVar("Item")
@@ -40,8 +41,7 @@ def sample_logits(
     Raises:
         InputError: `num_samples` is negative, or there is no batch.
     """
-    if num_samples < 0:
-        raise InputError(f"num_samples must be >= 0, got {num_samples}")
+    check_count("num_samples", num_samples, least=0)
     generator = torch.Generator().manual_seed(seed)
     kept = list(batches)
     if not kept:

@@ -8,6 +8,7 @@ The MAP penalty is in the loss. Weight decay in the optimiser would be another p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ class PointHead(nn.Module):
         Raises:
             InputError: `num_train` is not a number of rows.
         """
-        check_count("num_train", num_train, least=1)
+        check_count("num_train", num_train, least=1, most=math.inf)
         penalty = 0.5 * self.prior_precision / num_train * self.weight.square().sum()
         return cross_entropy(features @ self.weight.T, labels) + penalty
 

@@ -115,7 +115,7 @@ class VBLLHead(nn.Module):
         Raises:
             InputError: `num_train` is not a number of rows.
         """
-        check_count("num_train", num_train, least=1)
+        check_count("num_train", num_train, least=1, most=math.inf)
         covariance = self.covariance
         likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
         prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)

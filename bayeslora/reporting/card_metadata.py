@@ -16,6 +16,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.reporting.card_section import DATASET
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.text import clean
+from bayeslora.safe_yaml import load_yaml
 
 KEY = "model-index"
 
@@ -113,10 +114,10 @@ def _place(front: str) -> tuple[int, int, Index]:
     import yaml
 
     try:
-        root = yaml.compose(front, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise InputError(f"the card's metadata is not YAML: {where:.200}") from None
+        load_yaml(front)  # refuses what composing could not end with
+    except InputError as error:
+        raise InputError(f"the card's metadata {error!s:.200}") from None
+    root = yaml.compose(front, Loader=yaml.SafeLoader)
     if root is None:
         return len(front), len(front), []
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
@@ -126,12 +127,12 @@ def _place(front: str) -> tuple[int, int, Index]:
             start, end = key.start_mark.index, value.end_mark.index
             if not front[start:end].endswith("\n"):  # a value that ends within a line
                 end = front.find("\n", end) + 1 or len(front)
-            found = yaml.safe_load(front)[KEY]
+            found = load_yaml(front)[KEY]
             # a block ends where the next key starts: what stands between them is not its own
             own = front[:start] + front[start:end].rstrip()
             while own.rpartition("\n")[2].lstrip().startswith("#"):
                 own = own.rpartition("\n")[0].rstrip()
-            if yaml.safe_load(own)[KEY] == found:
+            if load_yaml(own)[KEY] == found:
                 end = front.find("\n", len(own)) + 1 or len(front)
             return start, end, _checked(found)
     return len(front), len(front), []

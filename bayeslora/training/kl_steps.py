@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
     Raises:
         InputError: `num_train` is not a number of rows.
     """
-    check_count("num_train", num_train, least=1)
+    check_count("num_train", num_train, least=1, most=math.inf)
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from bayeslora.errors import InputError
-from bayeslora.option_checks import as_seed
+from bayeslora.option_checks import as_seed, check_count
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.posteriors.registry import check_link
 from bayeslora.predictions.record import Predictions
@@ -66,8 +65,8 @@ class Drawing:
         Raises:
             InputError: An option is not allowed.
         """
-        if num_samples is not None and num_samples < 0:
-            raise InputError(f"num_samples must be >= 0, got {num_samples}")
+        if num_samples is not None:
+            check_count("num_samples", num_samples, least=0)
         check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         return cls(num_samples, chosen, as_seed(seed), unknown)

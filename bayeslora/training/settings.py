@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import as_seed, check_integer
+from bayeslora.option_checks import as_seed, check_integer, check_positive
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TOLD = re.compile(
@@ -48,8 +48,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             check_integer(name, getattr(self, name), low=1)
-        if not self.head_lr > 0:
-            raise InputError(f"head_lr must be > 0, got {self.head_lr!r}")
+        check_positive("head_lr", self.head_lr)
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
         as_seed(self.seed)

@@ -125,10 +125,43 @@ def test_every_option_of_fit_but_those_of_the_output_may_be_in_a_file():
     assert set(args.actions) == set(vars(args)) - plain
 
 
-def test_a_value_that_holds_itself(refused, world, tmp_path, config):
-    path = config("adapter: &a {name: lora, self: *a}\n")
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("adapter: &a {name: lora, self: *a}\n", "aliases"),
+        (f"adapter:\n  {BOMB.replace(chr(10), chr(10) + '  ')}name: lora\n", "aliases"),
+        ("epochs: " + "[" * 100_000, "levels deep"),
+        ("epochs: " + "{a: " * 40 + "1" + "}" * 40, "levels deep"),
+        ("epochs: 1 #" + "x" * 3_000_000, "characters"),
+        ("epochs: " + "9" * 4_301, "characters"),
+        ("adapter: {name: lora, r: 0x" + "f" * 5_000 + "}", "characters"),
+        ("epochs: 2026-99-99", "timestamp"),
+        ("epochs: !!int many", "'many' is no int"),
+        ("epochs: !!bool many", "'many' is no bool"),
+        ("epochs: !!timestamp many", "'many' is no timestamp"),
+        ("epochs: !!python/object/apply:os.getcwd []", "tag"),
+        ('data_dir: "\\ud800"', "surrogate"),
+    ],
+)
+def test_a_hostile_file_is_refused(refused, world, tmp_path, config, text, word):
+    path = config(text)
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
-    assert f"{path}: a value holds itself, or is nested too deeply" in message
+    assert path.name in message
+    assert word in message
+
+
+@pytest.mark.parametrize("value", ["&a [*a]", "[" * 5000, "9" * 4301, "!!int x", "2026-99-99"])
+def test_a_hostile_option_is_refused(refused, world, tmp_path, value):
+    for option in ("adapter", "posterior"):
+        name = "lora:r" if option == "adapter" else "vbll:rank"
+        words = ["fit", world.train, "--out", tmp_path / "m", f"--{option}", f"{name}={value}"]
+        assert name.partition(":")[2] in refused(*words)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +176,5 @@ def test_an_option_that_is_given_twice(refused, world, tmp_path, config, text, k
     """YAML itself takes the last one, silently."""
     path = config(text)
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
-    assert f"{path}: option {key!r} is given twice" in message
+    assert path.name in message
+    assert f"{key!r} is given twice" in message

@@ -182,7 +182,7 @@ def test_a_score_that_one_set_lacks_is_refused():
         ({"closed": "both"}, "unknown closed edge 'both'"),
         ({"group_by": "source"}, "carry no column 'source'"),
         ({"near": "far"}, "near set 'far': no out-of-distribution set"),
-        ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
+        ({"num_resamples": 0}, "num_resamples must be a whole number >= 1, got 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

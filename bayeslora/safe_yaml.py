@@ -1,0 +1,90 @@
+"""YAML of unknown origin as plain values: bounded in size, depth and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bayeslora.errors import InputError
+
+MOST_CHARACTERS = 200_000
+"""Of a document; PyYAML takes seconds for more, and options fill a page."""
+
+MOST_LEVELS = 32
+"""Of nested lists and mappings; the parser recurses."""
+
+MOST_DIGITS = 400
+"""Of an integer; the largest float has 309, and Python refuses to read more than 4,300."""
+
+
+def load_yaml(text: str) -> Any:
+    """Return the value of a YAML document, of Python's plain types.
+
+    Aliases (`*name`) are refused: nine lines of them stand for a billion values, or for a value
+    that holds itself.
+
+    Raises:
+        InputError: The document is no YAML, too large, nested too deeply, repeats a key of a
+            mapping or has an alias.
+    """
+    import yaml
+
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
+    try:
+        return yaml.load(text, Loader=_loader())  # noqa: S506  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
+        raise InputError(f"cannot be read as YAML: {reason}") from None
+
+
+def _loader() -> type[Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses what plain options do not need, and constructors' own exceptions."""
+
+        levels = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise _problem("aliases are not supported", self._mark())
+            self.levels += 1
+            if self.levels > MOST_LEVELS:
+                problem = f"nested more than {MOST_LEVELS} levels deep"
+                raise _problem(problem, self._mark())
+            node = super().compose_node(parent, index)
+            self.levels -= 1
+            return node
+
+        def _mark(self) -> Any:
+            return self.peek_event().start_mark  # type: ignore[no-untyped-call]
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+            if twice is not None:
+                raise _problem(f"{twice!r} is given twice", node.start_mark)
+            return super().construct_mapping(node, deep=deep)
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            if isinstance(node, yaml.ScalarNode):
+                _check_scalar(node)
+            try:
+                return super().construct_object(node, deep=deep)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                # PyYAML converts the text of a tag, such as `!!int x`, without a check.
+                kind = node.tag.rpartition(":")[2]
+                raise _problem(f"{node.value!r} is no {kind}", node.start_mark) from None
+
+    def _check_scalar(node: Any) -> None:
+        size = len(node.value)
+        if node.tag.endswith(":int") and size > MOST_DIGITS:
+            problem = f"a number of {size:,} characters; at most {MOST_DIGITS}"
+            raise _problem(problem, node.start_mark)
+        if any("\ud800" <= char <= "\udfff" for char in node.value):
+            raise _problem("half a surrogate pair, which is no character", node.start_mark)
+
+    def _problem(problem: str, mark: Any) -> Exception:
+        return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
+
+    return Loader
