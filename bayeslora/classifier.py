@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
-from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
@@ -25,7 +24,7 @@ from bayeslora.files import atomic_file, refuse_inputs
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
-from bayeslora.option_values import DTYPES
+from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory, refuse_foreign
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
@@ -52,6 +51,7 @@ from bayeslora.training.export_target import (
     write_manifest,
 )
 from bayeslora.training.fitted import Fitted
+from bayeslora.training.peft_export import PeftExport, write_peft
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.resume import refuse_busy, release
@@ -75,7 +75,7 @@ class BayesianClassifier:
         posterior: Any = "vbll",
         *,
         seed: int = 0,
-        max_length: int = 128,
+        max_length: int = MAX_LENGTH,
         dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -89,7 +89,7 @@ class BayesianClassifier:
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Decides the adapter's start, the order of the rows and every draw.
-            max_length: Tokens kept of a text.
+            max_length: Tokens kept of a text, at most the positions of the model.
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
@@ -429,8 +429,8 @@ class BayesianClassifier:
         head: bool = False,
         member: int | None = None,
         overwrite: bool = False,
-    ) -> None:
-        """Write the adapter as a LoRA checkpoint that PEFT loads.
+    ) -> PeftExport:
+        """Write the adapter as a LoRA checkpoint that PEFT loads, with a README that says how.
 
         Args:
             directory: Where the checkpoint goes.
@@ -440,6 +440,9 @@ class BayesianClassifier:
                 `AutoModelForSequenceClassification` of decoders, whose prefix is then taken.
             member: Number, from 1, of the network to write, where an ensemble has several.
             overwrite: Whether what is there may be replaced.
+
+        Returns:
+            What loads it, and what else has to be known.
 
         Raises:
             InputError: See `check_export` of the target; or there is no adapter, no such member, or
@@ -455,23 +458,19 @@ class BayesianClassifier:
             )
         if not fitted.network.sites:
             raise InputError(f"{fitted.name} has no adapter to export")
-        # A short name such as `smollm2-135m` would tell PEFT nothing.
-        plain = str(fitted.network.encoder.model.name_or_path or fitted.record.backbone["name"])
         self._check_export(directory, "peft", overwrite=overwrite)
         with (
             fitted.one_member(member) as one,
             atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as aside,
         ):
-            last: dict[str, Tensor] = {}
-            if head:
-                prefix, last = merged.classifier_head(one)
-            export_peft(one.network.sites, aside, plain, prefix, last)
+            told = write_peft(one, aside, prefix=prefix, head=head)
             write_manifest(aside, "peft")
+        return told
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
-    ) -> str:
-        """Write the mean network, its adapter merged, as a plain transformers model.
+    ) -> None:
+        """Write the mean network, its adapter merged, for `AutoModelForSequenceClassification`.
 
         Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
 
@@ -480,14 +479,10 @@ class BayesianClassifier:
             member: Number, from 1, of the network to write, where an ensemble has several.
             overwrite: Whether what is there may be replaced.
 
-        Returns:
-            What loads it: `AutoModelForSequenceClassification` for decoders whose architecture has
-            one, else `AutoModel`; the last layer is then in `head.safetensors`, described by
-            `head.json`.
-
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
-                backbone itself, or there is no adapter, or no such member.
+                backbone itself, or there is no adapter, or no such member; or no sequence
+                classifier of transformers computes what this one does, as of all encoders.
         """
         with self._known().one_member(member) as one:
             merged.check_mergeable(one)
@@ -496,9 +491,8 @@ class BayesianClassifier:
                 atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as aside,
                 quiet_transformers(),
             ):
-                loader = merged.write_merged(one, aside)
+                merged.write_merged(one, aside)
                 write_manifest(aside, "merged")
-            return loader
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -590,7 +584,7 @@ class BayesianClassifier:
         tokenizer: Any = None,
         layer: str | None = None,
         classes: Sequence[str] | None = None,
-        max_length: int = 128,
+        max_length: int = MAX_LENGTH,
         device: str | None = None,
         trust_remote_code: bool = False,
         progress: bool = True,
@@ -609,7 +603,7 @@ class BayesianClassifier:
                 `record.backbone["layer"]`.
             classes: Names of the classes in index order; None takes those of the configuration.
                 Labels of the data are these names, or indices where no name is a number.
-            max_length: Tokens kept of a text.
+            max_length: Tokens kept of a text, at most the positions of the model.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the model's repository may run.
             progress: Whether to show progress bars.

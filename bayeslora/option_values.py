@@ -6,5 +6,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 """What the frozen weights can be asked to be."""
 LINKS = ("mc", "probit", "bridge")
 """From logits to probabilities."""
+MAX_LENGTH = 128
+"""Tokens kept of a text where nothing else is asked for."""
 STRUCTURES = ("diag", "full", "kron")
 """Of the curvature in a Laplace approximation."""

@@ -6,6 +6,7 @@ after training alone, so what was taken out has to be found again from the base 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TENSOR_ROOT = "base_model.model."
 """What PEFT puts before the path of a module in the model that it wraps."""
+
+EMBEDDED_BASE = "bayeslora.embedded"
+"""Metadata of the tensors: short name of the embedded model that the adapters were fitted on."""
 
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "mica", "orthogonal")
 """`init_lora_weights` that leave the base model's weights as they were."""
@@ -28,6 +32,20 @@ CONVERSION = (
     "save it with PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
 )
 """What to do about any other."""
+
+
+def embedded_base(directory: str | Path) -> str | None:
+    """Return the embedded model that a checkpoint of ours was fitted on; None where it says none.
+
+    A checkpoint whose tensors cannot be read says none: whoever reads them complains.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(Path(directory) / WEIGHTS_FILE), "pt") as file:
+            return (file.metadata() or {}).get(EMBEDDED_BASE)
+    except (OSError, SafetensorError):
+        return None
 
 
 def is_plain(start: Any) -> bool:

@@ -27,7 +27,14 @@ from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import AnySite, Site
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
-from bayeslora.peft_layout import CONFIG_FILE, CONVERSION, EXACT_PISSA, TENSOR_ROOT, WEIGHTS_FILE
+from bayeslora.peft_layout import (
+    CONFIG_FILE,
+    CONVERSION,
+    EMBEDDED_BASE,
+    EXACT_PISSA,
+    TENSOR_ROOT,
+    WEIGHTS_FILE,
+)
 
 __all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft", "split_peft"]
 
@@ -38,6 +45,9 @@ def export_peft(
     base_model_name: str | None = None,
     prefix: str = "",
     head: Mapping[str, Tensor] | None = None,
+    *,
+    task_type: str | None = None,
+    embedded: str | None = None,
 ) -> None:
     """Write a checkpoint that `peft.PeftModel.from_pretrained` loads as the same function.
 
@@ -51,6 +61,9 @@ def export_peft(
             `bert.` for a BERT classifier.
         head: Tensors of a sequence classifier's last layer by their names in it, such as
             `score.weight`, saved whole beside the adapters.
+        task_type: PEFT's name of what the wrapped model does, such as `FEATURE_EXTRACTION`.
+        embedded: Short name of the embedded model that the base is a copy of; `read_peft` then
+            finds that one.
 
     Raises:
         InputError: There are no sites, they change nothing, their scales or dropouts differ, or
@@ -76,12 +89,12 @@ def export_peft(
         tensors[f"{TENSOR_ROOT}{name}"] = value.detach().float().cpu().contiguous()
     folder = Path(directory)
     with atomic_file(folder / WEIGHTS_FILE) as aside:
-        save_file(tensors, str(aside), metadata={"format": "pt"})
+        noted = {} if embedded is None else {EMBEDDED_BASE: embedded}
+        save_file(tensors, str(aside), metadata={"format": "pt", **noted})
     ranks = {path: len(A) for path, (A, _) in changes.items()}
-    config = _peft_config(ranks, *shared.pop(), base_model_name)
+    config = _peft_config(ranks, *shared.pop(), base_model_name) | {"task_type": task_type}
     if head:
-        modules = sorted({name.rpartition(".")[0] for name in head})
-        config |= {"task_type": "SEQ_CLS", "modules_to_save": modules}
+        config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in head})
     write_json(folder / CONFIG_FILE, config)
 
 
@@ -169,7 +182,6 @@ def _peft_config(
     others = {re.escape(path): rank for path, rank in ranks.items() if rank != r}
     return {
         "peft_type": "LORA",
-        "task_type": None,
         "base_model_name_or_path": base_model_name,
         "r": r,
         "lora_alpha": scale * r,

@@ -28,6 +28,7 @@ from bayeslora.peft_layout import (
     EXACT_PISSA,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    embedded_base,
     is_finite,
     is_plain,
 )
@@ -113,7 +114,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
         is_pissa,
         tensors,
         others,
-        options.get("base_model_name_or_path"),
+        embedded_base(folder) or options.get("base_model_name_or_path"),
     )
 
 

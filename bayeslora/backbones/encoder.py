@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix
-from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Tokens, length_batches, tokenise
+from bayeslora.backbones.tokens import (
+    UNEQUAL_TEXTS,
+    Tokens,
+    length_batches,
+    tokenise,
+    usable_length,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +165,7 @@ class Encoder(FeatureExtractor):
         super().__init__()
         self.model = backbone.model
         self.backbone = backbone
-        self.max_length = max_length
+        self.max_length = usable_length(backbone, max_length)
         self._split = LayerSplit(backbone.model, layers_path, start)
         if not self._found_out(f"cut of {layers_path} at {start}", self._joins_again):
             logger.warning(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
 from bayeslora.backbones.untrusted import (
     check_directory,
@@ -32,6 +33,7 @@ from bayeslora.peft_layout import (
     REPEATED_STARTS,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    embedded_base,
     is_finite,
     is_plain,
 )
@@ -57,6 +59,9 @@ def base_name(source: str) -> str:
         InputError: The checkpoint does not say.
     """
     path = Path(source) / CONFIG_FILE
+    embedded = embedded_base(source)
+    if embedded in EMBEDDED_MODELS:
+        return str(embedded_directory(embedded))
     name = _settings(source).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path} does not name its base model")

@@ -14,7 +14,7 @@ from bayeslora.backbones.encoder import Batch, PreparedTexts, model_inputs
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.final_layer import check_one_vector, received, with_constant
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.tokens import tokenise
+from bayeslora.backbones.tokens import tokenise, usable_length
 
 Padding = Literal["right", "left", "none"]
 
@@ -41,7 +41,8 @@ class SequenceEncoder(FinalLayerEncoder):
 
     def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
         """Wrap a classifier, which stays as it is; texts are cut to `max_length` tokens."""
-        super().__init__(classifier.backbone, classifier.layer, max_length=max_length)
+        length = usable_length(classifier.backbone, max_length)
+        super().__init__(classifier.backbone, classifier.layer, max_length=length)
         self._padding = classifier.padding
         self.one_by_one = classifier.padding == "none"
         self._takes = named_inputs(self.model)

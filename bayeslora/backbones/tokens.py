@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone
+from bayeslora.errors import InputError
+from bayeslora.option_values import MAX_LENGTH
 
 UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
 """Of different lengths under any tokenizer, so that the first is padded beside the second."""
@@ -79,7 +81,7 @@ def tokenise(
             trained elsewhere: a decoder's pairs, and the types of single texts.
     """
     tokenizer = backbone.tokenizer
-    limit = min(max_length, _position_limit(backbone))
+    limit = usable_length(backbone, max_length)
     pad_id = int(tokenizer.pad_token_id or 0)
     types = None
     if pairs is not None and backbone.kind == "decoder" and not as_its_owner:
@@ -116,19 +118,45 @@ def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list
         yield order[start : start + batch_size].tolist()
 
 
-def _position_limit(backbone: Backbone) -> int:
-    limit = getattr(backbone.model.config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return 1 << 30
-    # RoBERTa and its kin count real tokens from the padding's position on.
-    reserved = [
-        part.padding_idx + 1
+def position_limit(backbone: Backbone) -> int | None:
+    """Return how many tokens of a text a model has positions for; None where any number.
+
+    Models of relative positions alone, such as DeBERTa-v2, may name a number that limits nothing.
+    """
+    config = getattr(backbone.model, "config", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    tables = [
+        part
         for name, part in backbone.model.named_modules()
-        if name.endswith("position_embeddings")
-        and isinstance(part, nn.Embedding)
-        and part.padding_idx is not None
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)
     ]
+    is_relative = bool(getattr(config, "relative_attention", False)) and not tables
+    if not isinstance(limit, int) or limit <= 0 or is_relative:
+        return None
+    # RoBERTa and its kin count real tokens from the padding's position on.
+    reserved = [part.padding_idx + 1 for part in tables if part.padding_idx is not None]
     return limit - max(reserved, default=0)
+
+
+def usable_length(backbone: Backbone, max_length: int) -> int:
+    """Return how many tokens of a text are kept: `max_length`, or fewer where positions end."""
+    return min(max_length, position_limit(backbone) or max_length)
+
+
+def check_max_length(backbone: Backbone, max_length: int) -> None:
+    """Refuse to read longer texts than a model has positions for.
+
+    The default may be longer: few models have fewer positions, and `usable_length` says how many.
+
+    Raises:
+        InputError: `max_length` is above the default and above the model's positions.
+    """
+    limit = position_limit(backbone)
+    if limit is not None and max_length > max(limit, MAX_LENGTH):
+        raise InputError(
+            f"max_length must be at most {limit}, the positions of {backbone.name}, got "
+            f"{max_length}; longer texts are cut"
+        )
 
 
 def _plain(

@@ -33,7 +33,7 @@ EXPORTS = {
         MANIFEST,
         FORMAT_VERSION,
         _KEYS,
-        ("adapter_config.json", "adapter_model.safetensors"),
+        ("adapter_config.json", "adapter_model.safetensors", "README.md"),
     ),
     "merged": Layout(
         "a transformers model that bayeslora exported",

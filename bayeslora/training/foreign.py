@@ -20,6 +20,7 @@ from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, 
 from bayeslora.backbones.peft_classifier import is_peft
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build, build_weights
@@ -44,8 +45,9 @@ def foreign_network(
     """Return a network around a sequence classifier, its head at the classifier's own weights.
 
     Raises:
-        InputError: There is no such model, or the posterior is neither one of the last layer nor,
-            where the model is a PEFT checkpoint, over its adapters.
+        InputError: There is no such model, `max_length` is beyond its positions, or the posterior
+            is neither one of the last layer nor, where the model is a PEFT checkpoint, over its
+            adapters.
     """
     split = over_adapters(posterior) and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
@@ -57,6 +59,7 @@ def foreign_network(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    check_max_length(classifier.backbone, max_length)
     encoder = SequenceEncoder(classifier, max_length=max_length)
     sites = split_peft(classifier.backbone.model, str(model)) if split else []
     network, record = _around(encoder, FOREIGN, classifier.classes, posterior, sites)

@@ -1,15 +1,15 @@
 """A fitted network without adapters: a plain transformers model, or one file of tensors.
 
 What is written is the mean network. A decoder's last layer becomes the `score` layer of the
-architecture's own sequence classifier, which reads the same position; encoders are read by their
-mean here and by a pooler of their own there, so their last layer goes into a file beside them.
+architecture's own sequence classifier, which reads the same position. An encoder is read by the
+mean of its states here, and by a pooler of its own there: no classifier of transformers computes
+the same, and one that loaded its weights would have a random last layer, so none is written.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,34 @@ from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS
 from bayeslora.errors import InputError
-from bayeslora.files import write_json
 from bayeslora.training.export_target import FORMAT_VERSION, NOTE
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.network import Network
 
-logger = logging.getLogger(__name__)
-
-HEAD, HEAD_NOTE = "head.safetensors", "head.json"
 POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
 
 # Of the largest logit: rounding stays far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def write_merged(fitted: Fitted, directory: Path) -> str:
-    """Write the mean network to a directory that transformers loads.
-
-    Returns:
-        `AutoModelForSequenceClassification` where the last layer is in the model, or `AutoModel`
-        where it is beside it, in `head.safetensors` and `head.json`.
+def write_merged(fitted: Fitted, directory: Path) -> None:
+    """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
 
     Args:
         fitted: One adapted network.
         directory: Exists already.
 
     Raises:
-        InputError: See `check_mergeable`.
+        InputError: See `check_mergeable`; or there is no such classifier that computes what this
+            network does.
     """
     weight = check_mergeable(fitted)
     encoder = _encoder(fitted)
-    plain: Any = export(encoder.model)
-    whole = _classifier(fitted, plain, weight)
-    (plain if whole is None else whole).save_pretrained(directory)
+    _classifier(fitted, export(encoder.model), weight).save_pretrained(directory)
     tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
     # With truncation=True the same tokens are kept then.
-    tokenizer.model_max_length = fitted.record.max_length
+    tokenizer.model_max_length = encoder.max_length
     tokenizer.save_pretrained(directory)
-    if whole is not None:
-        return "AutoModelForSequenceClassification"
-    save_file({"weight": weight.float().contiguous()}, directory / HEAD)
-    write_json(directory / HEAD_NOTE, _note(fitted))
-    return "AutoModel"
 
 
 def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
@@ -78,12 +64,6 @@ def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
     """
     weight = check_mergeable(fitted)
     whole = _classifier(fitted, export(_encoder(fitted).model), weight)
-    if whole is None:
-        raise InputError(
-            f"no sequence classifier of transformers computes what {fitted.name} does, so that "
-            "PEFT could not load its last layer; leave it out, or export the merged model "
-            "(--format merged), which has it in a file of its own"
-        )
     return f"{whole.base_model_prefix}.", {"score.weight": weight}
 
 
@@ -143,15 +123,16 @@ def _encoder(fitted: Fitted) -> Encoder:
 
 
 @torch.no_grad()
-def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any | None:
+def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any:
     """Return the architecture's own sequence classifier around a merged backbone.
 
-    None where it has no such class, or one that computes something else, which is found out by
-    running it.
+    Raises:
+        InputError: It has no such class, or one that computes something else, which is found out by
+            running it.
     """
     encoder = _encoder(fitted)
     if encoder.backbone.kind != "decoder":
-        return None
+        raise _no_classifier(fitted, "it averages an encoder's states, they have a pooler instead")
     from transformers import AutoModelForSequenceClassification
 
     config: Any = copy.deepcopy(plain.config)
@@ -169,12 +150,15 @@ def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any | None:
         whole.to(encoder.backbone.device).eval()
         if _agrees(fitted.network, encoder, whole):
             return whole
-    logger.warning(
-        "%s has no sequence classifier that computes what this network does; the last layer stands "
-        "beside the backbone",
-        type(plain).__name__,
+    raise _no_classifier(fitted, f"that of {type(plain).__name__} is missing or another function")
+
+
+def _no_classifier(fitted: Fitted, reason: str) -> InputError:
+    return InputError(
+        f"no sequence classifier of transformers computes what {fitted.name} does ({reason}); "
+        "--format safetensors (export_safetensors) writes the merged tensors and the last layer, "
+        "--format peft without --head the adapter"
     )
-    return None
 
 
 def _takes(whole: Any, weight: Tensor) -> bool:
@@ -200,7 +184,7 @@ def _note(fitted: Fitted) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "classes": list(fitted.record.classes),
         "pooling": POOLING[fitted.network.encoder.backbone.kind],
-        "max_length": fitted.record.max_length,
+        "max_length": fitted.network.encoder.max_length,
         "backbone": fitted.record.backbone["name"],
         "model_fingerprint": fitted.fingerprint,
     }

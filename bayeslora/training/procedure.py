@@ -11,6 +11,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_integer
@@ -142,7 +143,8 @@ def fit_classifier(
         overwrite: Whether what is at `out` may be replaced.
 
     Raises:
-        InputError: An option is not allowed, or `out` holds something else.
+        InputError: An option is not allowed, `max_length` is beyond the backbone's positions, or
+            `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
     _check(choices, data, settings)
@@ -157,6 +159,7 @@ def fit_classifier(
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     backbone = load()
+    check_max_length(backbone, choices.max_length)
     identity["weights of the backbone"] = backbone.fingerprint
     network, members, results = fit_members(
         choices,

@@ -1,7 +1,6 @@
 """Networks with their adapter merged: what transformers loads says what the mean network says."""
 
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -10,7 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
@@ -75,7 +79,7 @@ def inputs_for(directory):
 )
 def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, posterior):
     clf = fitted("llama", adapter, posterior)
-    assert clf.export_merged(tmp_path / "out") == "AutoModelForSequenceClassification"
+    clf.export_merged(tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert not any("A0" in name or ".core" in name for name in model.state_dict())
     assert tuple(model.config.id2label.values()) == CLASSES
@@ -107,30 +111,24 @@ def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, plac
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_encoder_has_its_last_layer_beside_it(tmp_path, fitted):
-    clf = fitted("bert", "pissa:r=4,lr=5e-3")
-    assert clf.export_merged(tmp_path / "out") == "AutoModel"
-    model = AutoModel.from_pretrained(tmp_path / "out").eval()
-    note = json.loads((tmp_path / "out" / "head.json").read_text())
-    assert note["pooling"] == "mean over real tokens"
-    assert note["classes"] == list(CLASSES)
-    inputs = inputs_for(tmp_path / "out")
-    states = model(**inputs).last_hidden_state
-    mask = inputs["attention_mask"][..., None]
-    features = (states * mask).sum(1) / mask.sum(1)
-    head = load_file(tmp_path / "out" / "head.safetensors")["weight"]
-    torch.testing.assert_close(centred(features @ head.T), mean_logits(clf), atol=1e-5, rtol=1e-5)
+def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
+    clf = fitted("llama", "polar:r=4,num_layers=2", "vbll")
+    clf.export_merged(tmp_path / "out")
+    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
+    expected = clf.predict(TEXTS, num_samples=0)
+    for answers, row in zip(classify(TEXTS), expected, strict=True):
+        found = {answer["label"]: answer["score"] for answer in answers}
+        assert found == pytest.approx(dict(row.probs), abs=1e-5)
 
 
-def test_a_decoder_without_such_a_class_is_exported_as_an_encoder(
-    tmp_path, fitted, monkeypatch, caplog
-):
-    clf = fitted("llama", "lora:r=2", "laplace")
+def test_a_model_whose_last_layer_no_classifier_reads_is_refused(tmp_path, fitted, monkeypatch):
+    """transformers would load it with a random last layer."""
+    with pytest.raises(InputError, match=r"encoder.*--format safetensors"):
+        fitted("bert", "pissa:r=4,lr=5e-3").export_merged(tmp_path / "out")
     monkeypatch.setattr(merged, "_takes", lambda *_: False)
-    with caplog.at_level(logging.WARNING):
-        assert clf.export_merged(tmp_path / "out") == "AutoModel"
-    assert "LlamaModel has no sequence classifier that computes" in caplog.text
-    assert json.loads((tmp_path / "out" / "head.json").read_text())["pooling"] == "last real token"
+    with pytest.raises(InputError, match="LlamaModel"):
+        fitted("llama", "lora:r=2", "laplace").export_merged(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("backbone", ["llama", "bert"])

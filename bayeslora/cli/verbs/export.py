@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="peft",
-        help="peft: the adapter as a plain LoRA (default); merged: a plain "
-        "transformers model; safetensors: one file of tensors for serving. The last two are the "
-        "mean network, without uncertainty",
+        help="peft: the adapter as a plain LoRA (default); merged: a sequence classifier of "
+        "transformers, of decoders alone; safetensors: one file of tensors for serving. The last "
+        "two are the mean network, without uncertainty",
     )
     parser.add_argument(
         "--prefix",
@@ -69,15 +69,11 @@ def run(args: argparse.Namespace) -> None:
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     which = {"member": args.member, "overwrite": bool(args.overwrite)}
     if args.format == "peft":
-        clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
-        if args.head:
-            # PEFT's file has no place for the names.
-            say(
-                "load it with peft.AutoPeftModelForSequenceClassification and "
-                f"num_labels={len(clf.classes)}; its classes are {','.join(clf.classes)}"
-            )
+        export = clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
+        say(f"load it with {export.loader}: {'; '.join(export.notes)}")
     elif args.format == "merged":
-        say(f"load it with transformers.{clf.export_merged(args.out, **which)}")
+        clf.export_merged(args.out, **which)
+        say("load it with transformers.AutoModelForSequenceClassification")
     else:
         clf.export_safetensors(args.out, **which)
     show(args.out)

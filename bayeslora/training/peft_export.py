@@ -1,0 +1,115 @@
+"""A fitted adapter as a checkpoint for PEFT, with a note on how to load it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.backbones.embedded import EMBEDDED_MODELS
+from bayeslora.backbones.tokens import usable_length
+from bayeslora.training import merged
+from bayeslora.training.fitted import Fitted
+
+NOTE = "README.md"
+
+_FEATURES, _CLASSIFIER = "FEATURE_EXTRACTION", "SEQ_CLS"
+_LOADERS = {
+    _FEATURES: "peft.AutoPeftModelForFeatureExtraction",
+    _CLASSIFIER: "peft.AutoPeftModelForSequenceClassification",
+    None: "peft.PeftModel",
+}
+
+
+@dataclass(frozen=True)
+class PeftExport:
+    """What was written, in words.
+
+    Attributes:
+        loader: What loads it, such as `peft.AutoPeftModelForFeatureExtraction`.
+        notes: What has to be known beside that, a sentence each.
+    """
+
+    loader: str
+    notes: tuple[str, ...]
+
+
+def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> PeftExport:
+    """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
+
+    `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
+    classification with `head`; None where `prefix` names another class. An embedded backbone is
+    named by its hub id, since its path on this machine leads nowhere elsewhere; our own reader
+    finds the short name in the metadata of the tensors.
+
+    Args:
+        fitted: One network with sites.
+        directory: Exists already.
+        prefix: What comes before the layers' names in the model that PEFT will wrap.
+        head: Whether the mean last layer goes with it; `prefix` is then that of the classifier.
+
+    Raises:
+        InputError: With `head`, see `merged.classifier_head`; else see `export_peft`.
+    """
+    network, name = fitted.network, fitted.record.backbone["name"]
+    last: dict[str, Tensor] = {}
+    if head:
+        prefix, last = merged.classifier_head(fitted)
+    task = _CLASSIFIER if head else None if prefix else _FEATURES
+    embedded = EMBEDDED_MODELS.get(name)
+    base = embedded.hub_id if embedded else str(network.encoder.model.name_or_path or name)
+    export_peft(
+        network.sites,
+        directory,
+        base,
+        prefix,
+        last,
+        task_type=task,
+        embedded=name if embedded else None,
+    )
+    found = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, head=head)))
+    (directory / NOTE).write_text(_readme(fitted, base, found, head=head), encoding="utf-8")
+    return found
+
+
+def _notes(fitted: Fitted, base: str, *, head: bool) -> list[str]:
+    name, classes = fitted.record.backbone["name"], fitted.record.classes
+    notes = []
+    if head:
+        # PEFT's file has no place for the names.
+        notes.append(f"num_labels={len(classes)}; its classes are {','.join(classes)}")
+    else:
+        notes.append(
+            "it gives the backbone's states, not classes: the last layer is not in it"
+            " (--head adds that of a decoder)"
+        )
+    if name in EMBEDDED_MODELS and EMBEDDED_MODELS[name].difference:
+        notes.append(
+            f"its base is {base}, of which the embedded {name} is a copy"
+            f" {EMBEDDED_MODELS[name].difference}: outputs differ a little"
+        )
+    return notes
+
+
+def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
+    record, encoder = fitted.record, fitted.network.encoder
+    module, _, loader = found.loader.rpartition(".")
+    options = f", num_labels={len(record.classes)}" if head else ""
+    load = f'model = {loader}.from_pretrained("PATH OF THIS DIRECTORY"{options})'
+    if loader == "PeftModel":
+        load = f'model = {loader}.from_pretrained(base, "PATH OF THIS DIRECTORY")  # base: {base!r}'
+    pooling = merged.POOLING[encoder.backbone.kind]
+    length = usable_length(encoder.backbone, record.max_length)
+    facts = [
+        f"- Base model: `{base}`",
+        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
+        f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
+        *(f"- {note[0].upper()}{note[1:]}" for note in found.notes),
+    ]
+    listed = "\n".join(facts)
+    return (
+        f"# LoRA adapter for PEFT\n\n```python\nfrom {module} import {loader}\n\n{load}\n```\n\n"
+        f"{listed}\n\nUncertainty is not exported: this is the mean network.\n"
+    )

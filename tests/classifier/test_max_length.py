@@ -1,0 +1,73 @@
+"""Texts are cut where the backbone's positions end: more is refused, and notes tell the truth."""
+
+import logging
+
+import pytest
+from foreign_models import saved
+from tiny import SIZES, toy_rows
+
+import bayeslora as bl
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.tokens import position_limit
+from bayeslora.cli import main
+from bayeslora.posteriors.config import MLE
+
+LIMIT = SIZES["max_position_embeddings"]
+
+
+def limit_of(family, tmp_path):
+    """Return the limit of a classifier's backbone of random weights."""
+    return position_limit(load_backbone(str(saved(family, tmp_path / family))))
+
+
+@pytest.mark.parametrize(
+    ("family", "reserved"),
+    [("bert", 0), ("llama", 0), ("gpt2", 0), ("roberta", 1), ("xlnet", None)],
+)
+def test_the_limit_is_that_of_the_positions(tmp_path, family, reserved):
+    found = limit_of(family, tmp_path)
+    assert found == (None if reserved is None else LIMIT - reserved)
+
+
+def test_relative_positions_alone_have_no_limit(tmp_path):
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    from bayeslora.backbones.load import Backbone
+
+    options = {**SIZES, "vocab_size": 20, "relative_attention": True, "pos_att_type": ["c2p"]}
+    limits = []
+    for absolute in (True, False):
+        plain = DebertaV2Model(DebertaV2Config(**options, position_biased_input=absolute))
+        limits.append(position_limit(Backbone("d", plain, None, "encoder", "", None)))
+    assert limits == [LIMIT, None]
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_fit_refuses_more_and_writes_nothing(request, tmp_path, kind):
+    clf = bl.BayesianClassifier(
+        request.getfixturevalue(kind), "lora:r=2", "mle", max_length=200, progress=False
+    )
+    with pytest.raises(bl.InputError, match=rf"at most {LIMIT}\b.*got 200"):
+        clf.fit(toy_rows(12), epochs=1, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_classifier_of_others_refuses_more(foreign, tmp_path, capsys):
+    with pytest.raises(bl.InputError, match=rf"at most {LIMIT}\b"):
+        bl.BayesianClassifier.from_transformers(foreign, MLE(), max_length=200)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a", "label": "animals"}\n' * 3, encoding="utf-8")
+    words = ["calibrate", foreign, str(data), "--out", str(tmp_path / "out")]
+    assert main([*words, "--max-length", "200"]) == 2
+    assert f"at most {LIMIT}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_note_names_the_length_that_was_kept(foreign, caplog):
+    """The default is longer than what these models have positions for."""
+    clf = bl.BayesianClassifier.from_transformers(foreign, MLE(), progress=False)
+    long = " ".join(["cat"] * (LIMIT + 10))
+    with caplog.at_level(logging.WARNING):
+        clf.predict([long, "cat"])
+    assert f"longer than {LIMIT} tokens" in caplog.text
+    assert clf.record.max_length == LIMIT
