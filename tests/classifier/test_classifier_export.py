@@ -94,8 +94,8 @@ def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, po
 @pytest.mark.parametrize(
     ("export", "place", "message"),
     [
-        ("export_peft", "notes", "is not a PEFT checkpoint and is not replaced"),
-        ("export_merged", "notes", "is not a transformers model and is not replaced"),
+        ("export_peft", "notes", "is not a PEFT checkpoint"),
+        ("export_merged", "notes", "is not a transformers model"),
         ("export_merged", "backbone", "is an input of this command"),
         ("export_safetensors", "notes", "is one file .safetensors"),
     ],
