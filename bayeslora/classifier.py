@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, refuse_inputs
+from bayeslora.locks import writing_to
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
@@ -54,7 +56,6 @@ from bayeslora.training.fitted import Fitted
 from bayeslora.training.peft_export import PeftExport, write_peft
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.resume import refuse_busy, release
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.side_by_side import BEST, SideBySide
 
@@ -243,15 +244,12 @@ class BayesianClassifier:
             layer_sampling=resolve_sampling(layer_sampling),
         )
         choices = self._choices(scores)
-        try:
+        with nullcontext() if out is None else writing_to(out):
             self._fitted = fit_classifier(
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:
                 self.save_pretrained(out, overwrite=True)
-        finally:
-            if out is not None:
-                release(out)
         return self
 
     def _head_lr(self, head_lr: float | None) -> float:
@@ -408,7 +406,6 @@ class BayesianClassifier:
         """
         files = self._calibrated().files()
         refuse_foreign(directory, *LAYOUTS)
-        refuse_busy(directory)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
             foreign.check_place(files.record, trust_remote_code=self._trust)
         # A model without its backbone is lost.

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bayeslora.durable import replace_file, temporary_file
 from bayeslora.errors import InputError
+from bayeslora.locks import writing_to
+
+_PATIENCE = 60.0  # seconds
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it to `path` when the block ends well.
 
-    A reader never meets half a file, and a failed or killed writer leaves the old one in place.
+    A reader never meets half a file, and a failed or killed writer leaves the old one in place; so
+    does a power cut. Another process that is writing the same file is waited for.
     The parent directories are made. Where `path` is a link, what it leads to is written. A replaced
     file's mode is kept.
     """
     target = real_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    aside = Path(name)
-    try:
-        yield aside
-        aside.chmod(file_mode(target))
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing_to(target, wait=_PATIENCE):
+        aside = temporary_file(target)
+        try:
+            yield aside
+            aside.chmod(file_mode(target))
+            replace_file(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:

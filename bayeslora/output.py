@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from bayeslora.durable import remove, replace_directory, temporary_directory
 from bayeslora.errors import InputError
 from bayeslora.files import (
     file_mode,
@@ -27,6 +26,7 @@ from bayeslora.files import (
     refuse_ground,
     umask,
 )
+from bayeslora.locks import writing_to
 
 # Temporary files and locks of a writer that was killed, by the name of what it wrote.
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.(?:part|old)|lock)")
@@ -163,9 +163,9 @@ def _marker(path: Path) -> Any:
 def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False) -> Iterator[Path]:
     """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
 
-    A replaced directory and replaced files keep their modes; new ones get those that the umask
-    allows, whatever their writer made of them. Where `path` is a link, what it leads to is
-    replaced.
+    Whenever the process is killed, the old or the new directory is there; see `durable`. A replaced
+    directory and replaced files keep their modes; new ones get those that the umask allows,
+    whatever their writer made of them. Where `path` is a link, what it leads to is replaced.
 
     Args:
         path: The directory to make. An empty one is filled.
@@ -174,22 +174,22 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
 
     Raises:
         InputError: `path` exists and `overwrite` is false, it is something else than the layouts
-            allow, or it holds the working directory.
+            allow, it holds the working directory, or another process is writing to it.
     """
     target = real_path(path)
-    refuse_existing(path, overwrite=overwrite)
-    refuse_ground(path)
-    _refuse_foreign(path, layouts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        yield aside
-        _set_modes(aside, target)
-        # Again, as somebody may have put a file there in the meantime.
+    with writing_to(target):
+        refuse_existing(path, overwrite=overwrite)
+        refuse_ground(path)
         _refuse_foreign(path, layouts)
-        _swap(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = temporary_directory(target)
+        try:
+            yield aside
+            _set_modes(aside, target)
+            # Again, as somebody may have put a file there in the meantime.
+            _refuse_foreign(path, layouts)
+            replace_directory(aside, target)
+        finally:
+            remove(aside)
 
 
 def _refuse_foreign(path: str | Path, layouts: tuple[Layout, ...]) -> None:
@@ -210,21 +210,3 @@ def _set_modes(directory: Path, old: Path) -> None:
         if path.is_file() and not path.is_symlink():
             path.chmod(file_mode(old / path.relative_to(directory)))
     directory.chmod(old.stat().st_mode & 0o7777 if old.is_dir() else 0o777 & ~umask())
-
-
-def _swap(aside: Path, target: Path) -> None:
-    """Rename `aside` to `target`, and put back what was there if that fails."""
-    if not os.path.lexists(target):
-        aside.rename(target)
-        return
-    old = aside.with_suffix(".old")
-    target.rename(old)
-    try:
-        aside.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink()

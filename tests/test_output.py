@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bayeslora import durable
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from bayeslora.output import Layout, atomic_directory, refuse_foreign
@@ -254,6 +255,7 @@ def test_the_old_directory_survives_a_rename_that_fails(tmp_path, monkeypatch):
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
 
     def write():
         with atomic_directory(target, overwrite=True) as aside:

@@ -15,12 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.locks import writing_to
 from bayeslora.output import atomic_directory
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _CHECKSUM = "model.safetensors.sha256"
+_PATIENCE = 600.0  # seconds, for another process that fills the cache
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,12 @@ def _fill_cache(path: Path, target: Path) -> None:
         raise MissingAssetError(
             f"{path.name} needs the gguf package; run `pip install bayeslora[embedded]`"
         )
-    try:
-        with atomic_directory(target, overwrite=target.exists()) as aside:
+    with writing_to(target, wait=_PATIENCE):
+        if target.is_dir() and not _damage(target):
+            return  # another process has filled it in the meantime
+        with atomic_directory(target, overwrite=True) as aside:
             _dequantise(path, aside)
             (aside / _CHECKSUM).write_text(_checksum(aside), encoding="utf-8")
-    except (InputError, OSError):
-        # Another process may have finished the same directory first; its content is the same.
-        if not target.is_dir() or _damage(target):
-            raise
 
 
 def _dequantise(path: Path, directory: Path) -> None:

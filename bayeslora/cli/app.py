@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from bayeslora.cli import config
@@ -20,6 +20,7 @@ from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, end_at_once, interr
 from bayeslora.cli.messages import Unfailing, drop, say, third_parties_quiet, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.errors import InputError
+from bayeslora.locks import writing_to
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -62,7 +63,8 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         with third_parties_quiet(verbose=args.verbose):
             config.fill(args)
             before = _states(args)
-            args.run(args)
+            with _alone(args):
+                args.run(args)
         sys.stdout.flush()
         code = DONE
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
@@ -139,6 +141,12 @@ def _finish_stdout() -> None:
         sys.stdout.flush()
     except (OSError, ValueError):
         drop(sys.stdout)
+
+
+def _alone(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """Keep other processes from writing to `--out` from before the long work until the end."""
+    out = getattr(args, "out", None)
+    return nullcontext() if out is None else writing_to(out)
 
 
 def _states(args: argparse.Namespace) -> dict[Path, object]:

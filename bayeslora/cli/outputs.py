@@ -107,12 +107,11 @@ def check_new_directory(
     """Complain where a model may not be written, before anything is computed.
 
     Raises:
-        InputError: It exists and is not to be replaced, is something else than a model, holds one
-            of `inputs`, or another process is fitting into it.
+        InputError: It exists and is not to be replaced, is something else than a model, or holds
+            one of `inputs`.
     """
     from bayeslora.checkpoint import LAYOUTS
     from bayeslora.output import refuse_foreign
-    from bayeslora.training.resume import refuse_busy
 
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
@@ -120,4 +119,3 @@ def check_new_directory(
     refuse_ground(target)
     refuse_foreign(target, *LAYOUTS)
     check_writable(target)
-    refuse_busy(target)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS
+from bayeslora.durable import remove
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
-from bayeslora.output import refuse_foreign
+from bayeslora.output import atomic_directory, refuse_foreign
 from bayeslora.tasks.examples import Examples
 
 _MARK = INTERRUPTED
 _WORK = "checkpoints"
-_locks: dict[Path, Any] = {}
 
 
 def data_hash(examples: Examples) -> str:
@@ -34,10 +34,8 @@ def data_hash(examples: Examples) -> str:
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted one.
 
-    Other processes are kept from `out` until `release`.
-
-    A finished model that may be replaced stays what it is, beside the checkpoints, until the new
-    one is written over both.
+    The caller keeps other processes from `out`, with `locks.writing_to`. A finished model that may
+    be replaced stays what it is, beside the checkpoints, until the new one is written over both.
 
     Args:
         out: Where the finished model will be.
@@ -46,69 +44,19 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         overwrite: Whether what is there may be replaced.
 
     Raises:
-        InputError: As `refuse`, or another process is fitting into `out`.
+        InputError: As `refuse`.
     """
     refuse(out, identity, overwrite=overwrite)
     folder = real_path(out)
-    _lock(folder)
-    # Again, now that nobody else writes there: another fit may have ended in between.
-    refuse(out, identity, overwrite=overwrite)
-    folder.mkdir(exist_ok=True)
     wanted = _plain(identity)
-    if not _same(folder / _MARK, wanted):
+    if not folder.exists():
+        with atomic_directory(folder) as aside:
+            write_json(aside / _MARK, wanted)
+    elif not _same(folder / _MARK, wanted):
         # Before the mark is new: under it, checkpoints of another fit would count as ours.
-        shutil.rmtree(folder / _WORK, ignore_errors=True)
+        remove(folder / _WORK)
         write_json(folder / _MARK, wanted)
     return folder / _WORK
-
-
-def release(out: str | Path) -> None:
-    """Let other processes fit into `out` again; nothing happens where none was kept from it."""
-    lock = _locks.pop(real_path(out), None)
-    if lock is not None:
-        # Unlinked first: once released, the file may be another process's lock.
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def refuse_busy(out: str | Path) -> None:
-    """Complain where another process is fitting into `out`.
-
-    Raises:
-        InputError: It is.
-    """
-    folder = real_path(out)
-    if folder not in _locks and _lock_file(folder).exists():
-        _lock(folder)
-        release(folder)
-
-
-def _lock_file(folder: Path) -> Path:
-    # Beside the directory, which is replaced as a whole when the model is saved.
-    return folder.with_name(f".{folder.name}.fit.lock")
-
-
-def _lock(folder: Path) -> None:
-    """Keep other processes from fitting into a directory until `release`, or until this one ends.
-
-    Raises:
-        InputError: Another process does.
-    """
-    from filelock import FileLock, Timeout
-
-    if folder in _locks:
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_file(folder))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another fit is writing to {folder}; wait for it, or choose another --out"
-        ) from None
-    except NotImplementedError:  # a file system without locks
-        return
-    _locks[folder] = lock
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:

@@ -89,6 +89,7 @@ def test_a_bad_option_does_not_cost_the_model_it_would_replace(refused, world, t
 
 def test_an_out_that_exists(refused, world, tmp_path):
     (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine").touch()
     message = refused("fit", world.train, "--out", tmp_path / "m", "--backbone", NOWHERE)
     for part in (str(tmp_path / "m"), "exists", "--overwrite"):
         assert part in message

@@ -2,17 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny import toy_rows
 
 from bayeslora.errors import InputError
-from bayeslora.output import atomic_directory
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.training import resume
 from bayeslora.training.data import read_labelled
 from bayeslora.training.resume import (
     claim,
@@ -20,20 +16,11 @@ from bayeslora.training.resume import (
     is_interrupted,
     last_checkpoint,
     refuse,
-    refuse_busy,
-    release,
 )
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}
 MODEL = '{"format_version": 1, "backbone": {}, "posterior": {}, "classes": []}'
-
-
-@pytest.fixture(autouse=True)
-def _released(tmp_path):
-    yield
-    for folder in tmp_path.iterdir():
-        release(folder)
 
 
 def contents(folder):
@@ -48,9 +35,6 @@ def test_a_new_directory_is_marked(tmp_path):
     assert work.parent == out
     assert is_interrupted(out)
     assert contents(out) == ["interrupted-fit.json"]
-    assert (tmp_path / "runs" / ".model.fit.lock").exists()
-    release(out)
-    assert not (tmp_path / "runs" / ".model.fit.lock").exists()
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -154,66 +138,6 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
             (folder / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
     assert contents(tmp_path)[::2] == ["checkpoint-12", "checkpoint-4"]
-
-
-@pytest.mark.parametrize(("identity", "overwrite"), [(IDENTITY, False), (OTHER, True)])
-def test_two_processes_do_not_fit_into_one_directory(tmp_path, identity, overwrite):
-    """The second would delete the checkpoints of the first, or have its own taken for them."""
-    out = tmp_path / "model"
-    program = (
-        "from bayeslora.training.resume import claim\n"
-        f"claim({str(out)!r}, {IDENTITY!r})\nprint('begun', flush=True)\ninput()"
-    )
-    first = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert first.stdout.readline() == "begun\n"
-        before = contents(out)
-        with pytest.raises(InputError, match=f"another fit is writing to {out}"):
-            claim(out, identity, overwrite=overwrite)
-        with pytest.raises(InputError, match=f"another fit is writing to {out}"):
-            refuse_busy(out)
-        assert contents(out) == before
-    finally:
-        first.kill()
-        first.communicate()
-    # A process that was killed keeps nobody out.
-    claim(out, identity, overwrite=overwrite)
-
-
-def test_a_lock_that_nobody_holds(tmp_path):
-    """Of a process that was killed."""
-    out = tmp_path / "model"
-    (tmp_path / ".model.fit.lock").touch()
-    refuse_busy(out)
-    claim(out, IDENTITY)
-    assert is_interrupted(out)
-    refuse_busy(out)  # its own fit keeps no process out
-
-
-def test_a_lock_outlives_the_directory(tmp_path):
-    """The directory is replaced when the model is saved, and the fit still cleans up then."""
-    out = tmp_path / "model"
-    claim(out, IDENTITY)
-    with atomic_directory(out, overwrite=True) as aside:
-        (aside / "bayeslora.json").touch()
-    assert (tmp_path / ".model.fit.lock").exists()
-
-
-def test_a_fit_that_ended_while_another_began(tmp_path, monkeypatch):
-    out = tmp_path / "model"
-    lock = resume._lock
-
-    def other_first(folder):
-        out.mkdir()
-        (out / "bayeslora.json").touch()
-        lock(folder)
-
-    monkeypatch.setattr(resume, "_lock", other_first)
-    with pytest.raises(InputError, match="exists; choose another path"):
-        claim(out, IDENTITY)
-    assert contents(out) == ["bayeslora.json"]
 
 
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):

@@ -1,0 +1,153 @@
+"""What survives a killed process and a power cut: syncing, exchanging, cleaning up.
+
+A file or directory is written under a temporary name beside its target, `.NAME.xxxxxxxx.part`,
+synced, and renamed. Whenever the process is killed, the target is the old or the new state.
+
+A directory cannot be renamed onto one that holds files. Linux exchanges two names in one step
+(`renameat2`). Where the system or file system cannot, the old directory is first renamed to
+`.NAME.xxxxxxxx.old`; after a kill between the two renames the target is missing, and `sweep` brings
+the old one back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+PART, OLD = ".part", ".old"
+
+# From the kernel's headers.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Some file systems cannot sync directories.
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
+# Of the 255 bytes of a name, so that ours and the temporary names of libraries fit.
+_LONGEST_STEM = 200
+
+
+def hidden_name(target: Path, suffix: str) -> str:
+    """Return the name of something beside `target` that belongs to it, such as `.NAME.lock`."""
+    return f".{_stem(target)}{suffix}"
+
+
+def temporary_file(target: Path) -> Path:
+    """Make an empty file beside `target` and return it."""
+    prefix = hidden_name(target, ".")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=PART)
+    os.close(handle)
+    return Path(name)
+
+
+def temporary_directory(target: Path) -> Path:
+    """Make an empty directory beside `target` and return it."""
+    prefix = hidden_name(target, ".")
+    return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=PART))
+
+
+def sync(path: Path) -> None:
+    """Write a file's content, or a directory's entries, through to the disk.
+
+    Raises:
+        OSError: The content could not be written, as on a failing disk.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode) or error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(directory: Path) -> None:
+    """Sync every file and directory below `directory`, and itself last; links are not followed."""
+    for folder, _, files in os.walk(directory, topdown=False):
+        for name in files:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink():
+                sync(path)
+        sync(Path(folder))
+
+
+def replace_file(aside: Path, target: Path) -> None:
+    """Rename a written file to `target`, so that it survives a power cut."""
+    sync(aside)
+    aside.replace(target)
+    sync(target.parent)
+
+
+def replace_directory(aside: Path, target: Path) -> None:
+    """Rename a written directory to `target` and delete what was there.
+
+    If that fails, or the process is killed, the old state or the new one is at `target`, at the
+    latest after `sweep`.
+    """
+    sync_tree(aside)
+    if not os.path.lexists(target):
+        aside.rename(target)
+    elif not _exchange(aside, target):
+        old = aside.with_suffix(OLD)
+        target.rename(old)
+        try:
+            aside.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        aside = old
+    sync(target.parent)
+    remove(aside)
+
+
+def sweep(target: Path) -> None:
+    """Clean up after writers of `target` that were killed; no other process may be writing it."""
+    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD})")
+    with suppress(OSError):
+        leftovers = [
+            Path(entry) for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)
+        ]
+        for path in leftovers:
+            if path.suffix == OLD and not os.path.lexists(target):
+                path.rename(target)
+                sync(target.parent)
+            else:
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory of ours, as far as that is possible; it may be missing."""
+    with suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        path.chmod(0o700)
+        for folder, names, _ in os.walk(path):
+            for inner in (Path(folder, name) for name in names):
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _stem(target: Path) -> str:
+    name = target.name
+    if len(os.fsencode(name)) <= _LONGEST_STEM:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; return whether that was possible."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, or an old C library
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    code: int = call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return code == 0

@@ -1,0 +1,151 @@
+"""One writer at a time to each output, over processes and, on a shared file system, over machines.
+
+The lock is a file beside the output, `.NAME.lock`, that the operating system releases when the
+process ends in whatever way. A lock file that is there and not held was left by a killed process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayeslora.durable import hidden_name, sweep
+from bayeslora.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+SUFFIX = ".lock"
+_PAUSE = 0.05  # seconds
+_UNUSABLE = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    }
+)
+
+
+@dataclass
+class _Held:
+    file: Path
+    handle: int | None
+    made: list[Path]
+    times: int = 1
+
+
+_held: dict[Path, _Held] = {}
+_guard = threading.Lock()
+
+
+@contextmanager
+def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Keep other processes from writing to `path` while the context lasts.
+
+    What killed writers left beside it is cleaned up first. The parent directories are made, and
+    removed again at the end if they are still empty. Contexts of one process may be nested. Where
+    the file system has no locks, nothing is kept out and nothing is cleaned up.
+
+    Args:
+        path: The output, a file or a directory, which need not exist.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        InputError: Another process writes to it, or nothing can be written there.
+    """
+    target = Path(os.path.realpath(path))
+    deadline = time.monotonic() + wait
+    while not _enter(target):
+        if time.monotonic() >= deadline:
+            raise InputError(
+                f"another process is writing to {target}; wait for it, or choose another path"
+            )
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        _leave(target)
+
+
+def _enter(target: Path) -> bool:
+    """Begin to write to `target`; return whether no other process does."""
+    with _guard:
+        if target in _held:
+            _held[target].times += 1
+            return True
+        made = [folder for folder in target.parents if not folder.exists()]
+        file = target.with_name(hidden_name(target, SUFFIX))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle = _open(file)
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            raise InputError(f"{target} cannot be written: {error.strerror}") from None
+        try:
+            has_locks = _lock(handle)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        if not has_locks:
+            os.close(handle)
+            file.unlink(missing_ok=True)
+            _held[target] = _Held(file, None, made)
+            return True
+        if not _is_at(handle, file):  # its holder has removed it in the meantime
+            os.close(handle)
+            return False
+        sweep(target)
+        _held[target] = _Held(file, handle, made)
+        return True
+
+
+def _leave(target: Path) -> None:
+    with _guard:
+        held = _held[target]
+        held.times -= 1
+        if held.times:
+            return
+        del _held[target]
+    with suppress(OSError):
+        if held.handle is not None:
+            # Unlinked first: once released, the file may be another process's lock.
+            held.file.unlink(missing_ok=True)
+            os.close(held.handle)
+        for folder in held.made:
+            folder.rmdir()
+
+
+def _open(file: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(file, flags, 0o666)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file; return whether its file system has locks.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False

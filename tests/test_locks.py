@@ -1,0 +1,113 @@
+"""One process at a time writes to an output."""
+
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from bayeslora import locks
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
+from bayeslora.locks import writing_to
+from bayeslora.output import atomic_directory
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def another_process(target):
+    """Another process that writes to `target`; it is killed at the end."""
+    program = (
+        "from bayeslora.locks import writing_to\n"
+        f"with writing_to({str(target)!r}): print('begun', flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_second_writer_is_refused_until_the_first_is_killed(tmp_path):
+    out = tmp_path / "out"
+    live = tmp_path / ".out.abcd_123.part"
+    with another_process(out):
+        live.touch()
+        before = names(tmp_path)
+        with pytest.raises(InputError, match=r"another process is writing to .*out"):  # noqa: SIM117
+            with writing_to(out):
+                pytest.fail("the block ran")
+        with pytest.raises(InputError, match="another process"), atomic_directory(out):
+            pytest.fail("the block ran")
+        assert names(tmp_path) == before
+    with writing_to(out):
+        assert not live.exists(), "what the dead process left is cleaned up"
+    assert names(tmp_path) == []
+
+
+def test_a_waiting_writer_goes_on_when_the_first_ends(tmp_path):
+    out = tmp_path / "out"
+    with another_process(out) as process:
+        threading.Timer(0.2, process.kill).start()
+        with atomic_file(out) as aside:
+            aside.write_text("new")
+    assert names(tmp_path) == ["out"]
+
+
+def test_contexts_of_one_process_are_nested(tmp_path):
+    out = tmp_path / "new" / "deep" / "out"
+    with writing_to(out):
+        with writing_to(tmp_path / "new" / "." / "deep" / "out"):
+            assert names(out.parent) == [".out.lock"]
+        assert names(out.parent) == [".out.lock"]
+    assert names(tmp_path) == [], "parents that were made are removed"
+    with writing_to(out):
+        out.touch()
+    assert names(out.parent) == ["out"]
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_none(tmp_path, monkeypatch):
+    """Two writers that open one lock file must not both count as its holder."""
+    out = tmp_path / "out"
+    lock = locks._lock
+    removed = []
+
+    def removed_first(handle):
+        if not removed:
+            removed.append((tmp_path / ".out.lock").unlink())
+        return lock(handle)
+
+    monkeypatch.setattr(locks, "_lock", removed_first)
+    with writing_to(out, wait=5):
+        assert names(tmp_path) == [".out.lock"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_lock", lambda handle: False)
+    (tmp_path / ".out.abcd_123.part").touch()
+    with writing_to(tmp_path / "out"), writing_to(tmp_path / "out"):
+        assert names(tmp_path) == [".out.abcd_123.part"], "it may be a living process's"
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "ü" * 120])
+def test_names_as_long_as_the_file_system_allows(tmp_path, name):
+    with atomic_file(tmp_path / name) as aside:
+        aside.write_text("new")
+    with atomic_directory(tmp_path / ("d" + name[1:])):
+        pass
+    assert (tmp_path / name).read_text() == "new"
+
+
+def test_what_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"), writing_to(tmp_path / "file" / "x"):
+        pytest.fail("the block ran")
+    assert names(tmp_path) == ["file"]
