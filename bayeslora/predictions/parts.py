@@ -19,7 +19,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.tables import write_tables
 
 _IDENTITY = "predictions.json"
-_OURS = re.compile(rf"{re.escape(_IDENTITY)}|[0-9]+\.parquet|\..*\.part")
+_OURS = re.compile(rf"{re.escape(_IDENTITY)}|[0-9]+\.parquet|\..*\.(?:part|lock)")
 
 
 class PredictionParts:
