@@ -3,37 +3,25 @@
 A user's template may be somebody else's file. It runs in Jinja2's sandbox, which keeps it from
 Python's insides, and all that it is given are texts and tables of texts: nothing it can reach opens
 a file or a connection. It can see no template but its own and ours, which are called
-`bayeslora/report.html.j2` and `bayeslora/macros.html.j2`.
+`bayeslora/report.html.j2` and `bayeslora/macros.html.j2`. And it runs in a process of its own, with
+limits on time and memory, which the sandbox does not have: nested loops multiply, and one
+expression, `'x' * 10**12`, fills the memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from markupsafe import Markup, escape
+from bayeslora.errors import InputError
+from bayeslora.reporting.rendering import ENTRY, OURS, Trouble, render
+from bayeslora.reporting.template_process import run_apart
 
-from bayeslora.errors import InputError, unknown_choice
-from bayeslora.reporting.text import NAME_END, NAME_START
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-ENTRY = "report.html.j2"
-"""Name of the template of the page, ours and that in a user's directory."""
-
-MACROS = "macros.html.j2"
-"""Name of our template of tables and figures, for import."""
-
-OURS = "bayeslora/"
-"""What our templates' names start with."""
-
-_MARK = "template of the user: "  # in tracebacks, where a bare name could be any file's
+MOST_BYTES = 10_000_000
+"""Of all files of a template together; ours have 20,000, and logos can lie in it as data URLs."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +43,29 @@ class PageTemplate:
     def render(self, values: Mapping[str, Any]) -> str:
         """Return the page.
 
+        Args:
+            values: What the template is given by name; they can be pickled.
+
         Raises:
-            InputError: The user's template is wrong; the message names the file and the line.
+            InputError: The user's template is wrong, or takes too much time or memory; the message
+                names the file and the line where it can.
         """
-        try:
-            page: str = _environment(self.sources).get_template(self.entry).render(values)
-        except Exception as error:  # an expression in a template raises whatever Python does
-            if self.path is None:
-                raise
-            raise self.complaint(error) from error
-        return page
+        if self.path is None:
+            return render(self.entry, self.sources, values)
+        return self._page(run_apart(self.entry, self.sources, values))
 
-    def complaint(self, error: Exception) -> InputError:
-        """Return the error of a template as one that names the file and the line."""
-        name, line = _place(error, self.sources)
-        path = self.path if self.path is None or self.path.is_file() else self.path / name
-        where = f", line {line}" if line else ""
-        return InputError(f"template {path}{where}: {self._what(error)}")
+    def check(self) -> None:
+        """Raise InputError if a template of the user cannot be compiled."""
+        self._page(run_apart(self.entry, self.sources, None))
 
-    def _what(self, error: Exception) -> str:
-        from jinja2 import TemplateNotFound
-
-        if isinstance(error, TemplateNotFound):
-            known = [*self.sources, *(OURS + name for name in (ENTRY, MACROS))]
-            return str(unknown_choice("template", str(error.name), known))
-        return " ".join(str(error).split()) or type(error).__name__
+    def _page(self, result: str | Trouble) -> str:
+        if isinstance(result, str):
+            return result
+        path = self.path
+        if path is not None and result.name and not path.is_file():
+            path = path / result.name
+        where = f", line {result.line}" if result.line else ""
+        raise InputError(f"template {path}{where}: {result.what}")
 
 
 def load_template(path: str | Path | None) -> PageTemplate:
@@ -102,50 +88,14 @@ def load_template(path: str | Path | None) -> PageTemplate:
     if entry not in files or not files[entry].is_file():
         expected = place / ENTRY if place.is_dir() else place
         raise InputError(f"template {expected} does not exist or is not a file")
+    size = sum(file.stat().st_size for file in files.values())
+    if size > MOST_BYTES:
+        raise InputError(f"template {place} has {size:,} bytes; at most {MOST_BYTES:,} are read")
     contents = {name: _content(file) for name, file in files.items()}
     sources = {name: _text(files[name], content) for name, content in contents.items()}
     template = PageTemplate(place, entry, sources, _hash(contents))
-    environment = _environment(sources)
-    for name in sources:
-        try:
-            environment.get_template(name)
-        except Exception as error:
-            raise template.complaint(error) from error
+    template.check()
     return template
-
-
-def _environment(sources: Mapping[str, str]) -> Environment:
-    from jinja2 import ChoiceLoader, FunctionLoader, PackageLoader, PrefixLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    ours = PrefixLoader({OURS.rstrip("/"): PackageLoader("bayeslora.reporting")})
-
-    def theirs(name: str) -> tuple[str, str, None] | None:
-        return (sources[name], _MARK + name, None) if name in sources else None
-
-    environment = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([ours, FunctionLoader(theirs)]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"names": _names, "sort_value": _sort_value}
-    return environment
-
-
-def _names(sentence: str) -> Markup:
-    """Escape a sentence, keep numbers with their percent signs, and mark the names in it up."""
-    whole = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", sentence)
-    opened = escape(whole).replace(NAME_START, Markup('<bdi class="name">'))
-    return opened.replace(NAME_END, Markup("</bdi>"))
-
-
-def _sort_value(shown: str) -> str:
-    """Return a shown number as JavaScript reads it; empty where there is none."""
-    plain = shown.replace("−", "-").replace(",", "").replace("∞", "Infinity")
-    found = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
-    return found[0].lstrip("+") if found else ""
 
 
 def _templates(directory: Path) -> list[Path]:
@@ -173,14 +123,3 @@ def _hash(contents: Mapping[str, bytes]) -> str:
         return next(iter(each.values()))
     lines = (f"{each[name]}  {name}\n" for name in sorted(each))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _place(error: Exception, sources: Mapping[str, str]) -> tuple[str, int | None]:
-    """Return the name and the line of the user's template where an error came up."""
-    name, line = getattr(error, "name", None), getattr(error, "lineno", None)
-    if isinstance(line, int) and name in sources:
-        return str(name), line
-    marked = {_MARK + name: name for name in sources}
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [(marked[one.filename], one.lineno) for one in frames if one.filename in marked]
-    return places[-1] if places else (next(iter(sources), ""), None)

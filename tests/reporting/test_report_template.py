@@ -6,6 +6,8 @@ import re
 import pytest
 
 from bayeslora.errors import InputError
+from bayeslora.reporting import template as template_module
+from bayeslora.reporting import template_process
 from bayeslora.reporting.report import report
 from bayeslora.reporting.template import load_template
 
@@ -72,6 +74,28 @@ def test_errors_name_the_file_and_the_line(template, text, message):
     path = template(text)
     with pytest.raises(InputError, match=message):
         load_template(path).render({"version": "1", "sizes": [1]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 9 ** 999999999 }}",  # when it is compiled: constants are folded
+        "{{ 'x' * 9999999999 }}",
+        "{{ '\\ud800' }}",
+    ],
+)
+def test_a_template_cannot_go_on_for_ever(template, monkeypatch, text):
+    monkeypatch.setattr(template_process, "SECONDS", 1)
+    path = template(text)
+    with pytest.raises(InputError, match=r"mine\.html\.j2"):
+        load_template(path).render({})
+
+
+def test_a_huge_template_is_not_read(template, monkeypatch):
+    monkeypatch.setattr(template_module, "MOST_BYTES", 10)
+    with pytest.raises(InputError, match="at most 10"):
+        load_template(template("x" * 11))
 
 
 def test_syntax_is_checked_before_anything_is_read(template, tmp_path):
