@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.predictions.files import text_columns
 from bayeslora.predictions.given import PredictionsLike, as_predictions
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,10 @@ _FINGERPRINT = "model_fingerprint"
 
 
 def held_out(
-    fit: PredictionsLike, apply: PredictionsLike, what: str
+    fit: PredictionsLike,
+    apply: PredictionsLike,
+    what: str,
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> tuple[Predictions, Predictions]:
     """Return the predictions to fit on and those to apply to, read where files are named.
 
@@ -46,14 +50,16 @@ def held_out(
         fit: Predictions, the file they are in, or a data frame.
         apply: The same; of a file every further column is kept.
         what: What is fitted and applied, for messages: `a recalibrator`.
+        reading: How to read files that are not as this package writes them.
 
     Raises:
         InputError: A file or a value in it is wrong; the two share rows, have different classes,
             or were made by different models.
     """
     _check_files(fit, apply, what)
-    fitted = as_predictions(fit)
-    applied = as_predictions(apply, text_columns(apply) if isinstance(apply, str | Path) else ())
+    fitted = as_predictions(fit, reading=reading)
+    kept = text_columns(apply, reading) if isinstance(apply, str | Path) else ()
+    applied = as_predictions(apply, kept, reading)
     check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), what)
     return fitted, applied
 

@@ -19,6 +19,7 @@ from bayeslora.cli import config
 from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, end_at_once, interruptible
 from bayeslora.cli.messages import Unfailing, drop, say, third_parties_quiet, trace
 from bayeslora.cli.parser import build_parser
+from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
@@ -63,7 +64,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         with third_parties_quiet(verbose=args.verbose):
             config.fill(args)
             before = _states(args)
-            with _alone(args):
+            with _alone(args), stdin_as_file(args):
                 args.run(args)
         sys.stdout.flush()
         code = DONE

@@ -70,7 +70,7 @@ def add_task(parser: Parser) -> list[argparse.Action]:
 
 
 def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
-    """Add the options that name the columns of the data.
+    """Add the options that name the columns of the data, and say how its files are read.
 
     Args:
         parser: Gets them.
@@ -85,7 +85,47 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
             "--label-column", metavar="NAME", help=f"column of the labels (default: {label})"
         ),
         parser.add_argument("--text-pair-column", metavar="NAME", help="column of a second text"),
+        *add_reading(parser, of_data=True),
     ]
+
+
+def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
+    """Add the options for text files that are not as their names say.
+
+    Args:
+        parser: Gets them.
+        of_data: Whether the files hold texts, rather than predictions.
+    """
+    actions = [
+        parser.add_argument(
+            "--delimiter",
+            metavar="CHAR",
+            help="between the columns of .csv and .tsv files, such as ';' (default: comma; tab)",
+        ),
+        parser.add_argument(
+            "--encoding", metavar="NAME", help="of text files, such as latin-1 (default: utf-8)"
+        ),
+    ]
+    if of_data:
+        blank = parser.add_argument(
+            "--blank",
+            choices=("refuse", "skip"),
+            help="what to do with a row that has no text (default: refuse)",
+        )
+        return [*actions, blank]
+    parser.add_argument(
+        "--probability-column",
+        action="append",
+        default=[],
+        metavar="NAME=CLASS",
+        help="a column with a class's probability that is not called prob_<class>; may be repeated",
+    )
+    parser.add_argument(
+        "--renormalise",
+        action="store_true",
+        help="divide each row of probabilities by its sum, which else must be 1",
+    )
+    return actions
 
 
 def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
@@ -178,9 +218,9 @@ def add_scored(parser: Parser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="a predictions file (.parquet, .csv, .jsonl), a sample log of lm-evaluation-harness, "
-        "or a run directory: its predictions/test.parquet with the other files there as "
-        "out-of-distribution sets",
+        help="a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a "
+        "sample log of lm-evaluation-harness, or a run directory: its predictions/test.parquet "
+        "with the other files there as out-of-distribution sets",
     )
     parser.add_argument(
         "--ood",
@@ -195,6 +235,7 @@ def add_scored(parser: Parser) -> None:
         help="the uncertainty to judge detection by (default: epistemic where it says something, "
         "else max_probability)",
     )
+    add_reading(parser, of_data=False)
     add_scoring(parser)
 
 
@@ -210,6 +251,7 @@ def add_fit_and_apply(parser: Parser) -> None:
         "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
+    add_reading(parser, of_data=False)
 
 
 def add_scoring(parser: Parser) -> None:

@@ -10,6 +10,7 @@ from bayeslora.cli.arguments import given
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
+    from bayeslora.predictions.reading import PredictionsReading
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
 
@@ -20,6 +21,27 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.text_pair_column is not None:
         options["pair_column"] = args.text_pair_column
     return options
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how text files are read, as keyword arguments of `load_examples`."""
+    return given(args, "delimiter", "encoding", "blank")
+
+
+def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
+    """Return how predictions files are read.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    from bayeslora.predictions.reading import PredictionsReading, probability_columns
+    from bayeslora.tables.reading import Reading
+
+    return PredictionsReading(
+        Reading(args.delimiter, args.encoding),
+        probability_columns(args.probability_column),
+        renormalise=args.renormalise,
+    )
 
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
@@ -65,4 +87,5 @@ def read(
         task=args.task,
         data_dir=args.data_dir,
         keep=keep,
+        **reading_options(args),
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayeslora.cli.data import predictions_reading
 from bayeslora.errors import InputError, unknown_choice
 
 if TYPE_CHECKING:
+    from bayeslora.predictions.reading import PredictionsReading
     from bayeslora.reporting.inputs import Method
 
 TEST = "predictions/test.parquet"
@@ -24,23 +27,25 @@ class Scored:
     Attributes:
         files: In-distribution predictions, one a method.
         ood: Files of the out-of-distribution sets, by the method's label, then by name.
+        reading: How to read them.
     """
 
     files: list[Path]
     ood: dict[str, dict[str, Path]]
+    reading: PredictionsReading
 
     def methods(self, needed: Sequence[str] = ()) -> list[Method]:
         """Read everything, with the further columns that every method's file must have."""
         from bayeslora.reporting.inputs import gather
 
-        return gather(self.files, self.ood, needed=needed)
+        return gather(self.files, self.ood, needed=needed, reading=self.reading)
 
 
-def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:
+def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
     """Return what the arguments of a scoring verb stand for.
 
     Args:
-        paths: Predictions files and run directories.
+        args: With `files`, predictions files and run directories, and how to read them.
         ood: `NAME=FILE` or `METHOD:NAME=FILE`.
 
     Raises:
@@ -48,8 +53,9 @@ def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:
     """
     from bayeslora.reporting.inputs import labels_of
 
+    paths, reading = args.files, predictions_reading(args)
     files = [_test_file(Path(path)) for path in paths]
-    called = labels_of(files)
+    called = labels_of(files, reading)
     sets = {
         label: _sets_beside(file) if Path(path).is_dir() else {}
         for path, file, (label, _) in zip(paths, files, called, strict=True)
@@ -59,7 +65,7 @@ def find(paths: Sequence[str], ood: Sequence[str] = ()) -> Scored:
         if name in sets[label]:
             raise InputError(f"--ood {option}: {label} has a set {name!r} already")
         sets[label][name] = file
-    return Scored(files, sets)
+    return Scored(files, sets, reading)
 
 
 def _test_file(path: Path) -> Path:

@@ -17,6 +17,7 @@ from bayeslora.conformal.config import CONFORMAL
 from bayeslora.conformal.lac import LAC
 from bayeslora.held_out import held_out
 from bayeslora.predictions.given import PredictionsLike
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 _METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
@@ -60,6 +61,7 @@ def conformal_sets(
     apply: PredictionsLike,
     alpha: float | None = None,
     method: str | Mapping[str, Any] | ConformalPredictor = "lac",
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> ConformalSets:
     """Fit conformal thresholds to held-out predictions and make sets for others.
 
@@ -75,6 +77,7 @@ def conformal_sets(
         alpha: The share of labels that may be missed; that of `method` if None, 0.1 by default.
         method: A name of `CONFORMAL`, `name:key=value,…`, a mapping with `name`, or a predictor;
             the object that is passed in stays as it is.
+        reading: How to read files that are not as this package writes them.
 
     Raises:
         InputError: `method` or one of its options is not allowed; a file or a value in it is
@@ -82,7 +85,7 @@ def conformal_sets(
             were made by different models.
     """
     predictor = build(method, alpha)
-    fitted, applied = held_out(fit, apply, "a conformal threshold")
+    fitted, applied = held_out(fit, apply, "a conformal threshold", reading)
     predictor.fit(fitted)
     return ConformalSets(predictor.apply(applied), predictor)
 

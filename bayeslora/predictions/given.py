@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.predictions.frames import is_frame
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 PredictionsLike = Predictions | str | Path | Any
@@ -23,12 +24,17 @@ def as_list(given: Any) -> list[PredictionsLike]:
     return [given] if is_single(given) else list(given)
 
 
-def as_predictions(given: PredictionsLike, columns: Sequence[str] = ()) -> Predictions:
+def as_predictions(
+    given: PredictionsLike,
+    columns: Sequence[str] = (),
+    reading: PredictionsReading = AS_WRITTEN,
+) -> Predictions:
     """Return predictions, read from a file or made of a data frame where they are not yet.
 
     Args:
         given: Predictions, the path of a file, or a data frame (see `Predictions.from_frame`).
         columns: Further columns to keep of a file; a data frame keeps all.
+        reading: How to read a file that is not as this package writes it.
 
     Raises:
         InputError: It is something else, or a value in it is wrong.
@@ -36,5 +42,5 @@ def as_predictions(given: PredictionsLike, columns: Sequence[str] = ()) -> Predi
     if isinstance(given, Predictions):
         return given
     if isinstance(given, str | Path):
-        return Predictions.load(given, columns=tuple(dict.fromkeys(columns)))
+        return Predictions.read(given, columns=tuple(dict.fromkeys(columns)), reading=reading)
     return Predictions.from_frame(given)

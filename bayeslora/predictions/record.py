@@ -388,6 +388,7 @@ class Predictions:
         normalise: Literal["none", "characters", "bytes"] = "none",
         name: str | None = None,
         columns: Sequence[str] = (),
+        reading: PredictionsReading = AS_WRITTEN,
     ) -> Predictions:
         """Read a sample log of lm-evaluation-harness; `load` does the same without normalising.
 
@@ -397,11 +398,12 @@ class Predictions:
                 `characters` (`acc_norm`) or its `bytes` (`acc_bytes`).
             name: The name to use; else the model's and the task's, from the file's path.
             columns: Fields of `doc` to keep as further columns.
+            reading: The encoding of the file.
 
         Raises:
             InputError: The log is not of multiple choice, or a value in it is wrong.
         """
-        fields, where = read_sample_log(path, normalise, columns)
+        fields, where = read_sample_log(path, normalise, columns, reading)
         return cls._read(str(path), fields, name, where)
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.held_out import held_out
 from bayeslora.predictions.given import PredictionsLike
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.beta import BetaCalibration
@@ -66,6 +67,7 @@ def recalibrate(
     fit: PredictionsLike,
     apply: PredictionsLike,
     method: str | Mapping[str, Any] | Recalibrator = "temperature",
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> Recalibrated:
     """Fit a recalibrator to held-out predictions and apply it to others.
 
@@ -76,6 +78,7 @@ def recalibrate(
             columns are kept.
         method: A name of `RECALIBRATORS`, `name:key=value,…`, a mapping with `name`, or a
             recalibrator; the object that is passed in stays as it is.
+        reading: How to read files that are not as this package writes them.
 
     Raises:
         InputError: `method` or one of its options is not allowed; a file or a value in it is
@@ -83,7 +86,7 @@ def recalibrate(
             were made by different models.
     """
     chosen = build(method)
-    fitted, applied = held_out(fit, apply, "a recalibrator")
+    fitted, applied = held_out(fit, apply, "a recalibrator", reading)
     chosen.fit(fitted)
     return Recalibrated(
         predictions=chosen.apply(applied, f"{applied.name}+{chosen.name}"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.seeds import Seeds, by_number, group_seeds, places_of, seed_of
 from bayeslora.reporting.text import unique_labels
@@ -30,11 +32,13 @@ class Source:
         predictions: The record.
         path: The file it was read from; None for an object in memory.
         sha256: Hash of that file in hexadecimal; empty for an object in memory.
+        reading: How it was read.
     """
 
     predictions: Predictions
     path: Path | None = None
     sha256: str = ""
+    reading: PredictionsReading = AS_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def gather(
     *,
     column: str | None = None,
     needed: Sequence[str] = (),
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> list[Method]:
     """Load everything that a report needs, in the order given.
 
@@ -85,6 +90,7 @@ def gather(
         column: A further column of the rows that the methods are judged by, kept from files that
             have it.
         needed: Further columns that every method's file must have; sets keep those they have.
+        reading: How to read files that are not as this package writes them.
 
     Raises:
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
@@ -93,11 +99,12 @@ def gather(
     given = as_list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item, [column] if column else [], needed) for item in given]
+    sources = [load_source(item, [column] if column else [], needed, reading) for item in given]
     names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
     hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
     labels = unique_labels(names, hints, [_places(one.path) for one in sources])
-    outside = _by_method(names, labels, ood or {}, needed)
+    load = partial(load_source, wanted=needed, reading=reading)
+    outside = _by_method(names, labels, ood or {}, load)
     methods = [
         Method(label, name, source, sets)
         for label, name, source, sets in zip(labels, names, sources, outside, strict=True)
@@ -113,13 +120,15 @@ def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -
     return [Path(one) for one in given if isinstance(one, str | Path)]
 
 
-def labels_of(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
+def labels_of(
+    paths: Sequence[str | Path], reading: PredictionsReading = AS_WRITTEN
+) -> list[tuple[str, str]]:
     """Return the label and the name that `gather` would give to files, without reading rows.
 
     Raises:
         InputError: A file is missing, unreadable, or not a predictions file.
     """
-    notes = [read_notes(path) for path in paths]
+    notes = [read_notes(path, reading) for path in paths]
     hints = [_hint(*note, path) for note, path in zip(notes, paths, strict=True)]
     names = [name for name, _ in notes]
     return list(zip(unique_labels(names, hints, list(map(_places, paths))), names, strict=True))
@@ -150,7 +159,10 @@ def under_label(method: Method, *, over_seeds: bool) -> Predictions:
 
 
 def load_source(
-    item: PredictionsLike, wanted: Sequence[str] = (), needed: Sequence[str] = ()
+    item: PredictionsLike,
+    wanted: Sequence[str] = (),
+    needed: Sequence[str] = (),
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> Source:
     """Return predictions with the hash of the file they come from.
 
@@ -158,6 +170,7 @@ def load_source(
         item: Predictions, a path or a data frame.
         wanted: Further columns to keep from a file that has them.
         needed: Further columns that a file must have.
+        reading: How to read a file that is not as this package writes it.
 
     Raises:
         InputError: `item` is none of the three, or its file cannot be read.
@@ -165,10 +178,11 @@ def load_source(
     if not isinstance(item, str | Path):
         return Source(as_predictions(item))
     path = Path(item)
-    there = [name for name in further_columns(path) if name in wanted] if wanted else []
-    predictions = Predictions.load(path, columns=list(dict.fromkeys([*needed, *there])))
+    there = [name for name in further_columns(path, reading) if name in wanted] if wanted else []
+    columns = list(dict.fromkeys([*needed, *there]))
+    predictions = Predictions.read(path, columns=columns, reading=reading)
     with path.open("rb") as stream:
-        return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest())
+        return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest(), reading)
 
 
 def check_column(methods: Sequence[Method], column: str) -> None:
@@ -183,7 +197,9 @@ def check_column(methods: Sequence[Method], column: str) -> None:
         name
         for one in methods
         for name in (
-            one.predictions.columns if one.source.path is None else further_columns(one.source.path)
+            one.predictions.columns
+            if one.source.path is None
+            else further_columns(one.source.path, one.source.reading)
         )
     }
     if not known:
@@ -245,7 +261,10 @@ def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _by_method(
-    names: Sequence[str], labels: Sequence[str], ood: OodLike, columns: Sequence[str]
+    names: Sequence[str],
+    labels: Sequence[str],
+    ood: OodLike,
+    load: Callable[[PredictionsLike], Source],
 ) -> list[dict[str, Source]]:
     nested = [isinstance(value, Mapping) for value in ood.values()]
     if not any(nested):
@@ -254,7 +273,7 @@ def _by_method(
                 f"ood set {next(iter(ood))!r}: say which of the {len(names)} methods made its"
                 " predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
             )
-        return [_load_sets(ood, columns) for _ in names]
+        return [_load_sets(ood, load) for _ in names]
     if not all(nested):
         raise InputError("ood mixes sets of one method with sets by method; use {method: {set: …}}")
     for key in ood:
@@ -266,12 +285,12 @@ def _by_method(
             same = [label for label, name in zip(labels, names, strict=True) if name == key]
             raise InputError(f"ood names {key!r}, which is not one item; choose from {same}")
     return [
-        _load_sets(ood.get(label, ood.get(name, {})), columns)
+        _load_sets(ood.get(label, ood.get(name, {})), load)
         for label, name in zip(labels, names, strict=True)
     ]
 
 
-def _load_sets(sets: object, columns: Sequence[str]) -> dict[str, Source]:
+def _load_sets(sets: object, load: Callable[[PredictionsLike], Source]) -> dict[str, Source]:
     if not isinstance(sets, Mapping):
         return {}
-    return {str(name): load_source(item, columns) for name, item in sets.items()}
+    return {str(name): load(item) for name, item in sets.items()}

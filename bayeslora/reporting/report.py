@@ -12,6 +12,7 @@ from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
 from bayeslora.output import Layout, atomic_directory, listed_files, refuse_foreign
 from bayeslora.predictions.given import PredictionsLike, as_list
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.asked import Names, asked_for
 from bayeslora.reporting.assess import Assessed, assess, pair
 from bayeslora.reporting.contents import Contents, compose
@@ -84,6 +85,7 @@ def report(
     num_bins: int = NUM_BINS,
     num_resamples: int = 1000,
     seed: int = 0,
+    reading: PredictionsReading = AS_WRITTEN,
 ) -> Report:
     """Score predictions, and write a report that can be sent to somebody as one file.
 
@@ -126,6 +128,7 @@ def report(
         num_bins: Bins of the calibration errors and of the diagrams.
         num_resamples: Bootstrap resamples behind the intervals.
         seed: Of the bootstrap.
+        reading: How to read files that are not as this package writes them.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.
@@ -152,7 +155,7 @@ def report(
     Resampling(num_resamples, seed, interval)  # complains before anything is read
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as aside:
-        gathered = gather(items, ood, column=column, needed=asked.columns)
+        gathered = gather(items, ood, column=column, needed=asked.columns, reading=reading)
         if examples and example_column is not None:
             check_column(gathered, example_column)
         check_classes(per_class, gathered)

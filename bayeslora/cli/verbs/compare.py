@@ -10,6 +10,7 @@ from bayeslora.cli.arguments import (
     add_choice_of_scores,
     add_json,
     add_overwrite,
+    add_reading,
     add_resampling,
     add_scoring,
     given,
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="predictions files (.parquet, .csv, .jsonl) of the same rows, or run directories",
+        help="predictions files of the same rows (see `evaluate --help`), or run directories",
     )
     parser.add_argument("--by", metavar="SCORE", help="the score to order by (default: nll)")
     parser.add_argument(
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choice_of_scores(parser, "accuracy,nll,brier,ece")
     add_apart(parser)
     add_resampling(parser)
+    add_reading(parser, of_data=False)
     add_scoring(parser)
     add_json(parser)
 
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if (keys := _keys(args)) is not None:
         chosen_keys(keys)  # complains before anything is read
     columns = [] if args.cluster_by is None else [args.cluster_by]
-    methods = find(args.files).methods(columns)
+    methods = find(args).methods(columns)
     together = args.over_seeds is None and len({method.group for method in methods}) > 1
     options = given(args, "by", "num_bins", "seed", "cluster_by", "interval")
     for name in ("reference", "distance_to"):

@@ -13,6 +13,7 @@ from bayeslora.cli.arguments import (
     given,
     share,
 )
+from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.evaluate import evaluate
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
-    result = conformal_sets(args.fit, args.apply, args.alpha, args.method)
+    result = conformal_sets(
+        args.fit, args.apply, args.alpha, args.method, predictions_reading(args)
+    )
     result.predictions.save(args.out)
     _show(args, result, evaluate(result.predictions, **given(args, "seed")))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from bayeslora.cli.arguments import add_json, add_keep, add_overwrite
+from bayeslora.cli.arguments import add_json, add_keep, add_overwrite, add_reading
+from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json
 
 SUMMARY = "write predictions of another tool or format as a predictions file"
@@ -15,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help=".parquet, .csv or .jsonl with prob_<class> or logit_<class> columns, or a sample log "
-        "of lm-evaluation-harness (samples_<task>_<date>.jsonl) of a multiple-choice task",
+        help="a file with prob_<class> or logit_<class> columns (.parquet, .csv, .tsv, .jsonl, "
+        ".json, also .gz; '-' for stdin), or a sample log of lm-evaluation-harness "
+        "(samples_<task>_<date>.jsonl) of a multiple-choice task",
     )
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".parquet (keeps the name), .csv or .jsonl"
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a sample log: what an option's log-likelihood is divided by; characters as "
         "acc_norm, bytes as acc_bytes (default: none)",
     )
+    add_reading(parser, of_data=False)
     add_keep(parser, "FILE, or a field of a log's doc,")
     add_overwrite(parser)
     add_json(parser)
@@ -38,11 +41,16 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.predictions.record import Predictions
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
+    reading = predictions_reading(args)
     if args.normalise is None:
-        found = Predictions.load(args.file, args.name, columns=args.keep)
+        found = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)
     else:
         found = Predictions.from_lm_eval(
-            args.file, normalise=args.normalise, name=args.name, columns=args.keep
+            args.file,
+            normalise=args.normalise,
+            name=args.name,
+            columns=args.keep,
+            reading=reading,
         )
     found.save(args.out)
     labelled = int(found.labelled.sum())

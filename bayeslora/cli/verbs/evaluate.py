@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     keys = _keys(args)
     options = given(args, *OPTIONS)
     columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
-    methods = find(args.files, args.ood).methods(tuple(dict.fromkeys(columns)))
+    methods = find(args, args.ood).methods(tuple(dict.fromkeys(columns)))
     if args.over_seeds:
         from bayeslora.metrics.seeds import over_seeds
 

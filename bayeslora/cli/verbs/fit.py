@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     options = [
         parser.add_argument(
-            "train", nargs="?", metavar="TRAIN", help=".jsonl, .json, .csv, .tsv or .parquet"
+            "train",
+            nargs="?",
+            metavar="TRAIN",
+            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin",
         ),
         parser.add_argument(
             "--validation",

@@ -28,7 +28,7 @@ SUMMARY = "write class probabilities and uncertainties of texts to a file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory")
-    parser.add_argument("data", metavar="DATA", help="texts, labelled or not")
+    parser.add_argument("data", metavar="DATA", help="texts, labelled or not; '-' for stdin")
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     parser.add_argument(
         "--num-samples",

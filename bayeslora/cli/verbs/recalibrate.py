@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import add_fit_and_apply, add_json, add_overwrite
+from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.outputs import before_and_after, check_new_file, print_columns, print_json
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.recalibration.recalibrate import recalibrate
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
-    result = recalibrate(args.fit, args.apply, args.method)
+    result = recalibrate(args.fit, args.apply, args.method, predictions_reading(args))
     result.predictions.save(args.out)
     scores = {
         "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import report
 
-    scored = find(args.files, args.ood)
+    scored = find(args, args.ood)
     about = ""
     if args.model_card is not None:
         read_card(args.model_card)
@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         spectrum=spectra or None,
         provenance=provenance,
+        reading=scored.reading,
         **options,
     )
     if args.model_card is not None:

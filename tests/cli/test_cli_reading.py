@@ -1,0 +1,169 @@
+"""Files as they come: packed, piped, with other separators, encodings and columns."""
+
+import gzip
+import io
+import json
+import os
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+from cli_files import NOWHERE, fake
+
+from bayeslora.predictions.record import Predictions
+
+ROWS = "label;größe;p\nja;1;0.75\nnein;2;0.25\nja;3;0.5\n"
+OPTIONS = ["--delimiter", ";", "--encoding", "latin-1", "--probability-column", "p=ja"]
+
+
+def piped(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("how", ["file", "gz", "stdin", "stdin gz"])
+def test_a_foreign_table_is_converted(run, tmp_path, monkeypatch, how):
+    content = ROWS.encode("latin-1")
+    if "gz" in how:
+        content = gzip.compress(content)
+    source = tmp_path / ("p.csv.gz" if how == "gz" else "p.csv")
+    source.write_bytes(content)
+    if "stdin" in how:
+        piped(monkeypatch, content)
+        source = "-"
+    out = tmp_path / "out.parquet"
+    done = run("convert", source, *OPTIONS, "--keep", "größe", "--out", out)
+    assert done.code == 0, done.err
+    found = Predictions.load(out, columns=["größe"])
+    assert found.classes == ("nein", "ja")
+    assert found.probs[:, 1].tolist() == [0.75, 0.25, 0.5]
+    assert found.labels.tolist() == [1, 0, 1]
+    assert list(found.columns["größe"]) == ["1", "2", "3"]
+
+
+def test_every_scoring_verb_takes_the_options(run, tmp_path):
+    made = Predictions.load(fake(tmp_path / "made.parquet", rows=90))
+    paths = []
+    for name, rows in (("fit", range(45)), ("apply", range(45, 90))):
+        path = tmp_path / f"{name}.tsv"
+        part = made.take(list(rows))
+        lines = ["id\tlabel\tA\tB\tC"]
+        lines += [
+            "\t".join([one.id, one.label, *(f"{2 * value:.17g}" for value in one.probs.values())])
+            for one in part
+        ]
+        path.write_text("\n".join(lines))
+        paths.append(path)
+    read = ["--renormalise", *(f"--probability-column={c.upper()}={c}" for c in "abc")]
+    both = ["--fit", paths[0], "--apply", paths[1]]
+    for command in (
+        ["evaluate", *paths, "--json"],
+        ["compare", paths[1], paths[1], "--json"],
+        ["report", paths[1], "--out", tmp_path / "page", "--figures", "svg"],
+        ["recalibrate", *both, "--out", tmp_path / "r.parquet"],
+        ["conformal", *both, "--out", tmp_path / "c.parquet"],
+    ):
+        done = run(*command, *read)
+        assert done.code == 0, done.err
+    expected = made.take(list(range(45, 90))).probs
+    kept = Predictions.load(tmp_path / "c.parquet")
+    assert abs(kept.probs - expected).max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("content", "classes"),
+    [
+        ("prob_spam\tlabel\n0.75\tspam\n0.5\tham\n", ("ham", "spam")),
+        ("prob_spam\tlabel\n0.75\t1\n0.5\t0\n", ("not spam", "spam")),
+        ("prob_1\tlabel\n0.75\t1\n0.5\t0\n", ("0", "1")),
+        ("prob_spam\n0.75\n0.5\n", ("not spam", "spam")),
+        ("logit_spam\n1.0986122886681098\n0\n", ("not spam", "spam")),
+    ],
+)
+def test_one_column_is_enough_for_two_classes(tmp_path, content, classes):
+    path = tmp_path / "p.tsv"
+    path.write_text(content)
+    found = Predictions.load(path)
+    assert found.classes == classes
+    assert found.probs[:, 1] == pytest.approx([0.75, 0.5], abs=1e-15)
+    assert found.labels is None or found.labels.tolist() == [1, 0]
+
+
+USELESS = {
+    "delimiter of Parquet": ("p.parquet", ["--delimiter", ";"], "--delimiter"),
+    "encoding of Parquet": ("p.parquet", ["--encoding", "latin-1"], "--encoding"),
+    "delimiter of JSON": ("p.jsonl", ["--delimiter", ";"], "--delimiter"),
+    "long delimiter": ("p.csv", ["--delimiter", ";;"], "--delimiter"),
+    "unknown encoding": ("p.csv", ["--encoding", "latin-0"], "--encoding"),
+    "no text encoding": ("p.csv", ["--encoding", "base64"], "--encoding"),
+    "no class": ("p.csv", ["--probability-column", "p"], "NAME=CLASS"),
+    "unknown column": ("p.csv", ["--probability-column", "prob_q=q"], "'prob_q'"),
+    "class twice": ("p.csv", [f"--probability-column=prob_{c}=x" for c in "ab"], "'x'"),
+}
+
+
+@pytest.mark.parametrize("case", USELESS)
+def test_options_that_cannot_be_meant(refused, tmp_path, case):
+    name, options, part = USELESS[case]
+    path = fake(tmp_path / name, rows=6)
+    assert part in refused("evaluate", path, *options)
+
+
+def test_logits_are_not_renormalised(refused, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("logit_a,logit_b\n1,2\n")
+    assert "--renormalise" in refused("evaluate", path, "--renormalise")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "socket", "device", "long name"])
+def test_only_regular_files_are_opened(refused, tmp_path, kind):
+    path = tmp_path / "data.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path = tmp_path / f"{'n' * 300}.jsonl"
+    for command in (
+        ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE],
+        ["evaluate", path],
+        ["convert", path, "--out", tmp_path / "o.parquet"],
+    ):
+        assert "data.jsonl" in refused(*command) or kind == "long name"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0\0", b'{"text": 3, "label": 1}', b"\x1f\x8bno gzip", b"text\n"]
+)
+def test_bad_standard_input_is_named(refused, tmp_path, monkeypatch, content):
+    piped(monkeypatch, content)
+    message = refused("fit", "-", "--out", tmp_path / "m", "--backbone", NOWHERE)
+    assert "<stdin>" in message
+
+
+def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "x", "label": "a"}\n{"text": " ", "label": "b"}\n')
+    fit = ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE]
+    assert "row 2" in refused(*fit)
+    done = run(*fit, "--blank", "skip")
+    assert done.code == 2
+    assert "1 of 2 rows" in done.err
+    assert "'a'" in done.err  # one class is left
+
+
+def test_a_list_on_one_line_is_data_and_predictions(run, world, tmp_path):
+    rows = [{"text": f"the cat {k}"} for k in range(3)]
+    path, out = tmp_path / "data.json", tmp_path / "p.jsonl"
+    path.write_text(json.dumps(rows))
+    assert run("predict", world.model, path, "--out", out, "--quiet").code == 0
+    assert Predictions.load(out).ids == ("1", "2", "3")
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    listed = tmp_path / "listed.json"
+    listed.write_text(json.dumps(lines))
+    assert (Predictions.load(listed).probs == Predictions.load(out).probs).all()
