@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
+from bayeslora.reporting.spreadsheet import write_rows
 from bayeslora.reporting.tables import escape_markdown, to_markdown
 from bayeslora.reporting.text import NAME_END, NAME_START, clean, whole
 
@@ -114,11 +114,10 @@ def _latex(comparison: Comparison) -> str:
 
 def _csv(comparison: Comparison) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     tests = ("p", "p_holm") if comparison.num_permutations else ()
-    writer.writerow((*COLUMNS, *tests, *HOW_COLUMNS))
+    write_rows(stream, [(*COLUMNS, *tests, *HOW_COLUMNS)])
     for row in comparison.rows:
-        writer.writerows(_lines(row, comparison, tests))
+        write_rows(stream, _lines(row, comparison, tests))
     return stream.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.spectra import CHANGE_NUMBERS, AdapterChange
+from bayeslora.reporting.spreadsheet import write_rows
 from bayeslora.reporting.svg import Drawing
 from bayeslora.reporting.text import clean, whole
 
@@ -91,14 +91,13 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
 def write_csv(
     path: Path, methods: Sequence[Assessed], changes: Sequence[AdapterChange] = ()
 ) -> None:
-    """Write `scores.csv`, with numbers to their last digit."""
+    """Write `scores.csv`, with numbers to their last digit; `spreadsheet.read_rows` reads it."""
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
+        write_rows(stream, [CSV_COLUMNS])
         for one in methods:
-            writer.writerows(_lines(one))
+            write_rows(stream, _lines(one))
         for change in changes:
-            writer.writerows(_change_lines(change))
+            write_rows(stream, _change_lines(change))
 
 
 def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
