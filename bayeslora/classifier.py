@@ -21,7 +21,7 @@ from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_file, refuse_inputs
+from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
 from bayeslora.locks import writing_to
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
@@ -34,14 +34,17 @@ from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.tables import file_kind
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.calibrate import calibrate
 from bayeslora.training.card import model_card
+from bayeslora.training.checked_rows import CheckedRows
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.data import (
     check_labels,
     check_pairs,
+    open_rows,
     read_labelled,
     read_rows,
     read_validation,
@@ -54,6 +57,8 @@ from bayeslora.training.export_target import (
 )
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.peft_export import PeftExport, write_peft
+from bayeslora.training.pieces import Drawing
+from bayeslora.training.prediction_file import predict_to_file
 from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
@@ -321,6 +326,50 @@ class BayesianClassifier:
         return self.predict(
             data, num_samples=num_samples, link=link, unknown_labels="ood", seed=seed
         ).probs
+
+    def predict_to_file(
+        self,
+        data: Any,
+        out: str | Path,
+        *,
+        num_samples: int | None = None,
+        link: str | None = None,
+        unknown_labels: Literal["error", "ood"] = "error",
+        seed: int = 0,
+        keep: str | Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> None:
+        """Write what `predict` returns to a file, in memory that does not grow with the rows.
+
+        A run that was killed goes on where it was when it is called again in the same way: finished
+        pieces wait in a hidden directory beside `out`, and the file is the same in every byte.
+
+        Args:
+            data: As for `predict`.
+            out: A `.parquet`, `.csv` or `.jsonl` file.
+            num_samples: As for `predict`, and so are `link`, `unknown_labels`, `seed` and `keep`.
+            link: From logits to probabilities.
+            unknown_labels: What to do with a label that is not a class.
+            seed: Of the draws.
+            keep: Further columns.
+            overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
+
+        Raises:
+            InputError: The data or an option is not allowed, or `out` may not be written.
+        """
+        file_kind(out)
+        refuse_existing(out, overwrite=overwrite)
+        refuse_inputs(out, *([data] if isinstance(data, str | Path) else []))
+        fitted = self._calibrated()
+        drawing = Drawing.of(
+            fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
+        )
+        rows = data
+        if not isinstance(data, CheckedRows):
+            stream = open_rows(data, fitted.columns, keep)
+            rows = CheckedRows.of(fitted.record, stream, unknown_labels)
+        with writing_to(out):
+            predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(
         self,

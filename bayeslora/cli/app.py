@@ -173,6 +173,13 @@ def _kept(args: argparse.Namespace, before: dict[Path, object]) -> str:
         if is_interrupted(args.out):
             kept = f"the epochs finished so far are kept in {args.out}"
             return f"{kept}: the same command goes on from there"
+    if args.verb == "predict":
+        from bayeslora.predictions.parts import PredictionParts
+
+        parts = PredictionParts(args.out)
+        if parts.num_finished():
+            kept = f"the rows finished so far are kept in {parts.folder}"
+            return f"{kept}: the same command goes on from there"
     now = _states(args)
     written = [str(path) for path, state in now.items() if state != before.get(path)]
     return f"written before that: {', '.join(written)}" if written else "nothing was written"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayeslora.predictions.reading import PredictionsReading
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
+    from bayeslora.tasks.stream import ExampleStream
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,3 +90,19 @@ def read(
         keep=keep,
         **reading_options(args),
     )
+
+
+def open_rows(
+    data: str, args: argparse.Namespace, columns: DataColumns, *, keep: Sequence[str] = ()
+) -> ExampleStream:
+    """Return the rows of `read`, labelled or not, as a stream: a file is read a piece at a time.
+
+    Raises:
+        InputError: As `load_examples`.
+    """
+    from bayeslora.tasks.readers import open_examples
+    from bayeslora.tasks.stream import stream_of
+
+    if args.task is not None:
+        return stream_of(read(data, args, columns, keep=keep))
+    return open_examples(data, columns, keep=keep, **reading_options(args))

@@ -70,6 +70,10 @@ class PredictionParts:
         """Return which of `count` pieces are not there, or are damaged."""
         return [number for number in range(count) if not self._has(number)]
 
+    def num_finished(self) -> int:
+        """Return how many pieces there are, damaged ones included."""
+        return len(list(self.folder.glob("*.parquet")))
+
     def add(self, number: int, predictions: Predictions) -> None:
         """Write one finished piece."""
         predictions.save(self._file(number))

@@ -16,7 +16,8 @@ from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels
-from bayeslora.tasks.readers import kept, load_examples
+from bayeslora.tasks.readers import kept, load_examples, open_examples
+from bayeslora.tasks.stream import ExampleStream, stream_of
 from bayeslora.tasks.typed import as_texts
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,23 @@ _GENERIC = re.compile(r"LABEL_\d+")
 _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
 )
+
+
+Unknown = Literal["error", "ood"]
+"""What to do with a label that is not a class: raise, or keep the row as out of distribution."""
+
+
+def open_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> ExampleStream:
+    """Return the examples in `data` as a stream, labelled or not, with further columns to keep.
+
+    Raises:
+        InputError: As `open_examples`, or a column has a name that predictions use.
+    """
+    keep = (keep,) if isinstance(keep, str) else keep
+    check_further(keep)
+    if isinstance(data, Examples):
+        return stream_of(kept(data, keep))
+    return open_examples(as_texts(data), columns, keep=keep)
 
 
 def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
@@ -165,7 +183,7 @@ def check_pairs(record: ModelRecord, pair: str | None) -> None:
 
 
 def encode_for(
-    record: ModelRecord, rows: Examples, unknown: Literal["error", "ood"] | None = None
+    record: ModelRecord, rows: Examples, unknown: Unknown | None = None
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 where there is none.
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config_starts import table_name
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
@@ -33,13 +32,14 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.anchors import choose_sigma
-from bayeslora.training.data import columns_of, encode_for
+from bayeslora.training.checked_rows import split
+from bayeslora.training.data import Unknown, columns_of, encode_for
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
-from bayeslora.training.notes import fit_options, method_notes
-from bayeslora.training.pieces import Drawing, Unknown, predict_pieces, predict_texts, split
+from bayeslora.training.notes import fit_options, method_name, method_notes
+from bayeslora.training.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.training.predict import num_passes
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
@@ -85,8 +85,7 @@ class Fitted:
     @property
     def name(self) -> str:
         """What tables call it, such as `polar-vbll`."""
-        adapter = f"{table_name(self.record.adapter)}-" if self.record.adapter else ""
-        return f"{adapter}{self.posterior.name}"
+        return method_name(self.record)
 
     @property
     def columns(self) -> DataColumns:

@@ -6,8 +6,16 @@ import hashlib
 import json
 
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.registry import stored_posterior
+
+
+def method_name(record: ModelRecord) -> str:
+    """Return what tables call a classifier, such as `polar-vbll`."""
+    adapter = f"{table_name(record.adapter)}-" if record.adapter else ""
+    return f"{adapter}{stored_posterior(record.posterior).name}"
 
 
 def method_notes(adapter: str | None, posterior: PosteriorConfig, passes: int) -> dict[str, str]:

@@ -1,15 +1,15 @@
 """Predictions piece by piece, so that memory does not grow with the number of rows.
 
-Texts are tokenised, run and forgotten `PIECE` rows at a time, whoever asks: `predict` in Python and
-on the command line give the same numbers, since a row meets the same others in its batch. Every
-piece has the same draws of the weights and of the link.
+Texts are tokenised, run and forgotten a piece at a time (`checked_rows.PIECE`), whoever asks:
+`predict` in Python and on the command line give the same numbers, since a row meets the same others
+in its batch. Every piece has the same draws of the weights and of the link.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from bayeslora.posteriors.registry import check_link
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.choices import LabelledExamples
-from bayeslora.training.data import say_truncation, unknown_labels
+from bayeslora.training.data import Unknown, say_truncation, unknown_labels
 from bayeslora.training.predict import answer, num_passes, to_predictions
 from bayeslora.training.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.training.rows import LabelledTexts
@@ -27,11 +27,7 @@ from bayeslora.training.rows import LabelledTexts
 if TYPE_CHECKING:
     from bayeslora.training.fitted import Fitted
 
-PIECE = 2048
-"""Rows that are in memory at a time."""
-
 DEFAULT_LINK = "mc"
-Unknown = Literal["error", "ood"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +66,6 @@ class Drawing:
         check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         return cls(num_samples, chosen, as_seed(seed), unknown)
-
-
-def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
-    """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
-    if len(rows) <= PIECE:
-        yield rows, labels
-        return
-    for start in range(0, len(rows), PIECE):
-        some = range(start, min(start + PIECE, len(rows)))
-        yield rows.take(some), labels[some.start : some.stop]
 
 
 def predict_pieces(

@@ -8,7 +8,7 @@ import torch
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.predictions.joining import joined
 from bayeslora.tasks.readers import load_examples
-from bayeslora.training import pieces
+from bayeslora.training import checked_rows
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def test_any_piece_size_gives_the_same_rows(fitted, monkeypatch, posterior):
         clf = BayesianClassifier(backbone, "lora", posterior, progress=False)
         clf.fit(tiny.toy_rows(48), epochs=1)
     whole = clf.predict(rows(23), keep=["text"])
-    monkeypatch.setattr(pieces, "PIECE", 4)
+    monkeypatch.setattr(checked_rows, "PIECE", 4)
     cut = clf.predict(rows(23), keep=["text"])
     check_close(cut, whole)
     assert list(cut.columns["text"]) == list(whole.columns["text"])
 
 
 def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE", 8)
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
     whole = fitted.predict(rows(20))
     last = fitted.predict(rows(20)[16:])
     assert np.array_equal(whole.probs[16:], last.probs)
@@ -57,8 +57,8 @@ def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
 
 
 def test_pieces_are_of_a_fixed_number_of_rows(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE", 8)
-    found = list(pieces.split(load_examples(rows(20)), torch.arange(20)))
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    found = list(checked_rows.split(load_examples(rows(20)), torch.arange(20)))
     assert [labels.tolist() for _, labels in found] == [
         [*range(8)],
         [*range(8, 16)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
     LOADING,
@@ -18,9 +19,12 @@ from bayeslora.cli.arguments import (
     given,
     whole,
 )
-from bayeslora.cli.data import columns_for, read
+from bayeslora.cli.data import columns_for, open_rows
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 from bayeslora.option_values import LINKS
+
+if TYPE_CHECKING:
+    from bayeslora.training.checked_rows import CheckedRows
 
 SUMMARY = "write class probabilities and uncertainties of texts to a file"
 
@@ -64,27 +68,44 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.checkpoint import read_record
     from bayeslora.posteriors.registry import check_link, stored_posterior
     from bayeslora.predictions.checks import check_further
-    from bayeslora.training.data import encode_for
+    from bayeslora.training.checked_rows import CheckedRows
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.data])
     record = read_record(args.model)
     if args.link is not None:
         check_link(stored_posterior(record.posterior), args.link)
     check_further(args.keep)
-    rows = read(args.data, args, columns_for(args, record), keep=args.keep)
-    encode_for(record, rows, args.unknown_labels)
+    stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
+    rows = CheckedRows.of(record, stream, args.unknown_labels)
 
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.training.notes import method_name
 
     loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
-    drawing = given(args, "num_samples", "link", "seed")
-    predictions = classifier.predict(rows, unknown_labels=args.unknown_labels, **drawing)
-    predictions.save(args.out)
-    scores = evaluate(predictions)
+    classifier.predict_to_file(
+        rows,
+        args.out,
+        unknown_labels=args.unknown_labels,
+        overwrite=bool(args.overwrite),
+        **given(args, "num_samples", "link", "seed"),
+    )
+    _report(args, rows, method_name(record))
+
+
+def _report(args: argparse.Namespace, rows: CheckedRows, name: str) -> None:
+    """Print how many rows there are, and the scores of the labelled ones."""
+    count = f"{rows.stream.num_rows:,} rows, {rows.num_labelled:,} of them labelled"
+    line = ("predictions", f"{args.out} ({count})")
+    if not rows.num_labelled and not args.json:
+        print_columns([line])
+        return
+
+    from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.predictions.record import Predictions
+
+    scores = evaluate(Predictions.load(args.out, name))
     if args.json:
         print_json({**scores.to_json(), "file": str(args.out)})
-        return
-    count = f"{scores.n:,} rows, {scores.n_labelled:,} of them labelled"
-    print_columns([("predictions", f"{args.out} ({count})"), *score_rows(scores)])
+    else:
+        print_columns([line, *score_rows(scores)])

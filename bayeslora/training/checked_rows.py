@@ -1,0 +1,117 @@
+"""Rows to predict, checked in one pass before any model is loaded, then read again in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bayeslora.checkpoint import ModelRecord
+from bayeslora.errors import InputError
+from bayeslora.tasks.examples import Examples, Label, joined
+from bayeslora.tasks.stream import ExampleStream
+from bayeslora.training.data import Unknown, encode_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayeslora.training.choices import LabelledExamples
+
+PIECE = 2048
+"""Rows that are predicted at a time."""
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows to predict, read and checked once.
+
+    Attributes:
+        stream: The rows.
+        codes: For each label its index among the classes; -1 where it is none.
+        digest: SHA-256 of ids, texts, labels and further columns.
+        num_labelled: How many rows have a label that is a class.
+    """
+
+    stream: ExampleStream
+    codes: Mapping[Label, int]
+    digest: str
+    num_labelled: int
+
+    @classmethod
+    def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
+        """Read the rows once.
+
+        Args:
+            record: Of the model.
+            stream: The rows.
+            unknown: What to do with a label that is not a class.
+
+        Raises:
+            InputError: A label is not a class and `unknown` is not `ood`.
+        """
+        indices = encode_for(record, stream.firsts, unknown).tolist()
+        codes = dict(zip(stream.firsts.labels, indices, strict=True))
+        digest = hashlib.sha256()
+        labelled = 0
+        for rows in _whole_pieces(stream):
+            _update(digest, rows)
+            labelled += sum(codes[label] >= 0 for label in rows.labels)
+        return cls(stream, codes, digest.hexdigest(), labelled)
+
+    @property
+    def num_pieces(self) -> int:
+        """How many pieces of `PIECE` rows there are."""
+        return -(-self.stream.num_rows // PIECE)
+
+    def piece_size(self, number: int) -> int:
+        """Return the rows of a piece, counted from 0."""
+        return min(PIECE, self.stream.num_rows - number * PIECE)
+
+    def pieces(self) -> Iterator[LabelledExamples]:
+        """Yield the rows, `PIECE` at a time, with the index of each label; -1 where there is none.
+
+        Raises:
+            InputError: The rows are no longer what they were.
+        """
+        import torch
+
+        digest = hashlib.sha256()
+        for rows in _whole_pieces(self.stream):
+            _update(digest, rows)
+            codes = [self.codes.get(label, -1) for label in rows.labels]
+            yield rows, torch.tensor(codes, dtype=torch.int64)
+        if digest.hexdigest() != self.digest:
+            raise InputError(f"{self.stream.source} was changed while it was read; run it again")
+
+
+def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
+    """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
+    if len(rows) <= PIECE:
+        yield rows, labels
+        return
+    for start in range(0, len(rows), PIECE):
+        some = range(start, min(start + PIECE, len(rows)))
+        yield rows.take(some), labels[some.start : some.stop]
+
+
+def _update(digest: hashlib._Hash, rows: Examples) -> None:
+    fields = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    digest.update(json.dumps(fields).encode())
+
+
+def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
+    """Yield runs of exactly `PIECE` rows, but for the last, whatever the reader leaves out."""
+    waiting: Examples | None = None
+    for rows in stream.pieces(PIECE):
+        found = rows if waiting is None else joined([waiting, rows])
+        waiting = found
+        if len(found) == PIECE:
+            yield found
+            waiting = None
+        elif len(found) > PIECE:
+            yield found.take(range(PIECE))
+            waiting = found.take(range(PIECE, len(found)))
+    if waiting is not None:
+        yield waiting

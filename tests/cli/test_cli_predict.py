@@ -1,0 +1,160 @@
+"""`predict` writes pieces as it goes: stopped anywhere, it ends in the same bytes."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from cli_files import write_rows
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+from bayeslora.predictions.parts import PredictionParts
+from bayeslora.predictions.record import Predictions
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.readers import open_examples
+from bayeslora.training import checked_rows
+
+ROWS = 30
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = tiny.toy_rows(ROWS, seed=5)
+    for place, row in enumerate(rows):
+        row["label"] = None if place < 10 else "unheard of" if place == 20 else row["label"]
+    return write_rows(tmp_path / "data.jsonl", rows)
+
+
+def command(world, data, out, *more):
+    words = [data, "--out", out, "--unknown-labels", "ood", "--keep", "text", "--quiet", *more]
+    return ["predict", world.model, *words]
+
+
+def stop_after(monkeypatch, count):
+    """Let the run end as by Ctrl-C once `count` pieces are on disk."""
+    add = PredictionParts.add
+
+    def stopped(self, number, predictions):
+        if self.num_finished() == count:
+            raise KeyboardInterrupt
+        add(self, number, predictions)
+
+    monkeypatch.setattr(PredictionParts, "add", stopped)
+
+
+@pytest.fixture(scope="module")
+def clf(world):
+    return BayesianClassifier.from_pretrained(world.model, progress=False)
+
+
+def write(clf, data, out, **options):
+    clf.predict_to_file(data, out, **{"unknown_labels": "ood", "keep": "text", **options})
+    return out
+
+
+def test_stopped_twice_it_ends_in_the_same_bytes(run, world, data, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.parquet", tmp_path / "p.parquet"
+    printed = run(*command(world, data, whole)).out
+    for count in (1, 3):
+        with monkeypatch.context() as patch:
+            stop_after(patch, count)
+            stopped = run(*command(world, data, out))
+        assert stopped.code == 130
+        assert str(PredictionParts(out).folder) in stopped.err
+        assert not out.exists()
+    made = []
+    add = PredictionParts.add
+    monkeypatch.setattr(PredictionParts, "add", lambda *args: (made.append(args[1]), add(*args)))
+    resumed = run(*command(world, data, out))
+    assert (resumed.code, made) == (0, [3])
+    assert resumed.out == printed.replace("whole", "p")
+    assert out.read_bytes() == whole.read_bytes()
+    assert not PredictionParts(out).folder.exists()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_python_and_files_agree_in_every_byte(clf, data, tmp_path, monkeypatch, suffix):
+    out = tmp_path / f"p{suffix}"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            write(clf, data, out)
+    write(clf, data, out)
+    clf.predict(data, unknown_labels="ood", keep="text").save(tmp_path / f"q{suffix}")
+    assert (tmp_path / f"q{suffix}").read_bytes() == out.read_bytes()
+
+
+def test_rows_that_the_reader_leaves_out_do_not_move_the_others(clf, world, tmp_path):
+    rows = [{"text": row["text"]} for row in tiny.toy_rows(ROWS, seed=5)]
+    data = write_rows(tmp_path / "data.jsonl", [*rows[:3], {"text": " "}, *rows[3:]])
+    stream = open_examples(data, DataColumns(), blank="skip")
+    checked = checked_rows.CheckedRows.of(clf.record, stream, "error")
+    assert [len(examples) for examples, _ in checked.pieces()] == [8, 8, 8, 6]
+    clf.predict_to_file(checked, tmp_path / "p.parquet")
+    assert np.array_equal(Predictions.load(tmp_path / "p.parquet").probs, clf.predict(rows).probs)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, "seed"), ({"num_samples": 3}, "num_samples"), ({"keep": ()}, "data")],
+)
+def test_other_predictions_do_not_go_on(clf, data, tmp_path, monkeypatch, change, named):
+    out = tmp_path / "p.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            write(clf, data, out)
+    with pytest.raises(InputError, match=f"another {named}"):
+        write(clf, data, out, **change)
+    write(clf, data, out, overwrite=True, **change)
+    whole = write(clf, data, tmp_path / "whole.parquet", **change)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_another_model_does_not_go_on(run, refused, world, clf, data, tmp_path, monkeypatch):
+    out = tmp_path / "p.parquet"
+    other = tmp_path / "other"
+    run("calibrate", world.model, world.train, "--posterior", "mle", "--out", other)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            write(clf, data, out)
+    words = command(world, data, out)
+    words[1] = other
+    assert "another model" in refused(*words)
+
+
+def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monkeypatch):
+    claim = PredictionParts.claim
+
+    def changed(self, *args, **options):
+        data.write_text(data.read_text().replace("animals", "weather"))
+        claim(self, *args, **options)
+
+    monkeypatch.setattr(PredictionParts, "claim", changed)
+    with pytest.raises(InputError, match=r"data\.jsonl was changed"):
+        write(clf, data, tmp_path / "p.parquet")
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(BayesianClassifier, "from_pretrained", None)
+    rows = tiny.toy_rows(ROWS)
+    rows[-1]["id"] = rows[0]["id"]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    assert "row 30" in refused("predict", world.model, data, "--out", tmp_path / "p.parquet")
+
+
+def test_unlabelled_rows_are_counted(run, world, tmp_path):
+    rows = [{"text": row["text"]} for row in tiny.toy_rows(9)]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    result = run("predict", world.model, data, "--out", tmp_path / "p.csv", "--quiet")
+    assert result.out.split(maxsplit=1)[1].strip().endswith("(9 rows, 0 of them labelled)")
+    again = run("predict", world.model, data, "--out", tmp_path / "p.jsonl", "--quiet", "--json")
+    assert json.loads(again.out)["n"] == 9
