@@ -1,0 +1,211 @@
+"""Flipped bits in every kind of file that is read: refused, or without any effect.
+
+A text format without a checksum, and a file that another tool wrote, cannot show that a value is
+not the one that was written. Such changes are counted as `unseen`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import world
+from .cases import Case, Finding, Rooms
+from .crash import Plan, plan, writes
+from .crash_points import Recorder
+from .process import Outcome, run
+from .rules import broken
+from .silent import table
+from .trees import tree
+
+SCENARIO = "flipped bits"
+_PREDICT = ("--out", "out.parquet", *world.PREDICT)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Files, and a command that reads them.
+
+    Attributes:
+        group: Row of the table.
+        files: Files of the world, or a directory whose files are all meant.
+        argv: The command.
+        result: What counts as its result.
+        sealed: Whether a change must be noticed.
+        flips: Flipped bits for each file.
+        source: Where the files are; default: the world.
+    """
+
+    group: str
+    files: tuple[str, ...]
+    argv: tuple[object, ...]
+    result: Callable[[Path, Outcome], Any]
+    sealed: bool
+    flips: int = 40
+    source: Path | None = None
+
+
+def _rows(room: Path, _: Outcome) -> Any:
+    return table(room / "out.parquet")
+
+
+def _tree(room: Path, _: Outcome) -> Any:
+    return tree(room / "out")
+
+
+def _reads() -> list[Read]:
+    def predict(model: str) -> tuple[object, ...]:
+        return ("predict", model, "test.jsonl", *_PREDICT)
+
+    def calibrate(model: str) -> tuple[object, ...]:
+        return ("calibrate", model, "train.jsonl", "--out", "out", "--quiet")
+
+    def convert(file: str) -> tuple[object, ...]:
+        return ("convert", file, "--out", "out.parquet")
+
+    def read(file: str) -> tuple[object, ...]:
+        return ("predict", "model", file, *_PREDICT)
+
+    fit = (
+        *("fit", "train.jsonl", "--backbone", "merged", "--posterior", "map", "--epochs", 1),
+        *("--quiet", "--out", "out"),
+    )
+    ours = [
+        Read("predictions .parquet", ("test.parquet",), convert("test.parquet"), _rows, True, 300),
+        Read("our model", ("model",), predict("model"), _rows, True),
+        Read("the backbone of our model", ("bert",), predict("model"), _rows, True, 30),
+        Read("our posterior of a classifier", ("laplace",), predict("laplace"), _rows, True, 20),
+        Read(
+            "the classifier of our posterior", ("classifier",), predict("laplace"), _rows, True, 30
+        ),
+        Read(
+            "our posterior of a PEFT checkpoint", ("adapted",), predict("adapted"), _rows, True, 20
+        ),
+        Read(
+            "the PEFT checkpoint of our posterior",
+            ("lora/peft", "lora/base"),
+            predict("adapted"),
+            _rows,
+            True,
+            20,
+        ),
+    ]
+    others = [
+        Read(f"{what} {Path(file).suffix}", (file,), argv(file), _rows, False, 60)
+        for what, argv, files in (
+            ("predictions", convert, ("predictions.csv", "predictions.jsonl", world.LOG)),
+            ("data", read, ("test.jsonl", "test.csv", "test.tsv", "data.parquet")),
+        )
+        for file in files
+    ]
+    foreign = [
+        Read(
+            "a classifier, first read", ("classifier",), calibrate("classifier"), _tree, False, 25
+        ),
+        Read(
+            "a PEFT checkpoint, first read",
+            ("lora/peft",),
+            calibrate("lora/peft"),
+            _tree,
+            False,
+            25,
+        ),
+        Read("a merged export, first read", ("merged",), fit, _tree, False, 15),
+    ]
+    return [*ours, *others, *foreign]
+
+
+def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
+    """Return a case for each damage to each file."""
+    chance = random.Random(5)
+    for read in [*_reads(), *_interrupted(source, rooms)]:
+        found = list(_damages(read, source, rooms))
+        yield from chance.sample(found, 1) if sample else found
+
+
+def _damages(read: Read, source: Path, rooms: Rooms) -> Iterator[Case]:
+    expected = rooms.run(partial(_undamaged, read, source))
+    place = read.source or source
+    files = sorted(
+        path
+        for name in read.files
+        for path in ((place / name).rglob("*") if (place / name).is_dir() else [place / name])
+        if path.is_file()
+    )
+    for path in files:
+        name = str(path.relative_to(place))
+        chance = random.Random(f"{read.group} {name}")
+        for how, content in _damaged(path.read_bytes(), chance, read.flips):
+            run_it = partial(_case, read, source, name, content, expected)
+            yield Case(SCENARIO, read.group, f"{name} {how}", run_it)
+
+
+def _damaged(content: bytes, chance: random.Random, flips: int) -> Iterator[tuple[str, bytes]]:
+    if not content:
+        return
+    for _ in range(flips):
+        place, bit = chance.randrange(len(content)), chance.randrange(8)
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        yield f"bit {bit} of byte {place}", bytes(flipped)
+    for _ in range(max(2, flips // 10)):
+        cut = chance.randrange(len(content))
+        yield f"cut at {cut}", content[:cut]
+        hole = content[:cut] + bytes(min(16, len(content) - cut)) + content[cut + 16 :]
+        if hole != content:
+            yield f"zeros at {cut}", hole
+
+
+def _ready(read: Read, source: Path, room: Path) -> None:
+    world.copy(source, room)
+    if read.source is not None:
+        for name in read.files:
+            shutil.copytree(read.source / name, room / name)
+
+
+def _undamaged(read: Read, source: Path, room: Path) -> Any:
+    _ready(read, source, room)
+    outcome = run(read.argv, room)
+    if outcome.code:
+        raise RuntimeError(f"{read.argv}: {outcome.err}")
+    return read.result(room, outcome)
+
+
+def _case(
+    read: Read, source: Path, name: str, content: bytes, expected: Any, room: Path
+) -> Finding:
+    _ready(read, source, room)
+    (room / name).write_bytes(content)
+    outcome = run(read.argv, room)
+    problems = broken(outcome)
+    ended = "refused" if outcome.code == 2 else "failed"
+    if outcome.code == 0:
+        ended = "same" if read.result(room, outcome) == expected else "unseen"
+        if ended == "unseen" and read.sealed:
+            problems.append(("silent", "another result"))
+    command = " ".join(map(str, ("bayeslora", *read.argv)))
+    return Finding(problems, ended, command if problems else "")
+
+
+def _interrupted(source: Path, rooms: Rooms) -> list[Read]:
+    """Return the reading of an interrupted fit by the fit that goes on from it."""
+    fit = next(write for write in writes() if write.name == "fit")
+    made = plan(fit, source, rooms)
+    last = next(n for n, point in enumerate(made.points, 1) if "bayeslora.json" in point)
+    kept = source.with_name("interrupted")
+    if not kept.exists():
+        rooms.run(partial(_interrupt, made, last, kept))
+    argv = fit.argv
+    return [Read("an interrupted fit", (fit.target,), argv, _tree, True, 12, kept)]
+
+
+def _interrupt(made: Plan, point: int, kept: Path, room: Path) -> None:
+    made.room(room)
+    run(made.write.argv, room, Recorder(room, point).install, limit=60)
+    kept.mkdir()
+    shutil.copytree(room / made.write.target, kept / made.write.target)

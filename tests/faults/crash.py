@@ -1,0 +1,268 @@
+"""Crash points: after a crash anywhere, the old or the new state, and the same command finishes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from . import world
+from .cases import Case, Finding, Rooms, mount
+from .crash_points import Recorder
+from .process import CRASHED, Outcome, die_with_parent, run
+from .trees import LITTER, Tree, changes, holds, tree, without
+
+SCENARIO = "crash points"
+
+
+@dataclass(frozen=True)
+class Write:
+    """A command that writes.
+
+    Attributes:
+        name: Its row in the table.
+        argv: Its words.
+        target: What it writes.
+        before: Makes what is replaced, called in the room; None where nothing is.
+        unfinished: Whether an unfinished result may be kept at the target, to go on from.
+    """
+
+    name: str
+    argv: tuple[object, ...]
+    target: str
+    before: Callable[[Path], object] | None = None
+    unfinished: bool = False
+
+
+def _put(source: str, target: str, room: Path) -> None:
+    """Put another thing of the same kind where the target will be."""
+    if (room / source).is_dir():
+        shutil.copytree(room / source, room / target)
+    else:
+        shutil.copy(room / source, room / target)
+
+
+def writes() -> list[Write]:
+    """Return every writing verb, onto nothing and onto an older result."""
+    new = [
+        Write("fit", (*world.FIT, "--out", "out"), "out", unfinished=True),
+        Write(
+            "predict",
+            ("predict", "model", "test.jsonl", "--out", "out.parquet", *world.PREDICT),
+            "out.parquet",
+            unfinished=True,
+        ),
+        Write(
+            "calibrate",
+            ("calibrate", "classifier", "train.jsonl", "--out", "out", "--quiet"),
+            "out",
+        ),
+        Write("recalibrate", (*_applied("recalibrate"), "--out", "out.parquet"), "out.parquet"),
+        Write("conformal", (*_applied("conformal"), "--out", "out.csv"), "out.csv"),
+        Write("export peft", ("export", "model", "--out", "out"), "out"),
+        Write("export merged", ("export", "model", "--out", "out", "--format", "merged"), "out"),
+        Write(
+            "export safetensors",
+            ("export", "model", "--out", "out.safetensors", "--format", "safetensors"),
+            "out.safetensors",
+        ),
+        Write("convert", ("convert", "test.parquet", "--out", "out.jsonl"), "out.jsonl"),
+        Write("compare", ("compare", "test.parquet", "other.parquet", "--out", "out"), "out"),
+        Write("report", ("report", "test.parquet", "--out", "out", "--spectrum", "model"), "out"),
+        Write("info", ("info", "model", "--spectrum", "--figure", "out.svg"), "out.svg"),
+    ]
+    older = {
+        "fit": "model",
+        "predict": "valid.parquet",
+        "calibrate": "model",
+        "recalibrate": "valid.parquet",
+        "conformal": "predictions.csv",
+        "export merged": "merged",
+        "convert": "predictions.jsonl",
+        "report": "report",
+    }
+    return new + [
+        Write(
+            f"{one.name} over an older one",
+            (*one.argv, "--overwrite"),
+            one.target,
+            partial(_put, older[one.name], one.target),
+            one.unfinished,
+        )
+        for one in new
+        if one.name in older
+    ]
+
+
+def _applied(verb: str) -> tuple[object, ...]:
+    return (verb, "--fit", "valid.parquet", "--apply", "test.parquet")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command with what it meets and makes when nothing goes wrong.
+
+    Attributes:
+        write: The command.
+        world: Where its room is copied from.
+        old: The target before.
+        new: The target afterwards.
+        rest: Everything else in the room.
+        points: Its file operations, in order.
+        seconds: Its duration.
+        largest: Bytes of the largest file that it leaves.
+        pages: Pages of 4 KiB that it takes at most; 0 where that cannot be measured.
+    """
+
+    write: Write
+    world: Path
+    old: Tree
+    new: Tree
+    rest: Tree
+    points: list[str]
+    seconds: float
+    largest: int = 0
+    pages: int = 0
+
+    def room(self, room: Path) -> Path:
+        """Make the state before the command in an empty directory."""
+        world.copy(self.world, room)
+        if self.write.before is not None:
+            self.write.before(room)
+        return room
+
+
+def plan(write: Write, source: Path, rooms: Rooms) -> Plan:
+    """Run a command once without a fault, and count its file operations."""
+    if write.name not in rooms.plans:
+        rooms.plans[write.name] = rooms.run(partial(_planned, write, source, rooms.isolated))
+    made: Plan = rooms.plans[write.name]
+    return made
+
+
+def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
+    if isolated:
+        mount("tmpfs", room, "tmpfs", options="size=64M")
+    Plan(write, source, {}, {}, {}, [], 0.0).room(room)
+    old, rest = tree(room / write.target), without(tree(room), write.target)
+    counted = Path(tempfile.mkdtemp()) / "points.json"
+
+    def count() -> None:
+        recorder = Recorder(room)
+        recorder.install()
+        leave = os._exit
+
+        def left(code: int) -> None:
+            counted.write_text(json.dumps([recorder.seen, recorder.pages]), encoding="utf-8")
+            leave(code)
+
+        os._exit = left  # type: ignore[assignment]
+
+    begin = time.monotonic()
+    result = run(write.argv, room, count, limit=60)
+    seconds = time.monotonic() - begin
+    if result.code:
+        raise RuntimeError(f"{write.argv}: {result.err}")
+    points, pages = json.loads(counted.read_text(encoding="utf-8"))
+    shutil.rmtree(counted.parent)
+    target = room / write.target
+    sizes = [path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file()]
+    measured = pages if isolated else 0
+    return Plan(write, source, old, tree(target), rest, points, seconds, max(sizes), measured)
+
+
+def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
+    """Return a case for each file operation and each way to crash there, and kills at any time."""
+    chance = random.Random(0)
+    for write in writes():
+        made = plan(write, source, rooms)
+        points: list[tuple[int, str]] = [
+            (point, power)
+            for point in range(1, len(made.points) + 1)
+            for power in ("", "torn" if point % 2 else "empty")
+        ]
+        moments = [chance.random() for _ in range(10)]
+        if sample:
+            points, moments = chance.sample(points, min(3, len(points))), moments[:1]
+        for point, power in points:
+            name = f"{point:03d} {power or 'killed'} before {made.points[point - 1]}"
+            yield Case(SCENARIO, write.name, name, _crashed(made, point, power))
+        for moment in moments:
+            yield Case(SCENARIO, write.name, f"SIGKILL at {moment:.3f}", _killed(made, moment))
+
+
+def _crashed(made: Plan, point: int, power: str) -> Callable[[Path], Finding]:
+    def case(room: Path) -> Finding:
+        made.room(room)
+        first = run(made.write.argv, room, Recorder(room, point, power).install, limit=60)
+        if first.code not in {CRASHED, 0}:
+            return Finding([("failed", f"exit {first.code}: {first.err[-300:]}")])
+        return _judge(made, room, first)
+
+    return case
+
+
+def _killed(made: Plan, moment: float) -> Callable[[Path], Finding]:
+    def case(room: Path) -> Finding:
+        made.room(room)
+
+        def bomb() -> None:
+            target = os.getpid()
+            if os.fork() == 0:
+                die_with_parent()
+                time.sleep(moment * made.seconds)
+                os.kill(target, signal.SIGKILL)
+                os._exit(0)
+
+        return _judge(made, room, run(made.write.argv, room, bomb, limit=60))
+
+    return case
+
+
+def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
+    """Return what is wrong with the state after a crash, and after the same command again."""
+    write, problems = made.write, []
+    state = state_of(made, tree(room / write.target))
+    if state == "lost":
+        missing = changes(made.old, tree(room / write.target))
+        problems.append(("lost state", f"{write.target}: {missing[:6]}"))
+    again = run(write.argv, room, limit=60)
+    final = tree(room / write.target)
+    refused = again.code == 2 and state == "new" and write.before is None
+    if again.code != 0 and not refused:
+        problems.append(("not repeatable", f"exit {again.code}: {again.err[-300:]}"))
+    elif final != made.new:
+        problems.append(("another result", f"{changes(made.new, final)[:6]}"))
+    left = changes(made.rest, without(tree(room), write.target))
+    if left:
+        kind = "litter" if all(_is_litter(name) for name in left) else "stray"
+        problems.append((kind, f"{left[:6]}"))
+    command = " ".join(map(str, ("bayeslora", *write.argv)))
+    ended = "finished first" if first.code == 0 else state
+    return Finding(problems, ended, command if problems else "")
+
+
+def state_of(made: Plan, now: Tree) -> str:
+    """Return what a target is: `old`, `new`, `begun` where that is allowed, or `lost`."""
+    if now == made.new:
+        return "new"
+    if now == made.old:
+        return "old"
+    whole = "bayeslora.json" in now or not made.write.target.startswith("out")
+    if made.write.unfinished and (holds(now, made.old) if made.old else not whole):
+        return "begun"
+    return "lost"
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith("+") and (
+        any(suffix in name for suffix in LITTER) or "/." in name or name.startswith(("+.", "+tmp/"))
+    )

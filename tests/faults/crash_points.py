@@ -1,0 +1,139 @@
+"""File operations counted, and the process ended at one of them.
+
+Python's audit events name every operation that changes a file system but `write` and `fsync`;
+`os.write`, `os.fsync` and `os.fdatasync` are wrapped. What native code writes (safetensors,
+pyarrow) happens between two such points, and `crash.kills` meets it by SIGKILL at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .process import CRASHED
+
+_ON_PATHS = {
+    "os.rename": 2,
+    "os.remove": 1,
+    "os.mkdir": 1,
+    "os.rmdir": 1,
+    "os.chmod": 1,
+    "os.truncate": 1,
+    "os.link": 2,
+    "os.symlink": 2,
+}
+"""Audit events of operations that change a file system, with the number of their paths."""
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+class Recorder:
+    """Counts operations below a directory, and ends the process before one of them.
+
+    `power="torn"` or `"empty"` also takes from every file written since the start, and not
+    flushed to disk by `fsync` since its last change, its second half or all: a power cut.
+
+    Attributes:
+        seen: The operations so far.
+        pages: The most pages of the file system that were taken since the start.
+    """
+
+    def __init__(self, root: Path, stop: int = 0, power: str = "") -> None:
+        self.root = os.path.realpath(root)
+        self.stop = stop
+        self.power = power
+        self.seen: list[str] = []
+        self.pages = 0
+        self._flushed: dict[int, tuple[int, int]] = {}
+        self._before: dict[int, tuple[int, int]] = {}
+        self._busy = False
+
+    def install(self) -> None:
+        """Begin to count, in this process and for the rest of its life."""
+        self._before = self._files()
+        self._free = os.statvfs(self.root).f_bfree
+        sys.addaudithook(self._hook)
+        for name in ("fsync", "fdatasync", "write", "posix_fallocate", "ftruncate"):
+            setattr(os, name, self._wrapped(getattr(os, name), name))
+
+    def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def wrapper(handle: int, *args: Any) -> Any:
+            path = _of_handle(handle)
+            self._meet(name, path)
+            result = call(handle, *args)
+            if name in {"fsync", "fdatasync"} and os.path.isfile(path):
+                self._flushed[os.fstat(handle).st_ino] = _stamp(os.fstat(handle))
+            return result
+
+        return wrapper
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self._busy:
+            return
+        if event == "open":
+            path, mode, flags = args
+            writes = flags & _WRITES if isinstance(flags, int) else set(mode or "") & set("wax+")
+            if writes and not isinstance(path, int):
+                self._meet("open", path)
+        elif event in _ON_PATHS:
+            for path in args[: _ON_PATHS[event]]:
+                if self._inside(path, args):
+                    self._meet(event.removeprefix("os."), path, args)
+                    break
+
+    def _inside(self, path: Any, args: tuple[Any, ...] = ()) -> bool:
+        return f"{self._absolute(path, args)}/".startswith(f"{self.root}/")
+
+    def _absolute(self, path: Any, args: tuple[Any, ...]) -> str:
+        if isinstance(path, int):
+            return _of_handle(path)
+        name = os.fsdecode(path)
+        handle = args[-1] if args and isinstance(args[-1], int) and args[-1] >= 0 else None
+        if not os.path.isabs(name) and handle is not None and len(args) > 1:
+            return os.path.join(_of_handle(handle), name)
+        return os.path.abspath(name)
+
+    def _meet(self, event: str, path: Any, args: tuple[Any, ...] = ()) -> None:
+        if self._busy or not self._inside(path, args):
+            return
+        self._busy = True
+        name = os.path.relpath(self._absolute(path, args), self.root)
+        self.seen.append(f"{event} {name}")
+        self.pages = max(self.pages, self._free - os.statvfs(self.root).f_bfree)
+        if len(self.seen) == self.stop:
+            self._end()
+        self._busy = False
+
+    def _end(self) -> NoReturn:
+        if self.power:
+            flushed = {**self._before, **self._flushed}
+            for inode, stamp in self._files().items():
+                if flushed.get(inode) != stamp:
+                    os.truncate(self._paths[inode], stamp[0] // 2 if self.power == "torn" else 0)
+        os._exit(CRASHED)
+
+    def _files(self) -> dict[int, tuple[int, int]]:
+        """Return size and time of change of every file, by inode."""
+        self._paths = {}
+        found = {}
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path) and not os.path.islink(path):
+                    entry = os.stat(path)
+                    self._paths[entry.st_ino] = path
+                    found[entry.st_ino] = _stamp(entry)
+        return found
+
+
+def _stamp(entry: os.stat_result) -> tuple[int, int]:
+    return entry.st_size, entry.st_mtime_ns
+
+
+def _of_handle(handle: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")
+    except OSError:
+        return ""

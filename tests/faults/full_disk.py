@@ -1,0 +1,102 @@
+"""A disk that fills at every size, and files that may grow no further."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from .cases import Case, Finding, Rooms, mount
+from .crash import Plan, Write, plan, state_of, writes
+from .process import Outcome, run
+from .trees import changes, tree, without
+
+SCENARIO = "full disk"
+_PAGE = 4096
+_ROOM_BYTES = 48 << 20
+_STEPS = 40
+_FILLER = "filler"
+
+
+def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
+    """Return a case for each size at which the disk is full, or a file as large as it may be."""
+    chance = random.Random(2)
+    for write in writes():
+        made = plan(write, source, rooms)
+        found = [*_sizes(made), *_limits(made)]
+        yield from chance.sample(found, 1) if sample else found
+
+
+def _sizes(made: Plan) -> list[Case]:
+    need = made.pages
+    steps = sorted({need * step // _STEPS for step in range(_STEPS + 1)}) if need else []
+    return [
+        Case(SCENARIO, made.write.name, f"{pages * 4} KiB free", partial(_full, made, pages))
+        for pages in steps
+    ]
+
+
+def _limits(made: Plan) -> list[Case]:
+    largest = made.largest
+    sizes = sorted({max(1024, largest * step // 8 - step % 3) for step in range(9)})
+    return [
+        Case(SCENARIO, made.write.name, f"files of {size} bytes", partial(_limited, made, size))
+        for size in sizes
+    ]
+
+
+def _fill(made: Plan, room: Path, pages: int) -> None:
+    """Make the state before the command, with some pages free."""
+    made.room(room)
+    free = shutil.disk_usage(room).free // _PAGE
+    with (room / _FILLER).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free - pages) * _PAGE)
+
+
+def _full(made: Plan, pages: int, room: Path) -> Finding:
+    mount("tmpfs", room, "tmpfs", options=f"size={_ROOM_BYTES}")
+    _fill(made, room, pages)
+    outcome = _run(made, room)
+    return _judge(made, room, outcome)
+
+
+def _limited(made: Plan, size: int, room: Path) -> Finding:
+    made.room(room)
+    (room / _FILLER).touch()
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return _judge(made, room, _run(made, room, limit))
+
+
+def _run(made: Plan, room: Path, prepare: Callable[[], object] | None = None) -> Outcome:
+    return run(made.write.argv, room, prepare, limit=60)
+
+
+def _judge(made: Plan, room: Path, outcome: Outcome) -> Finding:
+    write: Write = made.write
+    problems = []
+    if outcome.code not in {0, 1, 2}:
+        problems.append(("died", f"exit {outcome.code}: {outcome.err[-300:]}"))
+    if "Traceback" in outcome.err or (outcome.code and "error: " not in outcome.err):
+        problems.append(("no sentence", f"exit {outcome.code}: {outcome.err[-300:]}"))
+    state = state_of(made, tree(room / write.target))
+    if state == "lost" or (outcome.code == 0 and state != "new"):
+        problems.append(("lost state", f"exit {outcome.code}, {state}"))
+    left = changes(made.rest, without(tree(room), write.target, _FILLER))
+    if left and not (write.unfinished and outcome.code):
+        problems.append(("litter", f"{left[:5]}"))
+    (room / _FILLER).unlink()
+    if outcome.code:
+        again = run(write.argv, room, limit=60)
+        if again.code or tree(room / write.target) != made.new:
+            problems.append(("not repeatable", f"exit {again.code}: {again.err[-300:]}"))
+        elif left := changes(made.rest, without(tree(room), write.target)):
+            problems.append(("litter", f"{left[:5]}"))
+    command = " ".join(map(str, ("bayeslora", *write.argv)))
+    return Finding(problems, "done" if outcome.code == 0 else "said", command if problems else "")

@@ -1,0 +1,135 @@
+"""Whether what a command made of a file is what an independent strict reader makes of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import strict, world
+from .process import Outcome, run
+
+Check = Callable[[Path, str, Outcome], str]
+"""Called with the room, the file and the outcome of exit code 0; returns what is wrong, or ''."""
+
+
+def as_data(reader: Callable[[Path, str, Outcome, strict.Data], str]) -> Check:
+    """Return a check that begins with the strict reader of data files."""
+
+    def check(room: Path, file: str, outcome: Outcome) -> str:
+        try:
+            found = strict.data(room / file)
+        except strict.Refused as reason:
+            return f"accepted, though {reason}"
+        return reader(room, file, outcome, found)
+
+    return check
+
+
+def as_predictions(reader: Callable[[Path, str, Outcome, strict.Table], str]) -> Check:
+    """Return a check that begins with the strict reader of predictions."""
+
+    def check(room: Path, file: str, outcome: Outcome) -> str:
+        try:
+            found = strict.predictions(room / file)
+        except strict.Refused as reason:
+            return f"accepted, though {reason}"
+        return reader(room, file, outcome, found)
+
+    return check
+
+
+def predicted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
+    """Compare ids, labels and probabilities with those of a clean copy of the strict rows."""
+    numbers = list(map(str, range(len(data.texts))))
+    rows = [
+        {"id": name, "text": text, "label": label}
+        for name, text, label in zip(data.ids or numbers, data.texts, data.labels, strict=True)
+    ]
+    clean = room / "clean.jsonl"
+    clean.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    again = run(("predict", "model", "clean.jsonl", "--out", "clean.parquet", *world.PREDICT), room)
+    if again.code:
+        return f"a clean copy is refused: {again.err[-200:]}"
+    ours, theirs = table(room / "out.parquet"), table(room / "clean.parquet")
+    if data.ids is None:
+        for row in (*ours, *theirs):
+            del row["id"]
+    return "" if ours == theirs else "other values than from a clean copy of the rows"
+
+
+def fitted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
+    """Compare the number of rows and the classes that a model was fitted to."""
+    record = json.loads((room / "out" / "bayeslora.json").read_text(encoding="utf-8"))
+    if record["num_train"] != len(data.texts):
+        return f"fitted to {record['num_train']} of {len(data.texts)} rows"
+    if not set(data.labels) <= set(record["classes"]):
+        return f"classes {record['classes']} of labels {sorted(set(map(str, data.labels)))}"
+    return ""
+
+
+def evaluated(_: Path, __: str, outcome: Outcome, found: strict.Table) -> str:
+    """Compare accuracy and NLL with those of the strict rows."""
+    scores = json.loads(outcome.out)
+    scores = scores[0] if isinstance(scores, list) else scores
+    pairs = [
+        (row, label) for row, label in zip(found.probs, found.labels, strict=True) if label >= 0
+    ]
+    if scores["num_classes"] != len(found.classes):
+        return f"{scores['num_classes']} of {len(found.classes)} classes"
+    right = sum(row[label] == max(row) and row.index(max(row)) == label for row, label in pairs)
+    nll = -sum(math.log(max(row[label] / math.fsum(row), 1e-12)) for row, label in pairs)
+    for key, value in (("accuracy", right), ("nll", nll)):
+        told = scores["scores"][key]["value"]
+        if not math.isclose(told, value / len(pairs), rel_tol=1e-9, abs_tol=1e-12):
+            return f"{key} {told} in place of {value / len(pairs)}"
+    return ""
+
+
+def converted(room: Path, _: str, outcome: Outcome, found: strict.Table) -> str:
+    """Compare what was written, value by value."""
+    return _same_rows(table(room / "out.parquet"), found, with_probs=True)
+
+
+def applied(room: Path, _: str, outcome: Outcome, found: strict.Table) -> str:
+    """Compare ids and labels of what was written."""
+    return _same_rows(table(room / "out.parquet"), found, with_probs=False)
+
+
+def taken(room: Path, file: str, outcome: Outcome, found: strict.Table) -> str:
+    """Accept: the strict reader took the file too."""
+    return ""
+
+
+def unchanged(room: Path, _: str, outcome: Outcome) -> str:
+    """Compare predictions of a changed model with those of the model as it was."""
+    same = table(room / "out.parquet") == table(room / "test.parquet")
+    return "" if same else "other predictions than before the change"
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file of ours."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        rows: list[dict[str, Any]] = file.read().to_pylist()
+    return rows
+
+
+def _same_rows(rows: list[dict[str, Any]], found: strict.Table, *, with_probs: bool) -> str:
+    if len(rows) != len(found.probs):
+        return f"{len(rows)} rows of {len(found.probs)}"
+    for number, (row, probs, label) in enumerate(zip(rows, found.probs, found.labels, strict=True)):
+        name = found.classes[label] if label >= 0 else None
+        if row.get("label") != name:
+            return f"row {number + 1}: label {row.get('label')!r} in place of {name!r}"
+        if found.ids is not None and row["id"] != found.ids[number]:
+            return f"row {number + 1}: id {row['id']!r} in place of {found.ids[number]!r}"
+        total = math.fsum(probs)
+        for one, value in zip(found.classes, probs, strict=True):
+            told = row[f"prob_{one}"]
+            if with_probs and not math.isclose(told, value / total, rel_tol=1e-9, abs_tol=1e-300):
+                return f"row {number + 1}: {told} in place of {value / total}"
+    return ""

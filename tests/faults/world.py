@@ -1,0 +1,142 @@
+"""Small models, data and predictions that every case gets a copy of.
+
+Building it also runs each verb once in this process, so that forked children find everything
+imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `tiny` and `foreign_models`
+
+import foreign_models
+import tiny
+
+FIT = (
+    *("fit", "train.jsonl", "--validation", "valid.jsonl", "--backbone", "bert"),
+    *("--epochs", 2, "--batch-size", 6, "--quiet"),
+)
+LOG = "samples_toy_2026-01-31T10-20-30.123456.jsonl"
+"""A sample log as lm-evaluation-harness writes it."""
+PREDICT = ("--num-samples", 20, "--quiet")
+
+
+def build(folder: Path) -> Path:
+    """Write the world into a directory that does not exist yet; return it."""
+    folder.mkdir(parents=True)
+    tiny.tiny_bert(folder / "bert")
+    tiny.tiny_classifier(folder / "classifier")
+    peft, _ = foreign_models.saved_peft("bert", folder / "lora")
+    base = json.loads((peft / "adapter_config.json").read_text(encoding="utf-8"))
+    base["base_model_name_or_path"] = "lora/base"
+    (peft / "adapter_config.json").write_text(json.dumps(base), encoding="utf-8")
+    for name, rows, seed in (("train", 12, 1), ("valid", 9, 2), ("test", 12, 3)):
+        _rows(folder / f"{name}.jsonl", tiny.toy_rows(rows, seed))
+    far = [{"id": f"far-{n}", "text": f"red green blue {n}"} for n in range(8)]
+    _rows(folder / "far.jsonl", far)
+    _other_formats(folder)
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        _fill()
+    finally:
+        os.chdir(here)
+    return folder
+
+
+def copy(world: Path, room: Path) -> Path:
+    """Copy the world into a room, with a directory for temporary files; return the room."""
+    shutil.copytree(world, room, dirs_exist_ok=True, symlinks=True)
+    (room / "tmp").mkdir(exist_ok=True)
+    return room
+
+
+def forget_hashes(model: Path) -> None:
+    """Take the hashes out of a model directory, as if an older version had written it.
+
+    A changed file is then read, where else its hash alone would refuse it.
+    """
+    path = model / "bayeslora.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("files", "sha256"):
+        record.pop(key, None)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _fill() -> None:
+    from bayeslora.cli import main
+
+    def verb(*words: object) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main([str(word) for word in words])
+        if code:
+            raise RuntimeError(f"{words}: {code}\n{said.getvalue()}")
+
+    verb(*FIT, "--out", "model")
+    shutil.copytree("model", "old-model")
+    forget_hashes(Path("old-model"))
+    verb("calibrate", "classifier", "train.jsonl", "--out", "laplace", "--quiet")
+    verb("calibrate", "lora/peft", "train.jsonl", "--out", "adapted", "--quiet")
+    for name in ("valid", "test", "far"):
+        verb("predict", "model", f"{name}.jsonl", "--out", f"{name}.parquet", *PREDICT)
+    verb("predict", "laplace", "test.jsonl", "--out", "other.parquet", *PREDICT)
+    for suffix in ("csv", "jsonl"):
+        verb("convert", "test.parquet", "--out", f"predictions.{suffix}")
+    verb("recalibrate", "--fit", "valid.parquet", "--apply", "test.parquet", "--out", "r.parquet")
+    verb("conformal", "--fit", "valid.parquet", "--apply", "test.parquet", "--out", "s.parquet")
+    verb("evaluate", "test.parquet", "--ood", "far=far.parquet")
+    verb("compare", "test.parquet", "other.parquet", "--out", "table")
+    verb("export", "model", "--out", "peft")
+    verb("export", "model", "--out", "merged", "--format", "merged")
+    verb("export", "model", "--out", "all.safetensors", "--format", "safetensors")
+    verb("report", "test.parquet", "other.parquet", "--out", "report", "--spectrum", "model")
+    verb("info", "model", "--spectrum", "--figure", "spectrum.svg")
+    for made in ("r.parquet", "s.parquet", "all.safetensors", "spectrum.svg"):
+        Path(made).unlink()
+    for made in ("table", "peft"):
+        shutil.rmtree(made)
+
+
+def _other_formats(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = tiny.toy_rows(12, 3)
+    for name, delimiter in (("test.csv", ","), ("test.tsv", "\t")):
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
+    options = ["a dog", "a cat", "rain"]
+    lines = [
+        {
+            "doc_id": number,
+            "doc": {"question": f"What is {number}?", "choices": options},
+            "target": str(number % 3),
+            "arguments": {
+                f"gen_args_{k}": {"arg_0": "Q", "arg_1": f" {one}"} for k, one in enumerate(options)
+            },
+            "resps": [[[str(-1.0 - (number + k) % 4), "False"]] for k in range(3)],
+            "filtered_resps": [[str(-1.0 - (number + k) % 4), "False"] for k in range(3)],
+            "doc_hash": "0" * 64,
+            "acc": 1.0,
+            "filter": "none",
+            "metrics": ["acc"],
+        }
+        for number in range(4)
+    ]
+    _rows(folder / LOG, lines)
+
+
+def _rows(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
