@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
-from bayeslora.reporting.findings import Finding, best_detector, is_sound
+from bayeslora.reporting.findings import Finding, best_detector
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, number, percent
@@ -41,7 +41,7 @@ def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[
         return []
     nll = standing_of("nll", methods, comparison)
     leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
-    chosen = [one for one in leaders if is_sound(one)]
+    chosen = [one for one in leaders if not miscalibrated(one)]
     sound = [named(one.label) for one in chosen]
     if not sound:
         return []
@@ -65,7 +65,7 @@ def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[st
 
 
 def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
-    unsound = [named(one.label) for one in methods if not is_sound(one)]
+    unsound = [named(one.label) for one in methods if miscalibrated(one)]
     if not unsound:
         return []
     return [

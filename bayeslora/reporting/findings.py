@@ -22,6 +22,11 @@ from bayeslora.reporting.text import (
     shown_points,
 )
 
+MAYBE_CHANCE = (
+    "That is weak evidence: one of the three tests for miscalibration (of the gap on average, the"
+    " bins, the ECE) finds as much in more than one of twenty calibrated methods."
+)
+
 Kind = Literal["plain", "good", "warning", "advice"]
 
 
@@ -72,20 +77,19 @@ def bias(method: Assessed) -> Literal["over", "under", "none"]:
     return "under" if score.high < 0 else "none"
 
 
-def is_sound(method: Assessed) -> bool:
-    """Say whether nothing speaks against a method's confidence, in any of its seeds."""
-    return all(bias(one) == "none" for one in method.each) and not miscalibrated(method)
-
-
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     """Say which methods are overconfident, underconfident, or show no bias."""
     found = []
     for direction in ("over", "under"):
         chosen = [method for method in methods if bias(method) == direction]
         chosen.sort(key=lambda one: -abs(one.scores["overconfidence"].value))
-        if chosen:
-            sentences = tuple(_biased(method) for method in chosen)
-            found.append(Finding(f"{direction.capitalize()}confident", sentences, "warning"))
+        topic = f"{direction.capitalize()}confident"
+        shown_to_be = tuple(_biased(method) for method in chosen if miscalibrated(method))
+        perhaps = tuple(_biased(method) for method in chosen if not miscalibrated(method))
+        if shown_to_be:
+            found.append(Finding(topic, shown_to_be, "warning"))
+        if perhaps:
+            found.append(Finding(f"{topic}, or chance", (*perhaps, MAYBE_CHANCE)))
     clear = [one for one in methods if bias(one) == "none"]
     hidden = [one for one in clear if miscalibrated(one)]
     if hidden:

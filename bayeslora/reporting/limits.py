@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.reporting.answers import SURE, Answers
-from bayeslora.reporting.assess import Assessed, Point
-from bayeslora.reporting.findings import is_sound
+from bayeslora.reporting.assess import Assessed, Point, miscalibrated
+from bayeslora.reporting.findings import Finding, Kind
 from bayeslora.reporting.text import clean, counted, named, percent, shorten
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
@@ -17,26 +17,38 @@ ALWAYS = (
 )
 
 
-def limits(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[str]:
-    """Return a sentence for every limit that the rows show, and the one that always holds.
+def where_not_to_trust(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> Finding:
+    """Return every limit that the rows show, and the one that always holds.
+
+    A warning only where the confidence is shown to be wrong, or unfamiliar rows go unnoticed: the
+    others hold for calibrated methods too.
 
     Args:
         leader: The method.
         answers: Its labelled rows.
         sets: Label of each out-of-distribution set by its name.
     """
-    return [
-        *_levels(leader, answers),
+    levels = _levels(leader, answers)
+    sentences = (
+        *levels,
         *_sure_and_wrong(answers),
         *_weak_class(leader, answers),
         *(line for name, label in sets.items() for line in _unfamiliar(leader, name, label)),
         ALWAYS,
-    ]
+    )
+    is_blind = any(_is_blind(leader, name) for name in sets)
+    kind: Kind = "warning" if levels or is_blind else "plain"
+    return Finding("Where not to trust it", sentences, kind)
+
+
+def _is_blind(leader: Assessed, name: str) -> bool:
+    """Return whether unfamiliar rows are not shown to be more uncertain than familiar ones."""
+    return name in leader.scores.ood and leader.scores.ood[name].auroc.low <= 0.5
 
 
 def _levels(leader: Assessed, answers: Answers) -> list[str]:
     """Name the level of confidence that promises too much, for most rows times points."""
-    if is_sound(leader):
+    if not miscalibrated(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
@@ -94,8 +106,9 @@ def _unfamiliar(leader: Assessed, name: str, label: str) -> list[str]:
         f"it is {percent(float(outside.confidence.mean()))} sure on average, and at"
         f" least {_SURELY} sure on {percent(surely)} of these {counted(len(outside), 'row')}"
     )
-    blind = leader.scores.ood[name].auroc.low <= 0.5
-    unnoticed = ", and it is not shown to notice that they are unfamiliar" if blind else ""
+    unnoticed = ""
+    if _is_blind(leader, name):
+        unnoticed = ", and it is not shown to notice that they are unfamiliar"
     if leader.scores.ood[name].auroc.high < 0.5:
         unnoticed = ", and it is surer of them than of familiar rows"
     return [f"On unfamiliar rows such as {named(label)}: {said}{unnoticed}."]

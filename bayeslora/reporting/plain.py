@@ -16,12 +16,11 @@ from bayeslora.reporting.answers import Answers, answers_of
 from bayeslora.reporting.assess import (
     Assessed,
     clusters_of,
-    ece_beyond_chance,
     miscalibrated,
     misses_more_than_chance,
 )
 from bayeslora.reporting.findings import Finding, bias
-from bayeslora.reporting.limits import limits
+from bayeslora.reporting.limits import where_not_to_trust
 from bayeslora.reporting.standing import Standing, standing_of
 from bayeslora.reporting.steps import steps
 from bayeslora.reporting.text import counted, listed, named, number, percent
@@ -47,7 +46,7 @@ def in_plain_words(
     found = [
         Finding("How right is it?", (_how_right(leader, answers),)),
         Finding("How sure is it, and may it be?", (_how_sure(leader),)),
-        Finding("Where not to trust it", tuple(limits(leader, answers, sets)), "warning"),
+        where_not_to_trust(leader, answers, sets),
         Finding("What to do", tuple(steps(leader, answers, sets)), "advice"),
     ]
     if standing.others or method.fits:
@@ -104,16 +103,16 @@ def _how_sure(leader: Assessed) -> str:
         return f"{opening}. These are too few rows to judge that average{but}."
     ends = sorted((abs(gap.low), abs(gap.high)))
     size = f"{_points(abs(gap.value))} points (likely {_points(ends[0])} to {_points(ends[1])})"
-    if bias(leader) == "over":
-        return f"{opening}: too sure, by {size}."
-    if bias(leader) == "under":
-        return f"{opening}: less sure than it could be, by {size}."
-    if misses_more_than_chance(leader.points):
+    if bias(leader) != "none":
+        way = "too sure" if bias(leader) == "over" else "less sure than it could be"
+        perhaps = "" if miscalibrated(leader) else ", though that may be chance"
+        return f"{opening}: {way}, by {size}{perhaps}."
+    if miscalibrated(leader) and misses_more_than_chance(leader.points):
         return (
             f"{opening}, which is no difference beyond chance. But that is an average: at some"
             " levels it is surer than it is right, at others less."
         )
-    if ece_beyond_chance(leader):
+    if miscalibrated(leader):
         return (
             f"{opening}, which is no difference beyond chance. But that is an average: level by"
             " level, its confidence is further off than chance explains."

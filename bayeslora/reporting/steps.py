@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bayeslora.reporting.answers import Answers
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
-from bayeslora.reporting.findings import is_sound
 from bayeslora.reporting.text import counted, named, number, percent
 
 WIDE = 0.02
@@ -32,7 +31,7 @@ def steps(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[s
 
 
 def _percentages(leader: Assessed) -> str:
-    if not is_sound(leader):
+    if miscalibrated(leader):
         return (
             "Do not read its percentages as they stand. Recalibrate it on labelled rows that it has"
             " not seen (bayeslora recalibrate), and make this report again on others."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.advice import advice
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.findings import (
     Finding,
@@ -105,11 +105,11 @@ def _biases(methods: Sequence[Assessed]) -> str:
     unbiased = "shows no bias between confidence and accuracy"
     if not gap.has_interval:
         unbiased = "cannot be judged by the gap between confidence and accuracy"
-    verdict = {
-        "over": f"is overconfident on average, by {size}",
-        "under": f"is underconfident on average, by {size}",
-        "none": f"{unbiased}, {size}",
-    }[bias(leader)]
+    way = bias(leader)
+    verdict = f"{unbiased}, {size}"
+    if way != "none":
+        verdict = f"is {way}confident on average, by {size}"
+        verdict += "" if miscalibrated(leader) else ", which may be chance"
     subject = "It" if len(methods) == 1 else named(best)
     return " ".join([f"{subject} {verdict}.", *others])
 
