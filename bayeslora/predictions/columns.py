@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.tables.messages import shown
-from bayeslora.tables.table import Piece, Table
+from bayeslora.tables.table import Piece, Table, plain_values
 
 _TOO_LARGE = 2**53  # integers beyond this are not exact in the float columns of some writers
 
@@ -37,10 +37,10 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
         InputError: A value is not a number.
     """
     values = piece.columns[name]
-    if not isinstance(values, list):
-        return _arrow_numbers(table, values, name, truths=truths)
     if table.is_text:
         return _text_numbers(table, piece, name, truths=truths)
+    if not isinstance(values, list):
+        return _arrow_numbers(table, values, name, truths=truths)
     allowed = {int, float, type(None)} | ({bool} if truths else set())
     if not allowed.issuperset(map(type, values)):
         place = next(k for k, value in enumerate(values) if type(value) not in allowed)
@@ -72,15 +72,19 @@ def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDA
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = piece.columns[name]
+    values: Any = piece.columns[name]
     if truths:
         words = {"true": "1", "false": "0"}
-        values = [None if value is None else words.get(value.lower(), value) for value in values]
+        given = plain_values(values)
+        values = [None if value is None else words.get(value.lower(), value) for value in given]
+    if isinstance(values, list):
+        values = pa.array(values, pa.string())
     try:
-        found = pc.cast(pa.array(values, pa.string()), pa.float64())
+        found = pc.cast(values, pa.float64())
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
     except pa.ArrowInvalid:
-        return np.array([_number(table, piece, k, name, v) for k, v in enumerate(values)])
+        given = values.to_pylist()
+        return np.array([_number(table, piece, k, name, value) for k, value in enumerate(given)])
 
 
 def _number(table: Table, piece: Piece, place: int, name: str, value: str | None) -> float:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from bayeslora.errors import InputError
 from bayeslora.tables.delimited import delimited_records, header_of
+from bayeslora.tables.delimited_blocks import IrregularError, arrow_records
 from bayeslora.tables.json_records import Record, json_records
 from bayeslora.tables.messages import listed, shown
 from bayeslora.tables.parquet import ParquetTable
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.source import Source, open_source
 from bayeslora.tables.table import PIECE, Piece, Table, names_of
+
+_CELLS = 500_000  # fields that are Python objects at a time
 
 
 def open_table(
@@ -130,14 +133,31 @@ def _check_distinct(names: Sequence[str], source: Source) -> None:
 def _delimited_pieces(
     source: Source, names: Sequence[str], wanted: Sequence[str], size: int
 ) -> Iterator[Piece]:
-    places = [(place, name) for place, name in enumerate(names) if name in wanted]
+    """Yield pieces by Arrow as far as the file is regular, and the rest by the csv module."""
+    chosen = [name for name in names if name in wanted] or list(names[:1])
+    before = 0
+    try:
+        for rows, batch in arrow_records(source, names, chosen, size):
+            yield Piece(dict(zip(chosen, batch.columns, strict=True)), rows, before)
+            before += len(rows)
+    except IrregularError:
+        for piece in _plain_pieces(source, names, chosen, size):
+            yield from piece.after(before)
+            before = max(before, piece.before + len(piece.rows))
+    if not before:
+        raise InputError(f"{source} has a header ({listed(names)}) but no rows")
+
+
+def _plain_pieces(
+    source: Source, names: Sequence[str], chosen: Sequence[str], size: int
+) -> Iterator[Piece]:
+    places = [(place, name) for place, name in enumerate(names) if name in chosen]
+    size = min(size, max(1, _CELLS // len(names)))
     before = 0
     for rows, records in delimited_records(source, names, size):
         columns = {name: [one[place] or None for one in records] for place, name in places}
         yield Piece(columns, rows, before)
         before += len(rows)
-    if not before:
-        raise InputError(f"{source} has a header ({listed(names)}) but no rows")
 
 
 def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> Iterator[Piece]:

@@ -32,6 +32,14 @@ class Piece:
     rows: Sequence[int]
     before: int
 
+    def after(self, count: int) -> list[Piece]:
+        """Return the rows that are not among the first `count` of the table, in a list of one."""
+        skip = max(0, count - self.before)
+        if skip >= len(self.rows):
+            return []
+        columns = {name: values[skip:] for name, values in self.columns.items()}
+        return [Piece(columns, self.rows[skip:], self.before + skip)]
+
     def where(self, position: int) -> str:
         """Return what messages call a row: `row 3`, with its number where rows share a line."""
         return _called(self.rows, position, self.before)
