@@ -24,6 +24,7 @@ from bayeslora.manifest import (
     sealed,
 )
 from bayeslora.output import Layout, atomic_directory
+from bayeslora.record_checks import problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,18 +76,6 @@ FOREIGN = "sequence-classifier"
 MODULE = "module"
 """Kinds of backbone: one that was adapted here, somebody else's finished classifier on disk or hub,
 and any module, which is in memory only."""
-
-# What the mappings of a record must hold, and the least value of its numbers.
-_MAPPINGS: dict[str, set[str]] = {
-    "backbone": {"name", "fingerprint", "dtype", "kind"},
-    "columns": {"text", "label", "pair"},
-    "posterior": {"name"},
-    "feature_scores": set(),
-    "head": set(),
-    "data": set(),
-    "results": set(),
-}
-_NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
 
 
 def library_versions() -> dict[str, str]:
@@ -292,33 +281,10 @@ def _record(path: Path) -> ModelRecord:
     for name in sorted(required - content.keys()):
         raise InputError(f"{path} is damaged: {name!r} is missing")
     record = ModelRecord(**{name: content[name] for name in fields if name in content})
-    problem = _problem(record)
-    if problem:
-        raise InputError(f"{path} is damaged: {problem}")
+    wrong = problem(record, (ADAPTED, FOREIGN, MODULE))
+    if wrong:
+        raise InputError(f"{path} is damaged: {wrong}")
     return record
-
-
-def _problem(record: ModelRecord) -> str:
-    """Return what is wrong with the parts of a record; empty where nothing is."""
-    for name, keys in _MAPPINGS.items():
-        found = getattr(record, name)
-        if not isinstance(found, Mapping) or not found.keys() >= keys:
-            return f"{name!r} must hold {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
-    for name, least in _NUMBERS.items():
-        found = getattr(record, name)
-        if not isinstance(found, int) or found < least:
-            return f"{name!r} must be an integer >= {least}, got {found!r}"
-    for name, column in record.columns.items():
-        if not isinstance(column, str) and not (name == "pair" and column is None):
-            return f"'columns' must hold names, got {column!r} as {name!r}"
-    if _are_names(record.classes):
-        return ""
-    return "'classes' must list two or more different names"
-
-
-def _are_names(classes: Any) -> bool:
-    strings = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return strings and len(classes) == len(set(classes)) >= 2
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
 _PATIENCE = 60.0  # seconds
+
+# Half a surrogate pair, or a whole one, as JSON escapes it.
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -127,7 +131,11 @@ def read_json(path: str | Path) -> Any:
     if place.exists() and not place.is_file():  # a pipe would be waited for
         raise InputError(f"{path} is not a regular file")
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
+        text = place.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if _HALF_PAIR.search(text):
+            # A lone surrogate could be neither printed nor written again.
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except RecursionError:
@@ -135,6 +143,7 @@ def read_json(path: str | Path) -> Any:
     # ValueError: not UTF-8, not JSON, or an integer of more digits than Python converts.
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
+    return content
 
 
 def file_mode(path: Path) -> int:

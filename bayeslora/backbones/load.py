@@ -145,7 +145,7 @@ def load_backbone(
     check_fit(f"backbone {name!r}", model, loading)
     untrained = _untrained(name, loading["missing_keys"])
     check_finite(f"backbone {name!r}", model)
-    pad(tokenizer, source)
+    set_padding_token(tokenizer, source)
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
@@ -204,13 +204,18 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
         if Path(source).is_dir():
             raise
         raise InputError(f"{error}{_short_names()}") from error
+    if part == "tokenizer" and not isinstance(found.model_max_length, int | float):
+        raise InputError(
+            f"{source}: model_max_length of the tokenizer must be a number, got "
+            f"{str(found.model_max_length)[:40]!r}"
+        )
     # Where its files are missing, some tokenizers load all the same and know no word.
     if part == "tokenizer" and len(found) <= len(found.all_special_ids):
         raise InputError(f"{source}: the tokenizer has no vocabulary; its files are missing")
     return found
 
 
-def pad(tokenizer: Any, source: str) -> None:
+def set_padding_token(tokenizer: Any, source: str) -> None:
     """Give a tokenizer without a padding token the one that ends texts.
 
     Raises:

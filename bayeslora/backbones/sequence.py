@@ -24,6 +24,7 @@ from bayeslora.backbones.load import (
     model_kind,
     open_source,
     pick_device,
+    set_padding_token,
 )
 from bayeslora.backbones.sequence_encoder import (
     Padding,
@@ -72,8 +73,7 @@ def load_sequence_classifier(
         if not reader:
             raise InputError("a model in memory does not name its tokenizer; pass tokenizer")
         tokenizer = open_source("tokenizer", reader, trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_padding_token(tokenizer, reader or name)
     check_finite(f"classifier {name!r}", model)
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
@@ -92,13 +92,13 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
     encoder = _probing(classifier, "right")
     alone = []
     for text in UNEQUAL_TEXTS:
-        features, logits = encoder.run(_readable(encoder, [text]))
+        features, logits = encoder.run(_probe(encoder, [text]))
         check_logits(features, encoder.weight, logits, classifier.layer)
         alone.append(logits)
     expected = torch.cat(alone)
     for padding in ("right", "left"):
         encoder._padding = padding
-        features, _ = encoder.run(_readable(encoder, UNEQUAL_TEXTS))
+        features, _ = encoder.run(_probe(encoder, UNEQUAL_TEXTS))
         if gap(features, encoder.weight, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(
@@ -112,21 +112,8 @@ def _probing(classifier: SequenceClassifier, padding: Padding) -> SequenceEncode
     return SequenceEncoder(replace(classifier, padding=padding), max_length=32)
 
 
-def _readable(encoder: SequenceEncoder, texts: Sequence[str]) -> Batch:
-    """Return the batch of a probe.
-
-    Raises:
-        InputError: The tokenizer has tokens that the classifier does not know.
-    """
-    batch = encoder.prepare(texts).collate(range(len(texts)))
-    table = getattr(encoder.model, "get_input_embeddings", lambda: None)()
-    known, highest = getattr(table, "num_embeddings", None), int(batch["input_ids"].max())
-    if known is not None and highest >= known:
-        raise InputError(
-            f"the tokenizer gives token {highest} and {encoder.backbone.name} knows {known} "
-            "tokens: it is another model's tokenizer"
-        )
-    return batch
+def _probe(encoder: SequenceEncoder, texts: Sequence[str]) -> Batch:
+    return encoder.prepare(texts).collate(range(len(texts)))
 
 
 def _call_plainly(backbone: Backbone) -> None:

@@ -92,7 +92,21 @@ def tokenise(
         if (pairs is not None or as_its_owner) and "token_type_ids" in found:
             types = _arrays(found["token_type_ids"], 0)
     # A text without tokens still has a feature: that of one padding token.
-    return Tokens(_arrays(ids, pad_id), cut, pad_id, types)
+    arrays = _arrays(ids, pad_id)
+    _check_known(backbone, arrays, pad_id)
+    return Tokens(arrays, cut, pad_id, types)
+
+
+def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id: int) -> None:
+    """Raise InputError if a token has no row in the model's table of embeddings."""
+    table = getattr(backbone.model, "get_input_embeddings", lambda: None)()
+    known = getattr(table, "num_embeddings", None)
+    highest = max([pad_id, *(int(item.max()) for item in arrays)])
+    if known is not None and highest >= known:
+        raise InputError(
+            f"the tokenizer gives token {highest} and {backbone.name} knows {known} tokens: it is "
+            "another model's tokenizer"
+        )
 
 
 def _arrays(lists: Sequence[list[int]], empty: int) -> tuple[NDArray[np.int64], ...]:

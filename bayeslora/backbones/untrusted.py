@@ -88,7 +88,7 @@ def check_directory(source: str) -> None:
         for entry in entries:
             if not (entry.is_file() or entry.is_dir()):
                 raise InputError(f"{entry.path} is not a regular file")
-    for name in (_CONFIG, "tokenizer_config.json", "tokenizer.json"):
+    for name in (_CONFIG, "tokenizer_config.json"):
         path = folder / name
         if path.is_dir():
             raise InputError(f"{path} is a directory, not a file")

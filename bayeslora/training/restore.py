@@ -126,6 +126,9 @@ def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 def _members(files: ModelFiles) -> Members:
     count = files.record.num_members
+    # Each has tensors of its own; a number from a damaged record would be counted to for hours.
+    if count > len(files.posterior) + len(files.adapter):
+        raise InputError(f"{_place(files.directory)}: it has no tensors of {count} members")
     prefixes = [_prefix(place, count) for place in range(count)]
     members: Members = [{} for _ in prefixes]
     for name, tensor in {**files.adapter, **files.posterior}.items():
@@ -171,5 +174,8 @@ def _problem(found: Tensor, expected: Tensor) -> str:
 
 
 def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
-    model = "the model" if directory is None else str(directory)
-    return InputError(f"{model}: its tensors do not fit its record: {name!r} {problem}")
+    return InputError(f"{_place(directory)}: its tensors do not fit its record: {name!r} {problem}")
+
+
+def _place(directory: Path | None) -> str:
+    return "the model" if directory is None else str(directory)

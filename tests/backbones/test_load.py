@@ -212,7 +212,7 @@ def remove(*names):
         (remove("config.json"), "has no config.json"),
         (write("config.json", "{"), "config.json cannot be read as JSON"),
         (write("config.json", "{}"), "no config can be loaded"),
-        (write("tokenizer.json", "{"), "tokenizer.json cannot be read as JSON"),
+        (write("tokenizer.json", "{"), "no tokenizer can be loaded"),
         (
             remove("tokenizer.json", "tokenizer_config.json"),
             "the tokenizer has no vocabulary; its files are missing",
