@@ -52,7 +52,7 @@ TOKENIZER_FILES = (
 
 _CHECKPOINT_FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
-    *("trainer_state.json", ".tmp*"),  # safetensors renames a `.tmp…`
+    *("trainer_state.json", "files.json", ".tmp*"),  # safetensors renames a `.tmp…`
 )
 LAYOUTS = (
     Layout(
@@ -67,6 +67,7 @@ LAYOUTS = (
         INTERRUPTED,
         FORMAT_VERSION,
         files=tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
+        fragile=True,
     ),
 )
 """What a model directory may hold: a model, an interrupted fit, or both."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
+from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
 from bayeslora.locks import writing_to
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
@@ -63,6 +64,8 @@ from bayeslora.training.procedure import default_epochs, fit_classifier
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.side_by_side import BEST, SideBySide
+
+logger = logging.getLogger(__name__)
 
 
 class BayesianClassifier:
@@ -254,8 +257,26 @@ class BayesianClassifier:
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:
-                self.save_pretrained(out, overwrite=True)
+                self._save_fit(out)
         return self
+
+    def _save_fit(self, out: str | Path) -> None:
+        """Save a finished fit to `out`, or, if that fails, beside it, so that no work is lost.
+
+        Raises:
+            InputError: Somebody has put another file at `out` meanwhile; where the model is now has
+                been logged.
+            OSError: It cannot be written there; the same.
+        """
+        try:
+            self.save_pretrained(out, overwrite=True)
+        except (InputError, OSError):
+            target = real_path(out)
+            beside = target.with_name(f"{target.name}-rescued")
+            with suppress(InputError, OSError):
+                self.save_pretrained(beside)
+                logger.warning("the finished model was saved to %s in the place of %s", beside, out)
+            raise
 
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:

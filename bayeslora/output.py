@@ -31,6 +31,8 @@ from bayeslora.locks import writing_to
 # Temporary files and locks of a writer that was killed, by the name of what it wrote.
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.(?:part|old)|lock)")
 
+_UNREADABLE = object()
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -43,6 +45,8 @@ class Layout:
         version: Newest format version that this package writes.
         keys: Further keys of the marker.
         files: Patterns of relative paths, such as `figures/*.svg`; `*` does not match `/`.
+        fragile: Whether a marker that is no JSON, as a power cut may leave it, counts as ours. True
+            where nothing but intermediate files stands beside it.
     """
 
     kind: str
@@ -50,9 +54,12 @@ class Layout:
     version: int
     keys: frozenset[str] = frozenset()
     files: tuple[str, ...] = ()
+    fragile: bool = False
 
     def recognises(self, content: Any) -> bool:
         """Return whether the content of a marker is ours, in a format version that we know."""
+        if content is _UNREADABLE:
+            return self.fragile
         if not isinstance(content, Mapping) or not content.keys() >= self.keys:
             return False
         version = content.get("format_version")
@@ -60,7 +67,8 @@ class Layout:
 
     def patterns(self, content: Any) -> set[str]:
         """Return the patterns of all files, given the content of the marker."""
-        listed = content.get("files") if self.recognises(content) else None
+        known = isinstance(content, Mapping) and self.recognises(content)
+        listed = content.get("files") if known else None
         names = listed if isinstance(listed, list | dict) else ()
         # A listed name is a name, not a pattern.
         escaped = {re.sub(r"([*?[])", r"[\1]", name) for name in names if isinstance(name, str)}
@@ -150,13 +158,13 @@ def _plain_name(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _marker(path: Path) -> Any:
-    """Return the content of a marker: None where there is none, `{}` where it is no JSON."""
+    """Return the content of a marker: None where there is none."""
     if not os.path.lexists(path):
         return None
     try:
         return read_json(path)
     except InputError:
-        return {}
+        return _UNREADABLE
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
+from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.context import begin_from_context
 from bayeslora.training.final_fit import drawing_of, fit_posterior
 from bayeslora.training.heads import (
@@ -41,7 +42,6 @@ from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
 from bayeslora.training.progress import TrainingBar, quiet_transformers
-from bayeslora.training.resume import last_checkpoint
 from bayeslora.training.rows import (
     LabelledTexts,
     feature_rows,
@@ -49,7 +49,12 @@ from bayeslora.training.rows import (
 )
 from bayeslora.training.selection import begin_columns
 from bayeslora.training.settings import TrainingSettings, plain_environment
-from bayeslora.training.trainer import AlternatingTrainer, Validate
+from bayeslora.training.trainer import (
+    AlternatingTrainer,
+    Restore,
+    Validate,
+    nothing_to_restore,
+)
 from bayeslora.training.weights import WeightTraining, weight_training
 
 logger = logging.getLogger(__name__)
@@ -119,6 +124,7 @@ def train_network(
     fit_last: bool = True,
     feature_scores: Sequence[str] = (),
     on_epoch: EpochHook | None = None,
+    restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
     """Train adapter and head in alternation, keep the best epoch, fit the posterior.
@@ -139,6 +145,7 @@ def train_network(
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
         feature_scores: Names of scores to fit beside the posterior at the end.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
+        restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
@@ -155,11 +162,19 @@ def train_network(
             # The Trainer makes the network's GPU the current one.
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
         trainer = _trainer(
-            fit, held, weights, sampler, directory=directory, on_epoch=on_epoch, title=description
+            fit,
+            held,
+            weights,
+            sampler,
+            directory=directory,
+            on_epoch=on_epoch,
+            restore=restore,
+            title=description,
         )
         if sampler is not None:
             stack.callback(sampler.finish)
         trainer.train(resume_from_checkpoint=fit.last)
+        trainer.load_best()
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)
@@ -210,6 +225,7 @@ def _trainer(
     *,
     directory: Path,
     on_epoch: EpochHook | None,
+    restore: Restore,
     title: str | None,
 ) -> AlternatingTrainer:
     """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
@@ -233,6 +249,7 @@ def _trainer(
         ],
         noise=weights.noise,
         schedule=weights.schedule,
+        restore=restore,
     )
 
 

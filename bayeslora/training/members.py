@@ -27,6 +27,7 @@ from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
+from bayeslora.training.trainer import Restore, nothing_to_restore
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def fit_members(
     settings: TrainingSettings,
     backbone: Backbone,
     begin: Callable[[], Path | None],
+    *,
+    restore: Restore = nothing_to_restore,
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
     """Train every network of the posterior, one after the other.
 
@@ -61,6 +64,7 @@ def fit_members(
         backbone: Loaded, without adapters.
         begin: Called once the first network is known to be possible; returns the directory of the
             checkpoints, where an interrupted fit goes on, or None for none.
+        restore: Makes that directory again if it is gone; returns whether it was.
     """
     work: Path | None = None
     members: list[dict[str, Tensor]] = []
@@ -95,6 +99,7 @@ def fit_members(
                     (fresh, held),
                     settings=dataclasses.replace(settings, seed=seed),
                     directory=directory,
+                    restore=restore,
                     title=title,
                 )
             )
@@ -123,6 +128,7 @@ def _trained(
     *,
     settings: TrainingSettings,
     directory: Path,
+    restore: Restore,
     title: str,
 ) -> FitResult:
     """Train one network on training and validation rows, in place."""
@@ -133,6 +139,7 @@ def _trained(
         posterior=choices.posterior,
         settings=settings,
         directory=directory,
+        restore=restore,
         feature_scores=choices.feature_scores,
         description=title if choices.progress else None,
     )

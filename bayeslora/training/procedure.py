@@ -26,8 +26,9 @@ from bayeslora.training.context import read_context, recorded
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import fit_members
-from bayeslora.training.resume import claim, refuse
+from bayeslora.training.resume import claim, refuse, restored
 from bayeslora.training.settings import TrainingSettings, check_one_process
+from bayeslora.training.trainer import nothing_to_restore
 from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
@@ -167,6 +168,9 @@ def fit_classifier(
         settings,
         backbone,
         lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+        restore=nothing_to_restore
+        if out is None
+        else lambda: restored(out, identity, overwrite=overwrite),
     )
     planned["backbone"] |= {
         "fingerprint": backbone.fingerprint,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS
+from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
 from bayeslora.durable import remove
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
@@ -18,6 +18,8 @@ from bayeslora.tasks.examples import Examples
 
 _MARK = INTERRUPTED
 _WORK = "checkpoints"
+
+logger = logging.getLogger(__name__)
 
 
 def data_hash(examples: Examples) -> str:
@@ -53,6 +55,8 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         with atomic_directory(folder) as aside:
             write_json(aside / _MARK, wanted)
     elif not _same(folder / _MARK, wanted):
+        if (folder / _MARK).is_file() and _content(folder / _MARK) is None:
+            logger.warning("%s is damaged: the fit starts over", folder / _MARK)
         # Before the mark is new: under it, checkpoints of another fit would count as ours.
         remove(folder / _WORK)
         write_json(folder / _MARK, wanted)
@@ -68,11 +72,12 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     """
     folder = Path(out)
     mark = folder / _MARK
-    if not mark.is_file():
+    is_readable = _content(mark) is not None
+    if not mark.is_file() or (is_model(folder) and not is_readable):
         refuse_existing(folder, overwrite=overwrite)
     refuse_ground(folder)
     refuse_foreign(folder, *LAYOUTS)
-    if not overwrite and mark.is_file() and not _same(mark, _plain(identity)):
+    if not overwrite and is_readable and not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "
             f"{', '.join(_differences(mark, _plain(identity)))}; "
@@ -80,48 +85,27 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
         )
 
 
+def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Claim `out` again if somebody has deleted it during the fit; return whether they had.
+
+    Args:
+        out: As for `claim`.
+        identity: As for `claim`.
+        overwrite: As for `claim`.
+
+    Raises:
+        InputError: Something else is at `out` now.
+        OSError: It cannot be made.
+    """
+    if is_interrupted(out):
+        return False
+    claim(out, identity, overwrite=overwrite)
+    return True
+
+
 def is_interrupted(out: str | Path) -> bool:
     """Return whether `out` holds a fit that was begun and not finished."""
     return (Path(out) / _MARK).is_file()
-
-
-def last_checkpoint(directory: Path) -> str | None:
-    """Return the newest whole checkpoint of a directory, which need not exist; delete broken ones.
-
-    The Trainer writes its state last: without it, the process was killed while it wrote.
-    """
-    from transformers.trainer import TRAINER_STATE_NAME
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if not directory.is_dir():
-        return None
-    for folder in directory.glob("checkpoint-*"):
-        if not _is_json(folder / TRAINER_STATE_NAME):
-            shutil.rmtree(folder)
-    found: str | None = get_last_checkpoint(str(directory))  # type: ignore[no-untyped-call]
-    if found is not None:
-        _find_best_again(Path(found) / TRAINER_STATE_NAME)
-    return found
-
-
-def _find_best_again(path: Path) -> None:
-    """Let a checkpoint name the best one where that is now.
-
-    The Trainer stores its place when it is written, and without it keeps the last epoch's weights.
-    """
-    state = read_json(path)
-    best = state.get("best_model_checkpoint")
-    here = None if best is None else str(path.parent.parent / Path(best).name)
-    if here != best:
-        write_json(path, {**state, "best_model_checkpoint": here})
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        read_json(path)
-    except InputError:
-        return False
-    return True
 
 
 def _plain(identity: Mapping[str, Any]) -> Any:
@@ -130,10 +114,19 @@ def _plain(identity: Mapping[str, Any]) -> Any:
 
 
 def _same(mark: Path, wanted: Mapping[str, Any]) -> bool:
-    return mark.is_file() and not _differences(mark, wanted)
+    return _content(mark) is not None and not _differences(mark, wanted)
 
 
 def _differences(mark: Path, wanted: Mapping[str, Any]) -> list[str]:
     # What is not known yet, such as the backbone's fingerprint before it is loaded, is left open.
-    found = read_json(mark)
+    found = _content(mark) or {}
     return [key for key in wanted if found.get(key) != wanted[key]]
+
+
+def _content(mark: Path) -> dict[str, Any] | None:
+    """Return the content of a mark; None where it is missing or damaged."""
+    try:
+        found = read_json(mark)
+    except InputError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -19,11 +19,11 @@ from bayeslora.adapters.selection import (
 from bayeslora.posteriors.build import build_weights
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.training.checkpoints import checkpoint_state
 from bayeslora.training.context import moments_on, spread
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import LabelledTexts
-from bayeslora.training.trainer import checkpoint_state
 
 _BATCH = 16
 

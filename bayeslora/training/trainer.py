@@ -9,13 +9,14 @@ Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -25,17 +26,33 @@ from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
+from bayeslora.training.checkpoints import (
+    WEIGHTS,
+    best_state,
+    checkpoint_state,
+    forget_old,
+    seal,
+    write_best,
+)
 from bayeslora.training.heads import HeadUpdate, Moment
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
-
-_WEIGHTS = "model.safetensors"
 
 Validate = Callable[[Network, int], dict[str, float]]
 PassNoise = Callable[[Batch], AbstractContextManager[object]]
 """Opens what a training pass of a batch happens under, such as a draw of the weights."""
 
+Restore = Callable[[], bool]
+"""Makes the directory of the checkpoints again if it is gone; returns whether it was."""
+
+logger = logging.getLogger(__name__)
+
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def nothing_to_restore() -> bool:
+    """Return false: the directory is a temporary one of this process."""
+    return False
 
 
 class AlternatingTrainer(Trainer):
@@ -55,6 +72,7 @@ class AlternatingTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         noise: PassNoise = nullcontext,
         schedule: str = "cosine",
+        restore: Restore = nothing_to_restore,
     ) -> None:
         """Set up the loop.
 
@@ -71,12 +89,15 @@ class AlternatingTrainer(Trainer):
             callbacks: More callbacks of the Trainer's own kind.
             noise: What each training pass, forward and backward, happens under.
             schedule: Learning rates after the warm-up: `cosine` or `constant`.
+            restore: Called before each checkpoint; makes the directory again if it is gone.
         """
         sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
         self._batches = sampler
         self._validate = validate
         self._update_head = update_head
         self._noise = noise
+        self._restore = restore
+        self._best: dict[str, Tensor] | None = None
         super().__init__(
             model=network,
             args=_arguments(
@@ -167,7 +188,36 @@ class AlternatingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.network.trained_state(), folder / _WEIGHTS)
+        save_file(self.network.trained_state(), folder / WEIGHTS)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.state.best_global_step == self._step:
+            state = self.network.trained_state()
+            self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
+        directory = Path(str(self.args.output_dir))
+        try:
+            is_new = self._restore()
+        except (InputError, OSError) as error:
+            logger.warning(
+                "no checkpoint after step %d: %s; the fit goes on without", self._step, error
+            )
+            return
+        if is_new:
+            logger.warning("%s was deleted and is made again; the fit goes on", directory)
+            self._write_best(directory)
+        super()._save_checkpoint(model, trial)
+        seal(directory / f"checkpoint-{self._step}")
+        forget_old(directory)
+
+    def _write_best(self, directory: Path) -> None:
+        best = self.state.best_global_step
+        if self._best is not None and best is not None and best != self._step:
+            write_best(directory, best, self._best)
+
+    def load_best(self) -> None:
+        """Load the tensors of the best epoch, where validation rows chose one."""
+        if self._best is not None:
+            self.network.load_trained_state(self._best)
 
     def _load_from_checkpoint(
         self,
@@ -175,15 +225,7 @@ class AlternatingTrainer(Trainer):
         model: torch.nn.Module | None = None,
     ) -> None:
         self.network.load_trained_state(checkpoint_state(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-
-def checkpoint_state(checkpoint: str) -> dict[str, Tensor]:
-    """Return the `trained_state()` that a checkpoint's directory holds."""
-    state: dict[str, Tensor] = load_file(Path(checkpoint) / _WEIGHTS)
-    return state
+        self._best = best_state(resume_from_checkpoint)
 
 
 def _arguments(
@@ -206,9 +248,10 @@ def _arguments(
         seed=settings.seed,
         eval_strategy=when,
         save_strategy="epoch",
-        # The best and the last; without validation, one before the last in case that is broken.
-        save_total_limit=2,
-        load_best_model_at_end=validates,
+        # Old checkpoints are deleted by `forget_old`, and the best epoch is loaded by `load_best`,
+        # which do not depend on where a directory was when it was written.
+        save_total_limit=None,
+        load_best_model_at_end=False,
         metric_for_best_model="nll" if validates else None,
         greater_is_better=False if validates else None,
         logging_strategy="epoch",

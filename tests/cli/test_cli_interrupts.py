@@ -1,5 +1,6 @@
 """A fit that was stopped goes on where it was and ends in the same bits."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayeslora.training import fit as training
+from bayeslora.training import procedure
 
 EPOCHS = 8
 
@@ -89,22 +91,68 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     check_same(out, whole)
 
 
-def test_killed_while_a_checkpoint_was_written(run, world, whole, tmp_path, monkeypatch):
-    out = tmp_path / "m"
+@pytest.fixture(scope="module")
+def before_the_end(world, tmp_path_factory):
+    """The same fit, interrupted after its last epoch."""
+    from bayeslora.cli import main
 
-    def die(*args, **options):
-        # As after a power cut: the last checkpoint lacks the file that is written last.
-        folders = sorted(
-            (out / "checkpoints" / "member-0").iterdir(), key=lambda path: path.stat().st_mtime
-        )
-        (folders[-1] / "trainer_state.json").write_text('{"epoch": ')
+    def stop(*args, **options):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "fit_posterior", die)
-        assert run(*command(world, out)).code == 130
-    assert run(*command(world, out)).code == 0
+    out = tmp_path_factory.mktemp("interrupted") / "m"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "fit_posterior", stop)
+        assert main(command(world, out)) == 130
+    return out
+
+
+@pytest.mark.parametrize("which", ["newest", "newest two", "best", "all", "mark"])
+def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end, tmp_path, which):
+    """As after a power cut, or on a failing disk."""
+    out = tmp_path / "m"
+    shutil.copytree(before_the_end, out)
+    member = out / "checkpoints" / "member-0"
+    checkpoints = sorted(member.iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    state = json.loads((checkpoints[-1] / "trainer_state.json").read_text())
+    best = member / f"checkpoint-{state['best_global_step']}"
+    damaged = {"newest": checkpoints[-1:], "newest two": checkpoints[-2:], "best": [best]}
+    for folder in damaged.get(which, checkpoints if which == "all" else []):
+        weights = bytearray((folder / "model.safetensors").read_bytes())
+        weights[-3] ^= 1
+        (folder / "model.safetensors").write_bytes(weights)
+    if which == "mark":
+        (out / "interrupted-fit.json").write_bytes(b"")
+    result = run(*command(world, out))
+    assert result.code == 0, result.err
+    assert "damaged" in result.err
     check_same(out, whole)
+
+
+@pytest.mark.parametrize("now", ["nothing", "thesis"])
+def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, monkeypatch, now):
+    out = tmp_path / "m"
+    restored = procedure.restored
+
+    def vanish_first(*args, **options):
+        if len(list((out / "checkpoints").glob("*/*"))) == 3:
+            shutil.rmtree(out)
+            if now == "thesis":
+                out.mkdir()
+                (out / "thesis.tex").write_text("years of work")
+        return restored(*args, **options)
+
+    monkeypatch.setattr(procedure, "restored", vanish_first)
+    result = run(*command(world, out))
+    if now == "nothing":
+        assert result.code == 0, result.err
+        assert "made again" in result.err
+        check_same(out, whole)
+    else:
+        assert result.code == 2
+        assert "thesis.tex" in result.err
+        assert str(tmp_path / "m-rescued") in result.err
+        assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+        check_same(tmp_path / "m-rescued", whole)
 
 
 def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, whole, monkeypatch):

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from crashes import survivors
 from tiny import toy_rows
 
+from bayeslora.durable import remove
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.data import read_labelled
@@ -14,8 +16,8 @@ from bayeslora.training.resume import (
     claim,
     data_hash,
     is_interrupted,
-    last_checkpoint,
     refuse,
+    restored,
 )
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
@@ -128,16 +130,75 @@ def test_a_second_text_is_part_of_the_hash():
     assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, DataColumns()))
 
 
-def test_the_newest_whole_checkpoint_is_taken(tmp_path):
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    assert last_checkpoint(tmp_path) is None
-    for step, state in ((4, "{}"), (12, "{}"), (20, '{"half'), (28, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
-    assert contents(tmp_path)[::2] == ["checkpoint-12", "checkpoint-4"]
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"seed": ', b"\xff"])
+def test_a_damaged_mark_starts_the_fit_over(tmp_path, caplog, content):
+    out = tmp_path / "model"
+    checkpoint = claim(out, IDENTITY) / "member-0" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "optimizer.pt").touch()
+    (out / "interrupted-fit.json").write_bytes(content)
+    claim(out, IDENTITY)
+    assert contents(out) == ["interrupted-fit.json"]
+    assert "interrupted-fit.json is damaged" in caplog.text
+    claim(out, IDENTITY)
+    # Never beside somebody's work, and never in the place of a finished model.
+    (out / "interrupted-fit.json").write_bytes(content)
+    (out / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        claim(out, IDENTITY)
+    (out / "thesis.tex").rename(tmp_path / "thesis.tex")
+    (out / "bayeslora.json").write_text(MODEL)
+    with pytest.raises(InputError, match="exists"):
+        claim(out, IDENTITY)
+    claim(out, IDENTITY, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"format_version": 2}', '{"version": 1}'])
+def test_a_mark_of_another_program_is_kept(tmp_path, content):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "interrupted-fit.json").write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"interrupted-fit\.json"):
+            claim(out, IDENTITY, overwrite=overwrite)
+    assert (out / "interrupted-fit.json").read_text() == content
+
+
+@pytest.mark.parametrize("before", [None, OTHER])
+def test_a_claim_killed_at_any_point(tmp_path, monkeypatch, before):
+    """The same command goes on, whatever is there."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    out = tmp_path / "model"
+    if before is not None:
+        (claim(out, before) / "member-0" / "checkpoint-4").mkdir(parents=True)
+    overwrite = before is not None
+    died = 0
+    for _ in survivors(lambda: claim(out, IDENTITY, overwrite=overwrite)):
+        died += 1
+        assert not out.exists() or is_interrupted(out)
+        claim(out, IDENTITY, overwrite=overwrite)
+        # A lock that was left in it goes with the directory.
+        left = set(contents(out)) - {".interrupted-fit.json.lock"}
+        assert left == {"interrupted-fit.json"}
+        assert json.loads((out / "interrupted-fit.json").read_text())["seed"] == 0
+        remove(out)
+        if before is not None:
+            (claim(out, before) / "member-0" / "checkpoint-4").mkdir(parents=True)
+    assert died
+
+
+def test_a_deleted_directory_is_claimed_again(tmp_path):
+    out = tmp_path / "model"
+    claim(out, IDENTITY)
+    assert not restored(out, IDENTITY, overwrite=False)
+    remove(out)
+    assert restored(out, IDENTITY, overwrite=False)
+    assert is_interrupted(out)
+    remove(out)
+    out.mkdir()
+    (out / "thesis.tex").touch()
+    with pytest.raises(InputError, match="exists"):
+        restored(out, IDENTITY, overwrite=False)
 
 
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
