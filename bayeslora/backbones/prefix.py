@@ -8,6 +8,7 @@ masks and rotary tables stay the model's own business, and no architecture needs
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -248,12 +249,39 @@ def compute_prefix(
 
 
 def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Return an empty [rows, width] tensor, memory-mapped to a temporary file when large."""
-    if rows * width * dtype.itemsize <= _IN_MEMORY_BYTES:
+    """Return an empty [rows, width] tensor, memory-mapped to a temporary file when large.
+
+    Raises:
+        OSError: The directory for temporary files has no room for it.
+    """
+    num_bytes = rows * width * dtype.itemsize
+    if num_bytes <= _IN_MEMORY_BYTES:
         return torch.empty(rows, width, dtype=dtype)
-    with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-", delete=False) as file:
-        path = Path(file.name)
-    values = torch.from_file(str(path), shared=True, size=rows * width, dtype=dtype)
-    # The mapping keeps the storage alive; without a name nothing is left behind after a crash.
-    path.unlink()
+    # The mapping keeps the storage alive; once the file has no name, nothing is left behind after
+    # a crash.
+    with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-") as file:
+        try:
+            _reserve(file.fileno(), num_bytes)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {num_bytes:,} bytes are needed here for the states of the "
+                "cached lower layers; make room, or set TMPDIR to another directory",
+                str(Path(file.name).parent),
+            ) from error
+        values = torch.from_file(file.name, shared=True, size=rows * width, dtype=dtype)
     return values.view(rows, width)
+
+
+def _reserve(file: int, num_bytes: int) -> None:
+    """Allocate every block of a file now.
+
+    A mapping of a file with holes is allocated as it is written to, and where the disk is full the
+    process is killed by SIGBUS.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, num_bytes)
+        return
+    zeros = bytes(1 << 20)
+    for start in range(0, num_bytes, len(zeros)):
+        os.write(file, zeros[: num_bytes - start])

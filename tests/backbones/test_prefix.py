@@ -1,6 +1,8 @@
 """A model cut in two gives what the whole model gives."""
 
 import copy
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,45 @@ def test_states_on_disk_equal_states_in_memory(monkeypatch, tmp_path):
     assert torch.equal(inside.values, outside.values)
     assert torch.equal(inside.pad([1, 3]), outside.pad([1, 3]))
     # Nothing is left behind under a name.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("with_fallocate", [True, False])
+def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path, with_fallocate):
+    """Writing to a hole in a mapped file ends in SIGBUS where the disk is full."""
+    monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
+    if not with_fallocate:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    allocated = []
+    from_file = torch.from_file
+
+    def look(name, **options):
+        allocated.append(512 * Path(name).stat().st_blocks)
+        return from_file(name, **options)
+
+    monkeypatch.setattr(torch, "from_file", look)
+    values = prefix._allocate(3000, 512, torch.float32)
+    assert values.shape == (3000, 512)
+    assert allocated[0] >= values.nbytes
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "write"])
+def test_a_full_directory_for_temporary_files_is_named(monkeypatch, tmp_path, call):
+    monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    if call == "write":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="TMPDIR") as caught:
+        prefix._allocate(1000, 64, torch.float32)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path)
+    assert "256,000" in caught.value.strerror
     assert list(tmp_path.iterdir()) == []
 
 
