@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from _pytest.capture import CaptureIO
 
 # Before numpy, scipy and torch start their pools: workers would fight for the cores, on matrices
 # that are too small to share. The processes that tests start inherit it.
@@ -15,3 +16,10 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Let what `capsys` captures be a terminal, which shows bars."""
+    # The stream itself is another one after the fixtures' setup.
+    monkeypatch.setattr(CaptureIO, "isatty", lambda stream: True, raising=False)

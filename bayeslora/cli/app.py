@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bayeslora.cli import config
 from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, end_at_once, interruptible
-from bayeslora.cli.messages import Unfailing, drop, say, third_parties_quiet, trace
+from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.errors import InputError
@@ -59,9 +59,9 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
     before: dict[Path, object] = {}
     try:
         _refuse_garbled(words)
-        args = build_parser().parse_args(words)
+        args = _parsed(words)
         args.command = shlex.join(["bayeslora", *words])
-        with third_parties_quiet(verbose=args.verbose):
+        with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             config.fill(args)
             before = _states(args)
             with _alone(args), stdin_as_file(args):
@@ -87,6 +87,15 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         say(f"interrupted; {_kept(args, before)}")
     _finish_stdout()
     return code
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    if not words:
+        # A person sees what there is; a script whose verb is missing notices by the exit code.
+        parser.print_help(sys.stderr)
+        parser.exit(WRONG_INPUT)
+    return parser.parse_args(words)
 
 
 def _code(error: Exception) -> int:

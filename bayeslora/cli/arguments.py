@@ -155,11 +155,16 @@ def add_overwrite(parser: Parser) -> argparse.Action:
     )
 
 
-def add_quiet(parser: Parser) -> None:
-    """Add the option that hides progress bars."""
+def add_talk(parser: Parser) -> None:
+    """Add the options, which every verb has, that say how much stderr shows."""
     parser.add_argument(
-        "--quiet", "--no-progress", dest="quiet", action="store_true", help="no progress bars"
+        "--quiet",
+        "--no-progress",
+        dest="quiet",
+        action="store_true",
+        help="only notes and errors on stderr: no progress, no hints",
     )
+    parser.add_argument("--verbose", action="store_true", help="tracebacks and debug messages")
 
 
 def add_keep(parser: Parser, what: str) -> None:

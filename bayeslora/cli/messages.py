@@ -1,8 +1,9 @@
 """What goes to a terminal: results to stdout, everything else to stderr.
 
-`show` and `say` are the only ways out, so that no name from a file can drive a terminal or forge a
-message, whichever verb shows it. On stderr there are hints (`say`), progress, notes (our log) and
-errors; `--quiet` hides hints and progress, never what changes the meaning of a result.
+`show`, `say` and our log are the only ways out, so that no name from a file can drive a terminal or
+forge a message, whichever verb shows it. On stderr there are progress, hints (our log's INFO),
+notes (its WARNING) and errors. `--quiet` hides progress and hints, and never a note, which says
+what changes the meaning of a result.
 """
 
 from __future__ import annotations
@@ -78,19 +79,25 @@ def drop(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+def hint(text: str) -> None:
+    """Print to stderr what helps and changes nothing; `--quiet` hides it."""
+    logging.getLogger(__name__).info("%s", text)
+
+
 @contextmanager
-def third_parties_quiet(*, verbose: bool) -> Iterator[None]:
+def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
     """Show our log on stderr, and hide warnings and logs of other packages, while it lasts.
 
     Args:
         verbose: Show everything, our debug messages too.
+        quiet: Show no hints.
     """
     ours, root = logging.getLogger("bayeslora"), logging.getLogger()
     shown, silent = logging.StreamHandler(sys.stderr), logging.NullHandler()
     shown.setFormatter(_Notes())
     before = ours.level, ours.propagate
     ours.addHandler(shown)
-    ours.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     ours.propagate = False
     if not verbose:
         # Without any handler, Python prints the warnings of every logger.
@@ -108,5 +115,5 @@ def third_parties_quiet(*, verbose: bool) -> Iterator[None]:
 
 class _Notes(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        kind = "note" if record.levelno >= logging.INFO else record.name
-        return one_line(f"{kind}: {record.getMessage()}")
+        kinds = {logging.DEBUG: f"{record.name}: ", logging.INFO: ""}
+        return one_line(f"{kinds.get(record.levelno, 'note: ')}{record.getMessage()}")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
+from bayeslora.cli.arguments import add_talk
+from bayeslora.cli.completion import SHELLS, PrintCompletion
 from bayeslora.cli.messages import say
 from bayeslora.cli.verbs import (
     calibrate,
@@ -93,6 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bayeslora {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        help="print a script that completes verbs, options and files with the tab key",
+    )
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_VerbParser
     )
@@ -104,6 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         verb.add_arguments(own)
-        own.add_argument("--verbose", action="store_true", help="tracebacks and debug messages")
+        add_talk(own)
         own.set_defaults(run=verb.run)
     return parser

@@ -147,7 +147,7 @@ class LaplaceHead(AroundPoint):
 
             return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         if validation is None:
-            logger.info("no validation data: the prior stays at scale %g", self.config.prior_scale)
+            logger.debug("no validation data: the prior stays at scale %g", self.config.prior_scale)
             return self.point.prior_precision
         features, labels = validation
 

@@ -173,7 +173,7 @@ class LaplaceLoRAWeights(nn.Module):
                 precision = self._by_validation(unit, validation)
             else:
                 if precision == "validation":
-                    logger.info("no validation data: the marginal likelihood chooses the prior")
+                    logger.debug("no validation data: the marginal likelihood chooses the prior")
                 precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(evidence(precision) / num_rows)

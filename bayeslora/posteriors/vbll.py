@@ -180,7 +180,7 @@ class VBLLHead(nn.Module):
             trained=self._trained(features),
         )
         if not polished.converged:
-            logger.info("the polish stopped after %d rounds unconverged", len(polished.elbo))
+            logger.debug("the polish stopped after %d rounds unconverged", len(polished.elbo))
         # Contiguous as it will be read back: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().tensors().items():

@@ -1,14 +1,15 @@
-"""What a person sees while a fit runs: one bar on stderr."""
+"""What a person sees while a fit runs: progress on stderr."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
+
+from bayeslora.training.bars import open_bar
 
 Advance = Callable[[int], object]
 
@@ -24,11 +25,7 @@ def progress_bar(
     if not shown or total == 0:
         yield lambda _: None
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=total, initial=done, desc=description, unit=unit, file=sys.stderr, leave=True
-    ) as bar:
+    with open_bar(description, total, unit=unit, done=done) as bar:
         yield bar.update
 
 
@@ -62,14 +59,8 @@ class TrainingBar(TrainerCallback):
         **_: Any,
     ) -> None:
         """Open the bar where a resumed run left off."""
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self._description,
-            unit="step",
-            file=sys.stderr,
+        self._bar = open_bar(
+            self._description, state.max_steps, unit="step", done=state.global_step
         )
 
     def on_step_end(

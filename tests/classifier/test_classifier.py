@@ -178,6 +178,7 @@ def test_other_columns_and_pairs(llama, tmp_path):
         clf.predict(TEST)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_stdout_stays_empty_and_progress_is_on_stderr(llama, capsys, caplog):
     caplog.set_level(logging.WARNING)
     fitted(llama).predict(TEST)

@@ -61,6 +61,7 @@ def test_another_posterior_starts_from_the_mean_of_the_draws(foreign):
     np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, mean, atol=1e-5)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_the_chains_have_a_bar_on_stderr(foreign, capsys):
     from_transformers(foreign, QUICK).calibrate(toy_rows(30))
     assert capsys.readouterr() == ("", "")

@@ -10,6 +10,7 @@ def _own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.usefixtures("terminal")
 def test_from_the_fit_to_predictions_spectrum_and_exports(run, world, tmp_path):
     adapter = "s2ft:o_ratio=0.052,d_ratio=0.02,selection=activation"
     model = tmp_path / "model"

@@ -77,6 +77,7 @@ def test_fit_without_validation_in_json(run, world, tmp_path):
     assert "validation_nll" not in content["history"][0]
 
 
+@pytest.mark.usefixtures("terminal")
 def test_bars_are_on_stderr_unless_quiet(run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "map"]
     loud = run(*fit, "--out", tmp_path / "loud")

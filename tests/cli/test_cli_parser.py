@@ -48,6 +48,29 @@ def test_tasks_imports_neither_torch_nor_transformers():
     assert modules_after("tasks") in {"[]", "['numpy']"}
 
 
+def test_alone_it_shows_the_help_and_a_script_notices(run):
+    result = run()
+    assert (result.code, result.out) == (2, "")
+    assert result.err == run("--help").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_verb_and_where_files_go(run, shell):
+    pytest.importorskip("shtab")
+    result = run("--print-completion", shell)
+    assert (result.code, result.err) == (0, "")
+    for verb in CONTRACT:
+        assert verb in result.out
+    if shell == "bash":
+        assert "fit_pos_0_COMPGEN=_shtab_compgen_files" in result.out
+        subprocess.run(["bash", "-n"], input=result.out, text=True, check=True)
+
+
+def test_every_verb_can_be_quiet(run):
+    for verb in CONTRACT:
+        assert "--quiet" in run(verb, "--help").out
+
+
 def test_every_verb_of_the_contract_is_there(run):
     assert list(VERBS) == CONTRACT
     result = run("--help")
@@ -90,7 +113,6 @@ def test_a_terminal_without_arrows_shows_the_help_all_the_same():
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        ([], ["required: VERB", "bayeslora --help"]),
         (["fti"], ["'fti'", "choose from", "fit"]),
         (["predict", "model"], ["required: DATA, --out", "bayeslora predict --help"]),
         (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "'probit'"]),

@@ -27,6 +27,7 @@ def test_corda_keeps_what_a_file_of_texts_needs(run, world, tmp_path):
     assert found.code == 0, found.err
 
 
+@pytest.mark.usefixtures("terminal")
 def test_the_bar_of_the_context_is_on_stderr(run, world, tmp_path):
     options = ("--adapter", "corda:r=2", "--posterior", "mle", "--epochs", 1)
     result = run("fit", world.train, "--backbone", world.llama, *options, "--out", tmp_path / "m")

@@ -151,7 +151,7 @@ def test_validation_rows_choose_the_best_of_the_grid():
 
 def test_without_validation_rows_the_marginal_likelihood_chooses(caplog):
     network, texts = SmallNetwork(), small_texts()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         weights = fitted(network, texts, prior_precision="validation")
     assert "no validation data" in caplog.text
     expected = fitted(network, texts, prior_precision="marglik").prior_precision

@@ -322,7 +322,7 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
         *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
     )
     monkeypatch.setattr(vbll_choice, "polish", short)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         head(prior_scale=2.0).fit(features, labels)
     assert "unconverged" in caplog.text
 

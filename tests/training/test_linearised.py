@@ -216,7 +216,7 @@ def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, 
 
 def test_without_validation_rows_the_evidence_chooses(encoder, tmp_path, caplog):
     fit = fresh(encoder, LaplaceLoRA(), POLAR)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         result = fit.run(tmp_path)
     assert "the marginal likelihood chooses the prior" in caplog.text
     assert result.posterior["log_evidence"] < 0

@@ -223,6 +223,7 @@ def test_cut_texts_are_said(encoder, caplog):
     assert "are longer than 6 tokens and were cut" in caplog.text
 
 
+@pytest.mark.usefixtures("terminal")
 def test_bars_are_on_stderr_and_only_when_asked_for(encoder, capsys):
     network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=32)
     prepare(network.encoder, rows(5, 77), progress=False)

@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
+from bayeslora.training import bars
 from bayeslora.training.data import encode_for, read_labelled, read_rows
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
@@ -121,8 +122,36 @@ def test_a_bar_that_is_not_shown_takes_steps_all_the_same(capsys):
     with progress_bar("title", 0, shown=True) as advance:
         advance(0)
     assert capsys.readouterr() == ("", "")
-    with progress_bar("title", 3, shown=True) as advance:
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_terminal_gets_a_bar(capsys):
+    with progress_bar("ti\x1btle", 3, shown=True) as advance:
         advance(3)
     shown = capsys.readouterr()
-    assert "title: 100%" in shown.err
+    assert "ti\\x1btle: 100%" in shown.err
+    assert "\r" in shown.err
     assert shown.out == ""
+
+
+def lines_of(capsys, monkeypatch, seconds, *, steps=100, done=0):
+    """Progress of a job whose steps take so many seconds, where stderr is no terminal."""
+    clock = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock[0])
+    with progress_bar("read", steps + done, shown=True, unit="text", done=done) as advance:
+        for _ in range(steps):
+            clock[0] += seconds
+            advance(1)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_log_gets_a_line_at_tenths_of_long_work(capsys, monkeypatch):
+    assert lines_of(capsys, monkeypatch, 0.05) == []
+    lines = lines_of(capsys, monkeypatch, 2.0)
+    assert [line.partition(" (")[0] for line in lines] == [f"read: {n}0%" for n in range(1, 11)]
+    assert lines[0] == "read: 10% (10 of 100 texts, 00:20, about 03:00 left)"
+    assert len(lines_of(capsys, monkeypatch, 0.2)) == 2
+    assert len(lines_of(capsys, monkeypatch, 300.0)) == 100
+    assert "180 of 200 texts, 02:40, about 00:40 left" in "".join(
+        lines_of(capsys, monkeypatch, 2.0, done=100)
+    )

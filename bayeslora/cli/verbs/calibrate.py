@@ -13,7 +13,6 @@ from bayeslora.cli.arguments import (
     add_loading,
     add_moved_backbone,
     add_overwrite,
-    add_quiet,
     add_task,
     given,
     whole,
@@ -88,7 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_moved_backbone(parser)
     add_loading(parser)
     add_overwrite(parser)
-    add_quiet(parser)
     add_json(parser)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bayeslora.cli.arguments import add_overwrite, add_quiet, add_seed, given
+from bayeslora.cli.arguments import add_overwrite, add_seed, given
 from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import terminal_width
 
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_seed(parser, "decides starts, order and draws")
     add_overwrite(parser)
-    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:

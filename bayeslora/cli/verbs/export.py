@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, add_overwrite, given
-from bayeslora.cli.messages import say, show
+from bayeslora.cli.messages import hint, show
 from bayeslora.errors import InputError
 
 SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> None:
     which = {"member": args.member, "overwrite": bool(args.overwrite)}
     if args.format == "peft":
         export = clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
-        say(f"load it with {export.loader}: {'; '.join(export.notes)}")
+        hint(f"load it with {export.loader}: {'; '.join(export.notes)}")
     elif args.format == "merged":
         clf.export_merged(args.out, **which)
-        say("load it with transformers.AutoModelForSequenceClassification")
+        hint("load it with transformers.AutoModelForSequenceClassification")
     else:
         clf.export_safetensors(args.out, **which)
     show(args.out)

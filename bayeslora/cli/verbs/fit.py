@@ -11,7 +11,6 @@ from bayeslora.cli.arguments import (
     add_json,
     add_loading,
     add_overwrite,
-    add_quiet,
     add_seed,
     add_task,
     given,
@@ -57,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML with these names (train, out, batch_size, …); the command line goes before it",
     )
-    add_quiet(parser)
     add_json(parser)
     parser.set_defaults(actions={option.dest: option for option in options})
 

@@ -13,7 +13,6 @@ from bayeslora.cli.arguments import (
     add_loading,
     add_moved_backbone,
     add_overwrite,
-    add_quiet,
     add_seed,
     add_task,
     given,
@@ -59,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     add_loading(parser)
     add_overwrite(parser)
-    add_quiet(parser)
     add_json(parser)
 
 
