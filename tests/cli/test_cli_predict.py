@@ -1,6 +1,11 @@
 """`predict` writes pieces as it goes: stopped anywhere, it ends in the same bytes."""
 
+import gc
 import json
+import signal
+import subprocess
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -158,3 +163,48 @@ def test_unlabelled_rows_are_counted(run, world, tmp_path):
     assert result.out.split(maxsplit=1)[1].strip().endswith("(9 rows, 0 of them labelled)")
     again = run("predict", world.model, data, "--out", tmp_path / "p.jsonl", "--quiet", "--json")
     assert json.loads(again.out)["n"] == 9
+
+
+def test_killed_without_warning(world, clf, data, tmp_path):
+    """The process dies between two pieces, as by a power cut, with nobody to clean up."""
+    out = tmp_path / "p.parquet"
+    dies = f"""
+import os, signal
+from bayeslora.cli import main
+from bayeslora.predictions.parts import PredictionParts
+from bayeslora.training import checked_rows
+checked_rows.PIECE = 8
+add = PredictionParts.add
+def last(self, number, predictions):
+    add(self, number, predictions)
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+PredictionParts.add = last
+main({[str(word) for word in command(world, data, out)]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", dies], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert PredictionParts(out).missing(4) == [2, 3]
+    write(clf, data, out)
+    assert out.read_bytes() == write(clf, data, tmp_path / "whole.parquet").read_bytes()
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"data.jsonl", "p.parquet", "whole.parquet"}
+
+
+def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):
+    alive = weakref.WeakSet()
+    most = []
+    add = PredictionParts.add
+
+    def counted(self, number, predictions):
+        alive.add(predictions)
+        gc.collect()
+        most.append(len(alive))
+        add(self, number, predictions)
+
+    monkeypatch.setattr(PredictionParts, "add", counted)
+    states = dict(clf._fitted.network.encoder.backbone.prefix_states)
+    write(clf, data, tmp_path / "p.parquet")
+    assert len(most) == 4
+    assert max(most) <= 2
+    assert clf._fitted.network.encoder.backbone.prefix_states.keys() == states.keys()

@@ -1,0 +1,37 @@
+"""The benchmark of a million rows, with forty of them and no process of its own."""
+
+import hashlib
+
+import million_rows
+import pytest
+
+from bayeslora.cli import main
+from bayeslora.files import read_json
+from bayeslora.training import checked_rows
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Let predictions run here; return the points at which they would have been killed."""
+    points = []
+
+    def predict(model, data, out, *, kill_at=()):
+        points.extend(kill_at)
+        assert main(["predict", str(model), str(data), "--out", str(out), "--quiet"]) == 0
+        return million_rows.Run(1.0, 500.0, hashlib.sha256(out.read_bytes()).hexdigest())
+
+    monkeypatch.setattr(million_rows, "predict", predict)
+    monkeypatch.setattr(million_rows, "PIECE", 8)
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    return points
+
+
+def test_it_says_whether_memory_and_bytes_are_the_same(in_process, tmp_path, monkeypatch):
+    words = ["--rows", "40", "--few", "16", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["million_rows.py", *words])
+    million_rows.main()
+    found = read_json(tmp_path / "scores.json")
+    assert (found["equal"], found["memory_ratio"]) == (True, 1.0)
+    assert len(set(in_process)) == 2
+    assert all(1 <= point < 5 for point in in_process)
+    assert "the same in every byte" in (tmp_path / "summary.md").read_text()
