@@ -8,7 +8,6 @@ without a row in common.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.predictions.equal_rows import share_of_equal_rows
 from bayeslora.predictions.files import text_columns
 from bayeslora.predictions.given import PredictionsLike, as_predictions
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 MOST_EQUAL = 0.5
 """Share of rows with the very same probabilities from which two sets count as one."""
-
-MOST_DISTINCT = 0.9
-"""Share of different rows in a set below which equal probabilities say nothing."""
 
 # A share that chance, or a repeated text, gives.
 _FEW_EQUAL = 0.02
@@ -68,8 +65,8 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
     """Complain where `apply` holds rows of `fit`, has other classes, or was made in another way.
 
     Rows are the same where they share an id that is more than a row number. Without such ids the
-    sets count as one where most rows have the very same probabilities, unless these repeat within
-    a set as well, as rounded ones and vote shares do.
+    sets count as one where most rows have the same probabilities, also where those of one set were
+    printed with fewer digits, unless these repeat within a set as well, as vote shares do.
 
     Args:
         fit: What the predictions to fit on are called, and they themselves.
@@ -97,10 +94,10 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
         raise InputError(
             f"{fit_name} and {apply_name} share {len(shared)} rows, such as id {shared[0]!r}; {why}"
         )
-    equal = _share_of_equal_rows(fitted, applied)
+    equal = share_of_equal_rows(fitted.probs, applied.probs)
     found = (
         f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
-        f"{fit_name}"
+        f"{fit_name}, up to the digits that were printed"
     )
     if equal > MOST_EQUAL:
         raise InputError(f"{found}; {why}")
@@ -188,13 +185,3 @@ def _called(given: PredictionsLike, default: str) -> str:
 def _names(predictions: Predictions) -> set[str]:
     """Return the ids that name a row, not its number, which two files may well share."""
     return {name for name in predictions.ids or () if not name.isdecimal()}
-
-
-def _share_of_equal_rows(fitted: Predictions, applied: Predictions) -> float:
-    known = Counter(row.tobytes() for row in fitted.probs)
-    if len(known) < MOST_DISTINCT * len(fitted):
-        return 0.0
-    # What repeats within a set, such as rows of all or nothing, is equal without being the same.
-    found = Counter(row.tobytes() for row in applied.probs)
-    same = sum(known[row] == count == 1 for row, count in found.items())
-    return same / len(applied)

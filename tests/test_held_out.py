@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import held_out, settled_order
+from bayeslora.predictions.equal_rows import share_of_equal_rows
 from bayeslora.predictions.record import Predictions
 
 WHAT = "a last step"
@@ -38,6 +39,52 @@ def test_rows_are_the_same_by_their_probabilities():
     rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
     rounded = [one.with_probs(np.round(one.probs, 2)) for one in rounded]
     held_out(*rounded, WHAT)
+
+
+def confident(count, seed, classes=4, sharpness=3.0):
+    generator = np.random.default_rng(seed)
+    logits = sharpness * generator.normal(size=(count, classes))
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Predictions(
+        probs, tuple("abcdefghij"[:classes]), generator.integers(classes, size=count)
+    )
+
+
+def printed(predictions, digits):
+    """Return what is read from a file with so few digits, where sums are divided by."""
+    short = np.round(predictions.probs, digits)
+    return predictions.with_probs(short / short.sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("digits", [16, 10, 7, 5])
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_rows_are_the_same_where_they_were_printed_with_fewer_digits(digits, classes):
+    rows = confident(300, 0, classes, sharpness=1.0)
+    shuffled = rows.take(np.random.default_rng(1).permutation(300)[:200])
+    with pytest.raises(InputError, match="same probabilities"):
+        held_out(rows, printed(shuffled, digits), WHAT)
+    with pytest.raises(InputError, match="same probabilities"):
+        held_out(printed(rows, digits), shuffled, WHAT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    classes=st.integers(2, 10),
+    sharpness=st.sampled_from([0.1, 1.0, 5.0, 40.0]),
+    digits=st.sampled_from([1, 2, 3, 4, 6, 16]),
+)
+def test_other_rows_are_never_taken_for_the_same(seed, classes, sharpness, digits):
+    """However sure the model is, and however few digits were printed."""
+    one, other = (printed(confident(250, (seed, k), classes, sharpness), digits) for k in (0, 1))
+    assert share_of_equal_rows(one.probs, other.probs) < 0.02
+
+
+def test_vote_shares_are_coarse_and_not_the_same():
+    one, other = (
+        np.random.default_rng(k).multinomial(8, [0.4, 0.3, 0.2, 0.1], size=400) / 8 for k in (0, 1)
+    )
+    assert share_of_equal_rows(one, other) == 0
 
 
 def test_the_two_must_have_been_made_alike():
