@@ -105,6 +105,10 @@ class Recalibrator(ABC):
         """Return [N, C] new probabilities for [N, C] stated ones; rows sum to 1."""
 
     @abstractmethod
+    def num_parameters(self, num_classes: int) -> int:
+        """Return how many numbers are learned for so many classes; more of them need more rows."""
+
+    @abstractmethod
     def report(self) -> dict[str, float | str]:
         """Return the few numbers that say what the fit found."""
 

@@ -49,6 +49,10 @@ class BetaCalibration(BetaOptions, Recalibrator):
         """Return the mapped probabilities."""
         return renormalised(_sigmoid(_logits(np.asarray(self.parameters), probs)), probs)
 
+    def num_parameters(self, num_classes: int) -> int:
+        """Return 3·C."""
+        return 3 * num_classes
+
     def report(self) -> dict[str, float | str]:
         """Return the means of a and b and the largest c (nats)."""
         a, b, c = np.asarray(self.parameters)

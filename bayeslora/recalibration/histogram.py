@@ -74,6 +74,10 @@ class HistogramBinning(HistogramOptions, Recalibrator):
         values = np.take_along_axis(np.asarray(self.values), places, 0)
         return renormalised(np.where(np.isnan(values), probs, values), probs)
 
+    def num_parameters(self, num_classes: int) -> int:
+        """Return B·C."""
+        return self.num_bins * num_classes
+
     def report(self) -> dict[str, float | str]:
         """Return the number of bins a class, and the lowest and the highest value of any."""
         values = np.asarray(self.values)

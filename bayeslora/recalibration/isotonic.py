@@ -29,6 +29,10 @@ Array = NDArray[np.float64]
 Knots = tuple[Array, Array]
 
 
+_STEPS = 10
+"""Steps that a fitted curve has about, each a number that is learned."""
+
+
 @dataclass(eq=False)
 class IsotonicRegression(IsotonicOptions, Recalibrator):
     """A recalibrator with a rising curve for each class; it does not keep the ranking.
@@ -58,6 +62,10 @@ class IsotonicRegression(IsotonicOptions, Recalibrator):
         pairs = zip(probs.T, self.knots, strict=True)
         values = np.column_stack([np.interp(column, *knots) for column, knots in pairs])
         return renormalised(values, probs)
+
+    def num_parameters(self, num_classes: int) -> int:
+        """Return about as many as steps of typical curves."""
+        return _STEPS * num_classes
 
     def report(self) -> dict[str, float | str]:
         """Return the number of knots of all classes."""

@@ -72,6 +72,10 @@ class MatrixScaling(MatrixOptions, Recalibrator):
             softmax(log_probs(probs) @ np.asarray(self.weights).T + self.intercept, axis=1)
         )
 
+    def num_parameters(self, num_classes: int) -> int:
+        """Return C² + C."""
+        return num_classes * (num_classes + 1)
+
     def report(self) -> dict[str, float | str]:
         """Return the off-diagonal scale used, the mean diagonal weight and the largest other."""
         weights = np.asarray(self.weights)

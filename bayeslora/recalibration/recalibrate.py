@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayeslora import options
-from bayeslora.held_out import held_out
+from bayeslora.held_out import fitting_rows, held_out
 from bayeslora.predictions.given import PredictionsLike
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.few_rows import CrossValidated, check_rows
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
 from bayeslora.recalibration.matrix import MatrixScaling
@@ -41,6 +42,8 @@ class Recalibrated:
         before: The rows to apply to, as they were.
         fit_before: The rows fitted to, as they were.
         fit_after: The rows fitted to, with new probabilities. Their scores flatter the method.
+        cross_validated: NLL of the rows fitted to, left out in turn; None where these are many
+            enough for the method.
     """
 
     predictions: Predictions
@@ -48,6 +51,7 @@ class Recalibrated:
     before: Predictions
     fit_before: Predictions
     fit_after: Predictions
+    cross_validated: CrossValidated | None = None
 
 
 def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
@@ -94,4 +98,5 @@ def recalibrate(
         before=applied,
         fit_before=fitted,
         fit_after=chosen.apply(fitted),
+        cross_validated=check_rows(chosen, *fitting_rows(fitted, chosen.title)),
     )

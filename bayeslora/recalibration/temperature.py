@@ -58,6 +58,10 @@ class Temperature(TemperatureOptions, Recalibrator):
         """Return the probabilities with their logarithms over T."""
         return np.asarray(softmax(log_probs(probs, _TINY) / float(self.temperature or 1.0), axis=1))
 
+    def num_parameters(self, num_classes: int) -> int:
+        """Return 1."""
+        return 1
+
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""
         return {"temperature": float(self.temperature or 1.0)}

@@ -48,6 +48,10 @@ class VectorScaling(VectorOptions, Recalibrator):
         """Return the scaled probabilities."""
         return np.asarray(softmax(self._map().logits(log_probs(probs)), axis=1))
 
+    def num_parameters(self, num_classes: int) -> int:
+        """Return 2·C."""
+        return 2 * num_classes
+
     def report(self) -> dict[str, float | str]:
         """Return the mean factor and the largest intercept (nats)."""
         found = self._map()

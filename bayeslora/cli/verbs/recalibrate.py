@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import add_fit_and_apply, add_json, add_overwrite
@@ -11,7 +12,7 @@ from bayeslora.cli.outputs import before_and_after, check_new_file, print_column
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
-    from bayeslora.recalibration.base import Recalibrator
+    from bayeslora.recalibration.recalibrate import Recalibrated
 
 SUMMARY = "fit a recalibrator to held-out predictions and apply it to others"
 
@@ -41,14 +42,15 @@ def run(args: argparse.Namespace) -> None:
         "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),
         "apply": (evaluate(result.before), evaluate(result.predictions)),
     }
-    _show(args, result.recalibrator, scores)
+    _show(args, result, scores)
 
 
 def _show(
     args: argparse.Namespace,
-    recalibrator: Recalibrator,
+    result: Recalibrated,
     scores: dict[str, tuple[Scores, Scores]],
 ) -> None:
+    recalibrator, left_out = result.recalibrator, result.cross_validated
     numbers = recalibrator.report()
     if args.json:
         pairs = {
@@ -56,12 +58,16 @@ def _show(
             for name, (before, after) in scores.items()
         }
         head = {"file": str(args.out), "method": recalibrator.name}
-        print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs})
+        further = {"cross_validated": None if left_out is None else dataclasses.asdict(left_out)}
+        print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs, **further})
         return
     rows = [("predictions", str(args.out)), ("method", recalibrator.name)]
     rows += [(key.replace("_", " "), _shown(value)) for key, value in numbers.items()]
     for name, (before, after) in scores.items():
         rows += before_and_after(f"--{name}", before, after)
+    if left_out is not None:
+        nll = f"{left_out.before:.3f} → {left_out.after:.3f}"
+        rows.append((f"NLL (nats), --fit, left out in {left_out.folds} parts", nll))
     print_columns(rows)
 
 
