@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from bayeslora.errors import InputError
 from bayeslora.tables.messages import listed
@@ -33,9 +33,8 @@ def delimited_records(source: Source, names: Sequence[str], size: int) -> Iterat
     Raises:
         InputError: A row is broken, too long, or has more or fewer fields than the header.
     """
-    parts = _records(source, size)
     is_first = True
-    for rows, records in parts:
+    for rows, records in _records(source, size):
         if is_first:
             del rows[0], records[0]
             is_first = False
@@ -53,28 +52,29 @@ def delimited_records(source: Source, names: Sequence[str], size: int) -> Iterat
 
 def _records(source: Source, size: int) -> Iterator[Rows]:
     """Yield all rows that are not blank, the header among them."""
-    reader = csv.reader(
-        source.lines(newline=""), delimiter=source.reading.delimiter_of(source.path), strict=True
-    )
-    more = True
-    while more:
-        rows: list[int] = []
-        records: list[list[str]] = []
-        with _long_fields():
-            while more and len(rows) < size:
-                row = reader.line_num + 1
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    more = False
-                    continue
-                except csv.Error as error:
-                    raise _broken(source, row, error) from None
-                if fields:
-                    rows.append(row)
-                    records.append(fields)
-        if rows:
-            yield rows, records
+    # A traceback may keep this frame, which must not keep the file open.
+    with closing(source.lines(newline="")) as lines:
+        delimiter = source.reading.delimiter_of(source.path)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        more = True
+        while more:
+            rows: list[int] = []
+            records: list[list[str]] = []
+            with _long_fields():
+                while more and len(rows) < size:
+                    row = reader.line_num + 1
+                    try:
+                        fields = next(reader)
+                    except StopIteration:
+                        more = False
+                        continue
+                    except csv.Error as error:
+                        raise _broken(source, row, error) from None
+                    if fields:
+                        rows.append(row)
+                        records.append(fields)
+            if rows:
+                yield rows, records
 
 
 def _broken(source: Source, row: int, error: csv.Error) -> InputError:

@@ -80,9 +80,10 @@ def _json_table(
 
     def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
         found = records()
-        if alike is not None:
-            found = _alike(source, found, frozenset(names), columns, alike)
-        return _record_pieces(found, columns, rows)
+        if alike is None:
+            return _record_pieces(found, columns, rows)
+        found = _alike(source, found, frozenset(names), columns, alike)
+        return _alike_pieces(found, columns, rows)
 
     return Table(str(source), names, read)
 
@@ -95,6 +96,16 @@ def _record_pieces(
         columns = {name: [record.get(name) for _, record in part] for name in wanted}
         there = set(names_of(record for _, record in part))
         columns = {name: values for name, values in columns.items() if name in there}
+        yield Piece(columns, [row for row, _ in part], before)
+        before += len(part)
+
+
+def _alike_pieces(
+    records: Iterator[tuple[int, Record]], wanted: Sequence[str], size: int
+) -> Iterator[Piece]:
+    before = 0
+    while part := list(islice(records, size)):
+        columns = {name: [record[name] for _, record in part] for name in wanted}
         yield Piece(columns, [row for row, _ in part], before)
         before += len(part)
 

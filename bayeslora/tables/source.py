@@ -6,7 +6,7 @@ import gzip
 import io
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +87,7 @@ class Source:
         except UnicodeError as error:
             raise self._undecodable(encoding, error) from None
 
-    def lines(self, newline: str = "\n") -> Iterator[str]:
+    def lines(self, newline: str = "\n") -> Generator[str]:
         """Yield the lines of the text with their ends.
 
         Raises:
