@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 DTYPES = ("auto", "float32", "bfloat16")
 """What the frozen weights can be asked to be."""
 LINKS = ("mc", "probit", "bridge")
@@ -10,3 +12,6 @@ MAX_LENGTH = 128
 """Tokens kept of a text where nothing else is asked for."""
 STRUCTURES = ("diag", "full", "kron")
 """Of the curvature in a Laplace approximation."""
+
+OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
+"""Options that have no effect without another: by name, pairs of the other's name and value."""

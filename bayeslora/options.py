@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
@@ -46,7 +46,30 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if name not in choices:
         raise unknown_choice(what, name, choices)
     # What is chosen from a single kind has its name.
-    return _build(what if name == what else f"{what} {name}", choices[name], options)
+    where = what if name == what else f"{what} {name}"
+    config = _build(where, choices[name], options)
+    if isinstance(value, str):  # typed by a person; a record or a mapping states all options
+        refuse_idle(where, config, options)
+    return config
+
+
+def refuse_idle(where: str, config: Any, names: Iterable[str]) -> None:
+    """Raise InputError if an option that was named has no effect beside the others.
+
+    Args:
+        where: What the options are of, for the message.
+        config: The options. The class may say in `only_with` which of its options need another:
+            by the option's name, pairs of another's name and its value, any of which will do.
+        names: The options that were named; one that has its default misleads nobody.
+    """
+    needs: Mapping[str, tuple[tuple[str, object], ...]] = getattr(config, "only_with", {})
+    for name in names:
+        pairs = needs.get(name, ())
+        is_default = getattr(config, name) == getattr(type(config), name, None)
+        if not pairs or is_default or any(getattr(config, one) == value for one, value in pairs):
+            continue
+        wanted = " or ".join(f"{one}={value}" for one, value in pairs)
+        raise InputError(f"{where}: {name} has no effect without {wanted}; leave it out")
 
 
 def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:

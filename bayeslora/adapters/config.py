@@ -15,6 +15,7 @@ from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
+from bayeslora.option_values import OnlyWith
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
 """How PoLAR's direction factors are kept orthonormal."""
@@ -96,6 +97,11 @@ class PoLAR:
     parameters: ClassVar[str] = "r (in + out + r) a layer"
     default_lr: ClassVar[float] = 4e-3
     long_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "max_rotation": (("constraint", "retraction"),),
+    }
 
     r: int = 8
     alpha: float = 32.0

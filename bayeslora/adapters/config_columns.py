@@ -8,6 +8,7 @@ from typing import ClassVar
 from bayeslora.adapters.config_checks import check_names, check_shared
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
+from bayeslora.option_values import OnlyWith
 
 SELECTIONS = ("activation", "gradient", "product", "random", "weight")
 """What the heads and channels are ranked by."""
@@ -49,6 +50,12 @@ class S2FT:
     parameters: ClassVar[str] = "out a column"
     default_lr: ClassVar[float] = 1e-2
     long_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "largest": tuple(("selection", name) for name in SELECTIONS if name != "random"),
+        "context_rows": tuple(
+            ("selection", name) for name in ("activation", "product", "gradient")
+        ),
+    }
 
     o_ratio: float = 0.052
     d_ratio: float = 0.02

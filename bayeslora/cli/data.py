@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.cli.arguments import given
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -79,6 +80,7 @@ def read(
     """
     from bayeslora.tasks.readers import load_examples
 
+    _refuse_idle(args)
     return load_examples(
         data,
         text_column=columns.text,
@@ -103,6 +105,12 @@ def open_rows(
     from bayeslora.tasks.readers import open_examples
     from bayeslora.tasks.stream import stream_of
 
+    _refuse_idle(args)
     if args.task is not None:
         return stream_of(read(data, args, columns, keep=keep))
     return open_examples(data, columns, keep=keep, **reading_options(args))
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    if args.data_dir is not None and args.task is None:
+        raise InputError("--data-dir is where the files of known tasks are; give --task with it")

@@ -84,6 +84,11 @@ def hint(text: str) -> None:
     logging.getLogger(__name__).info("%s", text)
 
 
+def note(text: str) -> None:
+    """Print to stderr what changes the meaning of a result, or shows that an option did nothing."""
+    logging.getLogger(__name__).warning("%s", text)
+
+
 @contextmanager
 def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
     """Show our log on stderr, and hide warnings and logs of other packages, while it lasts.

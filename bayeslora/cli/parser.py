@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-completion",
         action=PrintCompletion,
+        default=argparse.SUPPRESS,
         choices=SHELLS,
         help="print a script that completes verbs, options and files with the tab key",
     )

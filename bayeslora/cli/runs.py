@@ -65,6 +65,8 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
         if name in sets[label]:
             raise InputError(f"--ood {option}: {label} has a set {name!r} already")
         sets[label][name] = file
+    if getattr(args, "ood_score", None) is not None and not any(sets.values()):
+        raise InputError(f"--ood-score {args.ood_score}: no out-of-distribution set is given")
     return Scored(files, sets, reading)
 
 

@@ -15,6 +15,7 @@ from bayeslora.option_checks import (
     check_not_negative,
     check_share,
 )
+from bayeslora.option_values import OnlyWith
 
 ALPHA = 0.1
 """The share of labels that may be missed, where none is asked for."""
@@ -60,6 +61,7 @@ class APSOptions:
     seed: int = 0
 
     name: ClassVar[str] = "aps"
+    only_with: ClassVar[OnlyWith] = {"seed": (("randomised", True),)}
     summary: ClassVar[str] = "the most probable classes up to a total; larger where rows are hard"
     source: ClassVar[str] = "Romano, Sesia and Candes 2020, arXiv 2006.02544"
 

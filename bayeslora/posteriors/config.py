@@ -18,7 +18,7 @@ from bayeslora.option_checks import (
     check_positive_or_name,
     check_share,
 )
-from bayeslora.option_values import LINKS, STRUCTURES
+from bayeslora.option_values import LINKS, STRUCTURES, OnlyWith
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
@@ -130,6 +130,13 @@ class VBLL:
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance a class"
     head: ClassVar[str] = "bayeslora.posteriors.heads:vbll"
+    only_with: ClassVar[OnlyWith] = {
+        "rank": (("covariance", "low_rank"), ("training_covariance", "low_rank")),
+        "num_bound_samples": (("bound", "mc"),),
+        "refits_per_epoch": (("head_step", "refit"),),
+        "head_steps": (("head_step", "gradient"),),
+        "head_lr": (("head_step", "gradient"), ("head_step", "joint")),
+    }
 
     def __post_init__(self) -> None:
         check_positive_or_name("prior_scale", self.prior_scale, ("validation", "empirical-bayes"))

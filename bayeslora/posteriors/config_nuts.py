@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bayeslora.option_checks import check_choice, check_count, check_positive, check_share
+from bayeslora.option_values import OnlyWith
 
 KERNELS = ("hmc", "nuts")
 
@@ -42,6 +43,7 @@ class NUTS:
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
     head: ClassVar[str] = "bayeslora.posteriors.nuts:NUTSHead"
+    only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)

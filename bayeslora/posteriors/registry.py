@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from bayeslora import options
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice
+from bayeslora.option_checks import check_choice, check_count
 from bayeslora.option_values import LINKS
 from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
@@ -155,6 +155,21 @@ def check_link(config: Any, link: str | None) -> None:
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
             "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
             f"out: it is for {having}"
+        )
+
+
+def check_draws(config: Any, num_samples: int) -> None:
+    """Raise InputError for a number of draws that a prediction would not use.
+
+    Args:
+        config: Options of the posterior.
+        num_samples: What was asked for; 0, the mean, is right for every posterior.
+    """
+    check_count("num_samples", num_samples, least=0)
+    if num_samples and config.name in POSTERIORS and not hasattr(config, "num_samples"):
+        raise InputError(
+            f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "
+            "nothing; leave num_samples (--num-samples) out"
         )
 
 

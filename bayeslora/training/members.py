@@ -71,6 +71,7 @@ def fit_members(
     results: list[FitResult] = []
     seeds = member_seeds(choices.posterior, settings.seed)
     _say_alike(choices.adapter, len(seeds))
+    _say_layers(choices.adapter, backbone)
     for place, seed in enumerate(seeds):
         network = build_network(
             backbone,
@@ -106,6 +107,14 @@ def fit_members(
         members.append(network.trained_state())
     network.load_trained_state(members[0])
     return network, members, results
+
+
+def _say_layers(adapter: Adaptation, backbone: Backbone) -> None:
+    asked = adapter.num_layers
+    layers = getattr(backbone.model.config, "num_hidden_layers", None)
+    if asked is None or asked == type(adapter).num_layers or layers is None or asked <= layers:
+        return  # the default means "as many as there are" in a smaller model
+    logger.warning("num_layers=%d, and the backbone has %d: all are adapted", asked, layers)
 
 
 def _say_alike(adapter: Adaptation, num_members: int) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bayeslora.option_checks import as_seed, check_count
+from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.registry import check_link
+from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.choices import LabelledExamples
@@ -62,7 +62,7 @@ class Drawing:
             InputError: An option is not allowed.
         """
         if num_samples is not None:
-            check_count("num_samples", num_samples, least=0)
+            check_draws(posterior, num_samples)
         check_link(posterior, link)
         chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
         return cls(num_samples, chosen, as_seed(seed), unknown)

@@ -15,6 +15,7 @@ from bayeslora.cli.arguments import (
 )
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.conformal.sets import ConformalSets
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.conformal.sets import conformal_sets
     from bayeslora.metrics.evaluate import evaluate
 
+    if args.alpha is not None and "alpha=" in args.method:
+        raise InputError(f"--alpha {args.alpha:g} and --method {args.method}: give alpha once")
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     result = conformal_sets(
         args.fit, args.apply, args.alpha, args.method, predictions_reading(args)

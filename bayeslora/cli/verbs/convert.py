@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bayeslora.cli.arguments import add_json, add_keep, add_overwrite, add_reading
 from bayeslora.cli.data import predictions_reading
+from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json
 
 SUMMARY = "write predictions of another tool or format as a predictions file"
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.predictions.record import Predictions
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
+    if args.name is not None and Path(args.out).suffix != ".parquet":
+        note(f"--name has no effect on {args.out}: only .parquet files keep a name")
     reading = predictions_reading(args)
     if args.normalise is None:
         found = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)

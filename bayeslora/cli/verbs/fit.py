@@ -18,6 +18,7 @@ from bayeslora.cli.arguments import (
     whole,
 )
 from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError
 from bayeslora.option_values import DTYPES
@@ -127,6 +128,8 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked, load, fit, save, and print what was measured."""
+    if args.patience is not None and args.validation is None:
+        note("--patience has no effect without --validation, whose NLL it watches")
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")
@@ -171,11 +174,15 @@ def _methods(args: argparse.Namespace) -> dict[str, Any]:
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.posteriors.registry import resolve_posterior
 
-    found = given(args, "adapter", "posterior")
+    named = given(args, "adapter", "posterior")
+    found = dict(named)
     if "adapter" in found:
         found["adapter"] = options.resolve("adapter", found["adapter"], ADAPTERS)
     if "posterior" in found:
         found["posterior"] = resolve_posterior(found["posterior"])
+    for what, value in named.items():
+        if isinstance(value, dict):  # of --config
+            options.refuse_idle(what, found[what], value.keys() - {"name"})
     return found
 
 

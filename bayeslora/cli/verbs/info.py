@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.figure is not None:
         raise InputError("--figure draws the singular values; give --spectrum with it")
+    if loading := given(args, *LOADING):
+        option = next(iter(loading)).replace("_", "-")
+        raise InputError(f"--{option} is about loading the model, which --spectrum alone does")
     content = _machine() if args.model is None else _model(args.model)
     if args.json:
         print_json(content)

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
-    from bayeslora.posteriors.registry import check_link, stored_posterior
+    from bayeslora.posteriors.registry import check_draws, check_link, stored_posterior
     from bayeslora.predictions.checks import check_further
     from bayeslora.training.checked_rows import CheckedRows
 
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     record = read_record(args.model)
     if args.link is not None:
         check_link(stored_posterior(record.posterior), args.link)
+    if args.num_samples is not None:
+        check_draws(stored_posterior(record.posterior), args.num_samples)
     check_further(args.keep)
     stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
     rows = CheckedRows.of(record, stream, args.unknown_labels)

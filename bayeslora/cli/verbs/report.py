@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import report
 
+    _refuse_idle(args)
     scored = find(args, args.ood)
     about = ""
     if args.model_card is not None:
@@ -131,6 +132,16 @@ def run(args: argparse.Namespace) -> None:
         told = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
     show(page)
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Raise InputError for an option that has no effect beside the others."""
+    if args.example_column is not None and args.examples is False:
+        raise InputError("--example-column names texts of examples, which --no-examples leaves out")
+    if args.model_card is None:
+        for name in given(args, "card_method", "card_model", "card_dataset"):
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is about the model card; give --model-card with it")
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:

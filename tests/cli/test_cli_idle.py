@@ -1,0 +1,87 @@
+"""Options that would do nothing are refused, or said where they only do less than it seems."""
+
+import pytest
+from cli_files import fake
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Predictions, others of the same rows, rows outside, and rows of their own."""
+    return [fake(tmp_path / name) for name in ("p.csv", "q.csv")]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("evaluate P --ood-score epistemic", "--ood-score"),
+        ("evaluate P --near far", "near"),
+        ("report P --out R --ood-score epistemic", "--ood-score"),
+        ("report P --out R --no-examples --example-column text", "--example-column"),
+        ("report P --out R --card-model m", "--card-model"),
+        ("report P --out R --card-dataset d", "--card-dataset"),
+        ("report P --out R --card-method m", "--card-method"),
+        ("report P --out R --device cpu", "--device"),
+        ("info --device cpu", "--device"),
+        ("info --backbone minilm", "--backbone"),
+        ("info --figure f.svg", "--figure"),
+        ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
+        ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),
+    ],
+)
+def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path, words, named):
+    places = {"P": files[0], "Q": files[1], "R": tmp_path / "r", "R.csv": tmp_path / "r.csv"}
+    assert named in refused(*(places.get(word, word) for word in words.split()))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--posterior", "vbll:rank=4", "rank"),
+        ("--posterior", "vbll:num_bound_samples=8", "num_bound_samples"),
+        ("--posterior", "vbll:refits_per_epoch=9", "refits_per_epoch"),
+        ("--posterior", "vbll:head_steps=3,head_step=refit", "head_steps"),
+        ("--posterior", "nuts:kernel=hmc,max_tree_depth=3", "max_tree_depth"),
+        ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
+        ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
+        ("--adapter", "s2ft:context_rows=5", "context_rows"),
+        ("--data-dir", "somewhere", "--data-dir"),
+    ],
+)
+def test_an_option_of_a_fit_that_does_nothing_is_refused(
+    refused, world, tmp_path, option, value, named
+):
+    words = ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m"]
+    assert named in refused(*words, option, value)
+
+
+def test_options_that_a_file_sets_are_checked_too(refused, world, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("posterior: {name: vbll, rank: 4}\n")
+    assert "rank" in refused("fit", world.train, "--out", tmp_path / "m", "--config", config)
+
+
+def test_a_default_and_what_is_needed_are_no_reason():
+    from bayeslora.posteriors.registry import resolve_posterior
+
+    resolve_posterior("vbll:rank=16")
+    resolve_posterior("vbll:rank=4,covariance=low_rank")
+    # A record states every option.
+    resolve_posterior({"name": "vbll", "rank": 4})
+
+
+def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
+    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
+    result = run(
+        *fit, "--adapter", "lora:r=2,num_layers=7", "--patience", 3, "--out", tmp_path / "m"
+    )
+    assert result.code == 0
+    assert "num_layers=7" in result.err
+    assert "--patience" in result.err
+    predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
+    assert "num_samples" in refused(*predict, "--num-samples", 5)
+    assert run(*predict, "--num-samples", 0).code == 0
+
+
+def test_a_name_that_a_file_cannot_keep_is_said(run, files, tmp_path):
+    assert "--name" in run("convert", files[0], "--out", tmp_path / "o.csv", "--name", "x").err
+    assert run("convert", files[0], "--out", tmp_path / "o.parquet", "--name", "x").err == ""
