@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint docs bench clean
+.PHONY: help setup demo test browser lint docs bench faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
 	@echo "make test    set up, then run every check and test"
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
+	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
+	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
 	@echo "make lint    style, types and import direction only"
 	@echo "make docs    write the gallery of reports again"
 	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes by"
@@ -55,6 +57,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults --out reports/reliability
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_gallery.py

@@ -5,80 +5,106 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import bit_flips, crash, full_disk, hostile, malformed
+from . import bit_flips, crash, full_disk, hostile, malformed, summary
 from .cases import Case, Rooms, run_all, store_line
 from .world import build
 
-SCENARIOS = {
-    module.SCENARIO: module for module in (crash, full_disk, malformed, bit_flips, hostile)
-}
+_MODULES = (crash, full_disk, malformed, bit_flips, hostile)
+SCENARIOS = {module.SCENARIO: module for module in _MODULES}
+_EVERY_SECONDS = 10.0
 
 
 def main() -> int:
     """Run the campaign; the exit code is 1 where a promise was broken."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "cases.jsonl"
+    mark = {"source": summary.fingerprint()}
+    if options.fresh or not _belongs(store, mark):
+        store.write_text(json.dumps(mark) + "\n", encoding="utf-8")
+    done = _stored(store)
+    with _world(options.jobs) as (source, rooms), store.open("a", encoding="utf-8") as file:
+        for scenario in options.only:
+            cases = SCENARIOS[scenario].cases(source, rooms, sample=options.sample)
+            todo = [case for case in cases if options.group in {None, case.group}]
+            todo = [case for case in todo if case.key not in done]
+            progress = _Progress(scenario, len(todo))
+            for case, found in run_all(todo, rooms):
+                done[case.key] = {"case": case.key, **found}
+                file.write(store_line(case, found))
+                file.flush()
+                progress.tell(case, found)
+    result = summary.summarise(done.values())
+    summary.write(result, options.out)
+    print(f"{len(done)} cases, {len(result['broken'])} broken: {options.out}/summary.md")
+    return 1 if result["broken"] else 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("reports/reliability"))
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    parser.add_argument("--group", help="cases of this group alone")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--group", help="the cases of this group alone")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sample", action="store_true", help="a few cases of each scenario")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    store = options.out / "cases.jsonl"
-    if options.fresh:
-        store.unlink(missing_ok=True)
-    done = _stored(store)
+    return parser.parse_args()
+
+
+@contextmanager
+def _world(jobs: int) -> Iterator[tuple[Path, Rooms]]:
+    """Yield the directory that every case gets a copy of, and where cases run."""
     import torch
 
     torch.set_num_threads(1)
     memory = Path("/dev/shm")
     place = memory if memory.is_dir() and shutil.disk_usage(memory).free > 50 << 20 else None
     with tempfile.TemporaryDirectory(prefix="bayeslora-faults-", dir=place) as name:
-        work = Path(name)
-        rooms = Rooms(work, options.jobs)
-        source = build(rooms.room).rename(work / "world")
+        rooms = Rooms(Path(name), jobs)
+        source = build(rooms.room).rename(Path(name) / "world")
         gc.collect()
-        gc.freeze()  # children then copy fewer pages
-        for scenario in options.only:
-            cases = SCENARIOS[scenario].cases(source, rooms, sample=options.sample)
-            todo = (
-                case
-                for case in cases
-                if case.key not in done and options.group in {None, case.group}
-            )
-            with store.open("a", encoding="utf-8") as file:
-                begin = time.monotonic()
-                for number, (case, found) in enumerate(run_all(todo, rooms), 1):
-                    done[case.key] = {"case": case.key, **found}
-                    file.write(store_line(case, found))
-                    file.flush()
-                    _tell(case, found)
-                    _progress(scenario, number, time.monotonic() - begin)
-    broken = [found for found in done.values() if found["problems"]]
-    print(f"{len(done)} cases, {len(broken)} broken", file=sys.stderr)
-    return 1 if broken else 0
+        gc.freeze()  # forked children then copy fewer pages
+        yield source, rooms
+
+
+def _belongs(store: Path, mark: dict[str, str]) -> bool:
+    """Return whether stored results are of this code."""
+    if not store.exists():
+        return False
+    with store.open(encoding="utf-8") as file:
+        return file.readline().strip() == json.dumps(mark)
 
 
 def _stored(store: Path) -> dict[str, dict[str, Any]]:
-    if not store.exists():
-        return {}
-    lines = store.read_text(encoding="utf-8").splitlines()
-    return {found["case"]: found for found in map(json.loads, lines)}
+    found = map(json.loads, store.read_text(encoding="utf-8").splitlines()[1:])
+    return {result["case"]: result for result in found}
 
 
-def _tell(case: Case, found: dict[str, Any]) -> None:
-    for kind, detail in found["problems"]:
-        print(f"{kind}: {case.key}: {detail}")
+class _Progress:
+    """Prints broken promises as they come, and now and then how far a scenario is."""
 
+    def __init__(self, scenario: str, total: int) -> None:
+        self._scenario, self._total, self._done = scenario, total, 0
+        self._begin = self._last = time.monotonic()
 
-def _progress(scenario: str, number: int, seconds: float) -> None:
-    if number % 100 == 0:
-        print(f"{scenario}: {number} cases in {seconds:.0f} s", file=sys.stderr, flush=True)
+    def tell(self, case: Case, found: dict[str, Any]) -> None:
+        """Take notice of a case."""
+        self._done += 1
+        for kind, detail in found["problems"]:
+            print(f"{kind}: {case.key}: {detail!a:.500}", flush=True)
+        now = time.monotonic()
+        if now - self._last > _EVERY_SECONDS or self._done == self._total:
+            self._last = now
+            took = f"{now - self._begin:.0f} s"
+            line = f"{self._scenario}: {self._done} of {self._total} in {took}"
+            print(line, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from .cases import Case, Finding, Rooms, mount
-from .crash import Plan, Write, plan, state_of, writes
+from .crash import Plan, Write, plan, sampled_writes, state_of, writes
 from .process import Outcome, run
 from .trees import changes, tree, without
 
@@ -25,7 +25,7 @@ _FILLER = "filler"
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each size at which the disk is full, or a file as large as it may be."""
     chance = random.Random(2)
-    for write in writes():
+    for write in sampled_writes() if sample else writes():
         made = plan(write, source, rooms)
         found = [*_sizes(made), *_limits(made)]
         yield from chance.sample(found, 1) if sample else found

@@ -216,5 +216,5 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_text(texts: Sequence[str]) -> None:
-    for text in texts:
-        text.encode()  # UnicodeEncodeError is a ValueError
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise Refused("half a surrogate pair")

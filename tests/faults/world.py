@@ -32,7 +32,14 @@ PREDICT = ("--num-samples", 20, "--quiet")
 def build(folder: Path) -> Path:
     """Write the world into a directory that does not exist yet; return it."""
     folder.mkdir(parents=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        _fill(folder)
+    return folder
+
+
+def _fill(folder: Path) -> None:
     tiny.tiny_bert(folder / "bert")
+    tiny.tiny_llama(folder / "llama")
     tiny.tiny_classifier(folder / "classifier")
     peft, _ = foreign_models.saved_peft("bert", folder / "lora")
     base = json.loads((peft / "adapter_config.json").read_text(encoding="utf-8"))
@@ -46,10 +53,9 @@ def build(folder: Path) -> Path:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        _fill()
+        _use()
     finally:
         os.chdir(here)
-    return folder
 
 
 def copy(world: Path, room: Path) -> Path:
@@ -71,7 +77,7 @@ def forget_hashes(model: Path) -> None:
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
-def _fill() -> None:
+def _use() -> None:
     from bayeslora.cli import main
 
     def verb(*words: object) -> None:
@@ -84,6 +90,8 @@ def _fill() -> None:
     verb(*FIT, "--out", "model")
     shutil.copytree("model", "old-model")
     forget_hashes(Path("old-model"))
+    decoder = ("--backbone", "llama", "--posterior", "map", "--epochs", 1, "--quiet")
+    verb("fit", "train.jsonl", *decoder, "--out", "decoder")
     verb("calibrate", "classifier", "train.jsonl", "--out", "laplace", "--quiet")
     verb("calibrate", "lora/peft", "train.jsonl", "--out", "adapted", "--quiet")
     for name in ("valid", "test", "far"):
@@ -96,7 +104,7 @@ def _fill() -> None:
     verb("evaluate", "test.parquet", "--ood", "far=far.parquet")
     verb("compare", "test.parquet", "other.parquet", "--out", "table")
     verb("export", "model", "--out", "peft")
-    verb("export", "model", "--out", "merged", "--format", "merged")
+    verb("export", "decoder", "--out", "merged", "--format", "merged")
     verb("export", "model", "--out", "all.safetensors", "--format", "safetensors")
     verb("report", "test.parquet", "other.parquet", "--out", "report", "--spectrum", "model")
     verb("info", "model", "--spectrum", "--figure", "spectrum.svg")

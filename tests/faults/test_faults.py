@@ -1,0 +1,96 @@
+"""A sample of the fault campaign, and that its harness sees what it should see."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults import strict
+from faults.crash_points import Recorder
+from faults.process import CRASHED, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_sample_of_the_campaign_breaks_no_promise(tmp_path):
+    command = [sys.executable, "-m", "tests.faults", "--sample", "--jobs", "1", "--out", tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert len(found["scenarios"]) == 5
+
+
+def in_child(function):
+    """Run a function in a forked child; return its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("stop", "power", "left"),
+    [
+        (1, "", {}),
+        (2, "", {"flushed.part": "abcd"}),
+        (3, "torn", {"flushed.part": "abcd"}),
+        (4, "torn", {"flushed": "abcd"}),
+        (5, "torn", {"flushed": "abcd", "not.part": "ef"}),
+        (5, "empty", {"flushed": "abcd", "not.part": ""}),
+        (5, "", {"flushed": "abcd", "not.part": "efgh"}),
+    ],
+)
+def test_a_crash_point_keeps_what_was_flushed(tmp_path, stop, power, left):
+    def write():
+        Recorder(tmp_path, stop, power).install()
+        with (tmp_path / "flushed.part").open("w") as file:
+            file.write("abcd")
+            file.flush()
+            os.fsync(file.fileno())
+        (tmp_path / "flushed.part").rename(tmp_path / "flushed")
+        (tmp_path / "not.part").write_text("efgh")
+        (tmp_path / "not.part").rename(tmp_path / "not")
+
+    assert in_child(write) == CRASHED
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == left
+
+
+def test_waiting_and_computing_for_ever_are_hangs(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    def wait():
+        (tmp_path / "pipe").read_bytes()
+
+    def compute():
+        while True:
+            pass
+
+    for forever in (wait, compute):
+        assert run(["--version"], tmp_path, forever, limit=1).hung
+    ended = run(["--version"], tmp_path, limit=1)
+    assert (ended.code, ended.hung) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "a", "text": "b"}',
+        '{"text": NaN}',
+        '{"text": ""}',
+        '{"text": "\\ud800"}',
+        '{"text": "a", "id": 1}\n{"text": "b", "id": "1"}',
+        '{"text": "a", "label": 0.5}',
+        "[" * 100_000,
+    ],
+)
+def test_the_strict_reader_refuses(tmp_path, content):
+    file = tmp_path / "data.jsonl"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(strict.Refused):
+        strict.data(file)
