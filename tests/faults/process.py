@@ -26,7 +26,7 @@ ESCAPED = 70
 """Exit code of a child whose command let an exception out."""
 HANG_SECONDS = 5
 _GIVE_UP_SECONDS = 150.0
-_MEMORY = 6 << 30
+_MEMORY = 12 << 30
 _PR_SET_PDEATHSIG = 1
 
 
