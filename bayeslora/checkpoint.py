@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, write_json
+from bayeslora.locks import recover
 from bayeslora.manifest import (
     FILES,
     FileState,
@@ -215,6 +216,7 @@ def read_record(directory: str | Path) -> ModelRecord:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
+    recover(folder)
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}")
     return _record(folder / RECORD)
@@ -253,6 +255,7 @@ def verify_model(directory: str | Path) -> list[FileState]:
 
 def is_model(directory: str | Path) -> bool:
     """Return whether a directory holds a finished model of ours."""
+    recover(directory)
     return (Path(directory) / RECORD).is_file()
 
 

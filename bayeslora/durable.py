@@ -106,14 +106,19 @@ def replace_directory(aside: Path, target: Path) -> None:
     remove(aside)
 
 
+def leftovers(target: Path) -> list[Path]:
+    """Return the temporary files and directories beside `target`, of living writers too."""
+    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD})")
+    try:
+        return [Path(entry) for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)]
+    except OSError:
+        return []
+
+
 def sweep(target: Path) -> None:
     """Clean up after writers of `target` that were killed; no other process may be writing it."""
-    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD})")
     with suppress(OSError):
-        leftovers = [
-            Path(entry) for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)
-        ]
-        for path in leftovers:
+        for path in leftovers(target):
             if path.suffix == OLD and not os.path.lexists(target):
                 path.rename(target)
                 sync(target.parent)

@@ -15,6 +15,7 @@ from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
 _PATIENCE = 60.0  # seconds
+_LARGEST_JSON = 1 << 28  # bytes; more would fill the memory
 
 # Half a surrogate pair, or a whole one, as JSON escapes it.
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -131,6 +132,8 @@ def read_json(path: str | Path) -> Any:
     if place.exists() and not place.is_file():  # a pipe would be waited for
         raise InputError(f"{path} is not a regular file")
     try:
+        if place.stat().st_size > _LARGEST_JSON:
+            raise InputError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB, as no JSON of ours")
         text = place.read_text(encoding="utf-8")
         content = json.loads(text)
         if _HALF_PAIR.search(text):

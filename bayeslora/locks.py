@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bayeslora.durable import hidden_name, sweep
+from bayeslora.durable import hidden_name, leftovers, sweep
 from bayeslora.errors import InputError
 
 if sys.platform != "win32":
@@ -24,12 +24,8 @@ if sys.platform != "win32":
 
 SUFFIX = ".lock"
 _PAUSE = 0.05  # seconds
-_UNUSABLE = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
-        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-    }
-)
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_UNUSABLE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 @dataclass
@@ -50,7 +46,8 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
 
     What killed writers left beside it is cleaned up first. The parent directories are made, and
     removed again at the end if they are still empty. Contexts of one process may be nested. Where
-    the file system has no locks, nothing is kept out and nothing is cleaned up.
+    the file system has no locks, or a lock file may not be made, nothing is kept out and nothing is
+    cleaned up.
 
     Args:
         path: The output, a file or a directory, which need not exist.
@@ -73,6 +70,17 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         _leave(target)
 
 
+def recover(path: str | Path) -> None:
+    """Bring back a directory that a killed writer left between two renames; see `durable`.
+
+    Nothing happens if the path is there, or if the writer is alive.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.exists() and leftovers(target):
+        with suppress(InputError, OSError), writing_to(target):
+            pass
+
+
 def _enter(target: Path) -> bool:
     """Begin to write to `target`; return whether no other process does."""
     with _guard:
@@ -85,6 +93,10 @@ def _enter(target: Path) -> bool:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle = _open(file)
         except OSError as error:
+            if error.errno in _FORBIDDEN:
+                # Files may still be written into a directory whose parent is somebody else's.
+                _held[target] = _Held(file, None, made)
+                return True
             if error.errno not in _UNUSABLE:
                 raise
             raise InputError(f"{target} cannot be written: {error.strerror}") from None
@@ -123,8 +135,12 @@ def _leave(target: Path) -> None:
 
 
 def _open(file: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return os.open(file, flags, 0o666)
+    follow = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | follow, 0o666)
+    except PermissionError:
+        # The lock of another user; to read is enough to wait for it.
+        return os.open(file, os.O_RDONLY | follow)
 
 
 def _lock(handle: int) -> bool:

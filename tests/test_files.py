@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -96,3 +97,11 @@ def test_a_replaced_file_keeps_its_mode(tmp_path, mode):
         aside.write_text("new")
     assert stat.S_IMODE(target.stat().st_mode) == mode
     assert target.read_text() == "new"
+
+
+def test_json_that_would_fill_the_memory_is_not_read(tmp_path):
+    path = tmp_path / "file.json"
+    path.touch()
+    os.truncate(path, 1 << 36)
+    with pytest.raises(InputError, match=r"file\.json is larger than"):
+        read_json(path)

@@ -1,5 +1,6 @@
 """One process at a time writes to an output."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 from bayeslora import locks
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.locks import writing_to
+from bayeslora.locks import recover, writing_to
 from bayeslora.output import atomic_directory
 
 
@@ -88,6 +89,29 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_none(tmp_path, monkeypatch)
     monkeypatch.setattr(locks, "_lock", removed_first)
     with writing_to(out, wait=5):
         assert names(tmp_path) == [".out.lock"]
+
+
+def test_a_reader_brings_the_old_directory_back(tmp_path):
+    """Its writer was killed between two renames."""
+    old = tmp_path / ".out.abcd_123.old"
+    (old / "inside").mkdir(parents=True)
+    recover(tmp_path / "out")
+    assert names(tmp_path / "out") == ["inside"]
+    assert names(tmp_path) == ["out"]
+    recover(tmp_path / "out")
+    recover(tmp_path / "nowhere" / "out")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_directory_whose_parent_is_not_ours(tmp_path, monkeypatch):
+    """Files can be written into it all the same, such as `compare --out .` at home."""
+    monkeypatch.setattr(locks, "_open", denied)
+    with writing_to(tmp_path / "out"):
+        assert names(tmp_path) == []
+
+
+def denied(file):
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from cli_files import fake
@@ -99,3 +101,33 @@ def test_a_private_predictions_file_stays_private(run, world, tmp_path):
     out.touch(0o600)
     assert run("predict", world.model, world.test, "--out", out, "--overwrite", "--quiet").code == 0
     assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_path):
+    """Whatever the first one writes there: the lock is that of the path."""
+    folder, commands = outputs
+    out = tmp_path / "out.parquet"
+    program = (
+        "from bayeslora.locks import writing_to\n"
+        f"with writing_to({str(out)!r}): print('begun', flush=True); input()"
+    )
+    file = folder / "file.parquet"
+    apart = ("--fit", file, "--apply", file)
+    more = {
+        "predict": ("predict", world.model, world.test),
+        "recalibrate": ("recalibrate", *apart),
+        "conformal": ("conformal", *apart),
+        "compare": ("compare", file, file),
+        "demo": ("demo",),
+        "tensors": ("export", world.model, "--format", "safetensors"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "begun\n"
+        for command in (commands | more).values():
+            assert "another process is writing to" in refused(*command, "--out", out)
+    finally:
+        process.kill()
+        process.communicate()
