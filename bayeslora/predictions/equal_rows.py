@@ -28,7 +28,7 @@ _DIRECTIONS = 3
 
 
 def share_of_equal_rows(known: Array, others: Array) -> float:
-    """Return which share of the rows of `others` is in `known`, beyond what chance gives.
+    """Return which share of the rows of `others` is in `known`; 0 where chance may give as much.
 
     Args:
         known: [M, C] probabilities.
@@ -45,8 +45,19 @@ def share_of_equal_rows(known: Array, others: Array) -> float:
         same = (among_known.count(others, tolerance) == 1) & (
             among_others.count(others, tolerance) == 1
         )
-        share = max(share, float(same.mean() - repeated.mean()))
+        found = float(same.mean())
+        if tolerance == TOLERANCES[0] or found > _by_chance(float(repeated.mean()), len(others)):
+            share = max(share, found)
     return share
+
+
+def _by_chance(repeated: float, size: int) -> float:
+    """Return the largest share of `size` rows that are near rows of another set by chance.
+
+    About as many are as have a near row in their own set; twice that, and three standard deviations
+    of a count, are hardly ever exceeded.
+    """
+    return 2 * repeated + 3 * float(np.sqrt((repeated + 1 / size) / size))
 
 
 class _Near:
