@@ -46,7 +46,7 @@ def share_of_equal_rows(known: Array, others: Array) -> float:
             among_others.count(others, tolerance) == 1
         )
         found = float(same.mean())
-        if tolerance == TOLERANCES[0] or found > _by_chance(float(repeated.mean()), len(others)):
+        if found > _by_chance(float(repeated.mean()), len(others)):
             share = max(share, found)
     return share
 
