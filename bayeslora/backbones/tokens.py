@@ -15,6 +15,8 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.option_values import MAX_LENGTH
 
+_AT_A_TIME = 4096  # texts that are tokenised at a time
+
 UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
 """Of different lengths under any tokenizer, so that the first is padded beside the second."""
 
@@ -80,21 +82,27 @@ def tokenise(
         as_its_owner: Whether everything is left to the tokenizer, as for a classifier that was
             trained elsewhere: a decoder's pairs, and the types of single texts.
     """
-    tokenizer = backbone.tokenizer
     limit = usable_length(backbone, max_length)
-    pad_id = int(tokenizer.pad_token_id or 0)
-    types = None
-    if pairs is not None and backbone.kind == "decoder" and not as_its_owner:
-        ids, cut = _decoder_pairs(tokenizer, texts, pairs, limit)
-    else:
-        found, cut = _plain(tokenizer, texts, pairs, limit)
-        ids = found["input_ids"]
-        if (pairs is not None or as_its_owner) and "token_type_ids" in found:
-            types = _arrays(found["token_type_ids"], 0)
-    # A text without tokens still has a feature: that of one padding token.
-    arrays = _arrays(ids, pad_id)
-    _check_known(backbone, arrays, pad_id)
-    return Tokens(arrays, cut, pad_id, types)
+    pad_id = int(backbone.tokenizer.pad_token_id or 0)
+    joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
+    typed = pairs is not None or as_its_owner
+    ids: list[NDArray[np.int64]] = []
+    types: list[NDArray[np.int64]] = []
+    cut = 0
+    # A tokenizer's lists of Python integers take many times the memory of the arrays.
+    for start in range(0, len(texts), _AT_A_TIME):
+        first = texts[start : start + _AT_A_TIME]
+        second = None if pairs is None else pairs[start : start + _AT_A_TIME]
+        if joined and second is not None:
+            found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
+        else:
+            found, cut_here = _plain(backbone.tokenizer, first, second, limit)
+        # A text without tokens still has a feature: that of one padding token.
+        ids += _arrays(found["input_ids"], pad_id)
+        types += _arrays(found["token_type_ids"], 0) if typed and "token_type_ids" in found else ()
+        cut += cut_here
+    _check_known(backbone, ids, pad_id)
+    return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
 
 def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id: int) -> None:
@@ -109,8 +117,8 @@ def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id
         )
 
 
-def _arrays(lists: Sequence[list[int]], empty: int) -> tuple[NDArray[np.int64], ...]:
-    return tuple(np.asarray(item or [empty], dtype=np.int64) for item in lists)
+def _arrays(lists: Sequence[list[int]], empty: int) -> list[NDArray[np.int64]]:
+    return [np.asarray(item or [empty], dtype=np.int64) for item in lists]
 
 
 def _padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool) -> Tensor:
@@ -195,7 +203,7 @@ def _plain(
 
 def _decoder_pairs(
     tokenizer: Any, texts: Sequence[str], pairs: Sequence[str], limit: int
-) -> tuple[list[list[int]], int]:
+) -> tuple[dict[str, list[list[int]]], int]:
     first = tokenizer([f"{text}\n" for text in texts], verbose=False)["input_ids"]
     second = tokenizer(list(pairs), add_special_tokens=False, verbose=False)["input_ids"]
     ids, cut = [], 0
@@ -203,4 +211,4 @@ def _decoder_pairs(
         cut += len(head) + len(tail) > limit
         kept = tail[-limit:]
         ids.append(head[: limit - len(kept)] + kept)
-    return ids, cut
+    return {"input_ids": ids}, cut

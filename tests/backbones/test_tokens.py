@@ -1,5 +1,7 @@
 """Token ids: pairs, truncation, padding, batches of similar length."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SIZES, tiny_bert, tiny_llama, tiny_tokenizer
 
+from bayeslora.backbones import tokens as module
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
 
@@ -134,3 +137,29 @@ def test_length_batches_hold_every_row_once_the_longest_first(lengths, size):
     assert all(len(batch) == size for batch in batches[:-1])
     ordered = lengths[rows].tolist() if rows else []
     assert ordered == sorted(ordered, reverse=True)
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+@pytest.mark.parametrize("as_its_owner", [False, True])
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_texts_are_tokenised_some_at_a_time(request, monkeypatch, name, as_its_owner, with_pairs):
+    """The tokenizer's lists of integers take many times the memory of the arrays."""
+    host = request.getfixturevalue(name)
+    texts = ["the cat", "rain", "a dog barks today", "snow", "the soup is very salty"]
+    pairs = texts[::-1] if with_pairs else None
+    options = {"max_length": 5, "as_its_owner": as_its_owner}
+    whole = tokenise(host, texts, pairs, **options)
+    monkeypatch.setattr(module, "_AT_A_TIME", 2)
+    calls = []
+    real = host.tokenizer
+
+    def counting(first, *rest, **options):
+        calls.append(len(first))
+        return real(first, *rest, **options)
+
+    counting.pad_token_id = real.pad_token_id
+    found = tokenise(replace(host, tokenizer=counting), texts, pairs, **options)
+    assert max(calls) == 2
+    assert found.num_truncated == whole.num_truncated
+    for one, other in ((found.ids, whole.ids), (found.types or (), whole.types or ())):
+        assert [item.tolist() for item in one] == [item.tolist() for item in other]
