@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli.messages import show
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, refuse_existing, refuse_ground, refuse_inputs
-from bayeslora.plain_text import visible
+from bayeslora.plain_text import one_line
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
@@ -26,10 +26,10 @@ def print_json(content: Any) -> None:
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text with their columns under each other."""
+    """Print rows of text with their columns under each other; `one_line` shortens long cells."""
     from bayeslora.reporting.text import display_columns, pad
 
-    shown = [[visible(cell) for cell in row] for row in rows]
+    shown = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(display_columns, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         cells = (pad(cell, width) for cell, width in zip(row, widths, strict=True))
