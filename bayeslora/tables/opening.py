@@ -145,7 +145,8 @@ def _delimited_pieces(
     source: Source, names: Sequence[str], wanted: Sequence[str], size: int
 ) -> Iterator[Piece]:
     """Yield pieces by Arrow as far as the file is regular, and the rest by the csv module."""
-    chosen = [name for name in names if name in wanted] or list(names[:1])
+    read = frozenset(wanted)
+    chosen = [name for name in names if name in read] or list(names[:1])
     before = 0
     try:
         for rows, batch in arrow_records(source, names, chosen, size):
@@ -162,7 +163,8 @@ def _delimited_pieces(
 def _plain_pieces(
     source: Source, names: Sequence[str], chosen: Sequence[str], size: int
 ) -> Iterator[Piece]:
-    places = [(place, name) for place, name in enumerate(names) if name in chosen]
+    read = frozenset(chosen)
+    places = [(place, name) for place, name in enumerate(names) if name in read]
     size = min(size, max(1, _CELLS // len(names)))
     before = 0
     for rows, records in delimited_records(source, names, size):
@@ -172,7 +174,8 @@ def _plain_pieces(
 
 
 def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> Iterator[Piece]:
-    chosen = [name for name in table.names if name in wanted]
+    read = frozenset(wanted)
+    chosen = [name for name in table.names if name in read]
     if not chosen:
         # Batches without columns would have no rows either.
         for start in range(0, table.num_rows, size):
