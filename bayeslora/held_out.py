@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.predictions.equal_rows import share_of_equal_rows
+from bayeslora.predictions.equal_rows import MOST_EQUAL, share_of_equal_rows
 from bayeslora.predictions.files import text_columns
 from bayeslora.predictions.given import PredictionsLike, as_predictions
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
-
-MOST_EQUAL = 0.5
-"""Share of rows with the very same probabilities from which two sets count as one."""
 
 # A share that chance, or a repeated text, gives.
 _FEW_EQUAL = 0.02

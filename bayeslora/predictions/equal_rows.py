@@ -18,6 +18,9 @@ TOLERANCES = (1e-12, 1e-9, 1e-6, 1e-4, 1e-3)
 """What is tried: the same numbers, and numbers printed with about 10, 7, 5 and 4 digits, which are
 then divided by their sum."""
 
+MOST_EQUAL = 0.5
+"""Share of equal rows from which two sets count as one."""
+
 MOST_DISTINCT = 0.9
 """Share of different rows in a set below which equal probabilities say nothing."""
 
@@ -29,6 +32,8 @@ _DIRECTIONS = 3
 
 def share_of_equal_rows(known: Array, others: Array) -> float:
     """Return which share of the rows of `others` is in `known`; 0 where chance may give as much.
+
+    Shares up to `MOST_EQUAL` are those of the very same numbers.
 
     Args:
         known: [M, C] probabilities.
@@ -46,18 +51,22 @@ def share_of_equal_rows(known: Array, others: Array) -> float:
             among_others.count(others, tolerance) == 1
         )
         found = float(same.mean())
-        if found > _by_chance(float(repeated.mean()), len(others)):
+        least = 0.0 if tolerance == TOLERANCES[0] else MOST_EQUAL
+        if found > max(least, _by_chance(float(repeated.mean()), len(others))):
             share = max(share, found)
     return share
 
 
 def _by_chance(repeated: float, size: int) -> float:
-    """Return the largest share of `size` rows that are near rows of another set by chance.
+    """Return a share of `size` rows that are near rows of another set hardly ever by chance.
 
-    About as many are as have a near row in their own set; twice that, and three standard deviations
-    of a count, are hardly ever exceeded.
+    As many are on average as have a near row in their own set. These come in pairs, whose number is
+    known to its square root; two standard deviations of that, and three of the count itself, are
+    allowed for.
     """
-    return 2 * repeated + 3 * float(np.sqrt((repeated + 1 / size) / size))
+    pairs = repeated * size / 2
+    mean = 2 * (pairs + 2 * float(np.sqrt(pairs + 1))) / size
+    return mean + 3 * float(np.sqrt(mean / size))
 
 
 class _Near:

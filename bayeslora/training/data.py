@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.held_out import MOST_EQUAL
 from bayeslora.predictions.checks import check_further
-from bayeslora.predictions.equal_rows import MOST_DISTINCT
+from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.tasks.readers import kept, load_examples, open_examples
