@@ -18,6 +18,8 @@ from bayeslora.tables.reading import ROW_LIMIT
 from bayeslora.tables.source import Source
 
 _QUOTE, _NEWLINE, _RETURN = b'"\n\r'
+_BLOCK = 2**20  # bytes at least: smaller ones take longer for each
+_BYTES = 64  # for each row that is asked for: few rows at a time should take little memory
 _MARK = b"\xef\xbb\xbf"
 
 Ints = NDArray[np.int64]
@@ -61,7 +63,7 @@ def arrow_records(
     delimiter = source.reading.delimiter_of(source.path)
     is_first = True
     with source.binary() as stream:
-        for block in _blocks(stream, ord(delimiter)):
+        for block in _blocks(stream, ord(delimiter), min(max(_BLOCK, _BYTES * size), ROW_LIMIT)):
             table = _parsed(block, names, wanted, delimiter)
             if table.num_rows != len(block.rows):
                 raise IrregularError
@@ -95,27 +97,30 @@ def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimite
         raise IrregularError from error
 
 
-def _blocks(stream: IO[bytes], delimiter: int) -> Iterator[_Block]:
-    """Yield runs of whole records, up to `ROW_LIMIT` bytes each."""
-    data = stream.read(ROW_LIMIT).removeprefix(_MARK)
+def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
+    """Yield runs of whole records, of about `size` bytes each."""
+    data = stream.read(size).removeprefix(_MARK)
     line = 1
     while data:
-        more = stream.read(ROW_LIMIT)
+        more = stream.read(size)
         if not more and not data.endswith(b"\n"):
             data += b"\n"
         block, rest = _cut(data, delimiter, line)
-        yield block
-        line += block.lines
+        if block is not None:
+            yield block
+            line += block.lines
+        elif not more or len(data) > ROW_LIMIT:
+            raise IrregularError
         data = rest + more
 
 
-def _cut(data: bytes, delimiter: int, line: int) -> tuple[_Block, bytes]:
-    """Return the whole records at the beginning of the data, and what is left."""
+def _cut(data: bytes, delimiter: int, line: int) -> tuple[_Block | None, bytes]:
+    """Return the whole records at the beginning of the data, if any, and what is left."""
     codes = np.frombuffer(data, np.uint8)
     quotes, newlines = np.flatnonzero(codes == _QUOTE), np.flatnonzero(codes == _NEWLINE)
     ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0] if len(quotes) else newlines
     if not len(ends):
-        raise IrregularError
+        return None, data
     stop = int(ends[-1]) + 1
     if data.count(b"\r", 0, stop) != data.count(b"\r\n", 0, stop):
         raise IrregularError

@@ -49,7 +49,8 @@ def test_both_ways_agree(text, block, mark, tmp_path_factory):
         return
     slow = outcome(opening._plain_pieces(source, names, names, 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited_blocks, "ROW_LIMIT", block)
+        patch.setattr(delimited_blocks, "_BLOCK", block)
+        patch.setattr(delimited_blocks, "_BYTES", 1)
         fast = outcome(opening._delimited_pieces(source, names, names, 2))
     assert fast == slow or (slow == [] and fast == "refused")
 

@@ -1,0 +1,121 @@
+"""Files are opened safely: sizes, encodings, keys and characters that would mislead are refused."""
+
+import gzip
+import json
+
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.tables import reading, source
+from bayeslora.tables.opening import open_table
+from bayeslora.tables.reading import Reading, kind_of
+from bayeslora.tables.sniff import suffix_of
+from bayeslora.tables.table import plain_values
+
+ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+CELLS = "text,label\né 1,ü\né 2,ü\n"
+
+
+def read(path, options=None):
+    table = open_table(path, options or Reading())
+    found = []
+    for piece in table.pieces(["text", "label"]):
+        columns = [plain_values(piece.columns[name]) for name in ("text", "label")]
+        found += [
+            dict(zip(("text", "label"), row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "cp1252", "utf-16", "utf-8", "utf-8-sig", "utf-32"]
+)
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", LINES), ("a.csv", CELLS)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, packed):
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    content = text.encode(encoding)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert read(path, Reading(encoding=encoding)) == ROWS
+    if encoding in {"utf-8", "utf-8-sig"}:
+        assert read(path) == ROWS
+    elif not packed or encoding == "latin-1":
+        with pytest.raises(InputError, match="--encoding"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('{"text": "a", "text": "b"}', "'text' appears twice"),
+        ('{"text": "a: b", "n": {"x": 1, "x": 2}}', "'x' appears twice"),
+        ('{"text": "\\ud800"}', "half a surrogate pair"),
+        ('{"text": "a", "other": ["\\uDFFF"]}', "half a surrogate pair"),
+        ('{"text": "a"} {"text": "b"}', "broken JSON"),
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
+    path = tmp_path / "a.json"
+    good = '{"text": "\\ud83d\\ude00 fine", "other": {"a": [1]}}'
+    path.write_text(f"[{good},\n{line}]" if listed else f"{good}\n{line}\n")
+    with pytest.raises(InputError, match="row 2") as caught:
+        read(path)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_rows_without_end_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, name):
+    for module in ("source", "delimited", "delimited_blocks", "json_records"):
+        monkeypatch.setattr(f"bayeslora.tables.{module}.ROW_LIMIT", 1000)
+    monkeypatch.setattr("bayeslora.tables.json_records._PART", 100)
+    path = tmp_path / name
+    start = {"a.jsonl": '{"text": "', "a.json": '[{"text": "', "a.csv": 'text,label\n"'}[name]
+    path.write_text(start + "a\n" * 10_000 if name == "a.csv" else start + "a" * 10_000)
+    with pytest.raises(InputError, match=r"row [12].*longer than"):
+        read(path)
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_UNCHECKED", 2**16)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\n" + b"\n" * 5_000_000))
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:-6] + b"123456", lambda b: b[:12]]
+)
+def test_damaged_gzip_is_refused(tmp_path, damage):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(LINES.encode())))
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz cannot be unpacked"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "suffix"),
+    [
+        (b"PAR1\0\0", ".parquet"),
+        (b' \n[{"a": 1}]', ".json"),
+        (b"\xef\xbb\xbf" + b'{"a": 1}', ".json"),
+        (b"a,b\n1\t,2", ".csv"),
+        (b"a\tb\n1,\t2", ".tsv"),
+        (gzip.compress(b"a\tb\n"), ".tsv"),
+        (b"text", ".csv"),
+    ],
+)
+def test_the_format_of_standard_input_is_that_of_its_beginning(head, suffix):
+    assert suffix_of(head) == suffix
+
+
+def test_names_say_the_kind(tmp_path):
+    assert kind_of(tmp_path / "A.JSONL.GZ") == "json"
+    assert kind_of(tmp_path / "v1.2.csv") == "delimited"
+    for name in ("a.parquet.gz", "a.txt.gz", "a.gz", "a", "csv"):
+        with pytest.raises(InputError, match="choose from"):
+            kind_of(tmp_path / name)
+    assert Reading(delimiter="tab").delimiter == "\t"
+    assert reading.DEFAULT.delimiter_of(tmp_path / "a.tsv.gz") == "\t"
