@@ -33,6 +33,7 @@ CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
 # They see the variances of logits alone, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COVARIANCES = ("dense", "diagonal", "full", "low_rank")
+AUTO = "auto"
 HEAD_STEPS = ("gradient", "joint", "refit")
 POLISH_MEANS = ("validation", "refit", "trained")
 
@@ -92,7 +93,8 @@ class VBLL:
             refits, and `fit` settles on `trained` after a long training of the head and on `refit`
             after a short one.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
-            or `low_rank` (diagonal plus `rank` directions); `full` over all classes.
+            or `low_rank` (diagonal plus `rank` directions); `full` over all classes. `auto` takes
+            `dense`, or `diagonal` where that would take minutes, which is said.
         rank: Directions of a `low_rank` covariance.
         head_step: How the head follows the adapter: `gradient` steps before each of the adapter's,
             one `joint` gradient for both, or a closed-form `refit` under `bound` (under
@@ -112,7 +114,7 @@ class VBLL:
     bound: str = "jensen"
     polish_bound: str = "knowles_minka"
     polish_mean: str = "validation"
-    covariance: str = "dense"
+    covariance: str = AUTO
     rank: int = 16
     head_step: str = "gradient"
     training_covariance: str = "diagonal"
@@ -145,7 +147,7 @@ class VBLL:
         check_choice("bound", self.bound, BOUNDS)
         check_choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
         check_choice("polish_mean", self.polish_mean, POLISH_MEANS)
-        check_choice("covariance", self.covariance, COVARIANCES)
+        check_choice("covariance", self.covariance, (AUTO, *COVARIANCES))
         check_choice("head_step", self.head_step, HEAD_STEPS)
         check_choice("training_covariance", self.training_covariance, COVARIANCES)
         check_choice("link", self.link, LINKS)

@@ -16,6 +16,7 @@ from bayeslora.posteriors.laplace import LaplaceHead
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.tempered import TemperedHead
 from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.posteriors.vbll_cost import with_family
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> 
         num_features: d.
         num_classes: C.
     """
+    config = with_family(config, "dense")
 
     def fitting(family: str, *, closed_form: bool) -> str:
         numbers = _numbers(family, num_classes, num_features, config.rank, closed_form=closed_form)

@@ -34,6 +34,7 @@ from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
 from bayeslora.posteriors.vbll_choice import Polisher
+from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_pyro import negative_elbo
 from bayeslora.row_slices import row_slices
@@ -78,7 +79,8 @@ class VBLLHead(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.config = config
+        # Who knows the number of rows has settled it before.
+        self.config = config = with_family(config, "dense")
         self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))

@@ -1,67 +1,101 @@
 """What the closed-form fit of a variational last layer costs, before it runs.
 
 A round of coordinate ascent over a dense covariance forms C matrices Σ_n w_nc φ_n φ_nᵀ, factorises
-them and solves for N rows; all other families are led by the products of N rows with C weights:
+them and solves for N rows; every family spends the products of N rows with C weights besides:
 
-    dense, full, low_rank   C r (2 N r + r²/3)  multiplications, r = min(N, d)
-    diagonal                C N d, a hundred times or so in the inner search for the means
+    dense, low_rank  C r (2 N r + r²/3)  multiplications, r = min(N, d)
+    full             the same of one matrix with C r rows
+    all              C N d, `MEAN_STEPS` times in the search for the means
 
 These are leading terms of the present code, in one place so that they can be retuned with it.
 """
 
 from __future__ import annotations
 
-from bayeslora.posteriors.config import VBLL
+import math
+import time
+from dataclasses import dataclass, replace
+
+from bayeslora.posteriors.config import AUTO, VBLL
+from bayeslora.posteriors.covariances import shapes
 
 ROUNDS = 25
 """Rounds of a fit: measured 6 to 31 with empirical Bayes, at 2 to 100 classes."""
 
 MEAN_STEPS = 120
-"""Products of rows and weights in the search for the means, a round."""
+"""Products of rows and weights in the search for the means, in a round."""
 
 DENSE_LIMIT = 5e10
-"""Multiplications a round up to which `auto` takes a dense covariance: one or two minutes a fit on
-one core of a current processor. 20 classes of 1,000 examples with 384 features take 6e9."""
+"""Multiplications of a round up to which `auto` takes a dense covariance: a minute or two a fit on
+one core. 20 classes of 1,000 rows with 384 features take 7e9, 400 classes of 2,000 rows 3e11."""
 
 
-def round_cost(family: str, num_classes: int, num_features: int, num_rows: int) -> float:
-    """Return the multiplications of one round of the fit.
+@dataclass(frozen=True)
+class FitCost:
+    """Cost of a final fit.
+
+    Attributes:
+        multiplications: Of a round.
+        numbers: Stored float64 numbers of the covariance.
+    """
+
+    multiplications: float
+    numbers: int
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the covariance."""
+        return 8 * self.numbers / 1e6
+
+    def seconds(self, rate: float) -> float:
+        """Return the time of a fit at so many multiplications a second."""
+        return ROUNDS * self.multiplications / rate
+
+
+def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> FitCost:
+    """Return the cost of a fit with the covariance of `config`, dense for `auto`.
 
     Args:
-        family: `dense`, `diagonal`, `low_rank` or `full`.
+        config: Which covariance and, of `low_rank`, how many directions.
         num_classes: C.
         num_features: d.
         num_rows: N.
     """
-    means = float(MEAN_STEPS * num_classes * num_rows * num_features)
-    if family == "diagonal":
-        return means
-    rank = min(num_rows, num_features)
-    size = rank * (num_classes if family == "full" else 1)
-    blocks = 1 if family == "full" else num_classes
-    return means + blocks * size * (2.0 * num_rows * size + size * size / 3)
+    family = with_family(config, "dense").covariance
+    kept = shapes(family, num_classes, num_features, min(config.rank, num_features))
+    work = float(MEAN_STEPS * num_classes * num_rows * num_features)
+    if family != "diagonal":
+        matrices = 1 if family == "full" else num_classes
+        size = min(num_rows, num_features) * (num_classes // matrices)
+        work += matrices * size * (2.0 * num_rows * size + size * size / 3)
+    return FitCost(work, sum(map(math.prod, kept.values())))
 
 
-def fit_seconds(cost: float, rate: float) -> float:
-    """Return the seconds of a fit.
+def settled(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> VBLL:
+    """Return the options with the covariance that `auto` stands for here.
 
-    Args:
-        cost: What `round_cost` returned.
-        rate: Multiplications a second.
+    The rule counts multiplications and no seconds, so that every machine takes the same family.
     """
-    return ROUNDS * cost / rate
+    dense = fit_cost(config, num_classes, num_features, num_rows).multiplications <= DENSE_LIMIT
+    return with_family(config, "dense" if dense else "diagonal")
 
 
-def family_for(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> str:
-    """Return the covariance of the final fit: what was asked for, or what `auto` stands for here.
+def with_family(config: VBLL, family: str) -> VBLL:
+    """Return the options with a family of covariances in the place of `auto`."""
+    return replace(config, covariance=family) if config.covariance == AUTO else config
 
-    Args:
-        config: What was asked for.
-        num_classes: C.
-        num_features: d.
-        num_rows: N.
+
+def multiplication_rate(size: int = 384) -> float:
+    """Return the float64 multiplications a second of this machine, from one product of matrices.
+
+    It takes some hundredths of a second; use it for what is shown, never for what is decided.
     """
-    if config.covariance != "auto":
-        return config.covariance
-    cost = round_cost("dense", num_classes, num_features, num_rows)
-    return "dense" if cost <= DENSE_LIMIT else "diagonal"
+    import torch
+
+    matrix = torch.ones(size, size, dtype=torch.float64)
+    times = []
+    for _ in range(3):
+        before = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - before)
+    return size**3 / max(min(times), 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.context import begin_from_context
+from bayeslora.training.estimate import announce_final_fit, announce_training
 from bayeslora.training.final_fit import drawing_of, fit_posterior
 from bayeslora.training.heads import (
     GradientSteps,
@@ -152,11 +154,18 @@ def train_network(
     shown = description is not None
     fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
     _begin(fit, shown=shown)
+    began = time.perf_counter()
     set_feature_scale(network, train.texts)
     num_train = len(train.labels)
+    held = validation if early_stopping else None
+    if shown:
+        num_held = 0 if held is None else len(held.labels)
+        passed = time.perf_counter() - began
+        announce_training(settings, num_train, num_held, pass_seconds=passed)
+        shape = tuple(network.head.mean_weight.shape)
+        announce_final_fit(posterior, (shape[0], shape[1]), num_train, shown=fit_last)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
     sampler = layer_sampler(network, adapter, posterior, settings, num_train)
-    held = validation if early_stopping else None
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         if network.encoder.backbone.device.type == "cuda":
             # The Trainer makes the network's GPU the current one.

@@ -30,7 +30,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.registry import resolve_posterior
-from bayeslora.posteriors.vbll_cost import round_cost
+from bayeslora.posteriors.vbll_cost import fit_cost, with_family
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.final_fit import drawing_of, fit_head
@@ -203,14 +203,14 @@ class _Race:
             return config
         size, classes = self.train.features.shape[1], len(self.fitted.record.classes)
 
-        def cost(family: str) -> float:
-            return round_cost(family, classes, size, len(self.train.labels)) * folds / FOLDS
+        def cost(options: VBLL) -> float:
+            work = fit_cost(options, classes, size, len(self.train.labels)).multiplications
+            return work * folds / FOLDS
 
-        if config.covariance == "auto":
-            dense = cost("dense") <= DENSE_LIMIT
-            config = replace(config, covariance="dense" if dense else "diagonal")
-        limit = DENSE_LIMIT if config.covariance != "diagonal" else DIAGONAL_LIMIT
-        return config if cost(config.covariance) <= limit else None
+        dense = with_family(config, "dense")
+        config = dense if cost(dense) <= DENSE_LIMIT else with_family(config, "diagonal")
+        limit = DIAGONAL_LIMIT if config.covariance == "diagonal" else DENSE_LIMIT
+        return config if cost(config) <= limit else None
 
     def cross_validated(self, entries: Entries, folds: int) -> dict[str, Predictions]:
         """Return each candidate's predictions of all training examples, each by a fit without it.
@@ -312,7 +312,7 @@ def _notes(both: SideBySide, config: PosteriorConfig) -> Iterator[str]:
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} points "
             f"below its accuracy on {where}. {both.chosen!r} keeps its mean and only softens; "
-            "'temperature' and 'vbll' can sharpen"
+            "'temperature' can sharpen, and 'vbll' may"
         )
 
 
