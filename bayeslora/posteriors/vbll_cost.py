@@ -22,11 +22,15 @@ from bayeslora.posteriors.covariances import shapes
 ROUNDS = 25
 """Rounds of a fit: measured 6 to 31 with empirical Bayes, at 2 to 100 classes."""
 
+EFFICIENCY = 0.6
+"""Share of the rate of one product of matrices that a fit reaches: triangular solves are slower. A
+fit then takes what was estimated within 20 % at 8 and 20 classes."""
+
 MEAN_STEPS = 120
 """Products of rows and weights in the search for the means, in a round."""
 
 DENSE_LIMIT = 5e10
-"""Multiplications of a round up to which `auto` takes a dense covariance: a minute or two a fit on
+"""Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a fit on
 one core. 20 classes of 1,000 rows with 384 features take 7e9, 400 classes of 2,000 rows 3e11."""
 
 
@@ -48,8 +52,8 @@ class FitCost:
         return 8 * self.numbers / 1e6
 
     def seconds(self, rate: float) -> float:
-        """Return the time of a fit at so many multiplications a second."""
-        return ROUNDS * self.multiplications / rate
+        """Return the time of a fit where a product of matrices has this rate a second."""
+        return ROUNDS * self.multiplications / (EFFICIENCY * rate)
 
 
 def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> FitCost:

@@ -10,7 +10,7 @@ from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.posteriors.config_scores import check_feature_scores
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
-from bayeslora.training.estimate import announce_final_fit, settle_posterior
+from bayeslora.training.estimate import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.side_by_side import SideBySide, beside_others, best_posterior
 
@@ -47,9 +47,9 @@ def calibrate(
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows, rows)
         check_feature_scores(feature_scores, posterior)
-    classes, size = len(fitted.record.classes), known.rows.features.shape[1]
-    posterior = settle_posterior(posterior, classes, size, len(train))
-    announce_final_fit(posterior, (classes, size), len(train), shown=fitted.progress)
+    sizes = TrainingSizes(len(fitted.record.classes), known.rows.features.shape[1], len(train))
+    posterior = settle_posterior(posterior, sizes)
+    announce_final_fit(posterior, sizes, shown=fitted.progress)
     # A new head even where the posterior stays: the present one may have settled on means, and is
     # still the classifier's where the fit fails.
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 
 from bayeslora.posteriors.config import AUTO, VBLL, PosteriorConfig
 from bayeslora.posteriors.vbll_cost import fit_cost, multiplication_rate, settled
@@ -22,28 +23,42 @@ WORTH_SAYING = 5.0
 """Seconds of a final fit alone from which it is announced."""
 
 
-def settle_posterior(
-    posterior: PosteriorConfig, num_classes: int, num_features: int, num_rows: int
-) -> PosteriorConfig:
+@dataclass(frozen=True)
+class TrainingSizes:
+    """Sizes of a problem.
+
+    Attributes:
+        num_classes: C.
+        num_features: d.
+        num_rows: Training rows N.
+        num_held: Validation rows that score each epoch; 0 where none do.
+    """
+
+    num_classes: int
+    num_features: int
+    num_rows: int
+    num_held: int = 0
+
+
+def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> PosteriorConfig:
     """Return the posterior with the covariance that it will have; log where it is not a dense one.
 
     Args:
         posterior: What was asked for; an explicit covariance is obeyed.
-        num_classes: C.
-        num_features: d.
-        num_rows: Training rows N.
+        sizes: Of the problem.
     """
     if not isinstance(posterior, VBLL):
         return posterior
-    chosen = settled(posterior, num_classes, num_features, num_rows)
+    classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
+    chosen = settled(posterior, classes, features, rows)
     if posterior.covariance == AUTO and chosen.covariance != "dense":
-        dense = fit_cost(posterior, num_classes, num_features, num_rows)
+        dense = fit_cost(posterior, classes, features, rows)
         logger.warning(
             "a dense covariance of %d classes and %d features, fitted to %d rows, would take "
             "about %s and %.0f MB, so it is %s; vbll:covariance=dense forces it",
-            num_classes,
-            num_features,
-            num_rows,
+            classes,
+            features,
+            rows,
             duration(dense.seconds(multiplication_rate())),
             dense.megabytes,
             chosen.covariance,
@@ -51,47 +66,51 @@ def settle_posterior(
     return chosen
 
 
-def announce_final_fit(
-    posterior: PosteriorConfig, shape: tuple[int, int], num_rows: int, *, shown: bool
-) -> None:
+def announce_final_fit(posterior: PosteriorConfig, sizes: TrainingSizes, *, shown: bool) -> None:
     """Say what the final fit takes, where it takes long.
 
     Args:
         posterior: Which one.
-        shape: Classes C and features d.
-        num_rows: Training rows N.
+        sizes: Of the problem.
         shown: Whether anything is to be said.
     """
     if not shown or not isinstance(posterior, VBLL):
         return
-    cost = fit_cost(posterior, *shape, num_rows)
+    cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)
     seconds = cost.seconds(multiplication_rate())
     if seconds >= WORTH_SAYING:
         tell(
-            f"final fit: {posterior.covariance} covariance of {shape[0]} classes, about "
+            f"final fit: {posterior.covariance} covariance of {sizes.num_classes} classes, about "
             f"{duration(seconds)}, {cost.megabytes:.0f} MB"
         )
 
 
 def announce_training(
-    settings: TrainingSettings, num_rows: int, num_held: int, *, pass_seconds: float
+    settings: TrainingSettings,
+    posterior: PosteriorConfig,
+    sizes: TrainingSizes,
+    *,
+    pass_seconds: float,
 ) -> None:
     """Say how many steps a training takes at most, and about how long.
 
     Args:
         settings: Epochs and batch size.
-        num_rows: Training rows N.
-        num_held: Validation rows, scored after each epoch.
+        posterior: Fitted again after each epoch that validation rows score.
+        sizes: Of the problem.
         pass_seconds: What one pass of all training rows took without gradients.
     """
-    steps = settings.num_steps(num_rows)
-    held = pass_seconds * num_held / num_rows
-    seconds = settings.epochs * (BACKWARD * pass_seconds + held) + STEP_SECONDS * steps
-    each = math.ceil(num_rows / settings.batch_size)
-    most = " at most" if num_held else ""
+    rows, epochs = sizes.num_rows, settings.epochs
+    each = BACKWARD * pass_seconds + STEP_SECONDS * math.ceil(rows / settings.batch_size)
+    if sizes.num_held:
+        each += pass_seconds * sizes.num_held / rows
+        if isinstance(posterior, VBLL):
+            cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, rows)
+            each += cost.seconds(multiplication_rate())
+    steps, most = settings.num_steps(rows), " at most" if sizes.num_held else ""
     tell(
-        f"{num_rows:,} rows, {settings.epochs} epochs of {each:,} steps: {steps:,} steps{most}, "
-        f"about {duration(seconds)}"
+        f"{rows:,} rows, {epochs} epochs{most} of {math.ceil(rows / settings.batch_size):,} steps: "
+        f"{steps:,} steps, about {duration(epochs * each)}"
     )
 
 

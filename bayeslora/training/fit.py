@@ -31,7 +31,7 @@ from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.context import begin_from_context
-from bayeslora.training.estimate import announce_final_fit, announce_training
+from bayeslora.training.estimate import TrainingSizes, announce_final_fit, announce_training
 from bayeslora.training.final_fit import drawing_of, fit_posterior
 from bayeslora.training.heads import (
     GradientSteps,
@@ -159,11 +159,12 @@ def train_network(
     num_train = len(train.labels)
     held = validation if early_stopping else None
     if shown:
+        classes, features = network.head.mean_weight.shape
         num_held = 0 if held is None else len(held.labels)
+        sizes = TrainingSizes(classes, features, num_train, num_held)
         passed = time.perf_counter() - began
-        announce_training(settings, num_train, num_held, pass_seconds=passed)
-        shape = tuple(network.head.mean_weight.shape)
-        announce_final_fit(posterior, (shape[0], shape[1]), num_train, shown=fit_last)
+        announce_training(settings, posterior, sizes, pass_seconds=passed)
+        announce_final_fit(posterior, sizes, shown=fit_last)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
     sampler = layer_sampler(network, adapter, posterior, settings, num_train)
     with quiet_transformers(), plain_environment(), ExitStack() as stack:

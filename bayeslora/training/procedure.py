@@ -23,7 +23,7 @@ from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import with_dropout
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.context import read_context, recorded
-from bayeslora.training.estimate import settle_posterior
+from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import fit_members
@@ -162,9 +162,8 @@ def fit_classifier(
         refuse(out, identity, overwrite=overwrite)
     backbone = load()
     check_max_length(backbone, choices.max_length)
-    posterior = settle_posterior(
-        choices.posterior, len(data.classes), backbone.num_features, len(data.train[0])
-    )
+    sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
+    posterior = settle_posterior(choices.posterior, sizes)
     choices = dataclasses.replace(choices, posterior=posterior)
     if isinstance(posterior, VBLL):
         planned["posterior"] = {**planned["posterior"], "covariance": posterior.covariance}
