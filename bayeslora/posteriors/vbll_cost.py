@@ -30,8 +30,9 @@ MEAN_STEPS = 120
 """Products of rows and weights in the search for the means, in a round."""
 
 DENSE_LIMIT = 5e10
-"""Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a fit on
-one core. 20 classes of 1,000 rows with 384 features take 7e9, 400 classes of 2,000 rows 3e11."""
+"""Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a
+fit on one core. 20 classes of 1,000 rows with 384 features take 7e9, 400 classes of 2,000 rows
+3e11."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from bayeslora.posteriors.config import AUTO, VBLL, PosteriorConfig
 from bayeslora.posteriors.vbll_cost import fit_cost, multiplication_rate, settled
-from bayeslora.training.progress import tell
 from bayeslora.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -67,21 +66,24 @@ def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> Poster
 
 
 def announce_final_fit(posterior: PosteriorConfig, sizes: TrainingSizes, *, shown: bool) -> None:
-    """Say what the final fit takes, where it takes long.
+    """Log what the final fit takes, where it takes long.
 
     Args:
         posterior: Which one.
         sizes: Of the problem.
-        shown: Whether anything is to be said.
+        shown: Whether to estimate it.
     """
     if not shown or not isinstance(posterior, VBLL):
         return
     cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)
     seconds = cost.seconds(multiplication_rate())
     if seconds >= WORTH_SAYING:
-        tell(
-            f"final fit: {posterior.covariance} covariance of {sizes.num_classes} classes, about "
-            f"{duration(seconds)}, {cost.megabytes:.0f} MB"
+        logger.info(
+            "final fit: %s covariance of %d classes, about %s, %.0f MB",
+            posterior.covariance,
+            sizes.num_classes,
+            duration(seconds),
+            cost.megabytes,
         )
 
 
@@ -92,7 +94,7 @@ def announce_training(
     *,
     pass_seconds: float,
 ) -> None:
-    """Say how many steps a training takes at most, and about how long.
+    """Log how many steps a training takes at most, and about how long.
 
     Args:
         settings: Epochs and batch size.
@@ -101,16 +103,21 @@ def announce_training(
         pass_seconds: What one pass of all training rows took without gradients.
     """
     rows, epochs = sizes.num_rows, settings.epochs
-    each = BACKWARD * pass_seconds + STEP_SECONDS * math.ceil(rows / settings.batch_size)
+    steps = math.ceil(rows / settings.batch_size)
+    each = BACKWARD * pass_seconds + STEP_SECONDS * steps
     if sizes.num_held:
         each += pass_seconds * sizes.num_held / rows
         if isinstance(posterior, VBLL):
             cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, rows)
             each += cost.seconds(multiplication_rate())
-    steps, most = settings.num_steps(rows), " at most" if sizes.num_held else ""
-    tell(
-        f"{rows:,} rows, {epochs} epochs{most} of {math.ceil(rows / settings.batch_size):,} steps: "
-        f"{steps:,} steps, about {duration(epochs * each)}"
+    logger.info(
+        "%d rows, %d epochs%s of %d steps: %d steps, about %s",
+        rows,
+        epochs,
+        " at most" if sizes.num_held else "",
+        steps,
+        settings.num_steps(rows),
+        duration(epochs * each),
     )
 
 
