@@ -33,8 +33,10 @@ def json_records(source: Source) -> Iterator[tuple[int, Record]]:
 
 
 def _is_list(source: Source) -> bool:
-    first = next((line for line in source.lines() if not line.isspace()), "")
-    return first.lstrip().startswith("[")
+    with source.text("\n") as stream:
+        text = _Window(stream)
+        text.skip_space()
+        return text.peek() == "["
 
 
 def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:

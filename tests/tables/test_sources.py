@@ -77,6 +77,14 @@ def test_rows_without_end_are_refused_before_they_fill_the_memory(tmp_path, monk
         read(path)
 
 
+def test_a_list_on_one_line_may_be_longer_than_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayeslora.tables.source.ROW_LIMIT", 1000)
+    monkeypatch.setattr("bayeslora.tables.json_records._PART", 100)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROWS * 100))
+    assert read(path) == ROWS * 100
+
+
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_UNCHECKED", 2**16)
     path = tmp_path / "a.csv.gz"
