@@ -21,6 +21,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 PART, OLD = ".part", ".old"
 
@@ -68,13 +69,21 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """Sync every file and directory below `directory`, and itself last; links are not followed."""
-    for folder, _, files in os.walk(directory, topdown=False):
+    """Sync every file and directory below `directory`, and itself last; links are not followed.
+
+    Raises:
+        OSError: Something could not be written, or is gone.
+    """
+    for folder, _, files in os.walk(directory, topdown=False, onerror=_raise):
         for name in files:
             path = Path(folder, name)
             if path.is_file() and not path.is_symlink():
                 sync(path)
         sync(Path(folder))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def replace_file(aside: Path, target: Path) -> None:

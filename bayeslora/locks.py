@@ -90,32 +90,47 @@ def _enter(target: Path) -> bool:
         made = [folder for folder in target.parents if not folder.exists()]
         file = target.with_name(hidden_name(target, SUFFIX))
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle = _open(file)
+            handle = _acquire(file)
+        except BlockingIOError:
+            return False
         except OSError as error:
-            if error.errno in _FORBIDDEN:
-                # Files may still be written into a directory whose parent is somebody else's.
-                _held[target] = _Held(file, None, made)
-                return True
-            if error.errno not in _UNUSABLE:
+            if error.errno in _UNUSABLE:
+                raise InputError(f"{target} cannot be written: {error.strerror}") from None
+            if error.errno not in _FORBIDDEN:
                 raise
-            raise InputError(f"{target} cannot be written: {error.strerror}") from None
+            # Files may still be written into a directory whose parent is somebody else's.
+            handle = None
+        if handle is not None:
+            sweep(target)
+        _held[target] = _Held(file, handle, made)
+        return True
+
+
+def _acquire(file: Path) -> int | None:
+    """Return the descriptor of a lock file that is locked; None if its file system has no locks.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+        OSError: It cannot be made.
+    """
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = _open(file)
+        except FileNotFoundError:  # another process has removed the parent, which was empty
+            continue
         try:
             has_locks = _lock(handle)
         except BlockingIOError:
             os.close(handle)
-            return False
+            raise
+        if has_locks and _is_at(handle, file):
+            return handle
+        os.close(handle)
         if not has_locks:
-            os.close(handle)
             file.unlink(missing_ok=True)
-            _held[target] = _Held(file, None, made)
-            return True
-        if not _is_at(handle, file):  # its holder has removed it in the meantime
-            os.close(handle)
-            return False
-        sweep(target)
-        _held[target] = _Held(file, handle, made)
-        return True
+            return None
+        # Else its holder has removed it in the meantime.
 
 
 def _leave(target: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import library_versions
+from bayeslora.locks import writing_to
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.training import checked_rows
 from bayeslora.training.checked_rows import CheckedRows
@@ -37,20 +38,22 @@ def predict_to_file(
         overwrite: Whether the pieces of other interrupted predictions may be deleted.
 
     Raises:
-        InputError: Beside `out` are pieces of other predictions, or the rows have changed.
+        InputError: Beside `out` are pieces of other predictions, the rows have changed, or another
+            process is writing to `out`.
     """
-    parts = PredictionParts(out)
-    model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
-    parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
-    missing = parts.missing(rows.num_pieces)
-    wanted = frozenset(missing)
-    todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
-    total = rows.stream.num_rows
-    done = total - sum(rows.piece_size(number) for number in missing)
-    made = predict_pieces(fitted, todo, drawing, total=total, done=done)
-    for predictions, number in zip(made, missing, strict=True):
-        parts.add(number, predictions)
-    parts.finish()
+    with writing_to(out):
+        parts = PredictionParts(out)
+        model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
+        parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
+        missing = parts.missing(rows.num_pieces)
+        wanted = frozenset(missing)
+        todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
+        total = rows.stream.num_rows
+        done = total - sum(rows.piece_size(number) for number in missing)
+        made = predict_pieces(fitted, todo, drawing, total=total, done=done)
+        for predictions, number in zip(made, missing, strict=True):
+            parts.add(number, predictions)
+        parts.finish()
 
 
 def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:

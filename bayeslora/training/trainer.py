@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -194,25 +195,36 @@ class AlternatingTrainer(Trainer):
         if self.state.best_global_step == self._step:
             state = self.network.trained_state()
             self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
-        directory = Path(str(self.args.output_dir))
         try:
-            is_new = self._restore()
+            self._made_again()
         except (InputError, OSError) as error:
             logger.warning(
                 "no checkpoint after step %d: %s; the fit goes on without", self._step, error
             )
             return
-        if is_new:
-            logger.warning("%s was deleted and is made again; the fit goes on", directory)
-            self._write_best(directory)
+        try:
+            self._write_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError):
+            if not self._made_again():
+                raise
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        directory = Path(str(self.args.output_dir))
         seal(directory / f"checkpoint-{self._step}")
         forget_old(directory)
 
-    def _write_best(self, directory: Path) -> None:
+    def _made_again(self) -> bool:
+        """Make the directory of the checkpoints again if it is gone; return whether it was."""
+        if not self._restore():
+            return False
+        directory = Path(str(self.args.output_dir))
+        logger.warning("%s was deleted and is made again; the fit goes on", directory)
         best = self.state.best_global_step
         if self._best is not None and best is not None and best != self._step:
             write_best(directory, best, self._best)
+        return True
 
     def load_best(self) -> None:
         """Load the tensors of the best epoch, where validation rows chose one."""

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayeslora.training import fit as training
-from bayeslora.training import procedure
+from bayeslora.training import procedure, trainer
 
 EPOCHS = 8
 
@@ -172,3 +172,24 @@ def test_a_finished_fit_is_not_repeated(refused, world, whole, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(whole, copy)
     assert "exists" in refused(*command(world, copy))
+
+
+def test_an_out_that_vanishes_while_a_checkpoint_is_written(
+    run, world, whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "m"
+    seal = trainer.seal
+    sealed = []
+
+    def vanish_first(checkpoint):
+        sealed.append(checkpoint)
+        if len(sealed) == 4:
+            shutil.rmtree(out)
+        seal(checkpoint)
+
+    monkeypatch.setattr(trainer, "seal", vanish_first)
+    result = run(*command(world, out))
+    assert result.code == 0, result.err
+    assert "made again" in result.err
+    assert sealed[3] == sealed[4], "it is written again"
+    check_same(out, whole)
