@@ -57,6 +57,8 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         InputError: Another process writes to it, or nothing can be written there.
     """
     target = Path(os.path.realpath(path))
+    if not target.name:
+        raise InputError(f"{path} is the root directory; choose another path")
     deadline = time.monotonic() + wait
     while not _enter(target):
         if time.monotonic() >= deadline:
