@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from bayeslora.cli import config
-from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, end_at_once, interruptible
+from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, interruptible
 from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
@@ -45,13 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     outside = sys.stderr
     _prepare_streams()
     try:
-        with interruptible() as interrupt:
-            code = _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
+        with interruptible(ending=argv is None) as interrupt:
+            return _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
     finally:
         sys.stderr = outside
-    if argv is None and code == INTERRUPTED:
-        end_at_once()
-    return code
 
 
 def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 REPEAT = 1.0
@@ -55,10 +55,14 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(*, ending: bool) -> Iterator[Interrupt]:
     """Yield the interrupt that SIGINT and SIGTERM, as a job scheduler sends it, lead to.
 
     Signals that the process ignores, as under nohup, stay ignored.
+
+    Args:
+        ending: Whether the process ends after an interrupted command. Another signal then ends it
+            at once, without a traceback, while the interpreter shuts down.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -76,13 +80,14 @@ def interruptible() -> Iterator[Interrupt]:
         if alarm:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if ending and interrupt.came and handler is not signal.SIG_IGN:
+                signal.signal(number, _end_at_once)
+            else:
+                signal.signal(number, handler)
 
 
-def end_at_once() -> None:
-    """Let another Ctrl-C, while the interpreter shuts down, end it without a traceback."""
-    with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 def _unwinding(error: BaseException | None) -> bool:
