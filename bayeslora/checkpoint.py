@@ -26,6 +26,7 @@ from bayeslora.manifest import (
 )
 from bayeslora.output import Layout, atomic_directory
 from bayeslora.record_checks import problem
+from bayeslora.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -292,13 +293,6 @@ def _record(path: Path) -> ModelRecord:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise InputError(f"{path.parent} is damaged: {path.name} is missing")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or truncated: {error}") from None
-    return tensors
+    return read_tensors(path)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.errors import InputError
+from bayeslora.tensor_files import open_tensors
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,13 +42,12 @@ def embedded_base(directory: str | Path) -> str | None:
 
     A checkpoint whose tensors cannot be read says none: whoever reads them complains.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(Path(directory) / WEIGHTS_FILE), "pt") as file:
-            return (file.metadata() or {}).get(EMBEDDED_BASE)
-    except (OSError, SafetensorError):
+        with open_tensors(Path(directory) / WEIGHTS_FILE) as file:
+            name: str | None = (file.metadata() or {}).get(EMBEDDED_BASE)
+    except InputError:
         return None
+    return name
 
 
 def is_plain(start: Any) -> bool:

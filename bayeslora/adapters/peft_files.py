@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bayeslora.adapters.config import LoRA
@@ -32,6 +30,7 @@ from bayeslora.peft_layout import (
     is_finite,
     is_plain,
 )
+from bayeslora.tensor_files import read_tensors
 
 _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -180,6 +179,9 @@ def _check_readable(path: Path, options: Any) -> None:
             f"factors alone do not say what it took out of them; {CONVERSION}, or load it on the "
             "changed base model, if that was saved, with init_lora_weights set to true"
         )
+    base = options.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise InputError(f"{path}: base_model_name_or_path must be a name, got {base!r}")
     for key, patterns in _PATTERNS.items():
         value: Any = options.get(key)
         if not _is_number(value) or value <= 0:
@@ -226,13 +228,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder / 'adapter_model.bin'} is a pickle, which can run any code when it is read; "
             "save the adapter again with PEFT's save_pretrained(..., safe_serialization=True)"
         )
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from None
-    return tensors
+    return read_tensors(path)
 
 
 def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

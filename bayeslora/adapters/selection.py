@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.columns import Columns, check_columns
@@ -29,6 +28,7 @@ from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
+from bayeslora.tensor_files import open_tensors
 
 Choice = dict[str, Tensor]
 """Columns, [k] int64 each, by the name of the layer."""
@@ -198,11 +198,11 @@ def _columns_in(directory: str) -> Choice:
     """Return the columns that a saved model changes, by the layer's name with what is before it."""
     path = Path(directory) / ADAPTER_FILE
     try:
-        with safe_open(str(path), "pt") as file:
+        with open_tensors(path) as file:
             names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
             found = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"avoid={directory!r} is no model directory: {path}: {error}") from None
+    except InputError as error:
+        raise InputError(f"avoid={directory!r} is no model directory: {error}") from None
     if not found:
         raise InputError(
             f"avoid={directory!r} holds no adapter of columns ('s2ft'), so there is nothing to "

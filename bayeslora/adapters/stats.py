@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
+from bayeslora.tensor_files import open_tensors
 
 _PLACES = "places"
 
@@ -161,12 +161,12 @@ def load_moments(path: str | Path) -> dict[str, SecondMoment]:
         InputError: The file is missing, damaged, or something else.
     """
     try:
-        with safe_open(str(path), "pt") as file:
+        with open_tensors(path) as file:
             places = json.loads((file.metadata() or {})[_PLACES])
             matrices = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return {
             name: SecondMoment(matrices[str(place)], int(count))
             for name, (place, count) in places.items()
         }
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} holds no second moments, or is damaged: {error}") from None

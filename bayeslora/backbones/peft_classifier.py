@@ -37,6 +37,7 @@ from bayeslora.peft_layout import (
     is_finite,
     is_plain,
 )
+from bayeslora.tensor_files import read_tensors
 
 _HEADS = (
     ".score.weight",
@@ -239,16 +240,10 @@ def _shapes(source: str) -> dict[str, list[int]]:
     Raises:
         InputError: The file is not there or damaged, or a tensor has values that are not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(source) / WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not read")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or truncated: {error}") from None
+    tensors = read_tensors(path)
     for name, value in tensors.items():
         if not is_finite(value):
             raise InputError(f"{path}: tensor {name!r} has values that are not finite")

@@ -18,6 +18,7 @@ from bayeslora.files import (
     write_json,
 )
 from bayeslora.output import Layout, listed_files, refuse_foreign
+from bayeslora.tensor_files import open_tensors
 
 ExportKind = Literal["peft", "merged", "safetensors"]
 
@@ -86,15 +87,13 @@ def write_manifest(directory: Path, kind: ExportKind) -> None:
 
 def _refuse_foreign_file(path: Path) -> None:
     """Raise InputError if `path` is something else than tensors that we exported."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         return
     problem = "its metadata is of another program, or of a newer bayeslora"
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path) as file:
             note = json.loads((file.metadata() or {})[NOTE])
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+    except (KeyError, ValueError, RecursionError):  # InputError is a ValueError
         note = None
     version = note.get("format_version") if isinstance(note, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
