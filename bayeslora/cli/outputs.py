@@ -40,7 +40,8 @@ def score_rows(scores: Scores) -> list[tuple[str, str]]:
     """Return name and value, with its interval, of each score of a short summary."""
     from bayeslora.reporting.text import shown
 
-    return [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
+    rows = [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
+    return [*rows, *_cut_off("NLL", scores)]
 
 
 def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str, str]]:
@@ -59,7 +60,18 @@ def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str
         (f"{SCORE_NAMES[key]}, {rows}", f"{shown(before[key])} → {shown(after[key])}")
         for key in ("nll", "ece", "accuracy")
         if key in before and (key != "accuracy" or before[key].value != after[key].value)
+    ] + [
+        line
+        for when, scores in (("before", before), ("after", after))
+        for line in _cut_off(f"NLL, {rows}, {when}", scores)
     ]
+
+
+def _cut_off(what: str, scores: Scores) -> list[tuple[str, str]]:
+    """Return how many rows the floor of the NLL changed, where it changed some."""
+    if not scores.nll_clamped:
+        return []
+    return [(f"{what}: cut off", f"{scores.nll_clamped:,} labels below 1e-12 count as 1e-12")]
 
 
 def terminal_width() -> int:

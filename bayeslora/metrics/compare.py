@@ -96,6 +96,8 @@ class Comparison:
         num_clusters: Number of clusters; None where rows were drawn one by one.
         intervals_over: `rows`: the bootstrap; `seeds`: Student's t over the fits of each method.
         same_seeds: Whether all methods have the same seeds, so that differences are paired by seed.
+        nll_clamped: Rows, of all fits, whose label had a probability below 1e-12, where `nll` is
+            cut off.
     """
 
     by: str
@@ -112,6 +114,7 @@ class Comparison:
     num_clusters: int | None = None
     intervals_over: Literal["rows", "seeds"] = "rows"
     same_seeds: bool = False
+    nll_clamped: int = 0
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -241,6 +244,7 @@ def compare(
         num_clusters=None if clusters is None else int(clusters.max()) + 1,
         intervals_over="seeds" if together else "rows",
         same_seeds=contest.same_seeds,
+        nll_clamped=sum(rows.clamped for one in methods for rows in one.rows),
     )
 
 

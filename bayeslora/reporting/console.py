@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.confused import confusion_tables
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.difference_table import comparison_notes, difference_table
@@ -22,10 +24,12 @@ from bayeslora.reporting.score_tables import (
     LISTED_COLUMNS,
     OOD_COLUMNS,
     Named,
+    clamped_note,
     score_cell,
     score_table,
     sets_note,
 )
+from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import (
     NAME_END,
@@ -78,6 +82,9 @@ def scores_table(
     notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
     notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
     notes += [fill(note, width) for note in _of_detectors(named, sets)]
+    labelled = [replace(one.scores, name=one.label) for one in named]
+    cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
+    notes += [fill(cut.translate(_PLAIN), width)] if cut else []
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
 
 
@@ -90,6 +97,18 @@ def _of_detectors(methods: Sequence[Named], sets: Mapping[str, str]) -> list[str
         if name in one.scores.ood
         for note in detector_notes(one.scores.ood[name])
     ]
+
+
+def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> str:
+    """Return what prediction sets say, as text without a trailing newline.
+
+    Args:
+        predictions: With sets.
+        scores: Their scores.
+        width: Columns of the terminal.
+    """
+    sentences = set_sentences(predictions, scores)
+    return "\n".join(fill(sentence.translate(_PLAIN), width) for sentence in sentences)
 
 
 def compare_table(comparison: Comparison, width: int = WIDTH) -> str:

@@ -68,6 +68,10 @@ def comparison_notes(
         f"{mark}: the interval leaves out 0"
         f"{' and the corrected p is below 0.05' if comparison.num_permutations else ''}.",
         _distances(comparison),
+        f"NLL is cut off on {counted(comparison.nll_clamped, 'row')} of all fits, whose label has a"
+        " probability below 1e-12, which counts as 1e-12."
+        if comparison.nll_clamped and "nll" in comparison.keys
+        else "",
     ]
     return tuple(filter(None, notes))
 

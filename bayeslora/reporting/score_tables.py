@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import interval, named, number
+from bayeslora.reporting.text import interval, listed, named, number
 
 COLUMNS: Mapping[str, Column] = {
     key: Column(info.title, info.arrow) for key, info in ALL_SCORES.items()
@@ -84,7 +84,13 @@ def score_table(
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
-        values.append(_cells("auroc", [None if one is None else one.auroc for one in found]))
+        cells = _cells("auroc", [None if one is None else one.auroc for one in found])
+        values.append(
+            [
+                cell if one is None else replace(cell, p=f"by {score_words(one.score)}")
+                for cell, one in zip(cells, found, strict=True)
+            ]
+        )
     rows = tuple(
         Row((one.label,), cells)
         for one, cells in zip(methods, zip(*values, strict=True), strict=True)
@@ -184,10 +190,31 @@ def _caption(methods: Sequence[Named], sets: Mapping[str, str]) -> str:
     parts = (
         f"Scores on {size} {kind} rows, {bins} bins; {_brackets(methods)}.{ood}",
         REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
+        clamped_note([replace(one.scores, name=one.label) for one in methods]),
         sets_note([one.scores for one in methods]),
         BOLD if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))
+
+
+def clamped_note(scores: Sequence[Scores]) -> str:
+    """Return how many rows the floor of the NLL changed; empty where it changed none.
+
+    Args:
+        scores: What `evaluate` returned, one a method.
+    """
+    told = [
+        f"{one.nll_clamped:,} of {one.n_labelled:,} rows"
+        + (f" of {named(one.name)}" if len(scores) > 1 else "")
+        for one in scores
+        if one.nll_clamped and "nll" in one
+    ]
+    if not told:
+        return ""
+    return (
+        f"NLL is cut off: the label of {listed(told)} has a probability below 1e-12, which counts"
+        " as 1e-12 (27.6 nats)."
+    )
 
 
 def sets_note(scores: Sequence[Scores]) -> str:

@@ -22,6 +22,7 @@ from bayeslora.reporting.findings import (
     ranking,
 )
 from bayeslora.reporting.pooled import every_fit
+from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.standing import standing_of
 from bayeslora.reporting.text import counted, listed, named, shown, shown_points
 
@@ -60,9 +61,19 @@ def summarise(
         sentences.append("No row has a label, so accuracy and calibration cannot be judged.")
     if sets:
         sentences.append(_unfamiliar(methods, sets))
+    found += _sets(methods)
     found += [detection(methods, name, label) for name, label in sets.items()]
     first = advice(methods, comparison, sets)
     return Summary(lead=" ".join(sentences), findings=(*first, *found))
+
+
+def _sets(methods: Sequence[Assessed]) -> list[Finding]:
+    """Return what prediction sets say, for each fit that has some."""
+    return [
+        Finding(f"Prediction sets: {named(one.label)}", tuple(sentences))
+        for one in every_fit(methods)
+        if (sentences := set_sentences(one.method.predictions, one.scores))
+    ]
 
 
 def _what_was_scored(methods: Sequence[Assessed], comparison: Comparison | None) -> str:

@@ -38,7 +38,7 @@ class Cell:
         value: The number as text; empty where there is none.
         interval: Its interval as text; empty where there is none.
         best: Whether it is the best of its column or cannot be told from the best.
-        p: Its p-values as text; empty where there are none.
+        p: Its p-values, or what it was judged by, as text; empty where there are none.
     """
 
     value: str = ""

@@ -33,7 +33,9 @@ def test_one_method_is_a_list_of_its_scores(scores):
 def test_several_methods_stand_under_each_other(scores):
     text = scores_table(scores, width=200)
     first = text.split("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in first[3::2]] == [one.name for one in scores]
+    # value, interval, and which uncertainty judged
+    assert [line.split()[0] for line in first[3::3]] == [one.name for one in scores]
+    assert all(line.count("by ") == 2 for line in first[5::3])
     assert first[1].split() == ["near", "far"]
     assert "* the best of its column" in text
 
@@ -48,9 +50,9 @@ def test_columns_that_do_not_fit_follow_below(scores, width):
 
 
 def test_mean_uncertainties_follow_one_method_or_every_score(scores):
-    assert "epistemic uncertainty  " in scores_table(scores[2:], width=200)
-    assert "epistemic uncertainty  " not in scores_table(scores, width=200)
-    assert "epistemic uncertainty  " in scores_table(scores, width=200, keys=SCORE_KEYS)
+    assert "total uncertainty  " in scores_table(scores[2:], width=200)
+    assert "total uncertainty  " not in scores_table(scores, width=200)
+    assert "total uncertainty  " in scores_table(scores, width=200, keys=SCORE_KEYS)
 
 
 def test_columns_stand_in_the_order_asked_for(make):

@@ -14,7 +14,8 @@ from bayeslora.cli.arguments import (
     share,
 )
 from bayeslora.cli.data import predictions_reading
-from bayeslora.cli.outputs import check_new_file, print_columns, print_json
+from bayeslora.cli.messages import show
+from bayeslora.cli.outputs import check_new_file, print_columns, print_json, terminal_width
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> None:
     from bayeslora.metrics.catalogue import SET_SCORES
+    from bayeslora.reporting.console import sets_text
     from bayeslora.reporting.text import shown
 
     predictor = result.predictor
@@ -89,6 +91,8 @@ def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> No
         if key in scores
     ]
     print_columns(rows)
+    show("")
+    show(sets_text(result.predictions, scores, terminal_width()))
 
 
 def _thresholds(result: ConformalSets) -> dict[str, float | None]:

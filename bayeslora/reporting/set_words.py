@@ -1,0 +1,74 @@
+"""Prediction sets in words: how often they hold the label, how large they are, where not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayeslora.metrics.scores import Scores
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.text import clean, counted, named, number, percent, shorten
+
+
+def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
+    """Return what prediction sets say, a sentence each; nothing where there are none.
+
+    Args:
+        predictions: With or without sets.
+        scores: Their scores.
+    """
+    if "set_size" not in scores:
+        return []
+    size = scores["set_size"].value
+    sentences = [
+        f"A set holds {number(size, digits=2)} of {predictions.num_classes} classes on average:"
+        f" {percent(scores['singletons'].value)} of the sets hold one class alone"
+        f"{_empty(scores)}."
+    ]
+    if "coverage" in scores:
+        sentences = [_coverage(scores), *sentences, *_worst_class(predictions, scores)]
+    return sentences
+
+
+def _coverage(scores: Scores) -> str:
+    score, stated = scores["coverage"], scores.stated_coverage
+    found = (
+        f"The set holds the true class of {percent(score.value)} of"
+        f" {counted(scores.n_labelled, 'labelled row')} (likely {percent(score.low)} to"
+        f" {percent(score.high)} of all such rows)"
+    )
+    if stated is None:
+        return f"{found}."
+    if score.high < stated:
+        return f"{found}, fewer than the {percent(stated)} that the sets were made for."
+    if score.low > stated:
+        return f"{found}, more than the {percent(stated)} that the sets were made for."
+    return f"{found}; they were made for {percent(stated)}, which is within chance."
+
+
+def _empty(scores: Scores) -> str:
+    share = scores["empty_sets"].value
+    return f", {percent(share)} hold none, where no class is probable enough" if share else ""
+
+
+def _worst_class(predictions: Predictions, scores: Scores) -> list[str]:
+    """Name the class whose rows are covered least, the first of equal ones."""
+    if predictions.sets is None or predictions.labels is None:
+        return []
+    rows = predictions.labelled
+    labels = predictions.labels[rows]
+    held = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
+    counts = np.bincount(labels, minlength=predictions.num_classes)
+    if np.count_nonzero(counts) < 2:
+        return []
+    hits = np.bincount(labels, held, minlength=predictions.num_classes)
+    shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
+    worst = int(np.argmin(shares))
+    score = scores["worst_class_coverage"]
+    name = named(shorten(clean(predictions.classes[worst])))
+    classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
+    advice = " One threshold per class (classwise=true) makes the promise for every class."
+    return [
+        f"Coverage is an average over all rows. It is lowest for {name}, {percent(shares[worst])}"
+        f" of {counted(int(counts[worst]), 'row')}; the lowest of all classes is likely between"
+        f" {percent(score.low)} and {percent(score.high)}.{'' if classwise else advice}"
+    ]

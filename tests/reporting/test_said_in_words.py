@@ -1,0 +1,107 @@
+"""What tables leave open is said in words: the floor of the NLL, which score judged, sets."""
+
+import numpy as np
+import pytest
+
+import bayeslora as bl
+from bayeslora.cli import main
+from bayeslora.reporting.console import compare_table, scores_table, sets_text
+from bayeslora.reporting.set_words import set_sentences
+
+
+def floored(make, name, seed=0):
+    """Return predictions that give the label of three rows a probability of zero."""
+    plain = make(name, seed=seed)
+    probs = plain.probs.copy()
+    for row in range(3):
+        probs[row] = 0
+        probs[row, (plain.labels[row] + 1) % 4] = 1
+    return plain.with_probs(probs)
+
+
+def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
+    hit, clear = (bl.evaluate(one, num_resamples=5) for one in (floored(make, "hit"), make("m")))
+    assert "3 of 240 rows" in scores_table([hit])
+    assert "3 of 240 rows of hit" in scores_table([hit, clear])
+    assert "1e-12" not in scores_table([clear])
+    assert "1e-12" not in scores_table([hit], keys=["accuracy"])
+    comparison = bl.compare([floored(make, "hit"), make("m")], num_resamples=5, num_permutations=0)
+    assert comparison.nll_clamped == 3
+    assert "NLL is cut off on 3 rows" in compare_table(comparison)
+    bl.report(floored(make, "hit"), out=tmp_path / "report", num_resamples=5)
+    for page in ("index.html", "report.md"):
+        assert "NLL is cut off" in (tmp_path / "report" / page).read_text(encoding="utf-8")
+    half = np.arange(240) % 2 == 0
+    for name, rows in (("fit", half), ("apply", ~half)):
+        floored(make, "hit").replace(ids=None).take(rows).save(tmp_path / f"{name}.csv")
+    words = ["recalibrate", *(f"--{k}={tmp_path / k}.csv" for k in ("fit", "apply"))]
+    assert main([*words, "--out", str(tmp_path / "out.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert any(
+        "NLL, --fit, before: cut off" in line and " 2 " in line for line in shown.splitlines()
+    )
+
+
+def test_each_method_names_the_score_that_judged_it(make):
+    far = {"far": make("far", labelled=False, seed=5, rows=50, spread=1.0)}
+    near = {"far": make("far", labelled=False, seed=5, rows=50)}
+    scores = [
+        bl.evaluate(make("drawn", spread=1.0), far, ood_score="epistemic", num_resamples=5),
+        bl.evaluate(make("point"), near, ood_score="max_probability", num_resamples=5),
+    ]
+    text = scores_table(scores)
+    assert "by epistemic uncertainty" in text
+    assert "by 1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability" in text
+
+
+def with_sets(alpha="0.1", **notes):
+    """Return 40 rows of two classes; sets of class b hold the label in 12 of 20 rows."""
+    labels = np.repeat([0, 1], 20)
+    sets = np.zeros((40, 2), dtype=bool)
+    sets[np.arange(40), labels] = True
+    sets[20:28, 1] = False
+    sets[:5] = True
+    probs = np.where(np.arange(2) == labels[:, None], 0.7, 0.3)
+    return bl.Predictions(
+        probs, ("a", "b"), labels, sets=sets, metadata={"conformal_alpha": alpha, **notes}
+    )
+
+
+def test_sets_are_explained_with_the_class_of_lowest_coverage():
+    predictions = with_sets()
+    said = set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))
+    assert len(said) == 3
+    # 32 of 40 rows hold their label; sizes are 2 (5 times), 1 (27) and 0 (8)
+    assert "80.0\N{NO-BREAK SPACE}%" in said[0].replace(" %", "\N{NO-BREAK SPACE}%")
+    assert "0.93 of 2 classes" in said[1]
+    assert all(part in said[2] for part in ("b", "20 rows", "classwise"))
+    classwise = with_sets(conformal_classwise="true")
+    said = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
+    assert "classwise" not in said[2]
+
+
+@pytest.mark.parametrize(("alpha", "word"), [("0.01", "fewer"), ("0.5", "more"), ("0.2", "chance")])
+def test_coverage_is_set_against_what_was_asked_for(alpha, word):
+    predictions = with_sets(alpha)
+    assert word in set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))[0]
+
+
+def test_sets_without_labels_have_sizes_alone():
+    bare = with_sets().replace(labels=None)
+    assert len(set_sentences(bare, bl.evaluate(bare, num_resamples=5))) == 1
+    plain = with_sets().replace(sets=None)
+    assert set_sentences(plain, bl.evaluate(plain, num_resamples=5)) == []
+
+
+def test_the_command_and_the_report_explain_sets(make, tmp_path, capsys):
+    for name, seed in (("fit", 1), ("apply", 2)):
+        make("m", seed=seed).replace(ids=None).save(tmp_path / f"{name}.parquet")
+    words = ["conformal", *(f"--{k}={tmp_path / k}.parquet" for k in ("fit", "apply"))]
+    assert main([*words, "--out", str(tmp_path / "sets.parquet")]) == 0
+    shown = capsys.readouterr().out
+    predictions = bl.Predictions.load(tmp_path / "sets.parquet")
+    text = sets_text(predictions, bl.evaluate(predictions))
+    assert text.splitlines()[0] in shown
+    bl.report(predictions, out=tmp_path / "report", num_resamples=5)
+    page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Coverage is an average over all rows" in page
