@@ -46,7 +46,7 @@ class Read:
     argv: tuple[object, ...]
     result: Callable[[Path, Outcome], Any]
     sealed: bool
-    flips: int = 40
+    flips: int = 16
     source: Path | None = None
 
 
@@ -72,15 +72,15 @@ def _reads() -> list[Read]:
         return ("predict", "model", file, *_PREDICT)
 
     ours = [
-        Read("predictions .parquet", ("test.parquet",), convert("test.parquet"), _rows, True, 300),
+        Read("predictions .parquet", ("test.parquet",), convert("test.parquet"), _rows, True, 160),
         Read("our model", ("model",), predict("model"), _rows, True),
-        Read("the backbone of our model", ("bert",), predict("model"), _rows, True, 30),
-        Read("our posterior of a classifier", ("laplace",), predict("laplace"), _rows, True, 20),
+        Read("the backbone of our model", ("bert",), predict("model"), _rows, True, 12),
+        Read("our posterior of a classifier", ("laplace",), predict("laplace"), _rows, True, 12),
         Read(
             "the classifier of our posterior", ("classifier",), predict("laplace"), _rows, True, 30
         ),
         Read(
-            "our posterior of a PEFT checkpoint", ("adapted",), predict("adapted"), _rows, True, 20
+            "our posterior of a PEFT checkpoint", ("adapted",), predict("adapted"), _rows, True, 12
         ),
         Read(
             "the PEFT checkpoint of our posterior",
@@ -88,11 +88,11 @@ def _reads() -> list[Read]:
             predict("adapted"),
             _rows,
             True,
-            20,
+            12,
         ),
     ]
     others = [
-        Read(f"{what} {Path(file).suffix}", (file,), argv(file), _rows, False, 60)
+        Read(f"{what} {Path(file).suffix}", (file,), argv(file), _rows, False, 40)
         for what, argv, files in (
             ("predictions", convert, ("predictions.csv", "predictions.jsonl", world.LOG)),
             ("data", read, ("test.jsonl", "test.csv", "test.tsv", "data.parquet")),
@@ -101,7 +101,7 @@ def _reads() -> list[Read]:
     ]
     foreign = [
         Read(
-            "a classifier, first read", ("classifier",), calibrate("classifier"), _tree, False, 25
+            "a classifier, first read", ("classifier",), calibrate("classifier"), _tree, False, 12
         ),
         Read(
             "a PEFT checkpoint, first read",
@@ -111,7 +111,7 @@ def _reads() -> list[Read]:
             False,
             25,
         ),
-        Read("a merged export, first read", ("merged",), calibrate("merged"), _tree, False, 15),
+        Read("a merged export, first read", ("merged",), calibrate("merged"), _tree, False, 8),
     ]
     return [*ours, *others, *foreign]
 
@@ -198,11 +198,11 @@ def _interrupted(source: Path, rooms: Rooms) -> list[Read]:
     if not kept.exists():
         rooms.run(partial(_interrupt, made, last, kept))
     argv = fit.argv
-    return [Read("an interrupted fit", (fit.target,), argv, _tree, True, 12, kept)]
+    return [Read("an interrupted fit", (fit.target,), argv, _tree, True, 8, kept)]
 
 
 def _interrupt(made: Plan, point: int, kept: Path, room: Path) -> None:
     made.room(room)
-    run(made.write.argv, room, Recorder(room, point).install, limit=60)
+    made.write.run(room, Recorder(room, point).install)
     kept.mkdir()
     shutil.copytree(room / made.write.target, kept / made.write.target)

@@ -32,6 +32,7 @@ class Write:
         argv: Its words.
         target: What it writes.
         before: Makes what is replaced, called in the room; None where nothing is.
+        prepare: Called in the child before the command.
         unfinished: Whether an unfinished result may be kept at the target, to go on from.
     """
 
@@ -40,6 +41,23 @@ class Write:
     target: str
     before: Callable[[Path], object] | None = None
     unfinished: bool = False
+    prepare: Callable[[], object] | None = None
+
+    def run(self, room: Path, *prepare: Callable[[], object]) -> Outcome:
+        """Run the command in a room, after what is to be prepared in its process."""
+
+        def prepared() -> None:
+            for step in (*([] if self.prepare is None else [self.prepare]), *prepare):
+                step()
+
+        return run(self.argv, room, prepared, limit=60)
+
+
+def _in_pieces() -> None:
+    """Let predictions be made four rows at a time, so that few rows are several pieces."""
+    from bayeslora.training import checked_rows
+
+    checked_rows.PIECE = 4  # type: ignore[misc]
 
 
 def _put(source: str, target: str, room: Path) -> None:
@@ -59,6 +77,7 @@ def writes() -> list[Write]:
             ("predict", "model", "test.jsonl", "--out", "out.parquet", *world.PREDICT),
             "out.parquet",
             unfinished=True,
+            prepare=_in_pieces,
         ),
         Write(
             "calibrate",
@@ -96,6 +115,7 @@ def writes() -> list[Write]:
             one.target,
             partial(_put, older[one.name], one.target),
             one.unfinished,
+            one.prepare,
         )
         for one in new
         if one.name in older
@@ -173,7 +193,7 @@ def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
         os._exit = left  # type: ignore[assignment]
 
     begin = time.monotonic()
-    result = run(write.argv, room, count, limit=60)
+    result = write.run(room, count)
     seconds = time.monotonic() - begin
     if result.code:
         raise RuntimeError(f"{write.argv}: {result.err}")
@@ -208,7 +228,7 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
 def _crashed(made: Plan, point: int, power: str) -> Callable[[Path], Finding]:
     def case(room: Path) -> Finding:
         made.room(room)
-        first = run(made.write.argv, room, Recorder(room, point, power).install, limit=60)
+        first = made.write.run(room, Recorder(room, point, power).install)
         if first.code not in {CRASHED, 0}:
             return Finding([("failed", f"exit {first.code}: {first.err[-300:]}")])
         return _judge(made, room, first)
@@ -228,7 +248,7 @@ def _killed(made: Plan, moment: float) -> Callable[[Path], Finding]:
                 os.kill(target, signal.SIGKILL)
                 os._exit(0)
 
-        return _judge(made, room, run(made.write.argv, room, bomb, limit=60))
+        return _judge(made, room, made.write.run(room, bomb))
 
     return case
 
@@ -240,7 +260,7 @@ def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
     if state == "lost":
         missing = changes(made.old, tree(room / write.target))
         problems.append(("lost state", f"{write.target}: {missing[:6]}"))
-    again = run(write.argv, room, limit=60)
+    again = write.run(room)
     final = tree(room / write.target)
     refused = again.code == 2 and state == "new" and write.before is None
     if again.code != 0 and not refused:

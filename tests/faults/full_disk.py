@@ -6,19 +6,19 @@ import os
 import random
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from .cases import Case, Finding, Rooms, mount
 from .crash import Plan, Write, plan, sampled_writes, state_of, writes
-from .process import Outcome, run
+from .process import Outcome
 from .trees import changes, tree, without
 
 SCENARIO = "full disk"
 _PAGE = 4096
 _ROOM_BYTES = 48 << 20
-_STEPS = 40
+_STEPS = 16
 _FILLER = "filler"
 
 
@@ -42,7 +42,7 @@ def _sizes(made: Plan) -> list[Case]:
 
 def _limits(made: Plan) -> list[Case]:
     largest = made.largest
-    sizes = sorted({max(1024, largest * step // 8 - step % 3) for step in range(9)})
+    sizes = sorted({max(1024, largest * step // 4 - step % 3) for step in range(5)})
     return [
         Case(SCENARIO, made.write.name, f"files of {size} bytes", partial(_limited, made, size))
         for size in sizes
@@ -60,7 +60,7 @@ def _fill(made: Plan, room: Path, pages: int) -> None:
 def _full(made: Plan, pages: int, room: Path) -> Finding:
     mount("tmpfs", room, "tmpfs", options=f"size={_ROOM_BYTES}")
     _fill(made, room, pages)
-    outcome = _run(made, room)
+    outcome = made.write.run(room)
     return _judge(made, room, outcome)
 
 
@@ -71,11 +71,7 @@ def _limited(made: Plan, size: int, room: Path) -> Finding:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    return _judge(made, room, _run(made, room, limit))
-
-
-def _run(made: Plan, room: Path, prepare: Callable[[], object] | None = None) -> Outcome:
-    return run(made.write.argv, room, prepare, limit=60)
+    return _judge(made, room, made.write.run(room, limit))
 
 
 def _judge(made: Plan, room: Path, outcome: Outcome) -> Finding:
@@ -93,7 +89,7 @@ def _judge(made: Plan, room: Path, outcome: Outcome) -> Finding:
         problems.append(("litter", f"{left[:5]}"))
     (room / _FILLER).unlink()
     if outcome.code:
-        again = run(write.argv, room, limit=60)
+        again = write.run(room)
         if again.code or tree(room / write.target) != made.new:
             problems.append(("not repeatable", f"exit {again.code}: {again.err[-300:]}"))
         elif left := changes(made.rest, without(tree(room), write.target)):

@@ -79,11 +79,11 @@ _DATA, _SCORES = silent.as_data(silent.predicted), silent.as_predictions(silent.
 
 def _kinds() -> list[tuple[str, st.SearchStrategy[bytes], tuple[object, ...], silent.Check, int]]:
     return [
-        ("rows.jsonl", _ROWS.map(_lines), _PREDICT, _DATA, 150),
-        ("any.jsonl", st.lists(_VALUES, max_size=3).map(_lines), _PREDICT, _DATA, 60),
-        ("table.csv", _TABLES.map(_cells), _PREDICT, _DATA, 100),
-        ("scored.jsonl", _scored().map(_lines), _CONVERT, _SCORES, 150),
-        ("odd.jsonl", st.lists(_VALUES, max_size=3).map(_lines), _CONVERT, _SCORES, 60),
+        ("rows.jsonl", _ROWS.map(_lines), _PREDICT, _DATA, 120),
+        ("any.jsonl", st.lists(_VALUES, max_size=3).map(_lines), _PREDICT, _DATA, 40),
+        ("table.csv", _TABLES.map(_cells), _PREDICT, _DATA, 80),
+        ("scored.jsonl", _scored().map(_lines), _CONVERT, _SCORES, 120),
+        ("odd.jsonl", st.lists(_VALUES, max_size=3).map(_lines), _CONVERT, _SCORES, 40),
     ]
 
 

@@ -183,6 +183,13 @@ ATTACKS: dict[str, Attack] = {
     "sparse JSON of 64 GiB": _one("*.json", _huge),
     "shards elsewhere": _shards,
 }
+_NEEDS = {
+    "config": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "PEFT": "adapter_config.json",
+    "record": "bayeslora.json",
+}
+"""The file that an attack of this name changes."""
 _OUT = ("--out", "out")
 _DIRECTORIES: dict[str, tuple[tuple[object, ...], ...]] = {
     "model": (
@@ -266,6 +273,9 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
 def _on_directories(source: Path) -> Iterator[Case]:
     for folder, commands in _DIRECTORIES.items():
         for attack, change in ATTACKS.items():
+            needed = _NEEDS.get(attack.partition(":")[0])
+            if needed is not None and not (source / folder / needed).exists():
+                continue
             for argv in commands:
                 name = f"{attack}: {' '.join(map(str, argv))}"
                 yield Case(SCENARIO, folder, name, partial(_opened, source, folder, change, argv))
@@ -290,7 +300,7 @@ def _on_checkpoints(source: Path, rooms: Rooms) -> Iterator[Case]:
 
     def resumed(room: Path) -> Finding:
         made.room(room)
-        run(fit.argv, room, Recorder(room, last).install, limit=60)
+        fit.run(room, Recorder(room, last).install)
         for path in (room / fit.target).rglob("*"):
             if path.suffix in {".pt", ".pth", ".bin"}:
                 path.write_bytes(pickle.dumps(_Payload(room / _MARKER)))

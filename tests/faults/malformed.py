@@ -114,17 +114,17 @@ def doors() -> list[Door]:
     """Return every kind of file with its number of cases."""
     data, scored = _DATA_VERBS, _PREDICTION_VERBS
     return [
-        Door("data .jsonl", "test.jsonl", "bad.jsonl", _LINES, data, 300),
-        Door("data .json", "test.jsonl", "bad.json", _LIST, data, 150),
-        Door("data .csv", "test.csv", "bad.csv", _TABLE, data, 250),
-        Door("data .tsv", "test.tsv", "bad.tsv", _TABS, data, 100),
-        Door("data .parquet", "data.parquet", "bad.parquet", mutate_parquet.table, data, 200),
-        Door("predictions .jsonl", "predictions.jsonl", "bad.jsonl", _LINES, scored, 300),
-        Door("predictions .csv", "predictions.csv", "bad.csv", _TABLE, scored, 300),
+        Door("data .jsonl", "test.jsonl", "bad.jsonl", _LINES, data, 240),
+        Door("data .json", "test.jsonl", "bad.json", _LIST, data, 120),
+        Door("data .csv", "test.csv", "bad.csv", _TABLE, data, 200),
+        Door("data .tsv", "test.tsv", "bad.tsv", _TABS, data, 80),
+        Door("data .parquet", "data.parquet", "bad.parquet", mutate_parquet.table, data, 160),
+        Door("predictions .jsonl", "predictions.jsonl", "bad.jsonl", _LINES, scored, 240),
+        Door("predictions .csv", "predictions.csv", "bad.csv", _TABLE, scored, 240),
         Door(
-            "predictions .parquet", "test.parquet", "bad.parquet", mutate_parquet.table, scored, 250
+            "predictions .parquet", "test.parquet", "bad.parquet", mutate_parquet.table, scored, 200
         ),
-        Door("sample log", world.LOG, world.LOG, _LINES, _unchecked(scored), 100),
+        Door("sample log", world.LOG, world.LOG, _LINES, _unchecked(scored), 80),
         *_models(),
         *_foreign(),
     ]
@@ -138,11 +138,11 @@ def _unchecked(
 
 def _models() -> list[Door]:
     files = {
-        "bayeslora.json": (_JSON, 180),
-        "adapter.safetensors": (_TENSORS, 60),
-        "posterior.safetensors": (_TENSORS, 60),
-        "tokenizer.json": (_JSON, 60),
-        "tokenizer_config.json": (_JSON, 40),
+        "bayeslora.json": (_JSON, 120),
+        "adapter.safetensors": (_TENSORS, 40),
+        "posterior.safetensors": (_TENSORS, 40),
+        "tokenizer.json": (_JSON, 40),
+        "tokenizer_config.json": (_JSON, 30),
     }
     sealed = [
         Door("model directory", f"model/{name}", f"model/{name}", change, _MODEL_VERBS, count // 4)
@@ -165,11 +165,11 @@ def _models() -> list[Door]:
 
 def _foreign() -> list[Door]:
     files = {
-        "classifier/config.json": (_JSON, 90),
+        "classifier/config.json": (_JSON, 80),
         "classifier/tokenizer.json": (_JSON, 40),
         "classifier/tokenizer_config.json": (_JSON, 30),
-        "classifier/model.safetensors": (_TENSORS, 50),
-        "lora/peft/adapter_config.json": (_JSON, 80),
+        "classifier/model.safetensors": (_TENSORS, 30),
+        "lora/peft/adapter_config.json": (_JSON, 60),
         "lora/peft/adapter_model.safetensors": (_TENSORS, 40),
     }
     return [

@@ -12,7 +12,7 @@ from . import nasty, world
 from .cases import Case, Finding
 from .rules import obeyed
 
-_COUNT = 420
+_COUNT = 360
 _COMMANDS: dict[str, tuple[object, ...]] = {
     "fit": (
         *("fit", "train.jsonl", "--backbone", "bert", "--posterior", "map", "--epochs", 1),

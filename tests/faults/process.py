@@ -87,6 +87,7 @@ def _child(
     code = ESCAPED
     try:
         die_with_parent()
+        os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((null, 0), (out, 1), (err, 2)):
             os.dup2(old, new)
@@ -118,18 +119,24 @@ def _wait(pid: int, limit: int) -> tuple[int, float, bool]:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             return status, usage.ru_utime + usage.ru_stime, False
-        now, (state, cpu) = time.monotonic(), _state(pid)
-        if cpu != last_cpu or state == "R":
+        now, (runs, cpu) = time.monotonic(), _activity(pid)
+        if cpu != last_cpu or runs:
             idle_since, last_cpu = now, cpu
         if now - idle_since > limit or now - begin > _GIVE_UP_SECONDS:
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             return status, usage.ru_utime + usage.ru_stime, True
         time.sleep(pause)
         pause = min(pause * 1.3, 0.05)
 
 
-def _state(pid: int) -> tuple[str, float]:
-    """Return the state of a process (R, S, D, …) and the CPU time it has used, in ticks."""
-    words = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return words[0], float(words[11]) + float(words[12])
+def _activity(pid: int) -> tuple[bool, float]:
+    """Return whether a process or one below it wants the CPU, and the ticks that they used."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False, 0.0
+    found = [_activity(int(child)) for child in below]
+    runs, used = words[0] in "RD", float(words[11]) + float(words[12])
+    return runs or any(one for one, _ in found), used + sum(ticks for _, ticks in found)

@@ -100,13 +100,11 @@ def data(path: Path) -> Data:
 def predictions(path: Path) -> Table:
     """Return the rows of a predictions file with `prob_<class>` columns."""
     rows = records(path)
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     classes = [name.removeprefix("prob_") for name in names if name.startswith("prob_")]
     logits = [name for name in names if name.startswith("logit_")]
     if len(classes) < 2 or logits or "" in classes:
         raise Refused("no probabilities")
-    if any(_has_meaning(name) for row in rows for name in row if name not in names):
-        raise Refused("a column that the first row lacks")
     probs = [[_number(row.get(f"prob_{name}")) for name in classes] for row in rows]
     for row in probs:
         if not all(0 <= value <= 1 + 1e-5 for value in row) or abs(math.fsum(row) - 1) > 1.01e-5:
@@ -121,11 +119,6 @@ def predictions(path: Path) -> Table:
         raise Refused("ids repeat")
     _check_text([*map(str, ids), *classes])
     return Table(list(map(str, ids)), classes, labels, probs)
-
-
-def _has_meaning(name: str) -> bool:
-    fixed = {"id", "label", "total", "aleatoric", "epistemic"}
-    return name in fixed or name.startswith(("prob_", "logit_", "score_", "set_"))
 
 
 def _label(value: Any) -> str:
@@ -172,10 +165,7 @@ def _loads(text: str) -> Any:
             raise Refused("a key twice")
         return dict(items)
 
-    def constant(name: str) -> Any:
-        raise Refused(name)
-
-    return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    return json.loads(text, object_pairs_hook=pairs)
 
 
 def _objects(found: Any) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ def test_waiting_and_computing_for_ever_are_hangs(tmp_path):
     "content",
     [
         '{"text": "a", "text": "b"}',
-        '{"text": NaN}',
+        '{"text": "a", "label": NaN}',
         '{"text": ""}',
         '{"text": "\\ud800"}',
         '{"text": "a", "id": 1}\n{"text": "b", "id": "1"}',
