@@ -213,7 +213,7 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
         points: list[tuple[int, str]] = [
             (point, power)
             for point in range(1, len(made.points) + 1)
-            for power in ("", "torn" if point % 2 else "empty")
+            for power in ("", *([] if point % 2 else ["torn" if point % 4 else "empty"]))
         ]
         moments = [chance.random() for _ in range(10)]
         if sample:
