@@ -16,6 +16,7 @@ from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.training import fit as fit_module
+from bayeslora.training.checkpoints import seal
 from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.fit import validation_metrics
 from bayeslora.training.patience import epochs_without_gain
@@ -188,11 +189,13 @@ def test_resuming_runs_no_code_from_a_checkpoint(encoder, tmp_path):
         "scheduler.pt",
         "rng_state.pth",
         "trainer_state.json",
+        "files.json",
     }
     clean = tmp_path / "clean"
     shutil.copytree(checkpoint, clean)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": shutil.rmtree}, checkpoint / name)
+        seal(checkpoint)
         with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
             fresh(encoder, epochs=2).run(tmp_path)
         shutil.copy(clean / name, checkpoint / name)
