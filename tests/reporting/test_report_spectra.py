@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from bayeslora.errors import InputError
+from bayeslora.reporting.rendering import _sort_value
 from bayeslora.reporting.report import report
 from bayeslora.reporting.spectra import adapter_changes, adapter_words
-from bayeslora.reporting.template import _sort_value
 
 FEW = {"num_resamples": 2}
 
