@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,12 +22,16 @@ from .world import build
 
 _MODULES = (crash, full_disk, malformed, bit_flips, hostile)
 SCENARIOS = {module.SCENARIO: module for module in _MODULES}
+_ROOT = Path(__file__).parents[2]
+_REPORTS = _ROOT / "reports" / "reliability"
+_PAGE = _ROOT / "docs" / "reliability.md"
 _EVERY_SECONDS = 10.0
 
 
 def main() -> int:
     """Run the campaign; the exit code is 1 where a promise was broken."""
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up, as after Ctrl-C
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "cases.jsonl"
     mark = {"source": summary.fingerprint()}
@@ -46,6 +51,8 @@ def main() -> int:
                 progress.tell(case, found)
     result = summary.summarise(done.values())
     summary.write(result, options.out)
+    if options.out.resolve() == _REPORTS and not options.sample:
+        summary.quote(result, _PAGE)
     print(f"{len(done)} cases, {len(result['broken'])} broken: {options.out}/summary.md")
     return 1 if result["broken"] else 0
 
