@@ -59,6 +59,9 @@ DENSE_LIMIT, DIAGONAL_LIMIT = 1e9, 2.5e9
 """Multiplications a round (`vbll_cost.py`) of a variational last layer up to which it is fitted
 with a dense covariance here, and at all: a few seconds for all folds on one core."""
 
+OWN_LIMIT = 1e10
+"""The same of the chosen posterior, where that is one of the candidates."""
+
 TOO_LONG = "its fits would take too long"
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
@@ -156,7 +159,8 @@ def beside_others(
             in seconds; what it chose it has chosen on them then.
     """
     race = _Race(fitted, train, held)
-    own = race.affordable(config, HALVES) if config.name in CANDIDATES else None
+    # Its own fit took about as long, so its limit is wider.
+    own = race.affordable(config, HALVES, OWN_LIMIT) if config.name in CANDIDATES else None
     if held is None:
         if own is None or config.name == CANDIDATES[0] or len(train.labels) < FEWEST_EXAMPLES:
             return None
@@ -197,7 +201,9 @@ class _Race:
         """Return the options of each candidate, None where it would take too long."""
         return {name: self.affordable(resolve_posterior(name), folds) for name in names}
 
-    def affordable(self, config: PosteriorConfig, folds: int) -> PosteriorConfig | None:
+    def affordable(
+        self, config: PosteriorConfig, folds: int, dense_limit: float | None = None
+    ) -> PosteriorConfig | None:
         """Return the options as they are compared; None where that would take too long."""
         if not isinstance(config, VBLL):
             return config
@@ -207,9 +213,10 @@ class _Race:
             work = fit_cost(options, classes, size, len(self.train.labels)).multiplications
             return work * folds / FOLDS
 
+        most = DENSE_LIMIT if dense_limit is None else dense_limit
         dense = with_family(config, "dense")
-        config = dense if cost(dense) <= DENSE_LIMIT else with_family(config, "diagonal")
-        limit = DIAGONAL_LIMIT if config.covariance == "diagonal" else DENSE_LIMIT
+        config = dense if cost(dense) <= most else with_family(config, "diagonal")
+        limit = DIAGONAL_LIMIT if config.covariance == "diagonal" else most
         return config if cost(config) <= limit else None
 
     def cross_validated(self, entries: Entries, folds: int) -> dict[str, Predictions]:

@@ -110,8 +110,8 @@ def test_a_result_worse_than_the_networks_own_is_said_without_validation(foreign
 
 
 def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeypatch):
-    monkeypatch.setattr(side_by_side, "DIAGONAL_LIMIT", 0)
-    monkeypatch.setattr(side_by_side, "DENSE_LIMIT", 0)
+    for name in ("DIAGONAL_LIMIT", "DENSE_LIMIT", "OWN_LIMIT"):
+        monkeypatch.setattr(side_by_side, name, 0)
     race = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
     assert {*race.left_out} == {"vbll"}
     assert {row.name for row in race.comparison.rows} == {"mle", "temperature", "laplace", "map"}
