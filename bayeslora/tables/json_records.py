@@ -52,7 +52,9 @@ def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:
                 f"{source}, row {row}: broken JSON ({_reason(error)}) in {shown(text)}; one object "
                 "a line is expected"
             ) from None
-        yield row, _checked(source, row, record, text)
+        if type(record) is not dict or "\\u" in text:
+            _check(source, row, record, text)
+        yield row, record
 
 
 def _from_list(source: Source) -> Iterator[tuple[int, Record]]:
@@ -69,7 +71,8 @@ def _from_list(source: Source) -> Iterator[tuple[int, Record]]:
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
             raw = text.advance(end)
-            yield row, _checked(source, row, record, raw)
+            _check(source, row, record, raw)
+            yield row, record
             lines = raw.count("\n") + text.skip_space()
             more = text.take(",")
             if more:
@@ -175,15 +178,14 @@ class _Parser:
         return _DECODER.decode(text)
 
 
-def _checked(source: Source, row: int, record: Any, raw: str) -> Record:
+def _check(source: Source, row: int, record: Any, raw: str) -> None:
     if not isinstance(record, dict):
         raise InputError(
             f'{source}, row {row}: expected an object with columns such as {{"text": …, '
             f'"label": …}}, got {shown(record)}'
         )
-    if "\\u" in raw and _SURROGATE.search(raw):
+    if _SURROGATE.search(raw):
         _check_surrogates(source, row, record)
-    return record
 
 
 def _check_surrogates(source: Source, row: int, record: Record) -> None:

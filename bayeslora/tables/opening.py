@@ -69,69 +69,55 @@ def _json_table(
     shape: Callable[[Record], Record] | None,
     alike: Callable[[str], bool] | None,
 ) -> Table:
-    def records() -> Iterator[tuple[int, Record]]:
-        found = json_records(source)
-        return found if shape is None else ((row, shape(record)) for row, record in found)
-
-    first = list(islice(records(), PIECE if alike is None else 1))
+    first = [record for _, record in islice(json_records(source), PIECE if alike is None else 1)]
     if not first:
         raise InputError(f"{source} is empty; at least one row is needed")
-    names = names_of(record for _, record in first)
+    if shape is not None and alike is not None and shape(first[0]) is first[0]:
+        shape = None  # what is not to be changed in the first object is in none that is like it
+    if shape is not None:
+        first = list(map(shape, first))
+    names = names_of(first)
 
     def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        found = records()
-        if alike is None:
-            return _record_pieces(found, columns, rows)
-        found = _alike(source, found, frozenset(names), columns, alike)
-        return _alike_pieces(found, columns, rows)
+        records = json_records(source)
+        if shape is not None:
+            records = ((row, shape(record)) for row, record in records)
+        before = 0
+        while part := list(islice(records, rows)):
+            if alike is not None:
+                _check_alike(source, part, frozenset(names), columns, alike)
+            there = set(columns) if alike else set(names_of(record for _, record in part))
+            found = {
+                name: [record.get(name) for _, record in part] for name in columns if name in there
+            }
+            yield Piece(found, [row for row, _ in part], before)
+            before += len(part)
 
     return Table(str(source), names, read)
 
 
-def _record_pieces(
-    records: Iterator[tuple[int, Record]], wanted: Sequence[str], size: int
-) -> Iterator[Piece]:
-    before = 0
-    while part := list(islice(records, size)):
-        columns = {name: [record.get(name) for _, record in part] for name in wanted}
-        there = set(names_of(record for _, record in part))
-        columns = {name: values for name, values in columns.items() if name in there}
-        yield Piece(columns, [row for row, _ in part], before)
-        before += len(part)
-
-
-def _alike_pieces(
-    records: Iterator[tuple[int, Record]], wanted: Sequence[str], size: int
-) -> Iterator[Piece]:
-    before = 0
-    while part := list(islice(records, size)):
-        columns = {name: [record[name] for _, record in part] for name in wanted}
-        yield Piece(columns, [row for row, _ in part], before)
-        before += len(part)
-
-
-def _alike(
+def _check_alike(
     source: Source,
-    records: Iterator[tuple[int, Record]],
+    records: Sequence[tuple[int, Record]],
     names: frozenset[str],
     wanted: Sequence[str],
     alike: Callable[[str], bool],
-) -> Iterator[tuple[int, Record]]:
-    """Yield the records, and raise InputError at one with other keys than the first."""
+) -> None:
+    """Raise InputError if a record has other keys than the first one of the file."""
     for row, record in records:
-        if record.keys() != names:
-            for name in wanted:
-                if name not in record:
-                    raise InputError(
-                        f"{source}, row {row} has no {shown(name)}, which the first row has; write "
-                        "null where there is none"
-                    )
-            for name in sorted(record.keys() - names):
-                if alike(name):
-                    raise InputError(
-                        f"{source}, row {row} has {shown(name)}, which the first row has not"
-                    )
-        yield row, record
+        if record.keys() == names:
+            continue
+        for name in wanted:
+            if name not in record:
+                raise InputError(
+                    f"{source}, row {row} has no {shown(name)}, which the first row has; write "
+                    "null where there is none"
+                )
+        for name in sorted(record.keys() - names):
+            if alike(name):
+                raise InputError(
+                    f"{source}, row {row} has {shown(name)}, which the first row has not"
+                )
 
 
 def _check_distinct(names: Sequence[str], source: Source) -> None:
