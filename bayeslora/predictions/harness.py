@@ -60,7 +60,7 @@ def _first_record(path: str | Path, reading: PredictionsReading) -> Record:
     source = open_source(path, reading.table)
     if source.kind != "json":
         return {}
-    return next((record for _, record in json_records(source)), {})
+    return next(json_records(source, []), {})
 
 
 def log_name(path: str | Path) -> str:
@@ -105,7 +105,9 @@ def read_sample_log(
             "'doc_id' and 'filtered_resps' in each line"
         )
     questions, further, filters = [], [], set()
-    for row, record in json_records(open_source(path, reading.table)):
+    rows: list[int] = []
+    for record in json_records(open_source(path, reading.table), rows):
+        row = rows[-1]
         questions.append(read_question(path, row, record))
         further.append(_fields(path, row, record, columns))
         filters.add(shown(record.get("filter", "none")))

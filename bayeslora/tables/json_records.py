@@ -19,8 +19,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _PART = 2**18  # characters
 
 
-def json_records(source: Source) -> Iterator[tuple[int, Record]]:
-    """Yield the line on which each object begins, and the object.
+def json_records(source: Source, rows: list[int]) -> Iterator[Record]:
+    """Yield each object, and append the line on which it begins to `rows`.
 
     A file whose first character is `[` is a list; any other has an object a line, and blank lines
     are passed over.
@@ -29,7 +29,7 @@ def json_records(source: Source) -> Iterator[tuple[int, Record]]:
         InputError: The file is not UTF-8, JSON or a sequence of objects; an object has a key twice,
             or half a surrogate pair, or is longer than `ROW_LIMIT`. The message names the row.
     """
-    return _from_list(source) if _is_list(source) else _from_lines(source)
+    return _from_list(source, rows) if _is_list(source) else _from_lines(source, rows)
 
 
 def _is_list(source: Source) -> bool:
@@ -39,7 +39,7 @@ def _is_list(source: Source) -> bool:
         return text.peek() == "["
 
 
-def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:
+def _from_lines(source: Source, rows: list[int]) -> Iterator[Record]:
     parse = _Parser()
     for row, line in enumerate(source.lines(), 1):
         text = line.strip(" \t\r\n")
@@ -54,10 +54,11 @@ def _from_lines(source: Source) -> Iterator[tuple[int, Record]]:
             ) from None
         if type(record) is not dict or "\\u" in text:
             _check(source, row, record, text)
-        yield row, record
+        rows.append(row)
+        yield record
 
 
-def _from_list(source: Source) -> Iterator[tuple[int, Record]]:
+def _from_list(source: Source, rows: list[int]) -> Iterator[Record]:
     """Parse objects one by one, to hold no more than one and to know the line of each."""
     with source.text("\n") as stream:
         text = _Window(stream)
@@ -72,7 +73,8 @@ def _from_list(source: Source) -> Iterator[tuple[int, Record]]:
                 raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
             raw = text.advance(end)
             _check(source, row, record, raw)
-            yield row, record
+            rows.append(row)
+            yield record
             lines = raw.count("\n") + text.skip_space()
             more = text.take(",")
             if more:

@@ -69,7 +69,7 @@ def _json_table(
     shape: Callable[[Record], Record] | None,
     alike: Callable[[str], bool] | None,
 ) -> Table:
-    first = [record for _, record in islice(json_records(source), PIECE if alike is None else 1)]
+    first = list(islice(json_records(source, []), PIECE if alike is None else 1))
     if not first:
         raise InputError(f"{source} is empty; at least one row is needed")
     if shape is not None and alike is not None and shape(first[0]) is first[0]:
@@ -79,18 +79,20 @@ def _json_table(
     names = names_of(first)
 
     def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        records = json_records(source)
+        places: list[int] = []
+        records = json_records(source, places)
         if shape is not None:
-            records = ((row, shape(record)) for row, record in records)
+            records = map(shape, records)
         before = 0
         while part := list(islice(records, rows)):
             if alike is not None:
-                _check_alike(source, part, frozenset(names), columns, alike)
-            there = set(columns) if alike else set(names_of(record for _, record in part))
-            found = {
-                name: [record.get(name) for _, record in part] for name in columns if name in there
-            }
-            yield Piece(found, [row for row, _ in part], before)
+                _check_alike(
+                    source, places, part, names=frozenset(names), wanted=columns, alike=alike
+                )
+            there = set(columns) if alike else set(names_of(part))
+            found = {name: [one.get(name) for one in part] for name in columns if name in there}
+            yield Piece(found, places.copy(), before)
+            places.clear()
             before += len(part)
 
     return Table(str(source), names, read)
@@ -98,13 +100,15 @@ def _json_table(
 
 def _check_alike(
     source: Source,
-    records: Sequence[tuple[int, Record]],
+    rows: Sequence[int],
+    records: Sequence[Record],
+    *,
     names: frozenset[str],
     wanted: Sequence[str],
     alike: Callable[[str], bool],
 ) -> None:
     """Raise InputError if a record has other keys than the first one of the file."""
-    for row, record in records:
+    for row, record in zip(rows, records, strict=True):
         if record.keys() == names:
             continue
         for name in wanted:
