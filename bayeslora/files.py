@@ -65,7 +65,7 @@ def real_path(path: str | Path) -> Path:
 
 
 def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
-    """Keep an output from replacing what it is made from, with `overwrite` as well.
+    """Raise InputError if an output would replace what it is made from, with `overwrite` as well.
 
     Raises:
         InputError: It is one of the inputs, or a directory that holds one.
@@ -79,7 +79,7 @@ def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Complain where nothing can be written at a path, before anything is computed.
+    """Raise InputError if nothing can be written at `path`, before anything is computed.
 
     Raises:
         InputError: The directory that it would be made in cannot be written to, or is a file.

@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from bayeslora import durable
 from bayeslora.errors import InputError
@@ -96,6 +100,31 @@ def test_a_marker_that_is_not_ours_protects_the_directory(tmp_path, marker):
     with pytest.raises(InputError, match=r"is not a thing.*thing\.json"):
         refuse_foreign(folder, THING, DRAFT)
     assert contents(tmp_path) == before
+
+
+_NAMES = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1
+).filter(lambda name: name not in {".", ".."})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(_NAMES, min_size=1, max_size=4), _NAMES)
+def test_a_listed_name_stands_for_itself_alone(listed, other):
+    """Whatever characters it has: `*` in a list is no pattern."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = make(Path(name) / "out", [], {**OURS, "files": sorted(listed)})
+        try:
+            for file in listed:
+                (folder / file).touch()
+            (folder / other).touch()
+        except OSError:  # too long
+            assume(False)
+        known = {*listed, "thing.json"}
+        if other in known or re.fullmatch(r"data-.*\.bin", other, re.DOTALL):
+            refuse_foreign(folder, THING)
+        else:
+            with pytest.raises(InputError):
+                refuse_foreign(folder, THING)
 
 
 def test_layouts_may_be_combined(tmp_path):

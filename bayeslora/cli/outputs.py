@@ -82,7 +82,7 @@ def terminal_width() -> int:
 def check_new_file(
     path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:
-    """Complain where a predictions file may not be written, before anything is computed.
+    """Raise InputError if a predictions file cannot be written, before anything is computed.
 
     Raises:
         InputError: The suffix is not that of a predictions file, the file is one of `inputs`, or
@@ -100,7 +100,7 @@ def check_new_file(
 
 
 def check_new_figure(path: str | Path) -> None:
-    """Complain where a figure may not be written, before anything is computed.
+    """Raise InputError if a figure cannot be written, before anything is computed.
 
     Raises:
         InputError: The suffix is not `.svg`, or the file exists.
@@ -116,7 +116,7 @@ def check_new_figure(path: str | Path) -> None:
 def check_new_directory(
     path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:
-    """Complain where a model may not be written, before anything is computed.
+    """Raise InputError if a model cannot be written, before anything is computed.
 
     Raises:
         InputError: It exists and is not to be replaced, is something else than a model, or holds
