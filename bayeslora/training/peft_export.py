@@ -10,6 +10,7 @@ from torch import Tensor
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.tokens import usable_length
+from bayeslora.plain_text import visible
 from bayeslora.training import merged
 from bayeslora.training.fitted import Fitted
 
@@ -79,7 +80,7 @@ def _notes(fitted: Fitted, base: str, *, head: bool) -> list[str]:
     notes = []
     if head:
         # PEFT's file has no place for the names.
-        notes.append(f"num_labels={len(classes)}; its classes are {','.join(classes)}")
+        notes.append(f"num_labels={len(classes)}; its classes are {visible(','.join(classes))}")
     else:
         notes.append(
             "it gives the backbone's states, not classes: the last layer is not in it"
