@@ -126,7 +126,7 @@ def shorten(found):
 
 
 def spoil(found):
-    next(value for value in found.values() if value.is_floating_point()).view(-1)[0] = float("nan")
+    found[max(found)].view(-1)[0] = float("nan")
 
 
 def retype(found):
@@ -135,7 +135,7 @@ def retype(found):
 
 
 def lose(found):
-    del found[sorted(found)[0]]
+    del found[max(found)]
 
 
 def rename(found):
@@ -310,6 +310,12 @@ def of_peft():
 
 EVIL = "(.*)*" * 3 + "(a|a|b?)*" * 12 + "!"
 """A pattern that takes ages on any text."""
+HARMLESS = [
+    r".*\.layers\.(1|2)\.self_attn\.(q|v)_proj",
+    r"^(?!.*vision).*(q_proj|v_proj)$",
+    r".*(self_attn|mlp).*(q_proj|up_proj).*",
+    "(?:" + "|".join(rf"model\.layers\.{n}\.self_attn\.q_proj" for n in range(64)) + ")",
+]
 
 
 def of_patterns():
@@ -386,6 +392,3 @@ def of_classifier():
         **of_backbone(),
         **of_values("config.json", ["id2label", "label2id", "problem_type", "num_labels"]),
     }
-
-
-CASES = {"backbone": of_backbone, "classifier": of_classifier}

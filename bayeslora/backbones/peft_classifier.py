@@ -91,7 +91,7 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
         ) from None
     base = base_name(source)
     task = _settings(source).get("task_type")
-    if task not in {None, "SEQ_CLS"}:
+    if task not in (None, "SEQ_CLS"):  # a list, which has no hash, is none of them
         raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
     _check_start(source)
     check_directory(source)

@@ -7,7 +7,6 @@ weights without a word.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,10 +83,9 @@ def check_directory(source: str) -> None:
     if not Path(source).is_dir():
         return
     folder = Path(source)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not (entry.is_file() or entry.is_dir()):
-                raise InputError(f"{entry.path} is not a regular file")
+    for path in folder.iterdir():
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is not a regular file")
     for name in (_CONFIG, "tokenizer_config.json"):
         path = folder / name
         if path.is_dir():

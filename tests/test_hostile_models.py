@@ -1,0 +1,168 @@
+"""Hostile and damaged model directories: refused in a sentence, and nothing of them runs.
+
+A fixed sample of `hostile_models` is tried here; `tests/faults` may take all of it.
+"""
+
+import json
+import random
+import shutil
+from contextlib import suppress
+
+import hostile_models
+import pytest
+from foreign_models import saved_peft
+from hostile_models import EVIL, HARMLESS
+from tiny import tiny_bert, tiny_classifier, tiny_llama
+
+from bayeslora import patterns
+from bayeslora.adapters.peft_files import read_peft
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.peft_classifier import merged_classifier
+from bayeslora.backbones.sequence import load_sequence_classifier
+from bayeslora.backbones.tokens import tokenise
+from bayeslora.errors import InputError
+from bayeslora.patterns import check_patterns
+
+BACKBONE = hostile_models.of_backbone()
+TOLD = [
+    *("quantised: gptq", "quantised: awq", "quantised: bnb", "config.json: hidden_act nope"),
+    *("config.json: deep", "config.json: long integer", "config.json: fifo", "config.json: null"),
+    *("config.json: hidden_size null", "config.json: hidden_size surrogate"),
+    *("config.json: num_attention_heads zero", "config.json: dtype nope"),
+    *("config.json: num_hidden_layers huge", "config.json: num_hidden_layers 2"),
+    *("tokenizer.json: fifo", "tokenizer.json: loop", "tokenizer.json: deep"),
+    *("tokenizer.json: model list", "tokenizer_config.json: model_max_length text"),
+    *("chat_template.jinja: fifo", "tokenizer_config.json: deep"),
+    *("model.safetensors: fifo", "model.safetensors: huge header", "model.safetensors: dtype"),
+    *("model.safetensors: header deep", "model.safetensors: header not UTF-8"),
+    *("model.safetensors: NaN", "model.safetensors: one lost", "model.safetensors: directory"),
+    *("pickled", "torch.save", "index: outside", "index: missing", "index: list"),
+]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    tiny_llama(folder / "llama")
+    tiny_bert(folder / "bert")
+    tiny_classifier(folder / "classifier")
+    saved_peft("bert", folder / "adapted")
+    return folder
+
+
+@pytest.fixture
+def copied(sources, tmp_path):
+    return lambda name: shutil.copytree(sources / name, tmp_path / "model")
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_hostile_backbone_is_refused(copied, case):
+    path = copied("llama")
+    BACKBONE[case](path)
+    with pytest.raises(InputError) as caught:
+        load_backbone(str(path), device="cpu")
+    assert "weights_only" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert not (path.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("case", random.Random(0).sample(sorted(BACKBONE.keys() - set(TOLD)), 30))
+def test_a_hostile_backbone_loads_or_is_refused(copied, case):
+    path = copied("llama")
+    BACKBONE[case](path)
+    with suppress(InputError):
+        load_backbone(str(path), device="cpu")
+    assert not (path.parent / "ran").exists()
+
+
+def cut(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "tensor"),
+    [
+        ("llama", lambda path: load_backbone(str(path), device="cpu"), "layers.1"),
+        ("bert", lambda path: load_backbone(str(path), device="cpu"), "encoder.layer.1"),
+        ("classifier", lambda path: load_sequence_classifier(str(path)), "encoder.layer.1"),
+    ],
+)
+def test_weights_that_the_configuration_leaves_out_are_named(copied, name, load, tensor):
+    path = copied(name)
+    load(path)  # heads of another task may be left over
+    cut(path)
+    with pytest.raises(InputError, match=tensor):
+        load(path)
+
+
+def test_so_are_those_of_a_checkpoints_base(tmp_path):
+    path, _ = saved_peft("bert", tmp_path)
+    cut(tmp_path / "base")
+    with pytest.raises(InputError, match=r"encoder\.layer\.1"):
+        merged_classifier(str(path))
+
+
+def test_tokens_beyond_the_embedding_are_refused(copied):
+    path = copied("llama")
+    hostile_models.more_words(path)
+    backbone = load_backbone(str(path), device="cpu")
+    with pytest.raises(InputError, match="another model's tokenizer"):
+        tokenise(backbone, ["the cat"], max_length=8)
+
+
+PEFT = hostile_models.of_peft() | hostile_models.of_weights("adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("adapter_config.json: target_modules (", "adapter_config.json: task_type list"),
+        *("adapter_config.json: base_model_name_or_path true", "adapter_config.json: r huge"),
+        *("adapter_config.json: rank_pattern [1]", "adapter_config.json: peft_type NOPE"),
+        *("pickled adapter", "adapter_model.safetensors: fifo"),
+        *("adapter_model.safetensors: NaN", "adapter_model.safetensors: one lost"),
+        *("adapter_config.json: init_lora_weights 3",),
+    ],
+)
+def test_a_hostile_checkpoint_is_refused(sources, copied, case):
+    path = copied("adapted/peft")
+    PEFT[case](path)
+    for load in (merged_classifier, read_peft):
+        try:
+            load(str(path))
+        except InputError:
+            continue
+        # The factors are all there: only a classifier needs a head and a task.
+        assert load is read_peft
+        assert case.endswith(("task_type list", "one lost"))
+    assert not (path.parent / "ran").exists()
+
+
+def test_a_pattern_that_never_ends_is_stopped(monkeypatch):
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+    with pytest.raises(InputError, match="too long to match"):
+        check_patterns("config", [EVIL], ["model.layers.0.self_attn.q_proj"])
+
+
+@pytest.mark.parametrize("pattern", ["(", "(" * 5000, "a{5,2}", "(?P<x>a)(?P<x>b)"])
+def test_a_pattern_that_is_none_is_refused(pattern):
+    with pytest.raises(InputError, match=r"^config"):
+        check_patterns("config", [pattern], ["a"])
+
+
+def test_patterns_that_people_write_pass_and_names_start_no_process(monkeypatch):
+    names = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(40) for part in "qkvo"]
+    check_patterns("config", HARMLESS, names)
+    monkeypatch.setattr(patterns.subprocess, "run", None)
+    check_patterns("config", ["q_proj", r"self_attn\.k_proj", "classifier"], names)
+
+
+@pytest.mark.parametrize("key", ["target_modules", "rank_pattern", "exclude_modules"])
+def test_slow_patterns_of_a_checkpoint_are_refused(copied, monkeypatch, key):
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+    path = copied("adapted/peft")
+    hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
+    for load in (read_peft, merged_classifier):
+        with pytest.raises(InputError, match="too long to match"):
+            load(str(path))
