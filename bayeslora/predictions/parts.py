@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bayeslora.durable import hidden_name
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, write_json
 from bayeslora.parquet import ROW_GROUP, is_intact, open_parquet
@@ -29,7 +30,7 @@ class PredictionParts:
         """Name the predictions file; nothing is read or written."""
         self.out = Path(out)
         target = real_path(out)
-        self.folder = target.with_name(f".{target.name}.parts")
+        self.folder = target.with_name(hidden_name(target, ".parts"))
 
     def refuse(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
         """Raise InputError if the pieces are of other predictions and may not be replaced.
@@ -115,7 +116,10 @@ class PredictionParts:
         mark = self.folder / _IDENTITY
         if not mark.is_file():
             return []
-        found = read_json(mark)
+        try:
+            found = read_json(mark)
+        except InputError:  # damaged: nobody knows what the pieces are of
+            found = None
         known = found if isinstance(found, dict) else {}
         return [key for key, value in identity.items() if known.get(key) != value]
 

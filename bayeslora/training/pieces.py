@@ -51,10 +51,10 @@ class Drawing:
         cls,
         posterior: PosteriorConfig,
         *,
-        num_samples: int | None,
-        link: str | None,
-        seed: int,
-        unknown: Unknown,
+        num_samples: int | None = None,
+        link: str | None = None,
+        seed: int = 0,
+        unknown: Unknown = "error",
     ) -> Drawing:
         """Return what was asked for, with the posterior's own link where none was.
 

@@ -122,6 +122,18 @@ def test_other_predictions_do_not_go_on(clf, data, tmp_path, monkeypatch, change
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_other_options_are_refused_before_the_model_is_loaded(
+    refused, world, clf, data, tmp_path, monkeypatch
+):
+    out = tmp_path / "p.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            write(clf, data, out)
+    monkeypatch.setattr(BayesianClassifier, "from_pretrained", None)
+    assert "another seed" in refused(*command(world, data, out), "--seed", 4)
+
+
 def test_another_model_does_not_go_on(run, refused, world, clf, data, tmp_path, monkeypatch):
     out = tmp_path / "p.parquet"
     other = tmp_path / "other"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from crashes import survivors
 
 from bayeslora.errors import InputError
 from bayeslora.predictions import parts as module
@@ -22,7 +23,7 @@ def made(rows=23, labels=True):
         ids=[f"row {i}" for i in range(rows)],
         epistemic=generator.random(rows),
         scores={"knn": generator.random(rows)},
-        columns={"note": [None] * 12 + ["x"] * (rows - 12)},
+        columns={"note": [None if i < 12 else "x" for i in range(rows)]},
         name="lora-laplace",
         metadata={"seed": "0"},
     )
@@ -85,3 +86,45 @@ def test_foreign_files_are_never_deleted(tmp_path):
         with pytest.raises(InputError, match=r"thesis\.tex"):
             parts.claim(IDENTITY, overwrite=overwrite)
     assert (parts.folder / "thesis.tex").read_text() == "mine"
+
+
+def test_damaged_notes_count_as_other_predictions(tmp_path):
+    parts = PredictionParts(tmp_path / "p.parquet")
+    parts.claim(IDENTITY, overwrite=False)
+    add_all(parts, made())
+    (parts.folder / "predictions.json").write_text('{"seed": ')
+    with pytest.raises(InputError, match="another seed"):
+        parts.claim(IDENTITY, overwrite=False)
+    parts.claim(IDENTITY, overwrite=True)
+    assert parts.missing(6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
+    whole = made(rows=4)
+    whole.save(tmp_path / "whole.parquet")
+    expected = (tmp_path / "whole.parquet").read_bytes()
+    out = tmp_path / "p.parquet"
+
+    def write():
+        parts = PredictionParts(out)
+        parts.claim(IDENTITY, overwrite=False)
+        add_all(parts, whole, numbers=parts.missing(1))
+        parts.finish()
+
+    deaths = 0
+    for _ in survivors(write):
+        deaths += 1
+        assert not out.exists() or out.read_bytes() == expected
+        write()
+        assert out.read_bytes() == expected
+        out.unlink()
+        assert not PredictionParts(out).folder.exists()
+    assert deaths > 10
+
+
+def test_long_names_have_room_for_pieces(tmp_path):
+    parts = PredictionParts(tmp_path / f"{'x' * 240}.parquet")
+    parts.claim(IDENTITY, overwrite=False)
+    add_all(parts, made())
+    parts.finish()
+    assert len(Predictions.load(parts.out)) == 23

@@ -66,29 +66,32 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.checkpoint import read_record
     from bayeslora.posteriors.registry import check_draws, check_link, stored_posterior
     from bayeslora.predictions.checks import check_further
+    from bayeslora.predictions.parts import PredictionParts
     from bayeslora.training.checked_rows import CheckedRows
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.data])
     record = read_record(args.model)
-    if args.link is not None:
-        check_link(stored_posterior(record.posterior), args.link)
+    posterior = stored_posterior(record.posterior)
+    check_link(posterior, args.link)
     if args.num_samples is not None:
-        check_draws(stored_posterior(record.posterior), args.num_samples)
+        check_draws(posterior, args.num_samples)
     check_further(args.keep)
     stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
     rows = CheckedRows.of(record, stream, args.unknown_labels)
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.training.notes import method_name
+    from bayeslora.training.pieces import Drawing
+    from bayeslora.training.prediction_file import identity
 
+    overwrite = bool(args.overwrite)
+    options = given(args, "num_samples", "link", "seed")
+    drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
+    PredictionParts(args.out).refuse(identity(rows, drawing), overwrite=overwrite)
     loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
     classifier.predict_to_file(
-        rows,
-        args.out,
-        unknown_labels=args.unknown_labels,
-        overwrite=bool(args.overwrite),
-        **given(args, "num_samples", "link", "seed"),
+        rows, args.out, unknown_labels=args.unknown_labels, overwrite=overwrite, **options
     )
     _report(args, rows, method_name(record))
 
