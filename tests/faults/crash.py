@@ -217,7 +217,7 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
         ]
         moments = [chance.random() for _ in range(10)]
         if sample:
-            points, moments = chance.sample(points, min(3, len(points))), moments[:1]
+            points, moments = chance.sample(points, min(2, len(points))), moments[:1]
         for point, power in points:
             name = f"{point:03d} {power or 'killed'} before {made.points[point - 1]}"
             yield Case(SCENARIO, write.name, name, _crashed(made, point, power))
