@@ -100,12 +100,14 @@ def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimite
 def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
     """Yield runs of whole records, of about `size` bytes each."""
     data = stream.read(size).removeprefix(_MARK)
-    line = 1
+    line, step = 1, size
     while data:
-        more = stream.read(size)
+        more = stream.read(step)
         if not more and not data.endswith(b"\n"):
             data += b"\n"
         block, rest = _cut(data, delimiter, line)
+        # What holds no whole record is looked through again, so it should not grow by a little.
+        step = size if block is not None else 2 * step
         if block is not None:
             yield block
             line += block.lines

@@ -27,7 +27,7 @@ _KINDS_OF_FILES = {
 }
 # DEFLATE packs at most 1032 to 1, which only constant bytes reach; rows of text stay far below.
 _MOST_PACKED = 500
-_UNCHECKED = 2**26  # bytes; what unpacks to less does no harm
+_UNCHECKED = 2**24  # bytes; what unpacks to less does no harm
 
 
 @dataclass(frozen=True)
