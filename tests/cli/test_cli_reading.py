@@ -157,12 +157,15 @@ def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tm
     assert "'a'" in done.err  # one class is left
 
 
-def test_a_list_on_one_line_is_data_and_predictions(run, world, tmp_path):
+def test_a_list_on_one_line_is_data_and_predictions(run, world, tmp_path, monkeypatch):
     rows = [{"text": f"the cat {k}"} for k in range(3)]
     path, out = tmp_path / "data.json", tmp_path / "p.jsonl"
     path.write_text(json.dumps(rows))
     assert run("predict", world.model, path, "--out", out, "--quiet").code == 0
     assert Predictions.load(out).ids == ("1", "2", "3")
+    piped(monkeypatch, path.read_bytes())
+    assert run("predict", world.model, "-", "--out", tmp_path / "q.jsonl", "--quiet").code == 0
+    assert (tmp_path / "q.jsonl").read_bytes() == out.read_bytes()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     listed = tmp_path / "listed.json"
     listed.write_text(json.dumps(lines))
