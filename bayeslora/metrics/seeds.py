@@ -63,7 +63,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         uncertainty=_each([one.uncertainty for one in scores], _means),
         groups=_each([one.groups for one in scores], lambda parts: _each(parts, _part)),
         classes=_each([one.classes for one in scores], _part),
-        confusion=_sums([one.confusion for one in scores]),
+        confusion=_confusion(scores),
         nll_clamped=sum(one.nll_clamped for one in scores),
         ece_if_calibrated=float(np.mean(chance)) if len(chance) == len(scores) else None,
         calibration_p=None,
@@ -117,11 +117,12 @@ def _means(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
     }
 
 
-def _sums(tables: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
-    """Return the sum of tables of one shape; nothing where one of them is empty."""
-    if not all(tables):
+def _confusion(scores: Sequence[Scores]) -> tuple[tuple[int, ...], ...]:
+    """Return the sum of the matrices; nothing where one is missing, or orders of classes differ."""
+    alike = all(one.class_names == scores[0].class_names and one.confusion for one in scores)
+    if not alike:
         return ()
-    return tuple(tuple(row) for row in np.sum(tables, axis=0).tolist())
+    return tuple(tuple(row) for row in np.sum([one.confusion for one in scores], axis=0).tolist())
 
 
 def _bounds(key: str) -> tuple[float, float]:

@@ -115,6 +115,12 @@ def test_seeds_add_their_confusion_matrices():
     np.testing.assert_array_equal(total, np.array(fits[0].confusion) + np.array(fits[1].confusion))
 
 
+def test_seeds_with_other_orders_of_classes_have_no_sum():
+    first, other = drawn(seed=1), drawn(seed=2)
+    other = other.replace(classes=other.classes[::-1])
+    assert over_seeds([evaluate(one, num_resamples=2) for one in (first, other)]).confusion == ()
+
+
 def test_many_classes_list_the_most_frequent_mistakes():
     data = drawn(classes=30, rows=500)
     (table,) = confusion_tables([Named("m", evaluate(data, num_resamples=2))])
