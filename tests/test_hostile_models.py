@@ -75,6 +75,31 @@ def test_a_hostile_backbone_loads_or_is_refused(copied, case):
     assert not (path.parent / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "load"), [("bert", load_backbone), ("classifier", load_sequence_classifier)]
+)
+def test_a_model_that_cannot_run_is_refused(copied, name, load):
+    path = copied(name)
+    hostile_models.odd("config.json", "num_attention_heads", "negative")(path)
+    with pytest.raises(InputError, match="cannot be run"):
+        load(str(path), device="cpu")
+
+
+@pytest.mark.parametrize("value", ["negative", "true"])
+def test_architectures_that_are_no_list_are_refused(copied, value):
+    path = copied("classifier")
+    hostile_models.odd("config.json", "architectures", value)(path)
+    with pytest.raises(InputError, match="architectures"):
+        load_sequence_classifier(str(path))
+
+
+def test_infinite_settings_are_text_in_a_record(copied):
+    path = copied("classifier")
+    hostile_models.odd("config.json", "layer_norm_eps2", "infinite")(path)
+    settings = load_sequence_classifier(str(path)).backbone.settings
+    assert settings["layer_norm_eps2"] == "Infinity"
+
+
 def cut(path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))

@@ -94,7 +94,9 @@ class Backbone:
                 and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
             }
 
-        return json.loads(json.dumps(kept(config.to_dict()), default=str))  # type: ignore[no-any-return]
+        # Infinities, which some architectures have as a limit, are no JSON: they become text.
+        text = json.dumps(kept(config.to_dict()), default=str)
+        return json.loads(text, parse_constant=str)  # type: ignore[no-any-return]
 
     def clone(self) -> Backbone:
         """Return a backbone with modules of its own that shares every tensor with this one.
@@ -148,6 +150,9 @@ def load_backbone(
     set_padding_token(tokenizer, source)
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
+    probe = torch.zeros(1, 2, dtype=torch.long, device=place)
+    with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
+        model(input_ids=probe, attention_mask=torch.ones_like(probe))
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
     return Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
 

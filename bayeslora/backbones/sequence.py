@@ -33,6 +33,7 @@ from bayeslora.backbones.sequence_encoder import (
     named_inputs,
 )
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS
+from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,9 @@ def load_sequence_classifier(
     check_finite(f"classifier {name!r}", model)
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
+    if isinstance(source, str):
+        with reading(f"{name} cannot be run"):
+            _call_plainly(backbone)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))
     check_layer(model, final, len(names))
     return _checked(SequenceClassifier(backbone, names, final))

@@ -170,7 +170,9 @@ def _deepest(model: nn.Module, name: str) -> nn.Module:
 
 
 def _check_size(path: Path, config: Any) -> None:
-    """Raise InputError for counts that would be built one by one for hours."""
+    """Raise InputError for counts that would be built one by one for hours, or odd names."""
+    if not isinstance(config.get("architectures"), list | None):
+        raise InputError(f"{path}: architectures must be a list of names or null")
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]
     for key, value in (item for part in parts for item in part.items()):
         most = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
