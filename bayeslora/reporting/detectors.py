@@ -28,7 +28,9 @@ SCORE_WORDS = {
 """Uncertainty scores in words; others are shown by their own names."""
 
 _DOUBTS = {
-    "negligible": f"is at most {percent(NEGLIGIBLE)} of the total, as of a point estimate",
+    "negligible": (
+        f"is at most {percent(NEGLIGIBLE)} of the total uncertainty, as with a point estimate"
+    ),
     "noise": "varies no more than the Monte Carlo error of its draws",
 }
 

@@ -139,9 +139,10 @@ def how_compared(race: Mapping[str, Any]) -> str:
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:
-    value, low, high = (score[key] for key in ("value", "low", "high"))
-    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{value:.3f}{ends}"
+    # Adding zero turns −0.0 into 0.0.
+    ends = [score[key] for key in ("value", "low", "high")]
+    shown = [f"{round(end, 3) + 0.0:.3f}" for end in ends if end is not None]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) == 3 else shown[0]
 
 
 def shown_value(value: object) -> str:
