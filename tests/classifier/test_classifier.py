@@ -85,7 +85,7 @@ def test_unknown_labels_are_an_error_or_out_of_distribution(shared):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": -1}, "num_samples must be >= 0, got -1"),
+        ({"num_samples": -1}, "num_samples must be a whole number >= 0, got -1"),
         ({"link": "probitt"}, "unknown link 'probitt' (did you mean 'probit'?)"),
         ({"unknown_labels": "skip"}, "must be 'error' or 'ood', got 'skip'"),
     ],
