@@ -76,6 +76,10 @@ class MissingAssetError(InputError):
     """An optional package, an embedded model or a data set is not installed."""
 
 
+class DivergedError(InputError):
+    """Training came to numbers that nothing can be fitted to, and would come to them again."""
+
+
 def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     """Return the error for a name outside a closed set, with the nearest name that is in it.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.errors import InputError
+from bayeslora.errors import DivergedError
 from bayeslora.logits import Logits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
@@ -114,7 +114,7 @@ def _check_scale(features: Tensor) -> None:
     """Complain about features whose products would overflow or vanish on the way to a posterior."""
     norm = features.double().square().sum(-1).mean().sqrt().item()
     if not _LEAST_NORM <= norm <= _GREATEST_NORM:
-        raise InputError(
+        raise DivergedError(
             f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "
             f"the last layer is finite; allowed is {_LEAST_NORM:g} to {_GREATEST_NORM:g}: scale "
             "what the last layer takes"

@@ -12,7 +12,7 @@ from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.site import AnySite
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.errors import InputError
+from bayeslora.errors import DivergedError
 from bayeslora.posteriors.build import Head, Weights
 from bayeslora.posteriors.feature_scores import FeatureScores
 
@@ -68,7 +68,7 @@ class Network(nn.Module):
         """
         scaled = features.to(self.feature_scale.device) / self.feature_scale
         if not bool(scaled.isfinite().all()):
-            raise InputError(
+            raise DivergedError(
                 "the network's features are not finite; where training came to this, it diverged: "
                 "lower the adapter's learning rate (lr)"
             )

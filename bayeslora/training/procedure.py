@@ -13,7 +13,7 @@ from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
-from bayeslora.errors import InputError
+from bayeslora.errors import DivergedError, InputError
 from bayeslora.option_checks import check_integer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
@@ -27,7 +27,7 @@ from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import fit_members
-from bayeslora.training.resume import claim, refuse, restored
+from bayeslora.training.resume import abandon, claim, refuse, restored
 from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.trainer import nothing_to_restore
 from bayeslora.training.weights import check_possible
@@ -168,16 +168,21 @@ def fit_classifier(
     if isinstance(posterior, VBLL):
         planned["posterior"] = {**planned["posterior"], "covariance": posterior.covariance}
     identity["weights of the backbone"] = backbone.fingerprint
-    network, members, results = fit_members(
-        choices,
-        data,
-        settings,
-        backbone,
-        lambda: None if out is None else claim(out, identity, overwrite=overwrite),
-        restore=nothing_to_restore
-        if out is None
-        else lambda: restored(out, identity, overwrite=overwrite),
-    )
+    try:
+        network, members, results = fit_members(
+            choices,
+            data,
+            settings,
+            backbone,
+            lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+            restore=nothing_to_restore
+            if out is None
+            else lambda: restored(out, identity, overwrite=overwrite),
+        )
+    except DivergedError:
+        if out is not None:
+            abandon(out)
+        raise
     planned["backbone"] |= {
         "fingerprint": backbone.fingerprint,
         "settings": backbone.settings,

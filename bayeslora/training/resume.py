@@ -103,6 +103,19 @@ def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -
     return True
 
 
+def abandon(out: str | Path) -> None:
+    """Delete the checkpoints of a fit that cannot end well, and `out` where it holds nothing else.
+
+    Args:
+        out: As for `claim`, which this process has called.
+    """
+    folder = real_path(out)
+    (folder / _MARK).unlink(missing_ok=True)
+    remove(folder / _WORK)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def is_interrupted(out: str | Path) -> bool:
     """Return whether `out` holds a fit that was begun and not finished."""
     return (Path(out) / _MARK).is_file()

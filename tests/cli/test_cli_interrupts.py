@@ -193,3 +193,12 @@ def test_an_out_that_vanishes_while_a_checkpoint_is_written(
     assert "made again" in result.err
     assert sealed[3] == sealed[4], "it is written again"
     check_same(out, whole)
+
+
+def test_a_fit_that_diverges_leaves_nothing(refused, run, world, tmp_path):
+    """Its checkpoints would diverge again, and be in the way of other options."""
+    out = tmp_path / "m"
+    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
+    fit += ["--quiet", "--out", out, "--adapter"]
+    refused(*fit, "lora:r=2,lr=1e12")
+    assert run(*fit, "lora:r=2").code == 0
