@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
+from bayeslora.training.arguments import training_arguments
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
 from bayeslora.training.checkpoints import (
     WEIGHTS,
@@ -47,8 +48,6 @@ Restore = Callable[[], bool]
 """Makes the directory of the checkpoints again if it is gone; returns whether it was."""
 
 logger = logging.getLogger(__name__)
-
-_SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def nothing_to_restore() -> bool:
@@ -101,7 +100,7 @@ class AlternatingTrainer(Trainer):
         self._best: dict[str, Tensor] | None = None
         super().__init__(
             model=network,
-            args=_arguments(
+            args=training_arguments(
                 settings,
                 directory,
                 len(sampler),
@@ -238,67 +237,6 @@ class AlternatingTrainer(Trainer):
     ) -> None:
         self.network.load_trained_state(checkpoint_state(resume_from_checkpoint))
         self._best = best_state(resume_from_checkpoint)
-
-
-def _arguments(
-    settings: TrainingSettings,
-    directory: Path,
-    steps: int,
-    *,
-    validates: bool,
-    device: torch.device,
-    schedule: str,
-) -> TrainingArguments:
-    when = "epoch" if validates else "no"
-    arguments = _Arguments(
-        output_dir=str(directory),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        lr_scheduler_type=_SCHEDULES[schedule],
-        warmup_steps=round(settings.warmup * steps * settings.epochs),
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        eval_strategy=when,
-        save_strategy="epoch",
-        # Old checkpoints are deleted by `forget_old`, and the best epoch is loaded by `load_best`,
-        # which do not depend on where a directory was when it was written.
-        save_total_limit=None,
-        load_best_model_at_end=False,
-        metric_for_best_model="nll" if validates else None,
-        greater_is_better=False if validates else None,
-        logging_strategy="epoch",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=device.type == "cpu",
-    )
-    # Several GPUs in one process would share one network whose layers are swapped in place.
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    if device.type == "cuda" and arguments.world_size == 1:
-        _stay(arguments, device)
-    return arguments
-
-
-class _Arguments(TrainingArguments):
-    """Arguments of a Trainer that leaves a network on the GPU that it is on."""
-
-    chosen: torch.device | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is, in the place of the first GPU."""
-        first = super().device
-        return first if self.chosen is None else self.chosen
-
-
-def _stay(arguments: _Arguments, device: torch.device) -> None:
-    """Let Trainer and Accelerate, which move network and batches, both take `device`."""
-    arguments.chosen = device
-    # All states of Accelerate share this one's attributes.
-    arguments.distributed_state.device = device
-    torch.cuda.set_device(device)
 
 
 def _unwrapped(optimizer: Any) -> AlternatingOptimizer:

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from bayeslora.training.arguments import training_arguments
 from bayeslora.training.settings import TrainingSettings
-from bayeslora.training.trainer import _arguments
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def arguments(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
 
     def make(name):
-        made = _arguments(
+        made = training_arguments(
             TrainingSettings(1, 8),
             tmp_path,
             3,
