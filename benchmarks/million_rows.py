@@ -206,7 +206,7 @@ def summary(found: dict[str, Any]) -> str:
         "# Predicting a million rows",
         "",
         f"`bayeslora predict` on {'labelled' if found['labelled'] else 'unlabelled'} texts of 3 to "
-        f"12 words, two classes, with a decoder of 2 layers and width 16, {found['piece']:,} rows "
+        f"8 words, two classes, with a decoder of 2 layers and width 16, {found['piece']:,} rows "
         "at a time. Peak resident memory of the process, Python and its libraries included. Made "
         "by `python benchmarks/million_rows.py`.",
         "",
