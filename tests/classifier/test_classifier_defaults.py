@@ -16,7 +16,7 @@ class PlannedError(Exception):
 def planned(monkeypatch):
     """Return a function from a classifier and its rows to the choices and settings of a fit."""
 
-    def stop(choices, data, settings, *_):
+    def stop(choices, data, settings, *_, **__):
         raise PlannedError(choices, settings)
 
     def plan(clf, *rows, **options):
