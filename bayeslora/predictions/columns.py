@@ -118,11 +118,16 @@ def texts(table: Table, piece: Piece, name: str) -> Any:
     """Return a column as Arrow strings; see `strings`.
 
     Raises:
-        InputError: The column holds lists or structures.
+        InputError: The column holds lists or structures; in JSON lines, where further columns keep
+            those as JSON, only the column `id` refuses them.
     """
     import pyarrow as pa
 
     values = piece.columns[name]
+    if name == "id" and isinstance(values, list):
+        for place, value in enumerate(values):
+            if isinstance(value, list | dict):
+                raise _bad(table, piece, place, name, f"{shown(value)} is no string or number")
     try:
         if not isinstance(values, list):
             return strings(values)

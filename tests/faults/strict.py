@@ -112,13 +112,19 @@ def predictions(path: Path) -> Table:
     labels = _indices([row.get("label") for row in rows], classes)
     if "id" not in names:
         return Table(None, classes, labels, probs)
-    ids = [row.get("id") for row in rows]
-    if any(isinstance(name, bool) or not isinstance(name, str | int) for name in ids):
-        raise Refused("an id is missing or no string")
-    if len(set(map(str, ids))) < len(ids):
+    ids = [_name(row.get("id")) for row in rows]
+    if len(set(ids)) < len(ids):
         raise Refused("ids repeat")
-    _check_text([*map(str, ids), *classes])
-    return Table(list(map(str, ids)), classes, labels, probs)
+    _check_text([*ids, *classes])
+    return Table(ids, classes, labels, probs)
+
+
+def _name(value: Any) -> str:
+    """Return an id as text; 3.0 is 3, as programs write integers in a column with gaps."""
+    if not isinstance(value, str | int | float):
+        raise Refused("an id is missing or no string")
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def _label(value: Any) -> str:

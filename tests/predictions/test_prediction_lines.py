@@ -100,6 +100,13 @@ def test_a_wrong_line_is_named(tmp_path, lines, message):
         read(tmp_path, *lines)
 
 
+@pytest.mark.parametrize("value", [["x"], {"a": 1}, []])
+def test_an_id_that_is_no_text_is_refused(tmp_path, value):
+    row = {"prob_a": 1, "prob_b": 0}
+    with pytest.raises(InputError, match="'id'"):
+        read(tmp_path, {"id": "y", **row}, {"id": value, **row})
+
+
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
