@@ -97,7 +97,8 @@ def _enter(target: Path) -> bool:
             return False
         except OSError as error:
             if error.errno in _UNUSABLE:
-                raise InputError(f"{target} cannot be written: {error.strerror}") from None
+                reason = _obstacle(target) or error.strerror
+                raise InputError(f"{target} cannot be written: {reason}") from None
             if error.errno not in _FORBIDDEN:
                 raise
             # Files may still be written into a directory whose parent is somebody else's.
@@ -133,6 +134,12 @@ def _acquire(file: Path) -> int | None:
             file.unlink(missing_ok=True)
             return None
         # Else its holder has removed it in the meantime.
+
+
+def _obstacle(target: Path) -> str:
+    """Return which file stands where a directory would have to be made; empty if none does."""
+    place = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+    return "" if place is None or place.is_dir() else f"{place} is not a directory"
 
 
 def _leave(target: Path) -> None:

@@ -151,7 +151,7 @@ def test_to_pandas_has_the_columns_of_the_file(tmp_path, monkeypatch):
 
 
 def test_real_pandas_goes_there_and_back():
-    pytest.importorskip("pandas")
+
     predictions = made()
     again = bl.Predictions.from_frame(predictions.to_pandas(), name="m")
     np.testing.assert_array_equal(again.probs, predictions.probs)
