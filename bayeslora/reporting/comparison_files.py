@@ -10,6 +10,7 @@ from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.output import atomic_directory
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
 from bayeslora.reporting.spreadsheet import write_rows
@@ -86,6 +87,9 @@ def write_comparison(
 ) -> tuple[Path, ...]:
     """Write what `compare` returned, and return the files.
 
+    A directory that does not exist appears with all its files at once. In one that exists, each
+    file is replaced whole, one after the other.
+
     Args:
         comparison: The paired differences.
         out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three.
@@ -95,9 +99,15 @@ def write_comparison(
         InputError: The suffix stands for no format, or a file exists and is not to be replaced.
     """
     files = comparison_files(out, overwrite=overwrite)
-    for file in files:
+    texts = {file: _WRITERS[file.suffix](comparison) for file in files}
+    folder = Path(out)
+    if folder not in files and not folder.exists():
+        with atomic_directory(folder) as aside:
+            for file, text in texts.items():
+                (aside / file.name).write_text(text, encoding="utf-8", newline="\n")
+        return files
+    for file, text in texts.items():
         with atomic_file(file) as aside:
-            text = _WRITERS[file.suffix](comparison)
             aside.write_text(text, encoding="utf-8", newline="\n")
     return files
 

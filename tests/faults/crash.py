@@ -263,7 +263,10 @@ def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
     again = write.run(room)
     final = tree(room / write.target)
     refused = again.code == 2 and state == "new" and write.before is None
-    if again.code != 0 and not refused:
+    if refused:  # it had finished: what it left is cleaned up when it has to write again
+        _remove(room / write.target)
+        again, final = write.run(room), tree(room / write.target)
+    if again.code != 0:
         problems.append(("not repeatable", f"exit {again.code}: {again.err[-300:]}"))
     elif final != made.new:
         problems.append(("another result", f"{changes(made.new, final)[:6]}"))
@@ -274,6 +277,10 @@ def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
     command = " ".join(map(str, ("bayeslora", *write.argv)))
     ended = "finished first" if first.code == 0 else state
     return Finding(problems, ended, command if problems else "")
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def state_of(made: Plan, now: Tree) -> str:

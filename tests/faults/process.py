@@ -98,8 +98,13 @@ def _child(
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        import torch
+
         from bayeslora.cli import main
 
+        # After a fork, torch makes its pool of threads anew; threads that load a model at once
+        # would race for it.
+        torch.set_num_threads(1)
         if prepare is not None:
             prepare()
         code = main(argv)

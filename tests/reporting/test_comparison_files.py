@@ -1,9 +1,11 @@
 """The paired comparison as Markdown, LaTeX and CSV."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
+from crashes import survivors
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
@@ -31,6 +33,14 @@ def test_a_directory_gets_all_three(comparison, tmp_path):
     assert r"\begin{tabular}{lrrrr}" in latex
     assert r"\usepackage{booktabs}" in latex
     assert table.count("\n") == 1 + 3 * len(COMPARED)
+
+
+def test_a_killed_writer_leaves_all_three_or_none(comparison, tmp_path):
+    out = tmp_path / "out"
+    for number in survivors(lambda: write_comparison(comparison, out)):
+        assert not out.exists() or len(list(out.iterdir())) == 3, number
+        shutil.rmtree(out, ignore_errors=True)
+    assert len(list(out.iterdir())) == 3
 
 
 def test_the_csv_has_every_number_to_the_last_digit(comparison, tmp_path):
