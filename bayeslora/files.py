@@ -15,7 +15,7 @@ from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
 _PATIENCE = 60.0  # seconds
-_LARGEST_JSON = 1 << 28  # bytes; more would fill the memory
+_LARGEST_TEXT = 1 << 28  # bytes; more would fill the memory
 
 # Half a surrogate pair, or a whole one, as JSON escapes it.
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -122,19 +122,31 @@ def write_json(path: str | Path, content: Any) -> None:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
+def check_readable(path: str | Path) -> None:
+    """Refuse a file that cannot be read into memory as a whole; one that is missing passes.
+
+    Raises:
+        InputError: It is no regular file, or larger than 256 MiB.
+    """
+    place = Path(path)
+    if not place.exists():
+        return
+    if not place.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is not a regular file")
+    if place.stat().st_size > _LARGEST_TEXT:
+        raise InputError(f"{path} is larger than {_LARGEST_TEXT >> 20} MiB")
+
+
 def read_json(path: str | Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: The file is missing, no regular file, not UTF-8, or not JSON that Python reads.
+        InputError: The file is missing, as `check_readable`, not UTF-8, or not JSON that Python
+            reads.
     """
-    place = Path(path)
-    if place.exists() and not place.is_file():  # a pipe would be waited for
-        raise InputError(f"{path} is not a regular file")
+    check_readable(path)
     try:
-        if place.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB, as no JSON of ours")
-        text = place.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text)
         if _HALF_PAIR.search(text):
             # A lone surrogate could be neither printed nor written again.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import check_readable
 from bayeslora.safe_yaml import load_yaml
 
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling")
@@ -39,6 +40,7 @@ def fill(args: argparse.Namespace) -> None:
 
 
 def _read(path: str) -> Mapping[Any, Any]:
+    check_readable(path)
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

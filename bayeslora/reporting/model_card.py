@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file, check_readable, read_json
 from bayeslora.metrics.scores import Scores
 from bayeslora.reporting.card_metadata import index_name, merged_front_matter, model_index
 from bayeslora.reporting.card_section import DATASET, END, START, model_card_section
@@ -62,6 +62,7 @@ def read_card(path: str | Path) -> str:
     Raises:
         InputError: As `update_model_card` says.
     """
+    check_readable(path)
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:

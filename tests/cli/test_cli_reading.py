@@ -129,7 +129,11 @@ def test_only_regular_files_are_opened(refused, tmp_path, kind):
         path.symlink_to("/dev/zero")
     else:
         path = tmp_path / f"{'n' * 300}.jsonl"
+    fake(tmp_path / "p.parquet", rows=6)
+    report = ["report", tmp_path / "p.parquet", "--out", tmp_path / "r"]
     for command in (
+        ["fit", "--config", path],
+        [*report, "--model-card", path],
         ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE],
         ["evaluate", path],
         ["convert", path, "--out", tmp_path / "o.parquet"],

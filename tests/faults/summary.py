@@ -31,7 +31,9 @@ _NOTES = {
     ),
     "flipped bits": (
         "Single bits, holes and cuts. Refused, or without any effect; `unseen` are changed values "
-        "in formats without a checksum and in files of other tools, read for the first time."
+        "in formats without a checksum and in files of other tools, read for the first time; "
+        "`rounded` are changes below what the fingerprint of a backbone sees (its weights in "
+        "bfloat16); no probability moved by more than 0.01."
     ),
     "hostile directories": (
         "Pickles, code to import, links, FIFOs, huge sizes; a payload that runs makes a file."
