@@ -47,6 +47,7 @@ class Layout:
         files: Patterns of relative paths, such as `figures/*.svg`; `*` does not match `/`.
         fragile: Whether a marker that is no JSON, as a power cut may leave it, counts as ours. True
             where nothing but intermediate files stands beside it.
+        complete: Whether `files` are for directories without a list in the marker alone.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Layout:
     keys: frozenset[str] = frozenset()
     files: tuple[str, ...] = ()
     fragile: bool = False
+    complete: bool = False
 
     def recognises(self, content: Any) -> bool:
         """Return whether the content of a marker is ours, in a format version that we know."""
@@ -72,7 +74,7 @@ class Layout:
         names = listed if isinstance(listed, list | dict) else ()
         # A listed name is a name, not a pattern.
         escaped = {re.sub(r"([*?[])", r"[\1]", name) for name in names if isinstance(name, str)}
-        return {self.marker, *self.files, *escaped}
+        return {self.marker, *(() if self.complete and listed else self.files), *escaped}
 
 
 def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
@@ -97,7 +99,9 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
     markers = {layout: _marker(folder / layout.marker) for layout in layouts}
     if any(layout.recognises(found) for layout, found in markers.items()):
         refusal = f"{path} is not overwritten"
-    patterns = set().union(*(layout.patterns(found) for layout, found in markers.items()))
+    # A file of a model beside the mark of an interrupted fit alone is somebody else's.
+    known = {one: found for one, found in markers.items() if found and one.recognises(found)}
+    patterns = set().union(*(one.patterns(found) for one, found in (known or markers).items()))
     if (foreign := first_foreign(folder, patterns)) is not None:
         raise InputError(
             f"{refusal}: bayeslora did not write {foreign!r} in it; choose another path, or move "

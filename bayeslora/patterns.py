@@ -75,10 +75,9 @@ def check_patterns(what: str, patterns: Iterable[str], names: Collection[str]) -
             check=True,
         )
     except subprocess.TimeoutExpired:
-        longest = max(special, key=len)
         raise InputError(
-            f"{what}: its patterns take too long to match (over {_SECONDS:g} s), such as "
-            f"{longest[:80]!r}"
+            f"{what}: its patterns take too long to match (over {_SECONDS:g} s); one of them may "
+            "repeat a group that repeats, as in (a*)*"
         ) from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]

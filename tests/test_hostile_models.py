@@ -191,3 +191,46 @@ def test_slow_patterns_of_a_checkpoint_are_refused(copied, monkeypatch, key):
     for load in (read_peft, merged_classifier):
         with pytest.raises(InputError, match="too long to match"):
             load(str(path))
+
+
+def test_weights_in_whole_numbers_are_refused(copied):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = copied("classifier")
+    weights = load_file(path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    weights[name] = (100 * weights[name]).to(torch.int8)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="quantised"):
+        load_sequence_classifier(str(path))
+
+
+def test_a_tokenizer_that_panics_is_an_input_error(copied):
+    path = copied("classifier")
+    content = json.loads((path / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated"}
+    content["pre_tokenizer"] = {**split, "invert": False}
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    backbone = load_sequence_classifier(str(path)).backbone
+    with pytest.raises(InputError, match="tokenizer"):
+        tokenise(backbone, ["a" * 60 + "b"], max_length=64)
+
+
+def test_chunked_layers_are_refused(copied):
+    path = copied("classifier")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": 2}))
+    with pytest.raises(InputError, match="chunk_size_feed_forward"):
+        load_sequence_classifier(str(path))
+
+
+def test_a_backbone_that_cannot_be_built_leaves_the_default_dtype_alone(copied):
+    import torch
+
+    path = copied("llama")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
+    with pytest.raises(InputError):
+        load_backbone(str(path), dtype="bfloat16")
+    assert torch.get_default_dtype() == torch.float32

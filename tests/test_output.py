@@ -132,6 +132,9 @@ def test_layouts_may_be_combined(tmp_path):
     (folder / "draft.json").write_text('{"format_version": 1}')
     refuse_foreign(folder, THING, DRAFT)
     (folder / "thing.json").unlink()
+    with pytest.raises(InputError, match=r"data-1\.bin"):  # not a file of a draft
+        refuse_foreign(folder, THING, DRAFT)
+    (folder / "data-1.bin").unlink()
     refuse_foreign(folder, THING, DRAFT)
     (folder / "draft.json").write_text("{}")
     with pytest.raises(InputError, match=r"draft\.json"):

@@ -93,6 +93,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
+    targets = _targets(folder / CONFIG_FILE, options)
     check_patterns(str(folder / CONFIG_FILE), pattern_options(options), paths)
     is_pissa = options.get("init_lora_weights") == EXACT_PISSA
     ranks, alphas = _of_layers(options, "r", paths), _of_layers(options, "lora_alpha", paths)
@@ -109,7 +110,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     return PeftCheckpoint(
         config,
         {path: _scale(options, alphas[path], ranks[path]) for path in paths},
-        _targets(folder / CONFIG_FILE, options),
+        targets,
         is_pissa,
         tensors,
         others,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 from bayeslora.option_values import MAX_LENGTH
 
@@ -93,10 +94,12 @@ def tokenise(
     for start in range(0, len(texts), _AT_A_TIME):
         first = texts[start : start + _AT_A_TIME]
         second = None if pairs is None else pairs[start : start + _AT_A_TIME]
-        if joined and second is not None:
-            found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
-        else:
-            found, cut_here = _plain(backbone.tokenizer, first, second, limit)
+        # Regular expressions of a stranger's tokenizer may give up on a text, in a panic of Rust.
+        with reading(f"the tokenizer of {backbone.name} fails on a text"):
+            if joined and second is not None:
+                found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
+            else:
+                found, cut_here = _plain(backbone.tokenizer, first, second, limit)
         # A text without tokens still has a feature: that of one padding token.
         ids += _arrays(found["input_ids"], pad_id)
         types += _arrays(found["token_type_ids"], 0) if typed and "token_type_ids" in found else ()

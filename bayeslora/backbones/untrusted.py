@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bayeslora.errors import InputError
@@ -39,6 +40,7 @@ def reading(what: str) -> Iterator[None]:
     Args:
         what: What the message begins with, such as `backbone 'x' cannot be loaded`.
     """
+    dtype = torch.get_default_dtype()
     try:
         yield
     except (InputError, MemoryError):
@@ -49,6 +51,9 @@ def reading(what: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{what}: {_reason(error)}") from error
+    finally:
+        # transformers builds models under their own default dtype, and leaves it where that fails.
+        torch.set_default_dtype(dtype)
 
 
 def _reason(error: BaseException) -> str:
@@ -120,6 +125,30 @@ def check_weights_files(source: str) -> None:
         )
     if (folder / _INDEX).is_file() and not (folder / "model.safetensors").is_file():
         _check_index(folder)
+    for name in names:
+        if name.endswith(".safetensors"):
+            _check_dtypes(folder / name)
+
+
+def _check_dtypes(path: Path) -> None:
+    """Raise InputError for weights in whole numbers: quantised ones, whose scales are not here.
+
+    transformers would cast them to floats as they are. Buffers may be whole numbers.
+    """
+    from safetensors import safe_open
+
+    with reading(str(path)), safe_open(path, framework="pt") as file:
+        dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    whole = [
+        name
+        for name, dtype in dtypes.items()
+        if name.endswith((".weight", ".bias")) and dtype.startswith(("I", "U"))
+    ]
+    if whole:
+        raise InputError(
+            f"{path} holds quantised weights ({few(whole)}: {dtypes[whole[0]]}), which are not "
+            "read; save the model in float32, float16 or bfloat16"
+        )
 
 
 def check_fit(what: str, model: Any, loading: Mapping[str, Any]) -> None:
@@ -177,6 +206,10 @@ def _check_size(path: Path, config: Any) -> None:
     for key, value in (item for part in parts for item in part.items()):
         most = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
         most = _MOST_LABELS if key == "num_labels" else most
+        if key == "chunk_size_feed_forward" and value not in (0, None):
+            raise InputError(
+                f"{path}: {key} must be 0, got {str(value)[:20]}; it only saves memory"
+            )
         if most and isinstance(value, int) and value > most:
             raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
 

@@ -105,9 +105,13 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOSPC:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())
+    # Arrow and safetensors have exceptions of their own for it, which name no file.
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in reason:
+        place = getattr(error, "filename", None)
+        return f"no space left on the disk{f' for {place}' if place else ''}"
     name = type(error).__name__
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 

@@ -11,6 +11,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Polished, Start, polish
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Polisher:
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
             bound=self.config.polish_bound,
-            covariance=self.config.covariance,
+            covariance=with_family(self.config, "dense").covariance,
             rank=self.config.rank,
             start=start,
             learn_prior=learn_prior,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.reporting.assess import Assessed, miscalibrated
-from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
+from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
 from bayeslora.reporting.findings import Finding, best_detector
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
@@ -76,6 +76,11 @@ def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
 
 def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
     best, result = best_detector(methods, name)
+    if result.better:
+        return [
+            f"Do not flag rows like {named(label)} by the {score_words(result.score)} of"
+            f" {named(best.label)}. {instead_of(result)}"
+        ]
     if best.score.low <= 0.5:
         return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
     if not is_usable(result):

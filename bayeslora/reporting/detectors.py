@@ -45,6 +45,20 @@ def is_usable(result: OODScores) -> bool:
     return not result.better and not (result.doubt and result.score == EPISTEMIC)
 
 
+def instead_of(result: OODScores) -> str:
+    """Return a sentence on the score that separates the rows where the judged one does not.
+
+    Empty where no other score is known to be better.
+    """
+    if not result.better:
+        return ""
+    auroc = result.by_score[result.better]["auroc"]
+    return (
+        f"The {score_words(result.better)} separates them (AUROC {number(auroc.value)}); confirm it"
+        f" on other rows and judge by it (--ood-score {result.better})."
+    )
+
+
 def detector_notes(result: OODScores) -> list[str]:
     """Return sentences on the choice of the score: why it is not the usual one, what beats it."""
     notes = []

@@ -56,6 +56,7 @@ LAYOUT = Layout(
         *(PAGE, "report.md", "tables.tex", "scores.csv"),
         *(f"figures/{name}-[0-9]*.{suffix}" for name in _FIGURES for suffix in FORMATS),
     ),
+    complete=True,
 )
 """What a report's directory holds."""
 

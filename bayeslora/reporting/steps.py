@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bayeslora.reporting.answers import Answers
 from bayeslora.reporting.assess import Assessed, miscalibrated
-from bayeslora.reporting.detectors import MOST_FLAGGED, is_usable, score_words
+from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
 from bayeslora.reporting.text import counted, named, number, percent
 
 WIDE = 0.02
@@ -67,6 +67,11 @@ def _alarm(leader: Assessed, name: str, label: str) -> list[str]:
     result = leader.scores.ood.get(name)
     if result is None:
         return []
+    if result.better:
+        return [
+            f"Do not flag rows like {named(label)} by its {score_words(result.score)}."
+            f" {instead_of(result)}"
+        ]
     if result.auroc.low <= 0.5:
         why = "these rows do not show that its uncertainty tells"
         if result.auroc.high < 0.5:

@@ -147,7 +147,13 @@ def _unfamiliar(methods: Sequence[Assessed], sets: Mapping[str, str]) -> str:
     for name, label in sets.items():
         best, result = best_detector(methods, name)
         where = f"on {named(label)}"
-        if best.score.high < 0.5:
+        if result.better and best.score.low <= 0.5:
+            ours, simple = score_words(result.score), result.by_score[result.better]["auroc"]
+            parts.append(
+                f"with an AUROC of {shown(simple)} {where} by {score_words(result.better)}, not by"
+                f" {ours}"
+            )
+        elif best.score.high < 0.5:
             parts.append(f"not at all {where}, of which all are surer than of familiar rows")
         elif best.score.low <= 0.5:
             parts.append(f"no better than by a coin {where}, as far as these rows tell")

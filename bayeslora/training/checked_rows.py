@@ -30,13 +30,13 @@ class CheckedRows:
     Attributes:
         stream: The rows.
         codes: For each label its index among the classes; -1 where it is none.
-        digest: SHA-256 of ids, texts, labels and further columns.
+        digests: SHA-256 of ids, texts, labels and further columns, for each piece.
         num_labelled: How many rows have a label that is a class.
     """
 
     stream: ExampleStream
     codes: Mapping[Label, int]
-    digest: str
+    digests: tuple[bytes, ...]
     num_labelled: int
 
     @classmethod
@@ -53,12 +53,17 @@ class CheckedRows:
         """
         indices = encode_for(record, stream.firsts, unknown).tolist()
         codes = dict(zip(stream.firsts.labels, indices, strict=True))
-        digest = hashlib.sha256()
+        digests = []
         labelled = 0
         for rows in _whole_pieces(stream):
-            _update(digest, rows)
+            digests.append(_digest(rows))
             labelled += sum(codes[label] >= 0 for label in rows.labels)
-        return cls(stream, codes, digest.hexdigest(), labelled)
+        return cls(stream, codes, tuple(digests), labelled)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all rows."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     @property
     def num_pieces(self) -> int:
@@ -77,13 +82,16 @@ class CheckedRows:
         """
         import torch
 
-        digest = hashlib.sha256()
-        for rows in _whole_pieces(self.stream):
-            _update(digest, rows)
+        changed = InputError(f"{self.stream.source} was changed while it was read; run it again")
+        count = 0
+        for count, rows in enumerate(_whole_pieces(self.stream), 1):
+            # Before anything is made of a piece: what is made is kept for the next run.
+            if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
+                raise changed
             codes = [self.codes.get(label, -1) for label in rows.labels]
             yield rows, torch.tensor(codes, dtype=torch.int64)
-        if digest.hexdigest() != self.digest:
-            raise InputError(f"{self.stream.source} was changed while it was read; run it again")
+        if count != len(self.digests):
+            raise changed
 
 
 def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
@@ -96,9 +104,9 @@ def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
         yield rows.take(some), labels[some.start : some.stop]
 
 
-def _update(digest: hashlib._Hash, rows: Examples) -> None:
+def _digest(rows: Examples) -> bytes:
     fields = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
-    digest.update(json.dumps(fields).encode())
+    return hashlib.sha256(json.dumps(fields).encode()).digest()
 
 
 def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:

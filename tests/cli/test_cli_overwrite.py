@@ -47,6 +47,23 @@ def test_a_stranger_is_named_and_nothing_is_touched(refused, outputs, tmp_path, 
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_an_edited_figure_in_a_report_is_kept(refused, outputs, tmp_path):
+    folder, commands = outputs
+    out = shutil.copytree(folder / "report", tmp_path / "out")
+    (out / "figures" / "reliability-1-edited.svg").write_text("mine")
+    assert "edited" in refused(*commands["report"], "--out", out, "--overwrite")
+
+
+@pytest.mark.parametrize("words", [(), ("--overwrite",)])
+@pytest.mark.parametrize("mark", ["not JSON", '{"format_version": 1}'])
+def test_a_mark_alone_does_not_make_other_files_ours(refused, outputs, tmp_path, words, mark):
+    _, commands = outputs
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "interrupted-fit.json").write_text(mark)
+    (tmp_path / "out" / "README.md").write_text("years of work")
+    refused(*commands["fit"], "--out", tmp_path / "out", *words)
+
+
 @pytest.mark.parametrize(
     ("verb", "marker"),
     [

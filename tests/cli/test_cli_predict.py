@@ -160,6 +160,26 @@ def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monk
     assert not (tmp_path / "p.parquet").exists()
 
 
+def test_pieces_of_changed_data_are_not_kept(clf, data, tmp_path, monkeypatch):
+    """The rows come back as they were, and so must the predictions."""
+    whole, out = write(clf, data, tmp_path / "whole.parquet"), tmp_path / "p.parquet"
+    original, claim = data.read_text(), PredictionParts.claim
+    lines = original.splitlines(keepends=True)
+
+    def changed(self, *args, **options):
+        later = "".join(lines[12:]).replace("animals", "weather")
+        data.write_text("".join(lines[:12]) + later)
+        claim(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionParts, "claim", changed)
+        with pytest.raises(InputError, match="was changed"):
+            write(clf, data, out)
+    assert PredictionParts(out).num_finished() == 1
+    data.write_text(original)
+    assert write(clf, data, out).read_bytes() == whole.read_bytes()
+
+
 def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_path, monkeypatch):
     monkeypatch.setattr(BayesianClassifier, "from_pretrained", None)
     rows = tiny.toy_rows(ROWS)

@@ -203,7 +203,10 @@ def test_zero_samples_is_one_quiet_pass():
 
 @pytest.mark.parametrize(
     ("num_samples", "given", "message"),
-    [(-1, batches(), "num_samples must be >= 0, got -1"), (2, [], "no rows to predict")],
+    [
+        (-1, batches(), "num_samples must be a whole number >= 0, got -1"),
+        (2, [], "no rows to predict"),
+    ],
 )
 def test_refusals_of_the_loop(num_samples, given, message):
     model = network(residual=0.5)

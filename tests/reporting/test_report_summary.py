@@ -235,6 +235,17 @@ def test_no_threshold_is_advised_that_flags_half_the_familiar_rows_or_by_a_usele
     assert len(detector_notes(result)) == (not is_usable(result))
 
 
+def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
+    blind = detected(0.49, 0.45, 0.53)
+    simple = detected(0.99, 0.98, 1.0).by_score["epistemic"]
+    scores = {**blind.by_score, "max_probability": simple}
+    result = dataclasses.replace(blind, better="max_probability", by_score=scores)
+    method = assessed("m", ood={"far": result})
+    lead, topics = words([method], sets={"far": "far"})
+    told = [lead, topics["What follows from the scores"], _alarm(method, "far", "far")[0]]
+    assert all("0.990" in text and "coin" not in text for text in told)
+
+
 def test_some_methods_blind_to_a_set_are_named():
     pairs = [
         assessed("a", ood={"far": detected(0.9, 0.88, 0.92)}),
