@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import shown
 
 _DATA_FILE = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.(gz|bz2|xz|zst))?\s*$", re.IGNORECASE
@@ -31,8 +30,8 @@ def as_texts(data: Any) -> Any:
         return data
     if _looks_like_a_path(data.strip()):
         raise InputError(
-            f"{shown(data)} does not exist; a text that looks like the name of a file is given in a"
-            " list: [text]"
+            f"{data.strip()} does not exist; a text that looks like the name of a file is given in "
+            "a list: [text]"
         )
     return [data]
 

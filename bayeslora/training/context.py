@@ -150,7 +150,7 @@ def moments_on(
     try:
         save_moments(path, moments)
         _forget_oldest(path)
-    except OSError as error:
+    except (OSError, InputError) as error:
         logger.warning("second moments cannot be kept in %s: %s", path.parent, error)
     return moments
 

@@ -79,7 +79,7 @@ def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
     torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)
 
 
-def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys):
+def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys, terminal):
     fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
     training = weight_training(fit.posterior, fit.network, fit.adapter, 30, fit.settings)
     fit.run(tmp_path, fit_last=False)
