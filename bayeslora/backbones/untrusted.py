@@ -137,7 +137,7 @@ def _check_dtypes(path: Path) -> None:
     """
     from safetensors import safe_open
 
-    with reading(str(path)), safe_open(path, framework="pt") as file:
+    with reading(f"{path} cannot be loaded"), safe_open(path, framework="pt") as file:
         dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     whole = [
         name
