@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, write_json
+from bayeslora.layouts import Layout
 from bayeslora.locks import recover
 from bayeslora.manifest import (
     FILES,
@@ -24,7 +25,7 @@ from bayeslora.manifest import (
     file_states,
     sealed,
 )
-from bayeslora.output import Layout, atomic_directory
+from bayeslora.output import atomic_directory
 from bayeslora.record_checks import problem
 from bayeslora.tensor_files import read_tensors
 

@@ -23,12 +23,13 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
+from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
-from bayeslora.output import atomic_directory, refuse_foreign
+from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
 from bayeslora.posteriors.config_gvbll import GVBLL

@@ -4,9 +4,11 @@ A file or directory is written under a temporary name beside its target, `.NAME.
 synced, and renamed. Whenever the process is killed, the target is the old or the new state.
 
 A directory cannot be renamed onto one that holds files. Linux exchanges two names in one step
-(`renameat2`). Where the system or file system cannot, the old directory is first renamed to
-`.NAME.xxxxxxxx.old`; after a kill between the two renames the target is missing, and `sweep` brings
-the old one back.
+(`renameat2`). Where the system or file system cannot, the old directory is renamed first; after a
+kill between the two renames the target is missing, and `sweep` brings the old one back.
+
+What was replaced is then at `.NAME.xxxxxxxx.old`. Somebody may have put a file into it at the last
+moment, so it is not deleted here; see `output`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ PART, OLD = ".part", ".old"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Some file systems cannot sync directories.
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
+# What a rename onto a directory that holds files, or onto a file, fails with.
+_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Of the 255 bytes of a name, so that ours and the temporary names of libraries fit.
 _LONGEST_STEM = 200
 
@@ -93,26 +97,41 @@ def replace_file(aside: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def replace_directory(aside: Path, target: Path) -> None:
-    """Rename a written directory to `target` and delete what was there.
+def replace_directory(aside: Path, target: Path) -> Path | None:
+    """Rename a written directory to `target`.
 
     If that fails, or the process is killed, the old state or the new one is at `target`, at the
     latest after `sweep`.
+
+    Returns:
+        Where that is now which was at `target`; None where nothing, or an empty directory, was.
     """
     sync_tree(aside)
-    if not os.path.lexists(target):
+    old = None
+    try:
         aside.rename(target)
-    elif not _exchange(aside, target):
-        old = aside.with_suffix(OLD)
+    except OSError as error:
+        if error.errno not in _OCCUPIED:
+            raise
+        old = _swap(aside, target)
+    sync(target.parent)
+    return old
+
+
+def _swap(aside: Path, target: Path) -> Path:
+    """Give `aside` the name `target`; return the new name of what was there."""
+    old = aside.with_suffix(OLD)
+    # First, as `sweep` deletes a `.part` without looking into it.
+    aside.rename(old)
+    if not _exchange(old, target):
+        old.rename(aside)
         target.rename(old)
         try:
             aside.rename(target)
         except BaseException:
             old.rename(target)
             raise
-        aside = old
-    sync(target.parent)
-    remove(aside)
+    return old
 
 
 def leftovers(target: Path) -> list[Path]:
@@ -125,14 +144,18 @@ def leftovers(target: Path) -> list[Path]:
 
 
 def sweep(target: Path) -> None:
-    """Clean up after writers of `target` that were killed; no other process may be writing it."""
+    """Clean up after writers of `target` that were killed; no other process may be writing it.
+
+    Unfinished files and directories are deleted. Where `target` is missing, what was there before
+    is brought back.
+    """
     with suppress(OSError):
         for path in leftovers(target):
-            if path.suffix == OLD and not os.path.lexists(target):
+            if path.suffix == PART:
+                remove(path)
+            elif not os.path.lexists(target):
                 path.rename(target)
                 sync(target.parent)
-            else:
-                remove(path)
 
 
 def remove(path: Path) -> None:

@@ -41,7 +41,7 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
+def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[bool]:
     """Keep other processes from writing to `path` while the context lasts.
 
     What killed writers left beside it is cleaned up first. The parent directories are made, and
@@ -52,6 +52,9 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
     Args:
         path: The output, a file or a directory, which need not exist.
         wait: Seconds to wait for another process.
+
+    Yields:
+        Whether other processes are kept out.
 
     Raises:
         InputError: Another process writes to it, or nothing can be written there.
@@ -67,7 +70,7 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
             )
         time.sleep(_PAUSE)
     try:
-        yield
+        yield _held[target].handle is not None
     finally:
         _leave(target)
 

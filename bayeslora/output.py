@@ -1,174 +1,26 @@
-"""Directories that a command writes as a whole, and replaces only where they are its own.
-
-A directory counts as ours if every file in it has a name that we write and its marker file, such as
-`bayeslora.json`, parses as ours. Anything else in it may be somebody's work and is never deleted.
-"""
+"""Directories that a command writes as a whole, and replaces only where they are its own."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from bayeslora.durable import remove, replace_directory, temporary_directory
-from bayeslora.errors import InputError
-from bayeslora.files import (
-    file_mode,
-    is_empty_directory,
-    read_json,
-    real_path,
-    refuse_existing,
-    refuse_ground,
-    umask,
+from bayeslora.durable import (
+    OLD,
+    hidden_name,
+    leftovers,
+    remove,
+    replace_directory,
+    temporary_directory,
 )
+from bayeslora.errors import InputError
+from bayeslora.files import file_mode, real_path, refuse_existing, refuse_ground, umask
+from bayeslora.layouts import Layout, refuse_foreign, remove_ours
 from bayeslora.locks import writing_to
 
-# Temporary files and locks of a writer that was killed, by the name of what it wrote.
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.(?:part|old)|lock)")
-
-_UNREADABLE = object()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The files of one kind of output directory.
-
-    Attributes:
-        kind: What the directory is called in messages, such as `a model`.
-        marker: Name of the JSON file that identifies it. The marker has `format_version`, and may
-            list further names under `files`.
-        version: Newest format version that this package writes.
-        keys: Further keys of the marker.
-        files: Patterns of relative paths, such as `figures/*.svg`; `*` does not match `/`.
-        fragile: Whether a marker that is no JSON, as a power cut may leave it, counts as ours. True
-            where nothing but intermediate files stands beside it.
-        complete: Whether `files` are for directories without a list in the marker alone.
-    """
-
-    kind: str
-    marker: str
-    version: int
-    keys: frozenset[str] = frozenset()
-    files: tuple[str, ...] = ()
-    fragile: bool = False
-    complete: bool = False
-
-    def recognises(self, content: Any) -> bool:
-        """Return whether the content of a marker is ours, in a format version that we know."""
-        if content is _UNREADABLE:
-            return self.fragile
-        if not isinstance(content, Mapping) or not content.keys() >= self.keys:
-            return False
-        version = content.get("format_version")
-        return type(version) is int and 1 <= version <= self.version
-
-    def patterns(self, content: Any) -> set[str]:
-        """Return the patterns of all files, given the content of the marker."""
-        known = isinstance(content, Mapping) and self.recognises(content)
-        listed = content.get("files") if known else None
-        names = listed if isinstance(listed, list | dict) else ()
-        # A listed name is a name, not a pattern.
-        escaped = {re.sub(r"([*?[])", r"[\1]", name) for name in names if isinstance(name, str)}
-        return {self.marker, *(() if self.complete and listed else self.files), *escaped}
-
-
-def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
-    """Raise InputError if replacing `path` would delete a file that we did not write.
-
-    A missing path and an empty directory pass. A directory may combine several layouts, as a model
-    does whose next fit was interrupted.
-
-    Args:
-        path: The directory to replace.
-        layouts: What it may be; at least one marker must be there, and each that is must be ours.
-
-    Raises:
-        InputError: It is not such a directory, or holds a foreign file; the first one is named.
-    """
-    folder = real_path(path)
-    if not folder.exists() or is_empty_directory(folder):
-        return
-    refusal = f"{path} is not {layouts[0].kind} and is not overwritten"
-    if not folder.is_dir():
-        raise InputError(f"{refusal}: it is a file; choose another path")
-    markers = {layout: _marker(folder / layout.marker) for layout in layouts}
-    if any(layout.recognises(found) for layout, found in markers.items()):
-        refusal = f"{path} is not overwritten"
-    # A file of a model beside the mark of an interrupted fit alone is somebody else's.
-    known = {one: found for one, found in markers.items() if found and one.recognises(found)}
-    patterns = set().union(*(one.patterns(found) for one, found in (known or markers).items()))
-    if (foreign := first_foreign(folder, patterns)) is not None:
-        raise InputError(
-            f"{refusal}: bayeslora did not write {foreign!r} in it; choose another path, or move "
-            "what is there"
-        )
-    for layout, content in markers.items():
-        if content is not None and not layout.recognises(content):
-            raise InputError(
-                f"{refusal}: {layout.marker} is damaged, of another program, or of a newer "
-                "bayeslora; choose another path"
-            )
-    if not any(content is not None for content in markers.values()):
-        raise InputError(f"{refusal}: it has no {layouts[0].marker}; choose another path")
-
-
-def first_foreign(folder: Path, patterns: set[str]) -> str | None:
-    """Return the relative path of the first entry that no pattern matches; links are not followed.
-
-    Raises:
-        InputError: A directory cannot be read.
-    """
-    split = [tuple(pattern.split("/")) for pattern in sorted(patterns)]
-    return _first_foreign(folder, (), split)
-
-
-def _first_foreign(
-    folder: Path, above: tuple[str, ...], patterns: list[tuple[str, ...]]
-) -> str | None:
-    try:
-        entries = sorted(os.scandir(folder.joinpath(*above)), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"{folder.joinpath(*above)} cannot be read: {error}") from None
-    for entry in entries:
-        here = (*above, entry.name)
-        if entry.is_dir(follow_symlinks=False):
-            found: str | None = "/".join(here) + "/"
-            if any(_matches(here, pattern[: len(here)]) for pattern in _longer(patterns, here)):
-                found = _first_foreign(folder, here, patterns)
-            if found is not None:
-                return found
-        elif not any(_matches(_plain_name(here), pattern) for pattern in patterns):
-            return "/".join(here)
-    return None
-
-
-def _longer(patterns: list[tuple[str, ...]], parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    return (pattern for pattern in patterns if len(pattern) > len(parts))
-
-
-def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
-
-
-def _plain_name(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a path with the name that a leftover belongs to in the place of its own."""
-    leftover = _LEFTOVER.fullmatch(parts[-1])
-    return parts if leftover is None else (*parts[:-1], leftover["name"])
-
-
-def _marker(path: Path) -> Any:
-    """Return the content of a marker: None where there is none."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        return read_json(path)
-    except InputError:
-        return _UNREADABLE
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -177,7 +29,8 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
 
     Whenever the process is killed, the old or the new directory is there; see `durable`. A replaced
     directory and replaced files keep their modes; new ones get those that the umask allows,
-    whatever their writer made of them. Where `path` is a link, what it leads to is replaced.
+    whatever their writer made of them. Where `path` is a link, what it leads to is replaced. A file
+    that somebody puts there at the last moment is kept, in a directory that a warning names.
 
     Args:
         path: The directory to make. An empty one is filled.
@@ -190,6 +43,7 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
     """
     target = real_path(path)
     with writing_to(target):
+        clean_up(target, *layouts)
         refuse_existing(path, overwrite=overwrite)
         refuse_ground(path)
         _refuse_foreign(path, layouts)
@@ -199,9 +53,42 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
             _set_modes(aside, target)
             # Again, as somebody may have put a file there in the meantime.
             _refuse_foreign(path, layouts)
-            replace_directory(aside, target)
+            if (old := replace_directory(aside, target)) is not None:
+                _discard(old, target, layouts)
         finally:
             remove(aside)
+
+
+def clean_up(path: str | Path, *layouts: Layout) -> None:
+    """Delete what killed writers of `path` had replaced, as far as it is ours.
+
+    Args:
+        path: The output, whose lock the caller may hold.
+        layouts: As for `atomic_directory`.
+
+    Raises:
+        InputError: Another process is writing to `path`.
+    """
+    target = real_path(path)
+    with writing_to(target) as alone:
+        for old in leftovers(target) if alone else []:
+            if old.suffix == OLD:
+                _discard(old, target, layouts)
+
+
+def _discard(old: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
+    """Delete what was at `target`; where it holds a file that is not ours, give it a plain name."""
+    if not layouts:
+        remove(old)
+        return
+    try:
+        foreign = remove_ours(old, layouts)
+    except InputError as error:
+        foreign = str(error)
+    if foreign is not None:
+        kept = target.with_name(hidden_name(target, f"{OLD}-{old.stem[-8:]}")[1:])
+        old.rename(kept)
+        logger.warning("what was at %s is kept in %s: %s is not ours", target, kept, foreign)
 
 
 def _refuse_foreign(path: str | Path, layouts: tuple[Layout, ...]) -> None:

@@ -5,16 +5,19 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from crashes import survivors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bayeslora import durable
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.output import Layout, atomic_directory, refuse_foreign
+from bayeslora.layouts import Layout, refuse_foreign
+from bayeslora.output import atomic_directory
 
 THING = Layout("a thing", "thing.json", 2, frozenset({"name"}), ("data-*.bin", "figures/*.svg"))
 DRAFT = Layout("a draft", "draft.json", 1, files=("work/step-*/state",))
@@ -170,6 +173,77 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
             (folder / "thesis.tex").write_text("years of work")
     assert names(folder) == ["thesis.tex", "thing.json"]
     assert names(tmp_path) == ["out"]
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
+def late(request, monkeypatch):
+    """Something that is called between the last check and the exchange, of either kind."""
+    exchange, calls = durable._exchange, []
+
+    def exchanged(one, other):
+        for call in calls:
+            call()
+        return request.param and exchange(one, other)
+
+    monkeypatch.setattr(durable, "_exchange", exchanged)
+    return calls
+
+
+def kept_aside(folder):
+    [kept] = folder.parent.glob(f"{folder.name}.old-*")
+    return kept
+
+
+def test_a_file_that_appears_at_the_last_moment_is_kept(tmp_path, late, caplog):
+    folder = make(tmp_path / "out", ["data-1.bin"])
+    late.append(lambda: (folder / "thesis.tex").write_text("years of work"))
+    with atomic_directory(folder, THING, overwrite=True) as aside:
+        make(aside, ["data-2.bin"])
+    kept = kept_aside(folder)
+    assert names(folder) == ["data-2.bin", "thing.json"]
+    assert names(kept) == ["data-1.bin", "thesis.tex", "thing.json"]
+    assert names(tmp_path) == ["out", kept.name]
+    assert kept.name in caplog.text
+    assert "thesis.tex" in caplog.text
+
+
+def test_a_file_that_appears_while_the_old_directory_is_deleted_is_kept(tmp_path, monkeypatch):
+    """Such as of a program whose working directory it is."""
+    folder = make(tmp_path / "out", ["data-1.bin"])
+    unlink = Path.unlink
+
+    def interfere(path, missing_ok=False):
+        if path.name == "data-1.bin":
+            (path.parent / "thesis.tex").write_text("years of work")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interfere)
+    with atomic_directory(folder, THING, overwrite=True):
+        pass
+    assert names(kept_aside(folder)) == ["thesis.tex"]
+
+
+def test_a_kill_after_the_exchange_loses_no_file_that_appeared_before(tmp_path, late):
+    folder = make(tmp_path / "out", ["data-1.bin"])
+
+    def write(interfere):
+        late[:] = [interfere]
+        with atomic_directory(folder, THING, overwrite=True) as aside:
+            make(aside, ["data-2.bin"])
+
+    seen = set()
+    for _ in survivors(lambda: write(lambda: (folder / "thesis.tex").write_text("my work"))):
+        before = [path.read_text() for path in tmp_path.rglob("thesis.tex")]
+        with suppress(InputError):  # the old directory came back, with the file in it
+            write(lambda: None)
+        after = [path.read_text() for path in tmp_path.rglob("thesis.tex")]
+        assert after == before
+        assert not list(tmp_path.glob(".*"))
+        seen.add(len(after))
+        for path in tmp_path.iterdir():
+            durable.remove(path)
+        make(folder, ["data-1.bin"])
+    assert seen == {0, 1}
 
 
 def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):

@@ -154,7 +154,7 @@ def _finish_stdout() -> None:
         drop(sys.stdout)
 
 
-def _alone(args: argparse.Namespace) -> AbstractContextManager[None]:
+def _alone(args: argparse.Namespace) -> AbstractContextManager[object]:
     """Keep other processes from writing to `--out` from before the long work until the end."""
     out = getattr(args, "out", None)
     return nullcontext() if out is None else writing_to(out)

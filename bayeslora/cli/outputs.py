@@ -123,7 +123,7 @@ def check_new_directory(
             one of `inputs`.
     """
     from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.output import refuse_foreign
+    from bayeslora.layouts import refuse_foreign
 
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
+from bayeslora.layouts import Layout, refuse_foreign
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
-from bayeslora.output import Layout, atomic_directory, listed_files, refuse_foreign
+from bayeslora.output import atomic_directory, listed_files
 from bayeslora.predictions.given import PredictionsLike, as_list
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.asked import Names, asked_for

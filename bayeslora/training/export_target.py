@@ -17,7 +17,8 @@ from bayeslora.files import (
     refuse_inputs,
     write_json,
 )
-from bayeslora.output import Layout, listed_files, refuse_foreign
+from bayeslora.layouts import Layout, refuse_foreign
+from bayeslora.output import listed_files
 from bayeslora.tensor_files import open_tensors
 
 ExportKind = Literal["peft", "merged", "safetensors"]

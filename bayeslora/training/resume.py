@@ -13,7 +13,8 @@ from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
 from bayeslora.durable import remove
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
-from bayeslora.output import atomic_directory, refuse_foreign
+from bayeslora.layouts import refuse_foreign
+from bayeslora.output import atomic_directory, clean_up
 from bayeslora.tasks.examples import Examples
 
 _MARK = INTERRUPTED
@@ -64,12 +65,15 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Raise InputError if a fit may not go to `out`; arguments as for `claim`, nothing is written.
+    """Raise InputError if a fit may not go to `out`; arguments as for `claim`.
+
+    Nothing is written; what a killed fit had replaced is cleaned up.
 
     Raises:
         InputError: `out` holds something else and `overwrite` is false, or a file that is neither
             of a model nor of an interrupted fit, which is never deleted.
     """
+    clean_up(out, *LAYOUTS)
     folder = Path(out)
     mark = folder / _MARK
     is_readable = _content(mark) is not None
