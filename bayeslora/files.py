@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,19 @@ from bayeslora.locks import writing_to
 
 _PATIENCE = 60.0  # seconds
 _LARGEST_TEXT = 1 << 28  # bytes; more would fill the memory
+
+STDIN = "<stdin>"
+"""What standard input is called in messages and results."""
+
+SPOOL = "bayeslora-stdin-"
+"""How the name of a temporary directory begins that holds standard input while a command runs."""
+
+_SPECIAL = {
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
 
 # Half a surrogate pair, or a whole one, as JSON escapes it.
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -29,8 +43,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     does a power cut. Another process that is writing the same file is waited for.
     The parent directories are made. Where `path` is a link, what it leads to is written. A replaced
     file's mode is kept.
+
+    Raises:
+        InputError: As `refuse_special`.
     """
     target = real_path(path)
+    refuse_special(target)
     with writing_to(target, wait=_PATIENCE):
         aside = temporary_file(target)
         try:
@@ -45,10 +63,35 @@ def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
     """Raise InputError if `path` exists and may not be replaced; an empty directory may be filled.
 
     Raises:
-        InputError: It exists, and `overwrite` is not true.
+        InputError: It exists, and `overwrite` is not true; or as `refuse_special`.
     """
+    refuse_special(path)
     if Path(path).exists() and not overwrite and not is_empty_directory(path):
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+
+
+def refuse_special(path: str | Path) -> None:
+    """Raise InputError if an output is something that a renamed file would take the place of.
+
+    Raises:
+        InputError: It is a pipe, a socket or a device.
+    """
+    place = Path(path)
+    if place.exists() and (what := special_kind(place.stat().st_mode)):
+        raise InputError(f"{path} is {what}, which is never replaced; choose another path")
+
+
+def special_kind(mode: int) -> str:
+    """Return what a mode of `os.stat` is of; empty for a regular file or a directory."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return next((name for check, name in _SPECIAL.items() if check(mode)), "no file")
+
+
+def shown_path(path: str | Path) -> str:
+    """Return a path as results and messages show it: `<stdin>` where standard input is kept."""
+    kept = Path(path).parent.name.startswith(SPOOL)
+    return STDIN if kept else str(path)
 
 
 def real_path(path: str | Path) -> Path:

@@ -81,6 +81,11 @@ def _is_hidden(char: str, kind: str, before: str, marks: int) -> bool:
     return is_noncharacter(char) or _IGNORABLE.match(char) is not None
 
 
+def is_hidden(char: str) -> bool:
+    """Return whether a character on its own cannot be seen: control, zero-width, noncharacter."""
+    return _is_hidden(char, unicodedata.category(char), "", 0)
+
+
 def is_noncharacter(char: str) -> bool:
     """Return whether Unicode keeps this code point out of text, and XML out of documents."""
     return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF

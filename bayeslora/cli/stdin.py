@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayeslora.errors import InputError
+from bayeslora.files import SPOOL, shown_path
 
 _STDIN = "-"
 _HEAD = 2**16  # bytes
@@ -32,7 +33,7 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     if not any(map(_names_stdin, _values(args))):
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="bayeslora-") as folder:
+    with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
         for name in _FILES:
             value = getattr(args, name, None)
@@ -43,7 +44,7 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            raise InputError(str(error).replace(path, "<stdin>")) from None
+            raise InputError(str(error).replace(path, shown_path(path))) from None
 
 
 def _values(args: argparse.Namespace) -> Iterator[object]:

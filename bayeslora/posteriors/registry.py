@@ -13,7 +13,7 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_count
 from bayeslora.option_values import LINKS
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.config import POSTERIORS, Sampled
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")
@@ -171,6 +171,22 @@ def check_draws(config: Any, num_samples: int) -> None:
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "
             "nothing; leave num_samples (--num-samples) out"
         )
+
+
+def draws_to_predict(config: Any, num_samples: int | None) -> bool:
+    """Return whether a prediction draws anything, so that its seed has an effect.
+
+    Chains and mixtures keep the draws of their fit; of another package's posterior nothing is
+    known, and it counts as drawing.
+
+    Args:
+        config: Options of the posterior.
+        num_samples: Draws that were asked for; None takes the posterior's own number.
+    """
+    if config.name not in POSTERIORS:
+        return True
+    draws = hasattr(config, "link") or isinstance(config, Sampled)
+    return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 
 def provider(config: Any) -> dict[str, str]:

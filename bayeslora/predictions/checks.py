@@ -14,10 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, RowError
 from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
+from bayeslora.predictions.reading import SUM_TOLERANCE
 from bayeslora.tables.messages import shown
-
-SUM_TOLERANCE = 1e-5
-"""How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""

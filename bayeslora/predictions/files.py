@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import STDIN
 from bayeslora.predictions.columns import (
     Where,
     id_names,
@@ -44,7 +45,7 @@ from bayeslora.predictions.columns import (
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
 from bayeslora.predictions.matrix import Matrix, matrix_of
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.reading import AS_WRITTEN, SUM_TOLERANCE, PredictionsReading
 from bayeslora.tables.messages import listed, shown
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.table import Piece, RowNames, Table, check_spelling
@@ -167,7 +168,8 @@ def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
     kept = [name for name in names if is_plain(table.schema.field(name).type)]
     if len(kept) < len(names):
         lost = listed([name for name in names if name not in kept])
-        logger.warning("%s: left out, since they hold no text or numbers: columns %s", path, lost)
+        source = table.source
+        logger.warning("%s: left out, as they hold no text or numbers: columns %s", source, lost)
     return kept
 
 
@@ -236,6 +238,8 @@ def _must_be_alike(name: str) -> bool:
 
 
 def _name(table: Table) -> str:
+    if table.source == STDIN:
+        return table.metadata.get("name") or "stdin"
     stem = Path(table.source).name.removesuffix(".gz")
     return table.metadata.get("name") or Path(stem).stem
 
@@ -272,7 +276,7 @@ def _joined(chunks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
-    """Divide each row by its sum, and log how far the sums were from 1."""
+    """Divide each row by its sum, and log how far the sums were from 1, or that they were not."""
     sums = probs.sum(1)
     bad = ~((probs >= 0).all(1) & np.isfinite(sums) & (sums > 0))
     if bad.any():
@@ -281,6 +285,9 @@ def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
             f"{source}, {where(row)}: probabilities sum to {sums[row]:.9g} and cannot be "
             "renormalised"
         )
+    if np.allclose(sums, 1, rtol=0, atol=SUM_TOLERANCE):
+        logger.warning("%s: renormalise (--renormalise) had no effect: all rows sum to 1", source)
+        return
     probs /= sums[:, None]
     logger.warning(
         "%s: rows were divided by their sums, which were %.4g to %.4g",

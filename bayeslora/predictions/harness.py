@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import shown_path
 from bayeslora.predictions.columns import Where, as_text
 from bayeslora.predictions.questions import Question, correct_options, read_question
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
@@ -215,7 +216,7 @@ def _compare(
         logger.warning(
             "%s: %r in the log differs from what 'target' and the log-likelihoods give in %d of "
             "%d rows; the task may score its answers in a way of its own",
-            path,
+            shown_path(path),
             key,
             differ,
             int(known.sum()),

@@ -9,6 +9,9 @@ from bayeslora.errors import InputError
 from bayeslora.tables.messages import shown
 from bayeslora.tables.reading import DEFAULT, Reading
 
+SUM_TOLERANCE = 1e-5
+"""How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
+
 
 @dataclass(frozen=True)
 class PredictionsReading:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bayeslora.files import shown_path
 from bayeslora.predictions.record import Predictions
 
 _TELLING = ("fit_options", "recalibration_before", "recalibration")
@@ -44,8 +45,7 @@ def places_of(path: str | Path) -> list[str]:
     Args:
         path: Of a predictions file.
     """
-    file = Path(path).absolute()
-    parts = [file.stem, *(folder.name for folder in file.parents)][:-1]
+    parts = _parts(path)[:-1]
     found = [_SEED.fullmatch(part) for part in parts]
     return [part if seed is None else seed["name"] for part, seed in zip(parts, found, strict=True)]
 
@@ -65,13 +65,19 @@ def seed_of(
         return name, metadata["fit_seed"]
     if path is None:
         return name, stored
-    file = Path(path).absolute()
-    parts = [file.stem, *(folder.name for folder in file.parents)]
+    parts = _parts(path)
     for place, part in enumerate(parts[:-1]):
         if found := _SEED.fullmatch(part):
             said = found["name"] or parts[place + 1]
-            return (said if name == file.stem else name), found["seed"]
+            return (said if name == parts[0] else name), found["seed"]
     return name, stored
+
+
+def _parts(path: str | Path) -> list[str]:
+    """Return the stem of a file and the names of the directories above it, the root's last."""
+    file = Path(path).absolute()
+    above = file.parents if shown_path(file) == str(file) else file.parents[-1:]
+    return [file.stem, *(folder.name for folder in above)]
 
 
 def group_seeds(

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bayeslora.files import STDIN, shown_path
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.inputs import Method, Source
 from bayeslora.reporting.text import clean
@@ -35,7 +36,7 @@ def origin(source: Source) -> str:
     """Return where predictions are from, with their hash."""
     if source.path is None:
         return f"in memory (SHA-256 of the content {content_hash(source.predictions)})"
-    return f"{clean(str(source.path))} (SHA-256 {source.sha256})"
+    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
 
 
 def exact_command(command: str) -> str:
@@ -52,7 +53,7 @@ def exact_command(command: str) -> str:
 
 
 def python_call(methods: Sequence[Method], **options: object) -> str:
-    """Return the call of `report` that makes a report again; empty where it is not all in files.
+    """Return the call of `report` that makes a report again; empty where not all is in files.
 
     Args:
         methods: What was gathered.
@@ -60,7 +61,7 @@ def python_call(methods: Sequence[Method], **options: object) -> str:
     """
     sources = [one.source for one in methods]
     sources += [source for one in methods for source in one.ood.values()]
-    if any(source.path is None for source in sources):
+    if any(source.path is None or shown_path(source.path) == STDIN for source in sources):
         return ""
     files = [str(one.source.path) for one in methods]
     sets: dict[str, Mapping[str, str]] = {

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import shown_path
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
@@ -69,8 +70,8 @@ class Method:
 
     @property
     def file(self) -> str:
-        """Path of the predictions' file; empty for an object in memory."""
-        return str(self.source.path or "")
+        """Path of the predictions' file, as it is shown; empty for an object in memory."""
+        return "" if self.source.path is None else shown_path(self.source.path)
 
 
 def gather(

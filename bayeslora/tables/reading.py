@@ -28,6 +28,7 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _NAMED = {"tab": "\t", "\\t": "\t"}
+_TABLE = '[{"text": "a..b \\\\", "label": -10}];\t|\r\n'  # characters that tables are made of
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,16 @@ def kind_of(path: Path) -> Kind:
 
 
 def _is_text_encoding(name: str) -> bool:
+    """Return whether an encoding brings a table back, in whatever pieces its bytes are read.
+
+    Python counts some codecs as text encodings that are for names of hosts: `idna`, `punycode`.
+    """
     try:
-        info = codecs.lookup(name)
-        return info._is_text_encoding and " \n".encode(name).decode(name) == " \n"
+        if not codecs.lookup(name)._is_text_encoding:
+            return False
+        decoder = codecs.getincrementaldecoder(name)()
+        data = _TABLE.encode(name)
+        pieces = [decoder.decode(data[k : k + 1]) for k in range(len(data))]
+        return "".join([*pieces, decoder.decode(b"", final=True)]) == _TABLE
     except (LookupError, UnicodeError, ValueError, TypeError):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import stat
 import zlib
 from collections.abc import Generator, Iterator
@@ -14,17 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from bayeslora.errors import InputError
+from bayeslora.files import shown_path, special_kind
 from bayeslora.tables.reading import PACKED, ROW_LIMIT, SUFFIXES, Kind, Reading, kind_of
 
 _GZIP = b"\x1f\x8b"
 _UNICODE_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_KINDS_OF_FILES = {
-    stat.S_ISDIR: "a directory",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 # DEFLATE packs at most 1032 to 1, which only constant bytes reach; rows of text stay far below.
 _MOST_PACKED = 500
 _UNCHECKED = 2**24  # bytes; what unpacks to less does no harm
@@ -47,7 +42,7 @@ class Source:
     is_packed: bool
 
     def __str__(self) -> str:
-        return str(self.path)
+        return shown_path(self.path)
 
     @contextmanager
     def binary(self) -> Iterator[IO[bytes]]:
@@ -159,14 +154,11 @@ def too_long() -> str:
     return f"the row is longer than {ROW_LIMIT:,} characters"
 
 
-def _problem(about: object) -> str:
-    mode = about.st_mode  # type: ignore[attr-defined]
-    if stat.S_ISREG(mode):
-        return ""
-    what = next((name for check, name in _KINDS_OF_FILES.items() if check(mode)), "no file")
-    if what == "a directory":
+def _problem(about: os.stat_result) -> str:
+    if stat.S_ISDIR(about.st_mode):
         return f"is a directory; name a file ({', '.join(SUFFIXES)})"
-    return f"is {what}; name a regular file, or pipe the rows in and name them '-'"
+    what = special_kind(about.st_mode)
+    return what and f"is {what}; name a regular file, or pipe the rows in and name them '-'"
 
 
 class _Unpacked(io.RawIOBase):

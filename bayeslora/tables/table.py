@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from itertools import chain
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import is_hidden
 from bayeslora.tables.messages import shown
 from bayeslora.tables.parquet import python_values
 
 PIECE = 4096
 """Rows of a piece where nothing else is said."""
+
+_LETTERS = 4  # of a name in which one wrong letter is taken for a slip
 
 
 @dataclass(frozen=True)
@@ -153,14 +157,15 @@ def plain_values(values: Any, *, temporal_as_text: bool = False) -> Sequence[Any
 
 
 def check_spelling(table: Table, name: str, advice: str) -> None:
-    """Raise InputError if a column is missing and another is the same but for case or a plural.
+    """Raise InputError if a column is missing and the name of another looks like a slip for it.
 
-    Without it `Label` or `labels` in place of `label` would silently mean that no row has one.
+    Without it `Label`, `labels` or `lable` in place of `label` would silently mean that no row has
+    one. A longer name, such as `label_source`, is another column.
     """
     if name in table.names:
         return
     for other in table.names:
-        if _plain(other) == _plain(name):
+        if _is_slip(_plain(other), _plain(name)):
             raise InputError(
                 f"{table.source} has no column {shown(name)} but {shown(other)} (did you mean "
                 f"{shown(other)}?); {advice}, or rename the column"
@@ -168,7 +173,33 @@ def check_spelling(table: Table, name: str, advice: str) -> None:
 
 
 def _plain(name: str) -> str:
-    return name.strip(" _").casefold().removesuffix("s")
+    """Return a name without case, plural, spaces around it, and what cannot be seen in it."""
+    composed = unicodedata.normalize("NFKC", name)
+    seen = "".join(char for char in composed if not is_hidden(char))
+    return seen.strip(" _-\t").casefold().removesuffix("s")
+
+
+def _is_slip(found: str, meant: str) -> bool:
+    """Return whether two names are equal but for one letter, or for two neighbours exchanged.
+
+    Digits make other names (`label2`), and of short names most differ in one letter.
+    """
+    if found == meant:
+        return True
+    start = _num_shared(found, meant)
+    end = _num_shared(found[start:][::-1], meant[start:][::-1])
+    left, right = found[start : len(found) - end], meant[start : len(meant) - end]
+    if len(meant) < _LETTERS or not (left + right).isalpha():
+        return False
+    return max(len(left), len(right)) == 1 or (len(left) == 2 and left == right[::-1])
+
+
+def _num_shared(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    return next(
+        (k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
 
 
 def _called(rows: Sequence[int] | array[int], position: int, before: int) -> str:

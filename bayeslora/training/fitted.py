@@ -22,7 +22,7 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.build import Head, build_weights, check_factors
-from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
+from bayeslora.posteriors.config import MLE, VBLL, Ensemble, PosteriorConfig
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
@@ -188,6 +188,11 @@ class Fitted:
         if number is None and count > 1:
             raise InputError(
                 f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)"
+            )
+        if number is not None and not isinstance(self.posterior, Ensemble):
+            raise InputError(
+                f"{self.name} is no ensemble, and member={number} (--member) names a network of "
+                "one; leave it out"
             )
         number = 1 if number is None else number
         if not is_whole(number) or not 1 <= number <= count:

@@ -80,6 +80,23 @@ def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
     assert "num_samples" in refused(*predict, "--num-samples", 5)
     assert run(*predict, "--num-samples", 0).code == 0
+    assert "--seed" in run(*predict, "--seed", 3, "--overwrite").err
+    assert "--member" in refused("export", tmp_path / "m", "--member", 1, "--out", tmp_path / "e")
+
+
+def test_a_seed_is_idle_exactly_where_it_changes_nothing(run, world, tmp_path):
+    def predicted(seed, *more):
+        out = tmp_path / f"{seed}.csv"
+        done = run("predict", world.model, world.test, "--out", out, "--seed", seed, *more)
+        assert done.code == 0
+        return out.read_bytes(), "--seed" in done.err
+
+    (one, said), (two, _) = predicted(1), predicted(2)
+    assert one != two
+    assert not said
+    (one, said), (two, _) = (predicted(s, "--overwrite", "--num-samples", 0) for s in (1, 2))
+    assert one == two
+    assert said
 
 
 def test_a_name_that_a_file_cannot_keep_is_said(run, files, tmp_path):

@@ -1,7 +1,9 @@
 """`--overwrite` never deletes a file that bayeslora did not write."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -148,3 +150,46 @@ def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_pa
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, kind, monkeypatch):
+    """Every verb that writes refuses it before its work, with --overwrite as well."""
+    folder, commands = outputs
+    monkeypatch.chdir(tmp_path)
+    file = folder / "file.parquet"
+    apart = ("--fit", file, "--apply", file)
+    more = {
+        "out.csv": [
+            ("predict", world.model, world.test),
+            ("recalibrate", *apart),
+            ("conformal", *apart),
+            ("convert", file),
+            ("compare", file, file),
+        ],
+        "out": [*(commands[verb] for verb in VERBS), ("demo",)],
+        "out.safetensors": [("export", world.model, "--format", "safetensors")],
+    }
+    for name, found in more.items():
+        if kind == "pipe":
+            os.mkfifo(name)
+        else:
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(name)
+        before = os.lstat(name)
+        for command in found:
+            assert name in refused(*command, "--out", name, "--overwrite")
+            assert os.lstat(name) == before
+
+
+def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
+    from bayeslora.errors import InputError
+    from bayeslora.files import refuse_existing
+    from bayeslora.predictions.record import Predictions
+
+    os.mkfifo(tmp_path / "p.csv")
+    with pytest.raises(InputError, match="pipe"):
+        Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
+    # Only the check: a writer that is wrong would replace the device of this machine.
+    with pytest.raises(InputError, match="device"):
+        refuse_existing("/dev/zero", overwrite=True)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -174,3 +175,31 @@ def test_a_list_on_one_line_is_data_and_predictions(run, world, tmp_path, monkey
     listed = tmp_path / "listed.json"
     listed.write_text(json.dumps(lines))
     assert (Predictions.load(listed).probs == Predictions.load(out).probs).all()
+
+
+def test_standard_input_is_called_so_in_results_and_records(run, tmp_path, monkeypatch):
+    content = fake(tmp_path / "p.csv", rows=30).read_bytes()
+    piped(monkeypatch, content)
+    done = run("evaluate", "-", "--json")
+    scores = json.loads(done.out)
+    assert (scores["name"], scores["file"]) == ("stdin", "<stdin>")
+    piped(monkeypatch, content)
+    both = run("evaluate", "-", "-", "--json", "--renormalise")
+    assert [one["file"] for one in json.loads(both.out)] == ["<stdin>", "<stdin>"]
+    assert "<stdin>: " in both.err
+    piped(monkeypatch, content)
+    monkeypatch.chdir(tmp_path)
+    assert run("report", "-", "--out", "r").code == 0
+    written = [path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()]
+    place = tempfile.gettempdir().encode() + b"/"
+    shown = [both.out.encode(), both.err.encode(), done.out.encode()]
+    assert not any(b"bayeslora-stdin" in text or place in text for text in [*written, *shown])
+
+
+def test_renormalising_rows_that_sum_to_one_is_said_to_do_nothing(run, tmp_path):
+    path = fake(tmp_path / "p.csv", rows=30)
+    done = run("evaluate", path, "--renormalise", "--json")
+    assert "--renormalise" in done.err
+    assert done.out == run("evaluate", path, "--json").out
+    path.write_text("prob_a,prob_b,label\n1,1,a\n0.5,0.5,b\n")
+    assert "--renormalise" not in run("evaluate", path, "--renormalise").err

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from encodings.aliases import aliases as named
 
 import pytest
 
@@ -43,6 +44,24 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
     elif not packed or encoding == "latin-1":
         with pytest.raises(InputError, match="--encoding"):
             read(path)
+
+
+def test_every_codec_of_python_reads_a_table_or_is_refused(tmp_path):
+    """Also where its incremental decoder gets the bytes in pieces, and where they are no text."""
+    rows = [{"text": f"a..b; {k}", "label": "u"} for k in range(2000)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path, refused = tmp_path / "a.jsonl", set()
+    for name in {*named.values(), "idna", "punycode", "undefined", "charmap", "aliases"}:
+        try:
+            how = Reading(encoding=name)
+        except InputError:
+            refused.add(name)
+            continue
+        path.write_bytes(lines.encode(name))
+        assert read(path, how) == rows
+        suffix_of(b"\xff\x80\n" * 40, name)
+    assert refused >= {"idna", "punycode", "undefined", "base64_codec", "rot_13", "hex_codec"}
+    assert not refused & {"latin_1", "utf_16", "utf_7", "cp037", "shift_jis", "gb18030", "cp864"}
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,10 @@ def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blan
         load_examples([{"text": 3}], blank="skip")
 
 
-@pytest.mark.parametrize("name", ["Label", "LABEL", "labels", " label"])
+@pytest.mark.parametrize(
+    "name",
+    ["Label", "LABEL", "labels", " label", "Label ", "lable", "lables", "labl", "la\u200bbel"],
+)
 def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, name):
     path = lines(tmp_path / "a.jsonl", [{"text": "x", name: "a"}])
     with pytest.raises(InputError, match="did you mean"):
@@ -133,3 +136,9 @@ def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, na
     assert load_examples(path, label_column=name).labels == ("a",)
     both = lines(tmp_path / "b.jsonl", [{"text": "x", name: "a", "label": "b"}])
     assert load_examples(both).labels == ("b",)
+
+
+@pytest.mark.parametrize("name", ["label_source", "label2", "labeller", "level", "text_label"])
+def test_a_column_of_another_name_is_not_taken_for_labels(name):
+    assert load_examples([{"text": "x", name: "a"}]).labels == (None,)
+    assert load_examples([{"text": "x", "x": "a"}], label_column="y").labels == (None,)

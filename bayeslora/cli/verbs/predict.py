@@ -19,6 +19,7 @@ from bayeslora.cli.arguments import (
     whole,
 )
 from bayeslora.cli.data import columns_for, open_rows
+from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 from bayeslora.option_values import LINKS
 
@@ -64,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
-    from bayeslora.posteriors.registry import check_draws, check_link, stored_posterior
+    from bayeslora.posteriors.registry import (
+        check_draws,
+        check_link,
+        draws_to_predict,
+        stored_posterior,
+    )
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.training.checked_rows import CheckedRows
@@ -75,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
     check_link(posterior, args.link)
     if args.num_samples is not None:
         check_draws(posterior, args.num_samples)
+    if args.seed is not None and not draws_to_predict(posterior, args.num_samples):
+        note(f"--seed has no effect: posterior {posterior.name!r} draws nothing to predict so")
     check_further(args.keep)
     stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
     rows = CheckedRows.of(record, stream, args.unknown_labels)
