@@ -16,6 +16,9 @@ LONGEST_MESSAGE = 2000
 LONGEST_WORD = 300
 """Characters without a space in a message; the longest file name of common systems fits."""
 
+LABEL_COLUMNS = 28
+"""Widest label in tables and figures, in columns of a terminal."""
+
 MOST_MARKS = 4
 """Combining marks on one letter that are shown; no living language stacks more."""
 
@@ -89,3 +92,31 @@ def is_hidden(char: str) -> bool:
 def is_noncharacter(char: str) -> bool:
     """Return whether Unicode keeps this code point out of text, and XML out of documents."""
     return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
+
+
+def clean(text: str) -> str:
+    r"""Return `text` on one line, with escapes such as `\u202e` for what cannot be seen."""
+    return visible(" ".join(text.split())) or "unnamed"
+
+
+def display_columns(text: str) -> int:
+    """Return how many columns a terminal uses for `text`: wide characters take two, marks none."""
+    return sum(_char_columns(char) for char in text)
+
+
+def shorten(text: str, columns: int = LABEL_COLUMNS) -> str:
+    """Return `text`, or its beginning and an ellipsis where it is wider than `columns`."""
+    if display_columns(text) <= columns:
+        return text
+    used = 0
+    for position, char in enumerate(text):
+        used += _char_columns(char)
+        if used > columns - 1:
+            return text[:position].rstrip() + "…"
+    return text
+
+
+def _char_columns(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1

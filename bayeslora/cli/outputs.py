@@ -27,7 +27,8 @@ def print_json(content: Any) -> None:
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text with their columns under each other; `one_line` shortens long cells."""
-    from bayeslora.reporting.text import display_columns, pad
+    from bayeslora.plain_text import display_columns
+    from bayeslora.reporting.text import pad
 
     shown = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(display_columns, column)) for column in zip(*shown, strict=True)]

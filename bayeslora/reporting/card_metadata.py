@@ -13,9 +13,9 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
+from bayeslora.plain_text import clean
 from bayeslora.reporting.card_section import DATASET
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.text import clean
 from bayeslora.safe_yaml import load_yaml
 
 KEY = "model-index"

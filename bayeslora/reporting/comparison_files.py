@@ -11,11 +11,12 @@ from bayeslora.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.output import atomic_directory
+from bayeslora.plain_text import clean
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
 from bayeslora.reporting.spreadsheet import write_rows
 from bayeslora.reporting.tables import escape_markdown, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START, clean, whole
+from bayeslora.reporting.text import NAME_END, NAME_START, whole
 
 STEM = "comparison"
 """Name of the files in a directory, without the suffix."""

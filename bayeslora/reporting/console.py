@@ -9,6 +9,8 @@ from textwrap import fill
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
+from bayeslora.plain_text import display_columns
+from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.confused import confusion_tables
 from bayeslora.reporting.detectors import detector_notes, score_words
@@ -31,13 +33,7 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import (
-    NAME_END,
-    NAME_START,
-    TOO_FEW_NOTE,
-    display_columns,
-    unique_labels,
-)
+from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE
 
 WIDTH = 100
 """Columns of the terminal where none are given."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bayeslora.metrics.detector import EPISTEMIC, NEGLIGIBLE
 from bayeslora.metrics.scores import OODScores
-from bayeslora.reporting.text import clean, number, percent, shorten
+from bayeslora.plain_text import clean, shorten
+from bayeslora.reporting.text import number, percent
 
 MOST_FLAGGED = 0.2
 """Share of familiar rows, flagged at 95 % of the unfamiliar ones, up to which a threshold is

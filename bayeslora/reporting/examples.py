@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.plain_text import clean, shorten
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.text import clean, counted, percent, shorten
+from bayeslora.reporting.text import counted, percent
 
 MOST = 10
 """Rows shown of a method."""

@@ -10,11 +10,12 @@ from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
+from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.spectra import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.spreadsheet import write_rows
 from bayeslora.reporting.svg import Drawing
-from bayeslora.reporting.text import clean, whole
+from bayeslora.reporting.text import whole
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""

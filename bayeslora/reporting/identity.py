@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayeslora.files import STDIN, shown_path
+from bayeslora.plain_text import clean
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.inputs import Method, Source
-from bayeslora.reporting.text import clean
 
 
 def content_hash(predictions: Predictions) -> str:

@@ -13,10 +13,10 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import shown_path
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
+from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.seeds import Seeds, by_number, group_seeds, places_of, seed_of
-from bayeslora.reporting.text import unique_labels
 
 EXAMPLE_COLUMN = "text"
 """The further column that holds the texts of rows, where nothing else is said."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from bayeslora.plain_text import clean
 from bayeslora.reporting.contents import Contents
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import NAME_END, NAME_START, clean
+from bayeslora.reporting.text import NAME_END, NAME_START
 
 PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
 

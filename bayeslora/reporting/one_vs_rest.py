@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
+from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.reliability import Words, reliability_panel
-from bayeslora.reporting.text import clean, number, shorten
+from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
     from bayeslora.reporting.inputs import Method

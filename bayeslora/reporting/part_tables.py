@@ -9,6 +9,7 @@ from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.uncertainties import PARTS
+from bayeslora.plain_text import clean, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.score_tables import (
@@ -19,7 +20,7 @@ from bayeslora.reporting.score_tables import (
     score_table,
 )
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import clean, named, number, p_text, shorten
+from bayeslora.reporting.text import named, number, p_text
 
 CHANCE_COLUMN = Column("ECE by chance")
 """Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from bayeslora.errors import InputError
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.inputs import by_group
-from bayeslora.reporting.text import unique_labels
 
 
 def pool(fits: Sequence[Assessed]) -> list[Assessed]:

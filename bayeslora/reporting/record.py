@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from bayeslora._version import __version__
+from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import TOLD
 from bayeslora.reporting.identity import exact_command, origin
-from bayeslora.reporting.text import clean, counted, listed, shorten
+from bayeslora.reporting.text import counted, listed
 
 Provenance = Mapping[str, str | Mapping[str, str]]
 """Facts about the run by name; a mapping in place of a text makes a part of its own."""

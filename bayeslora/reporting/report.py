@@ -12,6 +12,7 @@ from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
 from bayeslora.output import atomic_directory, listed_files
+from bayeslora.plain_text import clean
 from bayeslora.predictions.given import PredictionsLike, as_list
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.asked import Names, asked_for
@@ -39,7 +40,6 @@ from bayeslora.reporting.record import Provenance
 from bayeslora.reporting.result import Report
 from bayeslora.reporting.spectra import SpectrumLike, adapter_changes
 from bayeslora.reporting.template import PageTemplate, load_template
-from bayeslora.reporting.text import clean
 
 PAGE = "index.html"
 SCORES = "scores.json"

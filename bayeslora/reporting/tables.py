@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bayeslora.metrics.scores import TOO_FEW
-from bayeslora.reporting.text import TOO_FEW_NOTE, display_columns, pad
+from bayeslora.plain_text import display_columns
+from bayeslora.reporting.text import TOO_FEW_NOTE, pad
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,10 @@ A method's or a data set's name comes from outside. Wherever it is shown, what c
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score
-from bayeslora.plain_text import visible
-
-LABEL_COLUMNS = 28
-"""Widest label in tables and figures, in columns of a terminal."""
+from bayeslora.plain_text import clean, display_columns, shorten
 
 TOO_FEW_NOTE = (
     f"{TOO_FEW.capitalize()}: there are fewer than {LEAST_ROWS}, or all give the score alike, and"
@@ -28,28 +23,6 @@ NAME_START, NAME_END = "\u2068", "\u2069"
 the numbers beside them. The formats turn it into their own mark-up. `clean` leaves none inside."""
 
 
-def clean(text: str) -> str:
-    r"""Return `text` on one line, with escapes such as `\u202e` for what cannot be seen."""
-    return visible(" ".join(text.split())) or "unnamed"
-
-
-def display_columns(text: str) -> int:
-    """Return how many columns a terminal uses for `text`: wide characters take two, marks none."""
-    return sum(_char_columns(char) for char in text)
-
-
-def shorten(text: str, columns: int = LABEL_COLUMNS) -> str:
-    """Return `text`, or its beginning and an ellipsis where it is wider than `columns`."""
-    if display_columns(text) <= columns:
-        return text
-    used = 0
-    for position, char in enumerate(text):
-        used += _char_columns(char)
-        if used > columns - 1:
-            return text[:position].rstrip() + "…"
-    return text
-
-
 def brief(text: str) -> str:
     """Return `text` from outside as it stands in a line: cleaned, and no wider than 60 columns."""
     return shorten(clean(text), 60)
@@ -59,66 +32,6 @@ def pad(text: str, columns: int, *, right: bool = False) -> str:
     """Return `text` filled with spaces to `columns`, on the left side where `right` is set."""
     fill = " " * max(0, columns - display_columns(text))
     return fill + text if right else text + fill
-
-
-def unique_labels(
-    names: Sequence[str],
-    hints: Sequence[str] | None = None,
-    places: Sequence[Sequence[str]] | None = None,
-) -> list[str]:
-    """Return one short, distinct label for each name.
-
-    Args:
-        names: Names as they were given; equal ones are allowed.
-        hints: What tells equal names apart, such as `seed 3`; an empty hint says nothing.
-        places: What tells them apart where that does not: of each, the name of its file and of the
-            directories above. What is still the same gets a number.
-    """
-    shown = [shorten(clean(name)) for name in names]
-    marks = [
-        shorten(clean(hint), 10) if hint and shown.count(short) > 1 else ""
-        for short, hint in zip(shown, hints or [""] * len(shown), strict=True)
-    ]
-    if places is not None:
-        marks = _with_places(shown, marks, places)
-    unique: list[str] = []
-    for short, mark in zip(shown, marks, strict=True):
-        label = candidate = f"{short} ({mark})" if mark else short
-        count = 2
-        while candidate in unique:
-            candidate, count = f"{label} ({count})", count + 1
-        unique.append(candidate)
-    return unique
-
-
-def _with_places(
-    shown: Sequence[str], marks: Sequence[str], places: Sequence[Sequence[str]]
-) -> list[str]:
-    """Return the marks; for names that these leave equal, with a part of a path.
-
-    It is the part that tells most of them apart, of such the one nearest to the file. A mark that
-    all of one name share says nothing beside it.
-    """
-    found = list(marks)
-    both = list(zip(shown, marks, strict=True))
-    for one in {pair for pair in both if both.count(pair) > 1}:
-        name, mark = one
-        same = [index for index, pair in enumerate(both) if pair == one and places[index]]
-        told = _telling([places[index] for index in same], LABEL_COLUMNS - display_columns(name))
-        beside = mark if shown.count(name) > both.count(one) else ""
-        if len(set(told)) > 1 or len(same) < both.count(one):
-            for index, part in zip(same, told, strict=True):
-                found[index] = ", ".join(filter(None, (part, beside))) or mark
-    return found
-
-
-def _telling(paths: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """Return the part of each path, of one depth, that tells most of the paths apart."""
-    levels = [
-        [part and shorten(clean(part), max(10, columns)) for part in level]
-        for level in zip_longest(*paths, fillvalue="")
-    ]
-    return max(levels, key=lambda level: (len(set(level)), all(level)), default=[])
 
 
 def named(label: str) -> str:
@@ -195,9 +108,3 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def _ends_in_words(score: Score, ends: str) -> str:
     return ends if score.has_interval else f"({TOO_FEW} for an interval)"
-
-
-def _char_columns(char: str) -> int:
-    if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1

@@ -5,8 +5,9 @@ import pytest
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.plain_text import display_columns
 from bayeslora.reporting.console import compare_table, scores_table
-from bayeslora.reporting.text import display_columns, number
+from bayeslora.reporting.text import number
 
 
 @pytest.fixture(scope="module")

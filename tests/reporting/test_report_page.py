@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
+from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.report import report
-from bayeslora.reporting.text import clean, shorten
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

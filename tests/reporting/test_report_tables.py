@@ -1,5 +1,6 @@
 """The table model and its two text forms."""
 
+from bayeslora.plain_text import display_columns
 from bayeslora.reporting.tables import (
     Cell,
     Column,
@@ -9,7 +10,6 @@ from bayeslora.reporting.tables import (
     to_markdown,
     to_text,
 )
-from bayeslora.reporting.text import display_columns
 
 
 def example(first="vbll", second="猫"):

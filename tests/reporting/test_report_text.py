@@ -8,20 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.metrics.scores import Score
+from bayeslora.plain_text import LABEL_COLUMNS, clean, display_columns, shorten
+from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.text import (
-    LABEL_COLUMNS,
-    clean,
     counted,
-    display_columns,
     interval,
     listed,
     number,
     pad,
     percent,
-    shorten,
     shown,
     shown_points,
-    unique_labels,
 )
 
 
