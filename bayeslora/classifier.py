@@ -35,6 +35,7 @@ from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.tables import file_kind
 from bayeslora.tasks.columns import DataColumns
@@ -380,6 +381,7 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or `out` may not be written.
         """
         file_kind(out)
+        PredictionParts(out).sweep()
         refuse_existing(out, overwrite=overwrite)
         refuse_inputs(out, *([data] if isinstance(data, str | Path) else []))
         fitted = self._calibrated()

@@ -2,25 +2,29 @@
 
 A Parquet file cannot be appended to once its writer is gone. Each finished piece is therefore a
 file of its own in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
-what decides the predictions. The last step joins the pieces in one file and removes the directory.
+what decides the predictions. The last step joins the pieces in one file there, deletes them, and
+moves the file to its place: a directory without pieces and joined file has nothing to go on from.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bayeslora.durable import hidden_name
+from bayeslora.durable import hidden_name, replace_file
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, real_path, write_json
+from bayeslora.files import file_mode, read_json, real_path, write_json
+from bayeslora.locks import writing_to
 from bayeslora.parquet import ROW_GROUP, is_intact, open_parquet
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.tables import write_tables
 
 _IDENTITY = "predictions.json"
-_OURS = re.compile(rf"{re.escape(_IDENTITY)}|[0-9]+\.parquet|\..*\.(?:part|lock)")
+_KEPT = re.compile(r"[0-9]+\.parquet|joined\.(?i:parquet|csv|jsonl)")
+_OURS = re.compile(rf"{_KEPT.pattern}|{re.escape(_IDENTITY)}|\..*\.(?:part|lock)")
 
 
 class PredictionParts:
@@ -28,9 +32,16 @@ class PredictionParts:
 
     def __init__(self, out: str | Path) -> None:
         """Name the predictions file; nothing is read or written."""
-        self.out = Path(out)
-        target = real_path(out)
-        self.folder = target.with_name(hidden_name(target, ".parts"))
+        self.out = real_path(out)
+        self.folder = self.out.with_name(hidden_name(self.out, ".parts"))
+        self._joined = self.folder / f"joined{self.out.suffix}"
+
+    def sweep(self) -> None:
+        """Delete what a run left that was killed after it had put the predictions file in place."""
+        with suppress(InputError), writing_to(self.out) as alone:
+            if alone and not self.num_finished():
+                self._check_ours()
+                self.remove()
 
     def refuse(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
         """Raise InputError if the pieces are of other predictions and may not be replaced.
@@ -68,12 +79,16 @@ class PredictionParts:
             write_json(self.folder / _IDENTITY, dict(identity))
 
     def missing(self, count: int) -> list[int]:
-        """Return which of `count` pieces are not there, or are damaged."""
+        """Return which of `count` pieces are not there or damaged; none once they are joined."""
+        if self._joined.is_file():
+            return []
         return [number for number in range(count) if not self._has(number)]
 
     def num_finished(self) -> int:
-        """Return how many pieces there are, damaged ones included."""
-        return len(list(self.folder.glob("*.parquet")))
+        """Return how many pieces there are, damaged ones included; joined ones count as one."""
+        if not self.folder.is_dir():
+            return 0
+        return sum(_KEPT.fullmatch(file.name) is not None for file in self.folder.iterdir())
 
     def add(self, number: int, predictions: Predictions) -> None:
         """Write one finished piece."""
@@ -81,17 +96,24 @@ class PredictionParts:
 
     def finish(self) -> None:
         """Join all pieces in the predictions file, a row group at a time; remove the directory."""
-        files = sorted(self.folder.glob("*.parquet"))
-        schema = _common_schema(files)
-        tables = (_completed(_table(file), schema) for file in files)
-        write_tables(self.out, schema, _regrouped(tables, ROW_GROUP))
+        pieces = sorted(self.folder.glob("[0-9]*.parquet"))
+        if not self._joined.is_file():
+            schema = _common_schema(pieces)
+            tables = (_completed(_table(piece), schema) for piece in pieces)
+            write_tables(self._joined, schema, _regrouped(tables, ROW_GROUP))
+        for piece in pieces:
+            piece.unlink()
+        with writing_to(self.out):
+            self._joined.chmod(file_mode(self.out))
+            replace_file(self._joined, self.out)
         self.remove()
 
     def remove(self) -> None:
-        """Delete the directory; nothing happens where there is none."""
-        if self.folder.is_dir():
+        """Delete our files and the directory; nothing happens where there is none."""
+        with suppress(OSError):  # not there, or somebody has put a file into it
             for file in self.folder.iterdir():
-                file.unlink()
+                if _OURS.fullmatch(file.name):
+                    file.unlink()
             self.folder.rmdir()
 
     def _file(self, number: int) -> Path:

@@ -223,6 +223,17 @@ main({[str(word) for word in command(world, data, out)]!r})
     assert left == {"data.jsonl", "p.parquet", "whole.parquet"}
 
 
+def test_what_a_run_left_that_had_its_output_in_place_is_cleaned_up(run, world, data, tmp_path):
+    """The command is refused then, and nothing would clean up later."""
+    out = tmp_path / "p.parquet"
+    for name in (out.name, ".p.parquet.lock", ".p.parquet.abcd_123.part", ".q.csv.abcd_123.part"):
+        (tmp_path / name).touch()
+    PredictionParts(out).claim({"seed": "0"}, overwrite=False)
+    assert run(*command(world, data, out)).code == 2
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"data.jsonl", "p.parquet", ".q.csv.abcd_123.part"}
+
+
 def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):
     alive = weakref.WeakSet()
     most = []

@@ -263,7 +263,10 @@ def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
     again = write.run(room)
     final = tree(room / write.target)
     refused = again.code == 2 and state == "new" and write.before is None
-    if refused:  # it had finished: what it left is cleaned up when it has to write again
+    if refused:  # it had finished
+        left = changes(made.rest, without(tree(room), write.target))
+        if left:
+            problems.append(("litter", f"after exit 2: {left[:6]}"))
         _remove(room / write.target)
         again, final = write.run(room), tree(room / write.target)
     if again.code != 0:

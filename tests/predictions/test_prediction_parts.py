@@ -105,6 +105,9 @@ def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
     expected = (tmp_path / "whole.parquet").read_bytes()
     out = tmp_path / "p.parquet"
 
+    def left():
+        return sorted(file.name for file in tmp_path.iterdir())
+
     def write():
         parts = PredictionParts(out)
         parts.claim(IDENTITY, overwrite=False)
@@ -114,12 +117,34 @@ def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
     deaths = 0
     for _ in survivors(write):
         deaths += 1
-        assert not out.exists() or out.read_bytes() == expected
+        if out.exists():
+            assert out.read_bytes() == expected
+            PredictionParts(out).sweep()
+            assert left() == ["p.parquet", "whole.parquet"]
         write()
         assert out.read_bytes() == expected
         out.unlink()
-        assert not PredictionParts(out).folder.exists()
+        assert left() == ["whole.parquet"]
     assert deaths > 10
+
+
+def test_only_what_has_nothing_to_go_on_from_is_swept(tmp_path):
+    parts = PredictionParts(tmp_path / "p.parquet")
+    parts.claim(IDENTITY, overwrite=False)
+    foreign = parts.folder / "thesis.tex"
+    foreign.write_text("mine")
+    parts.sweep()
+    assert sorted(file.name for file in parts.folder.iterdir()) == [
+        "predictions.json",
+        foreign.name,
+    ]
+    foreign.unlink()
+    add_all(parts, made(), numbers=[1])
+    parts.sweep()
+    assert parts.num_finished() == 1
+    (parts.folder / "00000001.parquet").unlink()
+    parts.sweep()
+    assert not parts.folder.exists()
 
 
 def test_long_names_have_room_for_pieces(tmp_path):

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.training.checked_rows import CheckedRows
 
+    parts = PredictionParts(args.out)
+    parts.sweep()
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.data])
     record = read_record(args.model)
     posterior = stored_posterior(record.posterior)
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     overwrite = bool(args.overwrite)
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
-    PredictionParts(args.out).refuse(identity(rows, drawing), overwrite=overwrite)
+    parts.refuse(identity(rows, drawing), overwrite=overwrite)
     loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
     classifier.predict_to_file(
