@@ -4,10 +4,11 @@ A file or directory is written under a temporary name beside its target, `.NAME.
 synced, and renamed. Whenever the process is killed, the target is the old or the new state.
 
 A directory cannot be renamed onto one that holds files. Linux exchanges two names in one step
-(`renameat2`). Where the system or file system cannot, the old directory is renamed first; after a
-kill between the two renames the target is missing, and `sweep` brings the old one back.
+(`renameat2`). Where the system or file system cannot, the old directory is first renamed to
+`.NAME.xxxxxxxx.old`; after a kill between the two renames the target is missing, and `sweep` brings
+the old one back.
 
-What was replaced is then at `.NAME.xxxxxxxx.old`. Somebody may have put a file into it at the last
+What was replaced is then at `.NAME.xxxxxxxx.gone`. Somebody may have put a file into it at the last
 moment, so it is not deleted here; see `output`.
 """
 
@@ -25,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-PART, OLD = ".part", ".old"
+PART, OLD, GONE = ".part", ".old", ".gone"
 
 # From the kernel's headers.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -104,7 +105,8 @@ def replace_directory(aside: Path, target: Path) -> Path | None:
     latest after `sweep`.
 
     Returns:
-        Where that is now which was at `target`; None where nothing, or an empty directory, was.
+        The new name of what was at `target`, a `.gone`; None where nothing was there, or an empty
+        directory.
     """
     sync_tree(aside)
     old = None
@@ -119,24 +121,26 @@ def replace_directory(aside: Path, target: Path) -> Path | None:
 
 
 def _swap(aside: Path, target: Path) -> Path:
-    """Give `aside` the name `target`; return the new name of what was there."""
-    old = aside.with_suffix(OLD)
+    """Give `aside` the name `target`; return the new name of what was there, a `.gone`."""
+    gone = aside.with_suffix(GONE)
     # First, as `sweep` deletes a `.part` without looking into it.
-    aside.rename(old)
-    if not _exchange(old, target):
-        old.rename(aside)
-        target.rename(old)
-        try:
-            aside.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
-    return old
+    aside.rename(gone)
+    if _exchange(gone, target):
+        return gone
+    gone.rename(aside)
+    old = aside.with_suffix(OLD)
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    return old.rename(gone)
 
 
 def leftovers(target: Path) -> list[Path]:
     """Return the temporary files and directories beside `target`, of living writers too."""
-    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD})")
+    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD}|{GONE})")
     try:
         return [Path(entry) for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)]
     except OSError:
@@ -153,8 +157,8 @@ def sweep(target: Path) -> None:
         for path in leftovers(target):
             if path.suffix == PART:
                 remove(path)
-            elif not os.path.lexists(target):
-                path.rename(target)
+            elif path.suffix == OLD:
+                path.rename(path.with_suffix(GONE) if os.path.lexists(target) else target)
                 sync(target.parent)
 
 

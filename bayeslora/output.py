@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayeslora.durable import (
-    OLD,
+    GONE,
     hidden_name,
     leftovers,
     remove,
@@ -43,57 +43,52 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
     """
     target = real_path(path)
     with writing_to(target):
-        clean_up(target, *layouts)
-        refuse_existing(path, overwrite=overwrite)
-        refuse_ground(path)
-        _refuse_foreign(path, layouts)
+        refuse_target(path, *layouts, overwrite=overwrite)
         aside = temporary_directory(target)
         try:
             yield aside
             _set_modes(aside, target)
             # Again, as somebody may have put a file there in the meantime.
-            _refuse_foreign(path, layouts)
-            if (old := replace_directory(aside, target)) is not None:
-                _discard(old, target, layouts)
+            refuse_target(path, *layouts, overwrite=overwrite)
+            if (gone := replace_directory(aside, target)) is not None:
+                _discard(gone, target, layouts)
         finally:
             remove(aside)
 
 
-def clean_up(path: str | Path, *layouts: Layout) -> None:
-    """Delete what killed writers of `path` had replaced, as far as it is ours.
+def refuse_target(path: str | Path, *layouts: Layout, overwrite: bool | None) -> None:
+    """Raise InputError if a directory may not be written at `path`.
 
-    Args:
-        path: The output, whose lock the caller may hold.
-        layouts: As for `atomic_directory`.
+    What killed writers had replaced there is deleted first, as far as it is ours. Arguments are
+    those of `atomic_directory`.
 
     Raises:
-        InputError: Another process is writing to `path`.
+        InputError: As `atomic_directory`.
     """
     target = real_path(path)
     with writing_to(target) as alone:
-        for old in leftovers(target) if alone else []:
-            if old.suffix == OLD:
-                _discard(old, target, layouts)
+        for gone in leftovers(target) if alone else []:
+            if gone.suffix == GONE:
+                _discard(gone, target, layouts)
+        refuse_existing(path, overwrite=overwrite)
+        refuse_ground(path)
+        if layouts:
+            refuse_foreign(path, *layouts)
 
 
-def _discard(old: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
+def _discard(gone: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
     """Delete what was at `target`; where it holds a file that is not ours, give it a plain name."""
     if not layouts:
-        remove(old)
+        remove(gone)
         return
     try:
-        foreign = remove_ours(old, layouts)
+        foreign = remove_ours(gone, layouts)
     except InputError as error:
         foreign = str(error)
     if foreign is not None:
-        kept = target.with_name(hidden_name(target, f"{OLD}-{old.stem[-8:]}")[1:])
-        old.rename(kept)
+        kept = target.with_name(hidden_name(target, f".old-{gone.stem[-8:]}")[1:])
+        gone.rename(kept)
         logger.warning("what was at %s is kept in %s: %s is not ours", target, kept, foreign)
-
-
-def _refuse_foreign(path: str | Path, layouts: tuple[Layout, ...]) -> None:
-    if layouts:
-        refuse_foreign(path, *layouts)
 
 
 def listed_files(directory: Path) -> list[str]:

@@ -171,11 +171,11 @@ def test_file_systems_that_cannot_sync_directories(tmp_path, monkeypatch):
 def test_only_what_belongs_to_the_target_is_swept(tmp_path):
     others = (".out2.abcd_123.part", ".out.txt", ".out.abcd_123.part.txt", "out.abcd_123.part")
     # Somebody's file may be in what was replaced.
-    kept = ["out", ".out.efgh_456.old", ".out.parts", *others]
-    for name in (".out.abcd_123.part", *kept):
+    kept = ["out", ".out.efgh_456.gone", ".out.parts", *others]
+    for name in (".out.abcd_123.part", ".out.ijkl_789.old", *kept):
         (tmp_path / name).touch()
     durable.sweep(tmp_path / "out")
-    assert names(tmp_path) == sorted(kept)
+    assert names(tmp_path) == sorted([".out.ijkl_789.gone", *kept])
 
 
 def test_read_only_leftovers_are_removed_and_links_not_followed(tmp_path):

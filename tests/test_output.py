@@ -17,7 +17,7 @@ from bayeslora import durable
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from bayeslora.layouts import Layout, refuse_foreign
-from bayeslora.output import atomic_directory
+from bayeslora.output import atomic_directory, refuse_target
 
 THING = Layout("a thing", "thing.json", 2, frozenset({"name"}), ("data-*.bin", "figures/*.svg"))
 DRAFT = Layout("a draft", "draft.json", 1, files=("work/step-*/state",))
@@ -244,6 +244,16 @@ def test_a_kill_after_the_exchange_loses_no_file_that_appeared_before(tmp_path, 
             durable.remove(path)
         make(folder, ["data-1.bin"])
     assert seen == {0, 1}
+
+
+def test_a_refused_writer_cleans_up_after_a_killed_one(tmp_path):
+    folder = make(tmp_path / "out", [])
+    make(tmp_path / ".out.abcd_123.gone", ["data-1.bin"])
+    make(tmp_path / ".out.efgh_456.gone", ["thesis.tex"])
+    (tmp_path / ".out.lock").touch()
+    with pytest.raises(InputError, match="exists"):
+        refuse_target(folder, THING, overwrite=False)
+    assert names(tmp_path) == ["out", "out.old-efgh_456"]
 
 
 def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.messages import show
 from bayeslora.errors import InputError
-from bayeslora.files import check_writable, refuse_existing, refuse_ground, refuse_inputs
+from bayeslora.files import check_writable, refuse_existing, refuse_inputs
 from bayeslora.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -124,11 +124,9 @@ def check_new_directory(
             one of `inputs`.
     """
     from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.layouts import refuse_foreign
+    from bayeslora.output import refuse_target
 
     target = Path(path)
-    refuse_existing(target, overwrite=overwrite)
+    refuse_target(target, *LAYOUTS, overwrite=overwrite)
     refuse_inputs(target, *inputs)
-    refuse_ground(target)
-    refuse_foreign(target, *LAYOUTS)
     check_writable(target)

@@ -1,16 +1,26 @@
-"""The paired comparison as files: Markdown, LaTeX and CSV, for a page, a paper and a program."""
+"""The paired comparison as files: Markdown, LaTeX and CSV, for a page, a paper and a program.
+
+A directory of all three has `comparison.json` beside them, which marks it as ours to replace.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_writable, refuse_existing
+from bayeslora.files import (
+    atomic_file,
+    check_writable,
+    refuse_existing,
+)
+from bayeslora.layouts import Layout
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.output import atomic_directory
+from bayeslora.output import atomic_directory, refuse_target
 from bayeslora.plain_text import clean
 from bayeslora.reporting.difference_table import difference_table
 from bayeslora.reporting.latex import PREAMBLE, to_latex
@@ -20,6 +30,16 @@ from bayeslora.reporting.text import NAME_END, NAME_START, whole
 
 STEM = "comparison"
 """Name of the files in a directory, without the suffix."""
+
+FORMAT_VERSION = 1
+LAYOUT = Layout(
+    "a comparison",
+    f"{STEM}.json",
+    FORMAT_VERSION,
+    frozenset({"bayeslora", "reference", "rows"}),
+    tuple(f"{STEM}{suffix}" for suffix in (".md", ".tex", ".csv")),
+)
+"""What a comparison's directory holds."""
 
 COLUMNS = (
     "method",
@@ -54,63 +74,64 @@ correction takes account. None of the intervals is corrected.
 
 
 def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Return the files that a comparison is written to, before it is computed.
+    """Return the tables that a comparison is written to, before it is computed.
 
     Args:
         out: A file whose suffix says the format, or a directory for one of each.
-        overwrite: Whether they may exist.
+        overwrite: Whether what is there may be replaced.
 
     Raises:
-        InputError: The suffix stands for no format, or a file exists and is not to be replaced.
+        InputError: The suffix stands for no format, or `out` exists and may not be replaced, or
+            cannot be written.
     """
     target = Path(out)
-    if target.is_dir() or not target.suffix:
-        files = tuple(target / f"{STEM}{suffix}" for suffix in _WRITERS)
-    elif target.suffix in _WRITERS:
-        files = (target,)
-    else:
+    is_directory = target.is_dir() or not target.suffix
+    if not is_directory and target.suffix not in _WRITERS:
         raise InputError(
             f"{target} has the suffix {target.suffix!r}; choose from {', '.join(_WRITERS)}, or name"
             " a directory for all of them"
         )
-    for file in (target, *files):
-        wrong = file.exists() and (file.is_dir() if file in files else file.is_file())
-        if wrong:
-            raise InputError(f"{file} is in the way of a file or directory; choose another path")
-        if file in files:
-            refuse_existing(file, overwrite=overwrite)
-            check_writable(file)
-    return files
+    if is_directory and target.is_file():
+        raise InputError(f"{target} is in the way of a directory; choose another path")
+    check_writable(target)
+    if not is_directory:
+        refuse_existing(target, overwrite=overwrite)
+        return (target,)
+    refuse_target(target, LAYOUT, overwrite=overwrite)
+    return tuple(target / f"{STEM}{suffix}" for suffix in _WRITERS)
 
 
 def write_comparison(
     comparison: Comparison, out: str | Path, *, overwrite: bool = False
 ) -> tuple[Path, ...]:
-    """Write what `compare` returned, and return the files.
-
-    A directory that does not exist appears with all its files at once. In one that exists, each
-    file is replaced whole, one after the other.
+    """Write what `compare` returned, whole or not at all, and return the tables.
 
     Args:
         comparison: The paired differences.
-        out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three.
-        overwrite: Replace files that exist.
+        out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three, which also
+            gets `comparison.json`.
+        overwrite: Whether a file, or the directory of an earlier comparison, may be replaced.
 
     Raises:
-        InputError: The suffix stands for no format, or a file exists and is not to be replaced.
+        InputError: As `comparison_files`.
     """
     files = comparison_files(out, overwrite=overwrite)
-    texts = {file: _WRITERS[file.suffix](comparison) for file in files}
-    folder = Path(out)
-    if folder not in files and not folder.exists():
-        with atomic_directory(folder) as aside:
-            for file, text in texts.items():
-                (aside / file.name).write_text(text, encoding="utf-8", newline="\n")
+    if len(files) == 1:
+        with atomic_file(out) as aside:
+            _write(aside, files[0].suffix, comparison)
         return files
-    for file, text in texts.items():
-        with atomic_file(file) as aside:
-            aside.write_text(text, encoding="utf-8", newline="\n")
+    with atomic_directory(out, LAYOUT, overwrite=overwrite) as aside:
+        for file in files:
+            _write(aside / file.name, file.suffix, comparison)
+        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
+        # In ASCII, as names may hold marks that turn what follows them.
+        text = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
+        (aside / LAYOUT.marker).write_text(f"{text}\n", encoding="ascii")
     return files
+
+
+def _write(path: Path, suffix: str, comparison: Comparison) -> None:
+    path.write_text(_WRITERS[suffix](comparison), encoding="utf-8", newline="\n")
 
 
 def _markdown(comparison: Comparison) -> str:

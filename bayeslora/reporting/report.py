@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
-from bayeslora.layouts import Layout, refuse_foreign
+from bayeslora.files import check_writable, refuse_inputs, write_json
+from bayeslora.layouts import Layout
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
-from bayeslora.output import atomic_directory, listed_files
+from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.plain_text import clean
 from bayeslora.predictions.given import PredictionsLike, as_list
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
@@ -207,8 +207,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             or cannot be written.
     """
     check_writable(target)
-    refuse_existing(target, overwrite=overwrite)
-    refuse_foreign(target, LAYOUT)
+    refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
 def _where_changed(

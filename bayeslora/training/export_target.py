@@ -13,12 +13,11 @@ from bayeslora.errors import InputError
 from bayeslora.files import (
     check_writable,
     refuse_existing,
-    refuse_ground,
     refuse_inputs,
     write_json,
 )
-from bayeslora.layouts import Layout, refuse_foreign
-from bayeslora.output import listed_files
+from bayeslora.layouts import Layout
+from bayeslora.output import listed_files, refuse_target
 from bayeslora.tensor_files import open_tensors
 
 ExportKind = Literal["peft", "merged", "safetensors"]
@@ -70,13 +69,12 @@ def check_export(
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
         raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
-    refuse_existing(target, overwrite=overwrite)
-    refuse_inputs(target, *inputs)
     if kind == "safetensors":
+        refuse_existing(target, overwrite=overwrite)
         _refuse_foreign_file(target)
     else:
-        refuse_ground(target)
-        refuse_foreign(target, EXPORTS[kind])
+        refuse_target(target, EXPORTS[kind], overwrite=overwrite)
+    refuse_inputs(target, *inputs)
     check_writable(target)
 
 

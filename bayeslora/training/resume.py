@@ -12,9 +12,8 @@ from typing import Any
 from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
 from bayeslora.durable import remove
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, real_path, refuse_existing, refuse_ground, write_json
-from bayeslora.layouts import refuse_foreign
-from bayeslora.output import atomic_directory, clean_up
+from bayeslora.files import read_json, real_path, write_json
+from bayeslora.output import atomic_directory, refuse_target
 from bayeslora.tasks.examples import Examples
 
 _MARK = INTERRUPTED
@@ -73,14 +72,11 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
         InputError: `out` holds something else and `overwrite` is false, or a file that is neither
             of a model nor of an interrupted fit, which is never deleted.
     """
-    clean_up(out, *LAYOUTS)
     folder = Path(out)
     mark = folder / _MARK
     is_readable = _content(mark) is not None
-    if not mark.is_file() or (is_model(folder) and not is_readable):
-        refuse_existing(folder, overwrite=overwrite)
-    refuse_ground(folder)
-    refuse_foreign(folder, *LAYOUTS)
+    goes_on = mark.is_file() and (is_readable or not is_model(folder))
+    refuse_target(folder, *LAYOUTS, overwrite=overwrite or goes_on)
     if not overwrite and is_readable and not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} holds an interrupted fit with another "

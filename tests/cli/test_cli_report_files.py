@@ -20,7 +20,7 @@ def test_compare_writes_its_table(run, files, tmp_path):
     assert result.code == 0
     assert "plain (reference)" in result.out
     names = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert names == {"comparison.md", "comparison.tex", "comparison.csv"}
+    assert names == {f"comparison.{suffix}" for suffix in ("md", "tex", "csv", "json")}
     one = tmp_path / "one.tex"
     assert run("compare", *files, "--out", one, "--json").out.startswith("{")
     assert "tabular" in one.read_text(encoding="utf-8")

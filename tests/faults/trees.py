@@ -10,7 +10,7 @@ from pathlib import Path
 Tree = dict[str, tuple[str, str]]
 """Kind and content of each path, by its name relative to the root; `.` is the root itself."""
 
-LITTER = (".part", ".old", ".lock", ".parts", ".tmp", ".journal", ".new")
+LITTER = (".part", ".old", ".gone", ".lock", ".parts", ".tmp", ".journal", ".new")
 
 
 def tree(root: Path) -> Tree:

@@ -1,6 +1,8 @@
 """The paired comparison as Markdown, LaTeX and CSV."""
 
 import csv
+import json
+import os
 import shutil
 
 import numpy as np
@@ -25,22 +27,40 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-def test_a_directory_gets_all_three(comparison, tmp_path):
+def test_a_directory_gets_all_formats(comparison, tmp_path):
     files = write_comparison(comparison, tmp_path / "tables")
     assert [file.name for file in files] == ["comparison.md", "comparison.tex", "comparison.csv"]
+    assert len(texts(tmp_path / "tables")) == 4
     markdown, latex, table = (file.read_text(encoding="utf-8") for file in files)
+    content = (tmp_path / "tables" / "comparison.json").read_text(encoding="ascii")
     assert "| temperature (reference) |" in markdown
     assert r"\begin{tabular}{lrrrr}" in latex
     assert r"\usepackage{booktabs}" in latex
     assert table.count("\n") == 1 + 3 * len(COMPARED)
+    assert json.loads(content)["reference"] == "temperature"
 
 
-def test_a_killed_writer_leaves_all_three_or_none(comparison, tmp_path):
+def texts(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_killed_writer_leaves_the_old_files_or_the_new_ones(
+    methods, tmp_path, monkeypatch, replaced
+):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    old, new = (compare(methods, num_resamples=count, num_permutations=9) for count in (5, 6))
     out = tmp_path / "out"
-    for number in survivors(lambda: write_comparison(comparison, out)):
-        assert not out.exists() or len(list(out.iterdir())) == 3, number
+    write_comparison(new, tmp_path / "new")
+    if replaced:
+        write_comparison(old, out)
+    states = [texts(out) if replaced else None, texts(tmp_path / "new")]
+    for number in survivors(lambda: write_comparison(new, out, overwrite=True)):
+        assert (texts(out) if out.exists() else None) in states, number
         shutil.rmtree(out, ignore_errors=True)
-    assert len(list(out.iterdir())) == 3
+        if replaced:
+            write_comparison(old, out, overwrite=True)
+    assert texts(out) == states[1]
 
 
 def test_the_csv_has_every_number_to_the_last_digit(comparison, tmp_path):
@@ -138,15 +158,18 @@ def test_names_stay_names(methods, tmp_path):
 
 
 def test_what_exists_is_kept_unless_it_may_be_replaced(comparison, tmp_path):
-    target = tmp_path / "comparison.tex"
+    target = tmp_path / "table.tex"
     target.write_text("mine")
-    for out in (target, tmp_path):
-        with pytest.raises(InputError, match=r"comparison\.tex exists.*overwrite"):
+    write_comparison(comparison, tmp_path / "out")
+    for out in (target, tmp_path / "out"):
+        with pytest.raises(InputError, match=r"exists.*overwrite"):
             write_comparison(comparison, out)
-    assert target.read_text() == "mine"
-    assert list(tmp_path.iterdir()) == [target]
-    write_comparison(comparison, tmp_path, overwrite=True)
+        write_comparison(comparison, out, overwrite=True)
     assert "tabular" in target.read_text(encoding="utf-8")
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    for place, foreign in ((tmp_path, "out/"), (tmp_path / "out", "thesis.tex")):
+        with pytest.raises(InputError, match=foreign):
+            write_comparison(comparison, place, overwrite=True)
 
 
 def test_wrong_targets_are_named(tmp_path):
@@ -155,6 +178,3 @@ def test_wrong_targets_are_named(tmp_path):
     (tmp_path / "plain").write_text("")
     with pytest.raises(InputError, match="plain is in the way"):
         comparison_files(tmp_path / "plain")
-    (tmp_path / "comparison.md").mkdir()
-    with pytest.raises(InputError, match=r"comparison\.md is in the way"):
-        comparison_files(tmp_path, overwrite=True)

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE_OR_DIR",
-        help="write the table too: to a file ending in .md, .tex or .csv, or all three into a "
-        "directory",
+        help="write the table too: to a file ending in .md, .tex or .csv, or all three and "
+        "comparison.json to a directory",
     )
     add_overwrite(parser)
     add_choice_of_scores(parser, "accuracy,nll,brier,ece")
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.inputs import under_label
 
     if args.out is not None:
-        for file in comparison_files(args.out, overwrite=bool(args.overwrite)):
-            refuse_inputs(file, *args.files)
+        comparison_files(args.out, overwrite=bool(args.overwrite))
+        refuse_inputs(args.out, *args.files)
     if (keys := _keys(args)) is not None:
         chosen_keys(keys)  # complains before anything is read
     columns = [] if args.cluster_by is None else [args.cluster_by]
