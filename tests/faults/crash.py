@@ -106,6 +106,7 @@ def writes() -> list[Write]:
         "conformal": "predictions.csv",
         "export merged": "merged",
         "convert": "predictions.jsonl",
+        "compare": "table",
         "report": "report",
     }
     return new + [

@@ -102,7 +102,7 @@ def _use() -> None:
     verb("recalibrate", "--fit", "valid.parquet", "--apply", "test.parquet", "--out", "r.parquet")
     verb("conformal", "--fit", "valid.parquet", "--apply", "test.parquet", "--out", "s.parquet")
     verb("evaluate", "test.parquet", "--ood", "far=far.parquet")
-    verb("compare", "test.parquet", "other.parquet", "--out", "table")
+    verb("compare", "other.parquet", "test.parquet", "--out", "table")
     verb("export", "model", "--out", "peft")
     verb("export", "decoder", "--out", "merged", "--format", "merged")
     verb("export", "model", "--out", "all.safetensors", "--format", "safetensors")
@@ -110,8 +110,7 @@ def _use() -> None:
     verb("info", "model", "--spectrum", "--figure", "spectrum.svg")
     for made in ("r.parquet", "s.parquet", "all.safetensors", "spectrum.svg"):
         Path(made).unlink()
-    for made in ("table", "peft"):
-        shutil.rmtree(made)
+    shutil.rmtree("peft")
 
 
 def _other_formats(folder: Path) -> None:
