@@ -16,7 +16,7 @@ from typing import Any
 
 from bayeslora.durable import hidden_name, replace_file
 from bayeslora.errors import InputError
-from bayeslora.files import file_mode, read_json, real_path, write_json
+from bayeslora.files import file_mode, read_json, real_path, refuse_special, write_json
 from bayeslora.locks import writing_to
 from bayeslora.parquet import ROW_GROUP, is_intact, open_parquet
 from bayeslora.predictions.record import Predictions
@@ -103,6 +103,7 @@ class PredictionParts:
             write_tables(self._joined, schema, _regrouped(tables, ROW_GROUP))
         for piece in pieces:
             piece.unlink()
+        refuse_special(self.out)
         with writing_to(self.out):
             self._joined.chmod(file_mode(self.out))
             replace_file(self._joined, self.out)
