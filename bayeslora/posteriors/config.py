@@ -7,7 +7,7 @@ mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
@@ -24,6 +24,9 @@ from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.vbll_cost import FitCost
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -165,6 +168,14 @@ class VBLL:
             check_count(field, getattr(self, field), least=1, most=1000)
         check_count("num_samples", self.num_samples, least=0)
         check_flag("laplace_refinement", self.laplace_refinement)
+
+    def variants(
+        self, num_classes: int, num_features: int, num_rows: int
+    ) -> list[tuple[VBLL, FitCost]]:
+        """Return the options with each covariance that they leave open, and what its fit costs."""
+        from bayeslora.posteriors.vbll_cost import vbll_variants
+
+        return vbll_variants(self, num_classes, num_features, num_rows)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bayeslora.posteriors.config import AUTO, VBLL
 from bayeslora.posteriors.covariances import shapes
@@ -57,6 +58,10 @@ class FitCost:
         return ROUNDS * self.multiplications / (EFFICIENCY * rate)
 
 
+FREE = FitCost(0.0, 0)
+"""Of fits that take seconds at most."""
+
+
 def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> FitCost:
     """Return the cost of a fit with the covariance of `config`, dense for `auto`.
 
@@ -76,13 +81,40 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
     return FitCost(work, sum(map(math.prod, kept.values())))
 
 
-def settled(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> VBLL:
+def variants(
+    config: Any, num_classes: int, num_features: int, num_rows: int
+) -> list[tuple[Any, FitCost]]:
+    """Return what the options may stand for here with the cost of each, the dearest first.
+
+    A posterior whose fit takes long has a method `variants` of its own.
+
+    Args:
+        config: Options of a posterior.
+        num_classes: C.
+        num_features: d.
+        num_rows: N.
+    """
+    own = getattr(config, "variants", None)
+    return [(config, FREE)] if own is None else own(num_classes, num_features, num_rows)
+
+
+def vbll_variants(
+    config: VBLL, num_classes: int, num_features: int, num_rows: int
+) -> list[tuple[VBLL, FitCost]]:
+    """Return the options with each covariance that they leave open; see `variants`."""
+    families = ("dense", "diagonal") if config.covariance == AUTO else (config.covariance,)
+    found = [with_family(config, family) for family in families]
+    return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
+
+
+def settled(config: Any, num_classes: int, num_features: int, num_rows: int) -> Any:
     """Return the options with the covariance that `auto` stands for here.
 
     The rule counts multiplications and no seconds, so that every machine takes the same family.
     """
-    dense = fit_cost(config, num_classes, num_features, num_rows).multiplications <= DENSE_LIMIT
-    return with_family(config, "dense" if dense else "diagonal")
+    known = variants(config, num_classes, num_features, num_rows)
+    fitting = [one for one, cost in known if cost.multiplications <= DENSE_LIMIT]
+    return fitting[0] if fitting else known[-1][0]
 
 
 def with_family(config: VBLL, family: str) -> VBLL:

@@ -6,8 +6,8 @@ import logging
 import math
 from dataclasses import dataclass
 
-from bayeslora.posteriors.config import AUTO, VBLL, PosteriorConfig
-from bayeslora.posteriors.vbll_cost import fit_cost, multiplication_rate, settled
+from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.vbll_cost import FitCost, multiplication_rate, settled, variants
 from bayeslora.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -46,21 +46,22 @@ def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> Poster
         posterior: What was asked for; an explicit covariance is obeyed.
         sizes: Of the problem.
     """
-    if not isinstance(posterior, VBLL):
-        return posterior
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
-    chosen = settled(posterior, classes, features, rows)
-    if posterior.covariance == AUTO and chosen.covariance != "dense":
-        dense = fit_cost(posterior, classes, features, rows)
+    chosen: PosteriorConfig = settled(posterior, classes, features, rows)
+    dearest, cost = variants(posterior, classes, features, rows)[0]
+    if chosen != dearest:
         logger.warning(
-            "a dense covariance of %d classes and %d features, fitted to %d rows, would take "
-            "about %s and %.0f MB, so it is %s; vbll:covariance=dense forces it",
+            "a %s covariance of %d classes and %d features, fitted to %d rows, would take "
+            "about %s and %.0f MB, so it is %s; %s:covariance=%s forces it",
+            dearest.covariance,
             classes,
             features,
             rows,
-            duration(dense.seconds(multiplication_rate())),
-            dense.megabytes,
-            chosen.covariance,
+            duration(cost.seconds(multiplication_rate())),
+            cost.megabytes,
+            getattr(chosen, "covariance", "simpler"),
+            posterior.name,
+            dearest.covariance,
         )
     return chosen
 
@@ -73,14 +74,14 @@ def announce_final_fit(posterior: PosteriorConfig, sizes: TrainingSizes, *, show
         sizes: Of the problem.
         shown: Whether to estimate it.
     """
-    if not shown or not isinstance(posterior, VBLL):
+    cost = _dearest(posterior, sizes)
+    if not shown or not cost.multiplications:
         return
-    cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)
     seconds = cost.seconds(multiplication_rate())
     if seconds >= WORTH_SAYING:
         logger.info(
-            "final fit: %s covariance of %d classes, about %s, %.0f MB",
-            posterior.covariance,
+            "final fit: %s of %d classes, about %s, %.0f MB",
+            posterior.name,
             sizes.num_classes,
             duration(seconds),
             cost.megabytes,
@@ -107,8 +108,7 @@ def announce_training(
     each = BACKWARD * pass_seconds + STEP_SECONDS * steps
     if sizes.num_held:
         each += pass_seconds * sizes.num_held / rows
-        if isinstance(posterior, VBLL):
-            cost = fit_cost(posterior, sizes.num_classes, sizes.num_features, rows)
+        if (cost := _dearest(posterior, sizes)).multiplications:
             each += cost.seconds(multiplication_rate())
     logger.info(
         "%d rows, %d epochs%s of %d steps: %d steps, about %s",
@@ -119,6 +119,11 @@ def announce_training(
         settings.num_steps(rows),
         duration(epochs * each),
     )
+
+
+def _dearest(posterior: PosteriorConfig, sizes: TrainingSizes) -> FitCost:
+    """Return the cost of a final fit, the dearest one where the posterior leaves it open."""
+    return variants(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 
 
 def duration(seconds: float) -> str:

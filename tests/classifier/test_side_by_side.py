@@ -9,7 +9,8 @@ from usage import TEST, from_transformers, load, same
 import bayeslora as bl
 from bayeslora.posteriors.config import VBLL
 from bayeslora.tasks.splits import stratified_folds
-from bayeslora.training import side_by_side
+from bayeslora.training import race, side_by_side
+from bayeslora.training.race import REPEATS
 from bayeslora.training.side_by_side import CANDIDATES
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
@@ -31,18 +32,21 @@ def row_of(race, name):
     return next(row for row in race.comparison.rows if row.name == name)
 
 
-def by_halves(logits, labels, fold):
-    """NLL of a temperature that each part of the examples chooses for the others."""
-    losses = np.empty(len(labels))
-    for part in np.unique(fold):
-        rest, rows = fold != part, fold == part
-        best = minimize_scalar(
-            lambda power, rest=rest: nll(logits[rest], labels[rest], np.exp(power)).mean(),
-            bounds=(-4, 4),
-            method="bounded",
-            options={"xatol": 1e-9},
-        )
-        losses[rows] = nll(logits[rows], labels[rows], np.exp(best.x))
+def cross_fitted(logits, labels, folds):
+    """NLL of a temperature that each part of the examples is given by the others, on average."""
+    seeds = np.random.SeedSequence(0).generate_state(REPEATS)
+    losses = np.empty((REPEATS, len(labels)))
+    for number, seed in enumerate(seeds):
+        fold = stratified_folds(labels, folds, int(seed))
+        for part in range(folds):
+            rest, rows = fold != part, fold == part
+            best = minimize_scalar(
+                lambda power, rest=rest: nll(logits[rest], labels[rest], np.exp(power)).mean(),
+                bounds=(-4, 4),
+                method="bounded",
+                options={"xatol": 1e-9},
+            )
+            losses[number, rows] = nll(logits[rows], labels[rows], np.exp(best.x))
     return losses.mean()
 
 
@@ -53,7 +57,7 @@ def test_nothing_is_scored_on_the_examples_that_chose_it(foreign):
     assert {row.name for row in race.comparison.rows} == {*CANDIDATES}
     logits, labels = own_logits(foreign, HELD)
     assert row_of(race, "mle").scores["nll"].value == pytest.approx(nll(logits, labels).mean())
-    expected = by_halves(logits, labels, stratified_folds(labels, 2, 0))
+    expected = cross_fitted(logits, labels, 2)
     assert row_of(race, "temperature").scores["nll"].value == pytest.approx(expected, abs=1e-5)
     values = [row.scores["nll"].value for row in race.comparison.rows]
     assert values == sorted(values)
@@ -65,7 +69,7 @@ def test_best_has_the_lowest_cross_validated_nll(foreign, tmp_path):
     assert (race.examples, race.folds, race.comparison.n) == ("train", 5, 60)
     assert race.chosen == race.comparison.rows[0].name == clf.posterior.name
     logits, labels = own_logits(foreign, TRAIN)
-    expected = by_halves(logits, labels, stratified_folds(labels, 5, 0))
+    expected = cross_fitted(logits, labels, 5)
     assert row_of(race, "temperature").scores["nll"].value == pytest.approx(expected, abs=1e-5)
     # the winner is then fitted to all examples, as if it had been named
     named = from_transformers(foreign, "mle").calibrate(TRAIN, posterior=clf.posterior)
@@ -100,7 +104,8 @@ def test_an_underconfident_network_needs_more_than_laplace(foreign):
 
 
 def test_a_result_worse_than_the_networks_own_is_said_without_validation(foreign, caplog):
-    clf = from_transformers(foreign, "mle").calibrate(toy_rows(90), posterior="vbll")
+    narrow = "vbll:prior_scale=0.02,polish_mean=refit"
+    clf = from_transformers(foreign, "mle").calibrate(toy_rows(90), posterior=narrow)
     assert (clf.side_by_side.examples, clf.side_by_side.folds) == ("train", 2)
     assert "own softmax is clearly better" in caplog.text
     caplog.clear()
@@ -110,14 +115,16 @@ def test_a_result_worse_than_the_networks_own_is_said_without_validation(foreign
 
 
 def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeypatch):
-    for name in ("DIAGONAL_LIMIT", "DENSE_LIMIT", "OWN_LIMIT"):
-        monkeypatch.setattr(side_by_side, name, 0)
-    race = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
-    assert {*race.left_out} == {"vbll"}
-    assert {row.name for row in race.comparison.rows} == {"mle", "temperature", "laplace", "map"}
+    for name in ("FIRST_LIMIT", "LAST_LIMIT"):
+        monkeypatch.setattr(race, name, 0)
+    monkeypatch.setattr(side_by_side, "OWN_LIMIT", 0)
+    both = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
+    assert {*both.left_out} == {"vbll"}
+    assert {row.name for row in both.comparison.rows} == {"mle", "temperature", "laplace", "map"}
     clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior=VBLL())
     found = row_of(clf.side_by_side, "vbll").scores["nll"].value
     assert clf.side_by_side.left_out == {}
+    assert clf.side_by_side.as_fitted
     assert found == pytest.approx(clf.validation_scores[1]["nll"].value)
     assert from_transformers(foreign, "mle").calibrate(TRAIN, posterior="vbll").side_by_side is None
 
