@@ -31,7 +31,7 @@ from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import MAP, MLE, VBLL, TemperatureScaling
+from bayeslora.posteriors.config import MAP, MLE, VBLL
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.registry import resolve_posterior
@@ -59,6 +59,7 @@ from bayeslora.training.export_target import (
     write_manifest,
 )
 from bayeslora.training.fitted import Fitted
+from bayeslora.training.notes import fit_words, learnt_from
 from bayeslora.training.peft_export import PeftExport, write_peft
 from bayeslora.training.pieces import Drawing
 from bayeslora.training.prediction_file import predict_to_file
@@ -156,7 +157,7 @@ class BayesianClassifier:
         if self._fitted is None:
             return "not fitted"
         rows = self.record.num_train
-        fitted = f"fitted to {rows:,} rows" if rows else "no posterior fitted yet"
+        fitted = fit_words(self.record) if rows else "no posterior fitted yet"
         return f"{len(self.classes)} classes ({self._named_classes(most=5)}), {fitted}"
 
     def _named_classes(self, most: int) -> str:
@@ -449,8 +450,7 @@ class BayesianClassifier:
         )
         rows = read_labelled(train, columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
-        held_out = isinstance(config, TemperatureScaling) and validation is not None
-        if not (held_out or isinstance(config, MLE | MAP)):
+        if learnt_from(config, has_validation=validation is not None) == "train":
             check_labels(fitted.record, rows, moves=isinstance(config, VBLL | NUTS | GVBLL))
         held = None if validation is None else read_validation(validation, columns, rows)
         self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)

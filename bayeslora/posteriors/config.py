@@ -46,6 +46,8 @@ class MLE:
     """Maximum likelihood: softmax regression on the features, no prior."""
 
     name: ClassVar[str] = "mle"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
     source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
     passes: ClassVar[str] = "1"
@@ -64,6 +66,8 @@ class MAP:
     prior_scale: float = DEFAULT_PRIOR_SCALE
 
     name: ClassVar[str] = "map"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
     source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
@@ -220,6 +224,8 @@ class TemperatureScaling:
     """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
 
     name: ClassVar[str] = "temperature"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "validation"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"

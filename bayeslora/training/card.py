@@ -8,6 +8,11 @@ from typing import Any
 
 from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
+from bayeslora.posteriors.registry import stored_posterior
+from bayeslora.training.notes import fit_words, learnt_from
+
+CHOSEN_ON = "chosen on these rows"
+"""Beside scores of rows that the posterior may have chosen its options on."""
 
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
@@ -51,10 +56,29 @@ def _what(record: ModelRecord) -> str:
     names = ", ".join(_code(name) for name in record.classes[:20])
     more = f" and {len(record.classes) - 20} more" if len(record.classes) > 20 else ""
     return (
-        f"Sorts texts into {len(record.classes)} classes: {names}{more}. The posterior "
-        f"`{record.posterior['name']}` was fitted to {record.num_train} labelled rows; it gives "
-        "total, aleatoric and epistemic uncertainty of each text." + _calibrated(record)
+        f"Sorts texts into {len(record.classes)} classes: {names}{more}. {_fitted(record)} "
+        f"{_uncertainty(record)}{_calibrated(record)}"
     )
+
+
+def _fitted(record: ModelRecord) -> str:
+    """Say which rows the posterior was fitted to."""
+    name, rows = f"`{record.posterior['name']}`", record.num_train
+    validated = bool(record.data.get("validation"))
+    learnt = learnt_from(stored_posterior(record.posterior), has_validation=validated)
+    if "calibration" not in record.results and learnt != "train":
+        fitted = f", {name} fitted to the validation rows" * (learnt == "validation")
+        return f"The network was trained on {rows:,} labelled rows{fitted}."
+    return f"The posterior {name} was {fit_words(record)}."
+
+
+def _uncertainty(record: ModelRecord) -> str:
+    if getattr(stored_posterior(record.posterior), "is_point", False):
+        return (
+            "It is a point estimate: the uncertainty of each text is the entropy of its "
+            "probabilities, without an epistemic part."
+        )
+    return "It gives total, aleatoric and epistemic uncertainty for each text."
 
 
 def _calibrated(record: ModelRecord) -> str:
@@ -63,9 +87,9 @@ def _calibrated(record: ModelRecord) -> str:
     layer = record.backbone.get("layer")
     place = f", {_code(layer)}," if record.backbone["kind"] != ADAPTED and layer else ""
     return (
-        f"\n\nThe network was finished before. The posterior is over its last layer{place} and "
-        "says what these rows say about it and nothing of other layers. Rows that the network was "
-        "trained on hide its mistakes: what is chosen on them is too sure."
+        f"\n\nThe network was finished before; the posterior covers only its last layer{place}. "
+        "If the network was trained on these rows, they hide its mistakes and the posterior is "
+        "overconfident."
     )
 
 
@@ -87,13 +111,16 @@ def _measured(record: ModelRecord) -> str:
         )
     if calibration := record.results.get("calibration"):
         lines.append(
-            f"- Accuracy on the {calibration['rows']} rows fitted to: {calibration['accuracy']:.3f}"
+            f"- Accuracy on the {calibration['rows']:,} training rows: "
+            f"{calibration['accuracy']:.3f}"
         )
-    for key, found in record.results.get("validation", {}).items():
+    # Cross-fitted scores of the same rows are in the comparison.
+    shown = {} if is_cross_fitted(record.results) else record.results.get("validation", {})
+    for key, found in shown.items():
         before, after = (found[when]["value"] for when in ("before", "after"))
         lines.append(
             f"- Validation {_SCORE_NAMES.get(key, key)}: {before:.3f} before calibration, "
-            f"{after:.3f} after"
+            f"{after:.3f} after ({CHOSEN_ON})"
         )
     for key, value in record.results.get("posterior", {}).items():
         lines.append(f"- {key.replace('_', ' ')}: {shown_value(value)}")
@@ -112,7 +139,7 @@ def _compared(record: ModelRecord) -> str:
     if not race:
         return ""
     lines = [f"{how_compared(race)}. Brackets hold 95 % intervals.", ""]
-    lines += ["| posterior | NLL (nats) | ECE | accuracy | NLL less the chosen one's |"]
+    lines += ["| posterior | NLL (nats) | ECE | accuracy | ΔNLL vs. chosen |"]
     lines += ["|---|---|---|---|---|"]
     for row in race["rows"]:
         is_chosen = row["posterior"] == race["chosen"]
@@ -130,12 +157,30 @@ def how_compared(race: Mapping[str, Any]) -> str:
     Args:
         race: `comparison` among a record's results.
     """
-    if race["examples"] == "train":
-        return f"{race['folds']}-fold cross-validation over {race['n']} training examples"
-    return (
-        f"On {race['n']} validation examples; what a posterior chooses, it chooses on the half "
-        "that does not score it"
-    )
+    chosen, n, number = repr(race["chosen"]), f"{race['n']:,}", race.get("divisions", 1)
+    how = f"{race['folds']}-fold cross-validation over {n} training examples"
+    if race["examples"] != "train":
+        how = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
+    if number > 1:
+        how += f", mean of up to {number} random divisions"
+    if race.get("is_best"):
+        how += (
+            f". {chosen} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "
+            "higher one on new examples"
+        )
+    if race.get("as_fitted"):
+        how += f". {chosen} is scored as it was fitted, with what it chose on these examples"
+    return how
+
+
+def is_cross_fitted(results: Mapping[str, Any]) -> bool:
+    """Return whether the posterior is compared on validation examples that it did not choose on.
+
+    Args:
+        results: Of a record.
+    """
+    race = results.get("comparison") or {"examples": "train"}
+    return bool(race["examples"] == "validation")
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:

@@ -38,7 +38,7 @@ from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
-from bayeslora.training.notes import fit_options, method_name, method_notes
+from bayeslora.training.notes import fit_options, learnt_from, method_name, method_notes
 from bayeslora.training.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.training.predict import num_passes
 from bayeslora.training.progress import progress_bar, quiet_transformers
@@ -290,7 +290,12 @@ class Fitted:
             # What the fit measured on its validation rows it measured under another posterior.
             results={
                 "posterior": chosen,
-                "calibration": {"rows": len(train.examples), "accuracy": accuracy},
+                "calibration": {
+                    "rows": len(train.examples),
+                    "accuracy": accuracy,
+                    "validation_rows": 0 if validation is None else len(validation.examples),
+                    "fitted_to": learnt_from(config, has_validation=validation is not None),
+                },
             }
             | ({"adapter": old["adapter"]} if "adapter" in old else {}),
         )
@@ -357,8 +362,8 @@ class Fitted:
         error = loss.std(ddof=1) / len(loss) ** 0.5
         if loss.mean() > max(_WORSE, _STANDARD_ERRORS * error):
             logger.warning(
-                "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean alone, so "
-                "the prior is too wide; choose its scale, or its precision, by validation rows",
+                "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean: the prior "
+                "is too wide; choose its scale or precision on validation rows",
                 rows.examples.source,
                 drawn.mean(),
                 mean.mean(),
@@ -382,8 +387,8 @@ def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
     accuracy = (found == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(
-            "%s: the network has all %d rows right. If it was trained on them they hide its "
-            "mistakes, and what is chosen on them is too sure: take rows it has not seen",
+            "%s: the network is right on all %d rows. If it was trained on them, they hide its "
+            "mistakes and the posterior will be overconfident: use rows that it has not seen",
             source,
             len(labels),
         )

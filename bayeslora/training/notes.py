@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_starts import table_name
@@ -70,3 +71,25 @@ def fit_options(record: ModelRecord) -> str:
         training,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def learnt_from(config: Any, *, has_validation: bool) -> str:
+    """Return the rows that a posterior's final fit sees: `train`, `validation` or `nothing`.
+
+    Args:
+        config: Its options. `learns_from` says otherwise than `train` where that is so.
+        has_validation: Whether there are validation rows, without which training rows stand in.
+    """
+    rows: str = getattr(config, "learns_from", "train")
+    return "train" if rows == "validation" and not has_validation else rows
+
+
+def fit_words(record: ModelRecord) -> str:
+    """Return what was fitted to how many rows, such as `fitted to 40 validation rows`."""
+    calibration = record.results.get("calibration", {})
+    rows = calibration.get("fitted_to", "train")
+    if rows == "nothing":
+        return "fitted to no rows"
+    if rows == "validation":
+        return f"fitted to {calibration['validation_rows']:,} validation rows"
+    return f"fitted to {record.num_train:,} training rows"

@@ -38,7 +38,7 @@ in closed form or by a short search, so that all of them take seconds. G-VBLL an
 FEWEST_EXAMPLES = 20
 """Examples below which no difference is worth a table."""
 
-TOO_LONG = "its fits would take too long"
+TOO_LONG = "too slow to fit here"
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
@@ -202,8 +202,8 @@ def _notes(both: SideBySide, config: PosteriorConfig) -> Iterator[str]:
     if bias is not None and bias.high < 0 and getattr(config, "only_softens", False):
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} points "
-            f"below its accuracy on {where}. {both.chosen!r} keeps its mean and only softens; "
-            "'temperature' can sharpen, and 'vbll' may"
+            f"below its accuracy on {where}. {both.chosen!r} can only soften; 'temperature' "
+            "can sharpen, and 'vbll' may"
         )
 
 
@@ -216,5 +216,5 @@ def _better(best: ComparisonRow, chosen: ComparisonRow, where: str, looks: int) 
         f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     )
     if looks > 1:
-        words += f"; it is the best of {looks} looked at on these examples, so confirm it on others"
+        words += f"; it is the best of {looks} compared here, so confirm it on other examples"
     return words

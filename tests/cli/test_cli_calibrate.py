@@ -19,21 +19,37 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert result.code == 0, result.err
     assert str(out) in result.out
     assert "prior precision" in result.out
-    assert "would choose it" not in result.out
+    assert "give --validation" not in result.out
     lines = {line.split("  ")[0]: " ".join(line.split()) for line in result.out.splitlines()}
-    assert lines["of the layer"] == "of the layer classifier"
-    assert "90 rows; it says what these say of the last layer" in lines["fitted to"]
-    assert "flattering if trained on them" in lines["accuracy on them"]
+    assert lines["layer"] == "layer classifier"
+    assert "laplace, fitted to 90 training rows" in result.out
     clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
     clf.calibrate(world.train, world.valid)
-    after = evaluate(clf.predict(world.valid))
-    before = evaluate(softmax_of(world.classifier, world.valid))
-    for key in ("nll", "ece"):
-        assert f"{before[key].value:.3f} [" in result.out
-        assert f"→ {after[key].value:.3f} [" in result.out
+    own = evaluate(softmax_of(world.classifier, world.valid))
     card = (out / "README.md").read_text(encoding="utf-8")
-    ends = f"{before['nll'].value:.3f} before calibration, {after['nll'].value:.3f} after"
-    assert f"Validation NLL in nats: {ends}" in card
+    # each posterior has one NLL and one ECE, of rows that it chose nothing on
+    for row in clf.side_by_side.comparison.rows:
+        for key in ("nll", "ece"):
+            assert f"{row.scores[key].value:.3f} [" in result.out
+            assert f"{row.scores[key].value:.3f} [" in card
+    assert "→" not in result.out
+    assert "before calibration" not in card
+    assert f"{own['nll'].value:.3f} [" in result.out
+
+
+def test_scores_of_rows_that_chose_are_marked_where_nothing_is_cross_fitted(run, world, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(world.valid.read_text().splitlines(keepends=True)[:15]))
+    out = tmp_path / "m"
+    result = run(
+        *["calibrate", world.classifier, world.train, "--validation", few, "--out", out],
+        *["--posterior", "temperature", "--quiet"],
+    )
+    lines = [line for line in result.out.splitlines() if "→" in line]
+    assert lines
+    assert all("chosen on these rows" in line for line in lines)
+    assert "fitted to 15 validation rows" in result.out
+    assert "fitted to 15 validation rows" in (out / "README.md").read_text("utf-8")
 
 
 def softmax_of(path, data):
@@ -70,7 +86,7 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet"]
     result = run(*calibrate)
     assert result.code == 0
-    assert "--validation rows would choose it" in result.out
+    assert "give --validation" in result.out
     assert "exists" in refused(*calibrate)
     assert run(*calibrate, "--overwrite").code == 0
     (tmp_path / "thesis").mkdir()

@@ -59,7 +59,7 @@ def test_measured_numbers():
     for part in (
         "# Text classifier: polar + vbll on `smollm2-135m`",
         "Sorts texts into 2 classes: `a`, `b`.",
-        "fitted to 640 labelled rows",
+        "fitted to 640 training rows",
         "Validation: NLL 0.399 nats, accuracy 0.900. Epoch 2 was chosen on these rows",
         "- prior scale: 4",
         "- elbo: -0.5123",
@@ -116,5 +116,26 @@ def test_scores_before_and_after_calibration():
     ends = {"low": 0.0, "high": 1.0}
     kept = {"before": {"value": 0.7128, **ends}, "after": {"value": 0.4251, **ends}}
     card = model_card(record(results={"validation": {"nll": kept, "ece": kept}}), "abc123")
-    assert "- Validation NLL in nats: 0.713 before calibration, 0.425 after" in card
-    assert "- Validation ECE: 0.713 before calibration, 0.425 after" in card
+    assert "0.713 before calibration, 0.425 after (chosen on these rows)" in card
+    race = {"examples": "validation", "chosen": "vbll", "folds": 2, "n": 40, "rows": []}
+    race |= {"left_out": {}, "notes": []}
+    card = model_card(record(results={"validation": {"nll": kept}, "comparison": race}), "abc123")
+    assert "before calibration" not in card
+
+
+def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
+    def card(posterior, **calibration):
+        results = {"calibration": {"rows": 640, "accuracy": 0.9, **calibration}}
+        return model_card(record(posterior={"name": posterior}, results=results), "abc123")
+
+    tempered = card("temperature", fitted_to="validation", validation_rows=40)
+    assert "fitted to 40 validation rows" in tempered
+    assert "fitted to 640" not in tempered
+    assert "aleatoric" not in tempered
+    assert "fitted to 640 training rows" in card("temperature", fitted_to="train")
+    assert "fitted to no rows" in card("mle", fitted_to="nothing")
+    assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
+    # after `fit`, whose validation rows the temperature is fitted to
+    fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
+    assert "trained on 640 labelled rows" in fit
+    assert "fitted to the validation rows" in fit

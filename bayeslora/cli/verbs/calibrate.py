@@ -177,7 +177,8 @@ def _load(
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
-    from bayeslora.training.card import shown_value
+    from bayeslora.training.card import CHOSEN_ON, is_cross_fitted, shown_value
+    from bayeslora.training.notes import fit_words
 
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
@@ -190,18 +191,18 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
             found["comparison"] = record.results["comparison"]
         print_json({"model": str(args.out), **about, "calibration": calibration} | found)
         return
-    rows = [("model", str(args.out)), ("posterior", record.posterior["name"])]
+    posterior = f"{record.posterior['name']}, {fit_words(record)}"
+    rows = [("model", str(args.out)), ("posterior", posterior)]
     if layer is not None:
-        rows.append(("of the layer", layer))
-    rows += [
-        ("fitted to", f"{calibration['rows']} rows; it says what these say of the last layer"),
-        ("accuracy on them", f"{calibration['accuracy']:.3f}; flattering if trained on them"),
-    ]
+        rows.append(("layer", layer))
+    accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
+    rows.append((f"accuracy on {calibration['rows']:,} training rows", accuracy))
     if record.posterior.get("prior_precision") == "validation" and args.validation is None:
-        rows.append(("prior", "as by default; --validation rows would choose it"))
+        rows.append(("prior", "the default; give --validation to choose it"))
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
-    if scores is not None:
-        rows += before_and_after("validation", *scores)
+    # Where a comparison cross-fits these rows, its scores are the ones to read.
+    if scores is not None and not is_cross_fitted(record.results):
+        rows += before_and_after(f"validation ({CHOSEN_ON})", *scores)
     print_columns(rows)
     if classifier.side_by_side is not None:
         _show_side_by_side(classifier.side_by_side)
@@ -213,7 +214,7 @@ def _show_side_by_side(race: SideBySide) -> None:
     from bayeslora.training.card import how_compared
 
     keys = ("nll", "ece", "accuracy")
-    rows = [("posterior", *(SCORE_NAMES[key] for key in keys), "NLL less the chosen one's")]
+    rows = [("posterior", *(SCORE_NAMES[key] for key in keys), "ΔNLL vs. chosen")]
     for row in race.comparison.rows:
         is_chosen = row.name == race.chosen
         difference = "chosen" if is_chosen else shown(row.differences["nll"])
