@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single
+from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions
 
 COMPARED = ("accuracy", "nll", "brier", "ece")
@@ -191,7 +193,8 @@ def compare(
 
     Args:
         predictions: Two or more methods' predictions of the same rows, the files they are in, or
-            data frames (see `Predictions.from_frame`, which names them).
+            data frames (see `Predictions.from_frame`, which names them). Files of one name are
+            told apart as by the command: by seed, directory or number.
         by: The score to order the methods by, of `RANKING`.
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
@@ -216,7 +219,8 @@ def compare(
     keys = COMPARED if scores is None else chosen_keys(scores)
     num_bins, seed = as_num_bins(num_bins), as_seed(seed)
     how = Resampling(num_resamples, seed, interval)
-    methods = fits_of(_loaded(predictions, cluster_by), over_seeds=over_seeds)
+    loaded = _loaded(predictions, cluster_by, over_seeds=over_seeds)
+    methods = fits_of(loaded, over_seeds=over_seeds)
     names = [one.name for one in methods]
     base = _place("reference", names[0] if reference is None else reference, names)
     clusters = _clusters(methods, cluster_by)
@@ -248,11 +252,15 @@ def compare(
     )
 
 
-def _loaded(given: Sequence[PredictionsLike], column: str | None) -> list[Predictions]:
+def _loaded(
+    given: Sequence[PredictionsLike], column: str | None, *, over_seeds: bool
+) -> list[Predictions]:
     if is_single(given):
         raise InputError("compare needs a list of two or more methods' predictions, got one")
     columns = [] if column is None else [column]
-    return [as_predictions(one, columns) for one in given]
+    found = [as_predictions(one, columns) for one in given]
+    paths = [one if isinstance(one, str | Path) else None for one in given]
+    return told_apart(found, paths, over_seeds=over_seeds)
 
 
 def _place(option: str, name: str, names: Sequence[str]) -> int:

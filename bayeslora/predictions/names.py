@@ -2,10 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 from bayeslora.plain_text import LABEL_COLUMNS, clean, display_columns, shorten
+from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.seeds import Seeds, group_seeds, places_of, seed_of
+
+
+@dataclass(frozen=True)
+class Called:
+    """What one of several predictions is called.
+
+    Attributes:
+        label: Short, distinct name for tables and figures.
+        group: The method's name without its seed: the same for the seeds of one method, the label
+            where there is but one.
+        seed: Its seed among those of its group; empty where it is not known.
+    """
+
+    label: str
+    group: str
+    seed: str
+
+
+def names_of(items: Sequence[Predictions]) -> list[str]:
+    """Return the names of predictions; one without a name is called by its number."""
+    return [one.name or f"method {number}" for number, one in enumerate(items, 1)]
+
+
+def called_like(items: Sequence[Predictions], paths: Sequence[str | Path | None]) -> list[Called]:
+    """Return what predictions are called; a name that two groups share gives way to labels.
+
+    Args:
+        items: Of one method or several.
+        paths: The file of each, None for an object in memory.
+    """
+    notes = [(name, one.metadata) for name, one in zip(names_of(items), items, strict=True)]
+    labels = file_labels(notes, paths)
+    groups = group_seeds(items, paths)
+    found: dict[int, Called] = {}
+    for group, name in zip(groups, _group_labels(groups, labels, paths), strict=True):
+        for place, seed in zip(group.members, group.seeds, strict=True):
+            found[place] = Called(labels[place], name, seed)
+    return [found[place] for place in range(len(items))]
+
+
+def under_label(item: Predictions, called: Called, *, over_seeds: bool) -> Predictions:
+    """Return predictions named for a comparison.
+
+    Args:
+        item: The predictions.
+        called: What they are called.
+        over_seeds: Whether they are to be taken together with others of their group: they have the
+            group's name then, and their seed in the metadata.
+    """
+    if not over_seeds or called.group == called.label:
+        return item.replace(name=called.label)
+    return item.replace(name=called.group, metadata={**item.metadata, "fit_seed": called.seed})
+
+
+def told_apart(
+    items: Sequence[Predictions], paths: Sequence[str | Path | None], *, over_seeds: bool
+) -> list[Predictions]:
+    """Return predictions for a comparison; where files have one name, all get labels.
+
+    Args:
+        items: Of several methods.
+        paths: The file of each; with an object in memory, whose name is its owner's to choose,
+            nothing is renamed.
+        over_seeds: Whether fits of one method are to be taken together.
+    """
+    groups = group_seeds(items)
+    if over_seeds and len(groups) > 1:
+        keys: list[object] = [group.name for group in groups]
+    else:
+        keys = [seed_of(one.name, one.metadata) for one in items]
+    if None in paths or len(set(keys)) == len(keys):
+        return list(items)
+    called = called_like(items, paths)
+    several = over_seeds and len({one.group for one in called}) > 1
+    return [
+        under_label(one, how, over_seeds=several) for one, how in zip(items, called, strict=True)
+    ]
+
+
+def file_labels(
+    notes: Sequence[tuple[str, Mapping[str, str]]], paths: Sequence[str | Path | None]
+) -> list[str]:
+    """Return a label for each of several predictions.
+
+    Args:
+        notes: Name and metadata of each.
+        paths: The file of each, None for an object in memory.
+    """
+    seeds = [seed_of(*note, path)[1] for note, path in zip(notes, paths, strict=True)]
+    hints = [f"seed {seed}" if seed else "" for seed in seeds]
+    return unique_labels([name for name, _ in notes], hints, [_places(path) for path in paths])
+
+
+def _places(path: str | Path | None) -> list[str]:
+    return [] if path is None else places_of(path)
+
+
+def _group_labels(
+    groups: Sequence[Seeds], labels: Sequence[str], paths: Sequence[str | Path | None]
+) -> list[str]:
+    """Return a label for each group; a method with one fit keeps its own."""
+    alone = {one.members: labels[one.members[0]] for one in groups if len(one.members) == 1}
+    several = [one for one in groups if one.members not in alone]
+    places = [[_places(paths[place]) for place in one.members] for one in several]
+    found = unique_labels(
+        [*alone.values(), *(one.name or labels[one.members[0]] for one in several)],
+        places=[*([[]] * len(alone)), *map(_shared, places)],
+    )
+    told = {one.members: name for one, name in zip(several, found[len(alone) :], strict=True)}
+    return [(alone | told)[one.members] for one in groups]
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the parts that paths share at each depth, empty where they differ."""
+    levels = zip_longest(*paths, fillvalue="")
+    return [level[0] if len(set(level)) == 1 else "" for level in levels]
 
 
 def unique_labels(

@@ -19,7 +19,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.reporting.asked import NOTHING, Asked
-from bayeslora.reporting.inputs import Method, under_label
+from bayeslora.reporting.inputs import Method, named_predictions
 
 CHANCE = 0.05
 """Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
@@ -238,7 +238,7 @@ def pair(
     if place is None or len(labelled) < 2:
         return None
     records = [
-        under_label(replace(fit.method, group=one.label), over_seeds=bool(one.fits))
+        named_predictions(replace(fit.method, group=one.label), over_seeds=bool(one.fits))
         for one in labelled
         for fit in one.each
     ]

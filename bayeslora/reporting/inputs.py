@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import shown_path
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.names import (
+    Called,
+    called_like,
+    file_labels,
+    names_of,
+    under_label,
+    unique_labels,
+)
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import Seeds, by_number, group_seeds, places_of, seed_of
+from bayeslora.predictions.seeds import by_number
 
 EXAMPLE_COLUMN = "text"
 """The further column that holds the texts of rows, where nothing else is said."""
@@ -101,16 +107,15 @@ def gather(
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
     sources = [load_source(item, [column] if column else [], needed, reading) for item in given]
-    names = [source.predictions.name or f"method {i}" for i, source in enumerate(sources, 1)]
-    hints = [_hint(one.predictions.name, one.predictions.metadata, one.path) for one in sources]
-    labels = unique_labels(names, hints, [_places(one.path) for one in sources])
+    names = names_of([source.predictions for source in sources])
+    called = called_like([one.predictions for one in sources], [one.path for one in sources])
+    labels = [one.label for one in called]
     load = partial(load_source, wanted=needed, reading=reading)
     outside = _by_method(names, labels, ood or {}, load)
-    methods = [
-        Method(label, name, source, sets)
-        for label, name, source, sets in zip(labels, names, sources, outside, strict=True)
+    return [
+        Method(one.label, name, source, sets, one.group, one.seed)
+        for one, name, source, sets in zip(called, names, sources, outside, strict=True)
     ]
-    return _with_seeds(methods)
 
 
 def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
@@ -130,9 +135,7 @@ def labels_of(
         InputError: A file is missing, unreadable, or not a predictions file.
     """
     notes = [read_notes(path, reading) for path in paths]
-    hints = [_hint(*note, path) for note, path in zip(notes, paths, strict=True)]
-    names = [name for name, _ in notes]
-    return list(zip(unique_labels(names, hints, list(map(_places, paths))), names, strict=True))
+    return list(zip(file_labels(notes, paths), [name for name, _ in notes], strict=True))
 
 
 def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
@@ -145,18 +148,10 @@ def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
     }
 
 
-def under_label(method: Method, *, over_seeds: bool) -> Predictions:
-    """Return predictions named for a comparison.
-
-    Args:
-        method: What was gathered.
-        over_seeds: Whether its seed is to be taken together with others of its group: it has the
-            group's name then, and its seed in the metadata.
-    """
-    if not over_seeds or method.group == method.label:
-        return method.predictions.replace(name=method.label)
-    notes = {**method.predictions.metadata, "fit_seed": method.seed}
-    return method.predictions.replace(name=method.group, metadata=notes)
+def named_predictions(method: Method, *, over_seeds: bool) -> Predictions:
+    """Return a method's predictions, named for a comparison; see `under_label`."""
+    called = Called(method.label, method.group, method.seed)
+    return under_label(method.predictions, called, over_seeds=over_seeds)
 
 
 def load_source(
@@ -212,53 +207,6 @@ def ood_names(methods: Sequence[Method]) -> dict[str, str]:
     """Return the label of every out-of-distribution set, in order of first appearance."""
     names = list(dict.fromkeys(name for method in methods for name in method.ood))
     return dict(zip(names, unique_labels(names), strict=True))
-
-
-def _hint(name: str, metadata: Mapping[str, str], path: str | Path | None) -> str:
-    _, seed = seed_of(name, metadata, path)
-    return f"seed {seed}" if seed else ""
-
-
-def _places(path: str | Path | None) -> list[str]:
-    return [] if path is None else places_of(path)
-
-
-def _with_seeds(methods: Sequence[Method]) -> list[Method]:
-    """Return the methods with their groups; a name that two groups share gives way to labels."""
-    found = group_seeds(
-        [method.predictions for method in methods], [method.source.path for method in methods]
-    )
-    labels = _group_labels(methods, found)
-    told = dict(enumerate(methods))
-    for group, label in zip(found, labels, strict=True):
-        for place, seed in zip(group.members, group.seeds, strict=True):
-            told[place] = replace(methods[place], group=label, seed=seed)
-    return list(told.values())
-
-
-def _group_labels(methods: Sequence[Method], groups: Sequence[Seeds]) -> list[str]:
-    """Return a label for each group; a method with one fit keeps its own."""
-    alone = {
-        group.members: methods[group.members[0]].label
-        for group in groups
-        if len(group.members) == 1
-    }
-    several = [group for group in groups if group.members not in alone]
-    paths = [[_places(methods[place].source.path) for place in one.members] for one in several]
-    labels = unique_labels(
-        [*alone.values(), *(group.name or methods[group.members[0]].label for group in several)],
-        places=[*([[]] * len(alone)), *map(_shared, paths)],
-    )
-    told = {
-        group.members: label for group, label in zip(several, labels[len(alone) :], strict=True)
-    }
-    return [(alone | told)[group.members] for group in groups]
-
-
-def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the parts that paths share at each depth, empty where they differ."""
-    levels = zip_longest(*paths, fillvalue="")
-    return [level[0] if len(set(level)) == 1 else "" for level in levels]
 
 
 def _by_method(

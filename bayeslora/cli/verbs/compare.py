@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.compare import compare
     from bayeslora.reporting.comparison_files import comparison_files, write_comparison
     from bayeslora.reporting.console import compare_table
-    from bayeslora.reporting.inputs import under_label
+    from bayeslora.reporting.inputs import named_predictions
 
     if args.out is not None:
         comparison_files(args.out, overwrite=bool(args.overwrite))
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
             option = f"--{name.replace('_', '-')}"
             options[name] = _called(option, chosen, methods, together=together)
     comparison = compare(
-        [under_label(method, over_seeds=together) for method in methods],
+        [named_predictions(method, over_seeds=together) for method in methods],
         scores=keys,
         over_seeds=together,
         **options,
