@@ -203,7 +203,7 @@ class BayesianClassifier:
         """Fine-tune the adapter and fit the posterior.
 
         Args:
-            train: Labelled data: a file, a `datasets.Dataset`, a list of mappings, a pair
+            train: Labelled data: a file, a `datasets.Dataset`, an iterable of mappings, a pair
                 (texts, labels), or `Examples`.
             validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
                 are chosen by validation NLL; without it they are fixed beforehand.
@@ -304,10 +304,11 @@ class BayesianClassifier:
         """Return class probabilities and uncertainties of each row.
 
         Args:
-            data: As for `fit`, where labels are optional; or a text, or a list of texts. A string
-                is the path of a file where there is one of that name, where it ends like a data
-                file (`.jsonl`, `.csv`) and where it is one word with a slash or an ending such as
-                `.txt`; any other string is a text to classify. `[text]` is always a text.
+            data: As for `fit`, where labels are optional; or a text, or a list or another iterable
+                of texts. A string is the path of a file where there is one of that name, where it
+                ends like a data file (`.jsonl`, `.csv`) and where it is one word with a slash or
+                an ending such as `.txt`; any other string is a text to classify. `[text]` is
+                always a text.
             num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
                 mean weights.
             link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.

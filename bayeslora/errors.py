@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from bayeslora.plain_text import quoted
+
 # Names that people know something by, and what it is called here.
 _KNOWN_AS = {
     "adapter": {"rslora": "lora:use_rslora=true", "stiefel": "polar:constraint=retraction"},
@@ -95,13 +97,13 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     near = _KNOWN_AS.get(what, {}).get(value.lower(), "")
     if near.partition(":")[0] not in names:
         near = _nearest(value, names)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = f" (did you mean {quoted(near)}?)" if near else ""
     why = _LEFT_OUT.get(what, {}).get(value.lower(), "")
     if why:
         hint = f" ({why})"
-    choices = ", ".join(repr(name) for name in names)
+    choices = ", ".join(map(quoted, names))
     offer = f"choose from {choices}" if names else "there are none"
-    return InputError(f"unknown {what} {value!r}{hint}; {offer}")
+    return InputError(f"unknown {what} {quoted(value)}{hint}; {offer}")
 
 
 def _nearest(value: str, names: list[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import counted
 from bayeslora.predictions.equal_rows import MOST_EQUAL, share_of_equal_rows
 from bayeslora.predictions.files import text_columns
 from bayeslora.predictions.given import PredictionsLike, as_predictions
@@ -89,7 +90,8 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
     shared = sorted(_names(fitted) & _names(applied))
     if shared:
         raise InputError(
-            f"{fit_name} and {apply_name} share {len(shared)} rows, such as id {shared[0]!r}; {why}"
+            f"{fit_name} and {apply_name} share {counted(len(shared), 'row')}, such as id "
+            f"{shared[0]!r}; {why}"
         )
     equal = share_of_equal_rows(fitted.probs, applied.probs)
     found = (

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import counted
 
 FILES, RECORD_HASH = "files", "sha256"
 """Keys of a record: `{name: {"size": bytes, "sha256": hex}}`, and the hash of the record itself."""
@@ -150,7 +151,9 @@ def file_states(
             state: State = "missing" if size is None else "changed"
             states.append(FileState(name, size, state, early[name]))
         elif hashes[name] != expected["sha256"]:
-            states.append(FileState(name, size, "changed", "its content differs (SHA-256)"))
+            states.append(
+                FileState(name, size, "changed", "has other content than was saved (SHA-256)")
+            )
         else:
             states.append(FileState(name, size, "ok"))
     others = sorted(_names(directory) - files.keys() - set(without))
@@ -166,11 +169,14 @@ def check_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None
     """
     wrong = [item for item in file_states(directory, files) if item.problem]
     if wrong:
-        more = f", and {len(wrong) - 1} other files" if len(wrong) > 1 else ""
-        raise InputError(
-            f"{directory} is damaged: {wrong[0].name} {wrong[0].problem}{more}; "
-            "`bayeslora info MODEL --verify` lists its files"
-        )
+        advice = "`bayeslora info MODEL --verify` lists its files"
+        raise InputError(f"{damage(directory, wrong)}; {advice}")
+
+
+def damage(directory: str | Path, wrong: Sequence[FileState]) -> str:
+    """Return what is wrong with a model directory, given its damaged files."""
+    more = f", and {counted(len(wrong) - 1, 'other file')}" if len(wrong) > 1 else ""
+    return f"{directory} is damaged: {wrong[0].name} {wrong[0].problem}{more}"
 
 
 def _unlisted(directory: Path, name: str) -> FileState:

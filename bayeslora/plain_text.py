@@ -94,9 +94,23 @@ def is_noncharacter(char: str) -> bool:
     return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
 
 
+def quoted(name: str) -> str:
+    """Return a name in quotation marks, with escapes for what cannot be seen in it.
+
+    `repr` would escape the backslashes of a label again, in which that has been done already.
+    """
+    return f"'{visible(name)}'"
+
+
 def clean(text: str) -> str:
     r"""Return `text` on one line, with escapes such as `\u202e` for what cannot be seen."""
     return visible(" ".join(text.split())) or "unnamed"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 row`, `600 rows`, `1,000,000 rows`, `2 classes`, `1 epoch`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def display_columns(text: str) -> int:

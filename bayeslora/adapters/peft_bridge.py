@@ -35,6 +35,7 @@ from bayeslora.peft_layout import (
     TENSOR_ROOT,
     WEIGHTS_FILE,
 )
+from bayeslora.plain_text import counted
 
 __all__ = ["PeftCheckpoint", "export_peft", "load_peft", "read_peft", "split_peft"]
 
@@ -207,7 +208,7 @@ def _homes(model: nn.Module, checkpoint: PeftCheckpoint) -> dict[str, str]:
     if lost:
         raise InputError(
             f"the checkpoint has no factors of {lost[0]!r}"
-            + (f" and {len(lost) - 1} other layers" if len(lost) > 1 else "")
+            + (f" and {counted(len(lost) - 1, 'other layer')}" if len(lost) > 1 else "")
             + f", which its {CONFIG_FILE} says are adapted: it is damaged, or was made for a "
             "model with other layers"
         )

@@ -37,6 +37,7 @@ from bayeslora.peft_layout import (
     is_finite,
     is_plain,
 )
+from bayeslora.plain_text import counted
 from bayeslora.tensor_files import read_tensors
 
 _HEADS = (
@@ -211,7 +212,7 @@ def _check_tensors(
     missing = sorted(expected - set(found))
     if missing:
         raise InputError(
-            f"{source} lacks {len(missing)} tensors of its adapters or head, such as "
+            f"{source} lacks {counted(len(missing), 'tensor')} of its adapters or head, such as "
             f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on"
         )
     random = sorted(key for key in untrained if TENSOR_ROOT + key not in found)
@@ -224,8 +225,8 @@ def _check_tensors(
     strange = sorted(name for name in set(found) - expected if _unwrapped(name) not in known)
     if strange:
         raise InputError(
-            f"{source} holds {len(strange)} tensors that {base} has no place for, such as "
-            f"{few(strange)}: it was trained on another base"
+            f"{source} holds {counted(len(strange), 'tensor')} that {base} has no place for, such "
+            f"as {few(strange)}: it was trained on another base"
         )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
 from bayeslora.peft_layout import CONFIG_FILE, TENSOR_ROOT
+from bayeslora.plain_text import counted
 
 _CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -173,8 +174,8 @@ def check_fit(what: str, model: Any, loading: Mapping[str, Any]) -> None:
             strange.append(key)
     if strange:
         raise InputError(
-            f"{what} has {len(strange)} weights that its {_CONFIG} has no place for, such as "
-            f"{few(strange)}; one of the two is not of this model"
+            f"{what} has {counted(len(strange), 'weight')} that its {_CONFIG} has no place for, "
+            f"such as {few(strange)}; one of the two is not of this model"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli.messages import show
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, refuse_existing, refuse_inputs
-from bayeslora.plain_text import one_line
+from bayeslora.plain_text import counted, one_line
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
@@ -72,7 +72,9 @@ def _cut_off(what: str, scores: Scores) -> list[tuple[str, str]]:
     """Return how many rows the floor of the NLL changed, where it changed some."""
     if not scores.nll_clamped:
         return []
-    return [(f"{what}: cut off", f"{scores.nll_clamped:,} labels below 1e-12 count as 1e-12")]
+    return [
+        (f"{what}: cut off", f"{counted(scores.nll_clamped, 'label')} below 1e-12 counted as 1e-12")
+    ]
 
 
 def terminal_width() -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bayeslora.cli.data import predictions_reading
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from bayeslora.predictions.reading import PredictionsReading
@@ -97,17 +98,26 @@ def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Pat
     for label, names in _keys(called).items():
         if left.startswith(f"{label}:") and left != f"{label}:":
             if len(names) > 1:
-                raise InputError(f"--ood {option}: {label!r} may be any of {', '.join(names)}")
+                choices = ", ".join(map(quoted, names))
+                raise InputError(
+                    f"--ood {option}: {len(names)} methods are named {quoted(label)}; METHOD must"
+                    f" be one of {choices}"
+                )
             return names[0], left.removeprefix(f"{label}:"), Path(file)
     method, colon, _ = left.partition(":")
     if colon:
-        raise InputError(f"--ood {option}: {unknown_choice('method', method, _keys(called))}")
+        raise InputError(f"--ood {option}: {unknown_choice('method', method, _accepted(called))}")
     if len(called) > 1:
         raise InputError(
             f"--ood {option}: say which of the {len(called)} methods made these predictions, as "
-            f"METHOD:{option}, with METHOD one of {', '.join(_keys(called))}"
+            f"METHOD:{option}, with METHOD one of {', '.join(map(quoted, _accepted(called)))}"
         )
     return called[0][0], left, Path(file)
+
+
+def _accepted(called: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what names one method alone."""
+    return [key for key, labels in _keys(called).items() if len(labels) == 1]
 
 
 def _keys(called: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

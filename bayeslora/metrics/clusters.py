@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
 
 
@@ -43,7 +44,7 @@ def values_of(predictions: Predictions, name: str) -> tuple[NDArray[np.int64], t
     missing = [row for row, value in enumerate(column, 1) if value is None]
     if missing:
         raise InputError(
-            f"row {missing[0]}: column {name!r} has no value ({len(missing)} such rows)"
+            f"row {missing[0]}: column {name!r} has no value ({counted(len(missing), 'such row')})"
         )
     distinct, places = np.unique(np.asarray(column, dtype=str), return_inverse=True)
     return places.reshape(-1).astype(np.int64), tuple(str(value) for value in distinct)

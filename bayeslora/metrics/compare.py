@@ -33,6 +33,7 @@ from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.option_checks import as_seed, check_count
+from bayeslora.plain_text import counted, quoted
 from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions
@@ -134,7 +135,7 @@ class Comparison:
             f"{row.name} {row.scores[self.by].value:.3f}" if self.by in row.scores else row.name
             for row in self.rows
         )
-        return f"<Comparison by {self.by} on {self.n:,} rows: {methods}>"
+        return f"<Comparison by {self.by} on {counted(self.n, 'row')}: {methods}>"
 
     def _repr_html_(self) -> str:
         """Return a table of the scores and differences; notebooks show it."""
@@ -143,8 +144,8 @@ class Comparison:
         over = "t intervals over seeds" if self.intervals_over == "seeds" else "bootstrap intervals"
         p = "; p-values by permutation, Holm's correction" if self.num_permutations else ""
         caption = (
-            f"{self.n:,} labelled rows, best {SCORES[self.by].title} first; differences are from"
-            f" {self.reference}, paired; 95 % {over}{p}"
+            f"{counted(self.n, 'labelled row')}, best {SCORES[self.by].title} first; differences"
+            f" are from {self.reference}, paired; 95 % {over}{p}"
         )
         return table_html(caption, head, (self._cells(row) for row in self.rows))
 
@@ -289,7 +290,7 @@ def _distances(
     for one in methods:
         if one.seeds:
             raise InputError(
-                f"distances are between single fits, and {one.name!r} has the seeds"
+                f"distances are between single fits, and {quoted(one.name)} has the seeds"
                 f" {', '.join(one.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
             )
     labelled = [fit.take(fit.labelled) for one in methods for fit in one.predictions]

@@ -17,6 +17,7 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
+from bayeslora.plain_text import quoted
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.seeds import Seeds, group_seeds
 
@@ -107,7 +108,7 @@ def _check_names(names: Sequence[str]) -> None:
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise InputError(
-            f"two methods are named {twice[0]!r}: their fits differ in more than the seed"
+            f"two methods are named {quoted(twice[0])}: their fits differ in more than the seed"
             " (fit_options in the metadata); give each method a name of its own"
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import quoted
 from bayeslora.predictions.record import Predictions
 
 
@@ -27,13 +28,13 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
             raise InputError(f"every method needs a name of its own, got {names!r}")
     first = predictions[0]
     if not first.labelled.any():
-        raise InputError(f"{first.name!r} has no labels, so there is nothing to compare by")
+        raise InputError(f"{quoted(first.name)} has no labels, so there is nothing to compare by")
     by_id = all(one.ids is not None for one in predictions)
     return [first, *(_like(first, other, by_id) for other in predictions[1:])]
 
 
 def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
-    where = f"{first.name!r} and {other.name!r}"
+    where = f"{quoted(first.name)} and {quoted(other.name)}"
     if len(first) != len(other):
         raise InputError(f"{where} hold different rows: {len(first)} and {len(other)} of them")
     if set(first.classes) != set(other.classes):
@@ -56,8 +57,8 @@ def _rows_of(first: Predictions, other: Predictions, where: str) -> Predictions:
     if missing.any():
         row = int(np.argmax(missing))
         raise InputError(
-            f"{where} hold different rows: id {str(ids[row])!r} (row {row + 1} of {first.name!r}) "
-            f"is missing from {other.name!r}"
+            f"{where} hold different rows: id {str(ids[row])!r} (row {row + 1} of "
+            f"{quoted(first.name)}) is missing from {quoted(other.name)}"
         )
     return other.take(rows)
 
@@ -88,5 +89,5 @@ def _check_labels(first: Predictions, other: Predictions, where: str) -> None:
         at = f"row {row + 1}" + ("" if first.ids is None else f" (id {first.ids[row]!r})")
         raise InputError(
             f"{where} disagree about the label of {at}: {shown[0]} and {shown[1]}; "
-            f"{int(different.sum())} rows differ"
+            f"rows that differ: {int(different.sum())}"
         )

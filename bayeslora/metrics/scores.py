@@ -9,6 +9,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.notebook import table_html
+from bayeslora.plain_text import counted
 
 LEAST_ROWS = 10
 """Rows, or clusters, below which resamples give no interval: percentile intervals of so few rows
@@ -226,7 +227,7 @@ class Scores(Mapping[str, Score]):
         """Return a table of the scores; notebooks show it."""
         seeds = self.intervals.get("num_seeds")
         means = f", means over {seeds} seeds with t intervals" if seeds else ""
-        rows = f"{self.n_labelled:,} labelled of {self.n:,} rows"
+        rows = f"{self.n_labelled:,} labelled of {counted(self.n, 'row')}"
         caption = f"{self.name or 'unnamed'}: {rows}, {self.num_bins} bins{means}"
         said = ((title, *score.said()) for title, score in self._titled())
         return table_html(caption, ("score", "value", "95 % interval"), said)
@@ -234,7 +235,7 @@ class Scores(Mapping[str, Score]):
     def _titled(self) -> Iterator[tuple[str, Score]]:
         yield from self.items()
         for name, one in self.ood.items():
-            by = f"{name} ({one.n_out:,} rows) by {one.score}"
+            by = f"{name} ({counted(one.n_out, 'row')}) by {one.score}"
             yield from ((f"{key}, {by}", getattr(one, key)) for key in ("auroc", "aupr", "fpr95"))
 
     def to_json(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, RowError, unknown_choice
+from bayeslora.plain_text import counted
 from bayeslora.predictions import checks
 from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
@@ -140,8 +141,8 @@ class Predictions:
         shown = ", ".join(self.classes[:_SHOWN_CLASSES])
         more = ", …" if self.num_classes > _SHOWN_CLASSES else ""
         return (
-            f"<Predictions {self.name!r}: {len(self)} rows ({int(self.labelled.sum())} labelled), "
-            f"{self.num_classes} classes ({shown}{more}), "
+            f"<Predictions {self.name!r}: {counted(len(self), 'row')} "
+            f"({int(self.labelled.sum())} labelled), {self.num_classes} classes ({shown}{more}), "
             f"uncertainties {', '.join(self.uncertainty_names)}>"
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.held_out import settled_order
+from bayeslora.plain_text import counted
 from bayeslora.recalibration.base import Recalibrator
 from bayeslora.recalibration.config import RECALIBRATORS
 
@@ -65,11 +66,10 @@ def check_rows(
     if rows >= 2 and rows * parameters <= _MOST_WORK:
         found = _cross_validated(fitted, probs, labels)
     logger.warning(
-        "%s was fitted to %d labelled rows, which are few for %d parameter%s%s",
+        "%s was fitted to %s, few for %s%s",
         fitted.title,
-        rows,
-        parameters,
-        "" if parameters == 1 else "s",
+        counted(rows, "labelled row"),
+        counted(parameters, "parameter"),
         _outcome(found),
     )
     return found

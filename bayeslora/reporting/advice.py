@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bayeslora.metrics.compare import Comparison
+from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
 from bayeslora.reporting.findings import Finding, best_detector
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.standing import standing_of
-from bayeslora.reporting.text import counted, listed, named, number, percent
+from bayeslora.reporting.text import listed, named, number, percent
 
 WIDE_ECE = 0.01
 """Half-width of an ECE's interval from which more rows are worth asking for."""

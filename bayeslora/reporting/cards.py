@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.conformal.config import CONFORMAL
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.text import brief, counted
+from bayeslora.reporting.text import brief
 
 LINK_WORDS = {
     "mc": "softmax of draws of the logits, averaged",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.score_tables import Named
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import counted, named, percent
+from bayeslora.reporting.text import named, percent
 
 MOST_CLASSES = 10
 """Classes of which the whole matrix is shown; of more, the most frequent mistakes."""

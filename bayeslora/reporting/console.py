@@ -9,7 +9,7 @@ from textwrap import fill
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
-from bayeslora.plain_text import display_columns
+from bayeslora.plain_text import counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.confused import confusion_tables
@@ -142,13 +142,13 @@ def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | N
             cell = chance_cell(one.scores)
             rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
     for name, result in one.scores.ood.items() if keys is None else ():
-        by = f"{sets[name]} ({result.n_out:,} rows), {score_words(result.score)}"
+        by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
         found = result.by_score[result.score]
         for key, column in OOD_COLUMNS.items():
             if key in found:
                 cells = _value_and_interval(key, found[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
-    heading = f"{one.label} ({one.scores.n_labelled:,} labelled rows)"
+    heading = f"{one.label} ({counted(one.scores.n_labelled, 'labelled row')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
 
 

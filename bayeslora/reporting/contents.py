@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import Card, method_cards
 from bayeslora.reporting.confused import confusion_tables
@@ -36,7 +36,6 @@ from bayeslora.reporting.spectra import AdapterChange, AdapterWords, adapter_wor
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, Term
-from bayeslora.reporting.text import counted
 
 TITLE_COLUMNS = 160
 """Widest title, in columns of a terminal."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import counted, interval, named, number, p_text
+from bayeslora.reporting.text import interval, named, number, p_text
 
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.text import counted, percent
+from bayeslora.reporting.text import percent
 
 MOST = 10
 """Rows shown of a method."""

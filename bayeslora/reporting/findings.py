@@ -8,19 +8,11 @@ from typing import Literal
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import CHANCE, Assessed, miscalibrated, misses_more_than_chance
 from bayeslora.reporting.detectors import detector_notes, is_usable, score_words
 from bayeslora.reporting.standing import Standing, over_rows_too, standing, standing_of
-from bayeslora.reporting.text import (
-    counted,
-    listed,
-    named,
-    number,
-    p_text,
-    percent,
-    shown,
-    shown_points,
-)
+from bayeslora.reporting.text import listed, named, number, p_text, percent, shown, shown_points
 
 MAYBE_CHANCE = (
     "That is weak evidence: one of the three tests for miscalibration (of the gap on average, the"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bayeslora.metrics.intervals import LEVEL, wilson
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.answers import SURE, Answers
 from bayeslora.reporting.assess import Assessed, Point, miscalibrated
 from bayeslora.reporting.findings import Finding, Kind
-from bayeslora.reporting.text import counted, named, percent
+from bayeslora.reporting.text import named, percent
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bayeslora.metrics.compare import Comparison
+from bayeslora.plain_text import counted
 from bayeslora.reporting.answers import Answers, answers_of
 from bayeslora.reporting.assess import (
     Assessed,
@@ -23,7 +24,7 @@ from bayeslora.reporting.findings import Finding, bias
 from bayeslora.reporting.limits import where_not_to_trust
 from bayeslora.reporting.standing import Standing, standing_of
 from bayeslora.reporting.steps import steps
-from bayeslora.reporting.text import counted, listed, named, number, percent
+from bayeslora.reporting.text import listed, named, number, percent
 
 
 def in_plain_words(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from bayeslora._version import __version__
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.cards import TOLD
 from bayeslora.reporting.identity import exact_command, origin
-from bayeslora.reporting.text import counted, listed
+from bayeslora.reporting.text import listed
 
 Provenance = Mapping[str, str | Mapping[str, str]]
 """Facts about the run by name; a mapping in place of a text makes a part of its own."""
@@ -119,7 +119,7 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     rows += [
         (
             f"unfamiliar: {sets[name]}",
-            f"{len(source.predictions):,} rows, {origin(source)}",
+            f"{counted(len(source.predictions), 'row')}, {origin(source)}",
         )
         for name, source in one.method.ood.items()
     ]

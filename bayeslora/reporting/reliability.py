@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bayeslora.plain_text import counted
 from bayeslora.reporting.figures import (
     INK,
     MARKER_SIZE,
@@ -164,7 +165,7 @@ def _description(points: Sequence[Point], note: str, words: Words) -> str:
         f"{words.across} {number(item.confidence, digits=2)}:"
         f" {words.short} {number(item.accuracy, digits=2)}"
         f" (95 % interval {number(item.accuracy_low, digits=2)} to"
-        f" {number(item.accuracy_high, digits=2)}, {item.count} rows)"
+        f" {number(item.accuracy_high, digits=2)}, {counted(item.count, 'row')})"
         for item in points
     ]
     return f"{note}. Bins with rows: {'; '.join(rows) or 'none'}."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bayeslora.metrics.scores import Scores
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.text import counted, named, number, percent
+from bayeslora.reporting.text import named, number, percent
 
 
 def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from bayeslora.errors import InputError
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import counted, named
+from bayeslora.reporting.text import named
 
 DRIFT_LIMIT = 1e-5
 """Drift up to which factors count as orthonormal, what rounding in float32 leaves."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bayeslora.plain_text import counted
 from bayeslora.reporting.answers import Answers
 from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
-from bayeslora.reporting.text import counted, named, number, percent
+from bayeslora.reporting.text import named, number, percent
 
 WIDE = 0.02
 """Half-width of the interval of the gap between confidence and accuracy from which more labelled

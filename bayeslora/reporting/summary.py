@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
+from bayeslora.plain_text import counted
 from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import Assessed, miscalibrated
 from bayeslora.reporting.detectors import score_words
@@ -24,7 +25,7 @@ from bayeslora.reporting.findings import (
 from bayeslora.reporting.pooled import every_fit
 from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.standing import standing_of
-from bayeslora.reporting.text import counted, listed, named, shown, shown_points
+from bayeslora.reporting.text import listed, named, shown, shown_points
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,6 @@ def percent(value: float) -> str:
     return f"{number(100 * value, digits=1)}\N{NO-BREAK SPACE}%"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 row`, `600 rows`, `1,000,000 rows`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`, `a, b and 9 more`."""
     if len(names) > most:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.plain_text import counted
 from bayeslora.tables.messages import listed, shown
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
@@ -41,8 +42,8 @@ def load_examples(
     Args:
         data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats
             also with `.gz`; an object with named columns (a `datasets.Dataset`, a data frame); a
-            list of mappings; a list of texts; a pair (texts, labels), where labels may be None.
-            With a known task: the split's name.
+            list or another iterable of mappings, or of texts; a pair (texts, labels), where labels
+            may be None. With a known task: the split's name.
         text_column: The column of the texts.
         label_column: The column of the labels, strings or integers. Where it is absent and labels
             are optional, the examples are unlabelled.
@@ -176,11 +177,13 @@ def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Read
         return _pair_table(data[0], data[1], columns)
     if are_texts(data):
         return _pair_table(data, None, columns)
-    if isinstance(data, Sequence) and not isinstance(data, bytes):
-        return records_table(data, source)
+    # A set has no order that predictions could follow; a mapping is one row, or columns.
+    if isinstance(data, Iterable) and not isinstance(data, bytes | Mapping | set | frozenset):
+        rows = data if isinstance(data, Sequence) else list(data)
+        return _pair_table(rows, None, columns) if are_texts(rows) else records_table(rows, source)
     raise InputError(
-        "data must be the path of a file, an object with named columns, a list of texts or of "
-        f"mappings, or a pair (texts, labels), got {shown(data)}"
+        "data must be the path of a file, an object with named columns, a list or another "
+        f"iterable of texts or of mappings, or a pair (texts, labels), got {shown(data)}"
     )
 
 
@@ -192,7 +195,9 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
         values[columns.label] = plain_list(labels)
     sizes = [len(column) for column in values.values()]
     if min(sizes) != max(sizes):
-        raise InputError(f"{source}: {sizes[0]} texts but {sizes[1]} labels; they must be as many")
+        raise InputError(
+            f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; give as many"
+        )
     return columns_table(values, tuple(values), source, sizes[0])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import counted
 
 Ints = NDArray[np.int64]
 
@@ -141,4 +142,6 @@ def _check_enough(labels: Ints, needed: int, size: int | None) -> None:
     worst = int(np.argmin(counts))
     if counts[worst] < needed:
         why = "to be in both parts" if size is None else f"for {size} rows of {len(names)} classes"
-        raise InputError(f"class {names[worst]} has {counts[worst]} rows, {needed} needed {why}")
+        raise InputError(
+            f"class {names[worst]} has {counted(counts[worst], 'row')}, {needed} needed {why}"
+        )

@@ -132,11 +132,11 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
         _note_labels(survey, examples)
         yield examples
     if not survey.num_rows:
-        raise InputError(f"{checks.table.source}: all {total} rows are blank; none is left")
+        raise InputError(f"{checks.table.source}: every row is blank ({total}); none is left")
     survey.num_skipped = total - survey.num_rows
     if survey.num_skipped:
         logger.warning(
-            "%s: %d of %d rows have no text and are left out",
+            "%s: rows without a text, which are left out: %d of %d",
             checks.table.source,
             survey.num_skipped,
             total,

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+from bayeslora.plain_text import counted
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.posteriors.vbll_cost import FitCost, multiplication_rate, settled, variants
 from bayeslora.training.settings import TrainingSettings
@@ -111,12 +112,12 @@ def announce_training(
         if (cost := _dearest(posterior, sizes)).multiplications:
             each += cost.seconds(multiplication_rate())
     logger.info(
-        "%d rows, %d epochs%s of %d steps: %d steps, about %s",
-        rows,
-        epochs,
+        "%s, %s%s of %s: %s, about %s",
+        counted(rows, "row"),
+        counted(epochs, "epoch"),
         " at most" if sizes.num_held else "",
-        steps,
-        settings.num_steps(rows),
+        counted(steps, "step"),
+        counted(settings.num_steps(rows), "step"),
         duration(epochs * each),
     )
 

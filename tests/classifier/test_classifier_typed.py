@@ -24,6 +24,20 @@ def test_a_text_and_texts_are_predicted(shared):
     assert one[0].prediction in CLASSES
 
 
+def test_any_iterable_is_data(shared, tmp_path):
+    expected = shared.predict(TEST).probs
+    texts = [row["text"] for row in TEST]
+    for data in ((text for text in texts), map(dict, TEST), dict(enumerate(TEST)).values()):
+        np.testing.assert_array_equal(shared.predict(data).probs, expected)
+    shared.predict_to_file((row for row in TEST), tmp_path / "p.parquet")
+    found = bl.Predictions.load(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(found.probs, expected)
+    assert found.labels is not None
+    for data in (iter([]), iter([1, 2]), {"text": "x"}, {"a text"}, b"a text", 5):
+        with pytest.raises(bl.InputError):
+            shared.predict(data)
+
+
 def test_probabilities_alone(shared):
     found = shared.predict_proba(TEST, num_samples=0)
     np.testing.assert_array_equal(found, shared.predict(TEST, num_samples=0).probs)

@@ -50,6 +50,8 @@ def files(tmp_path_factory):
 def check(result):
     for text in (result.out, result.err):
         assert not HIDDEN.search(text), ascii(HIDDEN.search(text))
+        # Escaped once; JSON has backslashes of its own.
+        assert text.startswith("{") or r"\\x1b" not in text
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_two_seeds_of_a_method_are_told_apart(run, tmp_path):
     [
         ("near", ["--ood near", "NAME=FILE"]),
         ("near=", ["NAME=FILE"]),
-        ("near={near_a}", ["which of the 2 methods", "METHOD:near=", "plain, bayes"]),
+        ("near={near_a}", ["which of the 2 methods", "METHOD:near=", "'plain', 'bayes'"]),
         ("plian:near={near_a}", ["unknown method 'plian'", "did you mean 'plain'"]),
         ("plain:near=missing.parquet", ["missing.parquet", "does not exist"]),
     ],
@@ -333,3 +333,14 @@ def test_compare_shows_the_scores_that_were_chosen(run, refused, files):
     assert "did you mean 'smece'" in message
     assert "'accuracy_at_80'" in message
     assert "not allowed with" in refused("compare", *pair, "--scores", "nll", "--all")
+
+
+def test_methods_of_one_name_get_ood_sets_by_the_names_that_the_error_lists(run, refused, tmp_path):
+    files = [fake(tmp_path / name, seed=k) for k, name in enumerate(("p.csv", "p.jsonl"))]
+    far = fake(tmp_path / "far.csv", outside=True, ids="far-")
+    for option in (f"far={far}", f"q:far={far}"):
+        message = refused("evaluate", *files, "--ood", option)
+        assert "'p'" in message
+        assert "'p (2)'" in message
+    done = run("evaluate", *files, "--json", "--ood", f"p (2):far={far}")
+    assert [list(one["ood"]) for one in json.loads(done.out)] == [[], ["far"]]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bayeslora.cli import main
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
@@ -140,9 +141,9 @@ SMALL = {"rows": 3, "labels": [0, 1, 2], "ids": ["x", "y", "z"]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": [0, 2, 2]}, r"'p' and 'q' disagree .* row 2 \(id 'y'\): 'b' and 'c'; 1 rows"),
+        ({"labels": [0, 2, 2]}, r"'p' and 'q' disagree .* row 2 \(id 'y'\): 'b' and 'c'; .* 1"),
         ({"labels": [0, 1, -1]}, r"row 3 \(id 'z'\): 'c' and none"),
-        ({"labels": None}, r"row 1 \(id 'x'\): 'a' and none; 3 rows differ"),
+        ({"labels": None}, r"row 1 \(id 'x'\): 'a' and none; .* 3"),
         ({"ids": ["x", "w", "z"]}, r"id 'y' \(row 2 of 'p'\) is missing from 'q'"),
         ({"classes": ("a", "b", "d")}, r"different classes; only one has 'c'"),
         ({"rows": 4, "labels": [0, 1, 2, 0], "ids": list("xyzw")}, r"different rows: 3 and 4"),
@@ -166,3 +167,19 @@ def test_wrong_options_are_refused():
     unlabelled = [one.replace(labels=None) for one in pair]
     with pytest.raises(InputError, match="'p' has no labels"):
         compare(unlabelled)
+
+
+@pytest.mark.parametrize("places", [("p.csv", "p.jsonl"), ("a/p.csv", "b/p.csv")])
+def test_files_of_one_stem_are_named_as_by_the_command(tmp_path, capsys, places):
+    files = []
+    for power, place in enumerate(places, 1):
+        files.append(tmp_path / place)
+        files[-1].parent.mkdir(exist_ok=True)
+        method(power=power).save(files[-1])
+    names = {row.name for row in compare(files, num_resamples=9, num_permutations=0).rows}
+    assert main(["compare", *map(str, files), "--scores", "nll", "--json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]} == names
+    assert len(names) == 2
+    loaded = [Predictions.load(file) for file in files]
+    with pytest.raises(InputError, match="name of its own"):
+        compare(loaded)

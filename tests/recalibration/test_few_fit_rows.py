@@ -27,7 +27,7 @@ def test_any_number_of_rows_is_fitted_and_noted(caplog, method, count):
     assert (found.cross_validated is None) == (count == 1)
     notes = [one.getMessage() for one in caplog.records if "few for" in one.getMessage()]
     assert len(notes) == 1
-    assert f" {count} labelled rows" in notes[0]
+    assert f" {count} labelled row" in notes[0]
 
 
 @pytest.mark.parametrize("method", ["temperature", "vector", "beta"])

@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.metrics.scores import Score
-from bayeslora.plain_text import LABEL_COLUMNS, clean, display_columns, shorten
+from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.text import (
-    counted,
-    interval,
-    listed,
-    number,
-    pad,
-    percent,
-    shown,
-    shown_points,
-)
+from bayeslora.reporting.text import interval, listed, number, pad, percent, shown, shown_points
 
 
 @pytest.mark.parametrize(
@@ -50,6 +41,11 @@ def test_intervals_percentages_and_points():
 def test_counts_and_lists_read_as_in_a_sentence():
     assert counted(1, "row") == "1 row"
     assert counted(1200, "row") == "1,200 rows"
+    assert (counted(1, "epoch"), counted(2, "epoch"), counted(2, "class")) == (
+        "1 epoch",
+        "2 epochs",
+        "2 classes",
+    )
     assert listed([]) == ""
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"

@@ -103,14 +103,14 @@ def test_texts_without_labels():
 
 
 def test_bad_pairs():
-    assert "2 texts but 1 labels" in message((["one", "two"], ["a"]))
+    assert "2 texts but 1 label;" in message((["one", "two"], ["a"]))
     assert "<texts, labels> is empty" in message(([], []))
     assert "row 2, column 'text': 5 is not a string" in message((["one", 5], None))
     assert "expected a list of values, got 3" in message((["one"], 3))
     assert "expected a list of values, got 'a'" in message((["one"], "a"))
 
 
-@pytest.mark.parametrize("data", [None, 3, b"path", {"text": ["x"]}, iter([])])
+@pytest.mark.parametrize("data", [None, 3, b"path", {"text": ["x"]}, {"a text"}])
 def test_other_objects_are_refused(data):
     text = message(data)
     assert "data must be the path of a file" in text

@@ -98,7 +98,7 @@ def test_every_row_of_a_class_is_as_likely_as_any_other():
         (lambda: stratified_sample(np.array([], dtype=np.int64), 1, 0), ["no rows"]),
         (
             lambda: stratified_split(np.array([0, 0, 0, 1]), 2, 0),
-            ["class 1 has 1 rows", "2 needed to be in both parts"],
+            ["class 1 has 1 row,", "2 needed to be in both parts"],
         ),
         (lambda: stratified_split(shuffled([5, 5]), 9, 0), ["hold out 9 of 10", "2 to 8"]),
         (lambda: stratified_split(shuffled([5, 5]), 0.01, 0), ["hold out 0 of 10"]),

@@ -20,6 +20,7 @@ from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.files import refuse_inputs
+from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,5 +117,5 @@ def _called(option: str, given_name: str, methods: Sequence[Method], *, together
     if given_name in labels or not same:
         return given_name
     if len(same) > 1:
-        raise InputError(f"{option} {given_name!r} may be any of {', '.join(same)}; name one")
+        raise InputError(f"{option} {quoted(given_name)} may be any of {', '.join(same)}; name one")
     return next(iter(same))

@@ -9,6 +9,7 @@ from bayeslora.cli.arguments import add_json, add_keep, add_overwrite, add_readi
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json
+from bayeslora.plain_text import counted
 
 SUMMARY = "write predictions of another tool or format as a predictions file"
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         counts = {"n": len(found), "n_labelled": labelled, "classes": found.classes}
         print_json({"file": str(args.out), "name": found.name, **counts})
         return
-    rows = f"{len(found):,} rows, {labelled:,} of them labelled"
+    rows = f"{counted(len(found), 'row')}, {labelled:,} of them labelled"
     print_columns(
         [
             ("predictions", f"{args.out} ({rows})"),

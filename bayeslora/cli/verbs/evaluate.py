@@ -19,6 +19,7 @@ from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
+from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
         twins = [method for method in methods if method.name == same[0].name]
         unknown = [method.file for method in twins if not method.seed]
         if len(twins) < 2:
-            problem = f"{name!r} has one file; give at least two seeds of it"
+            problem = f"{quoted(name)} has one file; give at least two seeds of it"
         elif unknown:
             problem = f"{unknown[0]} does not say its seed (fit_seed, or a name ending in seed-1)"
         else:

@@ -98,6 +98,7 @@ def _verify(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--verify is of a model; name its directory")
     from bayeslora.checkpoint import verify_model
+    from bayeslora.manifest import damage
 
     states = verify_model(args.model)
     if args.json:
@@ -110,10 +111,9 @@ def _verify(args: argparse.Namespace) -> None:
                 *((item.name, _bytes(item.size), item.state) for item in states),
             ]
         )
-    wrong = [f"{item.name} {item.problem}" for item in states if item.problem]
+    wrong = [item for item in states if item.problem]
     if wrong:
-        more = f", and {len(wrong) - 1} other files" if len(wrong) > 1 else ""
-        raise InputError(f"{args.model} is damaged: {wrong[0]}{more}")
+        raise InputError(damage(args.model, wrong))
 
 
 def _bytes(size: int | None) -> str:

@@ -22,6 +22,7 @@ from bayeslora.cli.data import columns_for, open_rows
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 from bayeslora.option_values import LINKS
+from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
     from bayeslora.training.checked_rows import CheckedRows
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str) -> None:
     """Print how many rows there are, and the scores of the labelled ones."""
-    count = f"{rows.stream.num_rows:,} rows, {rows.num_labelled:,} of them labelled"
+    count = f"{counted(rows.stream.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
         print_columns([line])
