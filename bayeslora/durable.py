@@ -22,7 +22,8 @@ import re
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +35,9 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 # What a rename onto a directory that holds files, or onto a file, fails with.
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Bytes; what torch could not write was larger, and a page or two may be left.
+_NOTHING = 1 << 16
 # Of the 255 bytes of a name, so that ours and the temporary names of libraries fit.
 _LONGEST_STEM = 200
 
@@ -89,6 +93,35 @@ def sync_tree(directory: Path) -> None:
 
 def _raise(error: OSError) -> NoReturn:
     raise error
+
+
+@contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Let a block that writes `path` raise an OSError with its name where the disk is full.
+
+    Python's own error has no name where a write fails, Arrow and safetensors have errors of their
+    own, and torch's does not say what happened.
+
+    Raises:
+        OSError: The disk is full; `errno` is ENOSPC.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_full_disk(error, Path(path)):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def _is_of_full_disk(error: Exception, path: Path) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    place = next((folder for folder in path.parents if folder.is_dir()), None)
+    if place is None or not isinstance(error, RuntimeError):
+        return False
+    return shutil.disk_usage(place).free < _NOTHING
 
 
 def replace_file(aside: Path, target: Path) -> None:

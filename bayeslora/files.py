@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bayeslora.durable import replace_file, temporary_file
+from bayeslora.durable import naming_full_disk, replace_file, temporary_file
 from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
@@ -46,10 +46,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: As `refuse_special`.
+        OSError: It cannot be written, as on a full disk.
     """
     target = real_path(path)
     refuse_special(target)
-    with writing_to(target, wait=_PATIENCE):
+    with writing_to(target, wait=_PATIENCE), naming_full_disk(path):
         aside = temporary_file(target)
         try:
             yield aside

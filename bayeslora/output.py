@@ -11,6 +11,7 @@ from bayeslora.durable import (
     GONE,
     hidden_name,
     leftovers,
+    naming_full_disk,
     remove,
     replace_directory,
     temporary_directory,
@@ -42,7 +43,7 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
             allow, it holds the working directory, or another process is writing to it.
     """
     target = real_path(path)
-    with writing_to(target):
+    with writing_to(target), naming_full_disk(path):
         refuse_target(path, *layouts, overwrite=overwrite)
         aside = temporary_directory(target)
         try:

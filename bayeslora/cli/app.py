@@ -11,8 +11,8 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bayeslora.cli import config
@@ -32,6 +32,7 @@ _WRONG_PATH = frozenset(
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL),
     }
 )
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _WRITES_TO = ("out", "figure", "model_card")
 
@@ -105,13 +106,12 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
-    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        place = error.filename
+        return f"no space left on the disk{f' for {place}' if place else ''}"
+    if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())
-    # Arrow and safetensors have exceptions of their own for it, which name no file.
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in reason:
-        place = getattr(error, "filename", None)
-        return f"no space left on the disk{f' for {place}' if place else ''}"
     name = type(error).__name__
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 
@@ -154,10 +154,13 @@ def _finish_stdout() -> None:
         drop(sys.stdout)
 
 
-def _alone(args: argparse.Namespace) -> AbstractContextManager[object]:
-    """Keep other processes from writing to `--out` from before the long work until the end."""
-    out = getattr(args, "out", None)
-    return nullcontext() if out is None else writing_to(out)
+@contextmanager
+def _alone(args: argparse.Namespace) -> Iterator[None]:
+    """Keep other processes from the outputs from before the long work until the end."""
+    with ExitStack() as stack:
+        for path in _outputs(args):
+            stack.enter_context(writing_to(path))
+        yield
 
 
 def _states(args: argparse.Namespace) -> dict[Path, object]:

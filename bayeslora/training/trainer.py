@@ -24,6 +24,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.durable import naming_full_disk
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.training.arguments import training_arguments
@@ -209,9 +210,10 @@ class AlternatingTrainer(Trainer):
             self._write_checkpoint(model, trial)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         directory = Path(str(self.args.output_dir))
-        seal(directory / f"checkpoint-{self._step}")
+        with naming_full_disk(directory):
+            super()._save_checkpoint(model, trial)
+            seal(directory / f"checkpoint-{self._step}")
         forget_old(directory)
 
     def _made_again(self) -> bool:

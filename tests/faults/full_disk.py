@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -60,8 +61,7 @@ def _fill(made: Plan, room: Path, pages: int) -> None:
 def _full(made: Plan, pages: int, room: Path) -> Finding:
     mount("tmpfs", room, "tmpfs", options=f"size={_ROOM_BYTES}")
     _fill(made, room, pages)
-    outcome = made.write.run(room)
-    return _judge(made, room, outcome)
+    return _judge(made, room, made.write.run(room), filled=True)
 
 
 def _limited(made: Plan, size: int, room: Path) -> Finding:
@@ -71,16 +71,23 @@ def _limited(made: Plan, size: int, room: Path) -> Finding:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    return _judge(made, room, made.write.run(room, limit))
+    return _judge(made, room, made.write.run(room, limit), filled=False)
 
 
-def _judge(made: Plan, room: Path, outcome: Outcome) -> Finding:
+def _names(said: str, target: str) -> bool:
+    """Return whether a message says that the disk is full, and for what."""
+    return re.search(rf"no space left on the disk for .*{re.escape(target)}", said) is not None
+
+
+def _judge(made: Plan, room: Path, outcome: Outcome, *, filled: bool) -> Finding:
     write: Write = made.write
     problems = []
     if outcome.code not in {0, 1, 2}:
         problems.append(("died", f"exit {outcome.code}: {outcome.err[-300:]}"))
     if "Traceback" in outcome.err or (outcome.code and "error: " not in outcome.err):
         problems.append(("no sentence", f"exit {outcome.code}: {outcome.err[-300:]}"))
+    if outcome.code == 1 and filled and not _names(outcome.err, write.target):
+        problems.append(("no name", outcome.err[-300:]))
     state = state_of(made, tree(room / write.target))
     if state == "lost" or (outcome.code == 0 and state != "new"):
         problems.append(("lost state", f"exit {outcome.code}, {state}"))
