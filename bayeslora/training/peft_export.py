@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from torch import Tensor
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.tokens import usable_length
+from bayeslora.files import read_json
 from bayeslora.plain_text import visible
 from bayeslora.training import merged
 from bayeslora.training.fitted import Fitted
 
 NOTE = "README.md"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 _FEATURES, _CLASSIFIER = "FEATURE_EXTRACTION", "SEQ_CLS"
 _LOADERS = {
@@ -41,9 +45,10 @@ def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> P
     """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
-    classification with `head`; None where `prefix` names another class. An embedded backbone is
-    named by its hub id, since its path on this machine leads nowhere elsewhere; our own reader
-    finds the short name in the metadata of the tensors.
+    classification with `head`; None where `prefix` names another class. A path on this machine
+    leads nowhere elsewhere: an embedded backbone is named by its hub id (our own reader finds the
+    short name in the metadata of the tensors), and a directory by the hub id that its configuration
+    says it came from. A directory without one is named by its path, and the notes say so.
 
     Args:
         fitted: One network with sites.
@@ -61,6 +66,8 @@ def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> P
     task = _CLASSIFIER if head else None if prefix else _FEATURES
     embedded = EMBEDDED_MODELS.get(name)
     base = embedded.hub_id if embedded else str(network.encoder.model.name_or_path or name)
+    folder = str(Path(base).resolve()) if Path(base).is_dir() else ""
+    base = (_origin(Path(folder)) or folder) if folder else base
     export_peft(
         network.sites,
         directory,
@@ -70,12 +77,19 @@ def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> P
         task_type=task,
         embedded=name if embedded else None,
     )
-    found = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, head=head)))
+    found = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
     (directory / NOTE).write_text(_readme(fitted, base, found, head=head), encoding="utf-8")
     return found
 
 
-def _notes(fitted: Fitted, base: str, *, head: bool) -> list[str]:
+def _origin(folder: Path) -> str:
+    """Return the hub id that a model directory was saved from, by its configuration, or nothing."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name = config.get("_name_or_path") if isinstance(config, dict) else None
+    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
+
+
+def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
     name, classes = fitted.record.backbone["name"], fitted.record.classes
     notes = []
     if head:
@@ -90,6 +104,17 @@ def _notes(fitted: Fitted, base: str, *, head: bool) -> list[str]:
         notes.append(
             f"its base is {base}, of which the embedded {name} is a copy"
             f" {EMBEDDED_MODELS[name].difference}: outputs differ a little"
+        )
+    if folder and folder == base:
+        notes.append(
+            f"its base is the directory {visible(folder)} of this machine; elsewhere load a copy "
+            "of it yourself and pass it to peft.PeftModel.from_pretrained"
+        )
+    elif folder:
+        notes.append(
+            f"its base is {base}, from which the directory {visible(folder)} was saved by its own "
+            "account; if its weights were changed since, pass a copy of the directory to "
+            "peft.PeftModel.from_pretrained"
         )
     return notes
 

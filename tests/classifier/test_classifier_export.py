@@ -200,3 +200,30 @@ def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch
     with pytest.raises(InputError, match="'laplace' are no linear function of the features"):
         clf.export_merged(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("origin", ["owner/tiny-llama", "/home/somebody/llama", None])
+def test_peft_names_a_base_that_is_found_elsewhere_or_says_which_is_needed(
+    tmp_path, fitted, backbones, monkeypatch, origin
+):
+    from peft import AutoPeftModelForFeatureExtraction, PeftModel
+
+    clf, base = fitted("llama", "lora:r=2"), tmp_path / "owner" / "tiny-llama"
+    shutil.copytree(backbones["llama"], base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"_name_or_path": origin}))
+    clf.save_pretrained(tmp_path / "m")
+    moved = BayesianClassifier.from_pretrained(tmp_path / "m", backbone=base, progress=False)
+    told = moved.export_peft(tmp_path / "e")
+    named = json.loads((tmp_path / "e" / "adapter_config.json").read_text())
+    is_hub_id = origin == "owner/tiny-llama"
+    assert named["base_model_name_or_path"] == (origin if is_hub_id else str(base))
+    assert any(str(base) in note for note in told.notes)
+    assert str(base) in (tmp_path / "e" / "README.md").read_text()
+    plain = AutoModel.from_pretrained(base, dtype=torch.float32)
+    expected = PeftModel.from_pretrained(plain, tmp_path / "e")
+    monkeypatch.chdir(tmp_path)  # where the id leads to a directory, as elsewhere to the hub
+    found = AutoPeftModelForFeatureExtraction.from_pretrained("e", dtype=torch.float32)
+    tokens = torch.arange(5)[None]
+    with torch.no_grad():
+        assert torch.equal(found(tokens)[0], expected(tokens)[0])

@@ -92,6 +92,19 @@ def test_a_template_cannot_go_on_for_ever(template, monkeypatch, text):
         load_template(path).render({})
 
 
+def test_a_machine_that_gives_it_one_percent_of_a_core_is_waited_for(template, monkeypatch):
+    waits = []
+
+    def run(*words, timeout, **options):
+        waits.append(timeout)
+        return run_before(*words, timeout=timeout, **options)
+
+    run_before = template_process.subprocess.run
+    monkeypatch.setattr(template_process.subprocess, "run", run)
+    load_template(template(EXTENDS))
+    assert min(waits) >= 100 * template_process.SECONDS
+
+
 def test_a_huge_template_is_not_read(template, monkeypatch):
     monkeypatch.setattr(template_module, "MOST_BYTES", 10)
     with pytest.raises(InputError, match="at most 10"):
