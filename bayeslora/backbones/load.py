@@ -330,6 +330,13 @@ def _source(name: str) -> str:
     return name
 
 
+def is_masked(config: Any) -> bool:
+    """Return whether a configuration is of a type that is trained as a masked language model."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
 def model_kind(name: str, config: Any) -> Kind:
     """Return whether a configuration is a decoder's or an encoder's.
 
@@ -343,8 +350,7 @@ def model_kind(name: str, config: Any) -> Kind:
             f"backbone {name!r} is an encoder-decoder ({config.model_type}); "
             "take a decoder (such as Llama) or an encoder (such as BERT)"
         )
-    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if masked and not getattr(config, "is_decoder", False):
+    if is_masked(config) and not getattr(config, "is_decoder", False):
         return "encoder"
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"

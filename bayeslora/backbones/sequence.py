@@ -21,6 +21,7 @@ from bayeslora.backbones.load import (
     Backbone,
     check_finite,
     fingerprint,
+    is_masked,
     model_kind,
     open_source,
     pick_device,
@@ -69,6 +70,13 @@ def load_sequence_classifier(
     model, name, reader = open_classifier(source, trust_remote_code)
     config: Any = model.config
     kind = model_kind(name, config)
+    if kind == "decoder" and is_masked(config):
+        # Its first token, which it reads the class from, would attend to no other.
+        raise InputError(
+            f"{name} has the configuration of an encoder with is_decoder = true: each token then "
+            "sees only those before it, and a sequence classifier of this kind reads the first; "
+            "set is_decoder to false"
+        )
     names = class_names(config, name, classes)
     if tokenizer is None:
         if not reader:

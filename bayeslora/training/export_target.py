@@ -69,12 +69,12 @@ def check_export(
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
         raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
+    refuse_existing(target, overwrite=overwrite)
+    refuse_inputs(target, *inputs)
     if kind == "safetensors":
-        refuse_existing(target, overwrite=overwrite)
         _refuse_foreign_file(target)
     else:
         refuse_target(target, EXPORTS[kind], overwrite=overwrite)
-    refuse_inputs(target, *inputs)
     check_writable(target)
 
 

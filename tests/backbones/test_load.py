@@ -98,6 +98,8 @@ def test_settings_are_of_the_architecture_alone(tmp_path):
     settings = loaded(tiny_llama(tmp_path / "model")).settings
     assert settings["model_type"] == "llama"
     assert settings["num_attention_heads"] == 4
+    # Compared on loading: with the other value each token would see other tokens.
+    assert loaded(tiny_bert(tmp_path / "bert")).settings["is_decoder"] is False
     assert not settings.keys() & {"use_cache", "pad_token_id", "attention_dropout", "dtype"}
     assert json.loads(json.dumps(settings)) == settings
 

@@ -40,6 +40,16 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         loaded(path)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_an_encoder_that_is_called_a_decoder_is_refused(tmp_path, family):
+    """Its attention would be another than it was trained with, and nothing else would tell."""
+    path = saved(family, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
+    with pytest.raises(InputError, match="is_decoder"):
+        loaded(path)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_and_weights_make_the_logits(tmp_path, family):
     path = saved(family, tmp_path / "model")
