@@ -89,8 +89,7 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
     markers = _markers(folder, layouts)
     if any(layout.recognises(found) for layout, found in markers.items()):
         refusal = f"{path} is not overwritten"
-    # A file of a model beside the mark of an interrupted fit alone is somebody else's.
-    if (foreign := _first_foreign(folder, _patterns(_known(markers) or markers))) is not None:
+    if (foreign := _first_foreign(folder, _patterns(markers))) is not None:
         raise InputError(
             f"{refusal}: bayeslora did not write {foreign!r} in it; choose another path, or move "
             "what is there"
@@ -122,7 +121,8 @@ def remove_ours(folder: Path, layouts: Sequence[Layout]) -> str | None:
         InputError: A directory in it cannot be read.
     """
     markers = _markers(folder, layouts)
-    patterns = _patterns(_known(markers))
+    present = [one for one, content in markers.items() if content is not None]
+    patterns = _patterns(markers) if present and [*_known(markers)] == present else []
     found = _first_foreign(folder, patterns)
     if found is None:
         _remove_matching(folder, patterns, {layout.marker for layout in layouts})
@@ -205,5 +205,10 @@ def _known(markers: Mapping[Layout, Any]) -> dict[Layout, Any]:
 
 def _patterns(markers: Mapping[Layout, Any]) -> list[tuple[str, ...]]:
     """Return the patterns of all files of some layouts, split at `/`."""
-    whole = set[str]().union(*(one.patterns(found) for one, found in markers.items()))
+    # A file of a model beside the mark of an interrupted fit alone is somebody else's.
+    known = _known(markers) or markers
+    # A writer that was killed before there was a marker has left its temporary file.
+    whole = {layout.marker for layout in markers}.union(
+        *(layout.patterns(content) for layout, content in known.items())
+    )
     return [tuple(pattern.split("/")) for pattern in sorted(whole)]

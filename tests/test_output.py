@@ -144,6 +144,16 @@ def test_layouts_may_be_combined(tmp_path):
         refuse_foreign(folder, THING, DRAFT)
 
 
+def test_a_writer_that_was_killed_before_its_marker_was_there(tmp_path):
+    folder = make(tmp_path / "out", [])
+    for name in (".draft.json.lock", ".draft.json.abcd_123.part"):
+        (folder / name).touch()
+    refuse_foreign(folder, THING, DRAFT)
+    with atomic_directory(folder, THING, DRAFT, overwrite=True):
+        pass
+    assert names(tmp_path) == ["out"]
+
+
 def test_links_are_not_followed(tmp_path):
     far = make(tmp_path / "far", ["thesis.tex"], None)
     folder = make(tmp_path / "out", [])

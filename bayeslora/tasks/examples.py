@@ -104,6 +104,11 @@ def _chain(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(chain.from_iterable(parts))
 
 
+def is_numbered(labels: Iterable[Label]) -> bool:
+    """Return whether all labels are whole numbers from 0; rows without a label do not count."""
+    return all(label is None or str(label).isdecimal() for label in labels)
+
+
 def class_names(examples: Examples) -> tuple[str, ...]:
     """Return the classes that occur: sorted strings, or integers in numeric order as strings.
 

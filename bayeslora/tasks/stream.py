@@ -1,8 +1,8 @@
 """Examples a piece at a time, after one pass that has checked all of them.
 
-The pass keeps eight bytes a row, a hash of its id, and the first example of each label. What only a
-whole file decides is known after it: whether rows have ids, whether they share lines, and whether
-labels that were read from text are integers.
+The pass keeps eight bytes a row, a hash of its id. What only a whole file decides is known after
+it: whether rows have ids, whether they share lines, and whether labels that were read from text are
+integers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from bayeslora.errors import InputError
 from bayeslora.tables.messages import shown
 from bayeslora.tables.table import PIECE
 from bayeslora.tasks.columns import RowChecks, as_integer, is_integer
-from bayeslora.tasks.examples import Examples, Label, joined
+from bayeslora.tasks.examples import Examples, is_numbered, joined
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class Survey:
         has_ids: Whether rows have ids of their own.
         shares_lines: Whether several rows are on one line, so that lines do not tell them apart.
         integer_labels: Whether labels that were read from text are integers, all of them.
-        first_of_label: The first example of each label.
+        decimal_labels: Whether all labels are written in digits alone.
+        negative_labels: Whether a label begins with a minus sign.
     """
 
     num_rows: int = 0
@@ -41,7 +42,14 @@ class Survey:
     has_ids: bool = False
     shares_lines: bool = False
     integer_labels: bool = False
-    first_of_label: dict[Label, Examples] = field(default_factory=dict)
+    decimal_labels: bool = True
+    negative_labels: bool = False
+
+    @property
+    def numbered(self) -> bool:
+        """Whether all labels are whole numbers from 0, as indices of classes are."""
+        # `1.0` in a file is the integer 1.
+        return not self.negative_labels if self.integer_labels else self.decimal_labels
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,13 @@ class ExampleStream:
     Attributes:
         source: The path of the file, or `<list>` and the like for data in memory.
         num_rows: The number of examples.
-        firsts: The first example of each label: whatever is asked of labels alone (`class_names`,
-            `encode_labels`) can be asked of these few.
+        numbered: Whether all labels are whole numbers from 0, as indices of classes are.
         read: Takes the number of rows in a piece; see `pieces`.
     """
 
     source: str
     num_rows: int
-    firsts: Examples
+    numbered: bool
     read: Callable[[int], Iterator[Examples]]
 
     def pieces(self, rows: int = PIECE) -> Iterator[Examples]:
@@ -72,20 +79,16 @@ class ExampleStream:
 
 def stream_of(examples: Examples) -> ExampleStream:
     """Return examples in memory as a stream."""
-    first_of_label: dict[Label, int] = {}
-    for place, label in enumerate(examples.labels):
-        first_of_label.setdefault(label, place)
 
     def read(rows: int) -> Iterator[Examples]:
         for start in range(0, len(examples), rows):
             yield examples.take(range(start, min(start + rows, len(examples))))
 
-    firsts = examples.take(list(first_of_label.values()))
-    return ExampleStream(examples.source, len(examples), firsts, read)
+    return ExampleStream(examples.source, len(examples), is_numbered(examples.labels), read)
 
 
 def open_stream(checks: RowChecks) -> ExampleStream:
-    """Return a table's examples, all of them checked, none kept but the first of each label.
+    """Return a table's examples, all of them checked, none kept.
 
     Raises:
         InputError: A value is not allowed, an id appears twice, or no row is left.
@@ -100,8 +103,7 @@ def open_stream(checks: RowChecks) -> ExampleStream:
             if len(examples):
                 yield _finished(examples, survey)
 
-    firsts = _finished(joined(list(survey.first_of_label.values())), survey)
-    return ExampleStream(checks.table.source, survey.num_rows, firsts, read)
+    return ExampleStream(checks.table.source, survey.num_rows, survey.numbered, read)
 
 
 def load_all(checks: RowChecks) -> Examples:
@@ -145,11 +147,10 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
 
 
 def _note_labels(survey: Survey, examples: Examples) -> None:
-    for label in dict.fromkeys(examples.labels):
-        if label in survey.first_of_label:
-            continue
-        survey.first_of_label[label] = examples.take([examples.labels.index(label)])
-        survey.integer_labels = survey.integer_labels and is_integer(label)
+    labels = set(examples.labels)
+    survey.integer_labels = survey.integer_labels and all(map(is_integer, labels))
+    survey.decimal_labels = survey.decimal_labels and is_numbered(labels)
+    survey.negative_labels |= any(str(label).startswith("-") for label in labels)
 
 
 def _check_distinct(checks: RowChecks, hashes: array[int]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.tasks.examples import Examples, Label, joined
+from bayeslora.tasks.examples import Examples, joined
 from bayeslora.tasks.stream import ExampleStream
 from bayeslora.training.data import Unknown, encode_for
 
@@ -28,14 +28,16 @@ class CheckedRows:
     """Rows to predict, read and checked once.
 
     Attributes:
+        record: Of the model.
         stream: The rows.
-        codes: For each label its index among the classes; -1 where it is none.
+        unknown: What to do with a label that is not a class.
         digests: SHA-256 of ids, texts, labels and further columns, for each piece.
         num_labelled: How many rows have a label that is a class.
     """
 
+    record: ModelRecord
     stream: ExampleStream
-    codes: Mapping[Label, int]
+    unknown: Unknown
     digests: tuple[bytes, ...]
     num_labelled: int
 
@@ -51,14 +53,13 @@ class CheckedRows:
         Raises:
             InputError: A label is not a class and `unknown` is not `ood`.
         """
-        indices = encode_for(record, stream.firsts, unknown).tolist()
-        codes = dict(zip(stream.firsts.labels, indices, strict=True))
         digests = []
         labelled = 0
         for rows in _whole_pieces(stream):
+            codes = encode_for(record, rows, unknown, numbered=stream.numbered)
             digests.append(_digest(rows))
-            labelled += sum(codes[label] >= 0 for label in rows.labels)
-        return cls(stream, codes, tuple(digests), labelled)
+            labelled += int((codes >= 0).sum())
+        return cls(record, stream, unknown, tuple(digests), labelled)
 
     @property
     def digest(self) -> str:
@@ -88,8 +89,8 @@ class CheckedRows:
             # Before anything is made of a piece: what is made is kept for the next run.
             if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
                 raise changed
-            codes = [self.codes.get(label, -1) for label in rows.labels]
-            yield rows, torch.tensor(codes, dtype=torch.int64)
+            codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
+            yield rows, torch.from_numpy(codes)
         if count != len(self.digests):
             raise changed
 

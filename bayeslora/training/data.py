@@ -15,7 +15,7 @@ from bayeslora.errors import InputError
 from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.tasks.examples import Examples, encode_labels, is_numbered
 from bayeslora.tasks.readers import kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
 from bayeslora.tasks.typed import as_texts
@@ -183,7 +183,11 @@ def check_pairs(record: ModelRecord, pair: str | None) -> None:
 
 
 def encode_for(
-    record: ModelRecord, rows: Examples, unknown: Unknown | None = None
+    record: ModelRecord,
+    rows: Examples,
+    unknown: Unknown | None = None,
+    *,
+    numbered: bool | None = None,
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 where there is none.
 
@@ -195,13 +199,14 @@ def encode_for(
         rows: Labelled or not.
         unknown: What to do with a label that is not a class; None where there is no choice, and
             the error advises none.
+        numbered: `is_numbered` of the labels, where these rows are a part of the data.
 
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
     """
     classes = tuple(record.classes)
     foreign = record.backbone["kind"] != ADAPTED
-    numbered = all(label is None or str(label).isdecimal() for label in rows.labels)
+    numbered = is_numbered(rows.labels) if numbered is None else numbered
     if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
         classes = tuple(str(index) for index in range(len(classes)))
     advice = [_KEEP_UNKNOWN] if unknown else []

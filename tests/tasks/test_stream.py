@@ -10,7 +10,7 @@ import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import encode_labels, joined
+from bayeslora.tasks.examples import joined
 from bayeslora.tasks.readers import load_examples, open_examples
 from bayeslora.tasks.stream import stream_of
 
@@ -51,12 +51,26 @@ def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
         assert joined(pieces) == whole
         assert max(map(len, pieces)) <= size
     in_memory = stream_of(whole)
-    assert (in_memory.num_rows, in_memory.firsts) == (stream.num_rows, stream.firsts)
+    assert (in_memory.num_rows, in_memory.numbered) == (stream.num_rows, stream.numbered)
     assert joined(list(in_memory.pieces(4))) == whole
     assert stream.num_rows == len(whole) == 11
     assert len(set(whole.ids)) == 11
-    assert stream.firsts.labels == ("a", "b")
-    assert encode_labels(stream.firsts, ["a", "b"]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbered"),
+    [
+        *((["0", "1", ""], True), (["1.0", "0"], True), (["007", "1"], True), ([""], True)),
+        *((["-1", "1"], False), (["1.0", "a"], False), (["1", "a"], False), (["1.0", "07"], False)),
+    ],
+)
+def test_whether_labels_are_numbers_is_known_of_the_whole(tmp_path, labels, numbered):
+    """Whatever piece they are in, and as for the examples in memory."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"x,{label}\n" * 5000 for label in labels))
+    stream = open_examples(path, COLUMNS)
+    assert stream.numbered == numbered
+    assert stream_of(joined(list(stream.pieces()))).numbered == numbered
 
 
 def test_rows_that_share_a_line_are_named_by_their_number(tmp_path):
@@ -142,3 +156,16 @@ def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, na
 def test_a_column_of_another_name_is_not_taken_for_labels(name):
     assert load_examples([{"text": "x", name: "a"}]).labels == (None,)
     assert load_examples([{"text": "x", "x": "a"}], label_column="y").labels == (None,)
+
+
+def test_labels_that_all_differ_are_not_kept(tmp_path):
+    """Free text in the place of a label, with `--unknown-labels ood`."""
+    path = tmp_path / "a.jsonl"
+    lines(path, [{"text": "x", "label": f"free text {n}"} for n in range(5000)])
+    open_examples(path, COLUMNS)
+    tracemalloc.start()
+    stream = open_examples(path, COLUMNS)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stream.num_rows == 5000
+    assert kept < 200_000, "bytes"
