@@ -47,11 +47,13 @@ def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[
     if not sound:
         return []
     if len(sound) == 1:
-        choice = f"Prefer {sound[0]}: in the leading group by NLL and no sign of miscalibration."
+        choice = (
+            f"Prefer {sound[0]}: in the leading group by NLL and not shown to be miscalibrated."
+        )
     else:
         choice = (
-            f"Choose among {listed(sound)}: all are in the leading group by NLL and show no sign of"
-            " miscalibration, so cost may decide."
+            f"Choose among {listed(sound)}: all are in the leading group by NLL and not shown to be"
+            " miscalibrated, so cost may decide."
         )
     return [choice, *_one_fit(chosen, methods)]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bayeslora._version import __version__
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Score, Scores
-from bayeslora.reporting.assess import occupied
+from bayeslora.reporting.assess import miscalibration_p, occupied
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.tables import escape_markdown
 from bayeslora.reporting.text import brief, interval, number, p_text, shown_points
@@ -82,26 +82,25 @@ def _ends(score: Score, key: str = "") -> str:
 
 
 def _bias(scores: Scores) -> str:
-    bias = scores["overconfidence"]
+    bias, together = scores["overconfidence"], miscalibration_p(scores)
     points = shown_points(bias, signed=True)
+    perhaps = "" if together < SIGNIFICANT else ", or this is chance"
     if bias.low > 0:
-        words = f"The model is overconfident: mean confidence minus accuracy is {points}."
+        words = f"The model is overconfident{perhaps}: mean confidence minus accuracy is {points}."
     elif bias.high < 0:
-        words = f"The model is underconfident: mean confidence minus accuracy is {points}."
+        words = f"The model is underconfident{perhaps}: mean confidence minus accuracy is {points}."
     elif bias.has_interval:
         words = f"Mean confidence and accuracy agree within the interval: {points}."
     else:
         words = f"Mean confidence minus accuracy is {points}."
-    if scores.ece_if_calibrated is None:
-        return words
-    floor = number(scores.ece_if_calibrated)
-    words = f"{words} With so many rows, a calibrated model would have an ECE of about {floor}"
-    if scores.calibration_p is None:
-        return f"{words}."
-    p = f"{words}, and at least this one with a probability of {p_text(scores.calibration_p)}"
-    if scores.calibration_p < SIGNIFICANT:
-        return f"{p}: its confidence is further off than chance explains. Recalibrate it."
-    return f"{p}."
+    if scores.ece_if_calibrated is not None:
+        floor = number(scores.ece_if_calibrated)
+        words += f" On as many rows, a calibrated model would have an ECE of about {floor}"
+        p = scores.calibration_p
+        words += "." if p is None else f", and at least this one with a probability of {p_text(p)}."
+    if together < SIGNIFICANT:
+        words += " Its confidence is further off than chance explains: recalibrate it."
+    return words
 
 
 def _bin_table(scores: Scores) -> str:

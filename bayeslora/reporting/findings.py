@@ -9,14 +9,20 @@ from typing import Literal
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.plain_text import counted
-from bayeslora.reporting.assess import CHANCE, Assessed, miscalibrated, misses_more_than_chance
+from bayeslora.reporting.assess import (
+    CHANCE,
+    Assessed,
+    doubtful,
+    miscalibrated,
+    misses_more_than_chance,
+)
 from bayeslora.reporting.detectors import detector_notes, is_usable, score_words
 from bayeslora.reporting.standing import Standing, over_rows_too, standing, standing_of
 from bayeslora.reporting.text import listed, named, number, p_text, percent, shown, shown_points
 
 MAYBE_CHANCE = (
-    "That is weak evidence: one of the three tests for miscalibration (of the gap on average, the"
-    " bins, the ECE) finds as much in more than one of twenty calibrated methods."
+    "This may be chance: corrected for the three tests of calibration (average gap, bins, ECE), p"
+    " is above 0.05."
 )
 
 Kind = Literal["plain", "good", "warning", "advice"]
@@ -87,7 +93,11 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     if hidden:
         sentences = tuple(_hidden(method) for method in hidden)
         found.append(Finding("Miscalibrated, though not on average", sentences, "warning"))
-    good = [method for method in clear if method not in hidden]
+    weak = [one for one in clear if doubtful(one)]
+    if weak:
+        sentences = (*(_unbiased(method) for method in weak), MAYBE_CHANCE)
+        found.append(Finding("Miscalibrated, or chance", sentences))
+    good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
         sentences = tuple(_unbiased(method) for method in good)
         found.append(Finding("No sign of miscalibration at this number of rows", sentences, "good"))

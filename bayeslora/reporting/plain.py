@@ -17,6 +17,7 @@ from bayeslora.reporting.answers import Answers, answers_of
 from bayeslora.reporting.assess import (
     Assessed,
     clusters_of,
+    doubtful,
     miscalibrated,
     misses_more_than_chance,
 )
@@ -117,6 +118,11 @@ def _how_sure(leader: Assessed) -> str:
         return (
             f"{opening}, which is no difference beyond chance. But that is an average: level by"
             " level, its confidence is further off than chance explains."
+        )
+    if doubtful(leader):
+        return (
+            f"{opening}, which is no difference beyond chance. Level by level, its confidence is"
+            " somewhat off, or that is chance."
         )
     return (
         f"{opening}. That is no sign that its confidence is wrong. But it is no proof that it is"

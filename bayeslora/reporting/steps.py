@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bayeslora.plain_text import counted
 from bayeslora.reporting.answers import Answers
-from bayeslora.reporting.assess import Assessed, miscalibrated
+from bayeslora.reporting.assess import Assessed, doubtful, miscalibrated
 from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
 from bayeslora.reporting.text import named, number, percent
 
@@ -40,6 +40,11 @@ def _percentages(leader: Assessed) -> str:
     gap = leader.scores["overconfidence"]
     if not gap.has_interval:
         return "Do not rely on its percentages yet: these are too few rows to judge them."
+    if doubtful(leader):
+        return (
+            "Read its percentages with some care: there is weak evidence that they are off, or that"
+            " is chance. More labelled rows would tell."
+        )
     most = number(100 * max(abs(gap.low), abs(gap.high)), digits=1)
     return (
         f"Nothing here speaks against reading its percentages as they stand, give or take {most}"

@@ -12,7 +12,9 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting import steps
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.card_section import model_card_section
 from bayeslora.reporting.findings import calibration
 from bayeslora.reporting.inputs import Method, Source
 from bayeslora.reporting.part_tables import uncertainty_table
@@ -192,6 +194,7 @@ def assessed(p):
     ("p", "topic", "word"),
     [
         (0.004, "Miscalibrated, though not on average", "probability of 0.004"),
+        (0.042, "Miscalibrated, or chance", "probability of 0.042"),
         (0.37, "No sign of miscalibration at this number of rows", "probability of 0.37"),
         (None, "No sign of miscalibration at this number of rows", "on as many rows"),
     ],
@@ -201,3 +204,14 @@ def test_words_follow_the_test_of_the_ece(p, topic, word):
     assert finding.topic == topic
     assert word in finding.sentences[0]
     assert "cancel" not in finding.sentences[0]
+
+
+@pytest.mark.parametrize("p", [0.004, 0.042, 0.37])
+def test_every_sentence_on_calibration_follows_from_one_test(p):
+    """A low p-value that correction makes chance is neither a fault nor a sign of none."""
+    one = assessed(p)
+    card = model_card_section(one.scores)
+    assert ("further off than chance explains" in card) == (p < 0.05 / 3)
+    advised = steps._percentages(one)
+    assert ("Do not read" in advised) == (p < 0.05 / 3)
+    assert ("Nothing here speaks against" in advised) == (p > 0.05)
