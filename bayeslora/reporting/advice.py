@@ -81,15 +81,15 @@ def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
     best, result = best_detector(methods, name)
     if result.better:
         return [
-            f"Do not flag rows like {named(label)} by the {score_words(result.score)} of"
+            f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
             f" {named(best.label)}. {instead_of(result)}"
         ]
     if best.score.low <= 0.5:
         return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
     if not is_usable(result):
         return [
-            f"Do not flag rows like {named(label)} by the {score_words(result.score)} of"
-            f" {named(best.label)}; see below what speaks against it."
+            f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
+            f" {named(best.label)}; the reasons are given below."
         ]
     if result.fpr95.value > MOST_FLAGGED:
         who = f", even with {named(best.label)}" if best.others else ""

@@ -13,14 +13,14 @@ advised. Unfamiliar rows are rare where a classifier is in use, so with one alar
 rows nearly all alarms are false, and people stop looking at them."""
 
 SCORE_WORDS = {
-    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability",
+    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability",
     "entropy": "entropy of the probabilities",
     "total": "total uncertainty",
     "aleatoric": "aleatoric uncertainty",
     "epistemic": "epistemic uncertainty",
     "logit_variance": "logit variance",
-    "max_logit": "highest logit, negative",
-    "log_density": "log density of the features, negative",
+    "max_logit": "negative max logit",
+    "log_density": "negative log density of the features",
     "mahalanobis": "Mahalanobis distance",
     "relative_mahalanobis": "relative Mahalanobis distance",
     "knn": "distance to the nearest rows",
@@ -55,8 +55,8 @@ def instead_of(result: OODScores) -> str:
         return ""
     auroc = result.by_score[result.better]["auroc"]
     return (
-        f"The {score_words(result.better)} separates them (AUROC {number(auroc.value)}); confirm it"
-        f" on other rows and judge by it (--ood-score {result.better})."
+        f"Use {score_words(result.better)} instead (AUROC {number(auroc.value)}; --ood-score"
+        f" {result.better}), and confirm it on other rows."
     )
 
 
@@ -75,7 +75,7 @@ def detector_notes(result: OODScores) -> list[str]:
         )
         notes.append(
             f"{score_words(result.better)} separates these rows better than"
-            f" {score_words(result.score)} (AUROC {simple} against {ours}), row by row and beyond"
-            f" chance; confirm it on other rows (--ood-score {result.better})."
+            f" {score_words(result.score)} (AUROC {simple} against {ours}, paired, beyond chance);"
+            f" confirm it on other rows (--ood-score {result.better})."
         )
     return notes

@@ -19,36 +19,46 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     """
     if "set_size" not in scores:
         return []
+    if predictions.sets is not None and predictions.sets.all():
+        return [_says_nothing(predictions, scores)]
     size = scores["set_size"].value
     sentences = [
-        f"A set holds {number(size, digits=2)} of {predictions.num_classes} classes on average:"
-        f" {percent(scores['singletons'].value)} of the sets hold one class alone"
-        f"{_empty(scores)}."
+        f"A set holds {number(size, digits=2)} of {predictions.num_classes} classes on average;"
+        f" {percent(scores['singletons'].value)} of the sets hold exactly one{_empty(scores)}."
     ]
     if "coverage" in scores:
         sentences = [_coverage(scores), *sentences, *_worst_class(predictions, scores)]
     return sentences
 
 
+def _says_nothing(predictions: Predictions, scores: Scores) -> str:
+    stated = scores.stated_coverage
+    where = "" if stated is None else f" at a coverage of {percent(stated)}"
+    return (
+        f"Every set holds all {predictions.num_classes} classes, so{where} the sets say nothing."
+        " Ask for less coverage (a larger alpha), or fit them on more rows."
+    )
+
+
 def _coverage(scores: Scores) -> str:
     score, stated = scores["coverage"], scores.stated_coverage
     found = (
-        f"The set holds the true class of {percent(score.value)} of"
-        f" {counted(scores.n_labelled, 'labelled row')} (likely {percent(score.low)} to"
-        f" {percent(score.high)} of all such rows)"
+        f"The set holds the true class in {percent(score.value)} of"
+        f" {counted(scores.n_labelled, 'labelled row')} (95\N{NO-BREAK SPACE}% interval"
+        f" {percent(score.low)} to {percent(score.high)})"
     )
     if stated is None:
         return f"{found}."
     if score.high < stated:
-        return f"{found}, fewer than the {percent(stated)} that the sets were made for."
+        return f"{found}, fewer than the {percent(stated)} asked for."
     if score.low > stated:
-        return f"{found}, more than the {percent(stated)} that the sets were made for."
-    return f"{found}; they were made for {percent(stated)}, which is within chance."
+        return f"{found}, more than the {percent(stated)} asked for."
+    return f"{found}; {percent(stated)} was asked for, which is within chance."
 
 
 def _empty(scores: Scores) -> str:
     share = scores["empty_sets"].value
-    return f", {percent(share)} hold none, where no class is probable enough" if share else ""
+    return f" and {percent(share)} none" if share else ""
 
 
 def _worst_class(predictions: Predictions, scores: Scores) -> list[str]:
@@ -67,9 +77,10 @@ def _worst_class(predictions: Predictions, scores: Scores) -> list[str]:
     score = scores["worst_class_coverage"]
     name = named(shorten(clean(predictions.classes[worst])))
     classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
-    advice = " One threshold per class (classwise=true) makes the promise for every class."
+    advice = " One threshold per class (classwise=true) covers each class as asked."
     return [
-        f"Coverage is an average over all rows. It is lowest for {name}, {percent(shares[worst])}"
-        f" of {counted(int(counts[worst]), 'row')}; the lowest of all classes is likely between"
-        f" {percent(score.low)} and {percent(score.high)}.{'' if classwise else advice}"
+        f"Coverage is an average over all rows. It is lowest for class {name}:"
+        f" {percent(shares[worst])} of {counted(int(counts[worst]), 'row')}"
+        f" (95\N{NO-BREAK SPACE}% interval of the lowest of all classes: {percent(score.low)} to"
+        f" {percent(score.high)}).{'' if classwise else advice}"
     ]

@@ -51,7 +51,7 @@ def test_each_method_names_the_score_that_judged_it(make):
     ]
     text = scores_table(scores)
     assert "by epistemic uncertainty" in text
-    assert "by 1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}highest probability" in text
+    assert "by 1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability" in text
 
 
 def with_sets(alpha="0.1", **notes):
@@ -84,6 +84,18 @@ def test_sets_are_explained_with_the_class_of_lowest_coverage():
 def test_coverage_is_set_against_what_was_asked_for(alpha, word):
     predictions = with_sets(alpha)
     assert word in set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))[0]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_sets_that_hold_every_class_say_nothing(labelled):
+    rows = with_sets()
+    rows = rows.replace(sets=np.ones_like(rows.sets), labels=rows.labels if labelled else None)
+    [said] = set_sentences(rows, bl.evaluate(rows, num_resamples=5))
+    assert "say nothing" in said
+    almost = rows.sets.copy()
+    almost[0, 0] = False
+    rows = rows.replace(sets=almost)
+    assert "say nothing" not in " ".join(set_sentences(rows, bl.evaluate(rows, num_resamples=5)))
 
 
 def test_sets_without_labels_have_sizes_alone():
