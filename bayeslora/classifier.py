@@ -25,8 +25,8 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
-from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.scores import Scores
+from bayeslora.notebook import table_html
 from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory

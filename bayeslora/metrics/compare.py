@@ -29,9 +29,9 @@ from bayeslora.metrics.differences import over_rows, over_seeds_of
 from bayeslora.metrics.distances import distances
 from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
-from bayeslora.metrics.notebook import table_html
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
+from bayeslora.notebook import table_html
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted
 from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.notebook import table_html
+from bayeslora.notebook import table_html
 from bayeslora.plain_text import counted
 
 LEAST_ROWS = 10

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.plain_text import counted
+from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions import checks
 from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
@@ -25,7 +25,7 @@ from bayeslora.predictions.files import UNCERTAINTIES, read_fields
 from bayeslora.predictions.frames import frame_fields
 from bayeslora.predictions.harness import read_sample_log
 from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
-from bayeslora.predictions.rows import PredictedRow
+from bayeslora.predictions.rows import SHOWN_ROWS, PredictedRow, rows_html
 from bayeslora.predictions.writer import data_frame, write_fields
 from bayeslora.tables.reading import Reading
 
@@ -138,13 +138,20 @@ class Predictions:
 
     def __repr__(self) -> str:
         """Return one line: what made them, how many there are, and what is known of each."""
-        shown = ", ".join(self.classes[:_SHOWN_CLASSES])
+        uncertainties = ", ".join(self.uncertainty_names)
+        return f"<Predictions {self.name!r}: {self._size()}, uncertainties {uncertainties}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the first rows; notebooks show it."""
+        first = [self._row(place) for place in range(min(len(self), SHOWN_ROWS))]
+        rest = f"; the first {len(first)} rows" if len(first) < len(self) else ""
+        return rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
+
+    def _size(self) -> str:
+        shown = ", ".join(map(shorten, map(clean, self.classes[:_SHOWN_CLASSES])))
         more = ", …" if self.num_classes > _SHOWN_CLASSES else ""
-        return (
-            f"<Predictions {self.name!r}: {counted(len(self), 'row')} "
-            f"({int(self.labelled.sum())} labelled), {self.num_classes} classes ({shown}{more}), "
-            f"uncertainties {', '.join(self.uncertainty_names)}>"
-        )
+        rows = f"{counted(len(self), 'row')} ({int(self.labelled.sum())} labelled)"
+        return f"{rows}, {counted(self.num_classes, 'class')} ({shown}{more})"
 
     @property
     def num_classes(self) -> int:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from bayeslora.notebook import table_html
+from bayeslora.plain_text import clean, shorten
+
+SHOWN_ROWS = 10
+"""Rows of a table in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,23 @@ class PredictedRow:
     scores: Mapping[str, float] = field(default_factory=dict)
     set: tuple[str, ...] | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
+    """Return a table of rows for a notebook; what is unknown of all of them has no column.
+
+    Args:
+        caption: What the rows are of.
+        rows: Some of them, in order.
+    """
+    columns: dict[str, list[str | None]] = {
+        "label": [row.label for row in rows],
+        "prediction": [row.prediction for row in rows],
+        "confidence": [f"{row.confidence:.3f}" for row in rows],
+        "epistemic": [None if row.epistemic is None else f"{row.epistemic:.3g}" for row in rows],
+    }
+    shown = {name: values for name, values in columns.items() if any(values)}
+    names = [str(place) if row.id is None else row.id for place, row in enumerate(rows)]
+    cells = zip(names, *shown.values(), strict=True)
+    texts = [["" if cell is None else shorten(clean(cell)) for cell in row] for row in cells]
+    return table_html(clean(caption), ("", *shown), texts)

@@ -50,6 +50,21 @@ def test_scores_are_a_table_with_every_score(make):
     assert read.text[0] == "m: 240 labelled of 240 rows, 15 bins"
 
 
+def test_predictions_are_a_table_of_their_first_rows(make):
+    evil = "<script>x</script>\u202e"
+    for rows in (3, 240):
+        made = make("m", rows=rows).replace(name=evil, classes=(evil, "b", "c", "d"))
+        html = made._repr_html_()
+        read = Tags(html)
+        assert len([tag for tag, _ in read.found if tag == "tr"]) == 1 + min(rows, 10)
+        assert f"{rows} rows" in read.text[0]
+        assert f"{made[0].confidence:.3f}" in read.text
+        assert "<script" not in html
+        assert "\u202e" not in html
+    bare = made.replace(labels=None, ids=None, epistemic=None)
+    assert "label" not in Tags(bare._repr_html_()).text
+
+
 def test_means_over_seeds_are_called_that(make):
     fits = [evaluate(make("m", seed=seed), num_resamples=5) for seed in (1, 2)]
     read = Tags(over_seeds(fits)._repr_html_())
