@@ -1,5 +1,8 @@
 """Files that `report` and `compare` write on demand, and the model card."""
 
+import json
+from pathlib import Path
+
 import pytest
 from cli_files import fake
 
@@ -33,6 +36,15 @@ def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
     assert "--overwrite" in refused("compare", *files, "--out", target)
     assert run("compare", *files, "--out", target, "--overwrite").code == 0
     assert "bayes" in target.read_text(encoding="utf-8")
+
+
+def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):
+    out = tmp_path / "out"
+    found = json.loads(run("report", *files, "--out", out, "--json").out)
+    assert found["page"] == str(out / "index.html")
+    assert sorted(map(Path, found["files"])) == sorted(p for p in out.rglob("*") if p.is_file())
+    expected = json.loads(run("evaluate", *files, "--json").out)
+    assert [one["scores"] for one in found["methods"]] == [one["scores"] for one in expected]
 
 
 def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):

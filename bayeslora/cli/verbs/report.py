@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bayeslora.cli.arguments import (
     PART_OPTIONS,
     add_apart,
+    add_json,
     add_overwrite,
     add_parts,
     add_resampling,
@@ -16,10 +17,11 @@ from bayeslora.cli.arguments import (
     given,
 )
 from bayeslora.cli.messages import show
+from bayeslora.cli.outputs import print_json
 from bayeslora.cli.runs import find
 from bayeslora.cli.spectra import add_spectrum, spectra_of
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import refuse_inputs
+from bayeslora.files import read_json, refuse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add_spectrum(parser)
     _add_card(parser)
+    add_json(parser)
 
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +134,19 @@ def run(args: argparse.Namespace) -> None:
         named = {"model": args.card_model, "dataset": args.card_dataset}
         told = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
-    show(page)
+    _show(page, card, as_json=args.json)
+
+
+def _show(page: Path, card: Sequence[str], *, as_json: bool) -> None:
+    """Print where the page is; as JSON with the other files, and the scores as of `evaluate`."""
+    if not as_json:
+        show(page)
+        return
+    from bayeslora.reporting.report import SCORES
+
+    written = read_json(page.with_name(SCORES))
+    files = [str(page.parent / name) for name in [*written["files"], SCORES]]
+    print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
