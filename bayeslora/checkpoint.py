@@ -18,6 +18,7 @@ from bayeslora.layouts import Layout
 from bayeslora.locks import recover
 from bayeslora.manifest import (
     FILES,
+    TOKENIZER_FILES,
     FileState,
     check_files,
     check_record,
@@ -40,18 +41,6 @@ ADAPTER = "adapter.safetensors"
 POSTERIOR = "posterior.safetensors"
 CARD = "README.md"
 INTERRUPTED = "interrupted-fit.json"
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
-    *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
-    *("spm.model", "spm_char.model", "source.spm", "target.spm", "prophetnet.tokenizer"),
-    *("byte_maps.json", "emoji.json"),
-    *("normalizer.json", "source_vocab.json", "target_vocab.json", "vocab-src.json"),
-    *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
-)
-"""Names of the files that tokenizers of transformers write."""
 
 _CHECKPOINT_FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),

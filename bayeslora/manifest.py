@@ -28,26 +28,24 @@ State = Literal["ok", "changed", "missing", "not listed"]
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "spm_char.model", "source.spm", "target.spm", "prophetnet.tokenizer"),
+    *("byte_maps.json", "emoji.json"),
+    *("normalizer.json", "source_vocab.json", "target_vocab.json", "vocab-src.json"),
+    *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
+)
+"""What tokenizers of transformers write: a directory of ours may hold it."""
+
 # What a tokenizer may be read from, in any architecture: such a file changes predictions by lying
 # in the directory, so one that is not listed is refused. Other files, such as notes, are not read.
 _READ_BY_TOKENIZERS = (
-    "*tokenizer*",
-    "*vocab*",
-    "*.model",
-    "*.spm",
-    "*.jinja",
-    "merges.txt",
-    "dict.txt",
-    "bpe.codes",
-    "byte_maps.json",
-    "emoji.json",
-    "normalizer.json",
-    "tekken.json",
-    "word_*.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "config.json",
-    "adapter_config.json",
+    *TOKENIZER_FILES,
+    *("*tokenizer*", "*vocab*", "*.model", "*.spm", "*.jinja", "tekken.json"),
+    *("config.json", "adapter_config.json"),
 )
 _TEMPLATES = "additional_chat_templates/"
 

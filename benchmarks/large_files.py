@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from bayeslora.files import atomic_file, write_json
 
-SHAPES = ("10000000x4", "1000000x150")
+SHAPES = ("100000x5", "1000000x5", "10000000x4", "1000000x150")
 LIMIT = 8.0
 """GiB of resident memory that scoring a file may take."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from bayeslora._version import __version__
-from bayeslora.checkpoint import TOKENIZER_FILES
 from bayeslora.errors import InputError
 from bayeslora.files import (
     check_writable,
@@ -17,6 +16,7 @@ from bayeslora.files import (
     write_json,
 )
 from bayeslora.layouts import Layout
+from bayeslora.manifest import TOKENIZER_FILES
 from bayeslora.output import listed_files, refuse_target
 from bayeslora.tensor_files import open_tensors
 
