@@ -170,6 +170,8 @@ def _open(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | follow, 0o666)
     except PermissionError:
+        if not file.exists():  # nothing may be made here
+            raise
         # The lock of another user; to read is enough to wait for it.
         return os.open(file, os.O_RDONLY | follow)
 

@@ -1,6 +1,7 @@
 """One process at a time writes to an output."""
 
 import errno
+import os
 import subprocess
 import sys
 import threading
@@ -103,15 +104,22 @@ def test_a_reader_brings_the_old_directory_back(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_directory_whose_parent_is_not_ours(tmp_path, monkeypatch):
-    """Files can be written into it all the same, such as `compare --out .` at home."""
-    monkeypatch.setattr(locks, "_open", denied)
-    with writing_to(tmp_path / "out"):
+def test_a_directory_that_is_not_ours(tmp_path, monkeypatch):
+    """Nothing is kept out, and whoever writes finds out."""
+    opened = os.open
+
+    def denied(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", denied)
+    with writing_to(tmp_path / "out") as alone:
+        assert not alone
         assert names(tmp_path) == []
-
-
-def denied(file):
-    raise PermissionError(errno.EACCES, "Permission denied")
+    (tmp_path / ".out.lock").touch()
+    with writing_to(tmp_path / "out") as alone:
+        assert alone, "the lock file of another user is enough"
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
