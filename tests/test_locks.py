@@ -117,7 +117,7 @@ def test_a_directory_that_is_not_ours(tmp_path, monkeypatch):
     with writing_to(tmp_path / "out") as alone:
         assert not alone
         assert names(tmp_path) == []
-    (tmp_path / ".out.lock").touch()
+    (tmp_path / ".out.lock").write_text("")
     with writing_to(tmp_path / "out") as alone:
         assert alone, "the lock file of another user is enough"
 
