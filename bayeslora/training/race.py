@@ -41,6 +41,10 @@ MOST_DRAWS = 200
 REPEATS, LONG_REPEATS = 10, 3
 """Divisions of the examples, at most, and of a candidate whose fits take long."""
 
+MOST_ROWS = 20_000
+"""Scored examples of all divisions of a candidate: its bootstrap intervals take seconds then. Of
+many examples a division is hardly an accident."""
+
 MOST_LOGITS = 1e7
 """Logits that the divisions of a candidate may draw while it predicts; a search for a prior draws
 them some thirty times over. A few seconds on one core."""
@@ -123,10 +127,11 @@ class Race:
     def _repeats(self, config: PosteriorConfig) -> int:
         """Return how many divisions are affordable, at least one."""
         draws = getattr(config, "num_samples", 1) or 1
-        logits = self.num_folds * len(self.folds[0]) * len(self.fitted.record.classes) * draws
+        rows = len(self.scored.labels)
+        logits = self.num_folds * rows * len(self.fitted.record.classes) * draws
         work = self._costs(config)[0][1]
         most = min(LONG_REPEATS, FIRST_LIMIT / work) if work else REPEATS
-        return max(1, int(min(most, MOST_LOGITS / logits)))
+        return max(1, int(min(most, MOST_ROWS / rows, MOST_LOGITS / logits)))
 
     def predictions(self, entries: Entries) -> Found:
         """Return each candidate's predictions of all scored examples, division by division.

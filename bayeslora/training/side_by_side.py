@@ -21,6 +21,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.predictions.record import Predictions
+from bayeslora.training.notes import learnt_from
 from bayeslora.training.race import FOLDS, HALVES, OWN_LIMIT, REPEATS, Entries, Found, Race
 from bayeslora.training.rows import FeatureRows
 
@@ -146,9 +147,10 @@ def beside_others(
             in seconds; what it chose it has chosen on them then.
     """
     race = Race(fitted, train, held, HALVES, halves_held=held is not None)
-    own = race.affordable(config, OWN_LIMIT, OWN_LIMIT) if config.name in CANDIDATES else None
-    nothing = held is None and (own is None or config.name == CANDIDATES[0])
-    if nothing or len(race.scored.labels) < FEWEST_EXAMPLES:
+    is_own = learnt_from(config, has_validation=held is not None) == "nothing"
+    is_short = is_own or config.name in CANDIDATES
+    own = race.affordable(config, OWN_LIMIT, OWN_LIMIT) if is_short else None
+    if (held is None and (own is None or is_own)) or len(race.scored.labels) < FEWEST_EXAMPLES:
         return None
     beside = CANDIDATES[:1] if held is None else CANDIDATES
     entries = race.candidates(beside) | {config.name: own}

@@ -120,6 +120,7 @@ def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeyp
     monkeypatch.setattr(side_by_side, "OWN_LIMIT", 0)
     both = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
     assert {*both.left_out} == {"vbll"}
+    assert not both.as_fitted  # it chooses nothing
     assert {row.name for row in both.comparison.rows} == {"mle", "temperature", "laplace", "map"}
     clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior=VBLL())
     found = row_of(clf.side_by_side, "vbll").scores["nll"].value
