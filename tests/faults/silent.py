@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import strict, world
 from .process import Outcome, run
@@ -15,30 +15,28 @@ Check = Callable[[Path, str, Outcome], str]
 """Called with the room, the file and the outcome of exit code 0; returns what is wrong, or ''."""
 
 
-def as_data(reader: Callable[[Path, str, Outcome, strict.Data], str]) -> Check:
-    """Return a check that begins with the strict reader of data files."""
-
-    def check(room: Path, file: str, outcome: Outcome) -> str:
-        try:
-            found = strict.data(room / file)
-        except strict.Refused as reason:
-            return f"accepted, though {reason}"
-        return reader(room, file, outcome, found)
-
-    return check
+_Read = TypeVar("_Read")
+_Reader = Callable[[Path, str, Outcome, _Read], str]
 
 
-def as_predictions(reader: Callable[[Path, str, Outcome, strict.Table], str]) -> Check:
-    """Return a check that begins with the strict reader of predictions."""
+def _after(strictly: Callable[[Path], _Read]) -> Callable[[_Reader[_Read]], Check]:
+    """Return what makes a check of a reader: it begins with the strict reader."""
 
-    def check(room: Path, file: str, outcome: Outcome) -> str:
-        try:
-            found = strict.predictions(room / file)
-        except strict.Refused as reason:
-            return f"accepted, though {reason}"
-        return reader(room, file, outcome, found)
+    def begun(reader: _Reader[_Read]) -> Check:
+        def check(room: Path, file: str, outcome: Outcome) -> str:
+            try:
+                found = strictly(room / file)
+            except strict.Refused as reason:
+                return f"accepted, though {reason}"
+            return reader(room, file, outcome, found)
 
-    return check
+        return check
+
+    return begun
+
+
+as_data = _after(strict.data)
+as_predictions = _after(strict.predictions)
 
 
 def predicted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
