@@ -262,14 +262,17 @@ def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
     clf = from_transformers(foreign).calibrate(rows)
     found = clf.record.results["calibration"]
     plain = from_transformers(foreign, "mle").calibrate(rows).predict(rows)
-    assert found == {"rows": 45, "accuracy": bl.evaluate(plain)["accuracy"].value}
+    assert found == {
+        "rows": 45,
+        "accuracy": bl.evaluate(plain)["accuracy"].value,
+        "validation_rows": 0,
+        "fitted_to": "train",
+    }
     clf.save_pretrained(tmp_path / "model")
     card = " ".join((tmp_path / "model" / "README.md").read_text(encoding="utf-8").split())
-    assert f"Accuracy on the 45 rows fitted to: {found['accuracy']:.3f}" in card
-    assert (
-        "The posterior is over its last layer, `classifier`, and says what these rows say" in card
-    )
-    assert "Rows that the network was trained on hide its mistakes" in card
+    assert f"Accuracy on the 45 training rows: {found['accuracy']:.3f}" in card
+    assert "only its last layer, `classifier`" in card
+    assert "hide its mistakes" in card
 
 
 def test_rows_known_by_heart_are_pointed_out(foreign, caplog):
@@ -283,7 +286,7 @@ def test_rows_known_by_heart_are_pointed_out(foreign, caplog):
     for chosen, warns in ((known[:59], True), (known[:58], False), (known[:80] + wrong[:1], False)):
         caplog.clear()
         clf.calibrate(chosen, posterior="laplace")
-        assert ("the network has all 59 rows right" in caplog.text) == warns
+        assert ("right on all 59 rows" in caplog.text) == warns
 
 
 @pytest.fixture
@@ -411,7 +414,7 @@ def test_a_prior_that_is_too_wide_is_pointed_out(foreign, caplog, posterior):
     clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior="laplace")
     assert "too wide" not in caplog.text
     clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior=posterior)
-    assert "at its mean alone, so the prior is too wide" in caplog.text
+    assert "the prior is too wide" in caplog.text
 
 
 def test_missing_classes_are_no_matter_where_nothing_is_fitted_to_them(foreign, caplog):
