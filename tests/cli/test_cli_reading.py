@@ -158,7 +158,7 @@ def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tm
     assert "row 2" in refused(*fit)
     done = run(*fit, "--blank", "skip")
     assert done.code == 2
-    assert "1 of 2 rows" in done.err
+    assert "1 of 2" in done.err
     assert "'a'" in done.err  # one class is left
 
 
