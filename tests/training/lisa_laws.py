@@ -34,13 +34,15 @@ class SamplingLaws:
     """Inherit and define `adapter`, and `sampling` where it is not the adapter that samples.
 
     `kind` names the backbone's fixture; `posterior` trains with it. There are 8 steps in 2 epochs,
-    and blocks of 3 steps, so that an epoch ends inside a block.
+    and blocks of 3 steps, so that an epoch ends inside a block, where a fit is stopped; `stops` may
+    name other steps.
     """
 
     adapter = None
     sampling = None
     posterior = None
     kind = "encoder"
+    stops = (4,)
 
     @pytest.fixture
     def backbone(self, request):
@@ -144,8 +146,7 @@ class SamplingLaws:
     def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
         whole = self.begin(backbone, ramp=2)
         expected = whole.run(tmp_path / "whole")
-        # At a block's end, at an epoch's end inside a block, before the last step.
-        for stop in (3, 4, 7):
+        for stop in self.stops:
             path = tmp_path / f"stopped-{stop}"
             with pytest.raises(StoppedError), monkeypatch.context() as patch:
                 self._watched(self.begin(backbone, ramp=2), path, patch, StopAt(stop))

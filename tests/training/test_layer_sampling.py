@@ -47,6 +47,7 @@ class TestLoRA(SamplingLaws):
     adapter = LoRA(r=2, num_layers=2, weight_decay=0.1)
     sampling = ONE_OF_TWO
     posterior = VBLL()
+    stops = (3, 4, 7)  # at a block's end, at an epoch's end inside a block, before the last step
 
 
 class TestPoLAR(SamplingLaws):
