@@ -28,8 +28,11 @@ if sys.platform != "win32":
 
 SUFFIX = ".lock"
 _PAUSE = 0.05  # seconds
+_TRIES = 100
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_UNUSABLE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+_UNUSABLE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+)
 
 
 @dataclass
@@ -123,11 +126,17 @@ def _acquire(file: Path) -> int | None:
         BlockingIOError: Another process has locked it.
         OSError: It cannot be made.
     """
+    tries = 0
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = _open(file)
-        except FileNotFoundError:  # another process has removed the parent, which was empty
+        except FileNotFoundError:
+            # Another process has removed the parent, which was empty; or, as in /proc, the parent
+            # takes no files.
+            tries += 1
+            if tries == _TRIES:
+                raise
             continue
         try:
             has_locks = _lock(handle)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,9 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), writing_to(tmp_path / "file" / "x"):
         pytest.fail("the block ran")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+def test_a_directory_that_takes_no_files_is_a_clear_error():
+    with pytest.raises(InputError, match="cannot be written"), writing_to("/proc/self/card"):
+        pytest.fail("the block ran")

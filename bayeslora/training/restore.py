@@ -18,6 +18,7 @@ from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
+from bayeslora.training.card import model_card
 from bayeslora.training.foreign import (
     check_backbone,
     foreign_from_files,
@@ -50,6 +51,7 @@ def restore_network(
             another dtype, or not finite.
     """
     record = files.record
+    _check_results(files)
     members = _members(files)
     if record.backbone["kind"] == MODULE:
         network = module_from_files(files, module, encode, loading["device"])
@@ -80,6 +82,16 @@ def restore_network(
     for tensors in reversed(members):
         _load(network, tensors, files.directory)
     return network.eval(), members
+
+
+def _check_results(files: ModelFiles) -> None:
+    """Raise InputError if the results in a record are not what its model card is made from."""
+    try:
+        model_card(files.record, "")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{_place(files.directory)}: its results are damaged: {first_line(error)}"
+        ) from None
 
 
 def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:

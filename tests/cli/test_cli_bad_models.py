@@ -106,6 +106,10 @@ DAMAGE = {
         lambda m: change_record(m, lambda record: record.update(classes=["x", 1])),
         ["damaged", "'classes'"],
     ),
+    "results": (
+        lambda m: change_record(m, lambda record: record["results"].update(adapter={"drift": {}})),
+        ["damaged", "results"],
+    ),
     "no tensors": (lambda m: (m / "adapter.safetensors").unlink(), ["adapter.safetensors is mis"]),
     "broken": (lambda m: flip(m / "posterior.safetensors"), ["posterior.safetensors", "damaged"]),
     "truncated": (

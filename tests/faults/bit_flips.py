@@ -139,7 +139,7 @@ def _reads() -> list[Read]:
             calibrate("lora/peft"),
             _tree,
             False,
-            25,
+            flips=25,
         ),
         Read(
             "a merged export, first read", ("merged",), calibrate("merged"), _tree, False, flips=8

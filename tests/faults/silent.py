@@ -63,7 +63,9 @@ def fitted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
     record = json.loads((room / "out" / "bayeslora.json").read_text(encoding="utf-8"))
     if record["num_train"] != len(data.texts):
         return f"fitted to {record['num_train']} of {len(data.texts)} rows"
-    if not set(data.labels) <= set(record["classes"]):
+    names, labels = record["classes"], set(map(str, data.labels))
+    # Labels of a finished classifier may be its indices.
+    if not labels <= {*names} and not labels <= {*map(str, range(len(names)))}:
         return f"classes {record['classes']} of labels {sorted(set(map(str, data.labels)))}"
     return ""
 

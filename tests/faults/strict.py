@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_NOT_READ = {"prediction", "confidence"}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?", re.ASCII)
 
@@ -203,7 +204,8 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 raise Refused("a column twice")
-            table = file.read()
+            # What predictions say twice is written and not read.
+            table = file.read([name for name in names if name not in _NOT_READ])
         table.validate(full=True)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError) as error:
