@@ -17,9 +17,11 @@ from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.spectrum import SiteSpectrum
+from bayeslora.backbones.depth import check_depth
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
+from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
@@ -88,12 +90,14 @@ class BayesianClassifier:
         *,
         seed: int = 0,
         max_length: int = MAX_LENGTH,
+        depth: float | None = None,
+        template: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
         progress: bool = True,
     ) -> None:
-        """Choose what to fit; nothing is loaded yet.
+        r"""Choose what to fit; nothing is loaded yet.
 
         Args:
             backbone: A short name (`smollm2-135m`, `minilm`), a directory, a hub id, or a loaded
@@ -101,7 +105,13 @@ class BayesianClassifier:
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Decides the adapter's start, the order of the rows and every draw.
-            max_length: Tokens kept of a text, at most the positions of the model.
+            max_length: Tokens kept of a text, its template included; at most the positions of the
+                model.
+            depth: Layers of the backbone to read: a number of them, or a share such as 0.8. The
+                layers above are dropped, and adapters sit on the upper ones of what is left. None
+                reads all.
+            template: What is put around each text, such as `"Review: {text}\nSentiment:"`;
+                `{text_pair}` stands for the second text. None for nothing.
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
@@ -120,6 +130,10 @@ class BayesianClassifier:
             raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
         if dtype not in DTYPES:
             raise unknown_choice("dtype", dtype, DTYPES)
+        if depth is not None:
+            check_depth(depth)
+        self.depth = depth
+        self.template = None if template is None else Template(template)
         self.seed = as_seed(seed)
         self.max_length = max_length
         self.progress = progress
@@ -765,6 +779,8 @@ class BayesianClassifier:
             record.posterior,
             seed=record.seed,
             max_length=record.max_length,
+            depth=record.backbone.get("depth"),
+            template=record.backbone.get("template"),
             dtype=record.backbone["dtype"],
             device=device,
             trust_remote_code=trust_remote_code,
@@ -811,4 +827,6 @@ class BayesianClassifier:
             self.max_length,
             self.progress,
             feature_scores,
+            self.depth,
+            self.template,
         )

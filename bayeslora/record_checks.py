@@ -60,8 +60,12 @@ def _backbone_problem(backbone: Mapping[str, Any], kinds: tuple[str, ...]) -> st
             )
     if not isinstance(backbone.get("settings", {}), Mapping):
         return "'backbone' must hold a mapping as 'settings'"
-    if not isinstance(backbone.get("layer"), str | None):
-        return "'backbone' must hold a name or null as 'layer'"
+    for name in ("layer", "template"):
+        if not isinstance(backbone.get(name), str | None):
+            return f"'backbone' must hold a text or null as {name!r}"
+    depth = backbone.get("depth")
+    if depth is not None and not (_is_whole(depth) and depth >= 1):
+        return f"'backbone' must hold an integer >= 1 or null as 'depth', got {str(depth)[:40]}"
     return ""
 
 

@@ -14,37 +14,13 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.errors import InputError
+from bayeslora.layer_list import find_layers
 
 ALWAYS = "outside the layers"
 """Name of the group of everything that trains whatever layers are drawn."""
 
 # No part of the last hidden states, and often without trained values.
 _POOLER = "pooler"
-
-
-def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the dotted name of a model's list of layers, and the list.
-
-    It is the longest list of modules of one class that is not inside another list.
-
-    Raises:
-        InputError: There is none, or several are the longest.
-    """
-    found: list[tuple[str, nn.ModuleList]] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
-        if isinstance(module, nn.ModuleList) and len(module) and not inside:
-            found.append((name, module))
-    alike = [(name, items) for name, items in found if len({type(item) for item in items}) == 1]
-    longest = max((len(items) for _, items in alike), default=0)
-    best = [(name, items) for name, items in alike if len(items) == longest]
-    if len(best) == 1:
-        return best[0]
-    problem = "no list of layers of one class"
-    if best:
-        names = ", ".join(name or "itself" for name, _ in best)
-        problem = f"several lists of {longest} layers each ({names})"
-    raise InputError(f"{type(model).__name__} has {problem}, so the layers to draw are unknown")
 
 
 class FullLayers:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -244,8 +244,11 @@ class Encoder(FeatureExtractor):
         return self._split.behind(**self._probe())
 
     def _probe(self) -> Batch:
-        batch = tokenise(self.backbone, [_PROBE], None, max_length=self.max_length).pad([0])
-        return model_inputs(batch, self.backbone.device)
+        return model_inputs(self._raw([_PROBE]).pad([0]), self.backbone.device)
+
+    def _raw(self, texts: Sequence[str]) -> Tokens:
+        """Return tokens of texts without the template, which may ask for pairs."""
+        return tokenise(replace(self.backbone, template=None), texts, max_length=self.max_length)
 
     def _found_out(self, question: str, answer: Callable[[], bool]) -> bool:
         """Return the answer, which is found once for a backbone and all its clones."""
@@ -263,7 +266,7 @@ class Encoder(FeatureExtractor):
         if self._split.start == 0:
             return True
         whole = LayerSplit(self.model, "", 0)
-        batch = self._unequal().pad([0, 1])
+        batch = self._raw(UNEQUAL_TEXTS).pad([0, 1])
         inputs = model_inputs(batch, self.backbone.device)
         expected = whole.suffix(hidden=None, **inputs)
         try:
@@ -274,16 +277,13 @@ class Encoder(FeatureExtractor):
 
     def _ignores_padding(self) -> bool:
         """Tell whether a text's states are the same beside a longer one."""
-        tokens, device = self._unequal(), self.backbone.device
+        tokens, device = self._raw(UNEQUAL_TEXTS), self.backbone.device
         batch, alone = tokens.pad([0, 1]), tokens.pad([0])
         whole = LayerSplit(self.model, "", 0)
         length = alone["attention_mask"].shape[1]
         beside = whole.suffix(hidden=None, **model_inputs(batch, device))[:1, :length]
         expected = whole.suffix(hidden=None, **model_inputs(alone, device))
         return self._same(beside, expected, alone["attention_mask"])
-
-    def _unequal(self) -> Tokens:
-        return tokenise(self.backbone, UNEQUAL_TEXTS, None, max_length=self.max_length)
 
     def _same(self, found: Tensor, expected: Tensor, mask: Tensor) -> bool:
         if found.shape != expected.shape:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
+from bayeslora.backbones.template import Template
 from bayeslora.backbones.untrusted import (
     check_directory,
     check_fit,
@@ -48,6 +49,8 @@ class Backbone:
         prefix_states: States of the frozen prefix by content, shared by all clones, so that
             every method, epoch and draw on the same texts reuses them; the oldest are forgotten.
         known: What was found out about the model by running it, shared by all clones.
+        depth: Layers that are read, where the model was cut; None where it is whole.
+        template: What is put around each text; None for nothing.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Backbone:
     cache_dtype: torch.dtype
     prefix_states: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     known: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
+    depth: int | None = None
+    template: Template | None = None
 
     @property
     def num_features(self) -> int:

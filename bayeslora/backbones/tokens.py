@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import PAIR, Template
 from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 from bayeslora.option_values import MAX_LENGTH
@@ -72,21 +74,30 @@ def tokenise(
 ) -> Tokens:
     """Tokenise texts, or pairs of texts, to at most `max_length` tokens.
 
-    An encoder's pair is joined and cut as its tokenizer does it. A decoder reads the two texts on
-    separate lines; the first is cut, so that the end, where the feature is read, is kept.
+    With a template the text in it is cut, then the second text, so that the frame survives.
+    Without, an encoder's pair is joined and cut as its tokenizer does it, and a decoder reads the
+    two texts on separate lines; the first is cut, so that the end, where the feature is read, is
+    kept.
 
     Args:
-        backbone: Has the tokenizer and the longest text.
+        backbone: Has the tokenizer, the template and the longest text.
         texts: N texts.
         pairs: N second texts, or None.
         max_length: Tokens kept.
         as_its_owner: Whether everything is left to the tokenizer, as for a classifier that was
             trained elsewhere: a decoder's pairs, and the types of single texts.
+
+    Raises:
+        InputError: The template leaves no room for a text, or has no place for second texts that
+            are there, or a token has no embedding.
     """
     limit = usable_length(backbone, max_length)
     pad_id = int(backbone.tokenizer.pad_token_id or 0)
+    template = backbone.template
+    if template is not None:
+        _check_template(backbone, template, limit, pairs=pairs is not None)
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
-    typed = pairs is not None or as_its_owner
+    typed = template is None and (pairs is not None or as_its_owner)
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -96,7 +107,9 @@ def tokenise(
         second = None if pairs is None else pairs[start : start + _AT_A_TIME]
         # Regular expressions of a stranger's tokenizer may give up on a text, in a panic of Rust.
         with reading(f"the tokenizer of {backbone.name} fails on a text"):
-            if joined and second is not None:
+            if template is not None:
+                found, cut_here = framed(backbone.tokenizer, template, first, second, limit)
+            elif joined and second is not None:
                 found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
             else:
                 found, cut_here = _plain(backbone.tokenizer, first, second, limit)
@@ -106,6 +119,18 @@ def tokenise(
         cut += cut_here
     _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
+
+
+def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs: bool) -> None:
+    if pairs != template.takes_pairs:
+        problem = "no place for them" if pairs else "a place for them, but the data has none"
+        raise InputError(f"second texts: the template has {problem} ({PAIR})")
+    frame = len(backbone.tokenizer(template.filled("").whole)["input_ids"])
+    if frame >= limit:
+        raise InputError(
+            f"the template alone is {frame} tokens, which leaves no room for a text in the "
+            f"{limit} tokens that are read; shorten it or raise max_length"
+        )
 
 
 def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id: int) -> None:

@@ -53,6 +53,24 @@ def share(text: str) -> float:
     return value
 
 
+def depth(text: str) -> float:
+    """Return a number of layers as an integer, or a share of them as a float."""
+    try:
+        value = int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        value = 0
+    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise argparse.ArgumentTypeError(
+            f"must be a number of layers >= 1 or a share such as 0.8, got {text!r}"
+        )
+    return value
+
+
+def template(text: str) -> str:
+    r"""Return a template in which `\n` stands for a new line, as shells pass it."""
+    return text.replace("\\n", "\n")
+
+
 def add_task(parser: Parser) -> list[argparse.Action]:
     """Add the options that name a known task."""
     return [

@@ -12,13 +12,14 @@ from bayeslora.adapters.config import Adaptation, LoRA, PoLAR
 from bayeslora.adapters.config_columns import LEARNED, S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.adapters.full_layers import FullLayers, find_layers, first_layer
+from bayeslora.adapters.full_layers import FullLayers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.selection import free_units, units_at
 from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
+from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.build import build, build_weights, check_factors
 from bayeslora.posteriors.config import MCDropout, PosteriorConfig
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA

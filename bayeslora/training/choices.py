@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
+from bayeslora.backbones.template import Template
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
@@ -31,6 +32,8 @@ class Choices:
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
         feature_scores: Names of scores to fit beside the posterior.
+        depth: Layers of the backbone that are read, or their share; None for all.
+        template: What is put around each text; None for nothing.
     """
 
     backbone: str
@@ -41,6 +44,8 @@ class Choices:
     max_length: int
     progress: bool
     feature_scores: tuple[str, ...] = ()
+    depth: float | None = None
+    template: Template | None = None
 
 
 @dataclass(frozen=True)

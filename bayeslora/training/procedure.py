@@ -10,6 +10,7 @@ from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
+from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
@@ -160,7 +161,7 @@ def fit_classifier(
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
-    backbone = load()
+    backbone = read_at(load(), choices.depth, choices.template)
     check_max_length(backbone, choices.max_length)
     sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
     posterior = settle_posterior(choices.posterior, sizes)
@@ -188,6 +189,8 @@ def fit_classifier(
         "settings": backbone.settings,
         "kind": ADAPTED,
     }
+    if backbone.depth is not None:
+        planned["backbone"]["depth"] = backbone.depth
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
@@ -235,10 +238,16 @@ def _differ(data: TrainingData) -> bool:
     return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
+def _reading(choices: Choices) -> dict[str, Any]:
+    """Return how the backbone reads texts, where that is not whole and raw."""
+    found = {} if choices.depth is None else {"depth": choices.depth}
+    return found if choices.template is None else found | {"template": choices.template.frame}
+
+
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
     """Return the part of the record that is known before the fit."""
     return {
-        "backbone": {"name": choices.backbone, "dtype": choices.dtype},
+        "backbone": {"name": choices.backbone, "dtype": choices.dtype} | _reading(choices),
         "adapter": recorded(choices.adapter),
         "posterior": options.as_mapping(choices.posterior),
         "classes": list(data.classes),

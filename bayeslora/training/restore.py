@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
+from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.load import Backbone, load_backbone, pick_device
 from bayeslora.backbones.module import Encode
-from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles
+from bayeslora.backbones.template import Template
+from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
@@ -63,6 +65,7 @@ def restore_network(
         network = foreign_from_files(files, str(backbone), loading)
     else:
         base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
+        base = read_at(base, record.backbone.get("depth"), _template(record))
         check_backbone(record, base)
         base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
@@ -92,6 +95,11 @@ def _check_results(files: ModelFiles) -> None:
         raise InputError(
             f"{_place(files.directory)}: its results are damaged: {first_line(error)}"
         ) from None
+
+
+def _template(record: ModelRecord) -> Template | None:
+    frame = record.backbone.get("template")
+    return None if frame is None else Template(frame)
 
 
 def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:

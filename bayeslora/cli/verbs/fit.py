@@ -13,8 +13,10 @@ from bayeslora.cli.arguments import (
     add_overwrite,
     add_seed,
     add_task,
+    depth,
     given,
     positive,
+    template,
     whole,
 )
 from bayeslora.cli.data import column_options, columns_for, read
@@ -85,6 +87,19 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="tokens kept of a text (default: 128)",
         ),
         parser.add_argument(
+            "--depth",
+            type=depth,
+            metavar="N|SHARE",
+            help="layers of the backbone to read: a number, or a share such as 0.8 (default: all)",
+        ),
+        parser.add_argument(
+            "--template",
+            type=template,
+            metavar="TEXT",
+            help=r"what is put around each text, such as 'Review: {text}\nSentiment:' "
+            "(default: nothing)",
+        ),
+        parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
         ),
     ]
@@ -140,7 +155,11 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    model = given(args, "backbone", "max_length", "seed", "dtype", "device", "trust_remote_code")
+    model = given(
+        args,
+        *("backbone", "max_length", "depth", "template"),
+        *("seed", "dtype", "device", "trust_remote_code"),
+    )
     training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
     training |= {"layer_sampling": sampling}
     classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)

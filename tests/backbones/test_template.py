@@ -1,0 +1,120 @@
+"""Texts in a template: what a tokenizer makes of the whole string, with the frame always kept."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_llama
+
+from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.template import Template
+from bayeslora.backbones.tokens import tokenise
+from bayeslora.errors import InputError
+
+
+class Slow:
+    """The same tokenizer without offsets."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.pad_token_id = tokenizer.pad_token_id
+
+    def __call__(self, texts, *, return_offsets_mapping=False, **options):
+        assert not return_offsets_mapping
+        return self.tokenizer(texts, **options)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A tiny model with the tokenizer of a real one, whose tokens are parts of words."""
+    from transformers import AutoTokenizer
+
+    model = tiny_llama(tmp_path_factory.mktemp("template") / "model")
+    backbone = load_backbone(str(model), dtype="float32", device="cpu")
+    backbone.model.resize_token_embeddings(49_152)
+    return replace(
+        backbone, tokenizer=AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
+    )
+
+
+def read(host, frame, texts, pairs=None, *, max_length=64):
+    host = replace(host, template=Template(frame))
+    return tokenise(host, texts, pairs, max_length=max_length)
+
+
+def test_a_filled_template_is_tokenised_as_one_string(host):
+    found = read(host, "Review: {text}\nSentiment:", ["a fine film", "dull "])
+    whole = ["Review: a fine film\nSentiment:", "Review: dull \nSentiment:"]
+    assert [item.tolist() for item in found.ids] == host.tokenizer(whole)["input_ids"]
+    assert found.num_truncated == 0
+    assert host.tokenizer.decode(found.ids[0]) == whole[0]
+
+
+def test_what_stands_in_a_text_is_no_placeholder(host):
+    found = read(host, "{text}|{text_pair}|", ["{text_pair}{text}"], ["{text}"])
+    assert host.tokenizer.decode(found.ids[0]) == "{text_pair}{text}|{text}|"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=60), min_size=1, max_size=4),
+    room=st.integers(1, 12),
+    pairs=st.booleans(),
+    fast=st.booleans(),
+)
+def test_the_frame_survives_every_truncation(host, texts, room, pairs, fast):
+    if not fast:
+        host = replace(host, tokenizer=Slow(host.tokenizer))
+    tokenizer = host.tokenizer if fast else host.tokenizer.tokenizer
+    frame = "Text: {text}\n{text_pair}\nClass:" if pairs else "Text: {text}\nClass:"
+    limit = len(tokenizer(frame.replace("{text}", "").replace("{text_pair}", ""))["input_ids"])
+    limit += room
+    second = texts[::-1] if pairs else None
+    found = read(host, frame, texts, second, max_length=limit)
+    for place, ids in enumerate(found.ids):
+        assert len(ids) <= limit
+        shown = tokenizer.decode(ids)
+        assert shown.startswith("Text:")
+        assert shown.endswith("\nClass:")
+        whole = frame.replace("{text_pair}", "\0").replace("{text}", texts[place])
+        whole = whole.replace("\0", second[place] if pairs else "")
+        long = len(tokenizer(whole)["input_ids"]) > limit
+        assert long or ids.tolist() == tokenizer(whole)["input_ids"]
+    lengths = [
+        len(tokenizer(frame.replace("{text}", text))["input_ids"]) for text in texts if not pairs
+    ]
+    if not pairs:
+        assert found.num_truncated == sum(length > limit for length in lengths)
+
+
+def test_a_cut_is_as_late_as_it_can_be(host):
+    found = read(host, "Text: {text}\nClass:", ["word " * 50], max_length=20)
+    assert len(found.ids[0]) in (19, 20)
+
+
+@pytest.mark.parametrize(
+    "frame", ["Topic:", "{text} {text}", "{text}{text_pair}{text_pair}", "{text} {label}", "", None]
+)
+def test_bad_templates_are_refused(frame):
+    with pytest.raises(InputError, match="template"):
+        Template(frame)
+
+
+def test_braces_without_a_name_are_text():
+    assert Template("{ {text} { }").filled("a").whole == "{ a { }"
+
+
+@pytest.mark.parametrize(("pairs", "frame"), [(["b"], "{text}"), (None, "{text} {text_pair}")])
+def test_a_template_has_a_place_for_second_texts_where_there_are_some(host, pairs, frame):
+    with pytest.raises(InputError, match="text_pair"):
+        read(host, frame, ["a"], pairs)
+
+
+def test_a_template_leaves_room_for_a_text(host):
+    frame = "one two three four five six: {text}"
+    with pytest.raises(InputError, match="template"):
+        read(host, frame, ["a"], max_length=5)
