@@ -1,0 +1,168 @@
+"""Which layer should a fit read, and should texts stand in a template?
+
+Default fits (all rows, no validation rows) at several depths, with and without the generic
+template, on 640 training rows that each seed draws anew. Rows are scored on development rows alone:
+the validation rows of SST-2 and newsgroups, and 1,000 training rows of AG news that no fit sees.
+
+Rules, written before the run:
+- The default depth of decoders is the share of layers with the lowest mean NLL over the three sets
+  and both methods, with the template that wins below. A depth that is worse than all layers by more
+  than .01 nats on any set is not taken.
+- A template becomes the default of decoders if its mean NLL at that depth is lower by more than the
+  95 % t interval of the paired differences, and no set is worse by more than .01.
+
+Texts keep 32 tokens; a template's own tokens come on top. Everything is stored as it comes, and the
+same command goes on where it was stopped.
+
+    python benchmarks/depth.py --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from task_rows import TASKS
+
+from bayeslora import BayesianClassifier, evaluate
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.files import read_json, write_json
+from bayeslora.tasks.examples import (
+    Examples,
+    class_names,
+    encode_labels,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.tasks.known import load_known
+from bayeslora.tasks.newsgroups import load_newsgroups
+from bayeslora.tasks.splits import stratified_sample
+
+METHODS = {"polar-vbll": ("polar", "vbll"), "lora-mle": ("lora", "mle")}
+TEMPLATES = {"raw": None, "generic": "Text: {text}\nClass:"}
+DEPTHS = (30, 24, 21, 27, 18)
+NUM_TRAIN, NUM_OOD, TEXT_TOKENS = 640, 300, 32
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Rows to draw training rows from, rows that score, and rows from elsewhere by name."""
+
+    train: Examples
+    score: Examples
+    ood: dict[str, Examples]
+
+
+def development(task: str, data_dir: Path | None) -> Pools:
+    """Return the pools of a development task; no row is in two of them."""
+    if task == "newsgroups":
+        posts = load_newsgroups(
+            num_train=3200, num_validation=800, num_near=NUM_OOD, num_far=NUM_OOD
+        )
+        return Pools(posts.train, posts.validation, {"near": posts.near, "far": posts.far})
+    pool = without_duplicates(load_known(task, "train", data_dir))
+    if task == "sst2_sentences":
+        score = load_known(task, "validation", data_dir)
+    else:
+        score = drawn(pool, 1000, 1_000_003)
+    other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
+    far = drawn(load_known(other, "train", data_dir), NUM_OOD, 0)
+    return Pools(without_overlap(pool, score), score, {"far": far})
+
+
+def drawn(examples: Examples, size: int, seed: int) -> Examples:
+    """Return a stratified draw of rows."""
+    labels = encode_labels(examples, class_names(examples))
+    return examples.take(stratified_sample(labels, size, seed))
+
+
+def main() -> None:
+    """Run what is not there yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/depth"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=list(TEMPLATES))
+    parser.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone("smollm2-135m")
+    pools = {task: development(task, args.data_dir) for task in args.tasks}
+    cells = product(args.seeds, args.depths, args.templates, args.tasks)
+    for seed, depth, template, task in cells:
+        train = drawn(pools[task].train, NUM_TRAIN, seed)
+        for method in args.methods:
+            name = f"{method}-{template}-{depth}-seed-{seed}"
+            file = args.out / "scores" / task / f"{name}.json"
+            if not file.is_file():
+                row = fit(backbone, method, template, depth, train, pools[task], seed)
+                about = {"task": task, "method": method, "template": template, "depth": depth}
+                write_json(file, {**about, "seed": seed, **row})
+                print(task, name, {k: round(v, 3) for k, v in row.items()}, flush=True)
+        backbone.prefix_states.clear()
+
+
+def fit(
+    backbone: Backbone,
+    method: str,
+    template: str,
+    depth: int,
+    train: Examples,
+    pools: Pools,
+    seed: int,
+) -> dict[str, float]:
+    """Return scores of a default fit on the rows that score, and its seconds."""
+    adapter, posterior = METHODS[method]
+    clf = BayesianClassifier(
+        backbone,
+        adapter,
+        posterior,
+        seed=seed,
+        max_length=TEXT_TOKENS + frame_tokens(backbone, TEMPLATES[template]),
+        depth=depth,
+        template=TEMPLATES[template],
+        progress=False,
+    )
+    start = time.perf_counter()
+    clf.fit(train)
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    predictions = clf.predict(pools.score)
+    row = {"fit_seconds": seconds, "predict_seconds": time.perf_counter() - start}
+    row |= {key: score.value for key, score in evaluate(predictions, num_resamples=20).items()}
+    for name, rows in pools.ood.items():
+        outside = clf.predict(rows, unknown_labels="ood")
+        for score in OOD_SCORES:
+            inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
+            if inner is not None and outer is not None:
+                row[f"{name} {score}"] = auroc(inner, outer)
+    return {key: float(value) for key, value in row.items() if np.isscalar(value)}
+
+
+def frame_tokens(backbone: Backbone, frame: str | None) -> int:
+    """Return how many tokens a template has without a text."""
+    if frame is None:
+        return 0
+    return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
+
+
+def auroc(inner: Sequence[float], outer: Sequence[float]) -> float:
+    """Return the chance that a row from elsewhere has the higher score; ties count half."""
+    from sklearn.metrics import roc_auc_score
+
+    labels = np.r_[np.zeros(len(inner)), np.ones(len(outer))]
+    return float(roc_auc_score(labels, np.r_[inner, outer]))
+
+
+if __name__ == "__main__":
+    main()
