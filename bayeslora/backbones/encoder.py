@@ -212,6 +212,10 @@ class Encoder(FeatureExtractor):
         finally:
             self.model.train(was_training)
 
+    def probe(self) -> PreparedTexts:
+        """Return two short texts of unequal length, raw and without states."""
+        return PreparedTexts(self._raw(UNEQUAL_TEXTS), None)
+
     def forget(self, prepared: PreparedTexts) -> None:
         """Let go of the texts' states at the split, which all clones of the backbone share."""
         known: dict[str, PrefixStates] = self.backbone.prefix_states

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
-from bayeslora.backbones.tokens import UNEQUAL_TEXTS
 from bayeslora.errors import InputError
 from bayeslora.training.export_target import FORMAT_VERSION, NOTE
 from bayeslora.training.fitted import Fitted
@@ -100,8 +99,8 @@ def check_mergeable(fitted: Fitted) -> Tensor:
     if not network.is_adapted:
         raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
     network.eval()
-    texts = network.encoder.prepare(UNEQUAL_TEXTS)
-    features = network.scaled(network.encoder.features(texts))
+    encoder = _encoder(fitted)
+    features = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(features).mean
     eye = torch.eye(features.shape[1], device=features.device)
     for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
@@ -171,8 +170,7 @@ def _takes(whole: Any, weight: Tensor) -> bool:
 
 def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
     """Tell whether a classifier's logits are the mean network's, on texts of unequal length."""
-    # Without the states of the frozen prefix, which may be kept in bfloat16.
-    batch = encoder.prepare(UNEQUAL_TEXTS).tokens.pad([0, 1])
+    batch = encoder.probe().collate([0, 1])
     expected = network.head.predict(network(batch)).mean.cpu()
     found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
     tolerance = _TOLERANCES.get(whole.dtype, 5e-2)
@@ -185,6 +183,7 @@ def _note(fitted: Fitted) -> dict[str, Any]:
         "classes": list(fitted.record.classes),
         "pooling": POOLING[fitted.network.encoder.backbone.kind],
         "max_length": fitted.network.encoder.max_length,
+        "template": fitted.record.backbone.get("template"),
         "backbone": fitted.record.backbone["name"],
         "model_fingerprint": fitted.fingerprint,
     }

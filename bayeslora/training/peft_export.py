@@ -128,10 +128,12 @@ def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
         load = f'model = {loader}.from_pretrained(base, "PATH OF THIS DIRECTORY")  # base: {base!r}'
     pooling = merged.POOLING[encoder.backbone.kind]
     length = usable_length(encoder.backbone, record.max_length)
+    depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     facts = [
-        f"- Base model: `{base}`",
+        f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
         f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
+        *([f"- Texts stand in the template {code(repr(template))}"] if template else []),
         *(f"- {note[0].upper()}{note[1:]}" for note in found.notes),
     ]
     listed = "\n".join(facts)
