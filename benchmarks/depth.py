@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from task_rows import TASKS
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.files import read_json, write_json
+from bayeslora.files import write_json
+from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
@@ -102,35 +102,39 @@ def main() -> None:
     for seed, depth, template, task in cells:
         train = drawn(pools[task].train, NUM_TRAIN, seed)
         for method in args.methods:
+            cell = Cell(task, method, template, depth, seed)
             name = f"{method}-{template}-{depth}-seed-{seed}"
             file = args.out / "scores" / task / f"{name}.json"
             if not file.is_file():
-                row = fit(backbone, method, template, depth, train, pools[task], seed)
-                about = {"task": task, "method": method, "template": template, "depth": depth}
-                write_json(file, {**about, "seed": seed, **row})
+                row = fit(backbone, cell, train, pools[task])
+                write_json(file, {**asdict(cell), **row})
                 print(task, name, {k: round(v, 3) for k, v in row.items()}, flush=True)
         backbone.prefix_states.clear()
 
 
-def fit(
-    backbone: Backbone,
-    method: str,
-    template: str,
-    depth: int,
-    train: Examples,
-    pools: Pools,
-    seed: int,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Cell:
+    """One fit of the study."""
+
+    task: str
+    method: str
+    template: str
+    depth: int
+    seed: int
+
+
+def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[str, float]:
     """Return scores of a default fit on the rows that score, and its seconds."""
-    adapter, posterior = METHODS[method]
+    adapter, posterior = METHODS[cell.method]
+    template = TEMPLATES[cell.template]
     clf = BayesianClassifier(
         backbone,
         adapter,
         posterior,
-        seed=seed,
-        max_length=TEXT_TOKENS + frame_tokens(backbone, TEMPLATES[template]),
-        depth=depth,
-        template=TEMPLATES[template],
+        seed=cell.seed,
+        max_length=TEXT_TOKENS + frame_tokens(backbone, template),
+        depth=cell.depth,
+        template=template,
         progress=False,
     )
     start = time.perf_counter()
@@ -145,7 +149,7 @@ def fit(
         for score in OOD_SCORES:
             inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
             if inner is not None and outer is not None:
-                row[f"{name} {score}"] = auroc(inner, outer)
+                row[f"{name} {score}"] = detection(thresholds(inner, outer))[0]
     return {key: float(value) for key, value in row.items() if np.isscalar(value)}
 
 
@@ -154,14 +158,6 @@ def frame_tokens(backbone: Backbone, frame: str | None) -> int:
     if frame is None:
         return 0
     return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
-
-
-def auroc(inner: Sequence[float], outer: Sequence[float]) -> float:
-    """Return the chance that a row from elsewhere has the higher score; ties count half."""
-    from sklearn.metrics import roc_auc_score
-
-    labels = np.r_[np.zeros(len(inner)), np.ones(len(outer))]
-    return float(roc_auc_score(labels, np.r_[inner, outer]))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
         f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
         f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
-        *([f"- Texts stand in the template {code(repr(template))}"] if template else []),
+        *([f"- Texts stand in the template `{visible(template)}`"] if template else []),
         *(f"- {note[0].upper()}{note[1:]}" for note in found.notes),
     ]
     listed = "\n".join(facts)

@@ -1,0 +1,125 @@
+"""Depth and template of a classifier: fitted, saved, loaded, exported and predicted with."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+
+FRAME = "today {text} is a"
+ROWS = toy_rows(30)
+TEXTS = [row["text"] for row in toy_rows(12, 6)]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reading")
+    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+
+
+def fitted(backbone, **options):
+    clf = BayesianClassifier(
+        backbone, "lora:r=2", "vbll", dtype="float32", progress=False, **options
+    )
+    return clf.fit(ROWS, epochs=1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_model_reads_as_it_was_fitted(backbones, kind, tmp_path):
+    clf = fitted(backbones[kind])
+    expected = clf.predict(TEXTS).probs
+    assert clf.record.backbone["depth"] == 2
+    assert clf.record.backbone["template"] == FRAME
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(TEXTS).probs, expected)
+    assert (again.depth, again.template) == (clf.depth, clf.template)
+    raw = fitted(backbones[kind], template=None)
+    assert not np.allclose(raw.predict(TEXTS).probs, expected)
+
+
+def test_only_upper_layers_of_what_is_left_are_adapted(backbones):
+    clf = fitted(backbones["llama"])
+    layers = {site.name.split(".")[1] for site in clf._known().network.sites}
+    assert layers == {"0", "1"}
+
+
+def test_models_that_read_everything_say_nothing_of_it(backbones):
+    clf = fitted(backbones["llama"], depth=None, template=None)
+    assert not {"depth", "template"} & clf.record.backbone.keys()
+
+
+def test_a_share_is_recorded_as_a_number_of_layers(backbones):
+    assert fitted(backbones["llama"], depth=0.6).record.backbone["depth"] == 2
+
+
+def test_a_pipeline_on_filled_templates_gives_the_mean_networks_probabilities(backbones, tmp_path):
+    clf = fitted(backbones["llama"])
+    clf.export_merged(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 2
+    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
+    expected = clf.predict(TEXTS, num_samples=0).probs
+    for place, row in enumerate(classify([FRAME.replace("{text}", text) for text in TEXTS])):
+        found = {item["label"]: item["score"] for item in row}
+        np.testing.assert_allclose([found[name] for name in CLASSES], expected[place], atol=1e-5)
+
+
+def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, tmp_path):
+    from peft import PeftModel
+
+    clf = fitted(backbones["llama"])
+    clf.export_peft(tmp_path / "out")
+    note = (tmp_path / "out" / "README.md").read_text()
+    assert "first 2 layers" in note
+    assert FRAME in note
+    base = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=2)
+    model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    reader = AutoTokenizer.from_pretrained(backbones["llama"])
+    encoder = clf._known().network.encoder
+    expected = encoder.features(encoder.prepare(TEXTS))
+    for place, text in enumerate(TEXTS):
+        tokens = reader([FRAME.replace("{text}", text)], return_tensors="pt")
+        with torch.no_grad():
+            states = model(input_ids=tokens["input_ids"]).last_hidden_state
+        torch.testing.assert_close(states[0, -1], expected[place], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"depth": 4}, {"template": "today the a"}, {"depth": 0}, {"max_length": 3}]
+)
+def test_what_cannot_be_read_is_refused(backbones, options):
+    with pytest.raises(InputError):
+        fitted(backbones["llama"], **options)
+
+
+def test_another_depth_in_the_record_of_a_model_is_noticed(backbones, tmp_path):
+    clf = fitted(backbones["llama"])
+    clf.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "bayeslora.json"
+    content = json.loads(path.read_text())
+    del content["files"], content["sha256"]
+    for depth in (3, 1, "2", 0):
+        content["backbone"]["depth"] = depth
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError):
+            BayesianClassifier.from_pretrained(tmp_path / "model")
+
+
+def test_the_command_reads_the_same_way(backbones, tmp_path):
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in ROWS))
+    out = tmp_path / "model"
+    fit = ["fit", str(data), "--backbone", backbones["llama"], "--adapter", "lora:r=2", "--quiet"]
+    fit += ["--epochs", "1", "--dtype", "float32", "--out", str(out)]
+    assert main([*fit, "--depth", "0.6", "--template", r"today\n{text} is"]) == 0
+    record = json.loads((out / "bayeslora.json").read_text())
+    assert record["backbone"]["depth"] == 2
+    assert record["backbone"]["template"] == "today\n{text} is"
+    for bad in (["--depth", "0"], ["--depth", "many"], ["--template", "today"]):
+        assert main([*fit, *bad, "--overwrite"]) == 2
