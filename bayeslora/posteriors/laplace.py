@@ -90,7 +90,7 @@ class LaplaceHead(AroundPoint):
         check_fit(features, validation)
         features = features.double()
         logits = self.point.predict(features).mean
-        self.prepare({"fitted": True, "rank": min(features.shape)})
+        self._allocate(min(features.shape))
         self._fitted().fit(features, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
         precision = self.config.prior_precision
@@ -112,16 +112,21 @@ class LaplaceHead(AroundPoint):
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""
+        point = self.point.extra_config()
         if self.curvature is None:
-            return {"fitted": False}
-        return {"fitted": True, "rank": self.rank}
+            return point | {"fitted": False}
+        return point | {"fitted": True, "rank": self.rank}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate the curvature that `extra` describes."""
+        """Allocate what `extra` describes."""
+        self.point.prepare(extra)
         if not extra.get("fitted"):
             return
+        self._allocate(int(extra["rank"]))
+
+    def _allocate(self, rank: int) -> None:
         classes, size = self.point.weight.shape
-        self.rank = int(extra["rank"])
+        self.rank = rank
         curvature = CURVATURES[self.config.structure](size, classes, self.rank)
         self.curvature = curvature.to(self.point.weight.device)
 
@@ -160,6 +165,8 @@ class LaplaceHead(AroundPoint):
 
     def _evidence(self, log_likelihood: float, precision: float) -> float:
         weight = self.point.weight.double()
+        if self.point.prior_mean is not None:
+            weight = weight - self.point.prior_mean.double()
         return log_marginal_likelihood(
             log_likelihood,
             float(weight.square().sum()),

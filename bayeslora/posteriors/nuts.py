@@ -112,8 +112,15 @@ class NUTSHead(AroundPoint):
         check_fit(features, validation)
         rows = features.double().cpu()
         space = RowSpace.of(rows)
-        start = space.coordinates(self.point.weight.double().cpu())
-        target = Target.of(space.coordinates(rows), labels.cpu(), start, self.point.prior_precision)
+        centre = self._prior_mean().cpu()
+        start = space.coordinates(self.point.weight.double().cpu() - centre)
+        target = Target.of(
+            space.coordinates(rows),
+            labels.cpu(),
+            start,
+            self.point.prior_precision,
+            rows @ centre.T,
+        )
         if choose_prior:
             chains = run_chains(target, self.config, self.seed, self.advance)
             self._measure(chains)
@@ -142,7 +149,7 @@ class NUTSHead(AroundPoint):
         space = RowSpace(self.basis)
         inside = space.coordinates(features)
         classes = self.draws.shape[1]
-        logits = (self.draws.double() @ inside.T).transpose(1, 2)
+        logits = (self.draws.double() @ inside.T).transpose(1, 2) + features @ self._prior_mean().T
         norm = inside.norm(dim=-1, keepdim=True) / math.sqrt(classes)
         noise = self.noise[:, None]
         beyond = space.outside(features).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
@@ -153,16 +160,19 @@ class NUTSHead(AroundPoint):
         """[C, d]: the mean of the draws; before a fit, the trained weights."""
         if self.draws is None:
             return self.point.mean_weight
-        return RowSpace(self.basis).expand(self.draws.double().mean(0)).to(self.point.weight)
+        found = RowSpace(self.basis).expand(self.draws.double().mean(0)) + self._prior_mean()
+        return found.to(self.point.weight)
 
     def extra_config(self) -> dict[str, Any]:
         """Return the number of draws and the rank of the features they were fitted to."""
+        point = self.point.extra_config()
         if self.draws is None:
-            return {"fitted": False}
-        return {"fitted": True, "draws": self.draws.shape[0], "rank": self.draws.shape[2]}
+            return point | {"fitted": False}
+        return point | {"fitted": True, "draws": self.draws.shape[0], "rank": self.draws.shape[2]}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate the draws that `extra` describes."""
+        """Allocate what `extra` describes."""
+        self.point.prepare(extra)
         if not extra.get("fitted"):
             return
         classes, size = self.point.weight.shape
@@ -179,6 +189,12 @@ class NUTSHead(AroundPoint):
         if math.isnan(self.max_rhat):
             return found
         return found | {name: float(getattr(self, name)) for name in _MEASURED}
+
+    def _prior_mean(self) -> Tensor:
+        """Return what draws are measured from: [C, d] float64."""
+        centre = self.point.prior_mean
+        weight = self.point.weight.detach()
+        return torch.zeros_like(weight).double() if centre is None else centre.double()
 
     def _keep(self, draws: Tensor, space: RowSpace) -> None:
         device = self.point.weight.device

@@ -1,6 +1,8 @@
 """The posterior of softmax regression, in coordinates in which it is nearly a standard normal.
 
-    U(A) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖A‖²,   z_n = U A φ_n,   A [C−1, r]
+    U(A) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖A‖²,   z_n = o_n + U A φ_n,   A [C−1, r]
+
+with A measured from the prior mean, whose logits o_n do not change.
 
 The likelihood is blind to a shift common to all classes and to weights outside the row space of
 the training features, so only the contrasts U [C, C−1] between classes are sampled, in coordinates
@@ -36,6 +38,7 @@ class Target:
         mode: [C−1, r], the MAP weights.
         scale: [C−1, r] approximate posterior deviations.
         precision: δ of the prior.
+        offset: [N, C], logits of the prior mean; zero where that is.
     """
 
     features: Tensor
@@ -45,25 +48,33 @@ class Target:
     mode: Tensor
     scale: Tensor
     precision: float
+    offset: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, start: Tensor, precision: float) -> Target:
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        start: Tensor,
+        precision: float,
+        offset: Tensor | None = None,
+    ) -> Target:
         """Find the mode and whiten around it.
 
         Args:
             features: [N, r] float64, in row-space coordinates.
             labels: [N] int64.
-            start: [C, r] weights to look for the mode from.
+            start: [C, r] weights, measured from the prior mean, to look for the mode from.
             precision: δ.
+            offset: [N, C] logits of the prior mean; None for zero.
         """
         curvature, directions = torch.linalg.eigh(features.T @ features)
         curvature = curvature.clamp_min(0)
         turned = features @ directions
         targets = one_hot(labels, len(start)).to(turned)
+        offset = torch.zeros_like(targets) if offset is None else offset
         weights = maximise_mean(
-            MeanProblem(
-                turned, targets, torch.zeros_like(targets)[None], targets.new_ones(1), 1 / precision
-            ),
+            MeanProblem(turned, targets, offset[None], targets.new_ones(1), 1 / precision),
             start @ directions,
             # Half ΦᵀΦ bounds the curvature of any class (Böhning 1992).
             lambda gradient: gradient / (curvature / 2 + precision),
@@ -71,7 +82,7 @@ class Target:
             tolerance=1e-8,
         )
         contrasts = class_contrasts(len(start)).to(turned)
-        probs = (turned @ weights.T).softmax(-1)
+        probs = (offset + turned @ weights.T).softmax(-1)
         spread = torch.diag(probs.mean(0)) - probs.T @ probs / len(probs)
         between, turn = torch.linalg.eigh(contrasts.T @ spread @ contrasts)
         contrasts = contrasts @ turn
@@ -84,12 +95,13 @@ class Target:
             mode=contrasts.T @ weights,
             scale=(product + precision).rsqrt(),
             precision=precision,
+            offset=offset,
         )
 
     def potential(self, z: Tensor) -> Tensor:
         """Return the energy U of [..., C−1, r] coordinates, in nats up to a constant."""
         weights = self.mode + self.scale * z
-        logits = self.features @ weights.transpose(-1, -2) @ self.contrasts.T
+        logits = self.offset + self.features @ weights.transpose(-1, -2) @ self.contrasts.T
         normaliser = logits.logsumexp(-1).sum(-1)
         quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
         return normaliser + quadratic.sum((-2, -1))

@@ -1,7 +1,9 @@
 """Point estimates of the last layer: maximum likelihood, and maximum a posteriori.
 
     MLE   minimise  mean_n −log softmax(W φ_n)_{y_n}
-    MAP   the same + ‖W‖² / (2 σ0² N),   W ~ N(0, σ0²) entry by entry, σ0² = τ² / mean ‖φ‖²
+    MAP   the same + ‖W − M‖² / (2 σ0² N),   W ~ N(M, σ0²) entry by entry, σ0² = τ² / mean ‖φ‖²
+
+The prior mean M is zero unless a language model's opinion of the classes is put there.
 
 The MAP penalty is in the loss. Weight decay in the optimiser would be another prior: leave it off.
 """
@@ -27,10 +29,12 @@ class PointHead(nn.Module):
     Attributes:
         weight: [C, d] parameter, zero at the start.
         mean_sq_norm: Mean ‖φ‖² that turns the prior scale of a logit into that of a weight.
+        prior_mean: [C, d], M; None for zero, and where there is no prior.
     """
 
     uses_training_features = False
     mean_sq_norm: Tensor
+    prior_mean: Tensor | None
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class PointHead(nn.Module):
         self.prior_scale = prior_scale
         self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
+        self.register_buffer("prior_mean", None)
 
     @property
     def prior_precision(self) -> float:
@@ -57,7 +62,8 @@ class PointHead(nn.Module):
             InputError: `num_train` is not a number of rows.
         """
         check_count("num_train", num_train, least=1, most=math.inf)
-        penalty = 0.5 * self.prior_precision / num_train * self.weight.square().sum()
+        apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
+        penalty = 0.5 * self.prior_precision / num_train * apart.square().sum()
         return cross_entropy(features @ self.weight.T, labels) + penalty
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -100,16 +106,25 @@ class PointHead(nn.Module):
         """Start from given [C, d] weights instead of zero."""
         self.weight.copy_(weight)
 
+    @torch.no_grad()
+    def set_prior_mean(self, weight: Tensor) -> None:
+        """Centre the prior, where there is one, at [C, d] weights, and start there."""
+        self.set_mean(weight)
+        if self.prior_scale is not None:
+            self.prior_mean = self.weight.detach().clone()
+
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is, which turns prior scales into precisions."""
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
-        """Return nothing: every shape follows from the constructor."""
-        return {}
+        """Return whether the prior is centred elsewhere than at zero."""
+        return {} if self.prior_mean is None else {"prior_mean": True}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate nothing."""
+        """Allocate the prior mean, where `extra` says that there is one."""
+        if extra.get("prior_mean"):
+            self.prior_mean = torch.zeros_like(self.weight.detach())
 
     def report(self) -> dict[str, float | str]:
         """Return the prior scale, where there is one."""
@@ -145,6 +160,10 @@ class AroundPoint(nn.Module):
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)
+
+    def set_prior_mean(self, weight: Tensor) -> None:
+        """Centre the prior at [C, d] weights, and start there."""
+        self.point.set_prior_mean(weight)
 
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is, which turns prior scales into precisions."""

@@ -1,6 +1,6 @@
 """Variational Bayesian last layer: a Gaussian over the weights of each class.
 
-    z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(0, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
+    z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
 
 While the adapter trains, q follows by gradient steps on
 
@@ -49,7 +49,8 @@ class VBLLHead(nn.Module):
     """The head; a `LastLayer`.
 
     Attributes:
-        mean: [C, d] parameter, μ while training; zero at the start.
+        mean: [C, d] parameter, μ while training; the prior mean at the start.
+        prior_mean: [C, d] buffer, m0; None for zero.
         spread: Parameter behind the training covariance: log standard deviations [C, d], or
             triangles [C, d, d] or [C d, C d] as `covariances.lower_triangle` reads them.
         factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
@@ -63,6 +64,7 @@ class VBLLHead(nn.Module):
     uses_training_features = True
     mean_sq_norm: Tensor
     num_draws: Tensor
+    prior_mean: Tensor | None
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
     fitted_factor: Tensor | None
@@ -92,6 +94,7 @@ class VBLLHead(nn.Module):
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
         # Numbers the draws of the sampled bound, so that a resumed training sees new ones.
         self.register_buffer("num_draws", torch.tensor(0))
+        self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "factor", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
 
@@ -121,7 +124,8 @@ class VBLLHead(nn.Module):
         covariance = self.covariance
         likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
         prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)
-        return negative_elbo(self.mean, covariance, prior_variance, likelihood) / num_train
+        apart = self.mean if self.prior_mean is None else self.mean - self.prior_mean
+        return negative_elbo(apart, covariance, prior_variance, likelihood) / num_train
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return −mean bound with q held constant, in nats a row."""
@@ -142,6 +146,7 @@ class VBLLHead(nn.Module):
             covariance=self.config.training_covariance,
             rank=self.config.rank,
             start=self._start(features, self.mean, self.covariance),
+            prior_mean=self.prior_mean,
             max_iterations=iterations,
         )
         self.mean.copy_(polished.mean)
@@ -166,7 +171,7 @@ class VBLLHead(nn.Module):
         """
         check_fit(features, validation)
         config = self.config
-        if config.polish_mean == "trained" and not self.mean.any():
+        if config.polish_mean == "trained" and not self._is_trained():
             raise InputError(
                 "polish_mean is 'trained', but this head has not been trained and was given no "
                 "weights to start from: with its means of zero all classes are equal; allowed "
@@ -175,7 +180,13 @@ class VBLLHead(nn.Module):
         if isinstance(config.prior_scale, str) and not choose_prior:
             config = replace(config, prior_scale=self.training_prior_scale)
         polisher = Polisher(
-            config, features, labels, len(self.mean), float(self.mean_sq_norm), validation
+            config,
+            features,
+            labels,
+            len(self.mean),
+            float(self.mean_sq_norm),
+            validation,
+            self.prior_mean,
         )
         polished = polisher.fit(
             self._start(features, *self._posterior()),
@@ -228,6 +239,12 @@ class VBLLHead(nn.Module):
         self.mean.copy_(weight)
 
     @torch.no_grad()
+    def set_prior_mean(self, weight: Tensor) -> None:
+        """Centre the prior at [C, d] weights, and start training there."""
+        self.set_mean(weight)
+        self.prior_mean = self.mean.detach().clone()
+
+    @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is; the logits' training spread stays."""
         change = 0.5 * math.log(float(self.mean_sq_norm) / value)
@@ -236,12 +253,15 @@ class VBLLHead(nn.Module):
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and of which covariance."""
+        centred = {} if self.prior_mean is None else {"prior_mean": True}
         if self.fitted_scale is None:
-            return {"fitted": False}
-        return {"fitted": True, "covariance": self.config.covariance}
+            return centred | {"fitted": False}
+        return centred | {"fitted": True, "covariance": self.config.covariance}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate the fit that `extra` describes."""
+        """Allocate the prior mean and the fit that `extra` describes."""
+        if extra.get("prior_mean"):
+            self.prior_mean = torch.zeros_like(self.mean.detach())
         if not extra.get("fitted"):
             return
         if extra["covariance"] != self.config.covariance:
@@ -273,8 +293,13 @@ class VBLLHead(nn.Module):
         return self.fitted_mean, covariance_of(self.config.covariance, len(self.mean), tensors)
 
     def _trained(self, features: Tensor) -> Start | None:
-        """Return what training left; None where the means never left zero."""
-        return self._start(features, self.mean, self.covariance) if self.mean.any() else None
+        """Return what training left; None where it left the means where they started."""
+        return self._start(features, self.mean, self.covariance) if self._is_trained() else None
+
+    def _is_trained(self) -> bool:
+        """Return whether the means ever left the prior mean."""
+        centre = torch.zeros_like(self.mean) if self.prior_mean is None else self.prior_mean
+        return not torch.equal(self.mean, centre)
 
     def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
         return Start(mean, covariance.double().of_logits(features.double()))

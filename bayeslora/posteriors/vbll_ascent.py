@@ -3,11 +3,12 @@
 With q the bound's own class probabilities and W its curvature at the current logit moments
 (`vbll_bound.py`), the evidence lower bound is stationary where
 
-    μ_c  = σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`vbll_mean.py`)
-    σ0²  = (‖μ‖² + tr S) / (C d)               (only where the prior is learned)
+    μ_c  = m0_c + σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`vbll_mean.py`)
+    σ0²  = (‖μ − m0‖² + tr S) / (C d)          (only where the prior is learned)
     S⁻¹  = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ          (`vbll_blocks.py`, as far as the family allows)
 
-Each step takes one of these with the others held still, and none lowers the bound.
+Means are measured from the prior mean m0, whose logits are a constant offset. Each step takes one
+of these with the others held still, and none lowers the bound.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Ascent:
         rank: Directions of a `low_rank` covariance.
         tolerance: Relative change of the bound that no longer matters.
         outside: Squared norm of the part of held means that is outside the features' row space.
+        offset: [N, C], logits of the prior mean, from which the means are measured; None for zero.
     """
 
     features: Tensor
@@ -76,6 +78,7 @@ class Ascent:
     rank: int
     tolerance: float
     outside: float = 0.0
+    offset: Tensor | None = None
 
     def begin(self, mean: Tensor, covariance: Tensor, prior_variance: float) -> State:
         """Return the state with given means and the covariances that suit those of the logits.
@@ -85,7 +88,7 @@ class Ascent:
             covariance: [N, C] or [N, C, C], a guess of the training rows' logit covariances.
             prior_variance: σ0².
         """
-        logits = self.features @ mean.T
+        logits = self._logits(mean)
         tilt = self._bound.tilt(logits, covariance)
         weights = self._bound.curvature(logits, covariance, tilt)
         blocks = self._blocks(weights, 1 / prior_variance, None)
@@ -98,13 +101,14 @@ class Ascent:
         enough = 0.1 * self.tolerance * abs(state.elbo)
         for _ in range(_TILTS_PER_ROUND if self._bound.follows_means else 1):
             shifts, shares = self._bound.shifts(covariance, state.tilt)
+            shifts = shifts if self.offset is None else shifts + self.offset
             mean = maximise_mean(
                 MeanProblem(self.features, self.targets, shifts, shares, state.prior_variance),
                 state.mean,
                 state.blocks.precondition,
                 tolerance=enough,
             )
-            tilt = self._bound.tilt(self.features @ mean.T, covariance)
+            tilt = self._bound.tilt(self._logits(mean), covariance)
             moved = self._rated(replace(state, mean=mean, tilt=tilt))
             gain, state = moved.elbo - state.elbo, moved
             if gain < enough:
@@ -135,7 +139,7 @@ class Ascent:
         a part of the way does: precisions are the natural parameters, and moving them towards the
         stationary ones is the natural gradient.
         """
-        logits = self.features @ state.mean.T
+        logits = self._logits(state.mean)
         wanted = self._bound.curvature(logits, state.blocks.train_covariance, state.tilt)
         held = state.blocks.prior_precision
         step = min(1.0, 2 * state.step)
@@ -156,6 +160,10 @@ class Ascent:
     def _bound(self) -> AscentBound:
         return ASCENT_BOUNDS[self.bound]
 
+    def _logits(self, mean: Tensor) -> Tensor:
+        logits = self.features @ mean.T
+        return logits if self.offset is None else logits + self.offset
+
     def _second_moment(self, state: State) -> float:
         return float(state.mean.square().sum()) + self.outside + state.blocks.trace
 
@@ -166,7 +174,7 @@ class Ascent:
 
     def _rated(self, state: State) -> State:
         """Return the state with its bound: likelihood − KL."""
-        logits = self.features @ state.mean.T
+        logits = self._logits(state.mean)
         covariance = state.blocks.train_covariance
         likelihood = float(self._bound.value(logits, covariance, self.labels, state.tilt).sum())
         size = state.mean.numel()

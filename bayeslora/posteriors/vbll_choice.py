@@ -37,6 +37,7 @@ class Polisher:
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Features and labels of held-out rows; without them a prior scale `validation`
             means `empirical-bayes`, and means `validation` are refit.
+        prior_mean: [C, d]; None for zero.
     """
 
     config: VBLL
@@ -45,12 +46,13 @@ class Polisher:
     num_classes: int
     mean_sq_norm: float
     validation: tuple[Tensor, Tensor] | None = None
+    prior_mean: Tensor | None = None
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
         """Return the posterior that the configuration asks for.
 
         Args:
-            start: A previous fit of nearly the same features; zero means otherwise.
+            start: A previous fit of nearly the same features; the prior mean otherwise.
             trained: The posterior as training left it; without it means are refit.
         """
         means = self.config.polish_mean
@@ -109,6 +111,7 @@ class Polisher:
             start=start,
             learn_prior=learn_prior,
             hold_mean=hold_mean,
+            prior_mean=self.prior_mean,
             tolerance=tolerance,
         )
         return polished.refined() if self.config.laplace_refinement else polished

@@ -110,6 +110,7 @@ def polish(
     start: Start | None = None,
     learn_prior: bool = False,
     hold_mean: bool = False,
+    prior_mean: Tensor | None = None,
     max_iterations: int = 50,
     tolerance: float = 1e-6,
 ) -> Polished:
@@ -123,9 +124,10 @@ def polish(
         bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
         covariance: `dense`, `diagonal`, `low_rank` or `full`.
         rank: Directions of a `low_rank` covariance.
-        start: A fit of nearly the same problem; zero means otherwise.
+        start: A fit of nearly the same problem; the prior mean otherwise.
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
         hold_mean: Leave the means of `start` as they are.
+        prior_mean: [C, d]; None for zero.
         max_iterations: At most this many rounds; at least one.
         tolerance: Stop when the bound changes by less than this, relative to its size.
     """
@@ -133,14 +135,23 @@ def polish(
     # A diagonal covariance is not diagonal in rotated coordinates.
     space = RowSpace.of(features) if covariance in ROTATABLE else RowSpace(None)
     targets = torch.nn.functional.one_hot(labels, num_classes).double()
-    if start is None:
-        start = Start(features.new_zeros(num_classes, features.shape[1]), torch.zeros_like(targets))
-    outside = float(space.outside(start.mean.double()).sum()) if hold_mean else 0.0
+    centre = features.new_zeros(num_classes, features.shape[1])
+    centre = centre if prior_mean is None else prior_mean.double()
+    start = Start(centre, torch.zeros_like(targets)) if start is None else start
+    apart = start.mean.double() - centre
     ascent = Ascent(
-        space.coordinates(features), labels, targets, bound, covariance, rank, tolerance, outside
+        space.coordinates(features),
+        labels,
+        targets,
+        bound,
+        covariance,
+        rank,
+        tolerance,
+        outside=float(space.outside(apart).sum()) if hold_mean else 0.0,
+        offset=None if prior_mean is None else features @ centre.T,
     )
     around = _in_shape(start.covariance.double(), is_full=covariance == "full")
-    state = ascent.begin(space.coordinates(start.mean.double()), around, prior_variance)
+    state = ascent.begin(space.coordinates(apart), around, prior_variance)
     trace = [state.elbo]
     converged = False
     for _ in range(max_iterations):
@@ -151,7 +162,7 @@ def polish(
         if converged:
             break
     return Polished(
-        mean=start.mean.double() if hold_mean else space.expand(state.mean),
+        mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
         family=covariance,
         elbo=trace,

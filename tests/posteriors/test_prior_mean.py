@@ -1,0 +1,176 @@
+"""Priors of the last layer that are centred elsewhere than at zero."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+from torch.nn.functional import cross_entropy
+
+from bayeslora.posteriors.bounds import CLOSED_FORM
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
+from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.nuts_target import Target
+from bayeslora.posteriors.rowspace import RowSpace
+from bayeslora.posteriors.vbll_polish import polish
+
+F64 = torch.float64
+CLASSES, SIZE = 3, 5
+PRIOR_VARIANCE = 0.5
+
+
+def rows(count=40, seed=0, size=SIZE):
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, size, generator=draw, dtype=F64)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return features, labels
+
+
+def centre(seed=7, size=SIZE):
+    return torch.randn(CLASSES, size, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+@pytest.mark.parametrize("count", [40, 3])
+@pytest.mark.parametrize("covariance", ["dense", "diagonal", "full", "low_rank"])
+def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, covariance):
+    features, labels = rows(count)
+    fitted = polish(
+        features,
+        labels,
+        CLASSES,
+        prior_variance=PRIOR_VARIANCE,
+        covariance=covariance,
+        prior_mean=centre(),
+        max_iterations=200,
+        tolerance=1e-12,
+    )
+    mean, spread = fitted.moments(features)
+    mean = mean.requires_grad_()
+    value = CLOSED_FORM["knowles_minka"](mean, spread, labels).sum()
+    (slope,) = torch.autograd.grad(value, mean)
+    expected = centre() + PRIOR_VARIANCE * slope.T @ features
+    torch.testing.assert_close(fitted.mean, expected, atol=1e-4, rtol=1e-4)
+    if covariance == "diagonal":
+        # The bound itself, by a library's KL.
+        blocks = torch.diag_embed(fitted.covariance().of_logits(torch.eye(SIZE, dtype=F64)).T)
+        prior = MultivariateNormal(centre(), PRIOR_VARIANCE * torch.eye(SIZE, dtype=F64))
+        kl = kl_divergence(MultivariateNormal(fitted.mean, blocks), prior).sum()
+        assert fitted.elbo[-1] == pytest.approx(float((value - kl).detach()), rel=1e-6)
+
+
+def test_a_prior_mean_of_zero_changes_nothing():
+    features, labels = rows()
+    options = {"prior_variance": PRIOR_VARIANCE, "learn_prior": True}
+    plain = polish(features, labels, CLASSES, **options)
+    zero = polish(features, labels, CLASSES, prior_mean=torch.zeros(CLASSES, SIZE), **options)
+    torch.testing.assert_close(zero.mean, plain.mean, atol=1e-12, rtol=0)
+    assert zero.prior_variance == pytest.approx(plain.prior_variance, rel=1e-12)
+
+
+def test_a_right_prior_mean_makes_the_learned_prior_narrow():
+    draw = torch.Generator().manual_seed(3)
+    features = torch.randn(400, SIZE, generator=draw, dtype=F64)
+    truth = 2 * centre()
+    labels = (features @ truth.T).softmax(-1).multinomial(1, generator=draw)[:, 0]
+    options = {"prior_variance": 1.0, "learn_prior": True}
+    around_zero = polish(features, labels, CLASSES, **options)
+    around_truth = polish(features, labels, CLASSES, prior_mean=truth, **options)
+    assert around_truth.elbo[-1] > around_zero.elbo[-1]
+    assert around_truth.prior_variance < 0.1 * around_zero.prior_variance
+
+
+def test_without_rows_that_say_anything_the_prior_is_the_posterior():
+    labels = torch.tensor([0, 1, 2])
+    fitted = polish(
+        torch.full((3, SIZE), 1e-9, dtype=F64),
+        labels,
+        CLASSES,
+        prior_variance=PRIOR_VARIANCE,
+        prior_mean=centre(),
+    )
+    torch.testing.assert_close(fitted.mean, centre(), atol=1e-6, rtol=0)
+    mean, spread = fitted.moments(torch.eye(SIZE, dtype=F64))
+    torch.testing.assert_close(mean, centre().T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(spread, torch.full_like(spread, PRIOR_VARIANCE), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("config", [VBLL(), MAP()])
+def test_training_is_drawn_to_the_prior_mean(config):
+    features, labels = rows()
+    head, other = (build(config, SIZE, CLASSES) for _ in range(2))
+    head.set_prior_mean(centre())
+    other.set_mean(centre())
+    found = head.loss(features.float(), labels, 40) - other.loss(features.float(), labels, 40)
+    variance = head.training_prior_scale**2 if isinstance(config, VBLL) else config.prior_scale**2
+    expected = -0.5 * float(centre().square().sum()) / variance / 40
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("config", [VBLL(), MAP(), Laplace(), MLE(), NUTS()])
+def test_a_network_without_labels_says_what_its_prior_mean_says(config):
+    features, _ = rows()
+    head = build(config, SIZE, CLASSES)
+    head.set_prior_mean(centre())
+    torch.testing.assert_close(head.mean_weight.double(), centre(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        features @ head.mean_weight.double().T, features @ centre().T, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [VBLL(), MAP(), Laplace(structure="full"), NUTS(num_chains=1, num_samples=8)]
+)
+def test_a_fit_around_a_prior_mean_survives_saving(config):
+    features, labels = rows(20)
+    head = build(config, SIZE, CLASSES)
+    head.set_prior_mean(centre())
+    head.fit(features.float(), labels, choose_prior=not isinstance(config, NUTS))
+    again = build(config, SIZE, CLASSES, extra=head.extra_config())
+    again.load_state_dict(head.state_dict())
+    found, expected = again.predict(features), head.predict(features)
+    for name, value in vars(expected).items():
+        assert value is None or torch.equal(getattr(found, name), value)
+    assert again.extra_config() == head.extra_config()
+
+
+def test_the_evidence_of_laplace_is_that_of_its_prior():
+    """Against quadrature over both weights of a problem with so many rows that it is Gaussian."""
+    draw = torch.Generator().manual_seed(0)
+    features = 0.5 + torch.rand(400, 1, generator=draw, dtype=F64)
+    labels = torch.bernoulli(torch.sigmoid(2 * features[:, 0] - 1.5), generator=draw).long()
+    where, precision = torch.tensor([0.5, 1.0], dtype=F64), 2.0
+
+    grid = torch.linspace(-2.5, 3.5, 601, dtype=F64)
+    points = torch.cartesian_prod(grid, grid)
+    gap = features[:, 0, None] * (points[:, 1] - points[:, 0])
+    signs = 1 - 2 * labels[:, None]
+    values = -torch.nn.functional.softplus(gap * signs).sum(0)
+    values -= 0.5 * precision * (points - where).square().sum(1)
+    cell = 2 * math.log(float(grid[1] - grid[0]))
+    exact = float(values.logsumexp(0)) + cell + math.log(precision / (2 * math.pi))
+
+    head = build(Laplace(structure="full", prior_precision=precision), 1, 2)
+    head.set_prior_mean(where[:, None])
+    head.set_mean(points[values.argmax()][:, None])
+    head.fit(features, labels)
+    # The approximation is off by O(1 / 400) nats, the mode by the grid's 0.005.
+    assert float(head.log_evidence) * 400 == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [30, 3])
+def test_chains_see_the_energy_of_their_prior(count):
+    features, labels = rows(count)
+    space = RowSpace.of(features)
+    inside, precision = space.coordinates(features), 0.7
+    start = torch.zeros(CLASSES, inside.shape[1], dtype=F64)
+    target = Target.of(inside, labels, start, precision, features @ centre().T)
+    z = torch.randn(4, *target.mode.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
+    apart = space.expand(target.class_weights(z).flatten(0, 1)).unflatten(0, (4, CLASSES))
+    logits = features @ (centre() + apart).transpose(1, 2)
+    losses = torch.stack([cross_entropy(item, labels, reduction="sum") for item in logits])
+    expected = losses + 0.5 * precision * apart.square().sum((1, 2))
+    found = target.potential(z)
+    torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-9, rtol=1e-9)
+    # The start of the chains is the mode.
+    assert float(target.potential(z * 0)[0]) <= float(found.min())
