@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,7 @@ class BayesianClassifier:
         max_length: int = MAX_LENGTH,
         depth: float | None = None,
         template: str | None = None,
+        verbaliser: Mapping[str, str] | None = None,
         dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -112,6 +113,9 @@ class BayesianClassifier:
                 reads all.
             template: What is put around each text, such as `"Review: {text}\nSentiment:"`;
                 `{text_pair}` stands for the second text. None for nothing.
+            verbaliser: Words by class name; `{}` takes the names themselves. The language model's
+                own answer, by its logits for these words after the template, is the mean of the
+                last layer's prior and its start. None has a prior mean of zero.
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
@@ -134,6 +138,7 @@ class BayesianClassifier:
             check_depth(depth)
         self.depth = depth
         self.template = None if template is None else Template(template)
+        self.verbaliser = None if verbaliser is None else dict(verbaliser)
         self.seed = as_seed(seed)
         self.max_length = max_length
         self.progress = progress
@@ -829,4 +834,5 @@ class BayesianClassifier:
             feature_scores,
             self.depth,
             self.template,
+            self.verbaliser,
         )

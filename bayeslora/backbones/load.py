@@ -137,7 +137,7 @@ def load_backbone(
 
     place = pick_device(device)
     weights = _dtype(dtype, place)
-    source = _source(name)
+    source = source_of(name)
     kind = model_kind(name, open_source("config", source, trust_remote_code))
     tokenizer = open_source("tokenizer", source, trust_remote_code)
     check_weights_files(source)
@@ -318,7 +318,12 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     return found
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
+    """Return the directory or hub id of a name.
+
+    Raises:
+        InputError: It is no name of a model.
+    """
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
     check_name(name)

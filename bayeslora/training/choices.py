@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class Choices:
         feature_scores: Names of scores to fit beside the posterior.
         depth: Layers of the backbone that are read, or their share; None for all.
         template: What is put around each text; None for nothing.
+        verbaliser: Words by class name, for a prior mean from the language model; classes without
+            any are called by their names. None for a prior mean of zero.
     """
 
     backbone: str
@@ -46,6 +49,7 @@ class Choices:
     feature_scores: tuple[str, ...] = ()
     depth: float | None = None
     template: Template | None = None
+    verbaliser: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
+from bayeslora.training.class_prior import ClassPrior
 from bayeslora.training.context import begin_from_context
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, announce_training
 from bayeslora.training.final_fit import drawing_of, fit_posterior
@@ -74,6 +75,7 @@ class FitResult:
         posterior: What the last layer chose and reached.
         adapter: Size, stable rank and drift from orthogonality, over all sites.
         layer_sampling: What was drawn, where layers were sampled.
+        prior_factor: c of the language model's rows in the prior mean; None where that is zero.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -81,6 +83,7 @@ class FitResult:
     posterior: dict[str, float | str] = field(default_factory=dict)
     adapter: dict[str, float] = field(default_factory=dict)
     layer_sampling: dict[str, Any] = field(default_factory=dict)
+    prior_factor: float | None = None
 
 
 def validation_metrics(
@@ -126,6 +129,7 @@ def train_network(
     fit_last: bool = True,
     feature_scores: Sequence[str] = (),
     on_epoch: EpochHook | None = None,
+    prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
@@ -147,6 +151,7 @@ def train_network(
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
         feature_scores: Names of scores to fit beside the posterior at the end.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
+        prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
@@ -156,6 +161,7 @@ def train_network(
     _begin(fit, shown=shown)
     began = time.perf_counter()
     set_feature_scale(network, train.texts)
+    factor = None if prior is None else _centre(network, prior, train)
     num_train = len(train.labels)
     held = validation if early_stopping else None
     if shown:
@@ -202,6 +208,7 @@ def train_network(
         chosen,
         summary(network.sites) if network.full is None else network.full.summary(),
         {} if sampler is None else sampler.record(trainer.state.global_step),
+        factor,
     )
 
 
@@ -225,6 +232,16 @@ def _begin(fit: _Fit, *, shown: bool) -> None:
     if isinstance(adapter, S2FT):
         seed = fit.settings.seed
         begin_columns(network, adapter, fit.posterior, train, seed=seed, last=fit.last, shown=shown)
+
+
+def _centre(network: Network, prior: ClassPrior, train: LabelledTexts) -> float:
+    """Centre the last layer's prior at the language model's answer; return the factor in it."""
+    mean, factor = prior.mean(network, train)
+    head = network.head
+    # Heads of other packages may have no prior, or one of their own; they start there.
+    centre = getattr(head, "set_prior_mean", head.set_mean)
+    centre(mean.to(head.mean_weight))
+    return factor
 
 
 def _trainer(

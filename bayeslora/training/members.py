@@ -20,6 +20,7 @@ from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.training.assemble import build_network
 from bayeslora.training.choices import Choices, LabelledExamples, TrainingData
+from bayeslora.training.class_prior import ClassPrior
 from bayeslora.training.data import say_truncation
 from bayeslora.training.fit import FitResult, train_network
 from bayeslora.training.layer_sampling import layer_sampler
@@ -51,6 +52,7 @@ def fit_members(
     backbone: Backbone,
     begin: Callable[[], Path | None],
     *,
+    prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
     """Train every network of the posterior, one after the other.
@@ -64,6 +66,7 @@ def fit_members(
         backbone: Loaded, without adapters.
         begin: Called once the first network is known to be possible; returns the directory of the
             checkpoints, where an interrupted fit goes on, or None for none.
+        prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Makes that directory again if it is gone; returns whether it was.
     """
     work: Path | None = None
@@ -100,6 +103,7 @@ def fit_members(
                     (fresh, held),
                     settings=dataclasses.replace(settings, seed=seed),
                     directory=directory,
+                    prior=prior,
                     restore=restore,
                     title=title,
                 )
@@ -137,6 +141,7 @@ def _trained(
     *,
     settings: TrainingSettings,
     directory: Path,
+    prior: ClassPrior | None,
     restore: Restore,
     title: str,
 ) -> FitResult:
@@ -148,6 +153,7 @@ def _trained(
         posterior=choices.posterior,
         settings=settings,
         directory=directory,
+        prior=prior,
         restore=restore,
         feature_scores=choices.feature_scores,
         description=title if choices.progress else None,

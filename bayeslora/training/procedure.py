@@ -23,6 +23,7 @@ from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import with_dropout
 from bayeslora.training.choices import Choices, TrainingData
+from bayeslora.training.class_prior import class_prior
 from bayeslora.training.context import read_context, recorded
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
@@ -161,7 +162,8 @@ def fit_classifier(
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
-    backbone = read_at(load(), choices.depth, choices.template)
+    whole = read_at(load(), None, choices.template)
+    backbone = read_at(whole, choices.depth, None)
     check_max_length(backbone, choices.max_length)
     sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
     posterior = settle_posterior(choices.posterior, sizes)
@@ -176,6 +178,7 @@ def fit_classifier(
             settings,
             backbone,
             lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+            prior=class_prior(whole, data.classes, choices.verbaliser),
             restore=nothing_to_restore
             if out is None
             else lambda: restored(out, identity, overwrite=overwrite),

@@ -1,0 +1,132 @@
+"""A last layer's prior mean from the language model: its own answer before any label.
+
+    m0 = c · rows of the language-model head for the words of the classes
+
+At a lower depth the states are others than those that the head was made for. A lens stands in: the
+rows that predict the whole model's class logits from the states at that depth, by ridge regression
+on texts without their labels. The factor c is chosen by the labels, and is near zero where the
+words say nothing of the classes.
+
+Sources: Belrose et al. 2023, arXiv 2303.08112, for the lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.verbaliser import class_rows, class_words
+from bayeslora.layer_list import find_layers
+from bayeslora.training.network import Network
+from bayeslora.training.rows import LabelledTexts
+
+# Ridge penalty relative to the mean square of the states, about the best at 32 to 640 texts.
+_RIDGE = 0.1
+_LARGEST_FACTOR = 4.0
+
+
+@dataclass(frozen=True)
+class ClassPrior:
+    """Rows of the language-model head, and the model that they belong to.
+
+    Attributes:
+        rows: [C, d] float32, for the last hidden states of `whole`.
+        whole: The backbone with all its layers.
+    """
+
+    rows: Tensor
+    whole: Backbone
+
+    @torch.no_grad()
+    def mean(self, network: Network, train: LabelledTexts) -> tuple[Tensor, float]:
+        """Return the prior mean [C, d] of a fresh network's last layer, and the factor c in it.
+
+        Args:
+            network: Its adapter changes nothing yet, and its feature scale is set.
+            train: Texts for the lens, and labels for the factor.
+        """
+        encoder = network.encoder
+        if not isinstance(encoder, Encoder):
+            raise TypeError("a finished classifier has a last layer already")
+        states = encoder.features(train.texts).double()
+        weight = self.rows.double().cpu()
+        if encoder.backbone.depth is not None:
+            logits = self._whole_states(encoder, train).double() @ weight.T
+            weight = lens(states, logits - logits.mean(1, keepdim=True))
+        factor = best_factor((states @ weight.T).numpy(), train.labels.cpu().numpy())
+        return factor * float(network.feature_scale) * weight, factor
+
+    def _whole_states(self, encoder: Encoder, train: LabelledTexts) -> Tensor:
+        """Return the last hidden states [N, d] of the whole model, from the cached ones on."""
+        path, _ = find_layers(self.whole.model)
+        whole = Encoder(
+            self.whole,
+            layers_path=path,
+            start=encoder.first_running_layer,
+            max_length=encoder.max_length,
+        )
+        return whole.features(train.texts)
+
+
+def class_prior(
+    whole: Backbone, classes: Sequence[str], verbaliser: Mapping[str, str] | None
+) -> ClassPrior | None:
+    """Return what a backbone says of the classes, or None where it is not asked.
+
+    Args:
+        whole: With all its layers.
+        classes: C names in index order.
+        verbaliser: Words by class name; other classes are called by their names. None asks nothing.
+
+    Raises:
+        InputError: The words are not allowed, or the backbone has no language-model head.
+    """
+    if verbaliser is None:
+        return None
+    return ClassPrior(class_rows(whole, class_words(classes, verbaliser)), whole)
+
+
+def lens(states: Tensor, logits: Tensor) -> Tensor:
+    """Return rows [C, d] with `states @ rows.T` near `logits`, by ridge regression.
+
+    Args:
+        states: [N, d] float64.
+        logits: [N, C] float64.
+    """
+    spread = (states - states.mean(0)).square().sum() / len(states)
+    wide = len(states) < states.shape[1]
+    gram = states @ states.T if wide else states.T @ states
+    ridge = gram + _RIDGE * spread * torch.eye(len(gram), dtype=gram.dtype)
+    found: Tensor
+    if wide:
+        found = torch.linalg.solve(ridge, logits).T @ states
+    else:
+        found = torch.linalg.solve(ridge, states.T @ logits).T
+    return found
+
+
+def best_factor(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the factor c ≥ 0 of maximal posterior density under a half-normal prior of scale 1.
+
+    Args:
+        logits: [N, C].
+        labels: [N] class indices.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    right = logits[np.arange(len(labels)), labels]
+
+    def loss(factor: float) -> float:
+        fit = factor * right - logsumexp(factor * logits, axis=1)
+        return float(0.5 * factor**2 - fit.sum())
+
+    found = minimize_scalar(loss, bounds=(0.0, _LARGEST_FACTOR), method="bounded")
+    return float(found.x)

@@ -1,0 +1,112 @@
+"""The prior mean from the language model: its answer at full depth, through a lens below."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import log_softmax
+from tiny import tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+from bayeslora.training.class_prior import best_factor, lens
+
+F64 = torch.float64
+ROWS = toy_rows(24)
+CLASSES = ("animals", "food", "weather")
+WORDS = {"animals": "cat", "food": "bread", "weather": "rain"}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("prior") / "llama"))
+
+
+def fitted(backbone, posterior="vbll", **options):
+    chosen = {"template": "today {text} is", "dtype": "float32", "verbaliser": WORDS} | options
+    clf = BayesianClassifier(backbone, "lora:r=2", posterior, progress=False, **chosen)
+    return clf.fit(ROWS, epochs=1)
+
+
+def test_at_full_depth_it_is_the_language_models_restricted_softmax(backbone):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    clf = fitted(backbone)
+    network = clf._known().network
+    factor = clf.record.results["prior_factor"]
+    model = AutoModelForCausalLM.from_pretrained(backbone).eval()
+    reader = AutoTokenizer.from_pretrained(backbone)
+    ids = reader([WORDS[name] for name in clf.classes])["input_ids"]
+    mean = network.head.prior_mean.double() / network.feature_scale.double()
+    for row in ROWS[:6]:
+        inputs = reader(f"today {row['text']} is", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            whole = model(inputs, output_hidden_states=True)
+        expected = whole.logits[0, -1, [item[0] for item in ids]].double() * factor
+        found = whole.hidden_states[-1][0, -1].double() @ mean.T
+        torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "posterior", ["vbll", "laplace", "map", "mle", "gvbll:shrinkage=0.5,inflation=1"]
+)
+@pytest.mark.parametrize("depth", [None, 2])
+def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior, depth, tmp_path):
+    clf = fitted(backbone, posterior, depth=depth)
+    assert 0 <= clf.record.results["prior_factor"] <= 4
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
+
+
+def test_an_encoder_has_no_answer(tmp_path):
+    with pytest.raises(InputError, match="encoder"):
+        fitted(str(tiny_bert(tmp_path / "bert")))
+
+
+def test_a_class_that_is_not_there_is_refused(backbone):
+    with pytest.raises(InputError, match="sports"):
+        fitted(backbone, verbaliser={"sports": "goal"})
+
+
+@pytest.mark.parametrize("count", [200, 12])
+def test_a_lens_finds_rows_that_are_there(count):
+    draw = torch.Generator().manual_seed(0)
+    low_rank = torch.randn(3, 20, generator=draw, dtype=F64)
+    states = 5 + torch.randn(count, 3, generator=draw, dtype=F64) @ low_rank
+    rows = torch.randn(2, 20, generator=draw, dtype=F64)
+    logits = states @ rows.T
+    rest = states @ lens(states, logits).T - logits
+    # The ridge takes a little.
+    assert rest.square().mean() < 0.01 * (logits - logits.mean(0)).square().mean()
+
+
+@pytest.mark.parametrize("count", [30, 20, 7])
+def test_a_lens_is_a_ridge_regression(count):
+    from sklearn.linear_model import Ridge
+
+    draw = torch.Generator().manual_seed(1)
+    states = torch.randn(count, 20, generator=draw, dtype=F64)
+    logits = torch.randn(count, 2, generator=draw, dtype=F64)
+    penalty = 0.1 * states.var(0, correction=0).sum().item()
+    expected = Ridge(alpha=penalty, fit_intercept=False).fit(states.numpy(), logits.numpy()).coef_
+    np.testing.assert_allclose(lens(states, logits), expected, atol=1e-10)
+
+
+@given(
+    logits=arrays(np.float64, (12, 3), elements=st.floats(-5, 5)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+)
+def test_the_factor_is_the_best_on_a_grid(logits, labels):
+    def loss(factor):
+        return 0.5 * factor**2 - log_softmax(factor * logits, axis=1)[range(12), labels].sum()
+
+    found = best_factor(logits, labels)
+    assert loss(found) <= min(map(loss, np.linspace(0, 4, 81))) + 1e-3
+
+
+def test_words_that_say_nothing_have_a_small_factor():
+    draw = np.random.default_rng(0)
+    assert best_factor(3 * draw.normal(size=(400, 3)), draw.integers(0, 3, 400)) < 0.05
