@@ -1,13 +1,16 @@
 """A last layer's prior mean from the language model: its own answer before any label.
 
-    m0 = c · rows of the language-model head for the words of the classes
+    m0 = c · (rows of the language-model head for the words of the classes, less their mean answer)
 
+The mean answer is that to the training texts, without their labels: a language model prefers some
+words whatever the text.
 At a lower depth the states are others than those that the head was made for. A lens stands in: the
 rows that predict the whole model's class logits from the states at that depth, by ridge regression
 on texts without their labels. The factor c is chosen by the labels, and is near zero where the
 words say nothing of the classes.
 
-Sources: Belrose et al. 2023, arXiv 2303.08112, for the lens.
+Sources: Zhou et al. 2024, arXiv 2309.17249, for the mean answer; Belrose et al. 2023, arXiv
+2303.08112, for the lens.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class ClassPrior:
         if encoder.backbone.depth is not None:
             logits = self._whole_states(encoder, train).double() @ weight.T
             weight = lens(states, logits - logits.mean(1, keepdim=True))
+        weight = without_mean_answer(weight, states)
         factor = best_factor((states @ weight.T).numpy(), train.labels.cpu().numpy())
         return factor * float(network.feature_scale) * weight, factor
 
@@ -109,6 +113,16 @@ def lens(states: Tensor, logits: Tensor) -> Tensor:
         found = torch.linalg.solve(ridge, logits).T @ states
     else:
         found = torch.linalg.solve(ridge, states.T @ logits).T
+    return found
+
+
+def without_mean_answer(rows: Tensor, states: Tensor) -> Tensor:
+    """Return rows [C, d] whose mean logits over [N, d] states are zero.
+
+    What is taken off lies along the mean state, whose product with any state is about constant.
+    """
+    centre = states.mean(0)
+    found: Tensor = rows - torch.outer(rows @ centre, centre) / centre.square().sum()
     return found
 
 

@@ -30,7 +30,7 @@ def fitted(backbone, posterior="vbll", **options):
     return clf.fit(ROWS, epochs=1)
 
 
-def test_at_full_depth_it_is_the_language_models_restricted_softmax(backbone):
+def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mean(backbone):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     clf = fitted(backbone)
@@ -40,13 +40,20 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax(backbone):
     reader = AutoTokenizer.from_pretrained(backbone)
     ids = reader([WORDS[name] for name in clf.classes])["input_ids"]
     mean = network.head.prior_mean.double() / network.feature_scale.double()
-    for row in ROWS[:6]:
+    states, logits = [], []
+    for row in ROWS:
         inputs = reader(f"today {row['text']} is", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             whole = model(inputs, output_hidden_states=True)
-        expected = whole.logits[0, -1, [item[0] for item in ids]].double() * factor
-        found = whole.hidden_states[-1][0, -1].double() @ mean.T
-        torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
+        logits.append(whole.logits[0, -1, [item[0] for item in ids]].double())
+        states.append(whole.hidden_states[-1][0, -1].double())
+    answers, states = torch.stack(logits), torch.stack(states)
+    centre = states.mean(0)
+    share = states @ centre / centre.square().sum()
+    expected = factor * (answers - share[:, None] * answers.mean(0))
+    found = states @ mean.T
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
