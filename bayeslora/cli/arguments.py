@@ -71,6 +71,16 @@ def template(text: str) -> str:
     return text.replace("\\n", "\n")
 
 
+def verbaliser(text: str) -> dict[str, str]:
+    """Return the words of one class by its name; nothing for `names`."""
+    name, equals, words = text.partition("=")
+    if text == "names":
+        return {}
+    if not (name and equals and words.strip()):
+        raise argparse.ArgumentTypeError(f"must be CLASS=WORDS or names, got {text!r}")
+    return {name: words}
+
+
 def add_task(parser: Parser) -> list[argparse.Action]:
     """Add the options that name a known task."""
     return [

@@ -8,6 +8,7 @@ from typing import Any
 
 from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
+from bayeslora.plain_text import visible
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.notes import fit_words, learnt_from
 
@@ -208,9 +209,21 @@ def _made(record: ModelRecord, fingerprint: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     length = f", at most {record.max_length} tokens a text"
     length = "" if record.backbone["kind"] == MODULE else length
-    return (
-        f"## Made with\n\n- {versions}\n- seed {record.seed}{length}\n- fingerprint `{fingerprint}`"
-    )
+    lines = [versions, f"seed {record.seed}{length}", *_reading(record)]
+    listed = "\n".join(f"- {line}" for line in [*lines, f"fingerprint `{fingerprint}`"])
+    return f"## Made with\n\n{listed}"
+
+
+def _reading(record: ModelRecord) -> list[str]:
+    """Return how texts are read, where that is not whole and raw."""
+    found = []
+    if depth := record.backbone.get("depth"):
+        found.append(f"the first {depth} layers of the backbone")
+    if template := record.backbone.get("template"):
+        found.append(f"template `{visible(template)}`")
+    if (factor := record.results.get("prior_factor")) is not None:
+        found.append(f"prior mean: {factor:.2f} times the language model's own answer")
+    return found
 
 
 def _code(text: str) -> str:

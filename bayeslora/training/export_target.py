@@ -43,6 +43,7 @@ EXPORTS = {
         _KEYS,
         (
             *("config.json", "generation_config.json", "head.json", "head.safetensors"),
+            "README.md",
             *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
             *TOKENIZER_FILES,
         ),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.template import PAIR, TEXT
 from bayeslora.errors import InputError
 from bayeslora.training.export_target import FORMAT_VERSION, NOTE
 from bayeslora.training.fitted import Fitted
@@ -48,6 +49,30 @@ def write_merged(fitted: Fitted, directory: Path) -> None:
     # With truncation=True the same tokens are kept then.
     tokenizer.model_max_length = encoder.max_length
     tokenizer.save_pretrained(directory)
+    (directory / "README.md").write_text(_readme(fitted), encoding="utf-8")
+
+
+def _readme(fitted: Fitted) -> str:
+    """Return how transformers predicts with the mean network, template included."""
+    frame = fitted.record.backbone.get("template")
+    text = "text" if frame is None else f"template.replace({TEXT!r}, text)"
+    if frame is not None and PAIR in frame:
+        text = f"template.replace({PAIR!r}, text_pair).replace({TEXT!r}, text)"
+    lines = [
+        "from transformers import pipeline",
+        "",
+        *([] if frame is None else [f"template = {frame!r}"]),
+        'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)',
+        f"classify({text}, truncation=True)",
+    ]
+    listed = "\n".join(lines)
+    kept = "" if frame is None else " Longer texts: cut the text, not the template."
+    return (
+        f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
+        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
+        f"- At most {_encoder(fitted).max_length} tokens are read.{kept}\n\n"
+        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
+    )
 
 
 def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:

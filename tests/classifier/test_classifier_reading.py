@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
-from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoTokenizer
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
@@ -63,11 +63,17 @@ def test_a_pipeline_on_filled_templates_gives_the_mean_networks_probabilities(ba
     clf = fitted(backbones["llama"])
     clf.export_merged(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 2
-    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
     expected = clf.predict(TEXTS, num_samples=0).probs
-    for place, row in enumerate(classify([FRAME.replace("{text}", text) for text in TEXTS])):
+    # The very lines that the README shows.
+    shown = (tmp_path / "out" / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    shown = shown.replace("PATH OF THIS DIRECTORY", str(tmp_path / "out"))
+    *before, last = shown.strip().splitlines()
+    names = {}
+    exec("\n".join(before), names)
+    for text, probs in zip(TEXTS, expected, strict=True):
+        (row,) = eval(last, names, {"text": text})
         found = {item["label"]: item["score"] for item in row}
-        np.testing.assert_allclose([found[name] for name in CLASSES], expected[place], atol=1e-5)
+        np.testing.assert_allclose([found[name] for name in CLASSES], probs, atol=1e-5)
 
 
 def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, tmp_path):
@@ -109,6 +115,28 @@ def test_another_depth_in_the_record_of_a_model_is_noticed(backbones, tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(InputError):
             BayesianClassifier.from_pretrained(tmp_path / "model")
+
+
+def test_the_command_asks_the_language_model(backbones, tmp_path):
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in ROWS))
+    fit = ["fit", str(data), "--adapter", "lora:r=2", "--quiet", "--epochs", "1"]
+    fit += ["--dtype", "float32", "--template", "{text} is"]
+    llama, names = ["--backbone", backbones["llama"]], ["--verbaliser", "names"]
+    config = tmp_path / "run.yaml"
+    config.write_text("verbaliser: {animals: dog, food: bread}\n")
+    words = ["--verbaliser", "animals=dog", "--verbaliser", "food=bread"]
+    factors = []
+    for place, more in enumerate((names, words, ["--config", str(config)])):
+        assert main([*fit, *llama, *more, "--out", str(tmp_path / f"m{place}")]) == 0
+        record = json.loads((tmp_path / f"m{place}" / "bayeslora.json").read_text())
+        factors.append(record["results"]["prior_factor"])
+    assert factors[0] != factors[1] == factors[2]
+    for bad in ("animals", "=dog", "animals= ", "sports=goal", "animals=food"):
+        assert main([*fit, *llama, "--verbaliser", bad, "--out", str(tmp_path / "bad")]) == 2
+    encoder = ["--backbone", backbones["bert"]]
+    assert main([*fit, *encoder, *names, "--out", str(tmp_path / "bad")]) == 2
+    assert not (tmp_path / "bad").exists()
 
 
 def test_the_command_reads_the_same_way(backbones, tmp_path):

@@ -17,6 +17,7 @@ from bayeslora.cli.arguments import (
     given,
     positive,
     template,
+    verbaliser,
     whole,
 )
 from bayeslora.cli.data import column_options, columns_for, read
@@ -100,6 +101,15 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "(default: nothing)",
         ),
         parser.add_argument(
+            "--verbaliser",
+            action="append",
+            type=verbaliser,
+            metavar="CLASS=WORDS",
+            help="what the language model calls a class; its own answer is then the mean of the "
+            "last layer's prior. 'names' takes the classes' names for all that are not given "
+            "(default: a prior mean of zero)",
+        ),
+        parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
         ),
     ]
@@ -155,9 +165,11 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
+    if isinstance(args.verbaliser, list):  # of the command line; --config has one mapping
+        args.verbaliser = {name: words for one in args.verbaliser for name, words in one.items()}
     model = given(
         args,
-        *("backbone", "max_length", "depth", "template"),
+        *("backbone", "max_length", "depth", "template", "verbaliser"),
         *("seed", "dtype", "device", "trust_remote_code"),
     )
     training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
