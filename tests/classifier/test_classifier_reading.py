@@ -24,9 +24,8 @@ def backbones(tmp_path_factory):
 
 
 def fitted(backbone, **options):
-    clf = BayesianClassifier(
-        backbone, "lora:r=2", "vbll", dtype="float32", progress=False, **options
-    )
+    options = {"depth": 2, "template": FRAME, "dtype": "float32", "progress": False, **options}
+    clf = BayesianClassifier(backbone, "lora:r=2", "vbll", **options)
     return clf.fit(ROWS, epochs=1)
 
 
