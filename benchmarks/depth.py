@@ -24,6 +24,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from task_rows import TASKS
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.files import write_json
+from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import (
     Examples,
@@ -110,6 +111,7 @@ def main() -> None:
                 write_json(file, {**asdict(cell), **row})
                 print(task, name, {k: round(v, 3) for k, v in row.items()}, flush=True)
         backbone.prefix_states.clear()
+        write_summary(args.out)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,42 @@ def frame_tokens(backbone: Backbone, frame: str | None) -> int:
     if frame is None:
         return 0
     return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
+
+
+def write_summary(out: Path) -> None:
+    """Write NLL and accuracy by depth, template and method, means over the seeds that are there."""
+    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    depths = sorted({record["depth"] for record in records})
+    places = sorted({(one["task"], one["method"], one["template"]) for one in records})
+    lines = [
+        "# Depth and template",
+        "",
+        f"NLL in nats / accuracy of development rows after a default fit to {NUM_TRAIN} rows of at "
+        f"most {TEXT_TOKENS} tokens, SmolLM2-135M cut after so many of its 30 layers; means over "
+        "seeds, whose number is in brackets. Made by `python benchmarks/depth.py --data-dir DIR`.",
+        "",
+        "| set | method | template | " + " | ".join(f"{depth} layers" for depth in depths) + " |",
+        "|---" * (3 + len(depths)) + "|",
+    ]
+    for place in places:
+        cells = [
+            _cell([one for one in records if (*_place(one), one["depth"]) == (*place, depth)])
+            for depth in depths
+        ]
+        lines.append(f"| {' | '.join((*place, *cells))} |")
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _place(record: dict) -> tuple[str, str, str]:
+    return record["task"], record["method"], record["template"]
+
+
+def _cell(records: list[dict]) -> str:
+    if not records:
+        return ""
+    nll, accuracy = (fmean(one[key] for one in records) for key in ("nll", "accuracy"))
+    return f"{nll:.3f} / {accuracy:.3f} ({len(records)})"
 
 
 if __name__ == "__main__":
