@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.config import LoRA, PoLAR
     from bayeslora.adapters.config_columns import S2FT
     from bayeslora.adapters.config_lisa import LISA, LayerSampling
+    from bayeslora.adapters.config_none import Frozen
     from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.aps import APS, RAPS
@@ -70,6 +71,7 @@ _HOMES = {
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
     "LISA": "bayeslora.adapters.config_lisa",
+    "Frozen": "bayeslora.adapters.config_none",
     "Laplace": "bayeslora.posteriors.config",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
     "LayerSampling": "bayeslora.adapters.config_lisa",
@@ -127,6 +129,7 @@ __all__ = [
     "ConformalSets",
     "CorDA",
     "Ensemble",
+    "Frozen",
     "HistogramBinning",
     "InputError",
     "IsotonicRegression",

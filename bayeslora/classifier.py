@@ -16,6 +16,7 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import check_depth
 from bayeslora.backbones.embedded import directories
@@ -65,7 +66,11 @@ from bayeslora.training.notes import fit_words, learnt_from
 from bayeslora.training.peft_export import PeftExport, write_peft
 from bayeslora.training.pieces import Drawing
 from bayeslora.training.prediction_file import predict_to_file
-from bayeslora.training.procedure import default_epochs, fit_classifier
+from bayeslora.training.procedure import (
+    default_epochs,
+    fit_classifier,
+    refuse_training_options,
+)
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.side_by_side import BEST, SideBySide
@@ -103,7 +108,8 @@ class BayesianClassifier:
         Args:
             backbone: A short name (`smollm2-135m`, `minilm`), a directory, a hub id, or a loaded
                 `Backbone`, which several classifiers may share.
-            adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`.
+            adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits the last
+                layer alone, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Decides the adapter's start, the order of the rows and every draw.
             max_length: Tokens kept of a text, its template included; at most the positions of the
@@ -254,6 +260,14 @@ class BayesianClassifier:
             files = [one for one in (train, validation, context) if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *directories(self._backbone))
         scores = config_scores.feature_scores(feature_scores)
+        if isinstance(self.adapter, Frozen):
+            refuse_training_options(
+                epochs=epochs,
+                batch_size=batch_size,
+                head_lr=head_lr,
+                patience=patience,
+                layer_sampling=layer_sampling,
+            )
         data = TrainingData.read(
             train, validation, DataColumns(text_column, label_column, pair_column)
         )

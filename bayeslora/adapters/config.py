@@ -13,6 +13,7 @@ from typing import ClassVar, TypeAlias
 from bayeslora.adapters.config_checks import check_shared
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
 from bayeslora.option_values import OnlyWith
@@ -134,16 +135,19 @@ AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA | S2FT
 LowRankConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
 """Those whose sites are `LowRank`."""
 
-Adaptation: TypeAlias = AdapterConfig | LISA
-"""Options of whatever adapts a backbone: adapters, or training of its own layers."""
+Trained: TypeAlias = AdapterConfig | LISA
+"""Options of whatever changes a backbone: adapters, or training of its own layers."""
 
-ADAPTERS: dict[str, type[AdapterConfig] | type[LISA]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA)
+Adaptation: TypeAlias = Trained | Frozen
+"""These, or nothing that changes it."""
+
+ADAPTERS: dict[str, type[AdapterConfig] | type[LISA] | type[Frozen]] = {
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, Frozen)
 }
 """Every adapter by the name that the command line uses."""
 
 
-def learning_rate(config: Adaptation, *, long: bool = False) -> float:
+def learning_rate(config: Trained, *, long: bool = False) -> float:
     """Return the learning rate of an adapter.
 
     Args:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from bayeslora.backbones.tokens import (
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
+Pooling = Literal["last", "mean"]
+POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean"}
+"""Which state of a text is its feature, where nothing else is asked for."""
 _PREFIX_BATCH = 32
 _PROBE = "a text"
 # A process that predicts for days sees ever new texts.
@@ -63,14 +67,14 @@ def model_inputs(batch: Batch, device: torch.device) -> Batch:
     return {name: batch[name].to(device) for name in names if name in batch}
 
 
-def pool(hidden: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
+def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     """Return features [B, d] float32 from the last hidden states [B, T, d].
 
-    A decoder's feature is the state of the last position whose mask is 1, whichever side the
-    padding is on; an encoder's is the mean over the positions whose mask is 1.
+    Either the state of the last position whose mask is 1, whichever side the padding is on, or the
+    mean over the positions whose mask is 1.
     """
     states = hidden.float()
-    if kind == "decoder":
+    if pooling == "last":
         steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         last = (attention_mask * steps).argmax(1)
         return states[torch.arange(len(states), device=states.device), last]
@@ -153,6 +157,7 @@ class Encoder(FeatureExtractor):
         layers_path: str,
         start: int,
         max_length: int,
+        pooling: Pooling | None = None,
     ) -> None:
         """Wrap a backbone whose adapters, if any, sit in layer `start` or above.
 
@@ -161,8 +166,10 @@ class Encoder(FeatureExtractor):
             layers_path: Dotted name of the list of layers.
             start: The first layer that may carry an adapter.
             max_length: Tokens kept of a text.
+            pooling: Which state of a text is its feature; None takes that of its kind.
         """
         super().__init__()
+        self.pooling = pooling or POOLING[backbone.kind]
         self.model = backbone.model
         self.backbone = backbone
         self.max_length = usable_length(backbone, max_length)
@@ -229,7 +236,7 @@ class Encoder(FeatureExtractor):
         if hidden is not None:
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         states = self._split.suffix(hidden=hidden, **model_inputs(batch, device))
-        return pool(states, batch["attention_mask"].to(device), self.backbone.kind)
+        return pool(states, batch["attention_mask"].to(device), self.pooling)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.config import Trained
 from bayeslora.backbones.load import Backbone
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.training.assemble import build_network
@@ -25,7 +25,7 @@ class FitSpec:
         head_lr: Learning rate of a point estimate's last layer.
     """
 
-    adapter: Adaptation
+    adapter: Trained
     posterior: PosteriorConfig
     epochs: int
     seed: int

@@ -11,12 +11,13 @@ from torch import Tensor
 from bayeslora.adapters.config import Adaptation, LoRA, PoLAR
 from bayeslora.adapters.config_columns import LEARNED, S2FT
 from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.full_layers import FullLayers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.selection import free_units, units_at
 from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
-from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.encoder import Encoder, Pooling
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
@@ -27,6 +28,7 @@ from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+from bayeslora.training.last_layer import check_last_layer
 from bayeslora.training.network import Network, under
 
 
@@ -61,6 +63,9 @@ def build_network(
     _check_adapter(adapter, posterior)
     clone = backbone.clone()
     chosen = with_dropout(adapter, posterior)
+    if isinstance(chosen, Frozen):
+        head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
+        return Network(_frozen(clone, chosen, max_length), [], head).to(backbone.device)
     if isinstance(chosen, LISA):
         encoder, full = _full(clone, chosen, max_length)
         head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
@@ -90,6 +95,14 @@ def build_network(
     if extra is not None and isinstance(weights, LaplaceLoRAWeights):
         weights.prepare()
     return Network(encoder, sites, head, weights).to(backbone.device)
+
+
+def _frozen(clone: Backbone, config: Frozen, max_length: int) -> Encoder:
+    """Return the encoder of a backbone that nothing changes, whose states need not be kept."""
+    reads_end = clone.kind == "decoder" and clone.template is not None
+    auto: Pooling = "last" if reads_end else "mean"
+    pooling = {"auto": auto, "last": "last", "mean": "mean"}[config.pooling]
+    return Encoder(clone, layers_path="", start=0, max_length=max_length, pooling=pooling)
 
 
 def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, FullLayers]:
@@ -147,6 +160,9 @@ def _is_learned(adapter: Adaptation) -> bool:
 
 
 def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
+    if isinstance(adapter, Frozen):
+        check_last_layer(posterior, adapted=False)
+        return
     check_factors(posterior, low_rank=not isinstance(adapter, S2FT))
     if isinstance(posterior, IVON) and adapter.weight_decay:
         raise InputError(

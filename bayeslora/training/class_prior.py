@@ -48,17 +48,20 @@ class ClassPrior:
     whole: Backbone
 
     @torch.no_grad()
-    def mean(self, network: Network, train: LabelledTexts) -> tuple[Tensor, float]:
+    def mean(
+        self, network: Network, train: LabelledTexts, states: Tensor | None = None
+    ) -> tuple[Tensor, float]:
         """Return the prior mean [C, d] of a fresh network's last layer, and the factor c in it.
 
         Args:
             network: Its adapter changes nothing yet, and its feature scale is set.
             train: Texts for the lens, and labels for the factor.
+            states: [N, d] features of the texts, unscaled, where they are known.
         """
         encoder = network.encoder
         if not isinstance(encoder, Encoder):
             raise TypeError("a finished classifier has a last layer already")
-        states = encoder.features(train.texts).double()
+        states = (encoder.features(train.texts) if states is None else states).double()
         weight = self.rows.double().cpu()
         if encoder.backbone.depth is not None:
             logits = self._whole_states(encoder, train).double() @ weight.T
@@ -75,8 +78,28 @@ class ClassPrior:
             layers_path=path,
             start=encoder.first_running_layer,
             max_length=encoder.max_length,
+            pooling=encoder.pooling,
         )
         return whole.features(train.texts)
+
+
+def centre(
+    network: Network, prior: ClassPrior, train: LabelledTexts, states: Tensor | None = None
+) -> float:
+    """Centre the last layer's prior at the language model's answer; return the factor in it.
+
+    Args:
+        network: See `ClassPrior.mean`, and for the others.
+        prior: What the language model says of the classes.
+        train: Training rows.
+        states: Their features, where they are known.
+    """
+    mean, factor = prior.mean(network, train, states)
+    head = network.head
+    # Heads of other packages may have no prior, or one of their own; they start there.
+    put = getattr(head, "set_prior_mean", head.set_mean)
+    put(mean.to(head.mean_weight))
+    return factor
 
 
 def class_prior(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.config import Trained
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA
@@ -30,7 +30,7 @@ from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
-from bayeslora.training.class_prior import ClassPrior
+from bayeslora.training.class_prior import ClassPrior, centre
 from bayeslora.training.context import begin_from_context
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, announce_training
 from bayeslora.training.final_fit import drawing_of, fit_posterior
@@ -121,7 +121,7 @@ def train_network(
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
-    adapter: Adaptation,
+    adapter: Trained,
     posterior: PosteriorConfig,
     settings: TrainingSettings,
     directory: Path,
@@ -161,7 +161,7 @@ def train_network(
     _begin(fit, shown=shown)
     began = time.perf_counter()
     set_feature_scale(network, train.texts)
-    factor = None if prior is None else _centre(network, prior, train)
+    factor = None if prior is None else centre(network, prior, train)
     num_train = len(train.labels)
     held = validation if early_stopping else None
     if shown:
@@ -218,7 +218,7 @@ class _Fit:
 
     network: Network
     train: LabelledTexts
-    adapter: Adaptation
+    adapter: Trained
     posterior: PosteriorConfig
     settings: TrainingSettings
     last: str | None
@@ -232,16 +232,6 @@ def _begin(fit: _Fit, *, shown: bool) -> None:
     if isinstance(adapter, S2FT):
         seed = fit.settings.seed
         begin_columns(network, adapter, fit.posterior, train, seed=seed, last=fit.last, shown=shown)
-
-
-def _centre(network: Network, prior: ClassPrior, train: LabelledTexts) -> float:
-    """Centre the last layer's prior at the language model's answer; return the factor in it."""
-    mean, factor = prior.mean(network, train)
-    head = network.head
-    # Heads of other packages may have no prior, or one of their own; they start there.
-    centre = getattr(head, "set_prior_mean", head.set_mean)
-    centre(mean.to(head.mean_weight))
-    return factor
 
 
 def _trainer(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
 from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.option_checks import LARGEST_SEED
@@ -23,6 +24,7 @@ from bayeslora.training.choices import Choices, LabelledExamples, TrainingData
 from bayeslora.training.class_prior import ClassPrior
 from bayeslora.training.data import say_truncation
 from bayeslora.training.fit import FitResult, train_network
+from bayeslora.training.frozen import fit_frozen
 from bayeslora.training.layer_sampling import layer_sampler
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
@@ -114,6 +116,8 @@ def fit_members(
 
 
 def _say_layers(adapter: Adaptation, backbone: Backbone) -> None:
+    if isinstance(adapter, Frozen):
+        return
     asked = adapter.num_layers
     layers = getattr(backbone.model.config, "num_hidden_layers", None)
     if asked is None or asked == type(adapter).num_layers or layers is None or asked <= layers:
@@ -145,11 +149,21 @@ def _trained(
     restore: Restore,
     title: str,
 ) -> FitResult:
-    """Train one network on training and validation rows, in place."""
+    """Fit one network to training and validation rows, in place."""
+    adapter = choices.adapter
+    if isinstance(adapter, Frozen):
+        return fit_frozen(
+            network,
+            *rows,
+            prior=prior,
+            feature_scores=choices.feature_scores,
+            seed=settings.seed,
+            progress=title is not None and choices.progress,
+        )
     return train_network(
         network,
         *rows,
-        adapter=choices.adapter,
+        adapter=adapter,
         posterior=choices.posterior,
         settings=settings,
         directory=directory,

@@ -10,6 +10,7 @@ from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
@@ -82,6 +83,8 @@ def default_epochs(
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
     """Return the adapter with its learning rate, which depends on how long it trains."""
+    if isinstance(choices.adapter, Frozen):
+        return choices.adapter
     long = settings.epochs >= _LONG and not isinstance(choices.posterior, SWAG)
     rate = learning_rate(choices.adapter, long=long)
     return dataclasses.replace(choices.adapter, lr=rate)
@@ -97,7 +100,9 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         return choices
     if data.validation is not None:
         return choices
-    posterior = dataclasses.replace(posterior, polish_mean=_means(posterior, data, settings))
+    frozen = isinstance(choices.adapter, Frozen)
+    means = "refit" if frozen else _means(posterior, data, settings)
+    posterior = dataclasses.replace(posterior, polish_mean=means)
     return dataclasses.replace(choices, posterior=posterior)
 
 
@@ -225,13 +230,30 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
             "that the network was trained on is too low"
         )
-    if data.validation is None and isinstance(posterior, GVBLL) and posterior.needs_held_out:
+    frozen = isinstance(choices.adapter, Frozen)
+    needs_held_out = isinstance(posterior, GVBLL) and posterior.needs_held_out
+    if data.validation is None and needs_held_out and not frozen:
         raise InputError(
             "posterior 'gvbll' needs validation data: features of rows that the network was "
             "trained on are too well separated to choose shrinkage and inflation by; give "
             "validation data, or two numbers"
         )
     check_possible(posterior, len(data.train[0]), settings)
+
+
+def refuse_training_options(**given: Any) -> None:
+    """Raise InputError for an option of training that has no effect without an adapter.
+
+    Args:
+        given: Options of `BayesianClassifier.fit` by name, at their default where not given.
+    """
+    defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
+    for name, value in given.items():
+        if value != defaults.get(name):
+            raise InputError(
+                f"{name} has no effect with adapter 'none', which fits the last layer alone; leave "
+                "it out, or choose an adapter such as 'polar' or 'lora'"
+            )
 
 
 def _differ(data: TrainingData) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import Adaptation, learning_rate
+from bayeslora.adapters.config import Trained, learning_rate
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
@@ -72,7 +72,7 @@ class WeightTraining:
 def weight_training(
     posterior: PosteriorConfig,
     network: Network,
-    adapter: Adaptation,
+    adapter: Trained,
     num_train: int,
     settings: TrainingSettings,
     *,
@@ -165,7 +165,7 @@ def check_possible(posterior: PosteriorConfig, num_train: int, settings: Trainin
         require_ivon()
 
 
-def _natural(posterior: IVON, weights: IVONWeights, adapter: Adaptation) -> WeightTraining:
+def _natural(posterior: IVON, weights: IVONWeights, adapter: Trained) -> WeightTraining:
     optimizers: list[Optimizer] = []
 
     def build(parameters: list[nn.Parameter]) -> Optimizer:

@@ -8,7 +8,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import inject
 from bayeslora.backbones import encoder as encoder_module
-from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
+from bayeslora.backbones.encoder import POOLING, Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.prefix import LayerSplit
 
@@ -37,7 +37,7 @@ def test_layers_that_cannot_be_run_apart_all_run_in_every_pass(name, caplog):
     prepared = found.prepare(["a b c d", "e f"])
     assert prepared.prefix is None
     torch.testing.assert_close(
-        found({"input_ids": ids, "attention_mask": mask}), pool(states, mask, host.kind)
+        found({"input_ids": ids, "attention_mask": mask}), pool(states, mask, found.pooling)
     )
 
 
@@ -72,7 +72,7 @@ def test_a_decoder_is_read_at_its_last_real_token(side):
     if side == "left":
         hidden, mask = hidden.flip(1), mask.flip(1)
         expected = torch.stack([hidden[0, 3], hidden[1, 3]])
-    assert torch.equal(pool(hidden, mask, "decoder"), expected)
+    assert torch.equal(pool(hidden, mask, "last"), expected)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -82,12 +82,12 @@ def test_an_encoder_is_the_mean_over_its_real_tokens(side):
     if side == "left":
         hidden, mask = hidden.flip(1), mask.flip(1)
     expected = torch.tensor([[(1 + 2 + 6) / 3], [(3 + 5) / 2]])
-    torch.testing.assert_close(pool(hidden, mask, "encoder"), expected)
+    torch.testing.assert_close(pool(hidden, mask, "mean"), expected)
 
 
 def test_features_are_float32_whatever_the_model_computes_in():
     hidden = torch.tensor([[[1.0], [1.0078125]]], dtype=torch.bfloat16)
-    found = pool(hidden, torch.tensor([[1, 1]]), "encoder")
+    found = pool(hidden, torch.tensor([[1, 1]]), "mean")
     # The mean of two neighbours in bfloat16 is not a bfloat16 number.
     assert found.item() == 1.00390625
 
@@ -97,7 +97,7 @@ def test_features_are_the_pooled_states_of_the_plain_model(name):
     found = encoder(name).features(PreparedTexts(tokens(), None))
     host, _ = backbone(name)
     ids, mask = batch()
-    expected = pool(last_hidden(host.model, ids, mask), mask, host.kind)
+    expected = pool(last_hidden(host.model, ids, mask), mask, POOLING[host.kind])
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 

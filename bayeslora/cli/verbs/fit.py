@@ -243,10 +243,10 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
         print_json({"model": str(args.out), **results})
         return
     whose = ", first member" if record.num_members > 1 else ""
-    rows = [
-        ("model", str(args.out)),
-        (f"epoch kept{whose}", f"{results['best_epoch']} of {len(results['history'])}"),
-    ]
+    rows = [("model", str(args.out))]
+    if results["history"]:
+        epochs = f"{results['best_epoch']} of {len(results['history'])}"
+        rows.append((f"epoch kept{whose}", epochs))
     if "validation_nll" in results:
         rows += [
             ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),

@@ -1,0 +1,32 @@
+"""No adapter: a last layer on features of the backbone as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bayeslora.option_checks import check_choice
+
+POOLINGS = ("auto", "last", "mean")
+"""Which state of a text is its feature."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Nothing of the backbone changes; the last layer alone is fitted, in one pass and seconds.
+
+    Attributes:
+        pooling: Feature of a text: the state of its `last` token, or the `mean` over its tokens.
+            `auto` takes the last token of a decoder with a template, whose end is where the class
+            would be named, and the mean otherwise.
+    """
+
+    name: ClassVar[str] = "none"
+    summary: ClassVar[str] = "no adapter: a last layer on frozen features, fitted in seconds"
+    source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
+    parameters: ClassVar[str] = "none"
+
+    pooling: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("pooling", self.pooling, POOLINGS)

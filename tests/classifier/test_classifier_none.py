@@ -1,0 +1,137 @@
+"""No adapter: last layers on frozen features, at the optimum of their own objective."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tiny import tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+
+ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
+TEXTS = [row["text"] for row in toy_rows(12, 6)]
+LAST_LAYERS = (
+    "vbll",
+    "map",
+    "laplace",
+    "gvbll",
+    "mle",
+    "temperature",
+    "nuts:num_chains=1,num_warmup=100,num_samples=20",
+)
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("none")
+    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+
+
+def fitted(backbone, posterior="vbll", adapter="none", held=None, fit=None, **options):
+    options = {"dtype": "float32", "progress": False, **options}
+    clf = BayesianClassifier(backbone, adapter, posterior, **options)
+    return clf.fit(ROWS, held, **(fit or {}))
+
+
+@pytest.mark.parametrize("posterior", LAST_LAYERS)
+def test_every_last_layer_is_fitted_saved_and_loaded(backbones, posterior, tmp_path):
+    held = HELD if posterior == "temperature" else None
+    clf = fitted(backbones["llama"], posterior, held=held, template="{text} is", depth=2)
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
+    assert again.record.adapter == {"name": "none", "pooling": "auto"}
+
+
+@pytest.mark.parametrize(
+    "posterior", ["ensemble", "mc_dropout", "swag", "tfb", "blob", "laplace_lora", "clora"]
+)
+def test_posteriors_over_adapters_are_refused(backbones, posterior):
+    with pytest.raises(InputError, match=posterior):
+        fitted(backbones["llama"], posterior)
+
+
+def test_map_is_the_optimum_that_another_library_finds(backbones):
+    clf = fitted(backbones["bert"], "map:prior_scale=1.5")
+    network = clf._known().network
+    texts = network.encoder.prepare([row["text"] for row in ROWS])
+    features = network.scaled(network.encoder.features(texts)).double().numpy()
+    labels = [row["label"] for row in ROWS]
+    other = LogisticRegression(C=1.5**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    expected = other.fit(features, labels).predict_proba(features)
+    np.testing.assert_allclose(clf.predict(ROWS).probs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "adapter", "pooling"),
+    [
+        ("llama", None, "none", "mean"),
+        ("llama", "{text} is", "none", "last"),
+        ("llama", "{text} is", "none:pooling=mean", "mean"),
+        ("llama", None, "none:pooling=last", "last"),
+        ("bert", "{text} is", "none", "mean"),
+        ("bert", None, "none:pooling=last", "last"),
+    ],
+)
+def test_the_feature_is_the_state_that_is_asked_for(backbones, kind, template, adapter, pooling):
+    clf = fitted(backbones[kind], "map", adapter, template=template)
+    encoder = clf._known().network.encoder
+    text = "the cat" if template is None else "the cat is"
+    tokens = encoder.backbone.tokenizer([text], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        states = encoder.model(input_ids=tokens).last_hidden_state[0]
+    expected = states[-1] if pooling == "last" else states.mean(0)
+    found = encoder.features(encoder.prepare(["the cat"]))[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
+    from bayeslora.backbones.encoder import Encoder
+
+    seen = []
+    known = Encoder.forward
+
+    def forward(self, batch):
+        seen.append(len(batch["input_ids"]))
+        return known(self, batch)
+
+    monkeypatch.setattr(Encoder, "forward", forward)
+    fitted(backbones["llama"], held=HELD)
+    # Held-out rows are predicted once more, to state their scores.
+    assert sum(seen) == len(ROWS) + 2 * len(HELD)
+
+
+def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
+    words = {"animals": "cat", "food": "bread", "weather": "rain"}
+    clf = fitted(backbones["llama"], template="{text} is", verbaliser=words)
+    assert clf._known().network.head.prior_mean is not None
+    assert clf.record.results["prior_factor"] >= 0
+
+
+IDLE = {"epochs": 3, "batch_size": 8, "head_lr": 0.1, "layer_sampling": "num_active=1"}
+
+
+@pytest.mark.parametrize("option", IDLE)
+def test_options_of_training_are_refused(backbones, option):
+    with pytest.raises(InputError, match=option):
+        fitted(backbones["llama"], "map", fit={option: IDLE[option]})
+
+
+def test_the_command_line(backbones, tmp_path, capsys):
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in ROWS))
+    fit = ["fit", str(data), "--backbone", backbones["llama"], "--quiet", "--dtype", "float32"]
+    assert main([*fit, "--adapter", "none", "--out", str(tmp_path / "m")]) == 0
+    assert "epoch" not in capsys.readouterr().out
+    out = str(tmp_path / "p.parquet")
+    assert main(["predict", str(tmp_path / "m"), str(data), "--out", out, "--quiet"]) == 0
+    more = ["--out", str(tmp_path / "n")]
+    assert main([*fit, "--adapter", "none:pooling=first", *more]) == 2
+    assert main([*fit, "--adapter", "none", "--epochs", "2", *more]) == 2
+    for kind in ("peft", "merged"):
+        export = ["export", str(tmp_path / "m"), "--format", kind, "--out", str(tmp_path / kind)]
+        assert main(export) == 2
