@@ -35,7 +35,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 # What a rename onto a directory that holds files, or onto a file, fails with.
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""No room: on the disk, in a quota, or within a limit on the size of a file."""
 # Bytes; what torch could not write was larger, and a page or two may be left.
 _NOTHING = 1 << 16
 # Of the 255 bytes of a name, so that ours and the temporary names of libraries fit.
@@ -97,31 +98,33 @@ def _raise(error: OSError) -> NoReturn:
 
 @contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """Let a block that writes `path` raise an OSError with its name where the disk is full.
+    """Let a block that writes `path` raise an OSError with its name where there is no room.
 
     Python's own error has no name where a write fails, Arrow and safetensors have errors of their
     own, and torch's does not say what happened.
 
     Raises:
-        OSError: The disk is full; `errno` is ENOSPC.
+        OSError: `errno` is one of `FULL`.
     """
     try:
         yield
     except Exception as error:
-        if not _is_of_full_disk(error, Path(path)):
+        reason = _no_room(error, Path(path))
+        if reason is None:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise OSError(reason, os.strerror(reason), str(path)) from error
 
 
-def _is_of_full_disk(error: Exception, path: Path) -> bool:
+def _no_room(error: Exception, path: Path) -> int | None:
+    """Return why there is no room, one of `FULL`; None where an error is of something else."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
-    if os.strerror(errno.ENOSPC) in str(error):
-        return True
+        return error.errno if error.errno in FULL else None
+    named = [code for code in sorted(FULL) if os.strerror(code) in str(error)]
+    if named:
+        return named[0]
     place = next((folder for folder in path.parents if folder.is_dir()), None)
-    if place is None or not isinstance(error, RuntimeError):
-        return False
-    return shutil.disk_usage(place).free < _NOTHING
+    is_full = place is not None and shutil.disk_usage(place).free < _NOTHING
+    return errno.ENOSPC if is_full and isinstance(error, RuntimeError) else None
 
 
 def replace_file(aside: Path, target: Path) -> None:

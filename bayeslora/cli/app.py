@@ -20,6 +20,7 @@ from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, interruptible
 from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
+from bayeslora.durable import FULL
 from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 
@@ -32,7 +33,6 @@ _WRONG_PATH = frozenset(
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL),
     }
 )
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _WRITES_TO = ("out", "figure", "model_card")
 
@@ -106,9 +106,11 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
-    if isinstance(error, OSError) and error.errno in _FULL_DISK:
-        place = error.filename
-        return f"no space left on the disk{f' for {place}' if place else ''}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = f" for {error.filename}" if error.filename else ""
+        if error.errno == errno.EFBIG:
+            return f"the limit on the size of a file is too low{place}"
+        return f"no space left on the disk{place}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())

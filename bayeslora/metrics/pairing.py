@@ -25,7 +25,10 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
         raise InputError(f"a comparison needs at least two sets of predictions, got {len(names)}")
     for index, name in enumerate(names):
         if not name or name in names[:index]:
-            raise InputError(f"every method needs a name of its own, got {names!r}")
+            raise InputError(
+                f"every method needs a name of its own, got {names!r}; "
+                "predictions.replace(name=...) gives one"
+            )
     first = predictions[0]
     if not first.labelled.any():
         raise InputError(f"{quoted(first.name)} has no labels, so there is nothing to compare by")

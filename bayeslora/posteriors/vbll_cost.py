@@ -5,7 +5,7 @@ them and solves for N rows; every family spends the products of N rows with C we
 
     dense, low_rank  C r (2 N r + r²/3)  multiplications, r = min(N, d)
     full             the same of one matrix with C r rows
-    all              C N d, `MEAN_STEPS` times in the search for the means
+    all              C N d, `MEAN_STEPS` times in the search for the means, and C N tilts
 
 These are leading terms of the present code, in one place so that they can be retuned with it.
 """
@@ -29,6 +29,10 @@ fit then takes what was estimated within 20 % at 8 and 20 classes."""
 
 MEAN_STEPS = 120
 """Products of rows and weights in the search for the means, in a round."""
+
+TILT = 4e4
+"""A tilt of the bound in a round, in multiplications of a product of matrices: Newton's method over
+special functions. Measured 3e4 to 4e4; it counts where classes are many and features few."""
 
 DENSE_LIMIT = 5e10
 """Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a
@@ -73,7 +77,7 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
     """
     family = with_family(config, "dense").covariance
     kept = shapes(family, num_classes, num_features, min(config.rank, num_features))
-    work = float(MEAN_STEPS * num_classes * num_rows * num_features)
+    work = float(num_classes * num_rows * (MEAN_STEPS * num_features + TILT))
     if family != "diagonal":
         matrices = 1 if family == "full" else num_classes
         size = min(num_rows, num_features) * (num_classes // matrices)

@@ -179,9 +179,11 @@ class RowChecks:
             )
         near = get_close_matches(name, names[:1000], n=1)
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
+        mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
+        other = "" if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
         raise InputError(
             f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
-            f"Choose with {option}"
+            f"Choose with {option}{other}"
         )
 
 

@@ -12,7 +12,13 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.training.fitted import Fitted
-from bayeslora.training.side_by_side import SideBySide, beside_others, best_posterior
+from bayeslora.training.side_by_side import (
+    CANDIDATES,
+    FEWEST_EXAMPLES,
+    SideBySide,
+    beside_others,
+    best_posterior,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +71,21 @@ def calibrate(
     if held is not None and before is not None:
         new.say_too_wide(held)
         new = new.compared(before, held)
+    if race is None:
+        _say_too_few(posterior, len((rows or known.rows).labels))
     return new if race is None else _recorded(new, race)
+
+
+def _say_too_few(posterior: PosteriorConfig, examples: int) -> None:
+    """Log that few examples leave a posterior without a comparison; its own softmax needs none."""
+    if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
+        logger.warning(
+            "%d examples are too few to compare %r with the network's own softmax, so it may be "
+            "worse; from %d on they are compared",
+            examples,
+            posterior.name,
+            FEWEST_EXAMPLES,
+        )
 
 
 def _recorded(fitted: Fitted, race: SideBySide) -> Fitted:

@@ -130,9 +130,13 @@ def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeyp
     assert from_transformers(foreign, "mle").calibrate(TRAIN, posterior="vbll").side_by_side is None
 
 
-def test_few_examples_are_not_compared(foreign):
+def test_few_examples_are_not_compared_and_that_is_said(foreign, caplog):
     clf = from_transformers(foreign, "mle")
     assert clf.calibrate(TRAIN, toy_rows(19, seed=1), posterior="laplace").side_by_side is None
+    assert "19 examples are too few" in caplog.text
+    caplog.clear()
+    from_transformers(foreign, "mle").calibrate(toy_rows(12))
+    assert "too few" not in caplog.text
     with pytest.raises(bl.InputError, match="19"):
         clf.calibrate(toy_rows(19), posterior="best")
     assert clf.posterior.name == "laplace"

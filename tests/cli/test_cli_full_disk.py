@@ -1,5 +1,9 @@
 """On a full disk a command names what has no room, and the old output stays."""
 
+import resource
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -43,3 +47,21 @@ def test_the_file_is_named_and_the_old_one_stays(predictions, full, run, tmp_pat
     assert str(out) in line
     assert sorted(tmp_path.iterdir()) == before
     assert not old or out.read_text() == "old"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_limit_on_the_size_of_files_is_named(predictions, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    command = [sys.executable, "-m", "bayeslora", "convert", str(predictions), "--out", str(out)]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=limited
+    )
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert "size of a file" in line
+    assert str(out) in line
+    assert sorted(tmp_path.iterdir()) == [predictions]

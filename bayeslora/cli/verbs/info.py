@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import LOADING, add_json, add_loading, add_moved_backbone, given
-from bayeslora.cli.messages import show
+from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
 from bayeslora.errors import InputError
 
@@ -103,7 +103,7 @@ def _verify(args: argparse.Namespace) -> None:
     states = verify_model(args.model)
     if args.json:
         content = [dataclasses.asdict(item) for item in states]
-        print_json({"model": str(args.model), "files": content})
+        print_json({"model": str(args.model), "files": content, "backbone": "not checked"})
     else:
         print_columns(
             [
@@ -111,6 +111,7 @@ def _verify(args: argparse.Namespace) -> None:
                 *((item.name, _bytes(item.size), item.state) for item in states),
             ]
         )
+        note("the backbone is not checked here, but whenever the model is loaded, as by predict")
     wrong = [item for item in states if item.problem]
     if wrong:
         raise InputError(damage(args.model, wrong))
