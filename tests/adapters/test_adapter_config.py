@@ -8,6 +8,7 @@ import pytest
 
 from bayeslora.adapters.config import ADAPTERS, LISA, LoRA, PoLAR
 from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
@@ -15,7 +16,7 @@ from bayeslora.options import as_mapping, resolve
 
 def test_registry_names_are_those_of_the_classes():
     named = {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA, "s2ft": S2FT}
-    assert {**named, "lisa": LISA} == ADAPTERS
+    assert {**named, "lisa": LISA, "none": Frozen} == ADAPTERS
     assert all(cls.summary and "arXiv" in cls.source for cls in ADAPTERS.values())
 
 
@@ -85,7 +86,7 @@ def test_a_rank_that_is_none_is_refused(cls, r):
     assert str(caught.value) == f"r must be an integer >= 1, got {r!r}"
 
 
-@pytest.mark.parametrize("cls", ADAPTERS.values())
+@pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls is not Frozen])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -104,7 +105,7 @@ def test_shared_options_are_checked(cls, options, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls is not LISA])
+@pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls not in {LISA, Frozen}])
 @pytest.mark.parametrize(
     ("targets", "message"),
     [

@@ -75,7 +75,8 @@ def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     content = json.loads(run("info", "--json").out)
     assert content["versions"]["bayeslora"] == __version__
-    assert content["versions"]["torch"] == torch.__version__
+    # What is installed, without the build that torch adds.
+    assert torch.__version__.startswith(content["versions"]["torch"].partition("+")[0])
     assert content["devices"]["cpu"].startswith(f"{torch.get_num_threads()} threads")
     assert content["cache"] == str(tmp_path / "cache")
     assert set(content["assets"]) == {"smollm2-135m", "minilm", "newsgroups"}

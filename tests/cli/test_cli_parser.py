@@ -115,11 +115,11 @@ def test_a_terminal_without_arrows_shows_the_help_all_the_same():
     [
         (["fti"], ["'fti'", "choose from", "fit"]),
         (["predict", "model"], ["required: DATA, --out", "bayeslora predict --help"]),
-        (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "'probit'"]),
+        (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "bridge"]),
         (["predict", "m", "d", "--out", "p.csv", "--num-samples", "-1"], [">= 0", "'-1'"]),
         (["fit", "t", "--epochs", "0"], ["--epochs", "whole number >= 1", "'0'"]),
         (["fit", "t", "--batch-size", "2.5"], ["--batch-size", "'2.5'"]),
-        (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "'bfloat16'"]),
+        (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "bfloat16"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
         (["evaluate", "p.csv", "--bins", "0"], ["--bins", ">= 1"]),
         (["evaluate"], ["RUN_OR_FILE"]),
