@@ -172,7 +172,9 @@ def write_summary(out: Path) -> None:
         "",
         f"NLL in nats / accuracy of development rows after a default fit to {NUM_TRAIN} rows of at "
         f"most {TEXT_TOKENS} tokens, SmolLM2-135M cut after so many of its 30 layers; means over "
-        "seeds, whose number is in brackets. Made by `python benchmarks/depth.py --data-dir DIR`.",
+        "seeds, whose number is in brackets. Made by `python benchmarks/depth.py --data-dir DIR`; "
+        f"unfinished below {3 * len(TASKS) * len(METHODS) * len(TEMPLATES) * len(DEPTHS)} fits, "
+        f"here are {len(records)}.",
         "",
         "| set | method | template | " + " | ".join(f"{depth} layers" for depth in depths) + " |",
         "|---" * (3 + len(depths)) + "|",

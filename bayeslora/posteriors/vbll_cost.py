@@ -36,7 +36,7 @@ special functions. Measured 3e4 to 4e4; it counts where classes are many and fea
 
 DENSE_LIMIT = 5e10
 """Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a
-fit on one core. 20 classes of 1,000 rows with 384 features take 7e9, 400 classes of 2,000 rows
+fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows
 3e11."""
 
 
