@@ -2,12 +2,18 @@
 
 import os
 
+import hypothesis
 import pytest
 from _pytest.capture import CaptureIO
 
 # Before numpy, scipy and torch start their pools: workers would fight for the cores, on matrices
 # that are too small to share. The processes that tests start inherit it.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+
+# The same examples in every run: a change is judged by what it changes.
+# `pytest --hypothesis-profile=default` looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -80,8 +80,7 @@ def test_the_frame_survives_every_truncation(host, texts, room, pairs, fast):
         shown = tokenizer.decode(ids)
         assert shown.startswith("Text:")
         assert shown.endswith("\nClass:")
-        whole = frame.replace("{text_pair}", "\0").replace("{text}", texts[place])
-        whole = whole.replace("\0", second[place] if pairs else "")
+        whole = frame.format(text=texts[place], text_pair=second[place] if pairs else "")
         long = len(tokenizer(whole)["input_ids"]) > limit
         assert long or ids.tolist() == tokenizer(whole)["input_ids"]
     lengths = [
