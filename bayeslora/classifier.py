@@ -22,7 +22,8 @@ from bayeslora.backbones.depth import check_depth
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
-from bayeslora.backbones.template import Template
+from bayeslora.backbones.template import RAW, Template
+from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
@@ -74,6 +75,7 @@ from bayeslora.training.procedure import (
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.side_by_side import BEST, SideBySide
+from bayeslora.training.zero_shot import zero_shot
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ class BayesianClassifier:
         max_length: int = MAX_LENGTH,
         depth: float | None = None,
         template: str | None = None,
-        verbaliser: Mapping[str, str] | None = None,
+        verbaliser: Verbaliser | None = None,
         dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -116,12 +118,17 @@ class BayesianClassifier:
                 model.
             depth: Layers of the backbone to read: a number of them, or a share such as 0.8. The
                 layers above are dropped, and adapters sit on the upper ones of what is left. None
-                reads all.
+                takes 0.8 of a decoder's layers, whose last ones are made for the next token, and
+                all of an encoder's; 1.0 takes all.
             template: What is put around each text, such as `"Review: {text}\nSentiment:"`;
-                `{text_pair}` stands for the second text. None for nothing.
-            verbaliser: Words by class name; `{}` takes the names themselves. The language model's
-                own answer, by its logits for these words after the template, is the mean of the
-                last layer's prior and its start. None has a prior mean of zero.
+                `{text_pair}` stands for the second text. None takes `"Text: {text}\nClass:"` for a
+                decoder, so that its last token is where the class would be named, and nothing for
+                an encoder; `"{text}"` is nothing.
+            verbaliser: Words by class name, or `"names"`. The language model's own answer, by its
+                logits for these words after the template, is the mean of the last layer's prior
+                and its start, by a factor that the labels choose. `"none"` has a prior mean of
+                zero. None takes the names where they are words and the head of the language model
+                is at hand (a decoder's that is its table of embeddings).
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
@@ -144,7 +151,9 @@ class BayesianClassifier:
             check_depth(depth)
         self.depth = depth
         self.template = None if template is None else Template(template)
-        self.verbaliser = None if verbaliser is None else dict(verbaliser)
+        if verbaliser is not None:
+            check_verbaliser(verbaliser)
+        self.verbaliser = dict(verbaliser) if isinstance(verbaliser, Mapping) else verbaliser
         self.seed = as_seed(seed)
         self.max_length = max_length
         self.progress = progress
@@ -782,6 +791,49 @@ class BayesianClassifier:
             device=device,
         )
 
+    def zero_shot(
+        self,
+        classes: Sequence[str],
+        texts: Any = None,
+        *,
+        text_column: str = "text",
+        pair_column: str | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> BayesianClassifier:
+        """Answer before the first label: the last layer is the language model's own answer.
+
+        Its logits for the words of the classes after the template, as `mle` gives them; `calibrate`
+        then fits a posterior to labelled rows. The adapter and the posterior that were chosen have
+        no effect. All layers are read unless a depth was asked for.
+
+        Args:
+            classes: C names in index order; `verbaliser` may have other words for them.
+            texts: Eight or more unlabelled texts like those to come, as for `predict`; the mean
+                answer to them is taken off, since a language model prefers some words whatever the
+                text. None takes nothing off.
+            text_column: The column of the texts.
+            pair_column: The column of a second text.
+            out: A directory to save the model in.
+            overwrite: Whether `out` may be replaced.
+
+        Raises:
+            InputError: The backbone is an encoder, or the classes, words or texts are not allowed.
+        """
+        if out is not None:
+            files = [texts] if isinstance(texts, str | Path) else []
+            refuse_inputs(out, *files, *directories(self._backbone))
+            refuse_existing(out, overwrite=overwrite)
+        columns = DataColumns(text_column, pair=pair_column)
+        rows = None if texts is None else read_rows(texts, columns)
+        with quiet_transformers():
+            self._fitted = zero_shot(
+                self._choices(()), classes, self._load_backbone(), rows, columns
+            )
+        if out is not None:
+            self.save_pretrained(out, overwrite=overwrite)
+        return self
+
     @classmethod
     def _around(
         cls,
@@ -798,8 +850,8 @@ class BayesianClassifier:
             record.posterior,
             seed=record.seed,
             max_length=record.max_length,
-            depth=record.backbone.get("depth"),
-            template=record.backbone.get("template"),
+            depth=record.backbone.get("depth", 1.0),
+            template=record.backbone.get("template", RAW),
             dtype=record.backbone["dtype"],
             device=device,
             trust_remote_code=trust_remote_code,

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.backbones.template import Template
+from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import is_number, is_whole
 
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone
+
+
+DEFAULT_SHARE = 0.8
+"""Of a decoder's layers, where no depth is asked for; see reports/reading."""
 
 
 def check_depth(depth: object) -> None:
@@ -42,6 +46,21 @@ def num_layers(backbone: Backbone) -> int:
     return len(layers)
 
 
+def default_depth(backbone: Backbone) -> float | None:
+    """Return the depth where none is asked for: a share of a decoder's layers, else None, for all.
+
+    Args:
+        backbone: One that is cut stays as it is, and so does one whose layers are not one list.
+    """
+    if backbone.kind != "decoder" or backbone.depth is not None:
+        return None
+    try:
+        num_layers(backbone)
+    except InputError:
+        return None
+    return DEFAULT_SHARE
+
+
 def resolve_depth(backbone: Backbone, depth: float) -> int:
     """Return the number of layers that a depth stands for.
 
@@ -66,14 +85,51 @@ def read_at(backbone: Backbone, depth: float | None, template: Template | None) 
     Args:
         backbone: A whole backbone without a template, or one that is read this way already.
         depth: See `resolve_depth`; None for all layers.
-        template: None for none.
+        template: None for what the backbone has, which is none where it was just loaded.
 
     Raises:
         InputError: The depth is beyond the backbone's layers.
     """
     if template is not None:
-        backbone = replace(backbone, template=template)
+        backbone = replace(backbone, template=None if template.frame == RAW else template)
     return backbone if depth is None else cut(backbone, resolve_depth(backbone, depth))
+
+
+def read_as_asked(
+    backbone: Backbone,
+    depth: float | None,
+    template: Template | None,
+    *,
+    pairs: bool = False,
+    max_length: int,
+) -> tuple[Backbone, Backbone]:
+    """Return a backbone that reads texts as asked, or by default: with all its layers, and cut.
+
+    A decoder stops after a share of its layers and reads texts in the generic template, unless that
+    would take more than half of the tokens. Other backbones read raw texts with all layers.
+
+    Args:
+        backbone: A whole backbone; what it has been told already is kept.
+        depth: See `resolve_depth`; None for the default.
+        template: None for the default.
+        pairs: Whether there are second texts.
+        max_length: Tokens kept of a text, its template included.
+
+    Raises:
+        InputError: The depth is beyond the backbone's layers.
+    """
+    if template is None and backbone.template is None and backbone.kind == "decoder":
+        usual = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
+        frame = backbone.tokenizer(usual.filled("").whole)["input_ids"]
+        template = usual if 2 * len(frame) <= max_length else None
+    whole = read_at(backbone, None, template)
+    return whole, read_at(whole, default_depth(whole) if depth is None else depth, None)
+
+
+def recorded_reading(backbone: Backbone) -> dict[str, Any]:
+    """Return how a backbone reads texts, where that is not whole and raw, as records hold it."""
+    found: dict[str, Any] = {} if backbone.depth is None else {"depth": backbone.depth}
+    return found if backbone.template is None else found | {"template": backbone.template.frame}
 
 
 def cut(backbone: Backbone, layers: int) -> Backbone:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from bayeslora.errors import InputError
 
+RAW = "{text}"
+"""The frame that leaves texts as they are."""
+DEFAULT_FRAME = "Text: {text}\nCategory:"
+DEFAULT_PAIR_FRAME = "Text: {text}\n{text_pair}\nCategory:"
+"""Of decoders, where no template is asked for; see reports/reading."""
 TEXT, PAIR = "{text}", "{text_pair}"
 _FIELD = re.compile(r"\{\w*\}")
 

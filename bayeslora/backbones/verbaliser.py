@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,24 @@ from bayeslora.backbones.template import Template
 from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError, unknown_choice
 
+Verbaliser = Mapping[str, str] | Literal["names", "none"]
+"""Words by class name, or all classes by their names, or no question to the language model."""
+
 # "comp.sys.mac", "sci_med", "SciTech" and "LABEL_1" are several words each.
 _WORD = re.compile(r"[^\W\d_]+?(?=[A-Z][a-z])|[^\W\d_]+|\d+")
+
+
+def check_verbaliser(verbaliser: object) -> None:
+    """Raise InputError unless it is `names`, `none` or words by class name."""
+    if isinstance(verbaliser, str) and verbaliser in ("names", "none"):
+        return
+    if not isinstance(verbaliser, Mapping) or not all(
+        isinstance(text, str) for pair in verbaliser.items() for text in pair
+    ):
+        raise InputError(
+            "verbaliser must be 'names', 'none', or a mapping of class names to words, got "
+            f"{verbaliser!r}"
+        )
 
 
 def class_words(names: Sequence[str], given: Mapping[str, str] | None = None) -> list[str]:

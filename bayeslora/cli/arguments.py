@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from bayeslora.errors import InputError
 from bayeslora.option_checks import LARGEST_COUNT, LARGEST_NUMBER, LARGEST_SEED, SMALLEST_NUMBER
 
 Parser = argparse.ArgumentParser
@@ -71,14 +72,28 @@ def template(text: str) -> str:
     return text.replace("\\n", "\n")
 
 
-def verbaliser(text: str) -> dict[str, str]:
-    """Return the words of one class by its name; nothing for `names`."""
+def verbaliser(text: str) -> dict[str, str] | str:
+    """Return the words of one class by its name, or `names` or `none`."""
     name, equals, words = text.partition("=")
-    if text == "names":
-        return {}
+    if text in ("names", "none"):
+        return text
     if not (name and equals and words.strip()):
-        raise argparse.ArgumentTypeError(f"must be CLASS=WORDS or names, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be CLASS=WORDS, names or none, got {text!r}")
     return {name: words}
+
+
+def one_verbaliser(given: list[dict[str, str] | str]) -> dict[str, str] | str:
+    """Return what several `--verbaliser` say together; classes that none names keep their names.
+
+    Raises:
+        InputError: One of several is `none`.
+    """
+    if "none" in given and len(given) > 1:
+        raise InputError("--verbaliser none stands alone: it asks the language model nothing")
+    words = [one for one in given if isinstance(one, dict)]
+    if not words:
+        return given[-1]
+    return {name: text for one in words for name, text in one.items()}
 
 
 def add_task(parser: Parser) -> list[argparse.Action]:

@@ -65,6 +65,8 @@ def _what(record: ModelRecord) -> str:
 def _fitted(record: ModelRecord) -> str:
     """Say which rows the posterior was fitted to."""
     name, rows = f"`{record.posterior['name']}`", record.num_train
+    if not rows:
+        return "No label was used: the answer is the language model's own."
     validated = bool(record.data.get("validation"))
     learnt = learnt_from(stored_posterior(record.posterior), has_validation=validated)
     if "calibration" not in record.results and learnt != "train":

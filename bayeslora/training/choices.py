@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
 from bayeslora.backbones.template import Template
+from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
@@ -33,10 +33,9 @@ class Choices:
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
         feature_scores: Names of scores to fit beside the posterior.
-        depth: Layers of the backbone that are read, or their share; None for all.
-        template: What is put around each text; None for nothing.
-        verbaliser: Words by class name, for a prior mean from the language model; classes without
-            any are called by their names. None for a prior mean of zero.
+        depth: Layers of the backbone that are read, or their share; None for the default.
+        template: What is put around each text; None for the default.
+        verbaliser: How the language model is asked for a prior mean; None for the default.
     """
 
     backbone: str
@@ -49,7 +48,7 @@ class Choices:
     feature_scores: tuple[str, ...] = ()
     depth: float | None = None
     template: Template | None = None
-    verbaliser: Mapping[str, str] | None = None
+    verbaliser: Verbaliser | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ Sources: Zhou et al. 2024, arXiv 2309.17249, for the mean answer; Belrose et al.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,15 +24,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.verbaliser import class_rows, class_words
+from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
 from bayeslora.layer_list import find_layers
 from bayeslora.training.network import Network
 from bayeslora.training.rows import LabelledTexts
 
 # Ridge penalty relative to the mean square of the states, about the best at 32 to 640 texts.
 _RIDGE = 0.1
+# Words for a class, and no number of one: "3", "LABEL_1", "c2".
+_NAME = re.compile(r"^(?!(?:label|class)\b)\D*[^\W\d_]{2}", re.IGNORECASE)
 _LARGEST_FACTOR = 4.0
 
 
@@ -58,19 +61,31 @@ class ClassPrior:
             train: Texts for the lens, and labels for the factor.
             states: [N, d] features of the texts, unscaled, where they are known.
         """
+        states = network.encoder.features(train.texts) if states is None else states
+        weight = self.weight(network, train.texts, states)
+        factor = best_factor((states.double() @ weight.T).numpy(), train.labels.cpu().numpy())
+        return factor * float(network.feature_scale) * weight, factor
+
+    @torch.no_grad()
+    def weight(self, network: Network, texts: PreparedTexts, states: Tensor) -> Tensor:
+        """Return the language model's answer less its mean, as rows [C, d] for unscaled features.
+
+        Args:
+            network: Fresh.
+            texts: N texts; labels are not needed.
+            states: [N, d] their features.
+        """
         encoder = network.encoder
         if not isinstance(encoder, Encoder):
             raise TypeError("a finished classifier has a last layer already")
-        states = (encoder.features(train.texts) if states is None else states).double()
+        states = states.double()
         weight = self.rows.double().cpu()
         if encoder.backbone.depth is not None:
-            logits = self._whole_states(encoder, train).double() @ weight.T
+            logits = self._whole_states(encoder, texts).double() @ weight.T
             weight = lens(states, logits - logits.mean(1, keepdim=True))
-        weight = without_mean_answer(weight, states)
-        factor = best_factor((states @ weight.T).numpy(), train.labels.cpu().numpy())
-        return factor * float(network.feature_scale) * weight, factor
+        return without_mean_answer(weight, states)
 
-    def _whole_states(self, encoder: Encoder, train: LabelledTexts) -> Tensor:
+    def _whole_states(self, encoder: Encoder, texts: PreparedTexts) -> Tensor:
         """Return the last hidden states [N, d] of the whole model, from the cached ones on."""
         path, _ = find_layers(self.whole.model)
         whole = Encoder(
@@ -80,7 +95,7 @@ class ClassPrior:
             max_length=encoder.max_length,
             pooling=encoder.pooling,
         )
-        return whole.features(train.texts)
+        return whole.features(texts)
 
 
 def centre(
@@ -103,21 +118,34 @@ def centre(
 
 
 def class_prior(
-    whole: Backbone, classes: Sequence[str], verbaliser: Mapping[str, str] | None
+    whole: Backbone, classes: Sequence[str], verbaliser: Verbaliser | None
 ) -> ClassPrior | None:
     """Return what a backbone says of the classes, or None where it is not asked.
+
+    By default it is asked where its answer is at hand: a decoder whose head is its table of
+    embeddings, that reads texts in a template, and classes whose names are words.
 
     Args:
         whole: With all its layers.
         classes: C names in index order.
-        verbaliser: Words by class name; other classes are called by their names. None asks nothing.
+        verbaliser: Words by class name, or `names` or `none`; None for the default.
 
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    if verbaliser is None:
+    if verbaliser == "none" or (verbaliser is None and not _is_at_hand(whole, classes)):
         return None
-    return ClassPrior(class_rows(whole, class_words(classes, verbaliser)), whole)
+    given = verbaliser if isinstance(verbaliser, Mapping) else {}
+    return ClassPrior(class_rows(whole, class_words(classes, given)), whole)
+
+
+def _is_at_hand(whole: Backbone, classes: Sequence[str]) -> bool:
+    """Return whether a backbone's answer costs little, and the classes have names to ask for."""
+    if whole.kind != "decoder" or whole.template is None:
+        return False
+    tied = getattr(whole.model.config, "tie_word_embeddings", False)
+    words = class_words(classes)
+    return tied and all(map(_NAME.search, words)) and len({*words}) == len(words)
 
 
 def lens(states: Tensor, logits: Tensor) -> Tensor:

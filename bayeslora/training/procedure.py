@@ -11,7 +11,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.adapters.config_none import Frozen
-from bayeslora.backbones.depth import read_at
+from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
@@ -167,15 +167,22 @@ def fit_classifier(
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
-    whole = read_at(load(), None, choices.template)
-    backbone = read_at(whole, choices.depth, None)
+    whole, backbone = read_as_asked(
+        load(),
+        choices.depth,
+        choices.template,
+        pairs=data.train[0].pairs is not None,
+        max_length=choices.max_length,
+    )
     check_max_length(backbone, choices.max_length)
     sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
     posterior = settle_posterior(choices.posterior, sizes)
     choices = dataclasses.replace(choices, posterior=posterior)
     if isinstance(posterior, VBLL):
         planned["posterior"] = {**planned["posterior"], "covariance": posterior.covariance}
+    reading = recorded_reading(backbone)
     identity["weights of the backbone"] = backbone.fingerprint
+    identity["reading"] = reading | {"verbaliser": choices.verbaliser}
     try:
         network, members, results = fit_members(
             choices,
@@ -192,13 +199,11 @@ def fit_classifier(
         if out is not None:
             abandon(out)
         raise
-    planned["backbone"] |= {
+    planned["backbone"] |= reading | {
         "fingerprint": backbone.fingerprint,
         "settings": backbone.settings,
         "kind": ADAPTED,
     }
-    if backbone.depth is not None:
-        planned["backbone"]["depth"] = backbone.depth
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
@@ -263,16 +268,10 @@ def _differ(data: TrainingData) -> bool:
     return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
-def _reading(choices: Choices) -> dict[str, Any]:
-    """Return how the backbone reads texts, where that is not whole and raw."""
-    found = {} if choices.depth is None else {"depth": choices.depth}
-    return found if choices.template is None else found | {"template": choices.template.frame}
-
-
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
     """Return the part of the record that is known before the fit."""
     return {
-        "backbone": {"name": choices.backbone, "dtype": choices.dtype} | _reading(choices),
+        "backbone": {"name": choices.backbone, "dtype": choices.dtype},
         "adapter": recorded(choices.adapter),
         "posterior": options.as_mapping(choices.posterior),
         "classes": list(data.classes),

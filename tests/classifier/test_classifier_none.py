@@ -78,7 +78,7 @@ def test_map_is_the_optimum_that_another_library_finds(backbones):
     ],
 )
 def test_the_feature_is_the_state_that_is_asked_for(backbones, kind, template, adapter, pooling):
-    clf = fitted(backbones[kind], "map", adapter, template=template)
+    clf = fitted(backbones[kind], "map", adapter, template=template or "{text}", depth=1.0)
     encoder = clf._known().network.encoder
     text = "the cat" if template is None else "the cat is"
     tokens = encoder.backbone.tokenizer([text], return_tensors="pt")["input_ids"]

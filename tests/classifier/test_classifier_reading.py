@@ -8,6 +8,7 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModel, AutoTokenizer
 
+from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
@@ -39,7 +40,7 @@ def test_a_model_reads_as_it_was_fitted(backbones, kind, tmp_path):
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(TEXTS).probs, expected)
     assert (again.depth, again.template) == (clf.depth, clf.template)
-    raw = fitted(backbones[kind], template=None)
+    raw = fitted(backbones[kind], template="{text}")
     assert not np.allclose(raw.predict(TEXTS).probs, expected)
 
 
@@ -50,8 +51,35 @@ def test_only_upper_layers_of_what_is_left_are_adapted(backbones):
 
 
 def test_models_that_read_everything_say_nothing_of_it(backbones):
-    clf = fitted(backbones["llama"], depth=None, template=None)
+    clf = fitted(backbones["llama"], depth=1.0, template="{text}")
     assert not {"depth", "template"} & clf.record.backbone.keys()
+
+
+def test_a_decoder_is_read_below_its_last_layers_in_a_template(backbones, tmp_path):
+    clf = fitted(backbones["llama"], depth=None, template=None, max_length=64)
+    reading = {key: clf.record.backbone[key] for key in ("depth", "template")}
+    assert reading == {"depth": 2, "template": DEFAULT_FRAME}
+    encoder = fitted(backbones["bert"], depth=None, template=None)
+    assert not {"depth", "template"} & encoder.record.backbone.keys()
+    # What is fitted again reads as before, whatever the defaults are by then.
+    for one in (clf, encoder):
+        one.save_pretrained(tmp_path / one.record.backbone["name"].replace("/", ""))
+        path = tmp_path / one.record.backbone["name"].replace("/", "")
+        again = BayesianClassifier.from_pretrained(path, progress=False).fit(ROWS, epochs=1)
+        assert again.record.backbone == one.record.backbone
+
+
+def test_a_template_that_would_take_most_of_the_tokens_is_no_default(backbones):
+    clf = fitted(backbones["llama"], template=None, max_length=4)
+    assert "template" not in clf.record.backbone
+
+
+def test_pairs_have_a_default_template_of_their_own(backbones):
+    rows = [{**row, "other": row["text"][::-1]} for row in ROWS]
+    clf = BayesianClassifier(backbones["llama"], "none", dtype="float32", progress=False)
+    clf.fit(rows, pair_column="other")
+    assert clf.record.backbone["template"] == DEFAULT_PAIR_FRAME
+    assert len(clf.predict(rows)) == len(rows)
 
 
 def test_a_share_is_recorded_as_a_number_of_layers(backbones):
@@ -133,6 +161,8 @@ def test_the_command_asks_the_language_model(backbones, tmp_path):
     assert factors[0] != factors[1] == factors[2]
     for bad in ("animals", "=dog", "animals= ", "sports=goal", "animals=food"):
         assert main([*fit, *llama, "--verbaliser", bad, "--out", str(tmp_path / "bad")]) == 2
+    both = ["--verbaliser", "none", *names]
+    assert main([*fit, *llama, *both, "--out", str(tmp_path / "bad")]) == 2
     encoder = ["--backbone", backbones["bert"]]
     assert main([*fit, *encoder, *names, "--out", str(tmp_path / "bad")]) == 2
     assert not (tmp_path / "bad").exists()

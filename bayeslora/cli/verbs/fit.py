@@ -15,6 +15,7 @@ from bayeslora.cli.arguments import (
     add_task,
     depth,
     given,
+    one_verbaliser,
     positive,
     template,
     verbaliser,
@@ -48,6 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="held-out rows: they choose the epoch, and what the posterior chooses",
         ),
         parser.add_argument("--out", metavar="DIR", help="where the model goes"),
+        parser.add_argument(
+            "--quick",
+            action="store_true",
+            default=None,
+            help="the last layer alone, on frozen features, in seconds: --adapter none",
+        ),
+        parser.add_argument(
+            "--zero-shot",
+            action="store_true",
+            default=None,
+            help="the language model's own answer, without labels; the classes are those of "
+            "TRAIN's labels, else of --verbaliser CLASS=WORDS. TRAIN may be left out",
+        ),
         *_model_options(parser),
         *_training_options(parser),
         *add_loading(parser),
@@ -91,23 +105,24 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--depth",
             type=depth,
             metavar="N|SHARE",
-            help="layers of the backbone to read: a number, or a share such as 0.8 (default: all)",
+            help="layers of the backbone to read: a number, or a share (default: 0.8 of a "
+            "decoder's, all of an encoder's)",
         ),
         parser.add_argument(
             "--template",
             type=template,
             metavar="TEXT",
-            help=r"what is put around each text, such as 'Review: {text}\nSentiment:' "
-            "(default: nothing)",
+            help=r"what is put around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
+            r"for nothing (default: 'Text: {text}\nClass:' for a decoder, nothing for an encoder)",
         ),
         parser.add_argument(
             "--verbaliser",
             action="append",
             type=verbaliser,
             metavar="CLASS=WORDS",
-            help="what the language model calls a class; its own answer is then the mean of the "
-            "last layer's prior. 'names' takes the classes' names for all that are not given "
-            "(default: a prior mean of zero)",
+            help="what the language model calls a class: its own answer is the mean of the last "
+            "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
+            "where they are words and the model is a decoder)",
         ),
         parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
@@ -153,6 +168,15 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked, load, fit, save, and print what was measured."""
+    if isinstance(args.verbaliser, list):  # of the command line; --config has one value
+        args.verbaliser = one_verbaliser(args.verbaliser)
+    if args.zero_shot:
+        _zero_shot(args)
+        return
+    if args.quick:
+        if args.adapter is not None:
+            raise InputError(f"--quick is --adapter none; leave --adapter {args.adapter} out")
+        args.adapter = "none"
     if args.patience is not None and args.validation is None:
         note("--patience has no effect without --validation, whose NLL it watches")
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
@@ -165,21 +189,65 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    if isinstance(args.verbaliser, list):  # of the command line; --config has one mapping
-        args.verbaliser = {name: words for one in args.verbaliser for name, words in one.items()}
-    model = given(
-        args,
-        *("backbone", "max_length", "depth", "template", "verbaliser"),
-        *("seed", "dtype", "device", "trust_remote_code"),
-    )
     training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
     training |= {"layer_sampling": sampling}
-    classifier = BayesianClassifier(**model, **methods, progress=not args.quiet)
+    classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
     classifier.fit(
         train,
         validation,
         **training,
         **column_options(args),
+        out=args.out,
+        overwrite=bool(args.overwrite),
+    )
+    _show(args, classifier.record)
+
+
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what was said of the backbone and of how it reads, as keyword arguments."""
+    return given(
+        args,
+        *("backbone", "max_length", "depth", "template", "verbaliser"),
+        *("seed", "dtype", "device", "trust_remote_code"),
+    )
+
+
+_IDLE_WITHOUT_LABELS = (
+    *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
+    *("head_lr", "patience", "layer_sampling", "feature_scores"),
+)
+
+
+def _zero_shot(args: argparse.Namespace) -> None:
+    """Save the language model's own answer as a classifier."""
+    for name in _IDLE_WITHOUT_LABELS:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} has no effect with --zero-shot")
+    if args.out is None:
+        raise InputError("--out is missing; name it here or in --config")
+    _check_path(args)
+    words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
+    columns = columns_for(args, None)
+    texts = None if args.train is None else read(args.train, args, columns)
+    classes = list(words)
+    if texts is not None and any(label is not None for label in texts.labels):
+        from bayeslora.tasks.examples import class_names
+
+        classes = list(class_names(texts))
+    if not classes:
+        raise InputError(
+            "--zero-shot needs classes: --verbaliser CLASS=WORDS for each, or labels in TRAIN, "
+            "whose names alone are read"
+        )
+
+    from bayeslora.classifier import BayesianClassifier
+
+    classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
+    classifier.zero_shot(
+        classes,
+        texts,
+        text_column=columns.text,
+        pair_column=columns.pair,
         out=args.out,
         overwrite=bool(args.overwrite),
     )

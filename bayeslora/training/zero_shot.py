@@ -1,0 +1,113 @@
+"""A classifier before the first label: the language model's own answer, as a last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from bayeslora import options
+from bayeslora.adapters.config_none import Frozen
+from bayeslora.backbones.depth import read_as_asked, recorded_reading
+from bayeslora.backbones.load import Backbone, lasting_name
+from bayeslora.backbones.tokens import check_max_length
+from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.errors import InputError
+from bayeslora.posteriors.config import MLE
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.assemble import build_network
+from bayeslora.training.choices import Choices
+from bayeslora.training.class_prior import class_prior
+from bayeslora.training.fitted import Fitted
+from bayeslora.training.members import prepare
+
+# A mean answer of fewer texts is too much the answer to one of them.
+_FEWEST_TEXTS = 8
+
+
+def zero_shot(
+    choices: Choices,
+    classes: Sequence[str],
+    backbone: Backbone,
+    texts: Examples | None,
+    columns: DataColumns,
+) -> Fitted:
+    """Return a classifier whose last layer is the language model's answer, without any label.
+
+    Args:
+        choices: Backbone, reading, verbaliser; its adapter and posterior have no effect.
+        classes: C names in index order.
+        backbone: Loaded.
+        texts: N texts, whose mean answer is taken off, and, at a lower depth, whose states stand
+            for those of all layers; labels are not read. None leaves the answer as it is.
+        columns: Where the texts came from.
+
+    Raises:
+        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
+            or see `class_prior`.
+    """
+    if len(classes) < 2 or len({*classes}) < len(classes):
+        raise InputError(f"zero-shot needs two or more different classes, got {list(classes)}")
+    if texts is not None and len(texts) < _FEWEST_TEXTS:
+        raise InputError(
+            f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "
+            "more, or none"
+        )
+    whole, cut = read_as_asked(
+        backbone,
+        1.0 if choices.depth is None else choices.depth,
+        choices.template,
+        pairs=texts is not None and texts.pairs is not None,
+        max_length=choices.max_length,
+    )
+    if cut.depth is not None and texts is None:
+        raise InputError(
+            f"at depth {cut.depth} the language model's answer is told from texts, which need no "
+            "labels; give some, or leave the depth out"
+        )
+    check_max_length(cut, choices.max_length)
+    adapter, posterior = Frozen(pooling="last"), MLE()
+    asked = "names" if choices.verbaliser is None else choices.verbaliser
+    prior = class_prior(whole, classes, asked)
+    if prior is None:
+        raise InputError("zero-shot asks the language model, and verbaliser 'none' does not")
+    network = build_network(
+        cut,
+        adapter,
+        posterior,
+        num_classes=len(classes),
+        seed=choices.seed,
+        max_length=choices.max_length,
+    )
+    weight = prior.rows.double().cpu()
+    if texts is not None:
+        unknown = torch.full((len(texts),), -1)
+        rows = prepare(network.encoder, (texts, unknown), progress=choices.progress)
+        states = network.encoder.features(rows.texts)
+        network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
+        weight = prior.weight(network, rows.texts, states)
+    mean = float(network.feature_scale) * weight
+    network.head.set_mean(mean.to(network.head.mean_weight))
+    record = ModelRecord(
+        backbone={
+            "name": lasting_name(choices.backbone),
+            "dtype": choices.dtype,
+            "fingerprint": cut.fingerprint,
+            "settings": cut.settings,
+            "kind": ADAPTED,
+        }
+        | recorded_reading(cut),
+        adapter=options.as_mapping(adapter),
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        columns=asdict(columns),
+        max_length=choices.max_length,
+        seed=choices.seed,
+        num_train=0,
+        head=network.head.extra_config(),
+        results={"prior_factor": 1.0, "history": []},
+        versions=library_versions(),
+    )
+    return Fitted(record, network.eval(), [network.trained_state()], choices.progress)

@@ -1,0 +1,123 @@
+"""The language model's own answer as a classifier, before the first label."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+
+FRAME = "today {text} is"
+ROWS = toy_rows(24)
+TEXTS = [row["text"] for row in ROWS]
+WORDS = dict(zip(CLASSES, ("dog", "bread", "rain"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zero")
+    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+
+
+def classifier(backbone, **options):
+    options = {"template": FRAME, "verbaliser": WORDS, "dtype": "float32", **options}
+    return BayesianClassifier(backbone, progress=False, **options)
+
+
+def language_model(backbone):
+    """Return the softmax over the words of the classes that transformers' own model gives."""
+    model = AutoModelForCausalLM.from_pretrained(backbone).eval()
+    reader = AutoTokenizer.from_pretrained(backbone)
+    words = [reader(word, add_special_tokens=False)["input_ids"] for word in WORDS.values()]
+    assert all(len(ids) == 1 for ids in words)
+    rows = []
+    for text in TEXTS:
+        tokens = reader([FRAME.replace("{text}", text)], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=tokens).logits[0, -1].double()
+        rows.append(torch.stack([logits[ids].mean() for ids in words]))
+    return torch.stack(rows)
+
+
+def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
+    clf = classifier(backbones["llama"]).zero_shot(CLASSES, out=tmp_path / "model")
+    expected = language_model(backbones["llama"]).softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict(TEXTS).probs, expected, atol=1e-6)
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
+
+
+def test_the_mean_answer_to_the_texts_is_taken_off_and_labels_are_not_read(backbones):
+    clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
+    logits = np.log(clf.predict(TEXTS).probs)
+    np.testing.assert_allclose(logits.mean(0) - logits.mean(), 0, atol=1e-5)
+    other = [{"text": row["text"], "label": "nothing"} for row in ROWS]
+    twin = classifier(backbones["llama"]).zero_shot(CLASSES, other)
+    np.testing.assert_array_equal(twin.predict(TEXTS).probs, clf.predict(TEXTS).probs)
+
+
+def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
+    whole = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
+    cut = classifier(backbones["llama"], depth=2).zero_shot(CLASSES, ROWS)
+    assert cut.record.backbone["depth"] == 2
+    logits = [np.log(clf.predict(TEXTS).probs) for clf in (whole, cut)]
+    apart = [found - found.mean(1, keepdims=True) for found in logits]
+    assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.5
+
+
+def test_labels_are_learnt_from_it_later(backbones):
+    clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
+    before = clf.predict(TEXTS).probs
+    clf.calibrate(toy_rows(40), posterior="laplace")
+    assert clf.record.num_train == 40
+    assert not np.allclose(clf.predict(TEXTS).probs, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "classes", "texts"),
+    [
+        ("bert", {}, CLASSES, None),
+        ("llama", {}, CLASSES[:1], None),
+        ("llama", {"verbaliser": None}, ("food", "food"), None),
+        ("llama", {}, CLASSES, TEXTS[:7]),
+        ("llama", {"depth": 2}, CLASSES, None),
+        ("llama", {"verbaliser": "none"}, CLASSES, None),
+        ("llama", {"verbaliser": {"sports": "goal"}}, CLASSES, None),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(backbones, kind, options, classes, texts):
+    with pytest.raises(InputError):
+        classifier(backbones[kind], **options).zero_shot(classes, texts)
+
+
+def test_the_command_takes_classes_from_labels_or_words(backbones, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in ROWS))
+    fit = ["fit", "--zero-shot", "--quiet", "--dtype", "float32", "--template", FRAME]
+    fit += ["--backbone", backbones["llama"]]
+    words = [part for name, word in WORDS.items() for part in ("--verbaliser", f"{name}={word}")]
+    assert main([*fit, *words, "--out", str(tmp_path / "words")]) == 0
+    assert main([*fit, str(data), "--out", str(tmp_path / "labels")]) == 0
+    for name in ("words", "labels"):
+        clf = BayesianClassifier.from_pretrained(tmp_path / name, progress=False)
+        assert sorted(clf.classes) == sorted(CLASSES)
+        assert clf.record.num_train == 0
+    for idle in (["--quick"], ["--epochs", "2"], ["--adapter", "lora"], ["--posterior", "vbll"]):
+        assert main([*fit, *words, *idle, "--out", str(tmp_path / "bad")]) == 2
+    assert main([*fit, "--out", str(tmp_path / "bad")]) == 2
+    assert not (tmp_path / "bad").exists()
+
+
+def test_quick_is_no_adapter(backbones, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in ROWS))
+    fit = ["fit", str(data), "--quick", "--quiet", "--backbone", backbones["llama"]]
+    assert main([*fit, "--out", str(tmp_path / "model")]) == 0
+    record = json.loads((tmp_path / "model" / "bayeslora.json").read_text())
+    assert record["adapter"]["name"] == "none"
+    assert main([*fit, "--adapter", "polar", "--out", str(tmp_path / "bad")]) == 2
