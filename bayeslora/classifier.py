@@ -121,8 +121,8 @@ class BayesianClassifier:
                 takes 0.8 of a decoder's layers, whose last ones are made for the next token, and
                 all of an encoder's; 1.0 takes all.
             template: What is put around each text, such as `"Review: {text}\nSentiment:"`;
-                `{text_pair}` stands for the second text. None takes `"Text: {text}\nClass:"` for a
-                decoder, so that its last token is where the class would be named, and nothing for
+                `{text_pair}` stands for the second text. None takes `"Text: {text}\nCategory:"` for
+                a decoder, so that its last token is where the class would be named, and nothing for
                 an encoder; `"{text}"` is nothing.
             verbaliser: Words by class name, or `"names"`. The language model's own answer, by its
                 logits for these words after the template, is the mean of the last layer's prior

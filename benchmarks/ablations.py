@@ -28,7 +28,7 @@ import torch
 from posteriors import MAX_LENGTH, NUM_OOD, NUM_TEST, Cell, calibrate, scored, timed, warmed
 from posteriors_summary import SCORES
 from summarise import difference
-from task_rows import TASKS, load_experiment
+from task_rows import TASKS, WHOLE_AND_RAW, load_experiment
 from verdicts import shown
 
 import bayeslora as bl
@@ -131,7 +131,13 @@ def run(cell: Cell, fit: str) -> None:
     left = missing(cell) if rows else POLISHES
     adapter, posterior = FITS[fit]
     clf = bl.BayesianClassifier(
-        cell.backbone, adapter, posterior, seed=cell.seed, max_length=MAX_LENGTH, progress=False
+        cell.backbone,
+        adapter,
+        posterior,
+        seed=cell.seed,
+        max_length=MAX_LENGTH,
+        progress=False,
+        **WHOLE_AND_RAW,
     )
     _, seconds = timed(partial(clf.fit, cell.data.train, cell.data.validation))
     row = {**scored(cell, clf, fit, seconds), "method": fit}

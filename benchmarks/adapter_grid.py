@@ -39,7 +39,7 @@ from posteriors import (
 from posteriors_more_tables import Rows, is_blind
 from posteriors_summary import EPOCHS, SCORES
 from summarise import difference
-from task_rows import load_experiment
+from task_rows import WHOLE_AND_RAW, load_experiment
 from verdicts import Claim, claims_table, shown, table
 
 import bayeslora as bl
@@ -189,7 +189,13 @@ def fitted(cell: Cell, fit: str, lr: float) -> Fitted:
     recipe = RECIPES.get(cell.adapter, cell.adapter)
     adapter = replace(resolve("adapter", recipe, ADAPTERS), lr=lr)
     clf = bl.BayesianClassifier(
-        cell.backbone, adapter, fit, seed=cell.seed, max_length=MAX_LENGTH, progress=False
+        cell.backbone,
+        adapter,
+        fit,
+        seed=cell.seed,
+        max_length=MAX_LENGTH,
+        progress=False,
+        **WHOLE_AND_RAW,
     )
     data = cell.data
     work = partial(clf.fit, data.train, data.validation, epochs=EPOCHS, patience=EPOCHS)

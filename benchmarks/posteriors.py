@@ -31,7 +31,7 @@ import torch
 from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
 from posterior_features import combined_detections, detections, distance_detections
 from posteriors_summary import EPOCHS, write_summary
-from task_rows import TASKS, load_experiment
+from task_rows import TASKS, WHOLE_AND_RAW, load_experiment
 
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS, LoRA
@@ -268,7 +268,13 @@ def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, floa
     if cell.adapter == "lora" and not fit.startswith("mc_dropout"):
         adapter = replace(adapter, dropout=0.1)
     clf = bl.BayesianClassifier(
-        cell.backbone, adapter, fit, seed=cell.seed, max_length=MAX_LENGTH, progress=False
+        cell.backbone,
+        adapter,
+        fit,
+        seed=cell.seed,
+        max_length=MAX_LENGTH,
+        progress=False,
+        **WHOLE_AND_RAW,
     )
     data = cell.data
     _, seconds = timed(

@@ -7,7 +7,7 @@ news that no fit sees. Texts keep 32 tokens; a template's own tokens come on top
 Rules, written before the run (six fits of seed 0, prototypes with one seed at 24 layers, and the
 zero-shot NLL of ten templates, `frames.py`, had been seen):
 
-1. Depth, at 640 rows with seed 0: PoLAR-VBLL in the template after 18, 21, 24 and all 30 layers. The
+1. Depth, at 640 rows with seed 0: PoLAR-VBLL in the template after 18, 21, 24 and 30 layers. The
    share with the lowest mean NLL over the sets becomes the default of decoders if no set is worse
    than with all layers by more than .01 nats; otherwise the next best.
 2. Depth and template together, at 640 rows with three seeds: PoLAR-VBLL and LoRA-MLE so, and with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from bayeslora.tasks.examples import (
 from bayeslora.tasks.known import load_known
 from bayeslora.tasks.splits import stratified_sample, stratified_split
 
+# What the reports that do not study it were made with: every layer, texts alone, no prior mean.
+WHOLE_AND_RAW: dict[str, Any] = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")
 
 

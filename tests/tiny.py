@@ -22,6 +22,9 @@ TOPICS = {
     "weather": ("rain", "snow", "storm", "cloud", "wind", "cold", "warm", "wet"),
 }
 FILLERS = ("the", "a", "is", "was", "and", "in", "on", "today", "here", "very")
+WHOLE_AND_RAW = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
+"""Options of a classifier that reads every layer of a text alone."""
+WHOLE_AND_RAW_ARGS = ("--depth", "1.0", "--template", "{text}", "--verbaliser", "none")
 CLASSES = tuple(sorted(TOPICS))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -41,7 +41,12 @@ def fitted(backbones, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("BAYESLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
                 clf = BayesianClassifier(
-                    backbones[backbone], adapter, posterior, dtype="float32", progress=False
+                    backbones[backbone],
+                    adapter,
+                    posterior,
+                    dtype="float32",
+                    progress=False,
+                    **WHOLE_AND_RAW,
                 )
                 held = toy_rows(18, 1) if posterior == "temperature" else None
                 known[key] = clf.fit(toy_rows(30), held, epochs=2, batch_size=8)

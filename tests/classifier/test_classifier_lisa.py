@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_bert, tiny_llama, toy_rows, without_hashes
+from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows, without_hashes
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bayeslora as bl
@@ -26,7 +26,14 @@ def backbone(tmp_path_factory):
 
 def fresh(backbone, adapter=WHOLE, posterior="mle", **options):
     return BayesianClassifier(
-        backbone, adapter, posterior, dtype="float32", max_length=32, progress=False, **options
+        backbone,
+        adapter,
+        posterior,
+        dtype="float32",
+        max_length=32,
+        progress=False,
+        **WHOLE_AND_RAW,
+        **options,
     )
 
 

@@ -111,7 +111,7 @@ def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
     fit = tmp_path / "fit"
     result = run(
         *["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", options],
-        *["--out", fit, "--quiet", "--json"],
+        *["--out", fit, "--quiet", "--json", *tiny.WHOLE_AND_RAW_ARGS],
     )
     assert result.code == 0, result.err
     assert json.loads(result.out)["posterior"]["divergences"] == 0

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +15,7 @@ def _own_cache(monkeypatch, tmp_path_factory):
 def test_from_the_fit_to_predictions_spectrum_and_exports(run, world, tmp_path):
     adapter = "s2ft:o_ratio=0.052,d_ratio=0.02,selection=activation"
     model = tmp_path / "model"
-    options = ("--adapter", adapter, "--posterior", "mle", "--epochs", 1)
+    options = ("--adapter", adapter, "--posterior", "mle", "--epochs", 1, *tiny.WHOLE_AND_RAW_ARGS)
     result = run("fit", world.train, "--backbone", world.llama, *options, "--out", model)
     assert result.code == 0, result.err
     assert "context: 100%" in result.err

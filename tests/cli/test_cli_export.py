@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 import torch
 
 from bayeslora.classifier import BayesianClassifier
@@ -18,6 +19,7 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     # In float32, so that both sides round alike.
     options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options += tiny.WHOLE_AND_RAW_ARGS
     assert run("fit", world.train, *options, "--out", tmp_path / "model").code == 0
     result = run("export", tmp_path / "model", "--out", tmp_path / "lora")
     assert result.code == 0, result.err
@@ -44,6 +46,7 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
 
     peft = pytest.importorskip("peft", reason="peft is not installed")
     options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options += tiny.WHOLE_AND_RAW_ARGS
     fit = ("fit", world.train, *options, "--adapter", adapter, "--out", tmp_path / "model")
     assert run(*fit).code == 0
     told = run("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from safetensors import safe_open
-from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.adapters.peft_bridge import read_peft
 from bayeslora.backbones import embedded
@@ -22,7 +22,9 @@ def models(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BAYESLORA_CACHE", str(folder / "cache"))
         for kind, place in places.items():
-            clf = BayesianClassifier(place, "lora:r=2", "mle", dtype="float32", progress=False)
+            clf = BayesianClassifier(
+                place, "lora:r=2", "mle", dtype="float32", progress=False, **WHOLE_AND_RAW
+            )
             fits[kind] = clf.fit(toy_rows(24), epochs=1)
     return fits, places
 

@@ -113,7 +113,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             type=template,
             metavar="TEXT",
             help=r"what is put around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
-            r"for nothing (default: 'Text: {text}\nClass:' for a decoder, nothing for an encoder)",
+            r"for nothing (default: 'Text: {text}\nCategory:', nothing for an encoder)",
         ),
         parser.add_argument(
             "--verbaliser",
