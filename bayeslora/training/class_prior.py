@@ -6,7 +6,8 @@ The mean answer is that to the training texts, without their labels: a language 
 words whatever the text.
 At a lower depth the states are others than those that the head was made for. A lens stands in: the
 rows that predict the whole model's class logits from the states at that depth, by ridge regression
-on texts without their labels. The factor c is chosen by the labels, and is near zero where the
+on texts without their labels; parts and mixtures of the texts join them where they are few. The
+factor c is chosen by the labels, and is near zero where the
 words say nothing of the classes.
 
 Sources: Zhou et al. 2024, arXiv 2309.17249, for the mean answer; Belrose et al. 2023, arXiv
@@ -28,6 +29,7 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
 from bayeslora.layer_list import find_layers
+from bayeslora.tasks.examples import Examples
 from bayeslora.training.network import Network
 from bayeslora.training.rows import LabelledTexts
 
@@ -35,6 +37,8 @@ from bayeslora.training.rows import LabelledTexts
 _RIDGE = 0.1
 # Words for a class, and no number of one: "3", "LABEL_1", "c2".
 _NAME = re.compile(r"^(?!(?:label|class)\b)\D*[^\W\d_]{2}", re.IGNORECASE)
+# From here on, more texts make a lens no better by much.
+_ENOUGH_TEXTS = 256
 _LARGEST_FACTOR = 4.0
 
 
@@ -45,10 +49,12 @@ class ClassPrior:
     Attributes:
         rows: [C, d] float32, for the last hidden states of `whole`.
         whole: The backbone with all its layers.
+        examples: The texts that it will be asked about, to make more of where they are few.
     """
 
     rows: Tensor
     whole: Backbone
+    examples: Examples | None = None
 
     @torch.no_grad()
     def mean(
@@ -80,10 +86,18 @@ class ClassPrior:
             raise TypeError("a finished classifier has a last layer already")
         states = states.double()
         weight = self.rows.double().cpu()
-        if encoder.backbone.depth is not None:
-            logits = self._whole_states(encoder, texts).double() @ weight.T
-            weight = lens(states, logits - logits.mean(1, keepdim=True))
-        return without_mean_answer(weight, states)
+        if encoder.backbone.depth is None:
+            return without_mean_answer(weight, states)
+        above = self._whole_states(encoder, texts)
+        below = states
+        missing = _ENOUGH_TEXTS - len(states)
+        if missing > 0 and self.examples is not None:
+            more = encoder.prepare(*varied(self.examples, missing))
+            below = torch.cat([states, encoder.features(more).double()])
+            above = torch.cat([above, self._whole_states(encoder, more)])
+            encoder.forget(more)
+        logits = above.double() @ weight.T
+        return without_mean_answer(lens(below, logits - logits.mean(1, keepdim=True)), states)
 
     def _whole_states(self, encoder: Encoder, texts: PreparedTexts) -> Tensor:
         """Return the last hidden states [N, d] of the whole model, from the cached ones on."""
@@ -118,7 +132,10 @@ def centre(
 
 
 def class_prior(
-    whole: Backbone, classes: Sequence[str], verbaliser: Verbaliser | None
+    whole: Backbone,
+    classes: Sequence[str],
+    verbaliser: Verbaliser | None,
+    examples: Examples | None = None,
 ) -> ClassPrior | None:
     """Return what a backbone says of the classes, or None where it is not asked.
 
@@ -129,6 +146,7 @@ def class_prior(
         whole: With all its layers.
         classes: C names in index order.
         verbaliser: Words by class name, or `names` or `none`; None for the default.
+        examples: The texts that it will be asked about; labels are not read.
 
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
@@ -136,7 +154,7 @@ def class_prior(
     if verbaliser == "none" or (verbaliser is None and not _is_at_hand(whole, classes)):
         return None
     given = verbaliser if isinstance(verbaliser, Mapping) else {}
-    return ClassPrior(class_rows(whole, class_words(classes, given)), whole)
+    return ClassPrior(class_rows(whole, class_words(classes, given)), whole, examples)
 
 
 def _is_at_hand(whole: Backbone, classes: Sequence[str]) -> bool:
@@ -146,6 +164,35 @@ def _is_at_hand(whole: Backbone, classes: Sequence[str]) -> bool:
     tied = getattr(whole.model.config, "tie_word_embeddings", False)
     words = class_words(classes)
     return tied and all(map(_NAME.search, words)) and len({*words}) == len(words)
+
+
+def varied(examples: Examples, count: int) -> tuple[list[str], list[str] | None]:
+    """Return texts, and second texts where there are any, like those of examples.
+
+    One is a run of an example's words, the next the first half of one with the second half of
+    another; where there are no spaces, letters take the place of words.
+
+    Args:
+        examples: N >= 1.
+        count: How many.
+    """
+    draw = np.random.default_rng(0)
+    spaced = any(" " in text for text in examples.texts)
+    parts = [text.split() if spaced else list(text) for text in examples.texts]
+    between = " " if spaced else ""
+    rows = draw.integers(len(parts), size=(count, 2))
+    texts = []
+    for place, (one, other) in enumerate(rows):
+        first, second = parts[one], parts[other]
+        if place % 2:
+            chosen = first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
+        else:
+            length = int(draw.integers(1, len(first) + 1))
+            start = int(draw.integers(len(first) - length + 1))
+            chosen = first[start : start + length]
+        texts.append(between.join(chosen))
+    pairs = examples.pairs
+    return texts, None if pairs is None else [pairs[one] for one, _ in rows]
 
 
 def lens(states: Tensor, logits: Tensor) -> Tensor:

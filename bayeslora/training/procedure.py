@@ -190,7 +190,7 @@ def fit_classifier(
             settings,
             backbone,
             lambda: None if out is None else claim(out, identity, overwrite=overwrite),
-            prior=class_prior(whole, data.classes, choices.verbaliser),
+            prior=class_prior(whole, data.classes, choices.verbaliser, data.train[0]),
             restore=nothing_to_restore
             if out is None
             else lambda: restored(out, identity, overwrite=overwrite),

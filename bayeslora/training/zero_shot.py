@@ -70,7 +70,7 @@ def zero_shot(
     check_max_length(cut, choices.max_length)
     adapter, posterior = Frozen(pooling="last"), MLE()
     asked = "names" if choices.verbaliser is None else choices.verbaliser
-    prior = class_prior(whole, classes, asked)
+    prior = class_prior(whole, classes, asked, texts)
     if prior is None:
         raise InputError("zero-shot asks the language model, and verbaliser 'none' does not")
     network = build_network(

@@ -11,7 +11,8 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
-from bayeslora.training.class_prior import best_factor, lens
+from bayeslora.tasks.readers import load_examples
+from bayeslora.training.class_prior import best_factor, lens, varied
 
 F64 = torch.float64
 ROWS = toy_rows(24)
@@ -33,12 +34,14 @@ def fitted(backbone, posterior="vbll", **options):
 def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mean(backbone):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    clf = fitted(backbone)
+    words = {"animals": "dog", "food": "fish", "weather": "wind"}
+    clf = fitted(backbone, depth=1.0, verbaliser=words)
     network = clf._known().network
     factor = clf.record.results["prior_factor"]
+    assert factor > 0.05  # a mean of zero would prove nothing
     model = AutoModelForCausalLM.from_pretrained(backbone).eval()
     reader = AutoTokenizer.from_pretrained(backbone)
-    ids = reader([WORDS[name] for name in clf.classes])["input_ids"]
+    ids = reader([words[name] for name in clf.classes])["input_ids"]
     mean = network.head.prior_mean.double() / network.feature_scale.double()
     states, logits = [], []
     for row in ROWS:
@@ -51,6 +54,7 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
     centre = states.mean(0)
     share = states @ centre / centre.square().sum()
     expected = factor * (answers - share[:, None] * answers.mean(0))
+    assert expected.std() > 1e-3
     found = states @ mean.T
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
@@ -59,7 +63,7 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
 @pytest.mark.parametrize(
     "posterior", ["vbll", "laplace", "map", "mle", "gvbll:shrinkage=0.5,inflation=1"]
 )
-@pytest.mark.parametrize("depth", [None, 2])
+@pytest.mark.parametrize("depth", [1.0, 2])
 def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior, depth, tmp_path):
     clf = fitted(backbone, posterior, depth=depth)
     assert 0 <= clf.record.results["prior_factor"] <= 4
@@ -76,6 +80,37 @@ def test_an_encoder_has_no_answer(tmp_path):
 def test_a_class_that_is_not_there_is_refused(backbone):
     with pytest.raises(InputError, match="sports"):
         fitted(backbone, verbaliser={"sports": "goal"})
+
+
+def test_more_texts_are_made_of_what_is_there():
+    examples = load_examples([{"text": "one two three"}, {"text": "four"}])
+    texts, pairs = varied(examples, 50)
+    assert pairs is None
+    assert len(texts) == 50
+    assert {word for text in texts for word in text.split()} == {"one", "two", "three", "four"}
+    assert varied(examples, 50) == (texts, None)
+    letters, _ = varied(load_examples([{"text": "東京"}, {"text": "大阪"}]), 30)
+    assert "東阪" in letters
+    rows = [{"text": "a b", "other": "x"}, {"text": "c d", "other": "y"}]
+    _, pairs = varied(load_examples(rows, pair_column="other"), 10)
+    assert {*pairs} == {"x", "y"}
+
+
+def test_few_texts_make_a_lens_with_their_parts(backbone):
+    """What the lens says of other texts is nearer to the whole model's answer with parts."""
+    words = {"animals": "dog", "food": "fish", "weather": "wind"}
+    few, other = toy_rows(8, 3), toy_rows(200, 5)
+    options = {"template": "today {text} is", "dtype": "float32", "verbaliser": words}
+
+    def answers(depth, texts):
+        clf = BayesianClassifier(backbone, progress=False, depth=depth, **options)
+        logits = np.log(clf.zero_shot(CLASSES, texts).predict(other).probs)
+        logits -= logits.mean(1, keepdims=True)
+        return logits - logits.mean(0)
+
+    whole, with_parts, with_all = answers(1.0, other), answers(2, few), answers(2, other)
+    share = [((found - whole) ** 2).sum() / (whole**2).sum() for found in (with_parts, with_all)]
+    assert share[1] <= share[0] < 0.7
 
 
 @pytest.mark.parametrize("count", [200, 12])
