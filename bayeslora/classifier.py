@@ -852,6 +852,7 @@ class BayesianClassifier:
             max_length=record.max_length,
             depth=record.backbone.get("depth", 1.0),
             template=record.backbone.get("template", RAW),
+            verbaliser=record.backbone.get("verbaliser"),
             dtype=record.backbone["dtype"],
             device=device,
             trust_remote_code=trust_remote_code,

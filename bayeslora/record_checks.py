@@ -66,7 +66,14 @@ def _backbone_problem(backbone: Mapping[str, Any], kinds: tuple[str, ...]) -> st
     depth = backbone.get("depth")
     if depth is not None and not (_is_whole(depth) and depth >= 1):
         return f"'backbone' must hold an integer >= 1 or null as 'depth', got {str(depth)[:40]}"
-    return ""
+    return _verbaliser_problem(backbone.get("verbaliser"))
+
+
+def _verbaliser_problem(verbaliser: Any) -> str:
+    words = verbaliser.values() if isinstance(verbaliser, Mapping) else [verbaliser or ""]
+    if all(isinstance(word, str) for word in words):
+        return ""
+    return "'backbone' must hold a text, words by class or null as 'verbaliser'"
 
 
 def _is_whole(value: Any) -> bool:

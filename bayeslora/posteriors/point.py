@@ -189,6 +189,11 @@ class AroundPoint(nn.Module):
         """[C, d]: the weights of the point estimate."""
         return self.point.mean_weight
 
+    @property
+    def prior_mean(self) -> Tensor | None:
+        """[C, d]; None for zero, and where there is no prior."""
+        return self.point.prior_mean
+
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)

@@ -78,6 +78,9 @@ def fit_last_layer(
     if isinstance(network.weights, LaplaceLoRAWeights):
         held = None if held_out is None else held_out.source
         _fit_linearised(network, network.weights, train.source, held, shown=progress)
+    centre = getattr(network.head, "prior_mean", None)
+    if centre is not None:
+        chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
     network.feature_scores = FeatureScores()
     if feature_scores:
         split, rows = ("train", train) if held_out is None else ("validation", held_out)
@@ -92,6 +95,26 @@ def fit_last_layer(
             feature_scores, features, labels, familiar, seed
         )
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
+    """Return how much of the mean logits the prior mean's are: 1 - ‖L - L0‖² / ‖L‖², at least 0.
+
+    L and L0 are the logits [N, C] of both, less their mean over the classes.
+
+    Args:
+        features: [N, d], scaled.
+        mean: [C, d] weights.
+        prior_mean: [C, d].
+    """
+    gram = features.double().T @ features.double()
+
+    def size(weight: Tensor) -> float:
+        apart = (weight - weight.mean(0)).double()
+        return float(((apart @ gram) * apart).sum())
+
+    whole = size(mean)
+    return max(0.0, 1 - size(mean - prior_mean) / whole) if whole > 0 else 0.0
 
 
 def fit_head(

@@ -143,11 +143,13 @@ class Fitted:
     def notes(self, passes: int) -> dict[str, str]:
         """Return what predictions say of the classifier that made them."""
         adapter = self.record.adapter
+        share = self.record.results.get("posterior", {}).get("prior_share")
         return {
             **method_notes(None if adapter is None else adapter["name"], self.posterior, passes),
             "fit_seed": str(self.record.seed),
             "fit_options": fit_options(self.record),
             "model_fingerprint": self.fingerprint,
+            **({} if share is None else {"prior_share": f"{share:.3f}"}),
         }
 
     def spectra(self) -> list[list[SiteSpectrum]]:

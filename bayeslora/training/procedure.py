@@ -181,8 +181,10 @@ def fit_classifier(
     if isinstance(posterior, VBLL):
         planned["posterior"] = {**planned["posterior"], "covariance": posterior.covariance}
     reading = recorded_reading(backbone)
+    if choices.verbaliser is not None:
+        reading["verbaliser"] = choices.verbaliser
     identity["weights of the backbone"] = backbone.fingerprint
-    identity["reading"] = reading | {"verbaliser": choices.verbaliser}
+    identity["reading"] = reading
     try:
         network, members, results = fit_members(
             choices,

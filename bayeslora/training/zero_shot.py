@@ -98,7 +98,8 @@ def zero_shot(
             "settings": cut.settings,
             "kind": ADAPTED,
         }
-        | recorded_reading(cut),
+        | recorded_reading(cut)
+        | ({} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}),
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
