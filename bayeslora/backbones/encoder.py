@@ -120,17 +120,25 @@ class FeatureExtractor(nn.Module):
         self,
         prepared: PreparedTexts,
         *,
+        rows: Sequence[int] | None = None,
         batch_size: int = 64,
         advance: Callable[[int], object] = lambda _: None,
     ) -> Tensor:
         """Return the features [N, d] float32 on the CPU, in the order of the texts.
 
         The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
+
+        Args:
+            prepared: Texts.
+            rows: Numbers of the N texts; None for all.
+            batch_size: Texts a pass.
+            advance: Called with the number of texts that are done.
         """
-        result = torch.empty(len(prepared), self.num_features)
-        for rows in self.batches(prepared.tokens.lengths, batch_size):
-            result[rows] = self(prepared.collate(rows)).cpu()
-            advance(len(rows))
+        chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows)
+        result = torch.empty(len(chosen), self.num_features)
+        for places in self.batches(prepared.tokens.lengths[chosen], batch_size):
+            result[places] = self(prepared.collate(chosen[places].tolist())).cpu()
+            advance(len(places))
         return result
 
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:

@@ -37,7 +37,7 @@ from bayeslora.training.rows import LabelledTexts
 _RIDGE = 0.1
 # Words for a class, and no number of one: "3", "LABEL_1", "c2".
 _NAME = re.compile(r"^(?!(?:label|class)\b)\D*[^\W\d_]{2}", re.IGNORECASE)
-# From here on, more texts make a lens no better by much.
+# A lens of more texts is better by little.
 _ENOUGH_TEXTS = 256
 _LARGEST_FACTOR = 4.0
 
@@ -86,30 +86,31 @@ class ClassPrior:
             raise TypeError("a finished classifier has a last layer already")
         states = states.double()
         weight = self.rows.double().cpu()
-        if encoder.backbone.depth is None:
+        if encoder.backbone.depth is None and encoder.pooling == "last":
             return without_mean_answer(weight, states)
-        above = self._whole_states(encoder, texts)
-        below = states
+        whole = self._whole(encoder)
+        # Evenly spread, since rows may be sorted by class.
+        rows = np.linspace(0, len(states) - 1, min(len(states), _ENOUGH_TEXTS)).round().astype(int)
+        below, above = states[rows], whole.features(texts, rows=rows.tolist())
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             more = encoder.prepare(*varied(self.examples, missing))
-            below = torch.cat([states, encoder.features(more).double()])
-            above = torch.cat([above, self._whole_states(encoder, more)])
+            below = torch.cat([below, encoder.features(more).double()])
+            above = torch.cat([above, whole.features(more)])
             encoder.forget(more)
         logits = above.double() @ weight.T
         return without_mean_answer(lens(below, logits - logits.mean(1, keepdim=True)), states)
 
-    def _whole_states(self, encoder: Encoder, texts: PreparedTexts) -> Tensor:
-        """Return the last hidden states [N, d] of the whole model, from the cached ones on."""
+    def _whole(self, encoder: Encoder) -> Encoder:
+        """Return what gives the last states of the whole model, from the cached ones on."""
         path, _ = find_layers(self.whole.model)
-        whole = Encoder(
+        return Encoder(
             self.whole,
             layers_path=path,
             start=encoder.first_running_layer,
             max_length=encoder.max_length,
-            pooling=encoder.pooling,
+            pooling="last",
         )
-        return whole.features(texts)
 
 
 def centre(
