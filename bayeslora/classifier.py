@@ -18,7 +18,7 @@ from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
 from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.spectrum import SiteSpectrum
-from bayeslora.backbones.depth import check_depth
+from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
@@ -97,7 +97,7 @@ class BayesianClassifier:
         *,
         seed: int = 0,
         max_length: int = MAX_LENGTH,
-        depth: float | None = None,
+        depth: Depth | None = None,
         template: str | None = None,
         verbaliser: Verbaliser | None = None,
         dtype: str = "auto",
@@ -118,8 +118,10 @@ class BayesianClassifier:
                 model.
             depth: Layers of the backbone to read: a number of them, or a share such as 0.8. The
                 layers above are dropped, and adapters sit on the upper ones of what is left. None
-                takes 0.8 of a decoder's layers, whose last ones are made for the next token, and
-                all of an encoder's; 1.0 takes all.
+                takes 0.8 of a decoder's layers, whose last ones are made for the next token (0.93
+                without adapters), and all of an encoder's; 1.0 takes all. `"auto"` takes the depth
+                at which a last layer on frozen features finds the most evidence in the training
+                rows, in seconds.
             template: What is put around each text, such as `"Review: {text}\nSentiment:"`;
                 `{text_pair}` stands for the second text. None takes `"Text: {text}\nCategory:"` for
                 a decoder, so that its last token is where the class would be named, and nothing for
@@ -127,8 +129,8 @@ class BayesianClassifier:
             verbaliser: Words by class name, or `"names"`. The language model's own answer, by its
                 logits for these words after the template, is the mean of the last layer's prior
                 and its start, by a factor that the labels choose. `"none"` has a prior mean of
-                zero. None takes the names where they are words and the head of the language model
-                is at hand (a decoder's that is its table of embeddings).
+                zero. None takes the names without an adapter, where they are words and the head of
+                the language model is at hand (a decoder's that is its table of embeddings).
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError
@@ -14,18 +14,25 @@ if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone
 
 
-DEFAULT_SHARE = 0.8
-"""Of a decoder's layers, where no depth is asked for; see reports/reading."""
+DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
+"""Of a decoder's layers, where no depth is asked for: with adapters, which take over what the upper
+layers do, and without; see reports/reading."""
+
+
+Depth = float | Literal["auto"]
+"""A number of layers, a share of them, or the one that the training rows choose."""
 
 
 def check_depth(depth: object) -> None:
-    """Raise InputError unless a depth is a number of layers >= 1 or a share of them in (0, 1]."""
+    """Raise InputError unless a depth is `auto`, layers >= 1 or a share of them in (0, 1]."""
+    if depth == "auto":
+        return
     whole = is_whole(depth) and depth >= 1
     share = is_number(depth) and not is_whole(depth) and 0 < depth <= 1
     if not (whole or share):
         raise InputError(
-            "depth must be a number of layers >= 1 or a share of them such as 0.8 (1.0 is all), "
-            f"got {depth!r}"
+            "depth must be a number of layers >= 1, a share of them such as 0.8 (1.0 is all), or "
+            f"'auto', got {depth!r}"
         )
 
 
@@ -46,11 +53,12 @@ def num_layers(backbone: Backbone) -> int:
     return len(layers)
 
 
-def default_depth(backbone: Backbone) -> float | None:
+def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
     """Return the depth where none is asked for: a share of a decoder's layers, else None, for all.
 
     Args:
         backbone: One that is cut stays as it is, and so does one whose layers are not one list.
+        adapted: Whether there will be adapters.
     """
     if backbone.kind != "decoder" or backbone.depth is not None:
         return None
@@ -58,7 +66,7 @@ def default_depth(backbone: Backbone) -> float | None:
         num_layers(backbone)
     except InputError:
         return None
-    return DEFAULT_SHARE
+    return DEFAULT_SHARE if adapted else DEFAULT_FROZEN_SHARE
 
 
 def resolve_depth(backbone: Backbone, depth: float) -> int:
@@ -101,6 +109,7 @@ def read_as_asked(
     template: Template | None,
     *,
     pairs: bool = False,
+    adapted: bool = True,
     max_length: int,
 ) -> tuple[Backbone, Backbone]:
     """Return a backbone that reads texts as asked, or by default: with all its layers, and cut.
@@ -113,6 +122,7 @@ def read_as_asked(
         depth: See `resolve_depth`; None for the default.
         template: None for the default.
         pairs: Whether there are second texts.
+        adapted: Whether there will be adapters.
         max_length: Tokens kept of a text, its template included.
 
     Raises:
@@ -123,7 +133,8 @@ def read_as_asked(
         frame = backbone.tokenizer(usual.filled("").whole)["input_ids"]
         template = usual if 2 * len(frame) <= max_length else None
     whole = read_at(backbone, None, template)
-    return whole, read_at(whole, default_depth(whole) if depth is None else depth, None)
+    usual_depth = default_depth(whole, adapted=adapted)
+    return whole, read_at(whole, usual_depth if depth is None else depth, None)
 
 
 def recorded_reading(backbone: Backbone) -> dict[str, Any]:

@@ -54,15 +54,17 @@ def share(text: str) -> float:
     return value
 
 
-def depth(text: str) -> float:
-    """Return a number of layers as an integer, or a share of them as a float."""
+def depth(text: str) -> float | str:
+    """Return a number of layers as an integer, a share of them as a float, or `auto`."""
+    if text == "auto":
+        return text
     try:
         value = int(text) if text.strip().isdecimal() else float(text)
     except ValueError:
         value = 0
     if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
         raise argparse.ArgumentTypeError(
-            f"must be a number of layers >= 1 or a share such as 0.8, got {text!r}"
+            f"must be a number of layers >= 1, a share such as 0.8, or auto, got {text!r}"
         )
     return value
 

@@ -98,11 +98,16 @@ def build_network(
 
 
 def _frozen(clone: Backbone, config: Frozen, max_length: int) -> Encoder:
-    """Return the encoder of a backbone that nothing changes, whose states need not be kept."""
+    """Return the encoder of a backbone that nothing changes.
+
+    Of one that is cut, states before the last layer are kept, from where the layers above can go
+    on; of a whole one none need be.
+    """
     reads_end = clone.kind == "decoder" and clone.template is not None
     auto: Pooling = "last" if reads_end else "mean"
     pooling = {"auto": auto, "last": "last", "mean": "mean"}[config.pooling]
-    return Encoder(clone, layers_path="", start=0, max_length=max_length, pooling=pooling)
+    path, start = ("", 0) if clone.depth is None else (find_layers(clone.model)[0], clone.depth - 1)
+    return Encoder(clone, layers_path=path, start=start, max_length=max_length, pooling=pooling)
 
 
 def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, FullLayers]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
+from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.posteriors.config import PosteriorConfig
@@ -33,7 +34,7 @@ class Choices:
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
         feature_scores: Names of scores to fit beside the posterior.
-        depth: Layers of the backbone that are read, or their share; None for the default.
+        depth: Layers of the backbone that are read, their share, or `auto`; None for the default.
         template: What is put around each text; None for the default.
         verbaliser: How the language model is asked for a prior mean; None for the default.
     """
@@ -46,7 +47,7 @@ class Choices:
     max_length: int
     progress: bool
     feature_scores: tuple[str, ...] = ()
-    depth: float | None = None
+    depth: Depth | None = None
     template: Template | None = None
     verbaliser: Verbaliser | None = None
 

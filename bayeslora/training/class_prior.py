@@ -137,22 +137,27 @@ def class_prior(
     classes: Sequence[str],
     verbaliser: Verbaliser | None,
     examples: Examples | None = None,
+    *,
+    adapted: bool = False,
 ) -> ClassPrior | None:
     """Return what a backbone says of the classes, or None where it is not asked.
 
-    By default it is asked where its answer is at hand: a decoder whose head is its table of
-    embeddings, that reads texts in a template, and classes whose names are words.
+    By default it is asked where its answer is at hand and helps: a decoder whose head is its table
+    of embeddings, that reads texts in a template, without adapters, and classes whose names are
+    words.
 
     Args:
         whole: With all its layers.
         classes: C names in index order.
         verbaliser: Words by class name, or `names` or `none`; None for the default.
         examples: The texts that it will be asked about; labels are not read.
+        adapted: Whether adapters will change the features.
 
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    if verbaliser == "none" or (verbaliser is None and not _is_at_hand(whole, classes)):
+    usual = not adapted and _is_at_hand(whole, classes)
+    if verbaliser == "none" or (verbaliser is None and not usual):
         return None
     given = verbaliser if isinstance(verbaliser, Mapping) else {}
     return ClassPrior(class_rows(whole, class_words(classes, given)), whole, examples)

@@ -11,7 +11,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.adapters.config_none import Frozen
-from bayeslora.backbones.depth import read_as_asked, recorded_reading
+from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
@@ -23,6 +23,7 @@ from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import with_dropout
+from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import class_prior
 from bayeslora.training.context import read_context, recorded
@@ -167,14 +168,7 @@ def fit_classifier(
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
-    whole, backbone = read_as_asked(
-        load(),
-        choices.depth,
-        choices.template,
-        pairs=data.train[0].pairs is not None,
-        max_length=choices.max_length,
-    )
-    check_max_length(backbone, choices.max_length)
+    whole, backbone = _read(choices, data, load())
     sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
     posterior = settle_posterior(choices.posterior, sizes)
     choices = dataclasses.replace(choices, posterior=posterior)
@@ -192,7 +186,13 @@ def fit_classifier(
             settings,
             backbone,
             lambda: None if out is None else claim(out, identity, overwrite=overwrite),
-            prior=class_prior(whole, data.classes, choices.verbaliser, data.train[0]),
+            prior=class_prior(
+                whole,
+                data.classes,
+                choices.verbaliser,
+                data.train[0],
+                adapted=not isinstance(choices.adapter, Frozen),
+            ),
             restore=nothing_to_restore
             if out is None
             else lambda: restored(out, identity, overwrite=overwrite),
@@ -217,6 +217,26 @@ def fit_classifier(
     )
     fitted = Fitted(record, network, members, choices.progress)
     return fitted if held is None else fitted.measured(held)
+
+
+def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
+    """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
+    asked = choices.depth
+    whole, backbone = read_as_asked(
+        loaded,
+        1.0 if asked == "auto" else asked,
+        choices.template,
+        pairs=data.train[0].pairs is not None,
+        adapted=not isinstance(choices.adapter, Frozen),
+        max_length=choices.max_length,
+    )
+    check_max_length(whole, choices.max_length)
+    if asked == "auto":
+        backbone = cut(
+            whole,
+            best_depth(whole, data.train, max_length=choices.max_length, progress=choices.progress),
+        )
+    return whole, backbone
 
 
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:

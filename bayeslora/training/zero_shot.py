@@ -55,6 +55,8 @@ def zero_shot(
             f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "
             "more, or none"
         )
+    if choices.depth == "auto":
+        raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")
     whole, cut = read_as_asked(
         backbone,
         1.0 if choices.depth is None else choices.depth,

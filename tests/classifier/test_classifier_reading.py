@@ -12,6 +12,7 @@ from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
+from bayeslora.training.auto_depth import evidence
 
 FRAME = "today {text} is a"
 ROWS = toy_rows(30)
@@ -67,6 +68,32 @@ def test_a_decoder_is_read_below_its_last_layers_in_a_template(backbones, tmp_pa
         path = tmp_path / one.record.backbone["name"].replace("/", "")
         again = BayesianClassifier.from_pretrained(path, progress=False).fit(ROWS, epochs=1)
         assert again.record.backbone == one.record.backbone
+
+
+def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
+    rows = toy_rows(200)
+    options = {"dtype": "float32", "progress": False, "template": "the {text}", "depth": "auto"}
+    clf = BayesianClassifier(backbones["llama"], "none", "map", **options).fit(rows)
+    reader = AutoTokenizer.from_pretrained(backbones["llama"])
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+    found = {}
+    for depth in (2, 3):
+        model = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=depth).eval()
+        states = []
+        for row in rows:
+            tokens = reader([f"the {row['text']}"], return_tensors="pt")
+            with torch.no_grad():
+                states.append(model(tokens["input_ids"]).last_hidden_state[0, -1])
+        found[depth] = evidence(torch.stack(states), labels)
+    assert found[2] != pytest.approx(found[3], abs=1e-3)
+    best = max(found, key=found.__getitem__)
+    assert clf.record.backbone.get("depth", 3) == best
+
+
+def test_a_last_layer_alone_reads_higher_than_adapters_would(backbones):
+    options = {"template": FRAME, "dtype": "float32", "progress": False}
+    clf = BayesianClassifier(backbones["llama"], "none", "vbll", **options).fit(ROWS)
+    assert clf.record.backbone.get("depth", 3) == 3
 
 
 def test_a_template_that_would_take_most_of_the_tokens_is_no_default(backbones):
@@ -178,5 +205,8 @@ def test_the_command_reads_the_same_way(backbones, tmp_path):
     record = json.loads((out / "bayeslora.json").read_text())
     assert record["backbone"]["depth"] == 2
     assert record["backbone"]["template"] == "today\n{text} is"
+    auto = ["--depth", "auto", "--overwrite"]
+    assert main([*fit, *auto]) == 0
+    assert json.loads((out / "bayeslora.json").read_text())["backbone"].get("depth", 3) in (2, 3)
     for bad in (["--depth", "0"], ["--depth", "many"], ["--template", "today"]):
         assert main([*fit, *bad, "--overwrite"]) == 2

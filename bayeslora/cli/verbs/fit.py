@@ -104,9 +104,9 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument(
             "--depth",
             type=depth,
-            metavar="N|SHARE",
-            help="layers of the backbone to read: a number, or a share (default: 0.8 of a "
-            "decoder's, all of an encoder's)",
+            metavar="N|SHARE|auto",
+            help="layers of the backbone to read: a number, a share, or by the training rows "
+            "(default: 0.8 of a decoder's, all of an encoder's)",
         ),
         parser.add_argument(
             "--template",
@@ -122,7 +122,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="CLASS=WORDS",
             help="what the language model calls a class: its own answer is the mean of the last "
             "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
-            "where they are words and the model is a decoder)",
+            "with --quick, where they are words and the model is a decoder, else none)",
         ),
         parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"

@@ -1,0 +1,72 @@
+"""The depth that a last layer on frozen features finds the most evidence at.
+
+The evidence is the lower bound of a variational last layer whose prior it chooses itself, so that
+no labelled row has to be held out. One pass runs the layers below the lowest candidate; each
+candidate then runs its own.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from bayeslora.backbones.depth import cut, num_layers
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.load import Backbone
+from bayeslora.layer_list import find_layers
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config import VBLL
+from bayeslora.tasks.splits import stratified_sample
+from bayeslora.training.choices import LabelledExamples
+from bayeslora.training.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Of the layers: the candidates."""
+# More rows than that tell depths apart that make no difference.
+_ENOUGH_ROWS = 640
+
+
+def best_depth(
+    whole: Backbone, rows: LabelledExamples, *, max_length: int, progress: bool = False
+) -> int:
+    """Return the number of layers whose states say most of the classes.
+
+    Args:
+        whole: With all its layers and its template.
+        rows: Training rows and their labels [N]; of more than 640, a stratified draw of them.
+        max_length: Tokens kept of a text.
+        progress: Whether to show a bar.
+    """
+    examples, labels = rows
+    if len(examples) > _ENOUGH_ROWS:
+        chosen = stratified_sample(labels.numpy(), _ENOUGH_ROWS, 0)
+        examples, labels = examples.take(chosen), labels[chosen]
+    total = num_layers(whole)
+    depths = sorted({max(1, round(share * total)) for share in SHARES})
+    found: dict[int, float] = {}
+    count = len(examples) * (len(depths) + 1)
+    with progress_bar("depth", count, shown=progress, unit="text") as advance:
+        path, _ = find_layers(whole.model)
+        first = Encoder(whole, layers_path=path, start=depths[0] - 1, max_length=max_length)
+        prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
+        for depth in depths:
+            encoder = Encoder(
+                cut(whole, depth), layers_path=path, start=depths[0] - 1, max_length=max_length
+            )
+            features = encoder.features(prepared, advance=advance)
+            found[depth] = evidence(features, labels)
+        first.forget(prepared)
+    best = max(depths, key=found.__getitem__)
+    logger.info("depth: %s", {depth: round(value, 3) for depth, value in found.items()})
+    return best
+
+
+def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
+    scaled = features / features.double().square().sum(-1).mean().sqrt().float()
+    head = build(VBLL(covariance="diagonal"), features.shape[1], int(labels.max()) + 1)
+    head.fit(scaled, labels, None)
+    return float(head.report()["elbo"])
