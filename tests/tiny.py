@@ -77,11 +77,11 @@ def tiny_tokenizer(texts=None):
     )
 
 
-def tiny_llama(path, seed=0):
+def tiny_llama(path, seed=0, **more):
     """Write a decoder of 3 layers and width 16 with its tokenizer; return its directory."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2)
+    return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2, **more)
 
 
 def tiny_opt(path, seed=0, dropout=0.0):

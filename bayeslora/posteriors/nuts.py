@@ -59,6 +59,7 @@ class NUTSHead(AroundPoint):
     """
 
     uses_training_features = True
+    refits = True
     draws: Tensor | None
     noise: Tensor | None
     basis: Tensor | None

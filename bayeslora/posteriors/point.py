@@ -139,11 +139,12 @@ class PointHead(nn.Module):
         self.weight.copy_(weight)
 
     @torch.no_grad()
-    def set_prior_mean(self, weight: Tensor) -> None:
-        """Centre the prior, where there is one, at [C, d] weights, and start there."""
-        self.set_mean(weight)
+    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
+        """Centre the prior, if any, at [C, d] weights, and, with `start`, start there."""
+        if start:
+            self.set_mean(weight)
         if self.prior_scale is not None:
-            self.prior_mean = self.weight.detach().clone()
+            self.prior_mean = weight.to(self.weight.detach())
 
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is, which turns prior scales into precisions."""
@@ -198,9 +199,9 @@ class AroundPoint(nn.Module):
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)
 
-    def set_prior_mean(self, weight: Tensor) -> None:
-        """Centre the prior at [C, d] weights, and start there."""
-        self.point.set_prior_mean(weight)
+    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
+        """Centre the prior at [C, d] weights, and, with `start`, start there."""
+        self.point.set_prior_mean(weight, start=start)
 
     def solve(self, features: Tensor, labels: Tensor) -> None:
         """Bring the weights to the optimum of `loss` for fixed features."""

@@ -229,6 +229,11 @@ class VBLLHead(nn.Module):
         return total / len(labels)
 
     @property
+    def refits(self) -> bool:
+        """Whether the final fit may start over, from the features and the prior alone."""
+        return self.config.polish_mean != "trained"
+
+    @property
     def mean_weight(self) -> Tensor:
         """[C, d]: μ of the last fit, or of the training q where there is none."""
         return self._posterior()[0].detach()
@@ -239,10 +244,11 @@ class VBLLHead(nn.Module):
         self.mean.copy_(weight)
 
     @torch.no_grad()
-    def set_prior_mean(self, weight: Tensor) -> None:
-        """Centre the prior at [C, d] weights, and start training there."""
-        self.set_mean(weight)
-        self.prior_mean = self.mean.detach().clone()
+    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
+        """Centre the prior at [C, d] weights, and, with `start`, start training there."""
+        if start:
+            self.set_mean(weight)
+        self.prior_mean = weight.to(self.mean.detach())
 
     @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:

@@ -4,11 +4,11 @@
 
 The mean answer is that to the training texts, without their labels: a language model prefers some
 words whatever the text.
-At a lower depth the states are others than those that the head was made for. A lens stands in: the
-rows that predict the whole model's class logits from the states at that depth, by ridge regression
-on texts without their labels; parts and mixtures of the texts join them where they are few. The
-factor c is chosen by the labels, and is near zero where the
-words say nothing of the classes.
+At a lower depth, and where an adapter was trained, the states are others than those that the head
+was made for. A lens stands in: the rows that predict the whole model's class logits from these
+states, by ridge regression on texts without their labels; parts and mixtures of the texts join them
+where they are few. The factor c is chosen by the labels, and is near zero where the words say
+nothing of the classes.
 
 Sources: Zhou et al. 2024, arXiv 2309.17249, for the mean answer; Belrose et al. 2023, arXiv
 2303.08112, for the lens.
@@ -58,48 +58,65 @@ class ClassPrior:
 
     @torch.no_grad()
     def mean(
-        self, network: Network, train: LabelledTexts, states: Tensor | None = None
+        self,
+        network: Network,
+        train: LabelledTexts,
+        states: Tensor | None = None,
+        *,
+        fresh: bool = True,
     ) -> tuple[Tensor, float]:
-        """Return the prior mean [C, d] of a fresh network's last layer, and the factor c in it.
+        """Return the prior mean [C, d] of a network's last layer, and the factor c in it.
 
         Args:
-            network: Its adapter changes nothing yet, and its feature scale is set.
+            network: Its feature scale is set.
             train: Texts for the lens, and labels for the factor.
             states: [N, d] features of the texts, unscaled, where they are known.
+            fresh: Whether its adapter, if any, changes nothing yet.
         """
         states = network.encoder.features(train.texts) if states is None else states
-        weight = self.weight(network, train.texts, states)
-        factor = best_factor((states.double() @ weight.T).numpy(), train.labels.cpu().numpy())
+        weight, answers, rows = self.weight(network, train.texts, states, fresh=fresh)
+        # Of the language model's own logits: those of an adapter's features know the labels.
+        factor = best_factor(answers.numpy(), train.labels.cpu().numpy()[rows])
         return factor * float(network.feature_scale) * weight, factor
 
     @torch.no_grad()
-    def weight(self, network: Network, texts: PreparedTexts, states: Tensor) -> Tensor:
-        """Return the language model's answer less its mean, as rows [C, d] for unscaled features.
+    def weight(
+        self, network: Network, texts: PreparedTexts, states: Tensor, *, fresh: bool = True
+    ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """Return the language model's answer less its mean.
 
         Args:
-            network: Fresh.
+            network: Its features are those of the texts now.
             texts: N texts; labels are not needed.
             states: [N, d] their features.
+            fresh: See `mean`.
+
+        Returns:
+            Rows [C, d] for unscaled features, and the answers themselves, logits [M, C], to M of
+            the texts, whose numbers come last.
         """
         encoder = network.encoder
         if not isinstance(encoder, Encoder):
             raise TypeError("a finished classifier has a last layer already")
         states = states.double()
         weight = self.rows.double().cpu()
-        if encoder.backbone.depth is None and encoder.pooling == "last":
-            return without_mean_answer(weight, states)
+        if fresh and encoder.backbone.depth is None and encoder.pooling == "last":
+            weight = without_mean_answer(weight, states)
+            return weight, states @ weight.T, np.arange(len(states))
         whole = self._whole(encoder)
         # Evenly spread, since rows may be sorted by class.
         rows = np.linspace(0, len(states) - 1, min(len(states), _ENOUGH_TEXTS)).round().astype(int)
-        below, above = states[rows], whole.features(texts, rows=rows.tolist())
+        below, above = states[rows], whole.features(texts, rows=rows.tolist()).double()
+        answers = above @ without_mean_answer(weight, above).T
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             more = encoder.prepare(*varied(self.examples, missing))
             below = torch.cat([below, encoder.features(more).double()])
-            above = torch.cat([above, whole.features(more)])
+            above = torch.cat([above, whole.features(more).double()])
             encoder.forget(more)
-        logits = above.double() @ weight.T
-        return without_mean_answer(lens(below, logits - logits.mean(1, keepdim=True)), states)
+        logits = above @ weight.T
+        weight = lens(below, logits - logits.mean(1, keepdim=True))
+        return without_mean_answer(weight, states), answers, rows
 
     def _whole(self, encoder: Encoder) -> Encoder:
         """Return what gives the last states of the whole model, from the cached ones on."""
@@ -114,7 +131,12 @@ class ClassPrior:
 
 
 def centre(
-    network: Network, prior: ClassPrior, train: LabelledTexts, states: Tensor | None = None
+    network: Network,
+    prior: ClassPrior,
+    train: LabelledTexts,
+    states: Tensor | None = None,
+    *,
+    start: bool = True,
 ) -> float:
     """Centre the last layer's prior at the language model's answer; return the factor in it.
 
@@ -123,12 +145,15 @@ def centre(
         prior: What the language model says of the classes.
         train: Training rows.
         states: Their features, where they are known.
+        start: Whether the network is fresh, and the weights start there too.
     """
-    mean, factor = prior.mean(network, train, states)
+    mean, factor = prior.mean(network, train, states, fresh=start)
     head = network.head
-    # Heads of other packages may have no prior, or one of their own; they start there.
-    put = getattr(head, "set_prior_mean", head.set_mean)
-    put(mean.to(head.mean_weight))
+    mean = mean.to(head.mean_weight)
+    if hasattr(head, "set_prior_mean"):
+        head.set_prior_mean(mean, start=start)
+    else:
+        head.set_mean(mean)  # of another package: without a prior, or with one of its own
     return factor
 
 
@@ -138,25 +163,25 @@ def class_prior(
     verbaliser: Verbaliser | None,
     examples: Examples | None = None,
     *,
-    adapted: bool = False,
+    at_once: bool = True,
 ) -> ClassPrior | None:
     """Return what a backbone says of the classes, or None where it is not asked.
 
     By default it is asked where its answer is at hand and helps: a decoder whose head is its table
-    of embeddings, that reads texts in a template, without adapters, and classes whose names are
-    words.
+    of embeddings, that reads texts in a template, a last layer that is fitted at once, and classes
+    whose names are words.
 
     Args:
         whole: With all its layers.
         classes: C names in index order.
         verbaliser: Words by class name, or `names` or `none`; None for the default.
         examples: The texts that it will be asked about; labels are not read.
-        adapted: Whether adapters will change the features.
+        at_once: Whether the last layer is fitted to features that no longer change.
 
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    usual = not adapted and _is_at_hand(whole, classes)
+    usual = at_once and _is_at_hand(whole, classes)
     if verbaliser == "none" or (verbaliser is None and not usual):
         return None
     given = verbaliser if isinstance(verbaliser, Mapping) else {}

@@ -161,7 +161,10 @@ def train_network(
     _begin(fit, shown=shown)
     began = time.perf_counter()
     set_feature_scale(network, train.texts)
-    factor = None if prior is None else centre(network, prior, train)
+    # A final fit that starts over takes the prior mean for the features as they are by then: the
+    # language model's answer would be a poor start of what adapters learn.
+    waits = getattr(network.head, "refits", False)
+    factor = None if prior is None or waits else centre(network, prior, train)
     num_train = len(train.labels)
     held = validation if early_stopping else None
     if shown:
@@ -194,6 +197,9 @@ def train_network(
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)
+        if prior is not None and waits:
+            network.eval()
+            factor = centre(network, prior, train, start=False)
         chosen = fit_posterior(
             network,
             train,

@@ -19,6 +19,7 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.option_checks import check_integer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
@@ -191,7 +192,7 @@ def fit_classifier(
                 data.classes,
                 choices.verbaliser,
                 data.train[0],
-                adapted=not isinstance(choices.adapter, Frozen),
+                at_once=_starts_over(choices),
             ),
             restore=nothing_to_restore
             if out is None
@@ -217,6 +218,13 @@ def fit_classifier(
     )
     fitted = Fitted(record, network, members, choices.progress)
     return fitted if held is None else fitted.measured(held)
+
+
+def _starts_over(choices: Choices) -> bool:
+    """Return whether the last layer is fitted to features that no longer change."""
+    posterior = choices.posterior
+    refits = isinstance(posterior, VBLL) and posterior.polish_mean != "trained"
+    return refits or isinstance(choices.adapter, Frozen) or isinstance(posterior, NUTS)
 
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

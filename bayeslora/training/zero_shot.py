@@ -89,7 +89,7 @@ def zero_shot(
         rows = prepare(network.encoder, (texts, unknown), progress=choices.progress)
         states = network.encoder.features(rows.texts)
         network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
-        weight = prior.weight(network, rows.texts, states)
+        weight, _, _ = prior.weight(network, rows.texts, states)
     mean = float(network.feature_scale) * weight
     network.head.set_mean(mean.to(network.head.mean_weight))
     record = ModelRecord(

@@ -25,17 +25,17 @@ def backbone(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("prior") / "llama"))
 
 
-def fitted(backbone, posterior="vbll", **options):
+def fitted(backbone, posterior="vbll", adapter="lora:r=2", **options):
     chosen = {"template": "today {text} is", "dtype": "float32", "verbaliser": WORDS} | options
-    clf = BayesianClassifier(backbone, "lora:r=2", posterior, progress=False, **chosen)
-    return clf.fit(ROWS, epochs=1)
+    clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **chosen)
+    return clf.fit(ROWS, epochs=None if adapter == "none" else 1)
 
 
 def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mean(backbone):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     words = {"animals": "dog", "food": "fish", "weather": "wind"}
-    clf = fitted(backbone, depth=1.0, verbaliser=words)
+    clf = fitted(backbone, adapter="none", depth=1.0, verbaliser=words)
     network = clf._known().network
     factor = clf.record.results["prior_factor"]
     assert factor > 0.05  # a mean of zero would prove nothing
@@ -70,6 +70,47 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
     clf.save_pretrained(tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
+
+
+@pytest.mark.parametrize("means", ["refit", "trained"])
+def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
+    """Adapters learn as without a prior mean, so that means which are kept are bit-equal."""
+    posterior = f"vbll:polish_mean={means}"
+    with_words, without = (
+        fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
+        for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")
+    )
+    states = [clf._known().network.trained_state() for clf in (with_words, without)]
+    adapters = [name for name in states[1] if name.startswith("adapter.")]
+    if means == "refit":
+        assert all(torch.equal(states[0][name], states[1][name]) for name in adapters)
+        assert with_words.record.results["prior_factor"] > 0
+        centre = with_words._known().network.head.prior_mean
+        assert centre.abs().max() > 0
+    else:
+        # Nothing is fitted anew: it is where training starts.
+        assert not all(torch.equal(states[0][name], states[1][name]) for name in adapters)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "posterior", "asked"),
+    [
+        ("none", "laplace", True),
+        ("lora:r=2", "vbll:polish_mean=refit", True),
+        ("lora:r=2", "vbll:polish_mean=trained", False),
+        ("lora:r=2", "mle", False),
+    ],
+)
+def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
+    tmp_path, adapter, posterior, asked
+):
+    model = tiny_llama(tmp_path / "llama", tie_word_embeddings=True)
+    options = {"verbaliser": None, "template": "today {text} is"}
+    clf = fitted(str(model), posterior, adapter=adapter, **options)
+    assert (clf.record.results["prior_factor"] is not None) == asked
+    numbered = [{**row, "label": CLASSES.index(row["label"])} for row in ROWS]
+    other = BayesianClassifier(model, "none", "map", dtype="float32", progress=False)
+    assert other.fit(numbered).record.results["prior_factor"] is None
 
 
 def test_an_encoder_has_no_answer(tmp_path):
