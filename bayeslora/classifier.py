@@ -244,8 +244,8 @@ class BayesianClassifier:
             validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
                 are chosen by validation NLL; without it they are fixed beforehand.
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
-                epoch (5 with `SWAG`, whose epoch they do not), and for `PoLAR` without (with `VBLL`
-                more of few rows); else 5. The adapter's default learning rate goes with it.
+                epoch (5 with `SWAG`, whose epoch they do not), and for `PoLAR` without; else 5. The
+                adapter's default learning rate goes with it.
             batch_size: Rows a step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.
@@ -283,13 +283,8 @@ class BayesianClassifier:
             train, validation, DataColumns(text_column, label_column, pair_column)
         )
         if epochs is None:
-            epochs = default_epochs(
-                self.adapter,
-                self.posterior,
-                len(data.train[0]),
-                batch_size,
-                validated=data.validation is not None,
-            )
+            validated = data.validation is not None
+            epochs = default_epochs(self.adapter, self.posterior, validated=validated)
         settings = TrainingSettings(
             epochs,
             batch_size,

@@ -43,7 +43,6 @@ from bayeslora.posteriors.config import (
 )
 from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
 from bayeslora.training.rows import FeatureRows
-from bayeslora.training.settings import TrainingSettings
 
 LONG, SHORT = 15, DEFAULT_EPOCHS
 NUM_SEEDS, NUM_MEMBERS = 5, 3
@@ -271,13 +270,7 @@ class Fits:
     @property
     def _is_long(self) -> bool:
         """Whether `fit` trains for long without validation rows."""
-        epochs = default_epochs(
-            self.adapter,
-            self.posterior,
-            len(self.data.train),
-            TrainingSettings.batch_size,
-            validated=False,
-        )
+        epochs = default_epochs(self.adapter, self.posterior, validated=False)
         return epochs > DEFAULT_EPOCHS
 
     def best_rate(self) -> float:

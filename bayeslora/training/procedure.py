@@ -16,7 +16,6 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.option_checks import check_integer
 from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
@@ -49,38 +48,22 @@ _REACH = 2.5
 def default_epochs(
     adapter: Adaptation,
     posterior: PosteriorConfig,
-    num_train: int,
-    batch_size: int,
     *,
     validated: bool,
 ) -> int:
     """Return the passes over the data where none are asked for.
 
     Where no validation rows stop it, PoLAR alone trains for long: other adapters have separated the
-    training rows by then. A variational last layer takes more of few rows, as many as its head
-    needs to get anywhere.
+    training rows by then.
 
     Args:
         adapter: Which adapter.
         posterior: Which posterior.
-        num_train: Training rows N.
-        batch_size: Rows a step.
         validated: Whether there are validation rows.
-
-    Raises:
-        InputError: The batch size is not an integer from 1 on.
     """
-    check_integer("batch_size", batch_size, low=1)
-    if isinstance(posterior, SWAG):
-        return DEFAULT_EPOCHS
-    if validated:
-        return DEFAULT_EPOCHS_LONG
-    if not isinstance(adapter, PoLAR):
-        return DEFAULT_EPOCHS
-    if not isinstance(posterior, VBLL) or _refits(posterior):
-        return DEFAULT_EPOCHS_LONG
-    enough = math.ceil(_REACH / _reach(posterior, num_train, batch_size))
-    return max(DEFAULT_EPOCHS_LONG, enough)
+    lasts = validated or isinstance(adapter, PoLAR)
+    long = lasts and not isinstance(posterior, SWAG)
+    return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
@@ -114,16 +97,10 @@ def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> s
     Means that took few gradient steps are far too small; after many, those of a closed-form fit
     are too large, since by then the adapter has separated the training rows.
     """
-    if _refits(posterior):
+    if posterior.head_step == "refit" or posterior.polish_mean == "refit":
         return "refit"
-    # Epochs that were counted to reach it may miss it by rounding.
     reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
-    return "trained" if reach >= 0.999 * _REACH else "refit"
-
-
-def _refits(posterior: VBLL) -> bool:
-    """Return whether gradient steps of the head decide nothing about the means of the final fit."""
-    return posterior.head_step == "refit" or posterior.polish_mean == "refit"
+    return "trained" if reach >= _REACH else "refit"
 
 
 def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:

@@ -32,8 +32,7 @@ def planned(monkeypatch):
     ("options", "validates", "epochs", "rate"),
     [
         ({"posterior": "vbll:head_lr=0.05"}, False, 15, PoLAR.long_lr),
-        # 2.5 is what 4 steps an epoch of 0.03 each reach in 21 epochs.
-        ({"posterior": "vbll:head_lr=0.03"}, False, 21, PoLAR.long_lr),
+        ({"posterior": "vbll:head_lr=0.03"}, False, 15, PoLAR.long_lr),
         ({"posterior": "vbll:head_step=refit"}, False, 15, PoLAR.long_lr),
         ({"posterior": "vbll:head_lr=0.03,polish_mean=refit"}, False, 15, PoLAR.long_lr),
         ({}, True, 15, PoLAR.long_lr),

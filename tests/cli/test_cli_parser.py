@@ -153,8 +153,8 @@ def test_defaults_in_the_help_are_those_of_python():
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
     long, short = DEFAULT_EPOCHS_LONG, DEFAULT_EPOCHS
     assert stated["epochs"] == (
-        f"{long} with --validation, but {short} with swag; without it {long} for polar, "
-        f"with vbll more of few rows, and {short} for all others"
+        f"{long} with --validation, but {short} with swag; without it {long} for polar "
+        f"and {short} for all others"
     )
 
 

@@ -136,9 +136,8 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--epochs",
             type=whole(1),
             metavar="N",
-            help="passes over the rows, at most "
-            "(default: 15 with --validation, but 5 with swag; without it 15 for polar, with vbll "
-            "more of few rows, and 5 for all others)",
+            help="passes over the rows, at most (default: 15 with --validation, but 5 with swag; "
+            "without it 15 for polar and 5 for all others)",
         ),
         parser.add_argument(
             "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
