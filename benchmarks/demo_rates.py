@@ -18,11 +18,11 @@ import torch
 from trajectories import validation_nll
 
 from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.demo import (
-    BACKBONE,
     DROPOUT,
+    demo_backbone,
     demo_data,
     fit_best_epoch,
     lora_spec,
@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     found = read_json(args.out) if args.out.is_file() else {}
-    backbone, data = load_backbone(BACKBONE), demo_data()
+    backbone, data = demo_backbone(), demo_data()
     for lr, head_lr in product(LORA_RATES, LORA_HEAD_RATES):
         key = f"lora-mle, adapter {lr:g}, head {head_lr:g}"
         if key not in found:

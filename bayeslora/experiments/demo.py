@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import library_versions
 from bayeslora.experiments.data import ExperimentData, newsgroups
@@ -36,7 +37,7 @@ from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 
 BACKBONE = "smollm2-135m"
-MAX_LENGTH = 32
+MAX_LENGTH = 38  # 32 of the text and the template
 BATCH_SIZE = 8
 # Chosen on the validation rows by `benchmarks/demo_rates.py`, for both adapters alike.
 LORA_LR, LORA_HEAD_LR = 3e-3, 0.1
@@ -79,7 +80,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     began = time.monotonic()
     data = demo_data()
     with quiet_transformers():
-        backbone = load_backbone(BACKBONE)
+        backbone = demo_backbone()
         outcomes = {
             **_lora_methods(backbone, data, seed, progress),
             **_polar_vbll(backbone, data, seed, progress),
@@ -94,8 +95,18 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
             name: {split: outcome.predictions[split] for split in data.ood}
             for name, outcome in outcomes.items()
         },
-        _provenance(data, outcomes, seed, time.monotonic() - began),
+        _provenance(data, outcomes, backbone, seed, time.monotonic() - began),
     )
+
+
+def demo_backbone() -> Backbone:
+    """Return the backbone, which reads texts as `fit` lets it by default.
+
+    Raises:
+        MissingAssetError: The embedded model is not installed.
+    """
+    _, backbone = read_as_asked(load_backbone(BACKBONE), None, None, max_length=MAX_LENGTH)
+    return backbone
 
 
 def demo_data() -> ExperimentData:
@@ -193,7 +204,11 @@ def fit_best_epoch(
 
 
 def _provenance(
-    data: ExperimentData, outcomes: Mapping[str, Outcome], seed: int, seconds: float
+    data: ExperimentData,
+    outcomes: Mapping[str, Outcome],
+    backbone: Backbone,
+    seed: int,
+    seconds: float,
 ) -> dict[str, str | Mapping[str, str]]:
     rows = {
         "training rows": data.train,
@@ -216,6 +231,7 @@ def _provenance(
         },
         "model": {
             "backbone": BACKBONE,
+            **{name: str(value) for name, value in recorded_reading(backbone).items()},
             "adapters": f"LoRA and PoLAR, r = 8, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} a text",
             "epochs": f"at most {EPOCHS} of batches of {BATCH_SIZE}, the best by validation NLL",
