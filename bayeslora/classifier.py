@@ -129,8 +129,10 @@ class BayesianClassifier:
             verbaliser: Words by class name, or `"names"`. The language model's own answer, by its
                 logits for these words after the template, is the mean of the last layer's prior
                 and its start, by a factor that the labels choose. `"none"` has a prior mean of
-                zero. None takes the names without an adapter, where they are words and the head of
-                the language model is at hand (a decoder's that is its table of embeddings).
+                zero. None takes the names for up to 256 training rows, where they are words, the
+                head of the language model is at hand (a decoder's that is its table of embeddings)
+                and the last layer is fitted at once, not step by step (`nuts`, `vbll` that refits
+                its means, and every posterior without an adapter).
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.

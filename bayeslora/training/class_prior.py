@@ -168,8 +168,8 @@ def class_prior(
     """Return what a backbone says of the classes, or None where it is not asked.
 
     By default it is asked where its answer is at hand and helps: a decoder whose head is its table
-    of embeddings, that reads texts in a template, a last layer that is fitted at once, and classes
-    whose names are words.
+    of embeddings, that reads texts in a template, a last layer that is fitted at once, classes
+    whose names are words, and at most 256 rows, beyond which labels know better.
 
     Args:
         whole: With all its layers.
@@ -181,7 +181,8 @@ def class_prior(
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    usual = at_once and _is_at_hand(whole, classes)
+    few = examples is not None and len(examples) <= _ENOUGH_TEXTS
+    usual = at_once and few and _is_at_hand(whole, classes)
     if verbaliser == "none" or (verbaliser is None and not usual):
         return None
     given = verbaliser if isinstance(verbaliser, Mapping) else {}

@@ -122,7 +122,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="CLASS=WORDS",
             help="what the language model calls a class: its own answer is the mean of the last "
             "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
-            "with --quick, where they are words and the model is a decoder, else none)",
+            "for up to 256 rows of nuts, vbll and --quick on a decoder, else none)",
         ),
         parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
