@@ -43,6 +43,8 @@ _LONG = 10
 # How far gradient steps of a head must be able to move a weight before its means are held at the
 # final fit: a step of Adam is the learning rate at most.
 _REACH = 2.5
+# The rate up to which a head that has few steps may be raised to get there.
+_FASTEST_HEAD = 0.05
 
 
 def default_epochs(
@@ -78,29 +80,26 @@ def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
 def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
     """Return the choices with the means of the final fit, where no validation rows choose them.
 
-    The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
+    Means that took few gradient steps are far too small; after many, those of a closed-form fit
+    are too large, since by then the adapter has separated the training rows. Where there are few
+    steps in a long training, the head's default rate is raised until it gets as far. The record
+    keeps which means were asked for, so that a later `calibrate` chooses by rows of its own.
     """
     posterior = choices.posterior
     if not isinstance(posterior, VBLL) or posterior.polish_mean != "validation":
         return choices
     if data.validation is not None:
         return choices
-    frozen = isinstance(choices.adapter, Frozen)
-    means = "refit" if frozen else _means(posterior, data, settings)
+    means = "refit"
+    if not isinstance(choices.adapter, Frozen) and posterior.head_step != "refit":
+        reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
+        wanted = posterior.head_lr * max(1.0, _REACH / reach)
+        may_rise = settings.epochs >= _LONG and posterior.head_lr == VBLL.head_lr
+        if reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD):
+            means = "trained"
+            posterior = dataclasses.replace(posterior, head_lr=wanted)
     posterior = dataclasses.replace(posterior, polish_mean=means)
     return dataclasses.replace(choices, posterior=posterior)
-
-
-def _means(posterior: VBLL, data: TrainingData, settings: TrainingSettings) -> str:
-    """Return the means of the final fit where no validation rows choose them.
-
-    Means that took few gradient steps are far too small; after many, those of a closed-form fit
-    are too large, since by then the adapter has separated the training rows.
-    """
-    if posterior.head_step == "refit" or posterior.polish_mean == "refit":
-        return "refit"
-    reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
-    return "trained" if reach >= _REACH else "refit"
 
 
 def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:
@@ -151,7 +150,8 @@ def fit_classifier(
     posterior = settle_posterior(choices.posterior, sizes)
     choices = dataclasses.replace(choices, posterior=posterior)
     if isinstance(posterior, VBLL):
-        planned["posterior"] = {**planned["posterior"], "covariance": posterior.covariance}
+        settled = {"covariance": posterior.covariance, "head_lr": posterior.head_lr}
+        planned["posterior"] = planned["posterior"] | settled
     reading = recorded_reading(backbone)
     if choices.verbaliser is not None:
         reading["verbaliser"] = choices.verbaliser

@@ -64,7 +64,10 @@ def test_few_epochs_keep_the_lower_rate(llama):
 @pytest.mark.parametrize(
     ("options", "epochs", "means"),
     [
-        ("", 15, "refit"),  # 15 epochs of 4 steps at 5e-3 move a weight by 0.3 at most
+        ("", 15, "trained"),  # at 0.042, not 5e-3, which moves a weight by 0.3 at most
+        ("", 9, "refit"),  # too short to be worth it
+        ("", 12, "refit"),  # 0.052 would be too fast
+        ("head_lr=5.1e-3", 15, "refit"),  # asked for
         ("head_lr=0.05", 15, "trained"),
         ("head_lr=0.05", 10, "refit"),
         ("head_lr=0.05,head_steps=2", 10, "trained"),
@@ -80,6 +83,9 @@ def test_means_without_validation_rows_follow_how_far_the_head_could_move(
     clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
     choices, _ = planned(clf, toy_rows(16), epochs=epochs, batch_size=4)
     assert choices.posterior.polish_mean == means
+    if not options:
+        reach = epochs * 4 * choices.posterior.head_lr
+        assert (reach == pytest.approx(2.5)) == (means == "trained")
 
 
 @pytest.mark.parametrize(
