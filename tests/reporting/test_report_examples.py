@@ -111,12 +111,14 @@ def test_cards_say_what_the_metadata_say(make):
         "fit_seed": "4",
         "recalibration": "temperature",
         "recalibration_rows": "200",
+        "prior_share": "0.412",
     }
     [card] = method_cards(assessed(make("m", metadata=notes)))
     rows = dict(card.rows)
     assert card.summary == "polar with theirs (a Gaussian of theirs)"
     assert rows["passes of the adapted layers"] == rows["draws"] == "20"
     assert rows["from logits to probabilities"] == "softmax of each pass, averaged"
+    assert rows["prior"].startswith("0.412 of the logits")
     assert rows["recalibrated"].startswith("temperature (")
     assert rows["recalibrated"].endswith("fitted to 200 rows")
     assert rows["seeds"] == "fit 4, prediction 3"
