@@ -479,7 +479,9 @@ class BayesianClassifier:
         fitted = self._known()
         kept = tuple(fitted.record.feature_scores)
         scores = kept if feature_scores is None else config_scores.feature_scores(feature_scores)
-        config = None if posterior == BEST else fitted.posterior
+        # After `zero_shot` what was chosen has not been fitted yet.
+        usual = self.posterior if not fitted.record.num_train else fitted.posterior
+        config = None if posterior == BEST else usual
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
         fitted.check_takes(config or MLE())
@@ -849,8 +851,8 @@ class BayesianClassifier:
             record.posterior,
             seed=record.seed,
             max_length=record.max_length,
-            depth=record.backbone.get("depth", 1.0),
-            template=record.backbone.get("template", RAW),
+            depth=record.backbone.get("depth") or 1.0,
+            template=record.backbone.get("template") or RAW,
             verbaliser=record.backbone.get("verbaliser"),
             dtype=record.backbone["dtype"],
             device=device,

@@ -56,12 +56,20 @@ def _read(path: str) -> Mapping[Any, Any]:
     return content
 
 
+def _as_text(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 def _checked(where: str, value: Any, action: argparse.Action) -> Any:
     """Return a value as the command line would have parsed it."""
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise InputError(f"{where}: must be true or false, got {value!r}")
         return value or None
+    if isinstance(value, Mapping) and action.dest == "verbaliser":
+        # Of classes that are numbers; true and false were perhaps yes and no, and stay to be told.
+        return {_as_text(name): _as_text(words) for name, words in value.items()}
     if isinstance(value, Mapping) and action.dest in _WITH_OPTIONS:
         return dict(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):

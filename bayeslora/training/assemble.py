@@ -17,7 +17,7 @@ from bayeslora.adapters.full_layers import FullLayers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.selection import free_units, units_at
 from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
-from bayeslora.backbones.encoder import Encoder, Pooling
+from bayeslora.backbones.encoder import POOLING, Encoder, Pooling
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
@@ -97,15 +97,23 @@ def build_network(
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 
+def pooling_of(backbone: Backbone, adapter: Adaptation) -> Pooling:
+    """Return which state of a text is its feature beside an adapter, or without one."""
+    if not isinstance(adapter, Frozen):
+        return POOLING[backbone.kind]
+    reads_end = backbone.kind == "decoder" and backbone.template is not None
+    auto: Pooling = "last" if reads_end else "mean"
+    found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
+    return found[adapter.pooling]
+
+
 def _frozen(clone: Backbone, config: Frozen, max_length: int) -> Encoder:
     """Return the encoder of a backbone that nothing changes.
 
     Of one that is cut, states before the last layer are kept, from where the layers above can go
     on; of a whole one none need be.
     """
-    reads_end = clone.kind == "decoder" and clone.template is not None
-    auto: Pooling = "last" if reads_end else "mean"
-    pooling = {"auto": auto, "last": "last", "mean": "mean"}[config.pooling]
+    pooling = pooling_of(clone, config)
     path, start = ("", 0) if clone.depth is None else (find_layers(clone.model)[0], clone.depth - 1)
     return Encoder(clone, layers_path=path, start=start, max_length=max_length, pooling=pooling)
 

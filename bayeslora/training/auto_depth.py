@@ -12,7 +12,7 @@ import logging
 import torch
 
 from bayeslora.backbones.depth import cut, num_layers
-from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.encoder import Encoder, Pooling
 from bayeslora.backbones.load import Backbone
 from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.build import build
@@ -30,19 +30,27 @@ _ENOUGH_ROWS = 640
 
 
 def best_depth(
-    whole: Backbone, rows: LabelledExamples, *, max_length: int, progress: bool = False
+    whole: Backbone,
+    rows: LabelledExamples,
+    *,
+    pooling: Pooling,
+    max_length: int,
+    progress: bool = False,
 ) -> int:
     """Return the number of layers whose states say most of the classes.
 
     Args:
         whole: With all its layers and its template.
-        rows: Training rows and their labels [N]; of more than 640, a stratified draw of them.
+        rows: Training rows and their labels [N]; of more than 640, a stratified draw, of as many
+            or one a class.
+        pooling: Which state of a text is its feature.
         max_length: Tokens kept of a text.
         progress: Whether to show a bar.
     """
     examples, labels = rows
-    if len(examples) > _ENOUGH_ROWS:
-        chosen = stratified_sample(labels.numpy(), _ENOUGH_ROWS, 0)
+    enough = max(_ENOUGH_ROWS, int(labels.max()) + 1)
+    if len(examples) > enough:
+        chosen = stratified_sample(labels.numpy(), enough, 0)
         examples, labels = examples.take(chosen), labels[chosen]
     total = num_layers(whole)
     depths = sorted({max(1, round(share * total)) for share in SHARES})
@@ -50,11 +58,16 @@ def best_depth(
     count = len(examples) * (len(depths) + 1)
     with progress_bar("depth", count, shown=progress, unit="text") as advance:
         path, _ = find_layers(whole.model)
-        first = Encoder(whole, layers_path=path, start=depths[0] - 1, max_length=max_length)
+        start = depths[0] - 1
+        first = Encoder(whole, layers_path=path, start=start, max_length=max_length)
         prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
         for depth in depths:
             encoder = Encoder(
-                cut(whole, depth), layers_path=path, start=depths[0] - 1, max_length=max_length
+                cut(whole, depth),
+                layers_path=path,
+                start=start,
+                max_length=max_length,
+                pooling=pooling,
             )
             features = encoder.features(prepared, advance=advance)
             found[depth] = evidence(features, labels)

@@ -223,8 +223,12 @@ def _reading(record: ModelRecord) -> list[str]:
         found.append(f"the first {depth} layers of the backbone")
     if template := record.backbone.get("template"):
         found.append(f"template `{visible(template)}`")
-    if (factor := record.results.get("prior_factor")) is not None:
+    factor = record.results.get("prior_factor")
+    share = record.results.get("posterior", {}).get("prior_share")
+    if factor is not None and share is not None:
         found.append(f"prior mean: {factor:.2f} times the language model's own answer")
+    elif factor is not None and record.adapter and record.adapter["name"] != "none":
+        found.append(f"training started at {factor:.2f} times the language model's own answer")
     return found
 
 

@@ -98,9 +98,9 @@ def fit_last_layer(
 
 
 def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
-    """Return how much of the mean logits the prior mean's are: 1 - ‖L - L0‖² / ‖L‖², at least 0.
+    """Return how much of the mean logits L the prior mean's, L0, explain: ⟨L, L0⟩² / (‖L‖² ‖L0‖²).
 
-    L and L0 are the logits [N, C] of both, less their mean over the classes.
+    Both [N, C], less their mean over the classes; 0 where one is zero.
 
     Args:
         features: [N, d], scaled.
@@ -109,12 +109,12 @@ def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
     """
     gram = features.double().T @ features.double()
 
-    def size(weight: Tensor) -> float:
-        apart = (weight - weight.mean(0)).double()
-        return float(((apart @ gram) * apart).sum())
+    def product(one: Tensor, other: Tensor) -> float:
+        first, second = ((weight - weight.mean(0)).double() for weight in (one, other))
+        return float(((first @ gram) * second).sum())
 
-    whole = size(mean)
-    return max(0.0, 1 - size(mean - prior_mean) / whole) if whole > 0 else 0.0
+    sizes = product(mean, mean) * product(prior_mean, prior_mean)
+    return min(1.0, product(mean, prior_mean) ** 2 / sizes) if sizes > 0 else 0.0
 
 
 def fit_head(

@@ -223,6 +223,14 @@ class Fitted:
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
 
+    def _prior_mean(self) -> Tensor | None:
+        """Return what a posterior's prior is centred at: the language model's answer, if any."""
+        head, record = self.network.head, self.record
+        if record.adapter is not None and not record.num_train:  # before the first label
+            return head.mean_weight
+        found: Tensor | None = getattr(head, "prior_mean", None)
+        return found
+
     def with_posterior(self, config: PosteriorConfig) -> Fitted:
         """Return the same network with an unfitted posterior that starts from the present mean.
 
@@ -232,6 +240,9 @@ class Fitted:
         self.check_takes(config)
         sites = self.network.sites
         head = last_layer(config, _start(self.network.head, config), self.record.seed)
+        centre = self._prior_mean()
+        if centre is not None and hasattr(head, "set_prior_mean"):
+            head.set_prior_mean(centre, start=False)
         weights = build_weights(config, sites, head, self.record.seed)
         network = Network(self.network.encoder, sites, head, weights, self.network.full)
         network.to(self.network.feature_scale.device)

@@ -16,13 +16,20 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.config import VBLL, PosteriorConfig, TemperatureScaling, check_classes
+from bayeslora.posteriors.config import (
+    MAP,
+    VBLL,
+    Laplace,
+    PosteriorConfig,
+    TemperatureScaling,
+    check_classes,
+)
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
-from bayeslora.training.assemble import with_dropout
+from bayeslora.training.assemble import pooling_of, with_dropout
 from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import class_prior
@@ -156,7 +163,7 @@ def fit_classifier(
     if choices.verbaliser is not None:
         reading["verbaliser"] = choices.verbaliser
     identity["weights of the backbone"] = backbone.fingerprint
-    identity["reading"] = reading
+    identity |= {name: reading.get(name) for name in ("depth", "template", "verbaliser")}
     try:
         network, members, results = fit_members(
             choices,
@@ -198,10 +205,12 @@ def fit_classifier(
 
 
 def _starts_over(choices: Choices) -> bool:
-    """Return whether the last layer is fitted to features that no longer change."""
+    """Return whether a last layer with a prior is fitted to features that no longer change."""
     posterior = choices.posterior
+    if isinstance(choices.adapter, Frozen):
+        return isinstance(posterior, VBLL | NUTS | Laplace | MAP)
     refits = isinstance(posterior, VBLL) and posterior.polish_mean != "trained"
-    return refits or isinstance(choices.adapter, Frozen) or isinstance(posterior, NUTS)
+    return refits or isinstance(posterior, NUTS)
 
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
@@ -217,10 +226,14 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
     )
     check_max_length(whole, choices.max_length)
     if asked == "auto":
-        backbone = cut(
+        depth = best_depth(
             whole,
-            best_depth(whole, data.train, max_length=choices.max_length, progress=choices.progress),
+            data.train,
+            pooling=pooling_of(whole, choices.adapter),
+            max_length=choices.max_length,
+            progress=choices.progress,
         )
+        backbone = cut(whole, depth)
     return whole, backbone
 
 

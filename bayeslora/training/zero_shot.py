@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -12,6 +12,7 @@ from bayeslora.adapters.config_none import Frozen
 from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config import MLE
@@ -48,8 +49,14 @@ def zero_shot(
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
             or see `class_prior`.
     """
-    if len(classes) < 2 or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different classes, got {list(classes)}")
+    classes = [classes] if isinstance(classes, str) else list(classes)
+    names = all(isinstance(name, str) for name in classes)
+    if len(classes) < 2 or not names or len({*classes}) < len(classes):
+        raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
+    given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
+    words = class_words(classes, given)
+    if len({*words}) < len(words):
+        raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
     if texts is not None and len(texts) < _FEWEST_TEXTS:
         raise InputError(
             f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "

@@ -12,6 +12,7 @@ from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
+from bayeslora.training import auto_depth
 from bayeslora.training.auto_depth import evidence
 
 FRAME = "today {text} is a"
@@ -88,6 +89,24 @@ def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
     assert found[2] != pytest.approx(found[3], abs=1e-3)
     best = max(found, key=found.__getitem__)
     assert clf.record.backbone.get("depth", 3) == best
+
+
+def test_more_classes_than_rows_that_tell_depths_apart(backbones, monkeypatch):
+    monkeypatch.setattr(auto_depth, "_ENOUGH_ROWS", 2)
+    clf = fitted(backbones["llama"], depth="auto")
+    assert clf.record.backbone.get("depth", 3) in (2, 3)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_the_depth_is_chosen_for_the_state_that_is_the_feature(backbones, monkeypatch, pooling):
+    seen = []
+    monkeypatch.setattr(auto_depth, "evidence", lambda features, _: seen.append(features) or 0.0)
+    options = {"depth": "auto", "template": "{text}", "dtype": "float32", "progress": False}
+    clf = BayesianClassifier(backbones["llama"], f"none:pooling={pooling}", "map", **options)
+    clf.fit(ROWS)
+    encoder = clf._known().network.encoder
+    expected = encoder.features(encoder.prepare([row["text"] for row in ROWS]))
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_last_layer_alone_reads_higher_than_adapters_would(backbones):

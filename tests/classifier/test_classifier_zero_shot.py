@@ -71,12 +71,24 @@ def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
     assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.5
 
 
-def test_labels_are_learnt_from_it_later(backbones):
+@pytest.mark.parametrize("posterior", ["vbll:prior_scale=0.01", "laplace", "map"])
+def test_what_labels_add_is_added_to_it(backbones, posterior):
     clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
+    answer = clf._known().network.head.mean_weight
     before = clf.predict(TEXTS).probs
-    clf.calibrate(toy_rows(40), posterior="laplace")
+    clf.calibrate(toy_rows(40), posterior=posterior)
     assert clf.record.num_train == 40
-    assert not np.allclose(clf.predict(TEXTS).probs, before)
+    torch.testing.assert_close(clf._known().network.head.prior_mean, answer)
+    if posterior.startswith("vbll"):
+        # Under so narrow a prior labels change nothing.
+        np.testing.assert_allclose(clf.predict(TEXTS, num_samples=0).probs, before, atol=1e-3)
+        assert clf.record.results["posterior"]["prior_share"] > 0.9
+
+
+def test_the_posterior_that_was_chosen_is_fitted_later(backbones):
+    clf = classifier(backbones["llama"], posterior="vbll").zero_shot(CLASSES, ROWS)
+    clf.calibrate(toy_rows(40))
+    assert clf.record.posterior["name"] == clf.posterior.name == "vbll"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +97,9 @@ def test_labels_are_learnt_from_it_later(backbones):
         ("bert", {}, CLASSES, None),
         ("llama", {}, CLASSES[:1], None),
         ("llama", {"verbaliser": None}, ("food", "food"), None),
+        ("llama", {"verbaliser": None}, ("a_b", "a b"), None),
+        ("llama", {"verbaliser": None}, ("a", 1), None),
+        ("llama", {"verbaliser": None}, "food", None),
         ("llama", {}, CLASSES, TEXTS[:7]),
         ("llama", {"depth": 2}, CLASSES, None),
         ("llama", {"verbaliser": "none"}, CLASSES, None),
@@ -111,6 +126,9 @@ def test_the_command_takes_classes_from_labels_or_words(backbones, tmp_path):
     for idle in (["--quick"], ["--epochs", "2"], ["--adapter", "lora"], ["--posterior", "vbll"]):
         assert main([*fit, *words, *idle, "--out", str(tmp_path / "bad")]) == 2
     assert main([*fit, "--out", str(tmp_path / "bad")]) == 2
+    assert main([*fit, *words, "--task", "nowhere", "--out", str(tmp_path / "bad")]) == 2
+    data.write_text("\n".join(json.dumps({**row, "label": CLASSES[0]}) for row in ROWS))
+    assert main([*fit, *words, str(data), "--out", str(tmp_path / "one")]) == 0
     assert not (tmp_path / "bad").exists()
 
 

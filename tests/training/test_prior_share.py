@@ -8,18 +8,20 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.training.final_fit import prior_share
 
 
-def test_it_is_one_minus_the_share_of_what_the_labels_changed():
+def test_it_is_the_squared_correlation_of_the_logits():
     draw = torch.Generator().manual_seed(0)
     features, mean, prior = (
         torch.randn(shape, generator=draw) for shape in ((30, 5), (3, 5), (3, 5))
     )
-    logits, rest = (features @ weight.T for weight in (mean, mean - prior))
-    logits, rest = (one - one.mean(1, keepdim=True) for one in (logits, rest))
-    expected = max(0.0, float(1 - rest.square().sum() / logits.square().sum()))
-    near = prior_share(features, mean, 0.7 * mean)
+    prior += mean
+    logits, known = (features @ weight.T for weight in (mean, prior))
+    logits, known = ((one - one.mean(1, keepdim=True)).flatten() for one in (logits, known))
+    expected = float(torch.corrcoef(torch.stack([logits, known]))[0, 1] ** 2)
     assert prior_share(features, mean, prior) == pytest.approx(expected, abs=1e-6)
-    assert near == pytest.approx(1 - 0.3**2, abs=1e-6)
-    assert prior_share(features, mean, mean) == 1
+    assert 0.01 < expected < 0.99
+    for factor in (0.1, 0.7, 5.0):
+        assert prior_share(features, factor * mean, mean) == pytest.approx(1)
+    assert prior_share(features, mean, mean) == pytest.approx(1)
     assert prior_share(features, mean, torch.zeros(3, 5)) == 0
     # What is the same for all classes changes no answer.
     assert prior_share(features, mean, mean + torch.ones(3, 5)) == pytest.approx(1, abs=1e-6)

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action="store_true",
             default=None,
             help="the language model's own answer, without labels; the classes are those of "
-            "TRAIN's labels, else of --verbaliser CLASS=WORDS. TRAIN may be left out",
+            "--verbaliser CLASS=WORDS and of labels in TRAIN, which may be left out",
         ),
         *_model_options(parser),
         *_training_options(parser),
@@ -122,7 +122,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="CLASS=WORDS",
             help="what the language model calls a class: its own answer is the mean of the last "
             "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
-            "for up to 256 rows of nuts, vbll and --quick on a decoder, else none)",
+            "for few rows on a decoder, see docs/methods.md, else none)",
         ),
         parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
@@ -219,7 +219,7 @@ _IDLE_WITHOUT_LABELS = (
 
 def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
-    for name in _IDLE_WITHOUT_LABELS:
+    for name in (*_IDLE_WITHOUT_LABELS, *(("task", "data_dir") if args.train is None else ())):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} has no effect with --zero-shot")
     if args.out is None:
@@ -228,15 +228,12 @@ def _zero_shot(args: argparse.Namespace) -> None:
     words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
     columns = columns_for(args, None)
     texts = None if args.train is None else read(args.train, args, columns)
-    classes = list(words)
-    if texts is not None and any(label is not None for label in texts.labels):
-        from bayeslora.tasks.examples import class_names
-
-        classes = list(class_names(texts))
+    labels = () if texts is None else texts.labels
+    classes = sorted({*words, *(str(label) for label in labels if label is not None)})
     if not classes:
         raise InputError(
             "--zero-shot needs classes: --verbaliser CLASS=WORDS for each, or labels in TRAIN, "
-            "whose names alone are read"
+            "of which the names alone are read"
         )
 
     from bayeslora.classifier import BayesianClassifier
