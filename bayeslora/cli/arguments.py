@@ -88,11 +88,15 @@ def one_verbaliser(given: list[dict[str, str] | str]) -> dict[str, str] | str:
     """Return what several `--verbaliser` say together; classes that none names keep their names.
 
     Raises:
-        InputError: One of several is `none`.
+        InputError: One of several is `none`, or a class has words twice.
     """
     if "none" in given and len(given) > 1:
         raise InputError("--verbaliser none stands alone: it asks the language model nothing")
     words = [one for one in given if isinstance(one, dict)]
+    names = [name for one in words for name in one]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--verbaliser has words for class {twice!r} twice")
     if not words:
         return given[-1]
     return {name: text for one in words for name, text in one.items()}

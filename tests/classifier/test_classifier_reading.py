@@ -207,8 +207,9 @@ def test_the_command_asks_the_language_model(backbones, tmp_path):
     assert factors[0] != factors[1] == factors[2]
     for bad in ("animals", "=dog", "animals= ", "sports=goal", "animals=food"):
         assert main([*fit, *llama, "--verbaliser", bad, "--out", str(tmp_path / "bad")]) == 2
-    both = ["--verbaliser", "none", *names]
-    assert main([*fit, *llama, *both, "--out", str(tmp_path / "bad")]) == 2
+    for both in (["none", "names"], ["animals=dog", "animals=cat"]):
+        given = [part for text in both for part in ("--verbaliser", text)]
+        assert main([*fit, *llama, *given, "--out", str(tmp_path / "bad")]) == 2
     encoder = ["--backbone", backbones["bert"]]
     assert main([*fit, *encoder, *names, "--out", str(tmp_path / "bad")]) == 2
     assert not (tmp_path / "bad").exists()
