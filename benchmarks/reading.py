@@ -80,6 +80,8 @@ class Method:
         return self.epochs if self.steps is None else ceil(self.steps / ceil(size / _BATCH))
 
 
+_ATTENTION = r".*\.(q|k|v|o)_proj"
+_LINEAR = r".*_proj"
 METHODS = {
     "polar-vbll": Method("polar", "vbll"),
     "lora-mle": Method("lora", "mle"),
@@ -94,6 +96,16 @@ METHODS = {
         "polar", "vbll:polish_mean=refit,prior_scale=8,training_prior_scale=2", 15
     ),
     "polar-vbll-wide8": Method("polar", "vbll:polish_mean=refit,prior_scale=8", 15),
+    # How many of the layers that are left carry adapters, and which modules of them.
+    "polar-vbll-3-layers": Method("polar:num_layers=3", "vbll"),
+    "polar-vbll-4-layers": Method("polar:num_layers=4", "vbll"),
+    "polar-vbll-12-layers": Method("polar:num_layers=12", "vbll"),
+    "polar-vbll-attention": Method(f"polar:target_modules={_ATTENTION}", "vbll"),
+    "polar-vbll-linear": Method(f"polar:target_modules={_LINEAR},lr=0.003", "vbll"),
+    "lora-mle-3-layers": Method("lora:num_layers=3", "mle"),
+    "lora-mle-4-layers": Method("lora:num_layers=4", "mle"),
+    "lora-mle-12-layers": Method("lora:num_layers=12", "mle"),
+    "lora-mle-attention": Method(f"lora:target_modules={_ATTENTION}", "mle"),
     "none-vbll": Method("none", "vbll"),
     "none-vbll-wide": Method("none", "vbll:prior_scale=8"),
     "none-laplace": Method("none", "laplace"),
