@@ -73,13 +73,18 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     Either the state of the last position whose mask is 1, whichever side the padding is on, or the
     mean over the positions whose mask is 1.
     """
-    states = hidden.float()
     if pooling == "last":
-        steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        last = (attention_mask * steps).argmax(1)
-        return states[torch.arange(len(states), device=states.device), last]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, last_places(attention_mask)].float()
+    states = hidden.float()
     weights = attention_mask.unsqueeze(-1).float()
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def last_places(attention_mask: Tensor) -> Tensor:
+    """Return [B] int64: the last position of each text whose mask [B, T] is 1."""
+    steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * steps).argmax(1)
 
 
 class FeatureExtractor(nn.Module):
@@ -190,6 +195,11 @@ class Encoder(FeatureExtractor):
                 start,
             )
             self._split = LayerSplit(backbone.model, layers_path, 0)
+        self._reads_one_place = (
+            self.pooling == "last"
+            and self._split.feed_forward is not None
+            and self._found_out(f"one token in the last of {layers_path}", self._narrows)
+        )
         self.one_by_one = not self._found_out("padding", self._ignores_padding)
         if self.one_by_one:
             logger.warning(
@@ -243,8 +253,10 @@ class Encoder(FeatureExtractor):
         hidden = batch.get("hidden")
         if hidden is not None:
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
-        states = self._split.suffix(hidden=hidden, **model_inputs(batch, device))
-        return pool(states, batch["attention_mask"].to(device), self.pooling)
+        inputs = model_inputs(batch, device)
+        read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
+        states = self._split.suffix(hidden=hidden, read=read, **inputs)
+        return pool(states, inputs["attention_mask"], self.pooling)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
@@ -293,6 +305,18 @@ class Encoder(FeatureExtractor):
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
         return self._same(found, expected, batch["attention_mask"])
+
+    def _narrows(self) -> bool:
+        """Tell whether the last layer's feed-forward part may see the tokens read alone."""
+        batch = self._raw(UNEQUAL_TEXTS).pad([0, 1])
+        inputs = model_inputs(batch, self.backbone.device)
+        read = last_places(inputs["attention_mask"])
+        expected = self._split.suffix(hidden=None, **inputs)
+        try:
+            found = self._split.suffix(hidden=None, read=read, **inputs)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        return self._same(found, expected, nn.functional.one_hot(read, expected.shape[1]))
 
     def _ignores_padding(self) -> bool:
         """Tell whether a text's states are the same beside a longer one."""

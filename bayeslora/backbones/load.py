@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bayeslora.backbones.attention import use_short_attention
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
 from bayeslora.backbones.template import Template
@@ -155,6 +156,8 @@ def load_backbone(
     set_padding_token(tokenizer, source)
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
+    if weights == torch.bfloat16 and place.type == "cpu":
+        use_short_attention(model)
     probe = torch.zeros(1, 2, dtype=torch.long, device=place)
     with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         model(input_ids=probe, attention_mask=torch.ones_like(probe))

@@ -103,13 +103,55 @@ class LayerSplit:
         raise RuntimeError("the model ended before its own layers did")
 
     def suffix(
-        self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None, **more: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        hidden: Tensor | None,
+        read: Tensor | None = None,
+        **more: Tensor,
     ) -> Tensor:
-        """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
-        if hidden is None or self.start == 0:
+        """Return the last hidden states [B, T, d], from `hidden` on where it is given.
+
+        Of what is read at one place of each text, `read` [B], states elsewhere may be anything:
+        the feed-forward part of the last layer, which looks at one token at a time, then runs for
+        these alone.
+        """
+        with ExitStack() as changes:
+            if read is not None:
+                changes.enter_context(self._narrowed(read))
+            if hidden is not None and self.start > 0:
+                above = self._above(input_ids, attention_mask, hidden)
+                changes.enter_context(self._replaced(above))
             return self._last(input_ids, attention_mask, **more)
-        with self._replaced(self._above(input_ids, attention_mask, hidden)):
-            return self._last(input_ids, attention_mask, **more)
+
+    @property
+    def feed_forward(self) -> nn.Module | None:
+        """The last layer's feed-forward part, where it has one by that name.
+
+        None where something listens in, or trains inside: it then has to see all tokens.
+        """
+        found = getattr(self._layers[-1], "mlp", None) if self._layers else None
+        return found if isinstance(found, nn.Module) and not _is_watched(found) else None
+
+    @contextmanager
+    def _narrowed(self, read: Tensor) -> Iterator[None]:
+        """Let the feed-forward part of the last layer see one token of each text.
+
+        What it returns, [B, 1, d], is then added to the states of all tokens.
+        """
+        part = self.feed_forward
+        if part is None:
+            yield
+            return
+
+        def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not args:
+                return None
+            rows = torch.arange(len(read), device=args[0].device)
+            return (args[0][rows, read].unsqueeze(1), *args[1:])
+
+        with part.register_forward_pre_hook(narrow):
+            yield
 
     def running(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
         """Return the names of the modules that the last hidden states come from.
@@ -188,6 +230,17 @@ class LayerSplit:
             yield
         finally:
             setattr(self._parent, self._attribute, original)
+
+
+def _is_watched(part: nn.Module) -> bool:
+    """Tell whether a module has hooks or parameters that train."""
+    if any(weight.requires_grad for weight in part.parameters()):
+        return True
+    # PyTorch has no public way to ask.
+    return any(
+        item._forward_hooks or item._forward_pre_hooks or item._backward_hooks
+        for item in part.modules()
+    )
 
 
 @dataclass(frozen=True)

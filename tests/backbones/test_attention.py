@@ -1,0 +1,71 @@
+"""Attention of bfloat16 models over short texts: float32 inside, the same model outside."""
+
+import pytest
+import torch
+from architectures import batch, build
+from tiny import tiny_llama
+
+from bayeslora.backbones.attention import SHORT_ATTENTION, use_short_attention
+from bayeslora.backbones.load import load_backbone
+
+# Rows that cannot attend to anything have states of their own kind; real tokens count.
+NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert", "gpt2"]
+
+
+def states(model, ids, mask):
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float32_model_is_the_same_bit_by_bit(name):
+    model, _ = build(name)
+    ids, mask = batch()
+    before = states(model, ids, mask)
+    use_short_attention(model)
+    assert model.config._attn_implementation == SHORT_ATTENTION
+    assert torch.equal(states(model, ids, mask), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_as_near_to_float32_as_before(name):
+    model, _ = build(name)
+    ids, mask = batch()
+    real = mask.bool()
+    exact = states(model, ids, mask)[real]
+    half = model.to(torch.bfloat16)
+    before = (states(half, ids, mask)[real] - exact).abs().mean()
+    use_short_attention(half)
+    after = states(half, ids, mask)[real]
+    assert after.dtype == torch.bfloat16
+    # Both round everything else alike; a wrong mask or scale is off by the states' own size.
+    assert (after - exact).abs().mean() < 1.5 * before < 0.1 * exact.abs().mean()
+
+
+def test_long_texts_are_left_to_pytorch(monkeypatch):
+    from bayeslora.backbones import attention
+
+    model = build("llama")[0].to(torch.bfloat16)
+    ids, mask = batch()
+    before = states(model, ids, mask)
+    monkeypatch.setattr(attention, "_MOST_TOKENS", ids.shape[1] - 1)
+    use_short_attention(model)
+    assert torch.equal(states(model, ids, mask), before)
+
+
+def test_models_without_that_attention_are_left_alone():
+    model, _ = build("llama", attn_implementation="eager")
+    use_short_attention(model)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_only_bfloat16_on_a_cpu_takes_it_and_no_file_says_so(tmp_path):
+    folder = tiny_llama(tmp_path / "model")
+    found = {
+        dtype: load_backbone(str(folder), dtype=dtype, device="cpu").model
+        for dtype in ("float32", "bfloat16")
+    }
+    assert found["float32"].config._attn_implementation == "sdpa"
+    assert found["bfloat16"].config._attn_implementation == SHORT_ATTENTION
+    found["bfloat16"].save_pretrained(tmp_path / "saved")
+    assert SHORT_ATTENTION not in (tmp_path / "saved" / "config.json").read_text()
