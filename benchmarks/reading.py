@@ -100,6 +100,7 @@ METHODS = {
     "polar-vbll-3-layers": Method("polar:num_layers=3", "vbll"),
     "polar-vbll-4-layers": Method("polar:num_layers=4", "vbll"),
     "polar-vbll-12-layers": Method("polar:num_layers=12", "vbll"),
+    "polar-vbll-12-layers-8": Method("polar:num_layers=12", "vbll", 8),
     "polar-vbll-attention": Method(f"polar:target_modules={_ATTENTION}", "vbll"),
     "polar-vbll-linear": Method(f"polar:target_modules={_LINEAR},lr=0.003", "vbll"),
     "lora-mle-3-layers": Method("lora:num_layers=3", "mle"),
