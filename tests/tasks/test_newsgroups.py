@@ -139,11 +139,11 @@ def test_the_real_files():
     assert Counter(demo.test.labels) == dict.fromkeys(IN_DISTRIBUTION, 75)
     assert Counter(demo.near.labels) == dict.fromkeys(NEAR, 100)
     # 11,293 posts less 20 repeats less 7 that the test file has too; 7,528 less 7; 2,189 less 13.
-    test = newsgroups._read("20newsgroups-test.tab")
-    train = newsgroups._read("20newsgroups-train.tab")
+    test = newsgroups.read_texts("20newsgroups-test.tab")
+    train = newsgroups.read_texts("20newsgroups-train.tab")
     assert len(newsgroups.without_overlap(train, test)) == 11293 - 20 - 7
     assert len(test) == 7528 - 7
-    assert len(newsgroups._read("reuters-r8-test.tab")) == 2189 - 13
+    assert len(newsgroups.read_texts("reuters-r8-test.tab")) == 2189 - 13
     parts = (demo.train, demo.validation, demo.test, demo.near, demo.far)
     assert len({text for part in parts for text in part.texts}) == sum(sizes)
     assert load_known("newsgroups", "near") == demo.near
