@@ -180,8 +180,7 @@ def judgement(task: str, data_dir: Path | None) -> Pools:
 
 
 def _only(examples: Examples, classes: set[str]) -> Examples:
-    labels = examples.labels
-    assert labels is not None
+    labels = examples.labels or ()
     return examples.take([row for row, label in enumerate(labels) if label in classes])
 
 
