@@ -28,7 +28,12 @@ from bayeslora.posteriors.vbll_mean import MeanProblem, maximise_mean
 _SMALLEST_STEP = 1e-3
 # Moving the means and the tilts in turn costs little beside one factorisation.
 _TILTS_PER_ROUND = 5
-_PRIOR_STRIDE = 4
+# A long step of the prior may take the covariances two rounds to follow.
+_FOLLOWING = 2
+# Of the short step, before a secant is known and at most; and the farthest in log σ0².
+_FIRST_STRIDE = 4.0
+_LONGEST_STRIDE = 40.0
+_FARTHEST = math.log(30.0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class State:
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
         step: Share of the way that the last step of the covariances went.
+        before: log σ0² before its last step, and how far the mean second moment was from it.
     """
 
     mean: Tensor
@@ -52,6 +58,7 @@ class State:
     prior_variance: float
     elbo: float
     step: float = 1.0
+    before: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,21 +122,28 @@ class Ascent:
                 break
         return state
 
-    def improve_prior(self, state: State) -> State:
-        """Return the state with a better prior variance, and covariances that suit it.
+    def improve_prior(self, state: State, *, means: bool = True) -> State:
+        """Return the state with a better prior variance, and means and covariances that suit it.
 
         For given means and covariances the best variance is the mean second moment of a weight.
-        That step is short, because covariances follow the prior where data say little; a longer
-        one in the same direction is tried first, and kept if the bound agrees.
+        That step is short, because covariances follow the prior where data say little, and means
+        do. How short is seen from the last one: the secant through the two goes where the step
+        would be zero. It is kept if the bound agrees once the others have followed.
+
+        Args:
+            state: Where to go on from.
+            means: Whether the means may move.
         """
-        second_moment = self._second_moment(state)
-        growth = second_moment / state.mean.numel() / state.prior_variance
-        for power in (_PRIOR_STRIDE, 1):
-            prior_variance = state.prior_variance * growth**power
-            moved = self._rated(replace(state, prior_variance=prior_variance))
-            moved = self.improve_covariance(moved)
-            if moved.elbo >= state.elbo:
-                return moved
+        place = math.log(state.prior_variance)
+        short = math.log(self._second_moment(state) / state.mean.numel()) - place
+        for stride in (_secant(place, short, state.before), short):
+            moved = replace(state, prior_variance=math.exp(place + stride), before=(place, short))
+            moved = self._rated(moved)
+            for _ in range(_FOLLOWING):
+                moved = self.improve_mean(moved) if means else moved
+                moved = self.improve_covariance(moved)
+                if moved.elbo >= state.elbo:
+                    return moved
         return state
 
     def improve_covariance(self, state: State) -> State:
@@ -182,3 +196,18 @@ class Ascent:
         spread = size * math.log(state.prior_variance) - state.blocks.log_determinant
         kl = 0.5 * (second_moment / state.prior_variance - size + spread)
         return replace(state, elbo=likelihood - kl)
+
+
+def _secant(place: float, short: float, before: tuple[float, float] | None) -> float:
+    """Return the step of log σ0² to where the next short step would be zero.
+
+    Args:
+        place: log σ0².
+        short: The short step from there.
+        before: Both of the round before.
+    """
+    times = _FIRST_STRIDE
+    if before is not None and before[0] != place:
+        slope = (short - before[1]) / (place - before[0])
+        times = min(max(1.0, -1 / slope), _LONGEST_STRIDE) if slope < 0 else _FIRST_STRIDE
+    return min(max(times * short, -_FARTHEST), _FARTHEST)

@@ -155,8 +155,11 @@ def polish(
     trace = [state.elbo]
     converged = False
     for _ in range(max_iterations):
-        state = state if hold_mean else ascent.improve_mean(state)
-        state = ascent.improve_prior(state) if learn_prior else ascent.improve_covariance(state)
+        if learn_prior:
+            state = ascent.improve_prior(state, means=not hold_mean)
+        else:
+            state = state if hold_mean else ascent.improve_mean(state)
+            state = ascent.improve_covariance(state)
         trace.append(state.elbo)
         converged = trace[-1] - trace[-2] < tolerance * abs(trace[-1])
         if converged:

@@ -209,6 +209,33 @@ def test_learned_prior_is_the_mean_second_moment_and_the_best():
         assert other.elbo[-1] < fitted.elbo[-1]
 
 
+@pytest.mark.parametrize(("rows", "size", "classes"), [(120, 30, 6), (90, 120, 4), (300, 60, 10)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_learned_prior_of_separate_classes_takes_few_rounds(rows, size, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    centres = 2 * torch.randn(classes, size, generator=generator, dtype=F64)
+    labels = torch.arange(rows) % classes
+    features = centres[labels] + torch.randn(rows, size, generator=generator, dtype=F64)
+    features = features / (5 * size) ** 0.5
+    options = {"learn_prior": True, "max_iterations": 50, "tolerance": 1e-5}
+    fitted = fit(features, labels, **options)
+    # Steps of four times the mean second moment took 31 to 50.
+    assert fitted.converged
+    assert len(fitted.elbo) - 1 <= 25
+    best = max(
+        fit(
+            features,
+            labels,
+            prior_variance=factor * fitted.prior_variance,
+            start=fitted.start,
+            tolerance=1e-10,
+        ).elbo[-1]
+        for factor in (0.8, 0.9, 1.0, 1.1, 1.25)
+    )
+    # A few times the tolerance: the last round may have gained as much as those to come.
+    assert fitted.elbo[-1] == pytest.approx(best, rel=5e-5)
+
+
 def test_learned_prior_of_few_rows_ignores_the_empty_directions():
     features, labels = toy(rows=8, size=20)
     fitted = fit(features, labels, learn_prior=True)
