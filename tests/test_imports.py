@@ -44,6 +44,12 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
     assert loaded_after(statement) == "[]"
 
 
+def test_scores_of_predictions_need_no_network_library():
+    rows = '{"label": [0, 1] * 20, "prob_0": [0.8, 0.3] * 20, "prob_1": [0.2, 0.7] * 20}'
+    statement = f"import bayeslora, pandas; bayeslora.evaluate(pandas.DataFrame({rows}))"
+    assert loaded_after(statement) == "['numpy', 'pyarrow']"
+
+
 def test_importing_the_package_looks_through_no_others():
     code = "import sys; before = {*sys.modules}; import bayeslora; print({*sys.modules} - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

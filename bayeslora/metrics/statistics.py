@@ -22,7 +22,6 @@ from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.selective import COVERAGES, answered
 from bayeslora.metrics.smooth import smooth_errors
-from bayeslora.metrics.standard import calibration_errors
 from bayeslora.metrics.top_label import Closed, top_label
 
 
@@ -46,9 +45,6 @@ def all_scores(
 
     found = statistic(rows, num_bins, closed)(np.ones(len(rows)))
     values = dict(zip(SCORE_KEYS, found.tolist(), strict=True))
-    if closed == "left":
-        surest = top_label(rows.confidence, rows.correct)
-        values["ece"], values["mce"] = calibration_errors(surest, num_bins)
     width = 2 * num_bins * rows.probs.shape[1]
     spread = scoring.how.spread(prepare, [len(rows)], [scoring.clusters], width=width)
     scores = {
