@@ -2,9 +2,9 @@
 
 netcal takes confidence and correctness in float64, never labels beside a matrix, whose meaning it
 would guess. torchmetrics takes values between 0 and 1 for probabilities and anything else for
-logits, so uncertainties reach it as tied ranks. The package's own sums, which the bootstrap needs as
-functions of row counts, are equal to both within rounding, and tests hold them to it. Printed areas
-come from here; printed calibration errors do not, since netcal takes a second and a half to import.
+logits, so uncertainties reach it as tied ranks. The package's own sums, which the bootstrap needs
+as functions of row counts, are equal to both within rounding, and tests hold them to it. Printed
+areas come from here; printed calibration errors do not, since netcal is slow to import.
 """
 
 from __future__ import annotations
