@@ -48,17 +48,16 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from math import ceil
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
+from reading_summary import JUDGED, write_summary
 from task_rows import TASKS
-from verdicts import shown
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import (
     Examples,
@@ -124,14 +123,10 @@ METHODS = {
     "none-vbll-mean": Method("none:pooling=mean", "vbll"),
     "none-laplace": Method("none", "laplace"),
 }
-JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
-"""20 intents drawn once, questions whose class names say nothing, and newswire by topic."""
 TEMPLATES = {"raw": RAW, "generic": DEFAULT_FRAME}
-ALL_LAYERS = 30
 DEPTHS = (30, 24, 21, 18)
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
 PRIORS = {"zero": "none", "names": "names"}
-CURVE_SIZES = (0, 8, 32, 128, 640, 2000)
 NUM_UNLABELLED = 256
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
 FEATURE_SCORES = ("mahalanobis", "knn")
@@ -294,96 +289,6 @@ def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[s
 def frame_tokens(backbone: Backbone, frame: str) -> int:
     """Return how many tokens a template has without a text."""
     return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
-
-
-def write_summary(out: Path) -> None:
-    """Write NLL and accuracy by depth for each reading, means over the seeds that are there."""
-    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
-    depths = sorted({record["depth"] for record in records})
-    lines = [
-        "# What a fit reads, and knows before the first label",
-        "",
-        "NLL in nats / accuracy of development rows after fits to texts of at most "
-        f"{TEXT_TOKENS} tokens, SmolLM2-135M cut after so many of its {ALL_LAYERS} layers; means "
-        "over seeds, whose number is in brackets. Made by "
-        "`python benchmarks/reading.py --data-dir DIR`, whose first lines have the rules.",
-        "",
-        *_defaults(records),
-        "",
-        "## Everything",
-        "",
-        "| set | rows | method | template | prior mean | "
-        + " | ".join(f"{depth} layers" for depth in depths)
-        + " |",
-        "|---" * (5 + len(depths)) + "|",
-    ]
-    for place in sorted({_place(one) for one in records}):
-        cells = [
-            _cell([one for one in records if (*_place(one), one["depth"]) == (*place, depth)])
-            for depth in depths
-        ]
-        lines.append(f"| {' | '.join((*map(str, place), *cells))} |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-NEW, OLD = ("generic", 24, "zero"), ("raw", ALL_LAYERS, "zero")
-
-
-def _defaults(records: list[dict]) -> list[str]:
-    """Return a table of the default reading beside all layers of raw texts, paired by seed."""
-    lines = [
-        "## The default reading at 640 rows beside all layers of raw texts",
-        "",
-        "NLL and far OOD AUROC (by the highest probability; by logit variance), now and before; "
-        "differences in NLL are paired by seed, with half a 95 % t interval where there are "
-        "several.",
-        "",
-        "| method | set | seeds | NLL | Δ NLL | AUROC, probability | AUROC, variance |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for method in ("polar-vbll", "lora-mle"):
-        found = {
-            (one["task"], one["seed"], (one["template"], one["depth"], one["prior"])): one
-            for one in records
-            if one["size"] == 640 and one["method"] == method
-        }
-        pairs = [
-            (task, found[task, seed, NEW], found[task, seed, OLD])
-            for task, seed, reading in sorted(found)
-            if reading == NEW and (task, seed, OLD) in found
-        ]
-        for task in sorted({task for task, _, _ in pairs}):
-            mine = [(new, old) for name, new, old in pairs if name == task]
-            lines.append(_beside(method, task, mine))
-        seeds = [
-            [(new, old) for _, new, old in pairs if new["seed"] == seed]
-            for seed in sorted({new["seed"] for _, new, _ in pairs})
-        ]
-        whole = [rows for rows in seeds if len(rows) == len(TASKS)]
-        changes = [fmean(new["nll"] - old["nll"] for new, old in rows) for rows in whole]
-        if whole:
-            lines.append(f"| {method} | mean | {len(whole)} | | {shown(changes)} | | |")
-    return lines
-
-
-def _beside(method: str, task: str, rows: list[tuple[dict, dict]]) -> str:
-    keys = ("nll", "far max_probability", "far logit_variance")
-    means = [[fmean(pair[side][key] for pair in rows) for side in (0, 1)] for key in keys]
-    cells = [f"{new:.3f} / {old:.3f}" for new, old in means]
-    change = shown([new["nll"] - old["nll"] for new, old in rows])
-    return f"| {method} | {task} | {len(rows)} | {cells[0]} | {change} | {cells[1]} | {cells[2]} |"
-
-
-def _place(record: dict) -> tuple[str, int, str, str, str]:
-    return tuple(record[key] for key in ("task", "size", "method", "template", "prior"))
-
-
-def _cell(records: list[dict]) -> str:
-    if not records:
-        return ""
-    nll, accuracy = (fmean(one[key] for one in records) for key in ("nll", "accuracy"))
-    return f"{nll:.3f} / {accuracy:.3f} ({len(records)})"
 
 
 if __name__ == "__main__":
