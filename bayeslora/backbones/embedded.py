@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from bayeslora.disk_cache import cache_directory
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.locks import writing_to
 from bayeslora.output import atomic_directory
@@ -63,14 +63,6 @@ EMBEDDED_MODELS = {
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
 }
-
-
-def cache_directory() -> Path:
-    """Return where derived files are kept: `BAYESLORA_CACHE`, else the user's cache directory."""
-    chosen = os.environ.get("BAYESLORA_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayeslora"
 
 
 def directories(*names: object) -> list[Path]:

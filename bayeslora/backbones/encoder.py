@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
@@ -14,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bayeslora.backbones.kept_states import load_states, save_states
 from bayeslora.backbones.load import Backbone, Kind
-from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix
+from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, offsets_of
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
     Tokens,
@@ -23,6 +27,8 @@ from bayeslora.backbones.tokens import (
     tokenise,
     usable_length,
 )
+from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
+from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +40,10 @@ _PREFIX_BATCH = 32
 _PROBE = "a text"
 # A process that predicts for days sees ever new texts.
 _KEPT_BYTES = 4 << 30
+# What is sooner made again than this is not worth a file.
+_WORTH_SECONDS = 1.0
+# Changes with whatever changes the states of an old backbone in this package.
+_STATES = 1
 # Relative to the largest number; what is more than rounding is more by orders of magnitude.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
@@ -107,6 +117,7 @@ class FeatureExtractor(nn.Module):
         pairs: Sequence[str] | None = None,
         *,
         advance: Callable[[int], object] = lambda _: None,
+        keep: bool = False,
     ) -> PreparedTexts:
         """Return texts in the form that `features` takes.
 
@@ -114,6 +125,7 @@ class FeatureExtractor(nn.Module):
             texts: N texts.
             pairs: N second texts, or None.
             advance: Called with the number of texts that are done.
+            keep: Whether what takes long may be kept on disk for the next run.
         """
         raise NotImplementedError
 
@@ -224,6 +236,7 @@ class Encoder(FeatureExtractor):
         pairs: Sequence[str] | None = None,
         *,
         advance: Callable[[int], object] = lambda _: None,
+        keep: bool = False,
     ) -> PreparedTexts:
         """Tokenise texts and run the frozen prefix over them, once for each new set of texts."""
         tokens = tokenise(self.backbone, texts, pairs, max_length=self.max_length)
@@ -233,7 +246,7 @@ class Encoder(FeatureExtractor):
         was_training = self.model.training
         self.model.eval()
         try:
-            return PreparedTexts(tokens, self._prefix(tokens, advance))
+            return PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
         finally:
             self.model.train(was_training)
 
@@ -336,25 +349,64 @@ class Encoder(FeatureExtractor):
         most = _ROUNDING.get(expected.dtype, 1e-3) * expected.float()[real].abs().max()
         return bool(gap <= most)
 
-    def _prefix(self, tokens: Tokens, advance: Callable[[int], object]) -> PrefixStates:
+    def _prefix(
+        self, tokens: Tokens, advance: Callable[[int], object], *, keep: bool
+    ) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
         states = known.pop(key, None)
+        keep = keep and most_bytes() > 0
+        if states is None and keep:
+            states = self._from_disk(tokens, key)
         if states is not None:
             advance(len(tokens))
         else:
-            states = compute_prefix(
-                self._split,
-                tokens,
-                width=self.num_features,
-                dtype=self.backbone.cache_dtype,
-                device=self.backbone.device,
-                batch_size=1 if self.one_by_one else _PREFIX_BATCH,
-                advance=advance,
-            )
+            states = self._computed(tokens, key, advance, keep=keep)
         known[key] = states
         _forget_oldest(known)
         return states
+
+    def _computed(
+        self, tokens: Tokens, key: str, advance: Callable[[int], object], *, keep: bool
+    ) -> PrefixStates:
+        start = time.perf_counter()
+        states = compute_prefix(
+            self._split,
+            tokens,
+            width=self.num_features,
+            dtype=self.backbone.cache_dtype,
+            device=self.backbone.device,
+            batch_size=1 if self.one_by_one else _PREFIX_BATCH,
+            advance=advance,
+        )
+        took_long = time.perf_counter() - start >= _WORTH_SECONDS
+        if keep and took_long and may_keep(states.num_bytes):
+            path = kept_file(FROZEN_STATES, self._lasting(key))
+            try:
+                save_states(path, states)
+            except (OSError, InputError) as error:
+                logger.warning("states of frozen layers cannot be kept in %s: %s", path, error)
+        return states
+
+    def _from_disk(self, tokens: Tokens, key: str) -> PrefixStates | None:
+        path = kept_file(FROZEN_STATES, self._lasting(key))
+        if not path.is_file():
+            return None
+        try:
+            return load_states(
+                path, offsets_of(tokens.lengths), self.num_features, self.backbone.cache_dtype
+            )
+        except (OSError, InputError) as error:
+            logger.warning("%s; the frozen layers are run again", error)
+            return None
+
+    def _lasting(self, key: str) -> str:
+        """Return a key that tells apart what else decides the states from one run to the next."""
+        backbone = self.backbone
+        settings = [str(backbone.cache_dtype), backbone.device.type, backbone.settings]
+        versions = [_STATES, torch.__version__, version("transformers")]
+        content = json.dumps([key, *settings, *versions], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def _key(self, tokens: Tokens) -> str:
         # Clones may compute in another precision than the backbone that they share this with.

@@ -86,6 +86,7 @@ class ModuleEncoder(FinalLayerEncoder):
         pairs: Sequence[str] | None = None,
         *,
         advance: Callable[[int], object] = lambda _: None,
+        keep: bool = False,
     ) -> EncodedTexts:
         """Keep the texts; they are encoded when their batch is run."""
         # The same zero again and again: only the lengths are looked at.

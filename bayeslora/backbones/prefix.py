@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.tokens import Tokens, length_batches
@@ -266,6 +267,11 @@ class PrefixStates:
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
 
 
+def offsets_of(lengths: NDArray[np.int64]) -> Tensor:
+    """Return the `offsets` of `PrefixStates` for texts of [N] lengths."""
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+
+
 @torch.no_grad()
 def compute_prefix(
     split: LayerSplit,
@@ -289,7 +295,7 @@ def compute_prefix(
         advance: Called with the number of texts after each pass, for a progress bar.
     """
     lengths = tokens.lengths
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+    offsets = offsets_of(lengths)
     values = _allocate(int(offsets[-1]), width, dtype)
     for rows in length_batches(lengths, batch_size):
         inputs = tokens.pad(rows)

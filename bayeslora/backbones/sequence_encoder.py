@@ -53,6 +53,7 @@ class SequenceEncoder(FinalLayerEncoder):
         pairs: Sequence[str] | None = None,
         *,
         advance: Callable[[int], object] = lambda _: None,
+        keep: bool = False,
     ) -> PreparedTexts:
         """Tokenise texts as the classifier's owner does; nothing is run yet."""
         tokens = tokenise(

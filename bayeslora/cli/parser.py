@@ -11,6 +11,7 @@ from bayeslora.cli.arguments import add_talk
 from bayeslora.cli.completion import SHELLS, PrintCompletion
 from bayeslora.cli.messages import say
 from bayeslora.cli.verbs import (
+    cache,
     calibrate,
     compare,
     conformal,
@@ -57,6 +58,7 @@ VERBS: Mapping[str, Verb] = {
     "tasks": tasks,
     "methods": methods,
     "info": info,
+    "cache": cache,
 }
 """Every verb by its name, in the order of the help."""
 

@@ -4,9 +4,9 @@ Bins are left-closed, [k/B, (k+1)/B), and the last one also holds 1, all in floa
 convention (`netcal.metrics.ECE` on confidence and correctness), to which these functions are equal
 within rounding on every input that it takes. They are written out here because the bootstrap needs
 an error that takes counts, because netcal refuses equal-mass bins where confidences tie, and
-because it takes longer to import than all scores of a thousand rows. On request bins are right-closed,
-(k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. Values exactly on an edge
-are where they differ; torchmetrics gives a confidence of 1.0 a bin of its own.
+because it takes longer to import than all scores of a thousand rows. On request bins are
+right-closed, (k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. Values
+exactly on an edge are where they differ; torchmetrics gives a confidence of 1.0 a bin of its own.
 
 Every function takes `counts`: [N] how often each row occurs, for the bootstrap; once where None.
 The errors of R resamples at a time come from `bin_sums`.

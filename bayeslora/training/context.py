@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.start import from_context
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
-from bayeslora.backbones.embedded import cache_directory
 from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
+from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, mark_used, may_keep
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -34,7 +33,6 @@ from bayeslora.training.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 _BATCH = 32
-_KEPT_BYTES = 2 << 30
 # The official advice is to have several tokens for each input.
 _TOKENS_PER_INPUT = 4
 
@@ -133,12 +131,15 @@ def moments_on(
         InputError: As `second_moments`.
     """
     rows = spread(len(texts), adapter)
-    path = cache_directory() / "second-moments" / f"{_key(network, texts, rows)}.safetensors"
+    path = kept_file(SECOND_MOMENTS, _key(network, texts, rows))
     if path.is_file():
         try:
-            return load_moments(path)
+            moments = load_moments(path)
         except InputError as error:
             logger.warning("%s; the context is run again", error)
+        else:
+            mark_used(path)
+            return moments
     network.eval()
     with progress_bar("context", len(rows), shown=shown, unit="text") as advance:
         moments = second_moments(
@@ -147,9 +148,11 @@ def moments_on(
             _batches(network.encoder, texts, rows),
             advance,
         )
+    if not may_keep(sum(moment.matrix.nbytes for moment in moments.values())):
+        return moments
     try:
         save_moments(path, moments)
-        _forget_oldest(path)
+        mark_used(path)
     except (OSError, InputError) as error:
         logger.warning("second moments cannot be kept in %s: %s", path.parent, error)
     return moments
@@ -171,17 +174,6 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
         for item in (column[row] for row in rows if column):
             digest.update(len(item).to_bytes(8, "little") + item.tobytes())
     return digest.hexdigest()[:32]
-
-
-def _forget_oldest(newest: Path) -> None:
-    """Delete what was written longest ago where more is kept than may be; the newest stays."""
-    others = [path for path in newest.parent.glob("*.safetensors") if path != newest]
-    excess = newest.stat().st_size + sum(path.stat().st_size for path in others) - _KEPT_BYTES
-    for path in sorted(others, key=lambda path: path.stat().st_mtime):
-        if excess <= 0:
-            return
-        excess -= path.stat().st_size
-        path.unlink(missing_ok=True)
 
 
 def _say_few(moments: dict[str, SecondMoment]) -> None:

@@ -180,7 +180,7 @@ def prepare(
     """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
-        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
+        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance, keep=True)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
     return LabelledTexts(texts, labels)

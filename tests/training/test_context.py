@@ -118,7 +118,7 @@ def test_a_directory_that_cannot_be_written_is_said(decoder, monkeypatch, tmp_pa
 
 
 def test_the_oldest_files_make_room(decoder, cache, monkeypatch):
-    monkeypatch.setattr(context_module, "_KEPT_BYTES", 25_000)
+    monkeypatch.setenv("BAYESLORA_CACHE_GIB", repr(25_000 / (1 << 30)))
     for age, name in ((100, "old"), (10, "new")):
         cache.mkdir(parents=True, exist_ok=True)
         (cache / f"{name}.safetensors").write_bytes(bytes(12_000))

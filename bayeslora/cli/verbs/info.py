@@ -180,7 +180,8 @@ def _spectrum_rows(sites: list[SiteSpectrum]) -> list[tuple[str, ...]]:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from bayeslora.backbones.embedded import EMBEDDED_MODELS, cache_directory
+    from bayeslora.backbones.embedded import EMBEDDED_MODELS
+    from bayeslora.disk_cache import cache_directory
 
     devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
     for index in range(torch.cuda.device_count()):

@@ -1,0 +1,61 @@
+"""`bayeslora cache`: what is kept on disk between runs, and its end."""
+
+from __future__ import annotations
+
+import argparse
+
+from bayeslora.cli.arguments import add_json
+from bayeslora.cli.messages import show
+from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.disk_cache import (
+    DIRECTORY_VARIABLE,
+    KINDS,
+    SIZE_VARIABLE,
+    cache_directory,
+    clear,
+    kept,
+    most_bytes,
+)
+
+SUMMARY = "list or clear what is kept on disk between runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument(
+        "--clear",
+        choices=[*KINDS, "all"],
+        metavar="KIND",
+        help=f"delete all of one kind ({', '.join(KINDS)}), or 'all'; it is made again when needed",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a line a kind, or what was deleted."""
+    limit = most_bytes()
+    found = kept() if args.clear is None else clear(KINDS if args.clear == "all" else [args.clear])
+    if args.json:
+        print_json(
+            {
+                "directory": str(cache_directory()),
+                "most_bytes_a_kind": limit,
+                "cleared": args.clear is not None,
+                "kinds": {
+                    one.kind: {"count": len(one.paths), "bytes": one.num_bytes} for one in found
+                },
+            }
+        )
+        return
+    print_columns(
+        [("kind", "count", "MiB", "deleted" if args.clear else "what it is")]
+        + [
+            (one.kind, str(len(one.paths)), f"{one.num_bytes / (1 << 20):.1f}", KINDS[one.kind])
+            for one in found
+        ]
+    )
+    if args.clear is None:
+        show(
+            f"\n{cache_directory()} ({DIRECTORY_VARIABLE}), at most {limit / (1 << 30):g} GiB a "
+            f"kind but backbones ({SIZE_VARIABLE}, 0 for nothing)"
+        )

@@ -1,0 +1,153 @@
+"""What is kept on disk between runs. All of it can be made again, and any of it may be deleted.
+
+A kind of thing has a directory of its own, whose files are named by a hash of everything that
+decides their content. A file is written whole or not at all, and reading one marks it as used, so
+that the least recently used goes first where more is kept than may be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayeslora.errors import InputError
+
+DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
+SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
+_DEFAULT_GIB = 2.0
+
+FROZEN_STATES, SECOND_MOMENTS, BACKBONES = "frozen-states", "second-moments", "backbones"
+KINDS: Mapping[str, str] = {
+    FROZEN_STATES: "texts as the frozen layers leave them, for the next fit of the same rows",
+    SECOND_MOMENTS: "statistics of a context that adapters start from",
+    BACKBONES: "de-quantised weights of embedded models, a minute to make again",
+}
+"""What is kept, by kind."""
+
+_SUFFIX = ".safetensors"
+# A short name and the beginning of a hash, as `embedded_directory` makes it.
+_BACKBONE = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All things of one kind.
+
+    Attributes:
+        kind: A member of `KINDS`.
+        paths: Files, or directories of backbones.
+        num_bytes: Size of all of them.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    num_bytes: int
+
+
+def cache_directory() -> Path:
+    """Return where derived files are kept: `BAYESLORA_CACHE`, else the user's cache directory."""
+    chosen = os.environ.get(DIRECTORY_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayeslora"
+
+
+def most_bytes() -> int:
+    """Return how much may be kept of each kind but backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB.
+
+    Raises:
+        InputError: The variable is no number from 0 to a million.
+    """
+    chosen = os.environ.get(SIZE_VARIABLE, "")
+    try:
+        gib = float(chosen) if chosen else _DEFAULT_GIB
+    except ValueError:
+        gib = -1.0
+    if not 0 <= gib <= 1e6:
+        raise InputError(
+            f"{SIZE_VARIABLE} must be a number of GiB from 0 (nothing is kept) to a million, got "
+            f"{chosen!r}"
+        )
+    return int(gib * (1 << 30))
+
+
+def kept_file(kind: str, key: str) -> Path:
+    """Return where the file of a key is, or would be."""
+    return cache_directory() / kind / f"{key}{_SUFFIX}"
+
+
+def may_keep(num_bytes: int) -> bool:
+    """Tell whether so much may be kept as one file: half of the limit, so that two runs have room.
+
+    Raises:
+        InputError: As `most_bytes`.
+    """
+    return 0 < num_bytes <= most_bytes() // 2
+
+
+def make_room(path: Path) -> None:
+    """Make the directory of a file that is about to be written, for its owner's eyes alone."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def mark_used(path: Path) -> None:
+    """Say that a file was read or written just now, and delete what was not for longest.
+
+    Another process may delete or use the same files.
+    """
+    with suppress(OSError):  # a cache that others own may be read
+        path.touch()
+    files = {}
+    for other in path.parent.glob(f"*{_SUFFIX}"):
+        try:
+            found = other.stat()
+        except FileNotFoundError:
+            continue
+        files[other] = (found.st_mtime, found.st_size)
+    excess = sum(size for _, size in files.values()) - most_bytes()
+    for other in sorted(files.keys() - {path}, key=lambda other: files[other]):
+        if excess <= 0:
+            return
+        excess -= files[other][1]
+        with suppress(OSError):
+            other.unlink()
+
+
+def kept() -> list[Kept]:
+    """Return what is there, by kind."""
+    home = cache_directory()
+    found = []
+    for kind in KINDS:
+        if kind == BACKBONES:
+            paths = [one for one in _inside(home) if _BACKBONE.fullmatch(one.name) and one.is_dir()]
+        else:
+            paths = [one for one in _inside(home / kind) if one.name.endswith(_SUFFIX)]
+        found.append(Kept(kind, tuple(paths), sum(map(_size, paths))))
+    return found
+
+
+def clear(kinds: Collection[str]) -> list[Kept]:
+    """Delete everything of some kinds, and return what that was."""
+    gone = [one for one in kept() if one.kind in kinds]
+    for one in gone:
+        for path in one.paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    return gone
+
+
+def _inside(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())

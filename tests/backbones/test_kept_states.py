@@ -1,0 +1,130 @@
+"""States of frozen layers on disk: found again, bit by bit, or not at all."""
+
+import logging
+
+import pytest
+import torch
+from tiny import tiny_llama, toy_rows
+
+from bayeslora.backbones import encoder as encoder_module
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.load import load_backbone
+from bayeslora.disk_cache import FROZEN_STATES, SECOND_MOMENTS, kept
+
+TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BAYESLORA_CACHE_GIB", raising=False)
+    # Tiny models are sooner run again than read; real ones are not.
+    monkeypatch.setattr(encoder_module, "_WORTH_SECONDS", 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_llama(tmp_path / "model")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Count the passes of the frozen layers over all texts."""
+    found = []
+    compute = encoder_module.compute_prefix
+
+    def counting(*args, **kwargs):
+        found.append(1)
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(encoder_module, "compute_prefix", counting)
+    return found
+
+
+def encoder(folder, start=1, dtype="float32"):
+    """Return an encoder as a new process would have it."""
+    backbone = load_backbone(str(folder), dtype=dtype, device="cpu")
+    return Encoder(backbone, layers_path="layers", start=start, max_length=32)
+
+
+def files():
+    return [path for one in kept() if one.kind == FROZEN_STATES for path in one.paths]
+
+
+def test_the_next_run_finds_them_bit_by_bit(folder, passes):
+    first = encoder(folder).prepare(TEXTS, keep=True)
+    done = []
+    again = encoder(folder).prepare(TEXTS, keep=True, advance=done.append)
+    assert len(passes) == 1
+    assert sum(done) == len(TEXTS)
+    assert torch.equal(first.prefix.values, again.prefix.values)
+    assert torch.equal(first.prefix.offsets, again.prefix.offsets)
+    assert len(files()) == 1
+
+
+def test_what_decides_them_is_in_their_name(folder, passes):
+    encoder(folder).prepare(TEXTS, keep=True)
+    encoder(folder).prepare(TEXTS[:-1], keep=True)
+    encoder(folder).prepare([*TEXTS[:-1], f"{TEXTS[-1]} more"], keep=True)
+    encoder(folder, start=2).prepare(TEXTS, keep=True)
+    encoder(folder, dtype="bfloat16").prepare(TEXTS, keep=True)
+    assert len(passes) == len(files()) == 5
+
+
+def test_texts_to_predict_are_not_kept(folder):
+    encoder(folder).prepare(TEXTS)
+    assert files() == []
+
+
+def test_what_is_quickly_made_again_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_WORTH_SECONDS", 1e9)
+    encoder(folder).prepare(TEXTS, keep=True)
+    assert files() == []
+
+
+def test_nothing_is_kept_or_read_under_a_limit_of_zero(folder, passes, monkeypatch):
+    encoder(folder).prepare(TEXTS, keep=True)
+    monkeypatch.setenv("BAYESLORA_CACHE_GIB", "0")
+    encoder(folder).prepare(TEXTS, keep=True)
+    assert len(passes) == 2
+    assert len(files()) == 1
+
+
+@pytest.mark.parametrize("damage", ["bit", "end", "all", "other"])
+def test_a_damaged_file_is_made_again(folder, passes, caplog, damage):
+    first = encoder(folder).prepare(TEXTS, keep=True)
+    (path,) = files()
+    content = bytearray(path.read_bytes())
+    if damage == "bit":
+        content[-3] ^= 1
+    if damage == "end":
+        del content[-3:]
+    if damage == "all":
+        content[:] = b"no tensors"
+    if damage == "other":
+        encoder(folder).prepare(TEXTS[:-1], keep=True)
+        (other,) = set(files()) - {path}
+        content[:] = other.read_bytes()
+    path.write_bytes(content)
+    before = len(passes)
+    with caplog.at_level(logging.WARNING):
+        again = encoder(folder).prepare(TEXTS, keep=True)
+    assert str(path) in caplog.text
+    assert len(passes) == before + 1
+    assert torch.equal(first.prefix.values, again.prefix.values)
+    encoder(folder).prepare(TEXTS, keep=True)
+    assert len(passes) == before + 1
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(folder, tmp_path, caplog):
+    (tmp_path / "cache").write_text("no directory")
+    with caplog.at_level(logging.WARNING):
+        prepared = encoder(folder).prepare(TEXTS, keep=True)
+    assert "cannot be kept" in caplog.text
+    assert len(prepared.prefix.values) == int(prepared.prefix.offsets[-1])
+
+
+def test_their_directory_is_for_its_owner_alone(folder):
+    encoder(folder).prepare(TEXTS, keep=True)
+    assert files()[0].parent.stat().st_mode & 0o077 == 0
+    assert not [one for one in kept() if one.kind == SECOND_MOMENTS and one.paths]

@@ -1,0 +1,143 @@
+"""What is kept between runs: its limit, its order, and that nothing else is ever deleted."""
+
+import os
+
+import pytest
+
+from bayeslora import disk_cache
+from bayeslora.disk_cache import (
+    BACKBONES,
+    FROZEN_STATES,
+    KINDS,
+    SECOND_MOMENTS,
+    cache_directory,
+    clear,
+    kept,
+    kept_file,
+    make_room,
+    mark_used,
+    may_keep,
+    most_bytes,
+)
+from bayeslora.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BAYESLORA_CACHE_GIB", raising=False)
+
+
+def put(key, size=100, *, age=0.0, kind=FROZEN_STATES):
+    path = kept_file(kind, key)
+    make_room(path)
+    path.write_bytes(b"x" * size)
+    stamp = 1_000_000 - age
+    os.utime(path, (stamp, stamp))
+    return path
+
+
+def limit(monkeypatch, count):
+    monkeypatch.setenv("BAYESLORA_CACHE_GIB", repr(count / (1 << 30)))
+
+
+def test_the_least_recently_used_goes_first(monkeypatch):
+    limit(monkeypatch, 250)
+    old, older, new = put("old", age=1), put("older", age=2), put("new")
+    other_kind = put("other", age=9, kind=SECOND_MOMENTS)
+    mark_used(new)
+    assert (old.exists(), older.exists(), new.exists()) == (True, False, True)
+    assert other_kind.exists()
+
+
+def test_what_was_read_counts_as_used(monkeypatch):
+    limit(monkeypatch, 250)
+    read, unread = put("read", age=2), put("unread", age=1)
+    mark_used(read)
+    mark_used(put("new"))
+    assert (read.exists(), unread.exists()) == (True, False)
+
+
+def test_the_newest_stays_whatever_its_size(monkeypatch):
+    limit(monkeypatch, 50)
+    new = put("new")
+    mark_used(new)
+    assert new.exists()
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, False), (50, True), (51, False)])
+def test_one_file_takes_half_of_the_limit_at_most(monkeypatch, size, fits):
+    limit(monkeypatch, 100)
+    assert may_keep(size) is fits
+
+
+def test_nothing_may_be_kept_under_a_limit_of_zero(monkeypatch):
+    limit(monkeypatch, 0)
+    assert most_bytes() == 0
+    assert not may_keep(1)
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "nan", "inf", "1e7"])
+def test_a_limit_that_is_no_size_is_refused(monkeypatch, value):
+    monkeypatch.setenv("BAYESLORA_CACHE_GIB", value)
+    with pytest.raises(InputError, match=r"BAYESLORA_CACHE_GIB.*" + value):
+        most_bytes()
+
+
+def test_a_file_that_another_process_deletes_meanwhile_is_no_error(monkeypatch):
+    limit(monkeypatch, 0)
+    path = put("gone")
+    path.unlink()
+    monkeypatch.setattr(disk_cache.Path, "glob", lambda *_: [path, path.with_name("never")])
+    mark_used(put("here"))
+
+
+def test_only_what_is_ours_is_listed_and_cleared(tmp_path):
+    home = tmp_path / "cache"
+    states, moments = put("a", 10), put("b", 20, kind=SECOND_MOMENTS)
+    weights = home / "smollm2-135m-0123456789abcdef"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"x" * 30)
+    strangers = [home / "notes.txt", home / FROZEN_STATES / "notes.txt", home / "my-model" / "a"]
+    strangers[2].parent.mkdir()
+    for stranger in strangers:
+        stranger.write_text("mine")
+    sizes = {one.kind: (one.paths, one.num_bytes) for one in kept()}
+    assert sizes == {
+        FROZEN_STATES: ((states,), 10),
+        SECOND_MOMENTS: ((moments,), 20),
+        BACKBONES: ((weights,), 30),
+    }
+    assert [one.num_bytes for one in clear([SECOND_MOMENTS])] == [20]
+    assert (states.exists(), moments.exists(), weights.exists()) == (True, False, True)
+    clear(KINDS)
+    assert not states.exists()
+    assert not weights.exists()
+    assert all(stranger.exists() for stranger in strangers)
+
+
+def test_a_link_is_cleared_and_what_it_leads_to_stays(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("mine")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "minilm-0123456789abcdef").symlink_to(elsewhere)
+    clear([BACKBONES])
+    assert (elsewhere / "file").exists()
+    assert kept()[2].paths == ()
+
+
+def test_no_cache_yet_is_an_empty_one():
+    assert [(one.paths, one.num_bytes) for one in kept()] == [((), 0)] * len(KINDS)
+    assert [one.num_bytes for one in clear(KINDS)] == [0] * len(KINDS)
+
+
+def test_where_derived_files_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path))
+    assert cache_directory() == tmp_path
+    monkeypatch.delenv("BAYESLORA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "bayeslora"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "home" / ".cache" / "bayeslora"
