@@ -22,8 +22,9 @@ JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
 ALL_LAYERS = 30
 NEW, OLD = ("generic", 24, "zero"), ("raw", ALL_LAYERS, "zero")
 CURVE_SIZES = (0, 8, 32, 128, 640, 2000)
-FEW = 256
-"""Labelled rows up to which a default fit has the language model's answer as its prior mean."""
+FEW, FEWEST = 256, 48
+"""Labelled rows up to which a default fit has the language model's answer as its prior mean: of the
+last layer alone, and behind an adapter, whose means are refitted below fifty steps."""
 
 Record = dict[str, Any]
 
@@ -38,11 +39,11 @@ class Line:
     depth: int
     color: str
     dashed: bool = False
-    prior: bool = False
+    prior_rows: int = -1
 
     def of(self, records: Iterable[Record], size: int) -> list[Record]:
         """Return its fits of so many rows."""
-        prior = "names" if self.prior and size <= FEW else "zero"
+        prior = "names" if size <= self.prior_rows else "zero"
         key = (self.method, self.template, self.depth, prior, size)
         names = ("method", "template", "depth", "prior", "size")
         return [one for one in records if tuple(one[name] for name in names) == key]
@@ -50,15 +51,14 @@ class Line:
 
 _BLUE, _RED, _GREEN, _GREY, _GOLD = "#1f5fa8", "#b5432f", "#3c8050", "#7a7a7a", "#b98a1d"
 LINES = (
-    Line("zero-shot", "zero-shot", "generic", ALL_LAYERS, _GREY, prior=True),
-    Line("last layer alone", "none-vbll", "generic", 28, _GREEN, prior=True),
+    Line("zero-shot", "zero-shot", "generic", ALL_LAYERS, _GREY, prior_rows=0),
+    Line("last layer alone", "none-vbll", "generic", 28, _GREEN, prior_rows=FEW),
     Line("last layer alone, without the prior", "none-vbll", "generic", 28, _GREEN),
     Line("last layer alone, raw", "none-vbll", "raw", ALL_LAYERS, _GREEN, dashed=True),
-    Line("PoLAR-VBLL", "polar-vbll", "generic", 24, _BLUE, prior=True),
+    Line("PoLAR-VBLL", "polar-vbll", "generic", 24, _BLUE, prior_rows=FEWEST),
     Line("PoLAR-VBLL, without the prior", "polar-vbll", "generic", 24, _BLUE),
     Line("PoLAR-VBLL, raw", "polar-vbll", "raw", ALL_LAYERS, _BLUE, dashed=True),
-    Line("LoRA", "lora-mle", "generic", 24, _RED, prior=True),
-    Line("LoRA, without the prior", "lora-mle", "generic", 24, _RED),
+    Line("LoRA", "lora-mle", "generic", 24, _RED),
     Line("LoRA, raw", "lora-mle", "raw", ALL_LAYERS, _RED, dashed=True),
     Line("LoRA and a temperature", "lora-temperature", "generic", 24, _GOLD),
 )
@@ -83,7 +83,8 @@ def write_summary(out: Path) -> None:
         "## Learning curves",
         "![NLL against labelled rows](curves.svg)",
         "NLL / accuracy by labelled rows, number of seeds in brackets. `raw`: all layers and the "
-        f"text alone. The prior is the language model's own answer, up to {FEW} rows.",
+        f"text alone. The prior is the language model's own answer: up to {FEW} rows of the last layer "
+        f"alone, up to {FEWEST} behind PoLAR-VBLL, never for LoRA.",
         *(f"**{task}**\n\n{_curves_table(records, task)}" for task in TASKS),
         "## Detection",
         "AUROC of far and near OOD rows by each score, PoLAR-VBLL with 640 rows, default reading / "
