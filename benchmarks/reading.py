@@ -170,14 +170,19 @@ def judgement(task: str, data_dir: Path | None) -> Pools:
         score = load_known(task, "test", data_dir)
         pool = without_duplicates(load_known(task, "train", data_dir))
         return Pools(without_overlap(pool, score), score, {"far": far})
+    found = clinc(20, data_dir)
+    return Pools(found.train, found.score, found.ood | {"far": far})
+
+
+def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
+    """Return the pools of so many intents of clinc150, and requests out of its scope."""
     splits = {split: load_known("clinc150", split, data_dir) for split in CLINC_SPLITS}
-    intents = np.random.default_rng(0).permutation(class_names(splits["train"]))[:20]
-    kept = {name: _only(splits[name], set(intents)) for name in CLINC_SPLITS[:3]}
+    names = class_names(splits["train"])
+    intents = set(np.random.default_rng(seed).permutation(names)[:num_classes])
+    kept = {name: _only(splits[name], intents) for name in CLINC_SPLITS[:3]}
     score = joined([kept["validation"], kept["test"]])
-    near = splits["oos_test"].take(range(NUM_OOD))
-    return Pools(
-        without_overlap(without_duplicates(kept["train"]), score), score, {"near": near, "far": far}
-    )
+    train = without_overlap(without_duplicates(kept["train"]), score)
+    return Pools(train, score, {"near": splits["oos_test"].take(range(NUM_OOD))})
 
 
 def _only(examples: Examples, classes: set[str]) -> Examples:

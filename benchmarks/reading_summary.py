@@ -83,8 +83,8 @@ def write_summary(out: Path) -> None:
         "## Learning curves",
         "![NLL against labelled rows](curves.svg)",
         "NLL / accuracy by labelled rows, number of seeds in brackets. `raw`: all layers and the "
-        f"text alone. The prior is the language model's own answer: up to {FEW} rows of the last layer "
-        f"alone, up to {FEWEST} behind PoLAR-VBLL, never for LoRA.",
+        f"text alone. The prior is the language model's own answer: up to {FEW} rows of the last "
+        f"layer alone, up to {FEWEST} behind PoLAR-VBLL, never for LoRA.",
         *(f"**{task}**\n\n{_curves_table(records, task)}" for task in TASKS),
         "## Detection",
         "AUROC of far and near OOD rows by each score, PoLAR-VBLL with 640 rows, default reading / "

@@ -35,7 +35,9 @@ BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "mc", "tilted")
 CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
 # They see the variances of logits alone, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
-COVARIANCES = ("dense", "diagonal", "full", "low_rank")
+COVARIANCES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
+# The basis is that of the final features.
+TRAINING_COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 AUTO = "auto"
 HEAD_STEPS = ("gradient", "joint", "refit")
 POLISH_MEANS = ("validation", "refit", "trained")
@@ -100,8 +102,10 @@ class VBLL:
             refits, and `fit` settles on `trained` after a long training of the head and on `refit`
             after a short one.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
-            or `low_rank` (diagonal plus `rank` directions); `full` over all classes. `auto` takes
-            `dense`, or `diagonal` where that would take minutes, which is said.
+            `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which
+            classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all
+            classes. `auto` takes `dense`, or `eigenbasis` where that would take minutes, which is
+            said.
         rank: Directions of a `low_rank` covariance.
         head_step: How the head follows the adapter: `gradient` steps before each of the adapter's,
             one `joint` gradient for both, or a closed-form `refit` under `bound` (under
@@ -156,7 +160,7 @@ class VBLL:
         check_choice("polish_mean", self.polish_mean, POLISH_MEANS)
         check_choice("covariance", self.covariance, (AUTO, *COVARIANCES))
         check_choice("head_step", self.head_step, HEAD_STEPS)
-        check_choice("training_covariance", self.training_covariance, COVARIANCES)
+        check_choice("training_covariance", self.training_covariance, TRAINING_COVARIANCES)
         check_choice("link", self.link, LINKS)
         check_positive("head_lr", self.head_lr)
         _check_seen("polish_bound", self.polish_bound, "covariance", self.covariance)

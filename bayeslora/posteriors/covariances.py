@@ -1,6 +1,7 @@
-"""Covariances of the weights of a linear head, in four families.
+"""Covariances of the weights of a linear head, in five families.
 
     diagonal   S_c = diag(s_c²)                  independent weights
+    eigenbasis S_c = U diag(s_c²) Uᵀ             the same in one basis U of all classes
     dense      S_c = L_c L_cᵀ                    independent classes
     low_rank   S_c = diag(s_c²) + F_c F_cᵀ       independent classes, k shared directions in each
     full       S = L Lᵀ                          all C d weights, class after class
@@ -43,6 +44,32 @@ class Diagonal:
     def tensors(self) -> dict[str, Tensor]:
         """Return what is stored, by name."""
         return {"scale": self.std}
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """Weights that are independent in a basis which all classes share.
+
+    Attributes:
+        std: [C, d] standard deviations along the basis.
+        basis: [d, d], orthonormal columns.
+    """
+
+    std: Tensor
+    basis: Tensor
+    name: ClassVar[str] = "eigenbasis"
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i s_ci² (u_iᵀφ)², [N, C], for [N, d] features."""
+        return (features @ self.basis).square() @ self.std.square().T
+
+    def double(self) -> Eigenbasis:
+        """Return the same in float64."""
+        return Eigenbasis(self.std.double(), self.basis.double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scale": self.std, "basis": self.basis}
 
 
 @dataclass(frozen=True)
@@ -137,7 +164,10 @@ class Full:
         return {"scale": self.lower}
 
 
-Covariance = Diagonal | Dense | DiagonalPlusLowRank | Full
+Trainable = Diagonal | Dense | DiagonalPlusLowRank | Full
+"""Families that gradient steps may move; the basis of the other is that of the final features."""
+
+Covariance = Trainable | Eigenbasis
 
 
 def covariance_of(name: str, num_classes: int, tensors: dict[str, Tensor]) -> Covariance:
@@ -145,6 +175,8 @@ def covariance_of(name: str, num_classes: int, tensors: dict[str, Tensor]) -> Co
     scale = tensors["scale"]
     if name == Diagonal.name:
         return Diagonal(scale)
+    if name == Eigenbasis.name:
+        return Eigenbasis(scale, tensors["basis"])
     if name == Dense.name:
         return Dense(scale)
     if name == DiagonalPlusLowRank.name:
@@ -158,6 +190,8 @@ def shapes(name: str, num_classes: int, size: int, rank: int) -> dict[str, tuple
         return {"scale": (num_classes * size, num_classes * size)}
     if name == Dense.name:
         return {"scale": (num_classes, size, size)}
+    if name == Eigenbasis.name:
+        return {"scale": (num_classes, size), "basis": (size, size)}
     if name == DiagonalPlusLowRank.name:
         return {"scale": (num_classes, size), "factor": (num_classes, size, rank)}
     return {"scale": (num_classes, size)}

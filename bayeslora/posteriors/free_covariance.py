@@ -9,7 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, DiagonalPlusLowRank, Full
+from bayeslora.posteriors.covariances import (
+    Covariance,
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    Eigenbasis,
+    Full,
+    Trainable,
+)
 
 # Directions start this much shorter than the independent deviations: at zero they have no gradient.
 _START = 0.1
@@ -39,7 +47,7 @@ def free_start(
     return {"spread": spread}
 
 
-def from_free(family: str, num_classes: int, spread: Tensor, factor: Tensor | None) -> Covariance:
+def from_free(family: str, num_classes: int, spread: Tensor, factor: Tensor | None) -> Trainable:
     """Return the covariance that free parameters stand for."""
     if factor is not None:
         return DiagonalPlusLowRank(spread.exp(), factor)
@@ -51,7 +59,13 @@ def from_free(family: str, num_classes: int, spread: Tensor, factor: Tensor | No
 
 
 def to_free(covariance: Covariance) -> dict[str, Tensor]:
-    """Return the free parameters of a covariance."""
+    """Return the free parameters of a covariance.
+
+    Raises:
+        TypeError: It is of a family that does not train.
+    """
+    if isinstance(covariance, Eigenbasis):
+        raise TypeError(f"a covariance of the family {covariance.name!r} does not train")
     if isinstance(covariance, DiagonalPlusLowRank):
         return {"spread": covariance.std.log(), "factor": covariance.factor}
     if isinstance(covariance, Diagonal):

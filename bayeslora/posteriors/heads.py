@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 # A covariance is held a few times over while it is fitted.
 _MOST_BYTES = 1 << 30
-_SIMPLER = {"full": "dense", "dense": "diagonal", "low_rank": "diagonal"}
+_SIMPLER = {"full": "dense", "dense": "eigenbasis", "low_rank": "eigenbasis"}
+_SIMPLER_IN_TRAINING = {"full": "dense", "dense": "diagonal", "low_rank": "diagonal"}
 
 
 def mle(
@@ -85,26 +87,28 @@ def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> 
     """
     config = with_family(config, "dense")
 
-    def fitting(family: str, *, closed_form: bool) -> str:
+    def fitting(family: str, simpler: Mapping[str, str], *, closed_form: bool) -> str:
         numbers = _numbers(family, num_classes, num_features, config.rank, closed_form=closed_form)
-        if family not in _SIMPLER or 8 * numbers <= _MOST_BYTES:
+        if family not in simpler or 8 * numbers <= _MOST_BYTES:
             return family
         logger.warning(
-            "a %s covariance of %d classes and %d features would take %.1f GiB; taking a %s one",
+            "covariance=%s of %d classes and %d features would take %.1f GiB; taking covariance=%s",
             family,
             num_classes,
             num_features,
             8 * numbers / 2**30,
-            _SIMPLER[family],
+            simpler[family],
         )
-        return fitting(_SIMPLER[family], closed_form=closed_form)
+        return fitting(simpler[family], simpler, closed_form=closed_form)
 
     refits = config.head_step == "refit"
     return replace(
         config,
         rank=min(config.rank, num_features),
-        covariance=fitting(config.covariance, closed_form=True),
-        training_covariance=fitting(config.training_covariance, closed_form=refits),
+        covariance=fitting(config.covariance, _SIMPLER, closed_form=True),
+        training_covariance=fitting(
+            config.training_covariance, _SIMPLER_IN_TRAINING, closed_form=refits
+        ),
     )
 
 

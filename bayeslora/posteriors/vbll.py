@@ -30,7 +30,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors import bounds
 from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
-from bayeslora.posteriors.covariances import Covariance, covariance_of, shapes
+from bayeslora.posteriors.covariances import Covariance, Trainable, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
 from bayeslora.posteriors.vbll_choice import Polisher
@@ -57,6 +57,7 @@ class VBLLHead(nn.Module):
         fitted_mean: [C, d] float64 buffer, None before `fit`.
         fitted_scale: Float64 buffer, the `scale` of `covariances.shapes`, None before `fit`.
         fitted_factor: [C, d, k] float64 buffer of a `low_rank` fit, else None.
+        fitted_basis: [d, d] float64 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
         fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
     """
@@ -68,6 +69,7 @@ class VBLLHead(nn.Module):
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
     fitted_factor: Tensor | None
+    fitted_basis: Tensor | None
     fitted_prior_scale: Tensor | None
     fitted_elbo: Tensor | None
 
@@ -95,7 +97,7 @@ class VBLLHead(nn.Module):
         # Numbers the draws of the sampled bound, so that a resumed training sees new ones.
         self.register_buffer("num_draws", torch.tensor(0))
         self.register_buffer("prior_mean", None)
-        for name in ("mean", "scale", "factor", "prior_scale", "elbo"):
+        for name in ("mean", "scale", "factor", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
 
     @property
@@ -110,7 +112,7 @@ class VBLLHead(nn.Module):
         return self.training_prior_scale**2 / float(self.mean_sq_norm)
 
     @property
-    def covariance(self) -> Covariance:
+    def covariance(self) -> Trainable:
         """Covariance of the weights while training; gradients reach the parameters."""
         return from_free(self.config.training_covariance, len(self.mean), self.spread, self.factor)
 
@@ -293,9 +295,12 @@ class VBLLHead(nn.Module):
     def _posterior(self) -> tuple[Tensor, Covariance]:
         if self.fitted_mean is None or self.fitted_scale is None:
             return self.mean, self.covariance
-        tensors = {"scale": self.fitted_scale}
-        if self.fitted_factor is not None:
-            tensors["factor"] = self.fitted_factor
+        parts = {
+            "scale": self.fitted_scale,
+            "factor": self.fitted_factor,
+            "basis": self.fitted_basis,
+        }
+        tensors = {name: part for name, part in parts.items() if part is not None}
         return self.fitted_mean, covariance_of(self.config.covariance, len(self.mean), tensors)
 
     def _trained(self, features: Tensor) -> Start | None:

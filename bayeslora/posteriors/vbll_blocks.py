@@ -2,7 +2,11 @@
 
 At the optimum of the variational objective the precision of class c is
 
-    S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ          (`dense`; its diagonal alone for `diagonal`)
+    S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ          (`dense`)
+
+of which `diagonal` has the diagonal alone, and `eigenbasis` that in the basis of the eigenvectors
+of Σ_n φ_n φ_nᵀ: features have a few long directions that all classes share, and there the matrix is
+nearly diagonal for every class.
 
 Blocks hold the factorised precisions and answer the same questions: the covariance of logits, the
 log-determinant and trace that the KL needs, and a preconditioner for the means. The other families
@@ -20,6 +24,7 @@ from bayeslora.posteriors.covariances import (
     Covariance,
     Dense,
     Diagonal,
+    Eigenbasis,
     precision_factor,
     precision_to_lower,
 )
@@ -116,6 +121,54 @@ class DiagonalBlocks:
     def stored(self) -> Covariance:
         """Return the standard deviations."""
         return Diagonal(self._variances.sqrt())
+
+
+class EigenbasisBlocks:
+    """Weights that are independent along the eigenvectors of ΦᵀΦ."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        before: Blocks | None = None,
+    ) -> None:
+        """Find the variances, 1 / (1/σ0² + Σ_n w_nc (u_iᵀφ_n)²).
+
+        Args:
+            features: [N, d] float64.
+            weights: [N, C].
+            prior_precision: 1/σ0².
+            before: Covariances for the same features, whose basis is taken.
+        """
+        self.prior_precision = prior_precision
+        same = before if isinstance(before, EigenbasisBlocks) else None
+        self._basis: Tensor = (
+            torch.linalg.eigh(features.T @ features)[1] if same is None else same._basis
+        )
+        self._squares: Tensor = (features @ self._basis).square() if same is None else same._squares
+        self._variances = 1 / (weights.T @ self._squares + prior_precision)
+        self.train_covariance = self._squares @ self._variances.T
+        self.log_determinant = float(self._variances.log().sum())
+        self.trace = float(self._variances.sum())
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i S_ci (u_iᵀφ)², [M, C]."""
+        return self.stored().of_logits(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return S_c g_c: nearly Newton's step of each class as if the others stood still."""
+        solved: Tensor = ((gradient @ self._basis) * self._variances) @ self._basis.T
+        return solved
+
+    def stored(self) -> Covariance:
+        """Return the standard deviations and the basis."""
+        return Eigenbasis(self._variances.sqrt(), self._basis)
+
+
+def best_eigenbasis(features: Tensor, weights: Tensor, prior_precision: float) -> Covariance:
+    """Return the covariance that `EigenbasisBlocks` holds."""
+    return EigenbasisBlocks(features, weights, prior_precision).stored()
 
 
 def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:

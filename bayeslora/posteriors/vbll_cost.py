@@ -5,6 +5,7 @@ them and solves for N rows; every family spends the products of N rows with C we
 
     dense, low_rank  C r (2 N r + r²/3)  multiplications, r = min(N, d)
     full             the same of one matrix with C r rows
+    eigenbasis       r (N r + 10 r²) once, for the basis
     all              C N d, `MEAN_STEPS` times in the search for the means, and C N tilts
 
 These are leading terms of the present code, in one place so that they can be retuned with it.
@@ -78,9 +79,12 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
     family = with_family(config, "dense").covariance
     kept = shapes(family, num_classes, num_features, min(config.rank, num_features))
     work = float(num_classes * num_rows * (MEAN_STEPS * num_features + TILT))
-    if family != "diagonal":
+    size = min(num_rows, num_features)
+    if family == "eigenbasis":
+        work += size * (num_rows * size + 10.0 * size * size) / ROUNDS
+    elif family != "diagonal":
         matrices = 1 if family == "full" else num_classes
-        size = min(num_rows, num_features) * (num_classes // matrices)
+        size *= num_classes // matrices
         work += matrices * size * (2.0 * num_rows * size + size * size / 3)
     return FitCost(work, sum(map(math.prod, kept.values())))
 
@@ -106,7 +110,7 @@ def vbll_variants(
     config: VBLL, num_classes: int, num_features: int, num_rows: int
 ) -> list[tuple[VBLL, FitCost]]:
     """Return the options with each covariance that they leave open; see `variants`."""
-    families = ("dense", "diagonal") if config.covariance == AUTO else (config.covariance,)
+    families = ("dense", "eigenbasis") if config.covariance == AUTO else (config.covariance,)
     found = [with_family(config, family) for family in families]
     return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
 

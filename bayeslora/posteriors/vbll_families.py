@@ -7,12 +7,20 @@ from collections.abc import Callable
 from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance
-from bayeslora.posteriors.vbll_blocks import Blocks, DenseBlocks, DiagonalBlocks, best_dense
+from bayeslora.posteriors.vbll_blocks import (
+    Blocks,
+    DenseBlocks,
+    DiagonalBlocks,
+    EigenbasisBlocks,
+    best_dense,
+    best_eigenbasis,
+)
 from bayeslora.posteriors.vbll_full_blocks import FullBlocks, best_full
 from bayeslora.posteriors.vbll_low_rank_blocks import LowRankBlocks
 
 ROTATABLE: dict[str, Callable[[Tensor, Tensor, float], Covariance]] = {
     "dense": best_dense,
+    "eigenbasis": best_eigenbasis,
     "full": best_full,
 }
 """Families that stay what they are in other coordinates of the feature space, and the optimum of
@@ -31,7 +39,7 @@ def make_blocks(
     """Return the optimal covariance of a family.
 
     Args:
-        family: `diagonal`, `dense`, `low_rank` or `full`.
+        family: `diagonal`, `eigenbasis`, `dense`, `low_rank` or `full`.
         features: [N, d] float64.
         weights: Curvatures W of the bound, [N, C], or [N, C, C] for `full`.
         prior_precision: 1/σ0².
@@ -44,5 +52,7 @@ def make_blocks(
         )
     if family == "full":
         return FullBlocks(features, weights, prior_precision)
+    if family == "eigenbasis":
+        return EigenbasisBlocks(features, weights, prior_precision, before)
     blocks = DenseBlocks if family == "dense" else DiagonalBlocks
     return blocks(features, weights, prior_precision)

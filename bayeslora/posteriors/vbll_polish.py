@@ -39,7 +39,7 @@ class Polished:
     Attributes:
         mean: [C, d] float64.
         prior_variance: σ0².
-        family: `dense`, `diagonal`, `low_rank` or `full`.
+        family: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
         elbo: Evidence lower bound in nats after every round; it never falls.
         converged: Whether the last change was within the tolerance.
     """
@@ -122,7 +122,7 @@ def polish(
         num_classes: C.
         prior_variance: σ0² of a weight, or where to start where it is learned.
         bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
-        covariance: `dense`, `diagonal`, `low_rank` or `full`.
+        covariance: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
         rank: Directions of a `low_rank` covariance.
         start: A fit of nearly the same problem; the prior mean otherwise.
         learn_prior: Take σ0² as a further unknown (empirical Bayes).

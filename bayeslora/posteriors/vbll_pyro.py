@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, Dense, Diagonal, DiagonalPlusLowRank
+from bayeslora.posteriors.covariances import Dense, Diagonal, DiagonalPlusLowRank, Trainable
 
 
 def negative_elbo(
-    mean: Tensor, covariance: Covariance, prior_variance: Tensor, log_likelihood: Tensor
+    mean: Tensor, covariance: Trainable, prior_variance: Tensor, log_likelihood: Tensor
 ) -> Tensor:
     """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
 
@@ -43,7 +43,7 @@ def negative_elbo(
     return loss
 
 
-def _distributions(mean: Tensor, covariance: Covariance, prior_variance: Tensor) -> tuple[Any, Any]:
+def _distributions(mean: Tensor, covariance: Trainable, prior_variance: Tensor) -> tuple[Any, Any]:
     """Return prior and posterior of all weights in families between which the KL is analytic."""
     import pyro.distributions
 

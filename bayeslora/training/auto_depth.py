@@ -80,6 +80,6 @@ def best_depth(
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build(VBLL(covariance="diagonal"), features.shape[1], int(labels.max()) + 1)
+    head = build(VBLL(covariance="eigenbasis"), features.shape[1], int(labels.max()) + 1)
     head.fit(scaled, labels, None)
     return float(head.report()["elbo"])

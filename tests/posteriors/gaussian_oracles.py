@@ -3,16 +3,20 @@
 import torch
 
 from bayeslora.posteriors import bounds
-from bayeslora.posteriors.covariances import Dense, Diagonal, DiagonalPlusLowRank
+from bayeslora.posteriors.covariances import Dense, Diagonal, DiagonalPlusLowRank, Eigenbasis
 
 F64 = torch.float64
-FAMILIES = ["dense", "diagonal", "full", "low_rank"]
+FAMILIES = ["dense", "diagonal", "eigenbasis", "full", "low_rank"]
+TRAINABLE = ["dense", "diagonal", "full", "low_rank"]
 
 
 def matrix(covariance):
     """The covariance of all weights, class after class."""
     if isinstance(covariance, Diagonal):
         return torch.diag(covariance.std.square().flatten())
+    if isinstance(covariance, Eigenbasis):
+        blocks = covariance.basis @ torch.diag_embed(covariance.std.square()) @ covariance.basis.T
+        return torch.block_diag(*blocks)
     if isinstance(covariance, Dense):
         return torch.block_diag(*(covariance.lower @ covariance.lower.mT))
     if isinstance(covariance, DiagonalPlusLowRank):

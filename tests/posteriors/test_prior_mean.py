@@ -32,7 +32,7 @@ def centre(seed=7, size=SIZE):
 
 
 @pytest.mark.parametrize("count", [40, 3])
-@pytest.mark.parametrize("covariance", ["dense", "diagonal", "full", "low_rank"])
+@pytest.mark.parametrize("covariance", ["dense", "diagonal", "eigenbasis", "full", "low_rank"])
 def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, covariance):
     features, labels = rows(count)
     fitted = polish(

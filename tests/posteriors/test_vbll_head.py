@@ -9,7 +9,7 @@ from itertools import product
 import pyro
 import pytest
 import torch
-from gaussian_oracles import FAMILIES, bound_for, kl_to_prior
+from gaussian_oracles import FAMILIES, TRAINABLE, bound_for, kl_to_prior
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors import bounds
@@ -40,7 +40,7 @@ def moments(made, features):
     ("covariance", "bound"),
     [
         (covariance, bound)
-        for covariance, bound in product(FAMILIES, sorted(bounds.CLOSED_FORM))
+        for covariance, bound in product(TRAINABLE, sorted(bounds.CLOSED_FORM))
         if covariance != "full" or bound not in MARGINAL_BOUNDS  # refused
     ],
 )
@@ -73,7 +73,7 @@ def test_the_prior_of_training_can_differ_from_that_of_the_polish(options, scale
         assert made.report()["prior_scale"] == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("covariance", TRAINABLE)
 def test_elbo_of_pyro_has_the_exact_kl_and_no_variance(covariance):
     made = head(training_covariance=covariance, bound=bound_for(covariance))
     prior = torch.tensor(0.7, dtype=F64)
@@ -85,7 +85,7 @@ def test_elbo_of_pyro_has_the_exact_kl_and_no_variance(covariance):
     torch.testing.assert_close(values[0], kl_to_prior(made.mean, made.covariance, 0.7))
 
 
-@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("covariance", TRAINABLE)
 def test_gradients_through_pyro_are_those_of_the_formula(covariance):
     features, labels = toy()
     made = head(training_covariance=covariance, bound=bound_for(covariance))
@@ -159,7 +159,7 @@ def test_sampled_bound_takes_new_draws_and_repeats_from_a_saved_state():
 @pytest.mark.parametrize("mean_sq_norm", [1.0, 25.0])
 def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
     features = toy()[0] * mean_sq_norm**0.5
-    for covariance in FAMILIES:
+    for covariance in TRAINABLE:
         config = VBLL(training_covariance=covariance, bound=bound_for(covariance))
         made = build(config, 4, 3, mean_sq_norm=mean_sq_norm)
         logits = made.predict(features)
@@ -185,7 +185,7 @@ def test_set_mean_reproduces_given_logits():
     torch.testing.assert_close(made.predict(features).mean, features @ weight.double().T)
 
 
-@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("covariance", TRAINABLE)
 def test_refit_descends_to_the_optimum_of_the_training_loss(covariance):
     features, labels = toy()
     made = head(training_covariance=covariance, head_step="refit", bound=bound_for(covariance))
@@ -240,6 +240,7 @@ def test_fit_takes_the_configured_covariance(covariance):
     shape = {"dense": (3, 4, 4), "full": (12, 12)}.get(covariance, (3, 4))
     assert made.fitted_scale.shape == shape
     assert (made.fitted_factor is None) == (covariance != "low_rank")
+    assert (made.fitted_basis is None) == (covariance != "eigenbasis")
     # A fresh head takes the fit up.
     other = build(made.config, 4, 3, extra=made.extra_config())
     other.load_state_dict(made.state_dict())
@@ -264,23 +265,23 @@ def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplo
     monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 500)
     config = VBLL(covariance=asked, polish_bound="tilted")
     assert build(config, 4, 3).config.covariance == "dense"
-    assert ("a full covariance of 3 classes and 4 features" in caplog.text) == (asked == "full")
+    assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (asked == "full")
     monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 300)
-    assert build(config, 4, 3).config.covariance == "diagonal"
-    assert "taking a diagonal one" in caplog.text
+    assert build(config, 4, 3).config.covariance == "eigenbasis"
+    assert "taking covariance=eigenbasis" in caplog.text
 
 
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
     monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 8 * 3 * 4 * 3)
     config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
     found = build(config, 4, 3).config
-    assert found.covariance == "diagonal"
+    assert found.covariance == "eigenbasis"
     # Gradient steps see the directions alone.
     assert found.training_covariance == "low_rank"
-    assert "a low_rank covariance of 3 classes and 4 features" in caplog.text
+    assert "covariance=low_rank of 3 classes and 4 features" in caplog.text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINABLE)
 def test_rows_of_very_different_size_are_an_error_that_says_so(family):
     features, labels = toy()
     features[3] *= 1e9

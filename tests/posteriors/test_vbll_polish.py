@@ -14,7 +14,7 @@ from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
 from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.posteriors.vbll_blocks import DenseBlocks, weighted_gram
+from bayeslora.posteriors.vbll_blocks import DenseBlocks, EigenbasisBlocks, weighted_gram
 from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
 from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
@@ -31,7 +31,7 @@ CASES = [
     ("gauss_hermite", "dense"),
     ("gauss_hermite", "diagonal"),
 ]
-COVARIANCES = ["dense", "diagonal", "full"]
+COVARIANCES = ["dense", "diagonal", "eigenbasis", "full"]
 
 
 def fit(features, labels, **options):
@@ -169,6 +169,34 @@ def test_moments_are_those_of_the_stored_covariance(covariance):
         torch.testing.assert_close(variance, expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("learn_prior", [False, True])
+@pytest.mark.parametrize("rows", [60, 5])
+def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
+    features, labels = toy(rows=rows, size=9)
+    basis = torch.linalg.eigh(features.T @ features)[1]
+    found = fit(features, labels, covariance="eigenbasis", learn_prior=learn_prior)
+    turned = fit(features @ basis, labels, covariance="diagonal", learn_prior=learn_prior)
+    assert found.elbo[-1] == pytest.approx(turned.elbo[-1], rel=1e-8)
+    # Searched from other sides, and the bound is flat at its top.
+    torch.testing.assert_close(found.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
+    other = toy(rows=7, size=9, seed=5)[0]
+    for one, expected in zip(found.moments(other), turned.moments(other @ basis), strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_eigenbasis_loses_nothing_where_all_rows_weigh_the_same():
+    features, _ = toy(rows=60, size=9)
+    weights = torch.rand(1, 3, dtype=F64).expand(60, 3)
+    found, dense = EigenbasisBlocks(features, weights, 0.5), DenseBlocks(features, weights, 0.5)
+    other = toy(rows=7, size=9, seed=5)[0]
+    torch.testing.assert_close(found.of_logits(other), dense.of_logits(other))
+    assert found.log_determinant == pytest.approx(dense.log_determinant)
+    assert found.trace == pytest.approx(dense.trace)
+    gradient = torch.randn(3, 9, generator=torch.Generator().manual_seed(0), dtype=F64)
+    torch.testing.assert_close(found.precondition(gradient), dense.precondition(gradient))
+    torch.testing.assert_close(matrix(found.stored()), matrix(dense.stored()))
+
+
 def test_few_rows_in_their_row_space_are_as_direct():
     """rows < d takes the rotated path; the same algebra in all d dimensions agrees."""
     features, labels = toy(rows=6, size=10)
@@ -268,6 +296,9 @@ def test_refinement_is_the_block_of_the_exact_hessian(covariance, rows):
         hessian = torch.block_diag(*blocks)
     if covariance == "diagonal":
         hessian = torch.diag(hessian.diagonal())
+    if covariance == "eigenbasis":
+        basis = torch.block_diag(*[torch.linalg.eigh(features.T @ features)[1]] * 3)
+        hessian = basis @ torch.diag((basis.T @ hessian @ basis).diagonal()) @ basis.T
     torch.testing.assert_close(
         matrix(refined.covariance()), torch.linalg.inv(hessian), atol=1e-9, rtol=0
     )

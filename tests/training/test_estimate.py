@@ -14,7 +14,7 @@ from bayeslora.posteriors.vbll_cost import fit_cost, settled
 from bayeslora.training.estimate import duration
 from bayeslora.training.settings import TrainingSettings
 
-FAMILIES = ("dense", "diagonal", "full", "low_rank")
+FAMILIES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -25,7 +25,7 @@ def test_the_size_is_that_of_the_tensors_of_a_fit(family):
     head = build(config, 5, 3)
     generator = torch.Generator().manual_seed(0)
     head.fit(torch.randn(12, 5, generator=generator), torch.arange(12) % 3)
-    names = ("fitted_scale", "fitted_factor")
+    names = ("fitted_scale", "fitted_factor", "fitted_basis")
     found = [getattr(head, name) for name in names if getattr(head, name) is not None]
     assert fit_cost(config, 3, 5, 12).numbers == sum(tensor.numel() for tensor in found)
 
@@ -46,7 +46,7 @@ def test_a_larger_problem_never_costs_less(family, sizes, place):
 def test_small_problems_stay_dense_and_400_classes_do_not():
     for sizes in ((2, 576, 640), (8, 576, 640), (20, 384, 1000), (77, 384, 1000)):
         assert settled(VBLL(), *sizes).covariance == "dense"
-    assert settled(VBLL(), 400, 384, 2000).covariance == "diagonal"
+    assert settled(VBLL(), 400, 384, 2000).covariance == "eigenbasis"
     for family in ("dense", "low_rank"):
         assert settled(VBLL(covariance=family), 400, 384, 2000).covariance == family
 
@@ -97,7 +97,7 @@ def test_auto_is_settled_before_the_fit_and_kept_with_the_model(
     assert fit(llama, "vbll:covariance=dense", **options).record.posterior == dense.record.posterior
     assert "vbll:covariance=dense" not in caplog.text
     clf = fit(llama, **options)
-    assert clf.record.posterior["covariance"] == "diagonal"
+    assert clf.record.posterior["covariance"] == "eigenbasis"
     assert "vbll:covariance=dense" in caplog.text
     clf.save_pretrained(tmp_path / "model")
     monkeypatch.undo()
