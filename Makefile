@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint docs bench faults clean
+.PHONY: help setup demo test browser lint docs bench bench-speed faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -17,6 +17,8 @@ help:
 	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
 	@echo "make lint    style, types and import direction only"
 	@echo "make docs    write the gallery of reports again"
+	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
+	@echo "             idle machine; SPEED=--quick: five)"
 	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes by"
 	@echo "             default, or another file of benchmarks/: docs/methods.md says what each asks)"
 
@@ -71,6 +73,10 @@ BENCH_DATA = $(if $(DATA_DIR),$(if $(call takes,--data-dir),--data-dir $(DATA_DI
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_DATA)
+
+# SPEED=--quick takes five minutes; an idle machine, or the numbers say nothing.
+bench-speed: $(STAMP)
+	$(BIN)/python benchmarks/speed.py $(SPEED)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

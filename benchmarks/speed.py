@@ -1,0 +1,503 @@
+"""What a fit, a prediction and a score cost beside peft, transformers, netcal and torchmetrics.
+
+Every measurement is a process of its own, the sides of a case in turn, two threads. Fits and
+predictions read the first eight words of newsgroup posts with all layers and no template, as the
+peers do, with adapters on the query and value projections of the upper six layers; the peers sort
+by length as well. Times mean something on an idle machine alone, and move by a tenth there. Results
+are kept, so that the same command goes on; delete a file to measure again.
+
+    python benchmarks/speed.py             (make bench-speed)
+    python benchmarks/speed.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from verdicts import table
+
+from bayeslora.files import atomic_file, read_json, write_json
+
+ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH = 640, 320, 8, 2, 128
+WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
+Run = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        work: What is done.
+        sides: By name what makes ready and returns the seconds of the work; ours come first.
+        repeats: How often each side runs.
+        quick: Whether it is part of `--quick`.
+    """
+
+    work: str
+    sides: Mapping[str, Run]
+    repeats: int = 5
+    quick: bool = True
+
+
+def main() -> None:
+    """Measure what is not there yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/speed"))
+    parser.add_argument("--quick", action="store_true", help="one repeat of the short cases")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--measure", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        case, side = args.measure
+        found = {"seconds": CASES[case].sides[side]()}
+        found["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(found))
+        return
+    for name in args.cases:
+        case = CASES[name]
+        if args.quick and not case.quick:
+            continue
+        file = args.out / "results" / f"{name}.json"
+        known = read_json(file) if file.is_file() else {"machine": machine(), "sides": {}}
+        for _ in range(1 if args.quick else case.repeats):
+            for side in case.sides:
+                found = known["sides"].setdefault(side, [])
+                if len(found) < (1 if args.quick else case.repeats):
+                    found.append(measured(name, side))
+                    print(name, side, found[-1], flush=True)
+                    write_json(file, known)
+        write_table(args.out)
+
+
+def measured(case: str, side: str) -> dict[str, float]:
+    """Return seconds and MiB of one side, in a process of its own with an empty cache."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    command = [sys.executable, __file__, "--measure", case, side]
+    surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return what the numbers depend on."""
+    names = ("torch", "transformers", "peft", "netcal", "torchmetrics")
+    model = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": f"{(model or [platform.processor()])[0]}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def texts(split: str, count: int) -> Any:
+    """Return rows whose texts are eight words long."""
+    from dataclasses import replace
+
+    from bayeslora.tasks.newsgroups import load_newsgroups
+
+    rows = getattr(load_newsgroups(num_train=ROWS, num_test=PREDICTED), split)
+    short = tuple(" ".join(text.split()[:WORDS]) for text in rows.texts)
+    return replace(rows, texts=short).take(range(count))
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def our_fit(dtype: str, epochs: int, adapter: str = "polar", posterior: str = "vbll") -> Run:
+    """Return a fit, loading included."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+
+        rows = texts("train", ROWS)
+
+        def work() -> None:
+            clf = BayesianClassifier(
+                "smollm2-135m", adapter, posterior, dtype=dtype, progress=False, **WHOLE
+            )
+            clf.fit(rows, epochs=epochs)
+
+        return clock(work)
+
+    return run
+
+
+def peft_fit(dtype: str, epochs: int) -> Run:
+    """Return peft's fit under transformers' Trainer with batches of similar length."""
+
+    def run() -> float:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import (
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+            DataCollatorWithPadding,
+            Trainer,
+            TrainingArguments,
+        )
+
+        from bayeslora.backbones.embedded import embedded_directory
+
+        source, rows = str(embedded_directory("smollm2-135m")), texts("train", ROWS)
+        names = sorted(set(rows.labels))
+
+        def work() -> None:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source, num_labels=len(names), dtype=getattr(torch, dtype)
+            )
+            model.config.pad_token_id = tokenizer.pad_token_id
+            layers = model.config.num_hidden_layers
+            config = LoraConfig(
+                task_type="SEQ_CLS",
+                r=8,
+                lora_alpha=16,
+                target_modules=["q_proj", "v_proj"],
+                layers_to_transform=list(range(layers - 6, layers)),
+            )
+            encoded = tokenizer(list(rows.texts), truncation=True, max_length=MAX_LENGTH)
+            data = [
+                {"input_ids": ids, "labels": names.index(label)}
+                for ids, label in zip(encoded["input_ids"], rows.labels, strict=True)
+            ]
+            with tempfile.TemporaryDirectory() as folder:
+                arguments = TrainingArguments(
+                    output_dir=folder,
+                    num_train_epochs=epochs,
+                    per_device_train_batch_size=16,
+                    learning_rate=3e-3,
+                    save_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                    use_cpu=True,
+                    dataloader_pin_memory=False,
+                    train_sampling_strategy="group_by_length",
+                )
+                Trainer(
+                    get_peft_model(model, config),
+                    arguments,
+                    train_dataset=data,
+                    data_collator=DataCollatorWithPadding(tokenizer),
+                ).train()
+
+        return clock(work)
+
+    return run
+
+
+def our_prediction(dtype: str, posterior: str) -> Run:
+    """Return predictions by a short fit, frozen layers included."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones.load import load_backbone
+
+        backbone = load_backbone("smollm2-135m", dtype=dtype)
+        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **WHOLE)
+        clf.fit(texts("train", 96), epochs=1)
+        rows = texts("test", PREDICTED)
+        clf.predict(rows.take(range(32)))
+        backbone.prefix_states.clear()
+        return clock(lambda: clf.predict(rows))
+
+    return run
+
+
+def plain_prediction(dtype: str) -> Run:
+    """Return predictions by transformers alone, sorted by length, in batches of 32."""
+
+    def run() -> float:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from bayeslora.backbones.embedded import embedded_directory
+
+        source = str(embedded_directory("smollm2-135m"))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=8, dtype=getattr(torch, dtype)
+        ).eval()
+        model.config.pad_token_id = tokenizer.pad_token_id
+        rows = list(texts("test", PREDICTED).texts)
+
+        @torch.inference_mode()
+        def predict(rows: list[str]) -> None:
+            ids = tokenizer(rows, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+            ids = sorted(ids, key=len)
+            for start in range(0, len(ids), 32):
+                part = tokenizer.pad({"input_ids": ids[start : start + 32]}, return_tensors="pt")
+                model(**part).logits.float().softmax(-1)
+
+        predict(rows[:32])
+        return clock(lambda: predict(rows))
+
+    return run
+
+
+def head_fit(num_classes: int) -> Run:
+    """Return the closed-form fit of a variational last layer to 640 rows of 576 features."""
+
+    def run() -> float:
+        import torch
+
+        from bayeslora.posteriors.config import VBLL
+        from bayeslora.posteriors.vbll import VBLLHead
+        from bayeslora.posteriors.vbll_cost import settled
+
+        draw = torch.Generator().manual_seed(num_classes)
+        labels = torch.arange(ROWS) % num_classes
+        centres = 0.12 * torch.randn(num_classes, 576, generator=draw)
+        scale = torch.logspace(0, -1.5, 576)
+        features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
+        features = features * scale / scale.square().sum().sqrt()
+        config = settled(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
+        head = VBLLHead(config, 576, num_classes)
+        return clock(lambda: head.fit(features, labels))
+
+    return run
+
+
+def drawn_predictions(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return overconfident probabilities [N, 5] and labels [N]."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(scale=2, size=(count, 5))
+    true, stated = (np.exp(scale * logits) for scale in (1.0, 1.3))
+    true, stated = (one / one.sum(1, keepdims=True) for one in (true, stated))
+    labels = (true.cumsum(1) < draw.random((count, 1))).sum(1).clip(0, 4)
+    return stated, labels
+
+
+def all_scores(count: int) -> Run:
+    """Return all scores of so many rows, with intervals."""
+
+    def run() -> float:
+        from bayeslora import Predictions, evaluate
+
+        probs, labels = drawn_predictions(count)
+        predictions = Predictions(probs=probs, classes=tuple("abcde"), labels=labels)
+        return clock(lambda: evaluate(predictions))
+
+    return run
+
+
+def our_ece() -> float:
+    """Return the seconds of one ECE."""
+    from bayeslora.metrics.calibration import ece
+    from bayeslora.metrics.top_label import top_label
+
+    probs, labels = drawn_predictions(1_000_000)
+    return clock(lambda: ece(top_label(probs.max(1), probs.argmax(1) == labels)))
+
+
+def netcal_ece() -> float:
+    """Return the seconds of one ECE by netcal."""
+    from netcal.metrics import ECE
+
+    probs, labels = drawn_predictions(1_000_000)
+    return clock(lambda: ECE(15).measure(probs, labels))
+
+
+def torchmetrics_ece() -> float:
+    """Return the seconds of one ECE by torchmetrics."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    probs, labels = map(torch.from_numpy, drawn_predictions(1_000_000))
+    return clock(lambda: multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15))
+
+
+def second_fit(*, kept: bool) -> Run:
+    """Return a fit of a last layer to rows that were fitted before, with and without the cache."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+
+        rows = texts("train", ROWS)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["BAYESLORA_CACHE_GIB"] = "2" if kept else "0"
+            from bayeslora.backbones.embedded import embedded_directory
+            from bayeslora.backbones.load import load_backbone
+
+            source = str(embedded_directory("smollm2-135m"))
+            os.environ["BAYESLORA_CACHE"] = folder
+
+            def work() -> None:
+                clf = BayesianClassifier(load_backbone(source), "none", "vbll", progress=False)
+                clf.fit(rows)
+
+            work()
+            return clock(work)
+
+    return run
+
+
+def process(*command: str) -> Run:
+    """Return a command, from its start to its end."""
+    return lambda: clock(
+        lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    )
+
+
+def cold_evaluation() -> float:
+    """Return `bayeslora evaluate` on 200 rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.csv"
+        lines = [f"{'ab'[n % 2]},{0.3 + 0.05 * (n % 7)},{0.7 - 0.05 * (n % 7)}" for n in range(200)]
+        file.write_text("\n".join(["label,prob_a,prob_b", *lines]) + "\n", encoding="utf-8")
+        return process("-m", "bayeslora", "evaluate", str(file))()
+
+
+def cold_prediction() -> float:
+    """Return `bayeslora predict` on 10 rows."""
+    from bayeslora import BayesianClassifier
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, data, out = (f"{folder}/{name}" for name in ("model", "rows.jsonl", "out.csv"))
+        clf = BayesianClassifier("smollm2-135m", progress=False, **WHOLE)
+        clf.fit(texts("train", 64), epochs=1, out=model)
+        rows = texts("test", 10).texts
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in rows)
+        Path(data).write_text(lines, encoding="utf-8")
+        return process("-m", "bayeslora", "predict", model, data, "--out", out, "--quiet")()
+
+
+CASES: dict[str, Case] = {
+    "fit-1-epoch": Case(
+        "fit, 1 epoch, float32",
+        {"PoLAR-VBLL": our_fit("float32", 1), "peft": peft_fit("float32", 1)},
+    ),
+    "fit-1-epoch-bfloat16": Case(
+        "fit, 1 epoch, bfloat16",
+        {"PoLAR-VBLL": our_fit("bfloat16", 1), "peft": peft_fit("bfloat16", 1)},
+    ),
+    "fit-5-epochs": Case(
+        "fit, 5 epochs, float32",
+        {"PoLAR-VBLL": our_fit("float32", 5), "peft": peft_fit("float32", 5)},
+        repeats=3,
+        quick=False,
+    ),
+    "fit-5-epochs-bfloat16": Case(
+        "fit, 5 epochs, bfloat16",
+        {"PoLAR-VBLL": our_fit("bfloat16", 5), "peft": peft_fit("bfloat16", 5)},
+        repeats=3,
+        quick=False,
+    ),
+    "second-fit": Case(
+        "second fit of the same rows, last layer alone",
+        {"states from disk": second_fit(kept=True), "pass again": second_fit(kept=False)},
+    ),
+    "predict": Case(
+        f"{PREDICTED} predictions, float32",
+        {
+            "LoRA-VBLL": our_prediction("float32", "vbll"),
+            "transformers": plain_prediction("float32"),
+        },
+    ),
+    "predict-bfloat16": Case(
+        f"{PREDICTED} predictions, bfloat16",
+        {
+            "LoRA-VBLL": our_prediction("bfloat16", "vbll"),
+            "transformers": plain_prediction("bfloat16"),
+        },
+    ),
+    "predict-blob": Case(
+        f"{PREDICTED} predictions by 10 draws of BLoB, bfloat16",
+        {
+            "BLoB": our_prediction("bfloat16", "blob"),
+            "LoRA-VBLL": our_prediction("bfloat16", "vbll"),
+        },
+        quick=False,
+    ),
+    **{
+        f"head-{count}": Case(
+            f"closed-form VBLL head, {count} classes", {"VBLL": head_fit(count)}, quick=count < 77
+        )
+        for count in (6, 20, 77, 400)
+    },
+    "cold-evaluate": Case(
+        "`bayeslora evaluate`, 200 rows, cold",
+        {"evaluate": cold_evaluation, "import torch": process("-c", "import torch")},
+    ),
+    "cold-predict": Case(
+        "`bayeslora predict`, 10 rows, cold",
+        {
+            "predict": cold_prediction,
+            "import of the model's class": process(
+                "-c", "from transformers.models.llama.modeling_llama import LlamaModel"
+            ),
+        },
+    ),
+    "evaluate-1e5": Case("all scores with intervals, 1e5 × 5", {"evaluate": all_scores(100_000)}),
+    "evaluate-1e6": Case(
+        "all scores with intervals, 1e6 × 5", {"evaluate": all_scores(1_000_000)}, quick=False
+    ),
+    "ece": Case(
+        "ECE alone, 1e6 × 5",
+        {"ours": our_ece, "netcal": netcal_ece, "torchmetrics": torchmetrics_ece},
+    ),
+}
+
+
+def write_table(out: Path) -> None:
+    """Write `summary.md`."""
+    rows, known = [], {}
+    for name, case in CASES.items():
+        file = out / "results" / f"{name}.json"
+        if not file.is_file():
+            continue
+        known = read_json(file)
+        ours = ""
+        for side, found in known["sides"].items():
+            seconds = [one["seconds"] for one in found]
+            middle = median(seconds)
+            ratio = "" if not ours else f"{middle / float(ours):.2f}"
+            ours = ours or str(middle)
+            rows.append(
+                (
+                    case.work,
+                    side,
+                    f"{middle:.3g}",
+                    f"{min(seconds):.3g} to {max(seconds):.3g} ({len(seconds)})",
+                    ratio,
+                    f"{median(one['mib'] for one in found):.0f}",
+                )
+            )
+    head = ("work", "side", "median s", "range (runs)", "× ours", "MiB")
+    lines = [
+        "# Speed",
+        "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
+        f"{ROWS} texts of {WORDS} words, loading included. Made by `make bench-speed`.",
+        table(head, rows),
+        "Last measured on: " + ", ".join(f"{k} {v}" for k, v in known["machine"].items()) + ".",
+    ]
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
