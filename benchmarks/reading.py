@@ -51,7 +51,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from reading_summary import JUDGED, write_summary
+from reading_summary import DECODER, JUDGED, write_everything, write_summary
 from task_rows import TASKS
 
 from bayeslora import BayesianClassifier, evaluate
@@ -200,7 +200,8 @@ def main() -> None:
     """Run what is not there yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
+    parser.add_argument("--backbone", default=DECODER, help="another one has a table of its own")
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS + JUDGED, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["polar-vbll", "lora-mle"])
     parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=list(TEMPLATES))
@@ -211,7 +212,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    backbone = load_backbone("smollm2-135m")
+    out = args.out or Path("reports", "reading", "" if args.backbone == DECODER else args.backbone)
+    backbone = load_backbone(args.backbone)
     pools = {
         task: (judgement if task in JUDGED else development)(task, args.data_dir)
         for task in args.tasks
@@ -222,14 +224,17 @@ def main() -> None:
         train = drawn(pools[task].train, size or NUM_UNLABELLED, seed)
         for method, prior in product(args.methods, args.priors):
             cell = Cell(task, size, method, template, prior, depth, seed)
-            file = args.out / "scores" / task / f"{cell.name}.json"
+            file = out / "scores" / task / f"{cell.name}.json"
             if not file.is_file():
                 row = fit(backbone, cell, train, pools[task])
                 write_json(file, {**asdict(cell), **row})
                 shown = {key: round(row[key], 3) for key in ("fit_seconds", "nll", "accuracy")}
                 print(task, cell.name, shown, flush=True)
         backbone.prefix_states.clear()
-        write_summary(args.out)
+        if args.backbone == DECODER:
+            write_summary(out)
+        else:
+            write_everything(out, args.backbone)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bayeslora.files import atomic_file, read_json
 
 JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
 """20 intents drawn once, questions whose class names say nothing, and newswire by topic."""
+DECODER = "smollm2-135m"
 ALL_LAYERS = 30
 NEW, OLD = ("generic", 24, "zero"), ("raw", ALL_LAYERS, "zero")
 CURVE_SIZES = (0, 8, 32, 128, 640, 2000)
@@ -95,6 +96,20 @@ def write_summary(out: Path) -> None:
     ]
     with atomic_file(out / "curves.svg") as aside:
         aside.write_bytes(_figure(records))
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def write_everything(out: Path, backbone: str) -> None:
+    """Write `summary.md` of a backbone beside the study."""
+    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    parts = [
+        f"# Depth and template of {backbone}",
+        "NLL in nats / accuracy of development rows by layers read, number of seeds in brackets; "
+        "texts of at most 32 tokens. Made by "
+        f"`python benchmarks/reading.py --data-dir DIR --backbone {backbone}`.",
+        _everything(records),
+    ]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
