@@ -118,9 +118,10 @@ METHODS = {
     "lora-mle-4-layers": Method("lora:num_layers=4", "mle"),
     "lora-mle-12-layers": Method("lora:num_layers=12", "mle"),
     "lora-mle-attention": Method(f"lora:target_modules={_ATTENTION}", "mle"),
-    "none-vbll": Method("none", "vbll"),
+    # The prior scale by empirical Bayes, and the default of few rows.
+    "none-vbll": Method("none", "vbll:prior_scale=empirical-bayes"),
     "none-vbll-wide": Method("none", "vbll:prior_scale=8"),
-    "none-vbll-mean": Method("none:pooling=mean", "vbll"),
+    "none-vbll-mean": Method("none:pooling=mean", "vbll:prior_scale=empirical-bayes"),
     "none-laplace": Method("none", "laplace"),
 }
 TEMPLATES = {"raw": RAW, "generic": DEFAULT_FRAME}

@@ -41,11 +41,13 @@ class Line:
     color: str
     dashed: bool = False
     prior_rows: int = -1
+    few_method: str = ""
 
     def of(self, records: Iterable[Record], size: int) -> list[Record]:
         """Return its fits of so many rows."""
         prior = "names" if size <= self.prior_rows else "zero"
-        key = (self.method, self.template, self.depth, prior, size)
+        method = self.few_method if self.few_method and size <= FEW else self.method
+        key = (method, self.template, self.depth, prior, size)
         names = ("method", "template", "depth", "prior", "size")
         return [one for one in records if tuple(one[name] for name in names) == key]
 
@@ -53,11 +55,20 @@ class Line:
 _BLUE, _RED, _GREEN, _GREY, _GOLD = "#1f5fa8", "#b5432f", "#3c8050", "#7a7a7a", "#b98a1d"
 LINES = (
     Line("zero-shot", "zero-shot", "generic", ALL_LAYERS, _GREY, prior_rows=0),
-    Line("last layer alone", "none-vbll", "generic", 28, _GREEN, prior_rows=FEW),
-    Line("last layer alone, without the prior", "none-vbll", "generic", 28, _GREEN),
+    Line(
+        "last layer alone",
+        "none-vbll",
+        "generic",
+        28,
+        _GREEN,
+        few_method="none-vbll-wide",
+        prior_rows=FEW,
+    ),
+    Line("… without a prior mean", "none-vbll", "generic", 28, _GREEN, few_method="none-vbll-wide"),
+    Line("… scale by empirical Bayes", "none-vbll", "generic", 28, _GREEN, prior_rows=FEW),
     Line("last layer alone, raw", "none-vbll", "raw", ALL_LAYERS, _GREEN, dashed=True),
     Line("PoLAR-VBLL", "polar-vbll", "generic", 24, _BLUE, prior_rows=FEWEST),
-    Line("PoLAR-VBLL, without the prior", "polar-vbll", "generic", 24, _BLUE),
+    Line("… without the prior", "polar-vbll", "generic", 24, _BLUE),
     Line("PoLAR-VBLL, raw", "polar-vbll", "raw", ALL_LAYERS, _BLUE, dashed=True),
     Line("LoRA", "lora-mle", "generic", 24, _RED),
     Line("LoRA, raw", "lora-mle", "raw", ALL_LAYERS, _RED, dashed=True),
@@ -220,7 +231,7 @@ def _figure(records: Sequence[Record]) -> bytes:
         for axes, task in zip(panels, TASKS, strict=True):
             own = [one for one in records if one["task"] == task]
             for line in LINES:
-                if line.method == "lora-temperature" or "without" in line.label:
+                if line.method == "lora-temperature" or line.label.startswith("…"):
                     continue
                 points = [(size, line.of(own, size)) for size in CURVE_SIZES]
                 known = [(size, fmean(r["nll"] for r in found)) for size, found in points if found]

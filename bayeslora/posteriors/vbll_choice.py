@@ -36,7 +36,7 @@ class Polisher:
         num_classes: C.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Features and labels of held-out rows; without them a prior scale `validation`
-            means `empirical-bayes`, and means `validation` are refit.
+            means `empirical-bayes`, as `auto` does, and means `validation` are refit.
         prior_mean: [C, d]; None for zero.
     """
 
@@ -67,7 +67,7 @@ class Polisher:
         scale = self.config.prior_scale
         if not isinstance(scale, str):
             return self._fit(scale, start, hold_mean=hold_mean)
-        if scale == "empirical-bayes" or self.validation is None:
+        if scale != "validation" or self.validation is None:
             if hold_mean:
                 return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
             return self._fit(

@@ -39,6 +39,8 @@ _RIDGE = 0.1
 _NAME = re.compile(r"^(?!(?:label|class)\b)\D*[^\W\d_]{2}", re.IGNORECASE)
 # A lens of more texts is better by little.
 _ENOUGH_TEXTS = 256
+FEW_ROWS = 256
+"""Labelled rows that know less than the language model does."""
 _LARGEST_FACTOR = 4.0
 
 
@@ -181,7 +183,7 @@ def class_prior(
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    few = examples is not None and len(examples) <= _ENOUGH_TEXTS
+    few = examples is not None and len(examples) <= FEW_ROWS
     usual = at_once and few and _is_at_hand(whole, classes)
     if verbaliser == "none" or (verbaliser is None and not usual):
         return None

@@ -17,6 +17,8 @@ from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.config import (
+    AUTO,
+    FROZEN_PRIOR_SCALE,
     MAP,
     VBLL,
     Laplace,
@@ -32,7 +34,7 @@ from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import pooling_of, with_dropout
 from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
-from bayeslora.training.class_prior import class_prior
+from bayeslora.training.class_prior import FEW_ROWS, class_prior
 from bayeslora.training.context import read_context, recorded
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
@@ -87,18 +89,24 @@ def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
 def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
     """Return the choices with the means of the final fit, where no validation rows choose them.
 
+    So is the prior of a last layer on frozen features of few rows.
+
     Means that took few gradient steps are far too small; after many, those of a closed-form fit
     are too large, since by then the adapter has separated the training rows. Where there are few
     steps in a long training, the head's default rate is raised until it gets as far. The record
     keeps which means were asked for, so that a later `calibrate` chooses by rows of its own.
     """
     posterior = choices.posterior
-    if not isinstance(posterior, VBLL) or posterior.polish_mean != "validation":
+    if not isinstance(posterior, VBLL) or data.validation is not None:
         return choices
-    if data.validation is not None:
+    frozen, few = isinstance(choices.adapter, Frozen), len(data.train[0]) <= FEW_ROWS
+    if frozen and few and posterior.prior_scale == AUTO:
+        posterior = dataclasses.replace(posterior, prior_scale=FROZEN_PRIOR_SCALE)
+        choices = dataclasses.replace(choices, posterior=posterior)
+    if posterior.polish_mean != "validation":
         return choices
     means = "refit"
-    if not isinstance(choices.adapter, Frozen) and posterior.head_step != "refit":
+    if not frozen and posterior.head_step != "refit":
         reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
         wanted = posterior.head_lr * max(1.0, _REACH / reach)
         may_rise = settings.epochs >= _LONG and posterior.head_lr == VBLL.head_lr

@@ -11,6 +11,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
+from bayeslora.posteriors.config import FROZEN_PRIOR_SCALE
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
 TEXTS = [row["text"] for row in toy_rows(12, 6)]
@@ -53,6 +54,23 @@ def test_every_last_layer_is_fitted_saved_and_loaded(backbones, posterior, tmp_p
 def test_posteriors_over_adapters_are_refused(backbones, posterior):
     with pytest.raises(InputError, match=posterior):
         fitted(backbones["llama"], posterior)
+
+
+def test_few_rows_get_a_wide_prior_where_none_was_asked_for(backbones, monkeypatch):
+    def scale(posterior="vbll", **options):
+        found = fitted(backbones["llama"], posterior, **options).record.results
+        return found["posterior"]["prior_scale"]
+
+    assert scale() == FROZEN_PRIOR_SCALE == pytest.approx(scale("vbll:prior_scale=8"))
+    assert fitted(backbones["llama"]).record.posterior["prior_scale"] == "auto"
+    asked = scale("vbll:prior_scale=empirical-bayes")
+    assert asked != pytest.approx(FROZEN_PRIOR_SCALE, rel=1e-3)
+    # Not with held-out rows, not behind an adapter, not with many rows.
+    assert scale(held=HELD) == pytest.approx(asked)
+    behind = scale(adapter="lora", fit={"epochs": 1})
+    assert behind != pytest.approx(FROZEN_PRIOR_SCALE, rel=1e-3)
+    monkeypatch.setattr("bayeslora.training.procedure.FEW_ROWS", len(ROWS) - 1)
+    assert scale() == pytest.approx(asked)
 
 
 def test_map_is_the_optimum_that_another_library_finds(backbones):
