@@ -118,7 +118,8 @@ def write_table(out: Path) -> None:
     lines = [
         "# A variational last layer for many classes",
         "Means over seeds. Seconds of a fit whose features are known, taken beside other work: "
-        "compare them with each other alone; megabytes of the stored posterior; AUROC of requests out of scope by three scores. Made by "
+        "compare them with each other alone; megabytes of the stored posterior; AUROC of requests "
+        "out of scope by three scores. Made by "
         "`python benchmarks/many_classes.py --data-dir DIR`.",
         table(("classes", "rows", "covariance", "seeds", *columns), rows),
     ]
