@@ -131,6 +131,7 @@ PRIORS = {"zero": "none", "names": "names"}
 NUM_UNLABELLED = 256
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
 FEATURE_SCORES = ("mahalanobis", "knn")
+FEWEST_FOR_SCORES = 32
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance", *FEATURE_SCORES)
 
 
@@ -281,7 +282,9 @@ def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[s
             labels = encode_labels(train, class_names(train))
             parts = stratified_split(labels, max(len(train) // 5, len(set(labels))), cell.seed)
             rows, held = (train.take(part) for part in parts)
-        clf.fit(rows, held, epochs=method.length(cell.size), feature_scores=FEATURE_SCORES)
+        # A class of one text has no spread to measure distances by.
+        scores = FEATURE_SCORES if cell.size >= FEWEST_FOR_SCORES else ()
+        clf.fit(rows, held, epochs=method.length(cell.size), feature_scores=scores)
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     predictions = clf.predict(pools.score)
