@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,12 @@ KINDS: Mapping[str, str] = {
 }
 """What is kept, by kind."""
 
+WEIGHTS_CHECKSUM = "model.safetensors.sha256"
+"""The file beside de-quantised weights by which their directory is known as ours."""
+
 _SUFFIX = ".safetensors"
+# What nobody has written to for so long is a killed writer's.
+_WRITING_SECONDS = 3600.0
 # A short name and the beginning of a hash, as `embedded_directory` makes it.
 _BACKBONE = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
 
@@ -65,7 +71,7 @@ def most_bytes() -> int:
     """
     chosen = os.environ.get(SIZE_VARIABLE, "")
     try:
-        gib = float(chosen) if chosen else _DEFAULT_GIB
+        gib = float(chosen.replace("_", "x")) if chosen else _DEFAULT_GIB
     except ValueError:
         gib = -1.0
     if not 0 <= gib <= 1e6:
@@ -94,6 +100,8 @@ def make_room(path: Path) -> None:
     """Make the directory of a file that is about to be written, for its owner's eyes alone."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    with suppress(OSError):
+        path.parent.chmod(0o700)
 
 
 def mark_used(path: Path) -> None:
@@ -104,10 +112,10 @@ def mark_used(path: Path) -> None:
     with suppress(OSError):  # a cache that others own may be read
         path.touch()
     files = {}
-    for other in path.parent.glob(f"*{_SUFFIX}"):
+    for other in _files(path.parent):
         try:
             found = other.stat()
-        except FileNotFoundError:
+        except OSError:
             continue
         files[other] = (found.st_mtime, found.st_size)
     excess = sum(size for _, size in files.values()) - most_bytes()
@@ -125,9 +133,9 @@ def kept() -> list[Kept]:
     found = []
     for kind in KINDS:
         if kind == BACKBONES:
-            paths = [one for one in _inside(home) if _BACKBONE.fullmatch(one.name) and one.is_dir()]
+            paths = [one for one in _inside(home) if _is_backbone(one)]
         else:
-            paths = [one for one in _inside(home / kind) if one.name.endswith(_SUFFIX)]
+            paths = _files(home / kind)
         found.append(Kept(kind, tuple(paths), sum(map(_size, paths))))
     return found
 
@@ -144,8 +152,29 @@ def clear(kinds: Collection[str]) -> list[Kept]:
     return gone
 
 
+def _is_backbone(path: Path) -> bool:
+    """Tell whether a directory holds de-quantised weights: its name, and their checksum, say so."""
+    return bool(_BACKBONE.fullmatch(path.name)) and (path / WEIGHTS_CHECKSUM).is_file()
+
+
+def _files(directory: Path) -> list[Path]:
+    """Return the files of a kind, and what writers that were killed left behind."""
+    found = []
+    for path in _inside(directory):
+        if path.name.endswith(_SUFFIX):
+            found.append(path)
+        elif path.name.startswith(".") and path.name.endswith(".part"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _WRITING_SECONDS:
+                    found.append(path)
+    return found
+
+
 def _inside(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() else []
+    try:
+        return sorted(directory.iterdir()) if directory.is_dir() else []
+    except PermissionError:  # another user's
+        return []
 
 
 def _size(path: Path) -> int:

@@ -77,7 +77,7 @@ def test_nothing_may_be_kept_under_a_limit_of_zero(monkeypatch):
     assert not may_keep(1)
 
 
-@pytest.mark.parametrize("value", ["x", "-1", "nan", "inf", "1e7"])
+@pytest.mark.parametrize("value", ["x", "-1", "nan", "inf", "1e7", "1_0"])
 def test_a_limit_that_is_no_size_is_refused(monkeypatch, value):
     monkeypatch.setenv("BAYESLORA_CACHE_GIB", value)
     with pytest.raises(InputError, match=r"BAYESLORA_CACHE_GIB.*" + value):
@@ -88,7 +88,7 @@ def test_a_file_that_another_process_deletes_meanwhile_is_no_error(monkeypatch):
     limit(monkeypatch, 0)
     path = put("gone")
     path.unlink()
-    monkeypatch.setattr(disk_cache.Path, "glob", lambda *_: [path, path.with_name("never")])
+    monkeypatch.setattr(disk_cache, "_files", lambda _: [path, path.with_name("never")])
     mark_used(put("here"))
 
 
@@ -97,33 +97,42 @@ def test_only_what_is_ours_is_listed_and_cleared(tmp_path):
     states, moments = put("a", 10), put("b", 20, kind=SECOND_MOMENTS)
     weights = home / "smollm2-135m-0123456789abcdef"
     weights.mkdir()
-    (weights / "model.safetensors").write_bytes(b"x" * 30)
-    strangers = [home / "notes.txt", home / FROZEN_STATES / "notes.txt", home / "my-model" / "a"]
+    (weights / "model.safetensors.sha256").write_bytes(b"x" * 30)
+    left = home / FROZEN_STATES / ".key.safetensors.1234.part"
+    left.write_bytes(b"x" * 5)
+    writing = home / FROZEN_STATES / ".key.safetensors.5678.part"
+    writing.write_bytes(b"x" * 5)
+    os.utime(left, (1_000_000, 1_000_000))
+    strangers = [
+        home / "notes.txt",
+        home / FROZEN_STATES / "notes.txt",
+        home / "thesis-0123456789abcdef" / "a",
+        writing,
+    ]
     strangers[2].parent.mkdir()
-    for stranger in strangers:
+    for stranger in strangers[:3]:
         stranger.write_text("mine")
     sizes = {one.kind: (one.paths, one.num_bytes) for one in kept()}
     assert sizes == {
-        FROZEN_STATES: ((states,), 10),
+        FROZEN_STATES: ((left, states), 15),
         SECOND_MOMENTS: ((moments,), 20),
         BACKBONES: ((weights,), 30),
     }
     assert [one.num_bytes for one in clear([SECOND_MOMENTS])] == [20]
     assert (states.exists(), moments.exists(), weights.exists()) == (True, False, True)
     clear(KINDS)
-    assert not states.exists()
-    assert not weights.exists()
+    assert not any(path.exists() for path in (states, left, weights))
     assert all(stranger.exists() for stranger in strangers)
 
 
 def test_a_link_is_cleared_and_what_it_leads_to_stays(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "file").write_text("mine")
+    (elsewhere / "model.safetensors.sha256").write_text("mine")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "minilm-0123456789abcdef").symlink_to(elsewhere)
     clear([BACKBONES])
-    assert (elsewhere / "file").exists()
+    assert (elsewhere / "model.safetensors.sha256").exists()
     assert kept()[2].paths == ()
 
 

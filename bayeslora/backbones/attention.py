@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import torch
@@ -13,23 +15,34 @@ SHORT_ATTENTION = "bayeslora_short"
 # PyTorch's own bfloat16 kernel: its backward pass takes three to six times as long at 12 to 40
 # tokens, as long at 128, and less from 256 on.
 _MOST_TOKENS = 128
+_COMPARES = re.compile(r"_attn_implementation\s*(==|!=|in\b|not in\b)")
 
 
 def use_short_attention(model: Any) -> None:
     """Let a transformers model run attention over short texts in float32.
 
-    Models whose attention is not transformers' own `sdpa` are left as they are.
+    Models whose attention is not transformers' own `sdpa`, or that ask for its name elsewhere as
+    those with sparse attention do, are left as they are.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return
-    if not getattr(model, "_supports_attention_backend", False):
+    if not getattr(model, "_supports_attention_backend", False) or _asks_for_the_name(model):
         return
     AttentionInterface.register(SHORT_ATTENTION, _short)
     AttentionMaskInterface.register(SHORT_ATTENTION, sdpa_mask)
     model.set_attn_implementation(SHORT_ATTENTION)
+
+
+def _asks_for_the_name(model: Any) -> bool:
+    """Tell whether the code of a model compares the name of its attention with others."""
+    try:
+        source = inspect.getsource(inspect.getmodule(type(model)))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return True
+    return _COMPARES.search(source) is not None
 
 
 def _short(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bayeslora.disk_cache import cache_directory
+from bayeslora.disk_cache import WEIGHTS_CHECKSUM, cache_directory
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.locks import writing_to
 from bayeslora.output import atomic_directory
@@ -21,7 +21,7 @@ from bayeslora.output import atomic_directory
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
-_CHECKSUM = "model.safetensors.sha256"
+_CHECKSUM = WEIGHTS_CHECKSUM
 _PATIENCE = 600.0  # seconds, for another process that fills the cache
 
 

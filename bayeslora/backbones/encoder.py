@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.kept_states import load_states, save_states
-from bayeslora.backbones.load import Backbone, Kind
+from bayeslora.backbones.load import Backbone, Kind, lasting_name
 from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, offsets_of
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
@@ -350,11 +350,13 @@ class Encoder(FeatureExtractor):
         return bool(gap <= most)
 
     def _prefix(
-        self, tokens: Tokens, advance: Callable[[int], object], *, keep: bool
+        self, tokens: Tokens, advance: Callable[[int], object], *, keep: bool = False
     ) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
         states = known.pop(key, None)
+        # Code from elsewhere may change without a sign.
+        keep = keep and type(self.model).__module__.startswith("transformers.")
         keep = keep and most_bytes() > 0
         if states is None and keep:
             states = self._from_disk(tokens, key)
@@ -390,9 +392,9 @@ class Encoder(FeatureExtractor):
 
     def _from_disk(self, tokens: Tokens, key: str) -> PrefixStates | None:
         path = kept_file(FROZEN_STATES, self._lasting(key))
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             return load_states(
                 path, offsets_of(tokens.lengths), self.num_features, self.backbone.cache_dtype
             )
@@ -403,7 +405,16 @@ class Encoder(FeatureExtractor):
     def _lasting(self, key: str) -> str:
         """Return a key that tells apart what else decides the states from one run to the next."""
         backbone = self.backbone
-        settings = [str(backbone.cache_dtype), backbone.device.type, backbone.settings]
+        config = self.model.config
+        # Fingerprint and settings leave out what seldom matters: the last bits of weights, for one.
+        settings = [
+            lasting_name(backbone.name),
+            str(backbone.cache_dtype),
+            backbone.device.type,
+            backbone.settings,
+            str(getattr(config, "pad_token_id", None)),
+            str(getattr(config, "_attn_implementation", None)),
+        ]
         versions = [_STATES, torch.__version__, version("transformers")]
         content = json.dumps([key, *settings, *versions], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -239,7 +239,10 @@ def _is_watched(part: nn.Module) -> bool:
         return True
     # PyTorch has no public way to ask.
     return any(
-        item._forward_hooks or item._forward_pre_hooks or item._backward_hooks
+        item._forward_hooks
+        or item._forward_pre_hooks
+        or item._backward_hooks
+        or item._backward_pre_hooks
         for item in part.modules()
     )
 

@@ -143,7 +143,7 @@ _ALL = (
         "ECE",
         "Σ_bins (n_b/n)·|accuracy_b − confidence_b|, equal-width bins of the highest probability",
         _DOWN,
-        "netcal",
+        "Naeini et al. 2015",
         reflected=True,
     ),
     ScoreInfo(
@@ -167,7 +167,7 @@ _ALL = (
         "Largest gap of a bin (MCE)",
         "the largest |accuracy_b − confidence_b|",
         _DOWN,
-        "netcal",
+        "Naeini et al. 2015",
         reflected=True,
     ),
     ScoreInfo(

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-# The bound of few rows is highest at priors that are far too narrow.
-FROZEN_PRIOR_SCALE = 8.0
+CROSS_VALIDATION = "cross-validation"
 
 BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "mc", "tilted")
 CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
@@ -90,8 +89,9 @@ class VBLL:
         prior_scale: Prior standard deviation of a logit. At the polish, `empirical-bayes` takes
             the maximum of the ELBO (0.5 where means are held), and `validation` the best of
             `PRIOR_SCALE_GRID` by validation NLL, or what empirical Bayes gives where there are no
-            validation rows. `auto` is `empirical-bayes`, but `FROZEN_PRIOR_SCALE` for a last layer
-            on frozen features of few rows.
+            validation rows; `cross-validation` takes 8 or the maximum of the ELBO, by the NLL of
+            five parts of the training rows. `auto` is `cross-validation` in a fit without an
+            adapter and validation rows to at most 256 rows, else `empirical-bayes`.
         training_prior_scale: Prior standard deviation of a logit while the adapter trains; None
             takes `prior_scale`, and `DEFAULT_PRIOR_SCALE` where that is a name.
         bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
@@ -155,7 +155,7 @@ class VBLL:
     }
 
     def __post_init__(self) -> None:
-        names = (AUTO, "validation", "empirical-bayes")
+        names = (AUTO, "validation", "empirical-bayes", CROSS_VALIDATION)
         check_positive_or_name("prior_scale", self.prior_scale, names)
         if self.training_prior_scale is not None:
             check_positive("training_prior_scale", self.training_prior_scale)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, PRIOR_SCALE_GRID, VBLL
+from bayeslora.posteriors.config import (
+    CROSS_VALIDATION,
+    DEFAULT_PRIOR_SCALE,
+    PRIOR_SCALE_GRID,
+    VBLL,
+)
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Polished, Start, polish
@@ -23,6 +29,10 @@ _LEARNING_TOLERANCE = 1e-5
 # Held means are short of their optimum, so that their size says little about a prior; a wide one
 # would only add variance to logits that are too small already.
 HELD_PRIOR_SCALE = 0.5
+WIDE_PRIOR_SCALE = 8.0
+"""What a last layer on frozen features takes where rows are few and tell the classes apart: the
+bound is then highest at priors that are far too narrow."""
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Polisher:
         num_classes: C.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Features and labels of held-out rows; without them a prior scale `validation`
-            means `empirical-bayes`, as `auto` does, and means `validation` are refit.
+            means `empirical-bayes`, as `auto` does here, and means `validation` are refit.
         prior_mean: [C, d]; None for zero.
     """
 
@@ -67,17 +77,37 @@ class Polisher:
         scale = self.config.prior_scale
         if not isinstance(scale, str):
             return self._fit(scale, start, hold_mean=hold_mean)
-        if scale != "validation" or self.validation is None:
-            if hold_mean:
-                return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
-            return self._fit(
-                DEFAULT_PRIOR_SCALE,
-                start,
-                _LEARNING_TOLERANCE,
-                hold_mean=False,
-                learn_prior=True,
+        if scale == "validation" and self.validation is not None:
+            return self._on_grid(start, hold_mean=hold_mean)
+        if hold_mean:
+            return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
+        if scale == CROSS_VALIDATION and self._wide_is_better():
+            return self._fit(WIDE_PRIOR_SCALE, start, hold_mean=False)
+        return self._learned(start)
+
+    def _learned(self, start: Start | None) -> Polished:
+        return self._fit(
+            DEFAULT_PRIOR_SCALE, start, _LEARNING_TOLERANCE, hold_mean=False, learn_prior=True
+        )
+
+    def _wide_is_better(self) -> bool:
+        """Tell whether a wide prior has the lower NLL on parts of the rows that are left out."""
+        fold = _folds(self.labels)
+        gain = 0.0
+        for number in range(FOLDS):
+            held = fold == number
+            if not held.any() or held.all():
+                continue
+            rest = replace(
+                self,
+                features=self.features[~held],
+                labels=self.labels[~held],
+                validation=(self.features[held], self.labels[held]),
             )
-        return self._on_grid(start, hold_mean=hold_mean)
+            wide = rest._fit(WIDE_PRIOR_SCALE, None, _LEARNING_TOLERANCE, hold_mean=False)
+            apart = rest._validation_nll(rest._learned(None)) - rest._validation_nll(wide)
+            gain += apart * int(held.sum())
+        return gain > 0
 
     def _on_grid(self, start: Start | None, *, hold_mean: bool) -> Polished:
         scores: dict[float, float] = {}
@@ -124,3 +154,14 @@ class Polisher:
         return nll(
             link_probabilities(logits, self.config.link, self.config.num_samples).probs, labels
         )
+
+
+def _folds(labels: Tensor) -> Tensor:
+    """Return [N] the fold of each row: rows of a class are dealt out in a fixed random order."""
+    generator = torch.Generator().manual_seed(0)
+    fold = torch.empty(len(labels), dtype=torch.long)
+    for place, label in enumerate(sorted(set(labels.tolist()))):
+        rows = (labels == label).nonzero().ravel().cpu()
+        order = torch.randperm(len(rows), generator=generator)
+        fold[rows[order]] = (torch.arange(len(rows)) + place) % FOLDS
+    return fold.to(labels.device)

@@ -18,7 +18,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.config import (
     AUTO,
-    FROZEN_PRIOR_SCALE,
+    CROSS_VALIDATION,
     MAP,
     VBLL,
     Laplace,
@@ -101,7 +101,7 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         return choices
     frozen, few = isinstance(choices.adapter, Frozen), len(data.train[0]) <= FEW_ROWS
     if frozen and few and posterior.prior_scale == AUTO:
-        posterior = dataclasses.replace(posterior, prior_scale=FROZEN_PRIOR_SCALE)
+        posterior = dataclasses.replace(posterior, prior_scale=CROSS_VALIDATION)
         choices = dataclasses.replace(choices, posterior=posterior)
     if posterior.polish_mean != "validation":
         return choices

@@ -9,7 +9,7 @@ from bayeslora.backbones.attention import SHORT_ATTENTION, use_short_attention
 from bayeslora.backbones.load import load_backbone
 
 # Rows that cannot attend to anything have states of their own kind; real tokens count.
-NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert", "gpt2"]
+NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert"]
 
 
 def states(model, ids, mask):
@@ -53,10 +53,28 @@ def test_long_texts_are_left_to_pytorch(monkeypatch):
     assert torch.equal(states(model, ids, mask), before)
 
 
-def test_models_without_that_attention_are_left_alone():
-    model, _ = build("llama", attn_implementation="eager")
+def test_the_kernel_sees_float32_and_the_model_bfloat16(monkeypatch):
+    from transformers.integrations import sdpa_attention
+
+    seen = []
+    attend = sdpa_attention.sdpa_attention_forward
+
+    def watching(module, query, *args, **options):
+        seen.append(query.dtype)
+        return attend(module, query, *args, **options)
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", watching)
+    model = build("llama")[0].to(torch.bfloat16)
     use_short_attention(model)
-    assert model.config._attn_implementation == "eager"
+    assert states(model, *batch()).dtype == torch.bfloat16
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize(("name", "asked"), [("llama", "eager"), ("gpt2", "sdpa")])
+def test_models_of_another_attention_or_that_ask_for_its_name_are_left_alone(name, asked):
+    model, _ = build(name, attn_implementation=asked)
+    use_short_attention(model)
+    assert model.config._attn_implementation == asked
 
 
 def test_only_bfloat16_on_a_cpu_takes_it_and_no_file_says_so(tmp_path):

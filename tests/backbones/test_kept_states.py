@@ -71,6 +71,23 @@ def test_what_decides_them_is_in_their_name(folder, passes):
     assert len(passes) == len(files()) == 5
 
 
+def test_another_version_or_padding_token_asks_for_other_states(folder, passes, monkeypatch):
+    encoder(folder).prepare(TEXTS, keep=True)
+    other = encoder(folder)
+    other.model.config.pad_token_id = 3
+    other.prepare(TEXTS, keep=True)
+    monkeypatch.setattr(encoder_module, "version", lambda _: "another")
+    encoder(folder).prepare(TEXTS, keep=True)
+    assert len(passes) == len(files()) == 3
+
+
+def test_states_of_code_from_elsewhere_are_not_kept(folder, monkeypatch):
+    found = encoder(folder)
+    monkeypatch.setattr(type(found.model), "__module__", "transformers_modules.stranger")
+    found.prepare(TEXTS, keep=True)
+    assert files() == []
+
+
 def test_texts_to_predict_are_not_kept(folder):
     encoder(folder).prepare(TEXTS)
     assert files() == []

@@ -11,7 +11,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import FROZEN_PRIOR_SCALE
+from bayeslora.posteriors.vbll_choice import WIDE_PRIOR_SCALE, Polisher
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
 TEXTS = [row["text"] for row in toy_rows(12, 6)]
@@ -56,19 +56,20 @@ def test_posteriors_over_adapters_are_refused(backbones, posterior):
         fitted(backbones["llama"], posterior)
 
 
-def test_few_rows_get_a_wide_prior_where_none_was_asked_for(backbones, monkeypatch):
+def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch):
     def scale(posterior="vbll", **options):
         found = fitted(backbones["llama"], posterior, **options).record.results
         return found["posterior"]["prior_scale"]
 
-    assert scale() == FROZEN_PRIOR_SCALE == pytest.approx(scale("vbll:prior_scale=8"))
+    assert scale() == pytest.approx(scale("vbll:prior_scale=cross-validation"))
     assert fitted(backbones["llama"]).record.posterior["prior_scale"] == "auto"
     asked = scale("vbll:prior_scale=empirical-bayes")
-    assert asked != pytest.approx(FROZEN_PRIOR_SCALE, rel=1e-3)
     # Not with held-out rows, not behind an adapter, not with many rows.
+    monkeypatch.setattr(Polisher, "_wide_is_better", lambda _: True)
+    assert scale() == pytest.approx(WIDE_PRIOR_SCALE) != pytest.approx(asked, rel=1e-3)
     assert scale(held=HELD) == pytest.approx(asked)
     behind = scale(adapter="lora", fit={"epochs": 1})
-    assert behind != pytest.approx(FROZEN_PRIOR_SCALE, rel=1e-3)
+    assert behind != pytest.approx(WIDE_PRIOR_SCALE, rel=1e-3)
     monkeypatch.setattr("bayeslora.training.procedure.FEW_ROWS", len(ROWS) - 1)
     assert scale() == pytest.approx(asked)
 

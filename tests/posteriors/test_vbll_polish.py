@@ -10,13 +10,14 @@ from gaussian_oracles import FAMILIES, bound_for, elbo, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayeslora.posteriors import vbll_choice
 from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_blocks import DenseBlocks, EigenbasisBlocks, weighted_gram
 from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
-from bayeslora.posteriors.vbll_choice import Polisher
+from bayeslora.posteriors.vbll_choice import WIDE_PRIOR_SCALE, Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
@@ -270,6 +271,29 @@ def test_learned_prior_of_few_rows_ignores_the_empty_directions():
     for factor in (0.9, 1.1):
         other = fit(features, labels, prior_variance=factor * fitted.prior_variance)
         assert other.elbo[-1] < fitted.elbo[-1]
+
+
+@pytest.mark.parametrize("signal", [True, False])
+def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(signal):
+    generator = torch.Generator().manual_seed(1)
+    centres = 0.25 * torch.randn(4, 50, generator=generator, dtype=F64)
+    labels = torch.arange(40) % 4
+    features = centres[labels] + 0.2 * torch.randn(40, 50, generator=generator, dtype=F64)
+    if not signal:
+        labels = labels[torch.randperm(40, generator=generator)]
+    config = VBLL(prior_scale="cross-validation", num_samples=200)
+    norm = features.square().sum(1).mean().item()
+    found = Polisher(config, features, labels, 4, norm).fit()
+    wide = found.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)
+    assert wide == signal
+
+
+def test_folds_share_the_classes_and_every_row_is_in_one():
+    labels = torch.tensor([0] * 13 + [1] * 4 + [2])
+    folds = vbll_choice._folds(labels)
+    assert torch.bincount(folds, minlength=5).min() >= 3
+    assert torch.bincount(folds[:13]).max() - torch.bincount(folds[:13]).min() == 1
+    assert torch.equal(folds, vbll_choice._folds(labels))
 
 
 def test_knowles_minka_is_wider_than_jensen_and_near_laplace():

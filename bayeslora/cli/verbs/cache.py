@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         )
         return
     print_columns(
-        [("kind", "count", "MiB", "deleted" if args.clear else "what it is")]
+        [("kind", "deleted" if args.clear else "kept", "MiB", "what it is")]
         + [
             (one.kind, str(len(one.paths)), f"{one.num_bytes / (1 << 20):.1f}", KINDS[one.kind])
             for one in found
