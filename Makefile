@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint docs bench bench-speed faults clean
+.PHONY: help setup demo test unit check browser lint docs bench bench-speed faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -15,6 +15,7 @@ help:
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
 	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
+	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
 	@echo "make lint    style, types and import direction only"
 	@echo "make docs    write the gallery of reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
@@ -38,6 +39,14 @@ demo: $(STAMP)
 
 test: $(STAMP) browser lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --durations 30 --durations-min 4
+
+# Without the command line, fits, reports and faults.
+UNIT := adapters backbones conformal metrics optim predictions recalibration tables tasks
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(UNIT:%=tests/%) tests/test_*.py
+
+check: lint unit
 
 # Offline, apt-get would try for minutes.
 APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20

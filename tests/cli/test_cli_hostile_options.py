@@ -25,6 +25,7 @@ BESIDE = {
     "tasks": [],
     "methods": [],
     "info": ["missing"],
+    "cache": [],
 }
 
 
