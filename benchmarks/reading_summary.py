@@ -11,7 +11,6 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from task_rows import TASKS
 from verdicts import shown, table
 
@@ -249,7 +248,7 @@ def _figure(records: Sequence[Record]) -> bytes:
                     )
             axes.set(xscale="log", xlabel="labelled rows", ylim=(0, None))
             axes.set_xticks(CURVE_SIZES[1:], [f"{size:,}" for size in CURVE_SIZES[1:]])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.minorticks_off()
             axes.set_title(task, loc="left", fontsize=10)
             axes.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("NLL (nats)")
