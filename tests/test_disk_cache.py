@@ -89,7 +89,9 @@ def test_a_file_that_another_process_deletes_meanwhile_is_no_error(monkeypatch):
     path = put("gone")
     path.unlink()
     monkeypatch.setattr(disk_cache, "_files", lambda _: [path, path.with_name("never")])
-    mark_used(put("here"))
+    here = put("here")
+    mark_used(here)
+    assert here.exists()
 
 
 def test_only_what_is_ours_is_listed_and_cleared(tmp_path):

@@ -126,9 +126,9 @@ class Ascent:
         """Return the state with a better prior variance, and means and covariances that suit it.
 
         For given means and covariances the best variance is the mean second moment of a weight.
-        That step is short, because covariances follow the prior where data say little, and means
-        do. How short is seen from the last one: the secant through the two goes where the step
-        would be zero. It is kept if the bound agrees once the others have followed.
+        Repeating that step converges slowly, since covariances and means follow the prior where
+        data say little. A secant through the last two steps extrapolates to where the step would
+        vanish; it is kept if the bound has not fallen once means and covariances are updated.
 
         Args:
             state: Where to go on from.
@@ -199,12 +199,12 @@ class Ascent:
 
 
 def _secant(place: float, short: float, before: tuple[float, float] | None) -> float:
-    """Return the step of log σ0² to where the next short step would be zero.
+    """Return the step of log σ0² that extrapolates to where the fixed-point step vanishes.
 
     Args:
         place: log σ0².
-        short: The short step from there.
-        before: Both of the round before.
+        short: The fixed-point step from there.
+        before: Both of the round before; None in the first.
     """
     times = _FIRST_STRIDE
     if before is not None and before[0] != place:
