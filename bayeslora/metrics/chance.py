@@ -9,9 +9,9 @@ of zero in half of the cases (`reports/interval-coverage`).
 The mean ECE of the draws is what a perfectly calibrated model would read on as many rows, however
 few they are (Bröcker and Smith 2007, Weather and Forecasting 22).
 
-Beyond `MAX_ROWS` rows no more than `MANY_ROWS_DRAWS` sets of labels are drawn, so that the cost
-grows with the rows alone. Errors by chance are small there and differ little: the mean of 99 is
-known to about 2 %.
+No more than `MOST_LABELS` labels are drawn of each, but at least `LEAST_DRAWS` sets of them, so
+that the cost grows with the rows alone. Errors by chance of many rows are small and differ little:
+the mean of 99 is known to about 2 %.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import MAX_ROWS, block_size
+from bayeslora.metrics.bootstrap import block_size
 from bayeslora.metrics.brier_parts import brier_parts
 from bayeslora.metrics.calibration import BinSums, bin_places, equal_mass_edges
 from bayeslora.metrics.cells import cell_matrix
@@ -45,8 +45,11 @@ CHANCE_KEYS = (
 )
 """The scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
 
-MANY_ROWS_DRAWS = 99
-"""Draws beyond `MAX_ROWS` rows."""
+MOST_LABELS = 20_000_000
+"""Labels that are drawn in all, where that is no fewer than `LEAST_DRAWS` sets."""
+
+LEAST_DRAWS = 99
+"""Draws of however many rows."""
 
 SIGNIFICANT = 0.05
 
@@ -79,7 +82,7 @@ def drawn_errors(
     Args:
         probs: [N, C].
         measure: Takes labels [N, R].
-        draws: How many sets of labels, unless there are more than `MAX_ROWS` rows.
+        draws: How many sets of labels, at most; fewer of more than `MOST_LABELS` labels.
         seed: Of the generator.
         clusters: [N] cluster of each row, from 0 on without gaps. The labels of a cluster follow
             from one random number: they depend on each other as much as they can, which makes
@@ -115,7 +118,7 @@ def ece_by_chance(
         confidence: [N].
         cell: [N] group · num_bins + bin.
         num_bins: Bins of each group.
-        draws: How many, unless there are more than `MAX_ROWS` rows.
+        draws: How many, at most; fewer of more than `MOST_LABELS` rows in all.
         seed: Of the generator.
     """
     generator = np.random.default_rng([seed, 3])
@@ -145,7 +148,7 @@ def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArr
 
 
 def _affordable(draws: int, rows: int) -> int:
-    return min(draws, MANY_ROWS_DRAWS) if rows > MAX_ROWS else draws
+    return min(draws, max(LEAST_DRAWS, MOST_LABELS // rows))
 
 
 def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:

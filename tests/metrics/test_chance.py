@@ -126,17 +126,18 @@ def test_evaluate_draws_whole_labels_to_the_same_end(confidence):
     assert found.calibration_p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 1000) + 1e-3)
 
 
-def test_beyond_many_rows_few_labels_are_drawn(monkeypatch):
-    monkeypatch.setattr(chance, "MAX_ROWS", 50)
+@pytest.mark.parametrize(("most", "draws"), [(100, chance.LEAST_DRAWS), (60 * 200, 200)])
+def test_of_many_rows_few_labels_are_drawn(monkeypatch, most, draws):
+    monkeypatch.setattr(chance, "MOST_LABELS", most)
     generator = np.random.default_rng(0)
     rows = rows_of(generator.dirichlet(np.ones(3), 60), generator.integers(3, size=60))
     found = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
-    assert found.shape == (len(CHANCE_KEYS), chance.MANY_ROWS_DRAWS)
+    assert found.shape == (len(CHANCE_KEYS), draws)
     cell = np.zeros(60, dtype=np.int64)
     by_group = ece_by_chance(rows.confidence, cell, 1, 1000, 0)
-    assert by_group.shape == (1, chance.MANY_ROWS_DRAWS)
+    assert by_group.shape == (1, draws)
     drawn = drawn_errors(rows.probs, lambda labels: labels.mean(0)[None], 1000, 0)
-    assert drawn.shape == (1, chance.MANY_ROWS_DRAWS)
+    assert drawn.shape == (1, draws)
 
 
 def test_groups_are_tested_apart():
