@@ -67,11 +67,6 @@ from bayeslora.training.notes import fit_words, learnt_from
 from bayeslora.training.peft_export import PeftExport, write_peft
 from bayeslora.training.pieces import Drawing
 from bayeslora.training.prediction_file import predict_to_file
-from bayeslora.training.procedure import (
-    default_epochs,
-    fit_classifier,
-    refuse_training_options,
-)
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.side_by_side import BEST, SideBySide
@@ -272,9 +267,12 @@ class BayesianClassifier:
             context = getattr(self.adapter, "context", None)
             files = [one for one in (train, validation, context) if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *directories(self._backbone))
+        # Here, since a prediction would spend a second on importing transformers' training loop.
+        from bayeslora.training import procedure
+
         scores = config_scores.feature_scores(feature_scores)
         if isinstance(self.adapter, Frozen):
-            refuse_training_options(
+            procedure.refuse_training_options(
                 epochs=epochs,
                 batch_size=batch_size,
                 head_lr=head_lr,
@@ -286,7 +284,7 @@ class BayesianClassifier:
         )
         if epochs is None:
             validated = data.validation is not None
-            epochs = default_epochs(self.adapter, self.posterior, validated=validated)
+            epochs = procedure.default_epochs(self.adapter, self.posterior, validated=validated)
         settings = TrainingSettings(
             epochs,
             batch_size,
@@ -297,7 +295,7 @@ class BayesianClassifier:
         )
         choices = self._choices(scores)
         with nullcontext() if out is None else writing_to(out):
-            self._fitted = fit_classifier(
+            self._fitted = procedure.fit_classifier(
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:

@@ -73,6 +73,14 @@ def test_scoring_a_file_needs_no_model_library(module):
         assert name not in loaded
 
 
+def test_a_prediction_needs_no_training_loop():
+    code = (
+        "import sys, bayeslora.classifier; print({'peft', 'transformers.trainer'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("name", bayeslora.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(bayeslora, name).__doc__

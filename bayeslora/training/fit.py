@@ -44,7 +44,7 @@ from bayeslora.training.heads import (
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.training.network import Network
 from bayeslora.training.patience import Patience, what_is_left
-from bayeslora.training.progress import TrainingBar, quiet_transformers
+from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.rows import (
     LabelledTexts,
     feature_rows,
@@ -58,6 +58,7 @@ from bayeslora.training.trainer import (
     Validate,
     nothing_to_restore,
 )
+from bayeslora.training.watchers import TrainingBar
 from bayeslora.training.weights import WeightTraining, weight_training
 
 logger = logging.getLogger(__name__)

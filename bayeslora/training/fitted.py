@@ -36,7 +36,6 @@ from bayeslora.training.checked_rows import split
 from bayeslora.training.data import Unknown, columns_of, encode_for
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
-from bayeslora.training.members import prepare
 from bayeslora.training.network import Network
 from bayeslora.training.notes import fit_options, learnt_from, method_name, method_notes
 from bayeslora.training.pieces import Drawing, predict_pieces, predict_texts
@@ -44,7 +43,13 @@ from bayeslora.training.predict import num_passes
 from bayeslora.training.progress import progress_bar, quiet_transformers
 from bayeslora.training.restore import model_tensors
 from bayeslora.training.resume import data_hash
-from bayeslora.training.rows import FeatureRows, KnownRows, LabelledTexts, feature_rows
+from bayeslora.training.rows import (
+    FeatureRows,
+    KnownRows,
+    LabelledTexts,
+    feature_rows,
+    prepare,
+)
 from bayeslora.training.side_by_side import SideBySide
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -20,15 +19,13 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.training.assemble import build_network
-from bayeslora.training.choices import Choices, LabelledExamples, TrainingData
+from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import ClassPrior
-from bayeslora.training.data import say_truncation
 from bayeslora.training.fit import FitResult, train_network
 from bayeslora.training.frozen import fit_frozen
 from bayeslora.training.layer_sampling import layer_sampler
 from bayeslora.training.network import Network
-from bayeslora.training.progress import progress_bar
-from bayeslora.training.rows import LabelledTexts
+from bayeslora.training.rows import LabelledTexts, prepare
 from bayeslora.training.settings import TrainingSettings
 from bayeslora.training.trainer import Restore, nothing_to_restore
 
@@ -172,18 +169,6 @@ def _trained(
         feature_scores=choices.feature_scores,
         description=title if choices.progress else None,
     )
-
-
-def prepare(
-    encoder: Any, rows: LabelledExamples, *, progress: bool, say: bool = True
-) -> LabelledTexts:
-    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
-    examples, labels = rows
-    with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
-        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance, keep=True)
-    if say:
-        say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
-    return LabelledTexts(texts, labels)
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from bayeslora.training.bars import open_bar
@@ -42,55 +40,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-class TrainingBar(TrainerCallback):
-    """Steps done, and the last validation NLL beside them."""
-
-    def __init__(self, description: str) -> None:
-        self._description = description
-        self._bar: Any = None
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        """Open the bar where a resumed run left off."""
-        self._bar = open_bar(
-            self._description, state.max_steps, unit="step", done=state.global_step
-        )
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        """Advance by one step."""
-        self._bar.update(1)
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Show the epoch's validation NLL."""
-        if self._bar is not None and metrics:
-            self._bar.set_postfix({"validation NLL": f"{metrics['eval_nll']:.3f}"})
-
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        """Close the bar."""
-        self._bar.close()

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.tasks.examples import Examples
+from bayeslora.training.choices import LabelledExamples
+from bayeslora.training.data import say_truncation
 from bayeslora.training.network import Network
+from bayeslora.training.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,22 @@ class LabelledTexts:
 
     texts: PreparedTexts
     labels: Tensor
+
+
+def prepare(
+    encoder: Encoder | FinalLayerEncoder,
+    rows: LabelledExamples,
+    *,
+    progress: bool,
+    say: bool = True,
+) -> LabelledTexts:
+    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
+    examples, labels = rows
+    with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
+        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance, keep=True)
+    if say:
+        say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
+    return LabelledTexts(texts, labels)
 
 
 def set_feature_scale(network: Network, texts: PreparedTexts) -> None:

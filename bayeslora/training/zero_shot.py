@@ -22,7 +22,7 @@ from bayeslora.training.assemble import build_network
 from bayeslora.training.choices import Choices
 from bayeslora.training.class_prior import class_prior
 from bayeslora.training.fitted import Fitted
-from bayeslora.training.members import prepare
+from bayeslora.training.rows import prepare
 
 # A mean answer of fewer texts is too much the answer to one of them.
 _FEWEST_TEXTS = 8

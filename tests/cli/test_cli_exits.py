@@ -271,3 +271,20 @@ def test_a_path_that_cannot_be_is_refused(refused, tmp_path, name):
     file = fake(tmp_path / "p.csv")
     refused("convert", file, "--out", tmp_path / name)
     refused("evaluate", tmp_path / name)
+
+
+OWN_PROCESS = """
+import gc, sys
+from bayeslora.cli import main
+sys.argv = ["bayeslora", "tasks"]
+usual = gc.get_threshold()
+main({given})
+print("rarely", gc.get_threshold() > usual, "frozen", gc.get_freeze_count() > 0)
+"""
+
+
+@pytest.mark.parametrize(("given", "changed"), [("", True), ("['tasks']", False)])
+def test_garbage_is_collected_rarely_in_a_process_of_our_own_alone(given, changed):
+    code = OWN_PROCESS.format(given=given)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"rarely {changed} frozen {changed}"
