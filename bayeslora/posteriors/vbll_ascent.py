@@ -73,6 +73,7 @@ class Ascent:
         covariance: A key of `BLOCKS`.
         rank: Directions of a `low_rank` covariance.
         tolerance: Relative change of the bound that no longer matters.
+        dtype: Of the matrices of `dense` covariances.
         outside: Squared norm of the part of held means that is outside the features' row space.
         offset: [N, C], logits of the prior mean, from which the means are measured; None for zero.
     """
@@ -84,21 +85,25 @@ class Ascent:
     covariance: str
     rank: int
     tolerance: float
+    dtype: torch.dtype = torch.float64
     outside: float = 0.0
     offset: Tensor | None = None
 
-    def begin(self, mean: Tensor, covariance: Tensor, prior_variance: float) -> State:
+    def begin(
+        self, mean: Tensor, covariance: Tensor, prior_variance: float, before: Blocks | None = None
+    ) -> State:
         """Return the state with given means and the covariances that suit those of the logits.
 
         Args:
             mean: [C, d].
             covariance: [N, C] or [N, C, C], a guess of the training rows' logit covariances.
             prior_variance: σ0².
+            before: Covariances for the same features, where there are some.
         """
         logits = self._logits(mean)
         tilt = self._bound.tilt(logits, covariance)
         weights = self._bound.curvature(logits, covariance, tilt)
-        blocks = self._blocks(weights, 1 / prior_variance, None)
+        blocks = self._blocks(weights, 1 / prior_variance, before)
         tilt = self._bound.tilt(logits, blocks.train_covariance)
         return self._rated(State(mean, blocks, weights, tilt, prior_variance, -math.inf))
 
@@ -183,7 +188,13 @@ class Ascent:
 
     def _blocks(self, weights: Tensor, precision: float, before: Blocks | None) -> Blocks:
         return make_blocks(
-            self.covariance, self.features, weights, precision, rank=self.rank, before=before
+            self.covariance,
+            self.features,
+            weights,
+            precision,
+            rank=self.rank,
+            before=before,
+            dtype=self.dtype,
         )
 
     def _rated(self, state: State) -> State:

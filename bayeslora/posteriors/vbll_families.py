@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance
@@ -35,6 +36,7 @@ def make_blocks(
     *,
     rank: int = 1,
     before: Blocks | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Blocks:
     """Return the optimal covariance of a family.
 
@@ -44,7 +46,8 @@ def make_blocks(
         weights: Curvatures W of the bound, [N, C], or [N, C, C] for `full`.
         prior_precision: 1/σ0².
         rank: Directions of `low_rank`.
-        before: The covariance of nearly the same problem, where the search is iterative.
+        before: The covariance of nearly the same problem, where that saves work.
+        dtype: Of the matrices of `dense`.
     """
     if family == "low_rank":
         return LowRankBlocks(
@@ -54,5 +57,6 @@ def make_blocks(
         return FullBlocks(features, weights, prior_precision)
     if family == "eigenbasis":
         return EigenbasisBlocks(features, weights, prior_precision, before)
-    blocks = DenseBlocks if family == "dense" else DiagonalBlocks
-    return blocks(features, weights, prior_precision)
+    if family == "dense":
+        return DenseBlocks(features, weights, prior_precision, before=before, dtype=dtype)
+    return DiagonalBlocks(features, weights, prior_precision)

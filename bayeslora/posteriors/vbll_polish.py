@@ -1,22 +1,28 @@
 """Closed-form fit of a variational last layer to fixed features.
 
 Coordinate ascent over means, prior variance and covariances (`vbll_ascent.py`) until the evidence
-lower bound settles. All algebra is float64, batched over classes, and done in the row space of the
-features where that is smaller.
+lower bound settles. Algebra is batched over classes, and done in the row space of the features
+where that is smaller. Dense covariances are approached in stages, each of which starts where the
+one before settled: in the eigenbasis, in float32, and at last in float64, as all others are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from bayeslora.errors import InputError
 from bayeslora.posteriors.bounds import curvature
 from bayeslora.posteriors.covariances import Covariance
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_ascent import Ascent, State
 from bayeslora.posteriors.vbll_families import ROTATABLE, make_blocks
+
+# Relative change of the bound at which a stage before the last has done its work.
+_ROUGH_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -151,9 +157,44 @@ def polish(
         offset=None if prior_mean is None else features @ centre.T,
     )
     around = _in_shape(start.covariance.double(), is_full=covariance == "full")
-    state = ascent.begin(space.coordinates(apart), around, prior_variance)
+    mean, before = space.coordinates(apart), None
+    climb = partial(
+        _climb, learn_prior=learn_prior, hold_mean=hold_mean, max_iterations=max_iterations
+    )
+    for stage in _rough_stages(ascent):
+        try:
+            state = climb(stage, stage.begin(mean, around, prior_variance, before))[0]
+        except InputError:  # rows differ in size by more than float32 can hold
+            continue
+        mean, around, before = state.mean, state.blocks.train_covariance, state.blocks
+        prior_variance = state.prior_variance
+    state, trace = climb(ascent, ascent.begin(mean, around, prior_variance, before))
+    return Polished(
+        mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
+        prior_variance=state.prior_variance,
+        family=covariance,
+        elbo=trace,
+        converged=len(trace) > 1 and _settled(trace, tolerance),
+        _state=state,
+        _space=space,
+        _features=features,
+        _rank=rank,
+    )
+
+
+def _rough_stages(ascent: Ascent) -> list[Ascent]:
+    """Return the cheaper problems whose solutions lead near that of the whole one."""
+    if ascent.covariance != "dense":
+        return []
+    rough = replace(ascent, tolerance=max(ascent.tolerance, _ROUGH_TOLERANCE))
+    return [replace(rough, covariance="eigenbasis"), replace(rough, dtype=torch.float32)]
+
+
+def _climb(
+    ascent: Ascent, state: State, *, learn_prior: bool, hold_mean: bool, max_iterations: int
+) -> tuple[State, list[float]]:
+    """Return the state after at most so many rounds, and the bound after each."""
     trace = [state.elbo]
-    converged = False
     for _ in range(max_iterations):
         if learn_prior:
             state = ascent.improve_prior(state, means=not hold_mean)
@@ -161,20 +202,13 @@ def polish(
             state = state if hold_mean else ascent.improve_mean(state)
             state = ascent.improve_covariance(state)
         trace.append(state.elbo)
-        converged = trace[-1] - trace[-2] < tolerance * abs(trace[-1])
-        if converged:
+        if _settled(trace, ascent.tolerance):
             break
-    return Polished(
-        mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
-        prior_variance=state.prior_variance,
-        family=covariance,
-        elbo=trace,
-        converged=converged,
-        _state=state,
-        _space=space,
-        _features=features,
-        _rank=rank,
-    )
+    return state, trace
+
+
+def _settled(trace: list[float], tolerance: float) -> bool:
+    return trace[-1] - trace[-2] < tolerance * abs(trace[-1])
 
 
 def _in_shape(covariance: Tensor, *, is_full: bool) -> Tensor:

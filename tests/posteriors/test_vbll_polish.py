@@ -10,7 +10,7 @@ from gaussian_oracles import FAMILIES, bound_for, elbo, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.posteriors import vbll_choice
+from bayeslora.posteriors import vbll_choice, vbll_polish
 from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
@@ -225,6 +225,39 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     assert blocks.log_determinant == pytest.approx(torch.logdet(covariance).sum().item())
     variance = torch.einsum("ni,cij,nj->nc", features, covariance, features)
     torch.testing.assert_close(blocks.train_covariance, variance)
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, size):
+    features, labels = toy(rows=40, size=5, classes=3)
+    features[0] *= size
+    options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-11}
+    staged = fit(features, labels, **options)
+    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: [])
+    direct = fit(features, labels, **options)
+    assert staged.elbo[-1] == pytest.approx(direct.elbo[-1], abs=1e-6 * len(labels))
+    torch.testing.assert_close(staged.mean, direct.mean, atol=1e-3, rtol=1e-3)
+
+
+def test_a_stage_that_float32_cannot_hold_is_left_out(monkeypatch):
+    features, labels = toy(rows=40, size=5, classes=3)
+    features[0] *= 1e5
+    stages = vbll_polish._rough_stages
+    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: stages(ascent)[1:])
+    single = fit(features, labels, covariance="dense")
+    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: [])
+    assert single.elbo == fit(features, labels, covariance="dense").elbo
+
+
+def test_float32_matrices_are_right_to_rounding():
+    features, _ = toy(rows=60, size=9)
+    weights = torch.rand(60, 3, dtype=F64)
+    rough = DenseBlocks(features, weights, 0.5, dtype=torch.float32)
+    exact = DenseBlocks(features, weights, 0.5)
+    assert rough.train_covariance.dtype == F64
+    torch.testing.assert_close(rough.train_covariance, exact.train_covariance, rtol=1e-5, atol=1e-7)
+    assert rough.log_determinant == pytest.approx(exact.log_determinant, abs=1e-4)
+    assert rough.trace == pytest.approx(exact.trace, rel=1e-5)
 
 
 def test_learned_prior_is_the_mean_second_moment_and_the_best():
