@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # Standard deviation of a logit under q when training starts.
 _INITIAL_LOGIT_STD = 0.1
+# Of fitted covariances in files.
+_STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
 class VBLLHead(nn.Module):
@@ -55,9 +57,9 @@ class VBLLHead(nn.Module):
             triangles [C, d, d] or [C d, C d] as `covariances.lower_triangle` reads them.
         factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
-        fitted_scale: Float64 buffer, the `scale` of `covariances.shapes`, None before `fit`.
-        fitted_factor: [C, d, k] float64 buffer of a `low_rank` fit, else None.
-        fitted_basis: [d, d] float64 buffer of an `eigenbasis` fit, else None.
+        fitted_scale: Float32 buffer, the `scale` of `covariances.shapes`, None before `fit`.
+        fitted_factor: [C, d, k] float32 buffer of a `low_rank` fit, else None.
+        fitted_basis: [d, d] float32 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
         fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
     """
@@ -199,7 +201,7 @@ class VBLLHead(nn.Module):
         # Contiguous as it will be read back: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().tensors().items():
-            setattr(self, f"fitted_{name}", tensor.contiguous())
+            setattr(self, f"fitted_{name}", tensor.float().contiguous())
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(labels))
@@ -264,7 +266,8 @@ class VBLLHead(nn.Module):
         centred = {} if self.prior_mean is None else {"prior_mean": True}
         if self.fitted_scale is None:
             return centred | {"fitted": False}
-        return centred | {"fitted": True, "covariance": self.config.covariance}
+        dtype = str(self.fitted_scale.dtype).removeprefix("torch.")
+        return centred | {"fitted": True, "covariance": self.config.covariance, "dtype": dtype}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the prior mean and the fit that `extra` describes."""
@@ -274,10 +277,14 @@ class VBLLHead(nn.Module):
             return
         if extra["covariance"] != self.config.covariance:
             raise ValueError(f"its covariance is {extra['covariance']!r}")
+        # Models that say nothing of it are older than the choice.
+        dtype = extra.get("dtype", "float64")
+        if dtype not in _STORED:
+            raise ValueError(f"the dtype of its covariance is {dtype!r}")
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
         for name, shape in shapes(extra["covariance"], classes, size, self.config.rank).items():
-            setattr(self, f"fitted_{name}", self.mean_sq_norm.new_zeros(shape))
+            setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 

@@ -47,7 +47,7 @@ class FitCost:
 
     Attributes:
         multiplications: Of a round.
-        numbers: Stored float64 numbers of the covariance.
+        numbers: Stored float32 numbers of the covariance.
     """
 
     multiplications: float
@@ -56,7 +56,7 @@ class FitCost:
     @property
     def megabytes(self) -> float:
         """Size of the covariance."""
-        return 8 * self.numbers / 1e6
+        return 4 * self.numbers / 1e6
 
     def seconds(self, rate: float) -> float:
         """Return the time of a fit where a product of matrices has this rate a second."""

@@ -236,7 +236,8 @@ def test_fit_takes_the_configured_covariance(covariance):
     features, labels = toy()
     made = head(covariance=covariance, prior_scale=2.0, polish_bound=bound_for(covariance), rank=2)
     made.fit(features, labels)
-    assert made.extra_config() == {"fitted": True, "covariance": covariance}
+    expected = {"fitted": True, "covariance": covariance, "dtype": "float32"}
+    assert made.extra_config() == expected
     shape = {"dense": (3, 4, 4), "full": (12, 12)}.get(covariance, (3, 4))
     assert made.fitted_scale.shape == shape
     assert (made.fitted_factor is None) == (covariance != "low_rank")
@@ -249,9 +250,22 @@ def test_fit_takes_the_configured_covariance(covariance):
     )
 
 
-def test_a_record_of_another_covariance_is_refused():
-    with pytest.raises(InputError, match="damaged: its covariance is 'full'"):
-        build(VBLL(), 4, 3, extra={"fitted": True, "covariance": "full"})
+def test_a_covariance_that_was_kept_in_float64_stays_so():
+    """Records of such models say nothing of a dtype."""
+    made = head(prior_scale=2.0)
+    made.fit(*toy())
+    state = made.state_dict()
+    state["fitted_scale"] = state["fitted_scale"].double()
+    other = build(made.config, 4, 3, extra={"fitted": True, "covariance": "dense"})
+    other.load_state_dict(state)
+    assert other.fitted_scale.dtype == F64
+    assert other.extra_config()["dtype"] == "float64"
+
+
+@pytest.mark.parametrize("wrong", [{"covariance": "full"}, {"dtype": "int8"}])
+def test_a_record_of_another_covariance_is_refused(wrong):
+    with pytest.raises(InputError, match="damaged"):
+        build(VBLL(), 4, 3, extra={"fitted": True, "covariance": "dense"} | wrong)
 
 
 def test_quadrature_is_refused_for_three_classes():
