@@ -37,8 +37,8 @@ TILT = 4e4
 special functions. Measured 3e4 to 4e4; it counts where classes are many and features few."""
 
 DENSE_LIMIT = 5e10
-"""Multiplications of a round up to which `auto` takes a dense covariance: one to three minutes a
-fit on one core at most. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows
+"""Multiplications of a round up to which `auto` takes a dense covariance: at most three minutes a
+fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows
 3e11."""
 
 

@@ -161,7 +161,8 @@ def train_network(
     fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
     _begin(fit, shown=shown)
     began = time.perf_counter()
-    set_feature_scale(network, train.texts)
+    num_passed = set_feature_scale(network, train.texts)
+    passed = (time.perf_counter() - began) * len(train.labels) / num_passed
     # A final fit that starts over takes the prior mean for the features as they are by then: the
     # language model's answer would be a poor start of what adapters learn.
     waits = getattr(network.head, "refits", False)
@@ -172,7 +173,6 @@ def train_network(
         classes, features = network.head.mean_weight.shape
         num_held = 0 if held is None else len(held.labels)
         sizes = TrainingSizes(classes, features, num_train, num_held)
-        passed = time.perf_counter() - began
         announce_training(settings, posterior, sizes, pass_seconds=passed)
         announce_final_fit(posterior, sizes, shown=fit_last)
     weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)

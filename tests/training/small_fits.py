@@ -13,7 +13,7 @@ from bayeslora.tasks.examples import encode_labels
 from bayeslora.training.assemble import build_network
 from bayeslora.training.data import read_labelled
 from bayeslora.training.fit import train_network
-from bayeslora.training.members import prepare
+from bayeslora.training.rows import prepare
 from bayeslora.training.settings import TrainingSettings
 
 POLAR = PoLAR(r=4, num_layers=2)

@@ -10,6 +10,7 @@ from tiny import CLASSES
 from bayeslora.adapters.config import LoRA
 from bayeslora.optim.alternating import build_optimizer
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
+from bayeslora.training import rows
 from bayeslora.training.assemble import build_network
 from bayeslora.training.heads import GradientSteps, JointSteps, Moment, Refits, TrainingFeatures
 from bayeslora.training.rows import set_feature_scale
@@ -43,6 +44,20 @@ def trainer_of(fit, directory, update_head=None):
     # `train` sets it.
     trainer.current_gradient_accumulation_steps = 1
     return trainer
+
+
+@pytest.mark.parametrize("most", [3, 1000])
+def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, encoder, most):
+    monkeypatch.setattr(rows, "SCALE_ROWS", most)
+    fit = fresh(encoder)
+    count = set_feature_scale(fit.network, fit.train.texts)
+    last = len(fit.train.labels) - 1
+    chosen = [0, round(last / 2), last] if most == 3 else range(last + 1)
+    features = fit.network.encoder.features(fit.train.texts)[list(chosen)]
+    assert count == len(chosen)
+    assert float(fit.network.feature_scale) == pytest.approx(
+        features.square().sum(1).mean().sqrt().item()
+    )
 
 
 def batch_of(fit, size=6):
