@@ -15,8 +15,8 @@ from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.training import linearised
 from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import fit_posterior
-from bayeslora.training.rows import prepare
 from bayeslora.training.predict import answer, num_passes
+from bayeslora.training.rows import prepare
 from bayeslora.training.weights import WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)

@@ -17,8 +17,8 @@ from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training import weights as weights_module
 from bayeslora.training.assemble import build_network
-from bayeslora.training.rows import prepare
 from bayeslora.training.predict import answer, num_passes
+from bayeslora.training.rows import prepare
 from bayeslora.training.weights import Snapshots, WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
