@@ -81,16 +81,16 @@ def main() -> None:
             for side in case.sides:
                 found = known["sides"].setdefault(side, [])
                 if len(found) < (1 if args.quick else case.repeats):
-                    found.append(measured(name, side))
+                    found.append(measured(__file__, name, side))
                     print(name, side, found[-1], flush=True)
                     write_json(file, known)
         write_table(args.out)
 
 
-def measured(case: str, side: str) -> dict[str, float]:
+def measured(script: str, case: str, side: str) -> dict[str, float]:
     """Return seconds and MiB of one side, in a process of its own with an empty cache."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
-    command = [sys.executable, __file__, "--measure", case, side]
+    command = [sys.executable, script, "--measure", case, side]
     surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -112,14 +112,15 @@ def machine() -> dict[str, str]:
     }
 
 
-def texts(split: str, count: int) -> Any:
-    """Return rows whose texts are eight words long."""
+def texts(split: str, count: int, words: int = WORDS) -> Any:
+    """Return rows whose texts are so many words long, or shorter."""
     from dataclasses import replace
 
     from bayeslora.tasks.newsgroups import load_newsgroups
 
-    rows = getattr(load_newsgroups(num_train=ROWS, num_test=PREDICTED), split)
-    short = tuple(" ".join(text.split()[:WORDS]) for text in rows.texts)
+    pool = {"num_train": max(ROWS, count), "num_test": PREDICTED}
+    rows = getattr(load_newsgroups(**pool), split)
+    short = tuple(" ".join(text.split()[:words]) for text in rows.texts)
     # Rows come class by class.
     spread = np.linspace(0, len(rows) - 1, count).astype(int)
     return replace(rows, texts=short).take(spread)
