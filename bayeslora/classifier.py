@@ -569,7 +569,10 @@ class BayesianClassifier:
                 "write the changed backbone"
             )
         if not fitted.network.sites:
-            raise InputError(f"{fitted.name} has no adapter to export")
+            raise InputError(
+                f"{fitted.name} has no adapter to export; export_merged (--format merged) writes "
+                "its backbone and last layer"
+            )
         self._check_export(directory, "peft", overwrite=overwrite)
         with (
             fitted.one_member(member) as one,

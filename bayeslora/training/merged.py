@@ -27,6 +27,26 @@ from bayeslora.training.network import Network
 
 POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
 
+_FILLING = """\
+template = {frame!r}
+
+
+def filled(text, length={length}):
+    # A long text is cut, not the template around it.
+    start = template.index({TEXT!r})
+    while True:
+        whole = template.replace({TEXT!r}, text)
+        tokens = classify.tokenizer(whole, return_offsets_mapping=True)["offset_mapping"]
+        excess = len(tokens) - length
+        if excess <= 0 or not text:
+            return whole
+        end = start + len(text)
+        inside = [low for low, high in tokens if low < end and max(low, start) < high]
+        last = inside[-excess] - start if excess < len(inside) else 0
+        text = text[: min(max(last, 0), len(text) - 1)]
+
+"""
+
 # Of the largest logit: rounding stays far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -55,22 +75,29 @@ def write_merged(fitted: Fitted, directory: Path) -> None:
 def _readme(fitted: Fitted) -> str:
     """Return how transformers predicts with the mean network, template included."""
     frame = fitted.record.backbone.get("template")
-    text = "text" if frame is None else f"template.replace({TEXT!r}, text)"
+    length = _encoder(fitted).max_length
+    filling: list[str] = []
+    text = "text"
     if frame is not None and PAIR in frame:
         text = f"template.replace({PAIR!r}, text_pair).replace({TEXT!r}, text)"
+        filling = [f"template = {frame!r}"]
+    elif frame is not None:
+        text = "filled(text)"
+        filling = _FILLING.format(frame=frame, TEXT=TEXT, length=length).splitlines()
     lines = [
         "from transformers import pipeline",
         "",
-        *([] if frame is None else [f"template = {frame!r}"]),
         'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)',
+        *filling,
         f"classify({text}, truncation=True)",
     ]
     listed = "\n".join(lines)
-    kept = "" if frame is None else " Longer texts: cut the text, not the template."
+    is_pair = frame is not None and PAIR in frame
+    kept = " Of longer pairs cut the texts, not the template." if is_pair else ""
     return (
         f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
-        f"- At most {_encoder(fitted).max_length} tokens are read.{kept}\n\n"
+        f"- At most {length} tokens are read.{kept}\n\n"
         "Uncertainty is not exported: these are the probabilities of the mean network.\n"
     )
 
@@ -117,14 +144,11 @@ def check_mergeable(fitted: Fitted) -> Tensor:
     """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
 
     Raises:
-        InputError: There are no adapters of ours, or the mean logits are no linear function of the
-            features.
+        InputError: The classifier is another library's, or the mean logits are no linear function
+            of the features.
     """
-    network = fitted.network
-    if not network.is_adapted:
-        raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
+    network, encoder = fitted.network, _encoder(fitted)
     network.eval()
-    encoder = _encoder(fitted)
     features = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(features).mean
     eye = torch.eye(features.shape[1], device=features.device)
@@ -142,7 +166,10 @@ def check_mergeable(fitted: Fitted) -> Tensor:
 def _encoder(fitted: Fitted) -> Encoder:
     encoder = fitted.network.encoder
     if not isinstance(encoder, Encoder):
-        raise InputError(f"{fitted.name} has no adapter of ours to merge: it is a plain model")
+        raise InputError(
+            f"{fitted.name} is a classifier of another library, whose weights are as they were: "
+            "there is nothing to merge"
+        )
     return encoder
 
 

@@ -91,7 +91,13 @@ def _origin(folder: Path) -> str:
 
 def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
     name, classes = fitted.record.backbone["name"], fitted.record.classes
+    depth = fitted.record.backbone.get("depth")
     notes = []
+    if depth:
+        notes.append(
+            f"it is for the first {depth} layers of its base: load it with "
+            f"num_hidden_layers={depth}, or its answers are wrong"
+        )
     if head:
         # PEFT's file has no place for the names.
         notes.append(f"num_labels={len(classes)}; its classes are {visible(','.join(classes))}")
@@ -122,13 +128,14 @@ def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
 def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
     record, encoder = fitted.record, fitted.network.encoder
     module, _, loader = found.loader.rpartition(".")
+    depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     options = f", num_labels={len(record.classes)}" if head else ""
+    options += f", num_hidden_layers={depth}" if depth else ""
     load = f'model = {loader}.from_pretrained("PATH OF THIS DIRECTORY"{options})'
     if loader == "PeftModel":
         load = f'model = {loader}.from_pretrained(base, "PATH OF THIS DIRECTORY")  # base: {base!r}'
     pooling = merged.POOLING[encoder.backbone.kind]
     length = usable_length(encoder.backbone, record.max_length)
-    depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     facts = [
         f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",

@@ -132,18 +132,24 @@ def test_a_share_is_recorded_as_a_number_of_layers(backbones):
     assert fitted(backbones["llama"], depth=0.6).record.backbone["depth"] == 2
 
 
-def test_a_pipeline_on_filled_templates_gives_the_mean_networks_probabilities(backbones, tmp_path):
-    clf = fitted(backbones["llama"])
+@pytest.mark.parametrize("adapter", ["lora:r=2", "none"])
+def test_a_pipeline_on_filled_templates_gives_the_mean_networks_probabilities(
+    backbones, tmp_path, adapter
+):
+    options = {"depth": 2, "template": FRAME, "dtype": "float32", "progress": False}
+    clf = BayesianClassifier(backbones["llama"], adapter, "map", max_length=12, **options)
+    clf.fit(ROWS, **({} if adapter == "none" else {"epochs": 1}))
     clf.export_merged(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 2
-    expected = clf.predict(TEXTS, num_samples=0).probs
+    texts = [*TEXTS, " ".join(TEXTS), "unfoldable" * 20]
+    expected = clf.predict(texts, num_samples=0).probs
     # The very lines that the README shows.
     shown = (tmp_path / "out" / "README.md").read_text().split("```")[1].removeprefix("python\n")
     shown = shown.replace("PATH OF THIS DIRECTORY", str(tmp_path / "out"))
     *before, last = shown.strip().splitlines()
     names = {}
     exec("\n".join(before), names)
-    for text, probs in zip(TEXTS, expected, strict=True):
+    for text, probs in zip(texts, expected, strict=True):
         (row,) = eval(last, names, {"text": text})
         found = {item["label"]: item["score"] for item in row}
         np.testing.assert_allclose([found[name] for name in CLASSES], probs, atol=1e-5)
@@ -158,6 +164,7 @@ def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, 
     assert "first 2 layers" in note
     assert FRAME in note
     base = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=2)
+    assert "num_hidden_layers=2" in note.split("```")[1]
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
     reader = AutoTokenizer.from_pretrained(backbones["llama"])
     encoder = clf._known().network.encoder
