@@ -26,7 +26,7 @@ from reading_summary import ALL_LAYERS
 from verdicts import table
 
 from bayeslora import BayesianClassifier
-from bayeslora.backbones.depth import read_as_asked
+from bayeslora.backbones.depth import read_as_asked, usual_depth
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.files import atomic_file, read_json, write_json
@@ -70,7 +70,13 @@ def choosing(task: str, data_dir: Path | None) -> dict[str, float]:
     length = TEXT_TOKENS + frame_tokens(whole, DEFAULT_FRAME)
     asked, _ = read_as_asked(whole, 1.0, None, max_length=length)
     start = time.perf_counter()
-    depth = best_depth(asked, (train, labels), pooling="last", max_length=length)
+    depth = best_depth(
+        asked,
+        (train, labels),
+        pooling="last",
+        max_length=length,
+        usual=usual_depth(asked, adapted=True),
+    )
     return {"depth": depth, "seconds": time.perf_counter() - start}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ from bayeslora.option_checks import is_number, is_whole
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone
 
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
 """Of a decoder's layers, where no depth is asked for: with adapters, which take over what the upper
@@ -67,6 +70,12 @@ def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
     except InputError:
         return None
     return DEFAULT_SHARE if adapted else DEFAULT_FROZEN_SHARE
+
+
+def usual_depth(backbone: Backbone, *, adapted: bool) -> int:
+    """Return the number of layers that a whole backbone is read with where none is asked for."""
+    share = default_depth(backbone, adapted=adapted)
+    return resolve_depth(backbone, 1.0 if share is None else share)
 
 
 def resolve_depth(backbone: Backbone, depth: float) -> int:
@@ -132,6 +141,13 @@ def read_as_asked(
         usual = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
         frame = backbone.tokenizer(usual.filled("").whole)["input_ids"]
         template = usual if 2 * len(frame) <= max_length else None
+        if template is None:
+            logger.warning(
+                "texts are read without a template, which is %d of the %d tokens of max_length "
+                "(--max-length)",
+                len(frame),
+                max_length,
+            )
     whole = read_at(backbone, None, template)
     usual_depth = default_depth(whole, adapted=adapted)
     return whole, read_at(whole, usual_depth if depth is None else depth, None)

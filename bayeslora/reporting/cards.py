@@ -71,7 +71,7 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if share := notes.get("prior_share"):
         yield (
             "prior",
-            f"{brief(share)} of the logits is explained by the language model's own answer",
+            f"{brief(share)} of the logits is the language model's own answer",
         )
     if link := notes.get("link"):
         yield "from logits to probabilities", LINK_WORDS.get(link, brief(link))

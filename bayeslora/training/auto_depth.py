@@ -8,6 +8,7 @@ candidate then runs its own.
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 
@@ -27,6 +28,8 @@ SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the layers: the candidates."""
 # More rows than that tell depths apart that make no difference.
 _ENOUGH_ROWS = 640
+# Nats a row above a last layer that says nothing, from which a bound tells of the states.
+_TELLING = 0.02
 
 
 def best_depth(
@@ -35,9 +38,12 @@ def best_depth(
     *,
     pooling: Pooling,
     max_length: int,
+    usual: int,
     progress: bool = False,
 ) -> int:
     """Return the number of layers whose states say most of the classes.
+
+    Where that of no depth is above what labels alone say, as with a few rows, it is the usual one.
 
     Args:
         whole: With all its layers and its template.
@@ -45,6 +51,7 @@ def best_depth(
             or one a class.
         pooling: Which state of a text is its feature.
         max_length: Tokens kept of a text.
+        usual: The depth where none is asked for.
         progress: Whether to show a bar.
     """
     examples, labels = rows
@@ -74,6 +81,14 @@ def best_depth(
         first.forget(prepared)
     best = max(depths, key=found.__getitem__)
     logger.info("depth: %s", {depth: round(value, 3) for depth, value in found.items()})
+    if found[best] < _TELLING - math.log(int(labels.max()) + 1):
+        logger.warning(
+            "depth 'auto': %d rows are too few to tell the layers apart; %d of them are read, as "
+            "by default",
+            len(examples),
+            usual,
+        )
+        return usual
     return best
 
 

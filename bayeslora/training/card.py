@@ -223,6 +223,10 @@ def _reading(record: ModelRecord) -> list[str]:
         found.append(f"the first {depth} layers of the backbone")
     if template := record.backbone.get("template"):
         found.append(f"template `{visible(template)}`")
+    words = record.backbone.get("verbaliser")
+    if isinstance(words, dict):
+        listed = ", ".join(f"{_code(name)} by {_code(said)}" for name, said in words.items())
+        found.append(f"classes asked for: {listed}")
     factor = record.results.get("prior_factor")
     share = record.results.get("posterior", {}).get("prior_share")
     if factor is not None and share is not None:

@@ -197,7 +197,12 @@ def _is_at_hand(whole: Backbone, classes: Sequence[str]) -> bool:
         return False
     tied = getattr(whole.model.config, "tie_word_embeddings", False)
     words = class_words(classes)
-    return tied and all(map(_NAME.search, words)) and len({*words}) == len(words)
+    return tied and all(map(says_something, words)) and len({*words}) == len(words)
+
+
+def says_something(words: str) -> bool:
+    """Return whether a class's words are a name, and no number of one such as `LABEL_1`."""
+    return _NAME.search(words) is not None
 
 
 def varied(examples: Examples, count: int) -> tuple[list[str], list[str] | None]:

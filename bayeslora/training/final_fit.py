@@ -98,23 +98,21 @@ def fit_last_layer(
 
 
 def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
-    """Return how much of the mean logits L the prior mean's, L0, explain: ⟨L, L0⟩² / (‖L‖² ‖L0‖²).
+    """Return how much of the mean logits L the prior mean's, L0, are: 1 − ‖L − L0‖² / ‖L‖².
 
-    Both [N, C], less their mean over the classes; 0 where one is zero.
+    Both [N, C], less their mean over the classes; 0 where L is zero or farther from L0 than from 0.
 
     Args:
         features: [N, d], scaled.
         mean: [C, d] weights.
         prior_mean: [C, d].
     """
-    gram = features.double().T @ features.double()
-
-    def product(one: Tensor, other: Tensor) -> float:
-        first, second = ((weight - weight.mean(0)).double() for weight in (one, other))
-        return float(((first @ gram) * second).sum())
-
-    sizes = product(mean, mean) * product(prior_mean, prior_mean)
-    return min(1.0, product(mean, prior_mean) ** 2 / sizes) if sizes > 0 else 0.0
+    logits, apart = (
+        features.double() @ (weight - weight.mean(0)).double().T
+        for weight in (mean, mean - prior_mean)
+    )
+    size = float(logits.square().sum())
+    return max(0.0, 1 - float(apart.square().sum()) / size) if size > 0 else 0.0
 
 
 def fit_head(

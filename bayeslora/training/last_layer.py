@@ -73,6 +73,7 @@ def check_last_layer(
         over = ", or 'laplace_lora' or 'tfb' over its adapters" if adapted and with_sites else ""
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            f"finished network: it {reason}; fit a network with it from the start, or choose "
-            f"'laplace', 'vbll', 'gvbll', 'nuts' or 'temperature'{over}"
+            f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
+            "with it from the start, or choose 'laplace', 'vbll', 'gvbll', 'nuts' or "
+            f"'temperature'{over}"
         )

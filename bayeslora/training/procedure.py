@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.adapters.config_none import Frozen
-from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading
+from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.config import (
@@ -239,6 +240,7 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
             data.train,
             pooling=pooling_of(whole, choices.adapter),
             max_length=choices.max_length,
+            usual=usual_depth(whole, adapted=not isinstance(choices.adapter, Frozen)),
             progress=choices.progress,
         )
         backbone = cut(whole, depth)
@@ -272,6 +274,8 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "validation data, or two numbers"
         )
     check_possible(posterior, len(data.train[0]), settings)
+    if isinstance(choices.verbaliser, Mapping):
+        class_words(data.classes, choices.verbaliser)
 
 
 def refuse_training_options(**given: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -20,9 +21,11 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
 from bayeslora.training.choices import Choices
-from bayeslora.training.class_prior import class_prior
+from bayeslora.training.class_prior import class_prior, says_something
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.rows import prepare
+
+logger = logging.getLogger(__name__)
 
 # A mean answer of fewer texts is too much the answer to one of them.
 _FEWEST_TEXTS = 8
@@ -55,6 +58,13 @@ def zero_shot(
         raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
     given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
     words = class_words(classes, given)
+    mute = [name for name, said in zip(classes, words, strict=True) if not says_something(said)]
+    if mute:
+        logger.warning(
+            "the words %s say nothing of a class to a language model; give others: verbaliser "
+            "(--verbaliser CLASS=WORDS)",
+            ", ".join(map(repr, mute)),
+        )
     if len({*words}) < len(words):
         raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
     if texts is not None and len(texts) < _FEWEST_TEXTS:
@@ -91,12 +101,17 @@ def zero_shot(
         max_length=choices.max_length,
     )
     weight = prior.rows.double().cpu()
-    if texts is not None:
+    if texts is None:
+        # Prior scales refer to the scale of features, which is much the same for all texts.
+        pairs = words if cut.template is not None and cut.template.takes_pairs else None
+        read = network.encoder.prepare(words, pairs)
+    else:
         unknown = torch.full((len(texts),), -1)
-        rows = prepare(network.encoder, (texts, unknown), progress=choices.progress)
-        states = network.encoder.features(rows.texts)
-        network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
-        weight, _, _ = prior.weight(network, rows.texts, states)
+        read = prepare(network.encoder, (texts, unknown), progress=choices.progress).texts
+    states = network.encoder.features(read)
+    network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
+    if texts is not None:
+        weight, _, _ = prior.weight(network, read, states)
     mean = float(network.feature_scale) * weight
     network.head.set_mean(mean.to(network.head.mean_weight))
     record = ModelRecord(
@@ -117,7 +132,7 @@ def zero_shot(
         seed=choices.seed,
         num_train=0,
         head=network.head.extra_config(),
-        results={"prior_factor": 1.0, "history": []},
+        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
         versions=library_versions(),
     )
     return Fitted(record, network.eval(), [network.trained_state()], choices.progress)

@@ -97,6 +97,16 @@ def test_more_classes_than_rows_that_tell_depths_apart(backbones, monkeypatch):
     assert clf.record.backbone.get("depth", 3) in (2, 3)
 
 
+@pytest.mark.parametrize(("best", "depth"), [(-1.09, 2), (-0.9, 3)])
+def test_bounds_that_say_nothing_choose_no_depth(backbones, monkeypatch, caplog, best, depth):
+    """Of three classes -1.0986 nats a row are no more than their number says."""
+    bounds = iter([-1.0986, best])
+    monkeypatch.setattr(auto_depth, "evidence", lambda features, labels: next(bounds))
+    clf = fitted(backbones["llama"], depth="auto")
+    assert clf.record.backbone.get("depth", 3) == depth
+    assert ("too few" in caplog.text) == (depth == 2)
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_the_depth_is_chosen_for_the_state_that_is_the_feature(backbones, monkeypatch, pooling):
     seen = []
@@ -115,9 +125,10 @@ def test_a_last_layer_alone_reads_higher_than_adapters_would(backbones):
     assert clf.record.backbone.get("depth", 3) == 3
 
 
-def test_a_template_that_would_take_most_of_the_tokens_is_no_default(backbones):
+def test_a_template_that_would_take_most_of_the_tokens_is_no_default(backbones, caplog):
     clf = fitted(backbones["llama"], template=None, max_length=4)
     assert "template" not in clf.record.backbone
+    assert "without a template" in caplog.text
 
 
 def test_pairs_have_a_default_template_of_their_own(backbones):

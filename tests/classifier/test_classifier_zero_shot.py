@@ -51,6 +51,25 @@ def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
     np.testing.assert_allclose(clf.predict(TEXTS).probs, expected, atol=1e-6)
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert all(f"`{name}` by `{word}`" in card for name, word in WORDS.items())
+    # All of the answer is the language model's, and reports say so.
+    assert float(clf.predict(TEXTS).metadata["prior_share"]) == 1
+
+
+@pytest.mark.parametrize("frame", [FRAME, "today {text} and {text_pair}"])
+def test_features_have_the_scale_that_priors_refer_to_without_texts_too(backbones, frame):
+    network = classifier(backbones["llama"], template=frame).zero_shot(CLASSES)._known().network
+    pairs = TEXTS if "{text_pair}" in frame else None
+    features = network.scaled(network.encoder.features(network.encoder.prepare(TEXTS, pairs)))
+    assert features.square().sum(1).mean().sqrt() == pytest.approx(1, rel=0.2)
+
+
+def test_words_that_say_nothing_are_named(backbones, caplog):
+    clf = classifier(backbones["llama"], verbaliser=None)
+    clf.zero_shot(["the", "7"])
+    assert "'7'" in caplog.text
+    assert "'the'" not in caplog.text
 
 
 def test_the_mean_answer_to_the_texts_is_taken_off_and_labels_are_not_read(backbones):
@@ -126,6 +145,8 @@ def test_the_command_takes_classes_from_labels_or_words(backbones, tmp_path):
     for idle in (["--quick"], ["--epochs", "2"], ["--adapter", "lora"], ["--posterior", "vbll"]):
         assert main([*fit, *words, *idle, "--out", str(tmp_path / "bad")]) == 2
     assert main([*fit, "--out", str(tmp_path / "bad")]) == 2
+    typo = ["--verbaliser", "sprots=goal"]
+    assert main([*fit, *typo, str(data), "--out", str(tmp_path / "bad")]) == 2
     assert main([*fit, *words, "--task", "nowhere", "--out", str(tmp_path / "bad")]) == 2
     data.write_text("\n".join(json.dumps({**row, "label": CLASSES[0]}) for row in ROWS))
     assert main([*fit, *words, str(data), "--out", str(tmp_path / "one")]) == 0

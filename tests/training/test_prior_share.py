@@ -8,20 +8,21 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.training.final_fit import prior_share
 
 
-def test_it_is_the_squared_correlation_of_the_logits():
+def test_it_is_what_the_prior_means_logits_leave_of_the_logits():
     draw = torch.Generator().manual_seed(0)
     features, mean, prior = (
         torch.randn(shape, generator=draw) for shape in ((30, 5), (3, 5), (3, 5))
     )
-    prior += mean
+    prior = mean + 0.3 * prior
     logits, known = (features @ weight.T for weight in (mean, prior))
-    logits, known = ((one - one.mean(1, keepdim=True)).flatten() for one in (logits, known))
-    expected = float(torch.corrcoef(torch.stack([logits, known]))[0, 1] ** 2)
+    logits, known = (one - one.mean(1, keepdim=True) for one in (logits, known))
+    expected = 1 - float((logits - known).square().sum() / logits.square().sum())
     assert prior_share(features, mean, prior) == pytest.approx(expected, abs=1e-6)
     assert 0.01 < expected < 0.99
-    for factor in (0.1, 0.7, 5.0):
-        assert prior_share(features, factor * mean, mean) == pytest.approx(1)
-    assert prior_share(features, mean, mean) == pytest.approx(1)
+    # A prior mean that does next to nothing, or says the contrary, is no part of the answer.
+    for factor, share in ((1.0, 1.0), (0.5, 0.75), (1e-6, 0.0), (-1.0, 0.0), (2.0, 0.0)):
+        assert prior_share(features, mean, factor * mean) == pytest.approx(share, abs=1e-5)
+    assert prior_share(features, torch.zeros(3, 5), mean) == 0
     assert prior_share(features, mean, torch.zeros(3, 5)) == 0
     # What is the same for all classes changes no answer.
     assert prior_share(features, mean, mean + torch.ones(3, 5)) == pytest.approx(1, abs=1e-6)

@@ -24,7 +24,7 @@ from bayeslora.cli.arguments import (
 from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_values import DTYPES
 
 if TYPE_CHECKING:
@@ -229,7 +229,11 @@ def _zero_shot(args: argparse.Namespace) -> None:
     columns = columns_for(args, None)
     texts = None if args.train is None else read(args.train, args, columns)
     labels = () if texts is None else texts.labels
-    classes = sorted({*words, *(str(label) for label in labels if label is not None)})
+    known = {str(label) for label in labels or () if label is not None}
+    # Labels of one class alone are not all that there are.
+    if unknown := sorted({*words} - known) if len(known) > 1 else []:
+        raise InputError(f"--verbaliser: {unknown_choice('class', unknown[0], sorted(known))}")
+    classes = sorted({*words, *known})
     if not classes:
         raise InputError(
             "--zero-shot needs classes: --verbaliser CLASS=WORDS for each, or labels in TRAIN, "
