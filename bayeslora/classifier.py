@@ -806,8 +806,8 @@ class BayesianClassifier:
         """Answer before the first label: the last layer is the language model's own answer.
 
         Its logits for the words of the classes after the template, as `mle` gives them; `calibrate`
-        then fits a posterior to labelled rows. The adapter and the posterior that were chosen have
-        no effect. All layers are read unless a depth was asked for.
+        then fits a posterior to labelled rows (`vbll` moves the answer, `laplace` and `temperature`
+        say how sure it is). The adapter and the posterior that were chosen have no effect. All layers are read unless a depth was asked for.
 
         Args:
             classes: C names in index order; `verbaliser` may have other words for them.

@@ -152,6 +152,20 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar", posterior: str = "v
     return run
 
 
+def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
+    """Return a fit as it is by default, of texts of 24 words."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones.load import load_backbone
+
+        rows, backbone = texts("train", ROWS, 24), load_backbone("smollm2-135m")
+        clf = BayesianClassifier(backbone, adapter, progress=False, **reading)
+        return clock(lambda: clf.fit(rows))
+
+    return run
+
+
 def peft_fit(dtype: str, epochs: int) -> Run:
     """Return peft's fit under transformers' Trainer with batches of similar length."""
 
@@ -414,6 +428,16 @@ CASES: dict[str, Case] = {
     "fit-5-epochs-bfloat16": Case(
         "fit, 5 epochs, bfloat16",
         {"PoLAR-VBLL": our_fit("bfloat16", 5), "peft": peft_fit("bfloat16", 5)},
+        repeats=3,
+        quick=False,
+    ),
+    "reading": Case(
+        "fit as by default, 24 words, loading left out",
+        {
+            "default reading": whole_fit(),
+            "all layers, raw": whole_fit(**WHOLE),
+            "--quick": whole_fit("none"),
+        },
         repeats=3,
         quick=False,
     ),
