@@ -807,7 +807,8 @@ class BayesianClassifier:
 
         Its logits for the words of the classes after the template, as `mle` gives them; `calibrate`
         then fits a posterior to labelled rows (`vbll` moves the answer, `laplace` and `temperature`
-        say how sure it is). The adapter and the posterior that were chosen have no effect. All layers are read unless a depth was asked for.
+        say how sure it is). The adapter and the posterior that were chosen have no effect. All
+        layers are read unless a depth was asked for.
 
         Args:
             classes: C names in index order; `verbaliser` may have other words for them.
