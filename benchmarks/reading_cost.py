@@ -116,7 +116,7 @@ def write_table(out: Path) -> None:
             if (file := out / "scores" / task / _score_file(depth)).is_file()
         }
         chosen = found["depth"]
-        regret = f"{nll[chosen] - min(nll.values()):.3f}" if len(nll) == len(candidates) else ""
+        regret = f"{nll[chosen] - min(nll.values()):.3f}" if chosen in nll else ""
         fits = [f"{nll[depth]:.3f}" if depth in nll else "" for depth in candidates]
         rows.append((task, str(chosen), f"{found['seconds']:.0f}", *fits, regret))
     head = ("set", "auto", "seconds", *(f"{depth} layers" for depth in candidates), "regret")
@@ -128,7 +128,7 @@ def write_table(out: Path) -> None:
     lines = [
         "# What the depth costs, and what `auto` chooses",
         "NLL of PoLAR-VBLL fits to 640 rows of seed 0 by depth, with the default template; regret "
-        "is that of the depth that `auto` takes over the best. Made by "
+        "is that of the depth that `auto` takes over the best of those that were fitted. Made by "
         "`python benchmarks/reading_cost.py --data-dir DIR` from scores of `reading.py`.",
         table(head, rows),
         "Prediction of 320 texts of at most 38 tokens, and the most memory of the process:",
