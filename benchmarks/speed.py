@@ -436,7 +436,7 @@ CASES: dict[str, Case] = {
         {
             "default reading": whole_fit(),
             "all layers, raw": whole_fit(**WHOLE),
-            "--quick": whole_fit("none"),
+            "last layer alone": whole_fit("none"),
         },
         repeats=3,
         quick=False,
