@@ -41,8 +41,10 @@ def prepare(
 
 
 SCALE_ROWS = 64
-"""Texts that tell the scale of features. Norms differ by 3 to 9 % between texts of a task: the root
-mean square of so many, and with it what a prior scale means, is within 1 % of that of all."""
+"""Texts that tell the scale of features: the root mean square of so many, and with it what a prior
+scale means, is within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all;
+`benchmarks/scale_rows.py`
+found no cost in NLL."""
 
 
 def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
