@@ -93,7 +93,7 @@ def test_duplicates_and_truncation_are_noted_once(run, world, tmp_path):
     train = write_rows(tmp_path / "train.jsonl", [*rows, *rows[:3]])
     result = run(
         *["fit", train, "--out", tmp_path / "m", "--backbone", world.llama, "--epochs", 1],
-        *["--posterior", "map", "--quiet", "--max-length", 5],
+        *["--posterior", "map", "--quiet", "--max-length", 5, "--template", "{text}"],
     )
     assert result.code == 0
     notes = result.err.splitlines()
