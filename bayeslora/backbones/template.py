@@ -53,12 +53,16 @@ class Template:
         """Whether it has a place for second texts."""
         return PAIR in self.frame
 
+    @property
+    def parts(self) -> list[str]:
+        """The frame at its fields, which stand between the words around them."""
+        return re.split(f"({re.escape(TEXT)}|{re.escape(PAIR)})", self.frame)
+
     def filled(self, text: str, pair: str | None = None) -> Filled:
         """Return the frame around a text, or around a pair of texts."""
-        parts = re.split(f"({re.escape(TEXT)}|{re.escape(PAIR)})", self.frame)
         words = {TEXT: text, PAIR: pair or ""}
         result, spans = "", {}
-        for part in parts:
+        for part in self.parts:
             start = len(result)
             result += words.get(part, part)
             if part in words:

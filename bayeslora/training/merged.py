@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
-from bayeslora.backbones.template import PAIR, TEXT
+from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.errors import InputError
 from bayeslora.training.export_target import FORMAT_VERSION, NOTE
 from bayeslora.training.fitted import Fitted
@@ -46,6 +46,8 @@ def filled(text, length={length}):
         text = text[: min(max(last, 0), len(text) - 1)]
 
 """
+
+_FIELDS = {TEXT: "text", PAIR: "text_pair"}
 
 # Of the largest logit: rounding stays far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -79,8 +81,8 @@ def _readme(fitted: Fitted) -> str:
     filling: list[str] = []
     text = "text"
     if frame is not None and PAIR in frame:
-        text = f"template.replace({PAIR!r}, text_pair).replace({TEXT!r}, text)"
-        filling = [f"template = {frame!r}"]
+        # Joined, since a text may have the name of a field in it.
+        text = " + ".join(_FIELDS.get(part, repr(part)) for part in Template(frame).parts if part)
     elif frame is not None:
         text = "filled(text)"
         filling = _FILLING.format(frame=frame, TEXT=TEXT, length=length).splitlines()

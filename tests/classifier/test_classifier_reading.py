@@ -154,14 +154,25 @@ def test_a_pipeline_on_filled_templates_gives_the_mean_networks_probabilities(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 2
     texts = [*TEXTS, " ".join(TEXTS), "unfoldable" * 20]
     expected = clf.predict(texts, num_samples=0).probs
-    # The very lines that the README shows.
-    shown = (tmp_path / "out" / "README.md").read_text().split("```")[1].removeprefix("python\n")
-    shown = shown.replace("PATH OF THIS DIRECTORY", str(tmp_path / "out"))
-    *before, last = shown.strip().splitlines()
+    check_listed_lines(tmp_path / "out", [{"text": text} for text in texts], expected)
+
+
+def test_a_pipeline_on_filled_pairs_gives_the_mean_networks_probabilities(backbones, tmp_path):
+    rows = [{**row, "other": "{text} {text_pair}"} for row in ROWS]
+    clf = BayesianClassifier(backbones["llama"], "none", "map", dtype="float32", progress=False)
+    clf.fit(rows, pair_column="other").export_merged(tmp_path / "out")
+    given = [{"text": row["text"], "text_pair": row["other"]} for row in rows]
+    check_listed_lines(tmp_path / "out", given, clf.predict(rows, num_samples=0).probs)
+
+
+def check_listed_lines(model, given, expected):
+    """Run the very lines that an exported model's README shows."""
+    shown = (model / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    *before, last = shown.strip().replace("PATH OF THIS DIRECTORY", str(model)).splitlines()
     names = {}
     exec("\n".join(before), names)
-    for text, probs in zip(texts, expected, strict=True):
-        (row,) = eval(last, names, {"text": text})
+    for names_given, probs in zip(given, expected, strict=True):
+        (row,) = eval(last, names, names_given)
         found = {item["label"]: item["score"] for item in row}
         np.testing.assert_allclose([found[name] for name in CLASSES], probs, atol=1e-5)
 
