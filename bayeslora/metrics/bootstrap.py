@@ -29,7 +29,7 @@ MAX_ROWS = 100_000
 BLOCK = 60_000
 """Counts that are held at a time, so that they stay in a processor's cache; `block_size`."""
 
-LEAST_BLOCK = 8
+LEAST_BLOCK = 4
 """Resamples in the smallest block."""
 
 JACKKNIFE_GROUPS = 100

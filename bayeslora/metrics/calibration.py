@@ -26,7 +26,7 @@ from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
-from bayeslora.metrics.top_label import Closed, TopLabel, first_above, segment_sums
+from bayeslora.metrics.top_label import Closed, TopLabel, Weighed, first_above, segment_sums
 from bayeslora.option_checks import as_whole
 
 NUM_BINS = 15
@@ -192,25 +192,17 @@ def aece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None)
 
     Nguyen and O'Connor (2015), arXiv:1508.05154.
     """
-    return float(adaptive_errors(rows, rows.counts(counts)[:, None], num_bins, ordered=True)[0])
+    return float(adaptive_errors(rows, rows.weighed(counts), num_bins))
 
 
 def adaptive_errors(
-    rows: TopLabel, counts: Counts, num_bins: int = NUM_BINS, *, ordered: bool = False
+    rows: TopLabel, weighed: Weighed, num_bins: int = NUM_BINS
 ) -> NDArray[np.float64]:
-    """Return `aece` of R resamples, [R].
-
-    Args:
-        rows: Confidence and correctness.
-        counts: [N, R].
-        num_bins: Number of bins.
-        ordered: Whether the counts are already in the order of `rows`.
-    """
-    weights = counts if ordered else rows.counts(counts)
-    upto = np.cumsum(weights, axis=0)
-    starts = rows.starts(quantile_edges(rows, upto, num_bins))
-    gaps = segment_sums(weights * (rows.correct - rows.confidence)[:, None], starts)
-    return np.asarray(np.abs(gaps).sum(axis=0) / upto[-1])
+    """Return `aece`, [], or [R] of R resamples."""
+    starts = rows.starts(quantile_edges(rows, weighed.upto, num_bins))
+    gap = rows.correct - rows.confidence
+    gaps = segment_sums((weighed.counts.T * gap).T, starts)
+    return np.asarray(np.abs(gaps).sum(axis=0) / weighed.upto[-1])
 
 
 def reliability_bins(

@@ -10,14 +10,14 @@ the trapezoid rule instead and divides by 1 − 1/n, which gives (n·AURC − (r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.scores import CoveragePoint
-from bayeslora.metrics.top_label import TopLabel, first_above
+from bayeslora.metrics.top_label import TopLabel, Weighed, first_above
 
 COVERAGES = (80, 90, 95)
 """Per cent of the rows at which accuracy is reported."""
@@ -25,33 +25,45 @@ COVERAGES = (80, 90, 95)
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """Rows answered and errors among them, from the most confident; made by `answered`.
+    """How errors come in from the most confident row on; made by `Selection`.
 
-    A trailing axis [R] where there are R resamples.
+    Of runs of equal confidences those alone matter that hold a row that can be wrong, [W] of them,
+    from the most confident. A trailing axis [R] where there are R resamples.
 
     Attributes:
-        upto: [G] rows answered at each threshold, a threshold a run of equal confidences.
-        wrong: [G] errors among those.
+        total: [] rows.
+        before: [W] rows that are more confident than the run.
+        upto: [W] those and the run.
+        errors: [W] errors in the run.
     """
 
+    total: NDArray[np.float64]
+    before: NDArray[np.float64]
     upto: NDArray[np.float64]
-    wrong: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+    @property
+    def wrong(self) -> NDArray[np.float64]:
+        """[] errors in all."""
+        return np.asarray(self.errors.sum(axis=0))
 
     @property
     def aurc(self) -> NDArray[np.float64]:
         """The area under the risk-coverage curve, (1/n) Σ_k (errors in the k surest)/k.
 
-        A run of t rows with e errors, entering after k rows with E errors, adds the sum over
-        j = 1 … t of (E + e·j/t)/(k + j), which is e + (E − k·e/t)·(H(k + t) − H(k)).
+        An error in the k-th row adds the sum of 1/j over j = k … n. A run of t rows with e errors,
+        entering after k rows, so adds e·(1 + H(n) − H(k + t)) − (e/t)·k·(H(k + t) − H(k)).
         """
-        start = np.zeros_like(self.upto[:1])
-        before = np.concatenate([start, self.upto[:-1]])
-        wrong_before = np.concatenate([start, self.wrong[:-1]])
-        sums = harmonic_numbers(int(self.upto[-1].max()))[self.upto.astype(np.int64)]
-        steps = np.diff(sums, axis=0, prepend=0)
-        slope = (self.wrong - wrong_before) / np.maximum(self.upto - before, 1)
-        areas = np.ones(len(steps)) @ ((wrong_before - before * slope) * steps)
-        return np.asarray((self.wrong[-1] + areas) / self.upto[-1])
+        sums = harmonic_numbers(int(self.total.max()))
+        before, upto = (sums[part.astype(np.int64)] for part in (self.before, self.upto))
+        later = 1 + sums[self.total.astype(np.int64)] - upto
+        share = self.errors / np.maximum(self.upto - self.before, 1)
+        areas = self.errors * later - share * self.before * (upto - before)
+        return np.asarray(areas.sum(axis=0) / self.total)
+
+    @cached_property
+    def _errors_before(self) -> NDArray[np.float64]:
+        return np.asarray(np.cumsum(self.errors, axis=0) - self.errors)
 
     @property
     def best_aurc(self) -> NDArray[np.float64]:
@@ -59,7 +71,7 @@ class Answered:
 
         Errors then enter after k = n − e rows, and add e − k·(H(n) − H(k)).
         """
-        total, errors = self.upto[-1], self.wrong[-1]
+        total, errors = self.total, self.wrong
         sums = harmonic_numbers(int(total.max()))
         right = total - errors
         steps = sums[total.astype(np.int64)] - sums[right.astype(np.int64)]
@@ -67,8 +79,7 @@ class Answered:
 
     def accuracy_at(self, percent: int) -> NDArray[np.float64]:
         """Return the accuracy of the ⌈n · percent/100⌉ most confident rows."""
-        total = self.upto[-1]
-        kept = np.ceil(total * percent / 100 - 1e-9)  # n · percent is whole: rounding alone is off
+        kept = np.ceil(self.total * percent / 100 - 1e-9)  # a whole number but for rounding
         return np.asarray(1 - self.errors_in(kept[None])[0] / kept)
 
     def errors_in(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,28 +89,47 @@ class Answered:
             kept: [K] or [K, R] how many rows, whole numbers from 1 to n.
         """
         run = first_above(self.upto, kept - 0.5)
-        upto, wrong = (np.take_along_axis(part, run, axis=0) for part in (self.upto, self.wrong))
-        last = np.maximum(run - 1, 0)
-        before, wrong_before = (
-            np.where(run > 0, np.take_along_axis(part, last, axis=0), 0.0)
-            for part in (self.upto, self.wrong)
+        before, upto, errors, earlier = (
+            np.take_along_axis(part, run, axis=0)
+            for part in (self.before, self.upto, self.errors, self._errors_before)
         )
-        return np.asarray(wrong_before + (kept - before) * (wrong - wrong_before) / (upto - before))
+        size = upto - before
+        return np.asarray(earlier + np.clip(kept - before, 0, size) * errors / np.maximum(size, 1))
+
+
+class Selection:
+    """Which rows of a set can be wrong, for any counts of the rows."""
+
+    def __init__(self, rows: TopLabel) -> None:
+        """Find the runs of equal confidences that hold them."""
+        wrong = np.flatnonzero(rows.correct == 0)[::-1]
+        # Without one, a row that is right stands for no error at all.
+        self._rows = wrong if wrong.size else np.zeros(1, dtype=np.int64)
+        self._can_be_wrong = bool(wrong.size)
+        run = np.searchsorted(rows.runs, self._rows, side="right") - 1
+        self._firsts = np.flatnonzero(np.append(True, run[1:] != run[:-1]))
+        run = run[self._firsts]
+        self._start, self._last = rows.runs[run], rows.runs[run + 1] - 1
+
+    def __call__(self, weighed: Weighed) -> Answered:
+        """Return how errors come in where rows occur so often."""
+        counts, upto = weighed.counts, weighed.upto
+        errors = counts[self._rows] * self._can_be_wrong
+        if len(self._firsts) < len(self._rows):
+            errors = np.add.reduceat(errors, self._firsts, axis=0)
+        total = upto[-1]
+        after = upto[self._start] - counts[self._start]
+        return Answered(total, total - upto[self._last], total - after, errors)
 
 
 def answered(rows: TopLabel, counts: NDArray[Any] | None = None) -> Answered:
-    """Return how many rows are answered, and how many wrongly, at each threshold.
+    """Return how errors come in from the most confident row on.
 
     Args:
         rows: Confidence and correctness.
-        counts: [N] how often each row occurs, or [N, R]; once where None.
+        counts: [N] how often each row occurs; once where None.
     """
-    weights = rows.counts(counts)[::-1]
-    upto = np.cumsum(weights, axis=0)
-    wrong = np.cumsum((weights.T * (1 - rows.correct[::-1])).T, axis=0)
-    if len(rows.ties) == len(rows):
-        return Answered(upto, wrong)
-    return Answered(upto[rows.ties], wrong[rows.ties])
+    return Selection(rows)(rows.weighed(counts))
 
 
 def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -107,8 +137,9 @@ def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float
 
     Coverage is the share of rows that are answered, risk the share of errors among those.
     """
-    found = answered(rows)
-    return found.upto / len(rows), found.wrong / found.upto
+    upto = len(rows) - rows.runs[-2::-1]
+    wrong = np.cumsum(1 - rows.correct[::-1])[upto - 1]
+    return upto / len(rows), wrong / upto
 
 
 def risk_curve(rows: TopLabel) -> tuple[CoveragePoint, ...]:

@@ -20,7 +20,7 @@ from bayeslora.metrics.intervals import from_zero
 from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.scoring import Scoring
-from bayeslora.metrics.selective import COVERAGES, answered
+from bayeslora.metrics.selective import COVERAGES, Selection
 from bayeslora.metrics.smooth import smooth_errors
 from bayeslora.metrics.top_label import Closed, top_label
 
@@ -85,13 +85,15 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
     by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed)
     smooth = smooth_errors(surest)
     per_class = class_counts(rows)
+    select = Selection(surest)
     ones = np.ones(len(rows))
 
     def scores(counts: NDArray[Any]) -> NDArray[np.float64]:
         weights = np.asarray(counts, dtype=np.float64).reshape(len(rows), -1)
         accuracy, nll, brier, confidence, sharpness = means @ weights / (ones @ weights)
         sums, classes = bins(weights), by_class.sums(weights)
-        chosen = answered(surest, weights)
+        weighed = surest.weighed(weights)
+        chosen = select(weighed)
         parts = brier_parts(classes, brier)
         area = chosen.aurc
         counted = per_class(weights)
@@ -106,7 +108,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
             "brier_resolution": parts.resolution,
             "brier_uncertainty": parts.uncertainty,
             "ece": sums.ece,
-            "aece": adaptive_errors(surest, weights, num_bins),
+            "aece": adaptive_errors(surest, weighed, num_bins),
             "cwece": classes.cwece,
             "mce": sums.mce,
             "ece_debiased": ece_debiased(sums),

@@ -69,11 +69,29 @@ class TopLabel:
     def _in_order(self) -> bool:
         return bool((self.order == np.arange(len(self))).all())
 
+    def weighed(self, given: NDArray[Any] | None) -> Weighed:
+        """Return `counts` with their running sums."""
+        counts = self.counts(given)
+        return Weighed(counts, np.cumsum(counts, axis=0))
+
     @cached_property
-    def ties(self) -> NDArray[np.int64]:
-        """[G]: the last row of each run of equal confidences, counted from the most confident."""
-        falling = self.confidence[::-1]
-        return np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+    def runs(self) -> NDArray[np.int64]:
+        """[G+1]: where each run of equal confidences begins, and N."""
+        rises = self.confidence[1:] != self.confidence[:-1]
+        return np.concatenate([[0], np.flatnonzero(rises) + 1, [len(self)]])
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """How often rows occur, by rising confidence; made by `TopLabel.weighed`.
+
+    Attributes:
+        counts: [N], or [N, R] for R resamples.
+        upto: Of the same shape: rows up to each row, itself among them.
+    """
+
+    counts: NDArray[np.float64]
+    upto: NDArray[np.float64]
 
 
 def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:

@@ -15,9 +15,9 @@ def test_rows_are_sorted_and_counts_follow_them():
     assert rows.counts(None).tolist() == [1, 1, 1]
 
 
-def test_ties_are_runs_from_the_most_confident():
-    rows = top_label([0.5, 0.9, 0.5, 0.9, 0.9], [1, 1, 1, 1, 1])
-    assert rows.ties.tolist() == [2, 4]
+def test_equal_confidences_are_runs():
+    assert top_label([0.5, 0.9, 0.5, 0.9, 0.9], [1, 1, 1, 1, 1]).runs.tolist() == [0, 2, 5]
+    assert top_label([0.5], [1]).runs.tolist() == [0, 1]
 
 
 def test_bins_hold_their_left_edge_and_the_last_one_both():
