@@ -33,7 +33,7 @@ from verdicts import table
 
 from bayeslora.files import atomic_file, read_json, write_json
 
-ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH = 640, 320, 8, 2, 128
+ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH, ALL_LAYERS = 640, 320, 8, 2, 128, 30
 WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 Run = Callable[[], float]
 
@@ -133,18 +133,16 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def our_fit(dtype: str, epochs: int, adapter: str = "polar", posterior: str = "vbll") -> Run:
-    """Return a fit, loading included."""
+def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
+    """Return a fit, imports and loading included."""
 
     def run() -> float:
-        from bayeslora import BayesianClassifier
-
         rows = texts("train", ROWS)
 
         def work() -> None:
-            clf = BayesianClassifier(
-                "smollm2-135m", adapter, posterior, dtype=dtype, progress=False, **WHOLE
-            )
+            from bayeslora import BayesianClassifier
+
+            clf = BayesianClassifier("smollm2-135m", adapter, dtype=dtype, progress=False, **WHOLE)
             clf.fit(rows, epochs=epochs)
 
         return clock(work)
@@ -166,26 +164,26 @@ def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
     return run
 
 
-def peft_fit(dtype: str, epochs: int) -> Run:
-    """Return peft's fit under transformers' Trainer with batches of similar length."""
+def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
+    """Return the same of peft under transformers' Trainer with batches of similar length."""
 
     def run() -> float:
-        import torch
-        from peft import LoraConfig, get_peft_model
-        from transformers import (
-            AutoModelForSequenceClassification,
-            AutoTokenizer,
-            DataCollatorWithPadding,
-            Trainer,
-            TrainingArguments,
-        )
-
         from bayeslora.backbones.embedded import embedded_directory
 
         source, rows = str(embedded_directory("smollm2-135m")), texts("train", ROWS)
         names = sorted(set(rows.labels))
 
         def work() -> None:
+            import torch
+            from peft import LoraConfig, get_peft_model
+            from transformers import (
+                AutoModelForSequenceClassification,
+                AutoTokenizer,
+                DataCollatorWithPadding,
+                Trainer,
+                TrainingArguments,
+            )
+
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, num_labels=len(names), dtype=getattr(torch, dtype)
@@ -197,7 +195,7 @@ def peft_fit(dtype: str, epochs: int) -> Run:
                 r=8,
                 lora_alpha=16,
                 target_modules=["q_proj", "v_proj"],
-                layers_to_transform=list(range(layers - 6, layers)),
+                layers_to_transform=list(range(layers - upper, layers)),
             )
             encoded = tokenizer(list(rows.texts), truncation=True, max_length=MAX_LENGTH)
             data = [
@@ -431,6 +429,14 @@ CASES: dict[str, Case] = {
         repeats=3,
         quick=False,
     ),
+    "fit-all-layers": Case(
+        "fit, 1 epoch, bfloat16, adapters on all layers",
+        {
+            "PoLAR-VBLL": our_fit("bfloat16", 1, "polar:num_layers=30"),
+            "peft": peft_fit("bfloat16", 1, ALL_LAYERS),
+        },
+        quick=False,
+    ),
     "reading": Case(
         "fit as by default, 24 words, loading left out",
         {
@@ -525,7 +531,7 @@ def write_table(out: Path) -> None:
     lines = [
         "# Speed",
         "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
-        f"{ROWS} texts of {WORDS} words, loading included. Made by `make bench-speed`.",
+        f"{ROWS} texts of {WORDS} words, imports and loading included. Made by `make bench-speed`.",
         table(head, rows),
         "Last measured on: " + ", ".join(f"{k} {v}" for k, v in known["machine"].items()) + ".",
     ]
