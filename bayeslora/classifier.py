@@ -225,6 +225,7 @@ class BayesianClassifier:
         batch_size: int = TrainingSettings.batch_size,
         head_lr: float | None = None,
         patience: int = TrainingSettings.patience,
+        cv: int | str | None = None,
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
@@ -247,6 +248,10 @@ class BayesianClassifier:
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.
             patience: Epochs without a better validation NLL before training stops.
+            cv: Parts of the training rows, at least 2, each held out of one more fit: their answers
+                choose one factor for all logits, which the fit to all rows takes. `"auto"` takes as
+                many of five parts as bring 128 rows, 0 none. None takes `"auto"` for a `VBLL`
+                beside an adapter without validation data, else 0.
             text_column: The column of the texts.
             label_column: The column of the labels.
             pair_column: The column of a second text.
@@ -292,6 +297,7 @@ class BayesianClassifier:
             patience=patience,
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
+            cv=self._cv(cv, validated=data.validation is not None),
         )
         choices = self._choices(scores)
         with nullcontext() if out is None else writing_to(out):
@@ -319,6 +325,12 @@ class BayesianClassifier:
                 self.save_pretrained(beside)
                 logger.warning("the finished model was saved to %s in the place of %s", beside, out)
             raise
+
+    def _cv(self, cv: int | str | None, *, validated: bool) -> int | str:
+        if cv is not None:
+            return cv
+        trains = isinstance(self.posterior, VBLL) and not isinstance(self.adapter, Frozen)
+        return "auto" if trains and not validated else 0
 
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:

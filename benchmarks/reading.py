@@ -285,7 +285,8 @@ def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[s
             rows, held = (train.take(part) for part in parts)
         # A class of one text has no spread to measure distances by.
         scores = FEATURE_SCORES if cell.size >= FEWEST_FOR_SCORES else ()
-        clf.fit(rows, held, epochs=method.length(cell.size), feature_scores=scores)
+        # Logits were not scaled by held-out rows yet; `label_budget.py` has what that brings.
+        clf.fit(rows, held, epochs=method.length(cell.size), cv=0, feature_scores=scores)
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     predictions = clf.predict(pools.score)

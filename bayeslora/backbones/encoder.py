@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.kept_states import load_states, save_states
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, offsets_of
+from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, spans_of
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
     Tokens,
@@ -62,6 +62,13 @@ class PreparedTexts:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def take(self, rows: Sequence[int]) -> PreparedTexts:
+        """Return some of the texts, without copying their states."""
+        prefix = self.prefix
+        if prefix is not None:
+            prefix = replace(prefix, spans=prefix.spans[list(rows)])
+        return PreparedTexts(self.tokens.take(rows), prefix)
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """Return the padded batch of `rows`: the model's inputs and maybe `hidden`."""
@@ -396,7 +403,7 @@ class Encoder(FeatureExtractor):
             if not path.is_file():
                 return None
             return load_states(
-                path, offsets_of(tokens.lengths), self.num_features, self.backbone.cache_dtype
+                path, spans_of(tokens.lengths), self.num_features, self.backbone.cache_dtype
             )
         except (OSError, InputError) as error:
             logger.warning("%s; the frozen layers are run again", error)

@@ -31,12 +31,12 @@ def save_states(path: Path, states: PrefixStates) -> None:
     mark_used(path)
 
 
-def load_states(path: Path, offsets: Tensor, width: int, dtype: torch.dtype) -> PrefixStates:
+def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> PrefixStates:
     """Read what `save_states` wrote for texts of the same lengths.
 
     Args:
         path: The file.
-        offsets: [N + 1] int64, as in `PrefixStates`.
+        spans: [N, 2] int64, as in `PrefixStates`.
         width: Hidden size d.
         dtype: Of the states.
 
@@ -48,12 +48,12 @@ def load_states(path: Path, offsets: Tensor, width: int, dtype: torch.dtype) -> 
             raise InputError(f"{path} holds no states of frozen layers")
         values: Tensor = file.get_tensor(_VALUES)
         checksum = (file.metadata() or {}).get(_CHECKSUM)
-    if values.shape != (int(offsets[-1]), width) or values.dtype != dtype:
+    if values.shape != (int(spans[-1, 1]), width) or values.dtype != dtype:
         raise InputError(f"{path} holds states of other texts")
     if _sha256(values) != checksum:
         raise InputError(f"{path} is damaged (its sha256 is another)")
     mark_used(path)
-    return PrefixStates(values, offsets)
+    return PrefixStates(values, spans)
 
 
 def _sha256(values: Tensor) -> str:

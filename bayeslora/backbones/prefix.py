@@ -253,11 +253,11 @@ class PrefixStates:
 
     Attributes:
         values: [sum of lengths, d] in the cache's dtype, in memory or memory-mapped.
-        offsets: [N + 1] int64: text n holds rows `offsets[n]` to `offsets[n + 1]`.
+        spans: [N, 2] int64: text n holds rows `spans[n, 0]` to `spans[n, 1]`.
     """
 
     values: Tensor
-    offsets: Tensor
+    spans: Tensor
 
     @property
     def num_bytes(self) -> int:
@@ -266,13 +266,14 @@ class PrefixStates:
 
     def pad(self, rows: Sequence[int]) -> Tensor:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
-        pieces = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        pieces = [self.values[start:end] for start, end in self.spans[list(rows)].tolist()]
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
 
 
-def offsets_of(lengths: NDArray[np.int64]) -> Tensor:
-    """Return the `offsets` of `PrefixStates` for texts of [N] lengths."""
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+def spans_of(lengths: NDArray[np.int64]) -> Tensor:
+    """Return the `spans` of `PrefixStates` for texts of [N] lengths, end to end."""
+    ends = np.cumsum(lengths)
+    return torch.from_numpy(np.column_stack([ends - lengths, ends]))
 
 
 @torch.no_grad()
@@ -298,16 +299,16 @@ def compute_prefix(
         advance: Called with the number of texts after each pass, for a progress bar.
     """
     lengths = tokens.lengths
-    offsets = offsets_of(lengths)
-    values = _allocate(int(offsets[-1]), width, dtype)
+    spans = spans_of(lengths)
+    values = _allocate(int(lengths.sum()), width, dtype)
     for rows in length_batches(lengths, batch_size):
         inputs = tokens.pad(rows)
         on_device = {name: item.to(device) for name, item in inputs.items()}
         hidden = split.prefix(**on_device).to("cpu", dtype)
-        places = torch.cat([torch.arange(int(offsets[n]), int(offsets[n + 1])) for n in rows])
+        places = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
         values[places] = hidden[inputs["attention_mask"].bool()]
         advance(len(rows))
-    return PrefixStates(values, offsets)
+    return PrefixStates(values, spans)
 
 
 def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:

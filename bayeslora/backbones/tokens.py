@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,12 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """[N]: tokens of each text."""
         return np.array([len(item) for item in self.ids], dtype=np.int64)
+
+    def take(self, rows: Sequence[int]) -> Tokens:
+        """Return some of the texts; how many were cut is not known of them, and 0."""
+        ids = tuple(self.ids[row] for row in rows)
+        types = None if self.types is None else tuple(self.types[row] for row in rows)
+        return replace(self, ids=ids, types=types, num_truncated=0)
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return what a model is called with for `rows`, each [B, T] int64.

@@ -69,6 +69,17 @@ def depth(text: str) -> float | str:
     return value
 
 
+def parts(text: str) -> int | str:
+    """Return a number of parts, 0 for none, or `auto`."""
+    if text == "auto":
+        return text
+    if not text.strip().isdecimal() or int(text) == 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of parts >= 2, 0 for none, or auto, got {text!r}"
+        )
+    return int(text)
+
+
 def template(text: str) -> str:
     r"""Return a template in which `\n` stands for a new line, as shells pass it."""
     return text.replace("\\n", "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,7 @@ def fit_posterior(
     validation: LabelledTexts | None,
     *,
     feature_scores: Sequence[str] = (),
+    logit_scale: float = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
@@ -39,6 +41,7 @@ def fit_posterior(
         feature_rows(network, train),
         None if validation is None else feature_rows(network, validation),
         feature_scores=feature_scores,
+        logit_scale=logit_scale,
         seed=seed,
         progress=progress,
     )
@@ -50,6 +53,7 @@ def fit_last_layer(
     held_out: FeatureRows | None,
     *,
     feature_scores: Sequence[str] = (),
+    logit_scale: float = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
@@ -62,6 +66,7 @@ def fit_last_layer(
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
+        logit_scale: What the fitted logits are multiplied by: features are scaled up by it.
         seed: Of the rows that a score keeps.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
             gradients of a Laplace approximation.
@@ -82,8 +87,11 @@ def fit_last_layer(
     if centre is not None:
         chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
     network.feature_scores = FeatureScores()
+    network.feature_scale /= logit_scale
     if feature_scores:
         split, rows = ("train", train) if held_out is None else ("validation", held_out)
+        features = features * logit_scale
+        rows = replace(rows, features=rows.features * logit_scale)
         drawing = drawing_of(getattr(network.head, "config", None))
         logits: Logits = network.head.predict(rows.features)
         if isinstance(network.weights, LaplaceLoRAWeights):

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.adapters.config import Adaptation
@@ -35,6 +37,21 @@ SEED_STEP = 1000
 """Between the seeds of networks that belong together."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of the training rows, to fit to alone.
+
+    Attributes:
+        rows: Their numbers.
+        name: What the directory for its checkpoints is told apart by.
+        title: Of its progress bar.
+    """
+
+    rows: NDArray[np.int64]
+    name: str
+    title: str
+
+
 def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
     """Return the seed of each network that a posterior consists of; the first is `seed` itself.
 
@@ -51,6 +68,8 @@ def fit_members(
     backbone: Backbone,
     begin: Callable[[], Path | None],
     *,
+    part: Part | None = None,
+    say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
@@ -65,6 +84,8 @@ def fit_members(
         backbone: Loaded, without adapters.
         begin: Called once the first network is known to be possible; returns the directory of the
             checkpoints, where an interrupted fit goes on, or None for none.
+        part: The training rows to fit to; None for all.
+        say: Whether to say what there is to say of data and backbone, as no earlier call did.
         prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Makes that directory again if it is gone; returns whether it was.
     """
@@ -72,8 +93,9 @@ def fit_members(
     members: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(choices.posterior, settings.seed)
-    _say_alike(choices.adapter, len(seeds))
-    _say_layers(choices.adapter, backbone)
+    if say:
+        _say_alike(choices.adapter, len(seeds))
+        _say_layers(choices.adapter, backbone)
     for place, seed in enumerate(seeds):
         network = build_network(
             backbone,
@@ -88,13 +110,15 @@ def fit_members(
         if first:
             layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.train[0]))
             work = begin()
-        shown = choices.progress and first
-        fresh = prepare(network.encoder, data.train, progress=shown, say=first)
+        shown, say = choices.progress and first and say, first and say
+        fresh = prepare(network.encoder, data.train, progress=shown, say=say)
+        fresh = fresh if part is None else fresh.take(part.rows.tolist())
         held = None
         if data.validation is not None:
-            held = prepare(network.encoder, data.validation, progress=shown, say=first)
-        title = "fit" if len(seeds) == 1 else f"fit member {place + 1} of {len(seeds)}"
-        with _directory(work, place) as directory:
+            held = prepare(network.encoder, data.validation, progress=shown, say=say)
+        title = "fit" if part is None else part.title
+        title = title if len(seeds) == 1 else f"{title} member {place + 1} of {len(seeds)}"
+        with _directory(work, f"member-{place}" + (f"-{part.name}" if part else "")) as directory:
             results.append(
                 _trained(
                     choices,
@@ -154,6 +178,7 @@ def _trained(
             *rows,
             prior=prior,
             feature_scores=choices.feature_scores,
+            logit_scale=choices.logit_scale,
             seed=settings.seed,
             progress=title is not None and choices.progress,
         )
@@ -167,15 +192,16 @@ def _trained(
         prior=prior,
         restore=restore,
         feature_scores=choices.feature_scores,
+        logit_scale=choices.logit_scale,
         description=title if choices.progress else None,
     )
 
 
 @contextmanager
-def _directory(work: Path | None, place: int) -> Iterator[Path]:
+def _directory(work: Path | None, name: str) -> Iterator[Path]:
     """Yield a member's checkpoint directory: a lasting one, or a temporary one."""
     if work is not None:
-        yield work / f"member-{place}"
+        yield work / name
         return
-    with tempfile.TemporaryDirectory(prefix="bayeslora-fit-") as name:
-        yield Path(name)
+    with tempfile.TemporaryDirectory(prefix="bayeslora-fit-") as folder:
+        yield Path(folder)

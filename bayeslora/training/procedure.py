@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import FEW_ROWS, class_prior
 from bayeslora.training.context import read_context, recorded
+from bayeslora.training.cross_validation import choose_scale, held_out_parts
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.layer_sampling import check_sampling
@@ -173,24 +175,25 @@ def fit_classifier(
         reading["verbaliser"] = choices.verbaliser
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {name: reading.get(name) for name in ("depth", "template", "verbaliser")}
+    prior = class_prior(
+        whole, data.classes, choices.verbaliser, data.train[0], at_once=_starts_over(choices)
+    )
+    fit = partial(
+        fit_members,
+        data=data,
+        settings=settings,
+        backbone=backbone,
+        begin=lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+        prior=prior,
+        restore=nothing_to_restore
+        if out is None
+        else lambda: restored(out, identity, overwrite=overwrite),
+    )
     try:
-        network, members, results = fit_members(
-            choices,
-            data,
-            settings,
-            backbone,
-            lambda: None if out is None else claim(out, identity, overwrite=overwrite),
-            prior=class_prior(
-                whole,
-                data.classes,
-                choices.verbaliser,
-                data.train[0],
-                at_once=_starts_over(choices),
-            ),
-            restore=nothing_to_restore
-            if out is None
-            else lambda: restored(out, identity, overwrite=overwrite),
-        )
+        scale = choose_scale(fit, choices, data.train, settings)
+        if scale is not None:
+            choices = dataclasses.replace(choices, logit_scale=scale.factor)
+        network, members, results = fit(choices, say=scale is None)
     except DivergedError:
         if out is not None:
             abandon(out)
@@ -206,7 +209,8 @@ def fit_classifier(
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
         data=hashes,
-        results=dataclasses.asdict(results[0]),
+        results=dataclasses.asdict(results[0])
+        | ({} if scale is None else {"logit_scale": dataclasses.asdict(scale)}),
         versions=library_versions() | provider(choices.posterior),
     )
     fitted = Fitted(record, network, members, choices.progress)
@@ -251,6 +255,12 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     """Complain about what cannot work, before anything is loaded."""
     check_one_process()
     posterior = choices.posterior
+    if settings.cv and data.validation is not None:
+        raise InputError(
+            "cv chooses by parts of the training rows what validation data choose; give one of the "
+            "two"
+        )
+    held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)
     check_feature_scores(choices.feature_scores, posterior)
     if MAHALANOBIS & {*choices.feature_scores} and not _differ(data):
         raise InputError(

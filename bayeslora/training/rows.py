@@ -23,6 +23,10 @@ class LabelledTexts:
     texts: PreparedTexts
     labels: Tensor
 
+    def take(self, rows: list[int]) -> LabelledTexts:
+        """Return some of the rows."""
+        return LabelledTexts(self.texts.take(rows), self.labels[rows])
+
 
 def prepare(
     encoder: Encoder | FinalLayerEncoder,

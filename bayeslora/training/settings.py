@@ -34,6 +34,8 @@ class TrainingSettings:
             own in its place.
         seed: Decides starts, order and dropout.
         layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
+        cv: Parts of the training rows that are held out in turn to choose the scale of the logits;
+            0 for none, `auto` for as many of five as bring 128 rows.
     """
 
     epochs: int
@@ -44,10 +46,13 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     seed: int = 0
     layer_sampling: LayerSampling | None = None
+    cv: int | str = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             check_integer(name, getattr(self, name), low=1)
+        if self.cv != "auto" and (self.cv != 0 or isinstance(self.cv, bool)):
+            check_integer("cv", self.cv, low=2, otherwise=", 0 for none, or 'auto'")
         check_positive("head_lr", self.head_lr)
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")

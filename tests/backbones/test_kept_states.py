@@ -58,7 +58,7 @@ def test_the_next_run_finds_them_bit_by_bit(folder, passes):
     assert len(passes) == 1
     assert sum(done) == len(TEXTS)
     assert torch.equal(first.prefix.values, again.prefix.values)
-    assert torch.equal(first.prefix.offsets, again.prefix.offsets)
+    assert torch.equal(first.prefix.spans, again.prefix.spans)
     assert len(files()) == 1
 
 
@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(folder, tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         prepared = encoder(folder).prepare(TEXTS, keep=True)
     assert "cannot be kept" in caplog.text
-    assert len(prepared.prefix.values) == int(prepared.prefix.offsets[-1])
+    assert len(prepared.prefix.values) == int(prepared.prefix.spans[-1, 1])
 
 
 def test_their_directory_is_for_its_owner_alone(folder):

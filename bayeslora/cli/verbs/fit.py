@@ -16,6 +16,7 @@ from bayeslora.cli.arguments import (
     depth,
     given,
     one_verbaliser,
+    parts,
     positive,
     template,
     verbaliser,
@@ -155,6 +156,14 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="epochs without a better validation NLL before training stops (default: 5)",
         ),
         parser.add_argument(
+            "--cv",
+            type=parts,
+            metavar="K|auto",
+            help="hold out each of K parts of the rows from one more fit; their answers choose the "
+            "scale of the logits; 0: none (default: auto for vbll beside an adapter without "
+            "--validation, as many of five parts as bring 128 rows, else 0)",
+        ),
+        parser.add_argument(
             "--layer-sampling",
             metavar="KEY=VALUE,…",
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
@@ -188,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    training = given(args, "epochs", "batch_size", "head_lr", "patience", "feature_scores")
+    training = given(args, "epochs", "batch_size", "head_lr", "patience", "cv", "feature_scores")
     training |= {"layer_sampling": sampling}
     classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
     classifier.fit(
@@ -213,7 +222,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 _IDLE_WITHOUT_LABELS = (
     *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
-    *("head_lr", "patience", "layer_sampling", "feature_scores"),
+    *("head_lr", "patience", "cv", "layer_sampling", "feature_scores"),
 )
 
 

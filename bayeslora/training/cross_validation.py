@@ -1,0 +1,152 @@
+"""The scale of the logits, chosen by rows that a fit has not seen.
+
+Parts of the training rows are held out in turn, and fits to the others answer them. One factor for
+all logits is then chosen by these answers, and the fit to all rows takes it: temperature scaling
+without a row that calibrates alone. A fit to all rows would be surer of them than of any others.
+
+Source: Guo et al. 2017, arXiv 1706.04599, section 4.2, for the factor; Platt 1999, section 2.1,
+for the held-out answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits
+from bayeslora.tasks.splits import stratified_folds
+from bayeslora.training.choices import Choices, LabelledExamples
+from bayeslora.training.final_fit import drawing_of
+from bayeslora.training.members import Part
+from bayeslora.training.predict import answer
+from bayeslora.training.rows import prepare
+from bayeslora.training.settings import TrainingSettings
+
+_PARTS, _ENOUGH_ROWS = 5, 128
+# Standard deviation of the factor's logarithm before any row is seen: a factor of two, about.
+_PRIOR_SPREAD = 0.7
+_LARGEST_FACTOR = 8.0
+# Draws of a Gaussian's probabilities, the same for every factor.
+_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class ChosenScale:
+    """What held-out rows say of the scale.
+
+    Attributes:
+        factor: Of all logits.
+        nll: Of the held-out rows with it, in nats a row.
+        nll_before: Without it.
+        num_rows: Rows that were held out.
+        num_fits: Fits that they were held out of.
+    """
+
+    factor: float
+    nll: float
+    nll_before: float
+    num_rows: int
+    num_fits: int
+
+
+def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[NDArray[np.int64]]:
+    """Return the row numbers of each part that is held out; no class goes with its last row.
+
+    Args:
+        labels: [N] class indices.
+        cv: Number of parts; `auto` takes as many of five as bring 128 rows.
+        seed: Decides which rows are in which part.
+
+    Raises:
+        InputError: There are fewer rows than parts.
+    """
+    if cv == 0:
+        return []
+    rows = len(labels)
+    if isinstance(cv, str):
+        count = min(_PARTS, rows)
+        used = math.ceil(_ENOUGH_ROWS * count / rows)
+    else:
+        count = used = cv
+    if count > rows:
+        raise InputError(f"cv must be at most {rows}, the training rows, got {count}")
+    if count < 2:
+        return []
+    fold = stratified_folds(labels, count, seed)
+    alone = np.bincount(labels)[labels] == 1
+    parts = [np.flatnonzero((fold == part) & ~alone) for part in range(min(used, count))]
+    return [part for part in parts if len(part)]
+
+
+def choose_scale(
+    fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
+) -> ChosenScale | None:
+    """Return the factor of the logits that rows held out of fits ask for; None where none are.
+
+    Args:
+        fit: `fit_members` but for its choices, part and say.
+        choices: What to fit.
+        train: The training rows, which are divided.
+        settings: How many parts, and the seed.
+    """
+    labels = train[1]
+    parts = held_out_parts(labels.numpy(), settings.cv, settings.seed)
+    plain = replace(choices, feature_scores=())
+    answers: list[tuple[Logits, Tensor]] = []
+    for number, held in enumerate(parts):
+        rest = np.setdiff1d(np.arange(len(labels)), held)
+        part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
+        network, members, _ = fit(plain, part=part, say=number == 0)
+        texts = prepare(network.encoder, train, progress=False, say=False).texts
+        found = answer(network, members, choices.posterior, texts.take(held.tolist()))
+        start = 0
+        for piece in found:
+            count = len(piece.logits.mean)
+            answers.append((piece.logits, labels[held[start : start + count]]))
+            start += count
+    if not answers:
+        return None
+    factor, before, after = best_scale(answers, **drawing_of(choices.posterior))
+    return ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
+
+
+def best_scale(
+    answers: Sequence[tuple[Logits, Tensor]], **drawing: Any
+) -> tuple[float, float, float]:
+    """Return the factor of maximal posterior density, and the mean NLL without and with it.
+
+    Its logarithm is Gaussian before, about 0.
+
+    Args:
+        answers: Logits of rows and their labels [N].
+        **drawing: `link` and `num_samples` of the posterior's predictions.
+    """
+    from scipy.optimize import minimize_scalar
+
+    drawn = drawing | {"num_samples": min(drawing.get("num_samples", _DRAWS), _DRAWS)}
+    rows = sum(len(labels) for _, labels in answers)
+
+    def nll(factor: float) -> float:
+        total = 0.0
+        for logits, labels in answers:
+            probs = link_probabilities(logits.scaled(factor), **drawn).probs
+            right = probs[torch.arange(len(labels)), labels.to(probs.device)]
+            total -= float(right.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
+        return total
+
+    def loss(log_factor: float) -> float:
+        return nll(math.exp(log_factor)) + 0.5 * (log_factor / _PRIOR_SPREAD) ** 2
+
+    edge = math.log(_LARGEST_FACTOR)
+    found = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-3})
+    factor = math.exp(float(found.x))
+    return factor, nll(1.0) / rows, nll(factor) / rows

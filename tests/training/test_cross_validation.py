@@ -1,0 +1,200 @@
+"""The scale of the logits by rows that were held out: the parts, the factor, and fits with it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+from tiny import tiny_llama, toy_rows
+
+from bayeslora import InputError
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.logits import GaussianLogits
+from bayeslora.training import members
+from bayeslora.training.cross_validation import best_scale, held_out_parts
+
+ROWS, TEST = toy_rows(24), toy_rows(15, seed=8)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=200),
+    st.one_of(st.just("auto"), st.integers(2, 7)),
+    st.integers(0, 9),
+)
+def test_parts_are_apart_and_leave_every_class_a_row(classes, cv, seed):
+    labels = np.unique(classes, return_inverse=True)[1]
+    if cv != "auto" and cv > len(labels):
+        with pytest.raises(InputError, match=str(len(labels))):
+            held_out_parts(labels, cv, seed)
+        return
+    parts = held_out_parts(labels, cv, seed)
+    held = np.concatenate([*parts, []]).astype(int)
+    assert len(set(held)) == len(held)
+    for part in parts:
+        assert set(np.delete(labels, part)) == set(labels)
+    if cv != "auto":
+        # Only a class's single row is in no part.
+        assert sorted(held) == np.flatnonzero(np.bincount(labels)[labels] > 1).tolist()
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(40, 5), (128, 5), (160, 4), (320, 2), (640, 1)])
+def test_by_default_as_many_parts_as_bring_128_rows(rows, parts):
+    found = held_out_parts(np.arange(rows) % 4, "auto", 0)
+    assert len(found) == parts
+    assert sum(map(len, found)) >= min(rows, 128)
+    assert held_out_parts(np.arange(rows) % 4, 0, 0) == []
+
+
+def test_one_row_is_never_held_out():
+    assert held_out_parts(np.zeros(1, dtype=np.int64), "auto", 0) == []
+
+
+def drawn(scale, rows, classes=3, seed=0):
+    """Return logits [N, C] that are `scale` times too small, and labels drawn from the others."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(scale=2, size=(rows, classes))
+    true = softmax(logits, axis=1).cumsum(1)
+    labels = (true < generator.random((rows, 1))).sum(1).clip(0, classes - 1)
+    return logits / scale, labels
+
+
+def answers(logits, labels, variance=0.0):
+    mean = torch.from_numpy(logits)
+    return GaussianLogits(mean, torch.full_like(mean, variance)), torch.from_numpy(labels)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 3.0), st.integers(1, 60), st.integers(0, 99))
+def test_the_factor_has_the_highest_posterior_density(scale, rows, seed):
+    logits, labels = drawn(scale, rows, seed=seed)
+    factor, before, after = best_scale([answers(logits, labels)])
+    grid = np.exp(np.linspace(-np.log(8), np.log(8), 4001))
+    places = np.arange(rows)
+    nll = [-log_softmax(one * logits, axis=1)[places, labels].sum() for one in grid]
+    best = np.argmin(nll + 0.5 * (np.log(grid) / 0.7) ** 2)
+    # The search stops at 1e-3 of the logarithm, the grid has steps of as much.
+    assert np.log(factor) == pytest.approx(np.log(grid[best]), abs=3e-3)
+    unscaled = -log_softmax(logits, axis=1)[places, labels].mean()
+    assert before == pytest.approx(unscaled, rel=1e-6)
+    assert after <= before + 1e-9
+
+
+def test_many_rows_find_the_true_factor_and_rows_that_are_all_right_no_certainty():
+    # Its standard error is 0.02 or so.
+    factor = best_scale([answers(*drawn(2.0, 5000))])[0]
+    assert factor == pytest.approx(2.0, abs=0.1)
+    sure = np.eye(3)[[0, 1, 2, 0]] * 4
+    assert 1 < best_scale([answers(sure, np.array([0, 1, 2, 0]))])[0] < 2
+
+
+def test_variances_grow_with_the_square_of_the_factor():
+    """Pieces count by their rows, whatever their number."""
+    logits, labels = drawn(1.5, 90)
+    whole = best_scale([answers(logits, labels, 0.3)], num_samples=4000)
+    parts = [answers(logits[part], labels[part], 0.3) for part in np.split(np.arange(90), 3)]
+    pieces = best_scale(parts, num_samples=4000)
+    # Draws are others in pieces.
+    assert pieces[0] == pytest.approx(whole[0], rel=0.1)
+    assert whole[0] > best_scale([answers(logits, labels)])[0]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("cv") / "llama"))
+
+
+def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):
+    clf = BayesianClassifier(backbone, adapter, posterior, dtype="float32", progress=False)
+    length = {} if adapter == "none" else {"epochs": 2, "batch_size": 8}
+    return clf.fit(ROWS, cv=cv, **length, **options)
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+@pytest.mark.parametrize("posterior", ["mle", "vbll:link=probit", "laplace:link=probit"])
+def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
+    scores = {"feature_scores": ("mahalanobis", "knn")}
+    plain = fitted(backbone, 0, adapter, posterior, **scores)
+    scaled = fitted(backbone, 3, adapter, posterior, **scores)
+    found = scaled.record.results["logit_scale"]
+    assert (found["num_rows"], found["num_fits"]) == (len(ROWS), 3)
+    assert found["nll"] <= found["nll_before"]
+    assert plain.record.results.get("logit_scale") is None
+    factor = found["factor"]
+    before, after = (clf.predict(TEST, num_samples=0) for clf in (plain, scaled))
+    if posterior == "mle":
+        expected = softmax(factor * np.log(before.probs), axis=1)
+        np.testing.assert_allclose(after.probs, expected, atol=1e-5)
+    # Variances of logits grow with its square; distances know no scale.
+    for name, power in (("logit_variance", 2), ("mahalanobis", 0), ("knn", 0)):
+        expected = before.scores[name] * factor**power
+        np.testing.assert_allclose(after.scores[name], expected, rtol=2e-4, atol=1e-6)
+
+
+def test_a_scaled_model_saves_loads_and_exports(backbone, tmp_path):
+    clf = fitted(backbone, 2, out=tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    expected = clf.predict(TEST).probs
+    assert np.array_equal(again.predict(TEST).probs, expected)
+    assert again.record.results["logit_scale"]["num_fits"] == 2
+    assert again.record.training["cv"] == 2
+    clf.export_merged(tmp_path / "merged")
+    merged = BayesianClassifier.from_transformers(str(tmp_path / "merged"), "mle", progress=False)
+    template = clf.record.backbone["template"]
+    filled = [{**row, "text": template.replace("{text}", row["text"])} for row in TEST]
+    np.testing.assert_allclose(merged.predict(filled).probs, expected, atol=1e-5)
+
+
+def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypatch):
+    expected = fitted(backbone, 2).predict(TEST).probs
+    train, rows = members.train_network, []
+
+    def interrupted_in(last):
+        def training(network, texts, *args, **options):
+            def hook(epoch, _):
+                rows.append((len(texts.labels), epoch))
+                if len(rows) == last:
+                    raise KeyboardInterrupt
+
+            return train(network, texts, *args, **options, on_epoch=hook)
+
+        return training
+
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_in(3))
+        with pytest.raises(KeyboardInterrupt):
+            fitted(backbone, 2, out=tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_in(None))
+        resumed = fitted(backbone, 2, out=tmp_path / "model")
+    half, all_rows = len(ROWS) // 2, len(ROWS)
+    # The third epoch was interrupted before its checkpoint.
+    assert rows == [
+        (half, 1),
+        (half, 2),
+        (half, 1),
+        *[(half, 1), (half, 2)],
+        *[(all_rows, 1), (all_rows, 2)],
+    ]
+    assert np.array_equal(resumed.predict(TEST).probs, expected)
+    assert sorted(one.name for one in (tmp_path / "model").iterdir() if one.is_dir()) == []
+
+
+def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
+    assert fitted(backbone, None, "polar:r=2", "vbll").record.training["cv"] == "auto"
+    assert fitted(backbone, None, "polar:r=2", "mle").record.training["cv"] == 0
+    assert fitted(backbone, None, "none", "vbll").record.training["cv"] == 0
+    clf = BayesianClassifier(backbone, "polar:r=2", dtype="float32", progress=False)
+    assert clf.fit(ROWS, TEST, epochs=1).record.training["cv"] == 0
+
+
+@pytest.mark.parametrize("cv", [1, -1, 25, 2.5, "five", True])
+def test_what_are_no_parts_is_refused(backbone, cv):
+    with pytest.raises(InputError, match="cv"):
+        fitted(backbone, cv)
+
+
+def test_parts_beside_validation_rows_are_refused(backbone):
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", progress=False)
+    with pytest.raises(InputError, match="cv"):
+        clf.fit(ROWS, TEST, epochs=1, cv=3)
