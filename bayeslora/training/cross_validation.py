@@ -10,6 +10,7 @@ for the held-out answers.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from torch import Tensor
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
+from bayeslora.plain_text import counted
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.choices import Choices, LabelledExamples
 from bayeslora.training.final_fit import drawing_of
@@ -30,6 +32,8 @@ from bayeslora.training.members import Part
 from bayeslora.training.predict import answer
 from bayeslora.training.rows import prepare
 from bayeslora.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 _PARTS, _ENOUGH_ROWS = 5, 128
 # Standard deviation of the factor's logarithm before any row is seen: a factor of two, about.
@@ -100,6 +104,12 @@ def choose_scale(
     """
     labels = train[1]
     parts = held_out_parts(labels.numpy(), settings.cv, settings.seed)
+    if parts:
+        logger.info(
+            "%s without a part of the rows each, which chooses the scale of the logits (cv), then "
+            "one to all",
+            counted(len(parts), "fit"),
+        )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[Logits, Tensor]] = []
     for number, held in enumerate(parts):
@@ -116,6 +126,7 @@ def choose_scale(
     if not answers:
         return None
     factor, before, after = best_scale(answers, **drawing_of(choices.posterior))
+    logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
     return ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
 
 

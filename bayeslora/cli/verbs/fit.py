@@ -324,6 +324,10 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
     if results["history"]:
         epochs = f"{results['best_epoch']} of {len(results['history'])}"
         rows.append((f"epoch kept{whose}", epochs))
+    if scale := results.get("logit_scale"):
+        nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
+        chosen = f"{scale['factor']:.2f} by {scale['num_rows']:,} held-out rows ({nll})"
+        rows.append(("scale of the logits", chosen))
     if "validation_nll" in results:
         rows += [
             ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
