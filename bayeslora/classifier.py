@@ -329,8 +329,8 @@ class BayesianClassifier:
     def _cv(self, cv: int | str | None, *, validated: bool) -> int | str:
         if cv is not None:
             return cv
-        trains = isinstance(self.posterior, VBLL) and not isinstance(self.adapter, Frozen)
-        return "auto" if trains and not validated else 0
+        scales = getattr(self.posterior, "scales_logits", False) and not validated
+        return "auto" if scales and not isinstance(self.adapter, Frozen) else 0
 
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:

@@ -69,7 +69,7 @@ METHODS = {
     "last layer alone": Method("none", "vbll"),
 }
 # The same fits without the factor that held-out rows chose.
-ROWS = tuple(one for name in METHODS for one in (name.removesuffix(", cv"), name))
+ROWS = ("polar-vbll", "lora-mle", "polar-mle", *METHODS, "polar-vbll, split, unscaled")
 SIZES, _FEWEST_TO_SPLIT = (32, 128, 640), 128
 _PRINTED = ("nll", "accuracy", "ece", "overconfidence")
 _OOD = ("max_probability", "epistemic", "logit_variance")
@@ -131,9 +131,10 @@ def fit(
     scale = clf.record.results.get("logit_scale") or {}
     factor, fits = scale.get("factor", 1.0), 1.0 + scale.get("num_fits", 0)
     found = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
-    plain = name.removesuffix(", cv")
-    if plain != name:
-        # The fit to all rows is the same one.
+    factor = clf.record.results["posterior"].get("logit_scale", factor)
+    if factor != 1.0:
+        # Without the factor it is the same fit.
+        plain = name.removesuffix(", cv") + (", unscaled" if method.split else "")
         clf._known().network.feature_scale.mul_(factor)
         found[plain] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
     return found
@@ -161,7 +162,7 @@ def write_table(out: Path) -> None:
         found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
     tasks = sorted({task for *_, task in found})
     rows = []
-    for size, name in product(sorted({size for size, *_ in found}), dict.fromkeys(ROWS)):
+    for size, name in product(sorted({size for size, *_ in found}), ROWS):
         cells = [found.get((size, name, task), []) for task in tasks]
         if any(cells):
             written = [_cell(one) for one in cells]

@@ -20,6 +20,7 @@ from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.training.final_fit import scale_by
 from bayeslora.training.last_layer import last_layer
 from bayeslora.training.network import Network
 from bayeslora.training.notes import method_notes
@@ -108,12 +109,16 @@ class Evaluation:
         head = self.trained_head(state)
         if config is not None:
             head = fitted_head(config, head, found[TRAIN], found.get(VALIDATION))
+        factor = 1.0
+        if getattr(config, "scales_logits", False) and VALIDATION in found:
+            factor = scale_by(head, found[VALIDATION])
         answers = {
-            split: [Answer(head.predict(rows.features))]
+            split: [Answer(head.predict(rows.features).scaled(factor))]
             for split, rows in found.items()
             if split not in {TRAIN, VALIDATION}
         }
         report = {} if config is None else head.report()
+        report |= {} if factor == 1 else {"logit_scale": factor}
         link = getattr(config, "link", "mc")
         used = self.spec.posterior if config is None else config
         return Outcome(self.predictions(name, answers, link, posterior=used), report)

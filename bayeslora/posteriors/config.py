@@ -141,6 +141,7 @@ class VBLL:
     num_samples: int = 1000
 
     name: ClassVar[str] = "vbll"
+    scales_logits: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, polished in closed form"
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"

@@ -37,7 +37,8 @@ class Choices:
         depth: Layers of the backbone that are read, their share, or `auto`; None for the default.
         template: What is put around each text; None for the default.
         verbaliser: How the language model is asked for a prior mean; None for the default.
-        logit_scale: What the logits of the fitted network are multiplied by.
+        logit_scale: What the logits of the fitted network are multiplied by; None for the factor
+            of lowest NLL on the validation rows.
     """
 
     backbone: str
@@ -51,7 +52,7 @@ class Choices:
     depth: Depth | None = None
     template: Template | None = None
     verbaliser: Verbaliser | None = None
-    logit_scale: float = 1.0
+    logit_scale: float | None = 1.0
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,25 @@ Parts of the training rows are held out in turn, and fits to the others answer t
 all logits is then chosen by these answers, and the fit to all rows takes it: temperature scaling
 without a row that calibrates alone. A fit to all rows would be surer of them than of any others.
 
-Source: Guo et al. 2017, arXiv 1706.04599, section 4.2, for the factor; Platt 1999, section 2.1,
-for the held-out answers.
+Source of the held-out answers: Platt 1999, Advances in Large Margin Classifiers, section 2.1.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
 from bayeslora.plain_text import counted
+from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.choices import Choices, LabelledExamples
 from bayeslora.training.final_fit import drawing_of
@@ -36,11 +34,6 @@ from bayeslora.training.settings import TrainingSettings
 logger = logging.getLogger(__name__)
 
 _PARTS, _ENOUGH_ROWS = 5, 128
-# Standard deviation of the factor's logarithm before any row is seen: a factor of two, about.
-_PRIOR_SPREAD = 0.7
-_LARGEST_FACTOR = 8.0
-# Draws of a Gaussian's probabilities, the same for every factor.
-_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -128,36 +121,3 @@ def choose_scale(
     factor, before, after = best_scale(answers, **drawing_of(choices.posterior))
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
     return ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
-
-
-def best_scale(
-    answers: Sequence[tuple[Logits, Tensor]], **drawing: Any
-) -> tuple[float, float, float]:
-    """Return the factor of maximal posterior density, and the mean NLL without and with it.
-
-    Its logarithm is Gaussian before, about 0.
-
-    Args:
-        answers: Logits of rows and their labels [N].
-        **drawing: `link` and `num_samples` of the posterior's predictions.
-    """
-    from scipy.optimize import minimize_scalar
-
-    drawn = drawing | {"num_samples": min(drawing.get("num_samples", _DRAWS), _DRAWS)}
-    rows = sum(len(labels) for _, labels in answers)
-
-    def nll(factor: float) -> float:
-        total = 0.0
-        for logits, labels in answers:
-            probs = link_probabilities(logits.scaled(factor), **drawn).probs
-            right = probs[torch.arange(len(labels)), labels.to(probs.device)]
-            total -= float(right.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
-        return total
-
-    def loss(log_factor: float) -> float:
-        return nll(math.exp(log_factor)) + 0.5 * (log_factor / _PRIOR_SPREAD) ** 2
-
-    edge = math.log(_LARGEST_FACTOR)
-    found = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-3})
-    factor = math.exp(float(found.x))
-    return factor, nll(1.0) / rows, nll(factor) / rows

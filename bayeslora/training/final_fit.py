@@ -15,6 +15,7 @@ from bayeslora.logits import Logits
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
@@ -31,7 +32,7 @@ def fit_posterior(
     validation: LabelledTexts | None,
     *,
     feature_scores: Sequence[str] = (),
-    logit_scale: float = 1.0,
+    logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
@@ -53,7 +54,7 @@ def fit_last_layer(
     held_out: FeatureRows | None,
     *,
     feature_scores: Sequence[str] = (),
-    logit_scale: float = 1.0,
+    logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
@@ -66,7 +67,8 @@ def fit_last_layer(
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
-        logit_scale: What the fitted logits are multiplied by: features are scaled up by it.
+        logit_scale: What the fitted logits are multiplied by, so features are; None takes the
+            factor of lowest NLL on the held-out rows.
         seed: Of the rows that a score keeps.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
             gradients of a Laplace approximation.
@@ -86,6 +88,10 @@ def fit_last_layer(
     centre = getattr(network.head, "prior_mean", None)
     if centre is not None:
         chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
+    if logit_scale is None:
+        if held_out is None:
+            raise ValueError("without held-out rows nothing chooses the scale of the logits")
+        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
     network.feature_scale /= logit_scale
     if feature_scores:
@@ -103,6 +109,13 @@ def fit_last_layer(
             feature_scores, features, labels, familiar, seed
         )
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def scale_by(head: Head, held_out: FeatureRows) -> float:
+    """Return the factor of a fitted head's logits that held-out rows ask for."""
+    features, labels = held_out.pair
+    drawing = drawing_of(getattr(head, "config", None))
+    return best_scale([(head.predict(features), labels)], **drawing)[0]
 
 
 def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:

@@ -129,7 +129,7 @@ def train_network(
     early_stopping: bool = True,
     fit_last: bool = True,
     feature_scores: Sequence[str] = (),
-    logit_scale: float = 1.0,
+    logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
@@ -152,7 +152,7 @@ def train_network(
             validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
         feature_scores: Names of scores to fit beside the posterior at the end.
-        logit_scale: What the logits are multiplied by at the end.
+        logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Called before each checkpoint; see `AlternatingTrainer`.

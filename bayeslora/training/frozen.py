@@ -23,7 +23,7 @@ def fit_frozen(
     *,
     prior: ClassPrior | None = None,
     feature_scores: Sequence[str] = (),
-    logit_scale: float = 1.0,
+    logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> FitResult:
@@ -38,7 +38,7 @@ def fit_frozen(
         validation: Held-out rows, for what the posterior chooses by them.
         prior: What the language model says of the classes; None for a prior mean of zero.
         feature_scores: Names of scores to fit to the same features.
-        logit_scale: What the fitted logits are multiplied by.
+        logit_scale: What the fitted logits are multiplied by; None chooses by `validation`.
         seed: Of the rows that a score keeps.
         progress: Whether to show bars.
     """

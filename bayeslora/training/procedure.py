@@ -189,6 +189,8 @@ def fit_classifier(
         if out is None
         else lambda: restored(out, identity, overwrite=overwrite),
     )
+    if held is not None and getattr(posterior, "scales_logits", False):
+        choices = dataclasses.replace(choices, logit_scale=None)
     try:
         scale = choose_scale(fit, choices, data.train, settings)
         if scale is not None:

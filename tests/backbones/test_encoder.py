@@ -129,6 +129,19 @@ def test_padding_and_neighbours_do_not_matter(name, start):
     torch.testing.assert_close(whole, single, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_some_texts_have_the_features_that_they_have_among_all(name, start):
+    host = encoder(name, start)
+    texts = PreparedTexts(tokens(), host._prefix(tokens(), lambda _: None) if start else None)
+    rows = [len(texts) - 1, 0, 2]
+    some = texts.take(rows)
+    assert len(some) == len(some.take([0, 1, 2])) == 3
+    whole = host.features(texts)[rows]
+    torch.testing.assert_close(host.features(some), whole, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(host.features(some.take([1])), whole[1:2], atol=2e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_rows_come_back_in_their_own_order(tmp_path, start):
     host = loaded(tiny_bert, tmp_path)

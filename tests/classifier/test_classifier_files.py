@@ -374,7 +374,7 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_pa
     from bayeslora.training import members
 
     rows = toy_rows(24)
-    options = {"epochs": 2, "batch_size": 8}
+    options = {"epochs": 2, "batch_size": 8, "cv": 0}
     out = tmp_path / "model"
     old = new(llama, seed=5).fit(rows, out=out, **options).predict(TEST)
     expected = new(llama).fit(rows, **options).predict(TEST)

@@ -11,8 +11,9 @@ from tiny import tiny_llama, toy_rows
 from bayeslora import InputError
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.training import members
-from bayeslora.training.cross_validation import best_scale, held_out_parts
+from bayeslora.training.cross_validation import held_out_parts
 
 ROWS, TEST = toy_rows(24), toy_rows(15, seed=8)
 
@@ -186,6 +187,25 @@ def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
     assert fitted(backbone, None, "none", "vbll").record.training["cv"] == 0
     clf = BayesianClassifier(backbone, "polar:r=2", dtype="float32", progress=False)
     assert clf.fit(ROWS, TEST, epochs=1).record.training["cv"] == 0
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapter, tmp_path):
+    clf = BayesianClassifier(backbone, adapter, "vbll:link=probit", dtype="float32", progress=False)
+    clf.fit(ROWS, TEST, out=tmp_path / "m", **({} if adapter == "none" else {"epochs": 2}))
+    factor = clf.record.results["posterior"]["logit_scale"]
+    network = clf._known().network
+    head, features = network.head, network.encoder.features
+    labels = torch.tensor([clf.classes.index(row["label"]) for row in TEST])
+    logits = head.predict(
+        network.scaled(features(network.encoder.prepare([row["text"] for row in TEST])))
+    )
+    # It is in the features' scale now: nothing is left to gain.
+    assert best_scale([(logits.scaled(1 / factor), labels)], link="probit")[0] == pytest.approx(
+        factor, rel=1e-3
+    )
+    again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
 
 
 @pytest.mark.parametrize("cv", [1, -1, 25, 2.5, "five", True])

@@ -1,0 +1,57 @@
+"""One factor for all logits, by rows that they were not fitted to.
+
+The inverse of a temperature (Guo et al. 2017, arXiv 1706.04599, section 4.2) under a prior, so that
+few rows move it little and rows that are all right do not make it endless. Of random logits means
+and deviations grow alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits
+
+# Standard deviation of the factor's logarithm before any row is seen: a factor of two, about.
+_PRIOR_SPREAD = 0.7
+_LARGEST_FACTOR = 8.0
+# Draws of a Gaussian's probabilities, the same for every factor.
+_DRAWS = 200
+
+
+def best_scale(
+    answers: Sequence[tuple[Logits, Tensor]], **drawing: Any
+) -> tuple[float, float, float]:
+    """Return the factor of maximal posterior density, and the mean NLL without and with it.
+
+    Its logarithm is Gaussian before, about 0.
+
+    Args:
+        answers: Logits of rows and their labels [N].
+        **drawing: `link` and `num_samples` of the posterior's predictions.
+    """
+    from scipy.optimize import minimize_scalar
+
+    drawn = drawing | {"num_samples": min(drawing.get("num_samples", _DRAWS), _DRAWS)}
+    rows = sum(len(labels) for _, labels in answers)
+
+    def nll(factor: float) -> float:
+        total = 0.0
+        for logits, labels in answers:
+            probs = link_probabilities(logits.scaled(factor), **drawn).probs
+            right = probs[torch.arange(len(labels)), labels.to(probs.device)]
+            total -= float(right.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
+        return total
+
+    def loss(log_factor: float) -> float:
+        return nll(math.exp(log_factor)) + 0.5 * (log_factor / _PRIOR_SPREAD) ** 2
+
+    edge = math.log(_LARGEST_FACTOR)
+    found = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-3})
+    factor = math.exp(float(found.x))
+    return factor, nll(1.0) / rows, nll(factor) / rows
