@@ -113,6 +113,9 @@ def fit_members(
         shown, say = choices.progress and first and say, first and say
         fresh = prepare(network.encoder, data.train, progress=shown, say=say)
         fresh = fresh if part is None else fresh.take(part.rows.tolist())
+        each = dataclasses.replace(settings, seed=seed)
+        if part is not None:
+            each = _in_as_many_steps(each, len(data.train[0]), len(part.rows))
         held = None
         if data.validation is not None:
             held = prepare(network.encoder, data.validation, progress=shown, say=say)
@@ -124,7 +127,7 @@ def fit_members(
                     choices,
                     network,
                     (fresh, held),
-                    settings=dataclasses.replace(settings, seed=seed),
+                    settings=each,
                     directory=directory,
                     prior=prior,
                     restore=restore,
@@ -134,6 +137,15 @@ def fit_members(
         members.append(network.trained_state())
     network.load_trained_state(members[0])
     return network, members, results
+
+
+def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) -> TrainingSettings:
+    """Return the settings with which a part of the rows is fitted in about as many steps as all.
+
+    In fewer steps a last layer is less sure of what it sees, and its answers would ask for more
+    certainty than the fit to all rows needs.
+    """
+    return dataclasses.replace(settings, epochs=round(settings.epochs * num_rows / num_part))
 
 
 def _say_layers(adapter: Adaptation, backbone: Backbone) -> None:
