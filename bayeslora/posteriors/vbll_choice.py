@@ -16,7 +16,6 @@ from bayeslora.posteriors.config import (
     PRIOR_SCALE_GRID,
     VBLL,
 )
-from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Polished, Start, polish
@@ -72,7 +71,7 @@ class Polisher:
         held = self._under_prior(trained, hold_mean=True)
         if means == "trained":
             return held
-        return min((self._under_prior(start), held), key=self._scaled_nll)
+        return min((self._under_prior(start), held), key=self._validation_nll)
 
     def _under_prior(self, start: Start | None, *, hold_mean: bool = False) -> Polished:
         scale = self.config.prior_scale
@@ -148,22 +147,13 @@ class Polisher:
         return polished.refined() if self.config.laplace_refinement else polished
 
     def _validation_nll(self, polished: Polished) -> float:
-        logits, labels = self._held_out(polished)
-        return nll(
-            link_probabilities(logits, self.config.link, self.config.num_samples).probs, labels
-        )
-
-    def _scaled_nll(self, polished: Polished) -> float:
-        """Return the NLL with the factor of the logits that the fit takes where rows choose it."""
-        config = self.config
-        held = self._held_out(polished)
-        return best_scale([held], link=config.link, num_samples=config.num_samples)[2]
-
-    def _held_out(self, polished: Polished) -> tuple[GaussianLogits, Tensor]:
         if self.validation is None:
             raise ValueError("nothing to compare fits on")
         features, labels = self.validation
-        return GaussianLogits(*polished.moments(features)), labels
+        logits = GaussianLogits(*polished.moments(features))
+        return nll(
+            link_probabilities(logits, self.config.link, self.config.num_samples).probs, labels
+        )
 
 
 def _folds(labels: Tensor) -> Tensor:
