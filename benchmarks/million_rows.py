@@ -145,7 +145,7 @@ def fit_tiny(folder: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder / "backbone")
     tokenizer.save_pretrained(folder / "backbone")
     clf = BayesianClassifier(folder / "backbone", "polar", "vbll", progress=False)
-    clf.fit(write_texts(folder / "train.jsonl", 200, labelled=True, seed=1), epochs=2)
+    clf.fit(write_texts(folder / "train.jsonl", 200, labelled=True, seed=1), epochs=2, cv=0)
     clf.save_pretrained(folder / "model")
     return folder / "model"
 

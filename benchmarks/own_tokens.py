@@ -77,7 +77,7 @@ def areas(backbone: Backbone, reading: str, pools: Pools, seed: int) -> dict[str
         template=frame,
         verbaliser="none",
         progress=False,
-    ).fit(train)
+    ).fit(train, cv=0)
     labels = torch.from_numpy(encode_labels(train, class_names(train)))
     inside = drawn(pools.score, min(len(pools.score) - 1, _SCORED), 0)
     states = {
