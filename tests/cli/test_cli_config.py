@@ -178,3 +178,29 @@ def test_an_option_that_is_given_twice(refused, world, tmp_path, config, text, k
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
     assert path.name in message
     assert f"{key!r} is given twice" in message
+
+
+@pytest.mark.parametrize("cv", [["--cv", "2"], ["--config"]])
+def test_parts_choose_the_scale(run, world, tmp_path, config, cv):
+    options = ["--backbone", world.llama, "--adapter", "lora:r=2", "--epochs", 1, "--json"]
+    if cv == ["--config"]:
+        cv = ["--config", config({"cv": 2})]
+    done = run("fit", world.train, "--out", tmp_path / "m", "--posterior", "mle", *options, *cv)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["logit_scale"]
+    assert found["num_fits"] == 2
+    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
+    assert record["training"]["cv"] == 2
+    assert record["results"]["logit_scale"] == found
+
+
+@pytest.mark.parametrize("cv", ["1", "-2", "2.5", "many", "100000"])
+def test_what_are_no_parts_is_refused(run, world, tmp_path, cv):
+    done = run("fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", "--cv", cv)
+    assert done.code == 2
+    assert not (tmp_path / "m").exists()
+
+
+def test_parts_beside_validation_rows_are_refused(run, world, tmp_path):
+    rows = [world.train, "--validation", world.valid, "--out", tmp_path / "m", "--cv", 3]
+    assert run("fit", *rows, "--backbone", world.llama).code == 2
