@@ -134,6 +134,11 @@ def _measured(record: ModelRecord) -> str:
         value = record.results.get("adapter", {}).get(key)
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
+    if scale := record.results.get("logit_scale"):
+        lines.append(
+            f"- logits times {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
+            f"is {scale['nll']:.3f} nats so, {scale['nll_before']:.3f} without"
+        )
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -139,6 +139,8 @@ def test_a_scaled_model_saves_loads_and_exports(backbone, tmp_path):
     assert np.array_equal(again.predict(TEST).probs, expected)
     assert again.record.results["logit_scale"]["num_fits"] == 2
     assert again.record.training["cv"] == 2
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"logits times {again.record.results['logit_scale']['factor']:.3g}" in card
     clf.export_merged(tmp_path / "merged")
     merged = BayesianClassifier.from_transformers(str(tmp_path / "merged"), "mle", progress=False)
     template = clf.record.backbone["template"]
