@@ -43,8 +43,8 @@ def best_scale(
     def nll(factor: float) -> float:
         total = 0.0
         for logits, labels in answers:
-            probs = link_probabilities(logits.scaled(factor), **drawn).probs
-            right = probs[torch.arange(len(labels)), labels.to(probs.device)]
+            probs = link_probabilities(logits.scaled(factor), **drawn).probs.cpu()
+            right = probs[torch.arange(len(labels)), labels.cpu()]
             total -= float(right.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
         return total
 

@@ -23,6 +23,7 @@ from bayeslora.errors import InputError
 from bayeslora.logits import Logits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.choices import Choices, LabelledExamples
 from bayeslora.training.final_fit import drawing_of
@@ -84,6 +85,15 @@ def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[
     return [part for part in parts if len(part)]
 
 
+def _numbered(rows: Examples) -> NDArray[np.int64]:
+    """Return [N] numbers that are equal where texts, and second texts, are."""
+    known: dict[tuple[str, str], int] = {}
+    pairs = rows.pairs or rows.texts
+    return np.array(
+        [known.setdefault(key, len(known)) for key in zip(rows.texts, pairs, strict=True)]
+    )
+
+
 def choose_scale(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
 ) -> ChosenScale | None:
@@ -96,7 +106,11 @@ def choose_scale(
         settings: How many parts, and the seed.
     """
     labels = train[1]
+    text = _numbered(train[0])
     parts = held_out_parts(labels.numpy(), settings.cv, settings.seed)
+    # A text that is among the others as well has been seen.
+    parts = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
+    parts = [part for part in parts if len(part)]
     if parts:
         logger.info(
             "%s without a part of the rows each, which chooses the scale of the logits (cv), then "

@@ -111,6 +111,20 @@ def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):
     return clf.fit(ROWS, cv=cv, **length, **options)
 
 
+def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
+    def num_rows(rows):
+        clf = BayesianClassifier(backbone, "none", "vbll", dtype="float32", progress=False)
+        return clf.fit(rows, cv=2).record.results["logit_scale"]["num_rows"]
+
+    rows = [
+        {"text": f"{row['text']} {number}", "label": row["label"]}
+        for number, row in enumerate(ROWS)
+    ]
+    assert num_rows(rows) == len(rows)
+    # Of two equal texts both may fall into one part.
+    assert len(rows) - 20 <= num_rows([*rows, *rows[:20]]) < len(rows) + 20
+
+
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
 @pytest.mark.parametrize("posterior", ["mle", "vbll:link=probit", "laplace:link=probit"])
 def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
