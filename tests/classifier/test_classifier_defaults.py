@@ -94,7 +94,7 @@ def test_means_without_validation_rows_follow_how_far_the_head_could_move(
 def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, kept):
     """Later rows may choose again."""
     clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
-    clf.fit(toy_rows(16), epochs=1, batch_size=4)
+    clf.fit(toy_rows(16), epochs=1, batch_size=4, cv=0)
     assert clf.record.posterior["polish_mean"] == kept
     assert clf.record.results["posterior"]["polish_mean"] == ("trained" if options else "refit")
 
@@ -111,7 +111,7 @@ def test_validation_rows_leave_the_choice_of_means_open(llama):
 )
 def test_calibrating_refits_means_unless_told_to_hold_what_training_left(llama, posterior, means):
     rows = toy_rows(16)
-    clf = new(llama, posterior="vbll:head_lr=0.05").fit(rows, epochs=10, batch_size=2)
+    clf = new(llama, posterior="vbll:head_lr=0.05").fit(rows, epochs=10, batch_size=2, cv=0)
     assert clf.record.results["posterior"]["polish_mean"] == "trained"
     trained = clf._fitted.network.head.mean.detach().clone()
     clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
