@@ -262,6 +262,11 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "cv chooses by parts of the training rows what validation data choose; give one of the "
             "two"
         )
+    if settings.cv and isinstance(posterior, GVBLL):
+        raise InputError(
+            "cv has no effect on 'gvbll', whose logits do not grow with its features: inflation "
+            "says how sure it is; leave cv out"
+        )
     held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)
     check_feature_scores(choices.feature_scores, posterior)
     if MAHALANOBIS & {*choices.feature_scores} and not _differ(data):

@@ -226,6 +226,11 @@ def test_what_are_no_parts_is_refused(backbone, cv):
         fitted(backbone, cv)
 
 
+def test_logits_that_are_not_linear_in_the_features_are_refused(backbone):
+    with pytest.raises(InputError, match="inflation"):
+        fitted(backbone, 2, "none", "gvbll:shrinkage=0.5,inflation=2.0")
+
+
 def test_parts_beside_validation_rows_are_refused(backbone):
     clf = BayesianClassifier(backbone, "lora:r=2", "mle", progress=False)
     with pytest.raises(InputError, match="cv"):
