@@ -1,8 +1,8 @@
 """One factor for all logits, by rows that they were not fitted to.
 
-The inverse of a temperature (Guo et al. 2017, arXiv 1706.04599, section 4.2) under a prior, so that
-few rows move it little and rows that are all right do not make it endless. Of random logits means
-and deviations grow alike.
+The inverse of a temperature (Guo et al. 2017, arXiv 1706.04599, section 4.2). A prior keeps it near
+1 where rows are few, and finite where all of them are right. The means and the standard deviations
+of Gaussian logits are both multiplied by it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def best_scale(
 ) -> tuple[float, float, float]:
     """Return the factor of maximal posterior density, and the mean NLL without and with it.
 
-    Its logarithm is Gaussian before, about 0.
+    The prior on its logarithm is a Gaussian around 0 with standard deviation 0.7; the factor is
+    between 1/8 and 8.
 
     Args:
-        answers: Logits of rows and their labels [N].
+        answers: Logits of N rows and C classes, with the labels [N] int64, in any number of pieces.
         **drawing: `link` and `num_samples` of the posterior's predictions.
     """
     from scipy.optimize import minimize_scalar

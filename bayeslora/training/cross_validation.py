@@ -2,7 +2,7 @@
 
 Parts of the training rows are held out in turn, and fits to the others answer them. One factor for
 all logits is then chosen by these answers, and the fit to all rows takes it: temperature scaling
-without a row that calibrates alone. A fit to all rows would be surer of them than of any others.
+without rows that only calibrate. On the rows that it was fitted to, a network is too sure to tell.
 
 Source of the held-out answers: Platt 1999, Advances in Large Margin Classifiers, section 2.1.
 """
@@ -97,7 +97,7 @@ def _numbered(rows: Examples) -> NDArray[np.int64]:
 def choose_scale(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
 ) -> ChosenScale | None:
-    """Return the factor of the logits that rows held out of fits ask for; None where none are.
+    """Return the factor of the logits that held-out rows choose; None where no row is held out.
 
     Args:
         fit: `fit_members` but for its choices, part and say.
