@@ -1,4 +1,7 @@
-"""Optimisers of small problems use one BLAS thread: more only wait for each other."""
+"""Optimisers of small problems use one BLAS thread; blocks of resamples use several threads."""
+
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from bayeslora.posteriors import vbll_low_rank_blocks
 from bayeslora.recalibration.optimum import minimise
+from bayeslora.threads import MOST_WORKERS, threaded
 
 
 def blas_threads():
@@ -47,3 +51,32 @@ def test_low_rank_covariances(seen, monkeypatch):
     monkeypatch.setattr(vbll_low_rank_blocks, "log_determinants", watched)
     monkeypatch.setattr(type(problem), "better", lambda self, one, other: one)
     problem.minimise(start)
+
+
+def test_results_come_in_order_whichever_is_ready_first():
+    def work(task):
+        time.sleep(0.02 if task % 3 == 0 else 0)
+        return task**2
+
+    assert list(threaded(work, range(20))) == [task**2 for task in range(20)]
+
+
+def test_tasks_are_made_one_by_one_in_the_callers_thread_and_few_of_them_wait():
+    made, done = [], []
+
+    def tasks():
+        for task in range(50):
+            made.append(threading.current_thread())
+            # at most one a worker and one more, and this one, are made and not yet handed on
+            assert len(made) - len(done) <= MOST_WORKERS + 2
+            yield task
+
+    for one in threaded(lambda task: task, tasks()):
+        done.append(one)
+    assert set(made) == {threading.current_thread()}
+    assert len(done) == 50
+
+
+def test_the_first_error_of_a_task_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        list(threaded(lambda task: 1 // task, [2, 1, 0, 1]))

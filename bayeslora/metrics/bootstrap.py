@@ -15,22 +15,26 @@ bag of little bootstraps (Kleiner, Talwalkar, Sarkar and Jordan 2014, arXiv:1112
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.option_checks import check_count
+from bayeslora.threads import threaded
 
-MAX_ROWS = 100_000
+MAX_ROWS = 50_000
 """The number of rows above which resamples are drawn from a random part of them."""
 
 BLOCK = 60_000
 """Counts that are held at a time, so that they stay in a processor's cache; `block_size`."""
 
 LEAST_BLOCK = 4
-"""Resamples in the smallest block."""
+"""Resamples in the smallest block, of fewer than `MOST_NUMBERS` counts."""
+
+MOST_NUMBERS = 1_000_000
+"""Counts that are held at a time where a resample has no more of them."""
 
 JACKKNIFE_GROUPS = 100
 """Parts that the jackknife leaves out in turn, where there are more rows or clusters than that."""
@@ -97,21 +101,25 @@ def bootstrap_deviations(
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))
     block = block_size(max(width, *(len(group.rows) for group in groups)))
-    parts = [
-        statistic(
-            *(
-                group.of_rows(_counts(group, min(block, num_resamples - done), generator))
-                for group, generator in zip(groups, generators, strict=True)
-            )
-        )
-        for done in range(0, num_resamples, block)
-    ]
+
+    def resample(drawn: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+        each = zip(groups, drawn, strict=True)
+        return statistic(*(group.of_rows(_counts(group, units)) for group, units in each))
+
+    def draws() -> Iterator[list[NDArray[np.int64]]]:
+        for done in range(0, num_resamples, block):
+            size = min(block, num_resamples - done)
+            each = zip(groups, generators, strict=True)
+            yield [one.integers(group.units, size=(size, group.draws)) for group, one in each]
+
+    parts = list(threaded(resample, draws()))
     return np.asarray(np.concatenate(parts, axis=-1).T - centre)
 
 
 def block_size(numbers: int) -> int:
     """Return how many resamples of so many numbers each are worked on at a time."""
-    return max(LEAST_BLOCK, BLOCK // numbers)
+    least = min(LEAST_BLOCK, MOST_NUMBERS // numbers)
+    return max(1, least, BLOCK // numbers)
 
 
 def acceleration(
@@ -183,15 +191,15 @@ def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Ge
     return Drawn(rows, len(kept), units, place[cluster[rows]])
 
 
-def _counts(group: Drawn, resamples: int, generator: np.random.Generator) -> Counts:
-    """Return [units, resamples]: how often each unit is among the draws."""
-    drawn = generator.integers(group.units, size=(resamples, group.draws))
+def _counts(group: Drawn, drawn: NDArray[np.int64]) -> Counts:
+    """Return [units, R]: how often each unit is among the draws, [R, draws]."""
+    resamples = len(drawn)
     if resamples <= LEAST_BLOCK:
         # Few and long ones: to count each by itself is cheaper than to number them apart.
         each = [np.bincount(one, minlength=group.units) for one in drawn]
         return np.stack(each, axis=1).astype(np.float64)
-    drawn += group.units * np.arange(resamples)[:, None]
-    found = np.bincount(drawn.ravel(), minlength=resamples * group.units)
+    apart = drawn + group.units * np.arange(resamples)[:, None]
+    found = np.bincount(apart.ravel(), minlength=resamples * group.units)
     return np.ascontiguousarray(found.reshape(resamples, -1).T, dtype=np.float64)
 
 

@@ -171,10 +171,11 @@ def ece(
 
     Over equal-width bins of the confidence; empty bins add nothing. Naeini et al. (2015), AAAI.
     """
-    weights = rows.counts(counts)
-    starts = rows.starts(equal_width_edges(num_bins), closed)
-    gaps = segment_sums(weights * (rows.correct - rows.confidence), starts)
-    return float(np.abs(gaps).sum() / weights.sum())
+    gaps = rows.right - rows.stated
+    total = len(rows) if counts is None else counts.sum()
+    place = bin_places(rows.stated, num_bins, closed)
+    sums = np.bincount(place, gaps if counts is None else gaps * counts)
+    return float(np.abs(sums).sum() / total)
 
 
 def mce(

@@ -31,6 +31,7 @@ from bayeslora.metrics.rowwise import LabelledRows
 from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.smooth import fixed_points, grid_matrix
 from bayeslora.metrics.top_label import first_above, top_label
+from bayeslora.threads import threaded
 
 CHANCE_KEYS = (
     "ece",
@@ -93,12 +94,14 @@ def drawn_errors(
     running = np.cumsum(probs, axis=1).T
     running[-1] = np.inf  # a sum below 1 by rounding would leave a draw without a class
     draws, block = _affordable(draws, len(probs)), block_size(len(probs))
-    parts = []
-    for done in range(0, draws, block):
-        level = generator.random((min(block, draws - done), units))
+
+    def measured(level: NDArray[np.float64]) -> NDArray[np.float64]:
         level = level if clusters is None else level[:, clusters]
-        parts.append(measure(np.ascontiguousarray(first_above(running, level).T)))
-    return np.concatenate(parts, axis=-1)
+        return measure(np.ascontiguousarray(first_above(running, level).T))
+
+    sizes = (min(block, draws - done) for done in range(0, draws, block))
+    parts = threaded(measured, (generator.random((size, units)) for size in sizes))
+    return np.concatenate(list(parts), axis=-1)
 
 
 def ece_by_chance(
@@ -127,12 +130,14 @@ def ece_by_chance(
     matrix = cell_matrix(cell, np.arange(n), ones, (groups * num_bins, n))
     stated, size = matrix @ confidence, (matrix @ ones).reshape(groups, -1).sum(1)
     draws, block = _affordable(draws, n), block_size(n)
-    parts = []
-    for done in range(0, draws, block):
-        right = generator.random((min(block, draws - done), n)) < confidence
-        gaps = matrix @ right.T.astype(np.float64) - stated[:, None]
-        parts.append(np.abs(gaps).reshape(groups, num_bins, -1).sum(1) / size[:, None])
-    return np.concatenate(parts, axis=1)
+
+    def measured(level: NDArray[np.float64]) -> NDArray[np.float64]:
+        gaps = matrix @ (level < confidence).T.astype(np.float64) - stated[:, None]
+        return np.asarray(np.abs(gaps).reshape(groups, num_bins, -1).sum(1) / size[:, None])
+
+    sizes = (min(block, draws - done) for done in range(0, draws, block))
+    parts = threaded(measured, (generator.random((one, n)) for one in sizes))
+    return np.concatenate(list(parts), axis=1)
 
 
 def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:

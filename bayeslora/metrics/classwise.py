@@ -88,14 +88,14 @@ def classwise_bins(
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
-    row, column = np.nonzero(probs >= first if closed == "left" else probs > first)
-    values = probs[row, column]
-    place = bin_places(values, num_bins, closed)
-    cell = classes + column * num_bins + place
+    found = np.nonzero(probs >= first if closed == "left" else probs > first)
+    row, column = (one.astype(np.int32) for one in found)  # half the memory
+    values = probs[found]
+    cell = classes + column * num_bins + bin_places(values, num_bins, closed).astype(np.int32)
     gap = (labels[row] == column) - values
     matrix = cell_matrix(
-        np.concatenate([labels, cell, cell + classes * num_bins]),
-        np.concatenate([np.arange(rows), row, row]),
+        np.concatenate([labels.astype(np.int32), cell, cell + classes * num_bins]),
+        np.concatenate([np.arange(rows, dtype=np.int32), row, row]),
         np.concatenate([np.ones(rows), gap, np.ones(len(row))]),
         (classes + 2 * classes * num_bins, rows),
     )

@@ -55,8 +55,8 @@ class Answered:
         entering after k rows, so adds e·(1 + H(n) − H(k + t)) − (e/t)·k·(H(k + t) − H(k)).
         """
         sums = harmonic_numbers(int(self.total.max()))
-        before, upto = (sums[part.astype(np.int64)] for part in (self.before, self.upto))
-        later = 1 + sums[self.total.astype(np.int64)] - upto
+        before, upto = (sums.take(part.astype(np.int64)) for part in (self.before, self.upto))
+        later = 1 + sums.take(self.total.astype(np.int64)) - upto
         share = self.errors / np.maximum(self.upto - self.before, 1)
         areas = self.errors * later - share * self.before * (upto - before)
         return np.asarray(areas.sum(axis=0) / self.total)
@@ -114,12 +114,12 @@ class Selection:
     def __call__(self, weighed: Weighed) -> Answered:
         """Return how errors come in where rows occur so often."""
         counts, upto = weighed.counts, weighed.upto
-        errors = counts[self._rows] * self._can_be_wrong
+        errors = counts.take(self._rows, axis=0) * self._can_be_wrong
         if len(self._firsts) < len(self._rows):
             errors = np.add.reduceat(errors, self._firsts, axis=0)
         total = upto[-1]
-        after = upto[self._start] - counts[self._start]
-        return Answered(total, total - upto[self._last], total - after, errors)
+        after = upto.take(self._start, axis=0) - counts.take(self._start, axis=0)
+        return Answered(total, total - upto.take(self._last, axis=0), total - after, errors)
 
 
 def answered(rows: TopLabel, counts: NDArray[Any] | None = None) -> Answered:

@@ -24,20 +24,34 @@ FEW = 8
 
 @dataclass(frozen=True, eq=False)
 class TopLabel:
-    """Confidence and correctness of N rows, by rising confidence; made by `top_label`.
+    """Confidence and correctness of N rows, as given and by rising confidence; see `top_label`.
 
     Attributes:
-        confidence: [N] float64 in 0 to 1, rising.
-        correct: [N] float64, 0 or 1.
-        order: [N]; row i here is row `order[i]` of what was given.
+        stated: [N] float64 confidence in 0 to 1, in the order given.
+        right: [N] float64, 0 or 1, in the order given.
     """
 
-    confidence: NDArray[np.float64]
-    correct: NDArray[np.float64]
-    order: NDArray[np.int64]
+    stated: NDArray[np.float64]
+    right: NDArray[np.float64]
 
     def __len__(self) -> int:
-        return len(self.confidence)
+        return len(self.stated)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """[N]; row i by rising confidence is row `order[i]` of what was given."""
+        # A stable sort takes six times as long; rows in order stay so, which is faster to resample.
+        return np.arange(len(self)) if self._in_order else np.argsort(self.stated)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """[N], rising."""
+        return self.stated if self._in_order else self.stated[self.order]
+
+    @cached_property
+    def correct(self) -> NDArray[np.float64]:
+        """[N] by rising confidence."""
+        return self.right if self._in_order else self.right[self.order]
 
     def counts(self, given: NDArray[Any] | None) -> NDArray[np.float64]:
         """Return counts in the order of these rows; one a row where None are given.
@@ -48,7 +62,7 @@ class TopLabel:
         """
         if given is None:
             return np.ones(len(self))
-        moved = given if self._in_order else given[self.order]
+        moved = given if self._in_order else given.take(self.order, axis=0)
         return np.asarray(moved, dtype=np.float64)
 
     def starts(self, edges: NDArray[np.float64], closed: Closed = "left") -> NDArray[np.int64]:
@@ -67,7 +81,7 @@ class TopLabel:
 
     @cached_property
     def _in_order(self) -> bool:
-        return bool((self.order == np.arange(len(self))).all())
+        return bool((self.stated[1:] >= self.stated[:-1]).all())
 
     def weighed(self, given: NDArray[Any] | None) -> Weighed:
         """Return `counts` with their running sums."""
@@ -119,10 +133,7 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
             row = int(np.argmax(bad))
             allowed = "from 0 to 1" if name == "confidence" else "0 or 1"
             raise InputError(f"row {row + 1}: {name} is {values[row]}; allowed is {allowed}")
-    # A stable sort takes six times as long; rows in order stay so, which resamples are faster on.
-    rising = bool((sure[1:] >= sure[:-1]).all())
-    order = np.arange(len(sure)) if rising else np.argsort(sure)
-    return TopLabel(sure[order], right[order], order)
+    return TopLabel(sure, right)
 
 
 def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
@@ -153,8 +164,10 @@ def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDA
         return np.minimum(places, len(running) - 1)
     if len(running) <= FEW:
         # Bytes add up many times faster than truth values do.
-        below = (running[:-1, None] <= level).view(np.int8)
-        return np.asarray(below.sum(axis=0, dtype=np.int8), dtype=np.int64)
+        below = np.zeros(level.shape, dtype=np.int8)
+        for sums in running[:-1]:
+            below += sums <= level
+        return below.astype(np.int64)
     low = np.zeros(level.shape, dtype=np.int64)
     high = np.full(level.shape, len(running) - 1)
     for _ in range(len(running).bit_length()):
