@@ -226,6 +226,8 @@ class BayesianClassifier:
         head_lr: float | None = None,
         patience: int = TrainingSettings.patience,
         cv: int | str | None = None,
+        hold_out: float = 0.0,
+        refit: bool = False,
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
@@ -252,6 +254,10 @@ class BayesianClassifier:
                 choose one factor for all logits, which the fit to all rows takes. `"auto"` takes as
                 many of five parts as bring 128 rows, 0 none. None takes `"auto"` for a `VBLL`
                 beside an adapter without validation data, else 0.
+            hold_out: Share of the training rows that serve as validation data, in place of
+                `validation` and `cv`; classes in proportion.
+            refit: Whether to fit to all rows afterwards, with the epoch, prior and scale that the
+                rows of `hold_out` chose.
             text_column: The column of the texts.
             label_column: The column of the labels.
             pair_column: The column of a second text.
@@ -287,8 +293,8 @@ class BayesianClassifier:
         data = TrainingData.read(
             train, validation, DataColumns(text_column, label_column, pair_column)
         )
+        validated = data.validation is not None or bool(hold_out)
         if epochs is None:
-            validated = data.validation is not None
             epochs = procedure.default_epochs(self.adapter, self.posterior, validated=validated)
         settings = TrainingSettings(
             epochs,
@@ -297,7 +303,9 @@ class BayesianClassifier:
             patience=patience,
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
-            cv=self._cv(cv, validated=data.validation is not None),
+            cv=self._cv(cv, validated=validated),
+            hold_out=hold_out,
+            refit=refit,
         )
         choices = self._choices(scores)
         with nullcontext() if out is None else writing_to(out):

@@ -6,7 +6,8 @@ mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayeslora.errors import InputError
@@ -190,6 +191,22 @@ class VBLL:
 
         return vbll_variants(self, num_classes, num_features, num_rows)
 
+    def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
+        """Return these options with the means and prior that a fit has chosen by validation rows.
+
+        Args:
+            chosen: What its last layer reports.
+        """
+        means, scale = self.polish_mean, self.prior_scale
+        training = self.training_prior_scale
+        if means == "validation":
+            means = chosen.get("polish_mean", means)
+        if scale == "validation":
+            # The prior of the training stays what it was.
+            training = DEFAULT_PRIOR_SCALE if training is None else training
+            scale = chosen.get("prior_scale", scale)
+        return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
+
 
 @dataclass(frozen=True)
 class Laplace:
@@ -226,6 +243,12 @@ class Laplace:
         check_positive("prior_scale", self.prior_scale)
         check_choice("link", self.link, LINKS)
         check_count("num_samples", self.num_samples, least=0)
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
+        """Return these options with the precision that a fit has chosen by validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from bayeslora.option_checks import (
     check_choice,
@@ -53,3 +54,9 @@ class LaplaceLoRA:
         check_flag("last_layer", self.last_layer)
         check_choice("link", self.link, LINKS)
         check_count("num_samples", self.num_samples, least=0)
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
+        """Return these options with the precision that a fit has chosen by validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])

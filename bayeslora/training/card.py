@@ -134,6 +134,12 @@ def _measured(record: ModelRecord) -> str:
         value = record.results.get("adapter", {}).get(key)
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
+    if kept := record.results.get("held_out"):
+        lines.append(
+            f"- {kept['num_rows']:,} held-out rows under a fit without them: NLL {kept['nll']:.3f} "
+            f"nats, accuracy {kept['accuracy']:.3f}; they chose epoch {kept['epochs'][0]} and "
+            f"logits times {kept['logit_scale']:.3g} for this fit to all rows"
+        )
     if scale := record.results.get("logit_scale"):
         lines.append(
             f"- logits times {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "

@@ -85,7 +85,7 @@ def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[
     return [part for part in parts if len(part)]
 
 
-def _numbered(rows: Examples) -> NDArray[np.int64]:
+def numbered(rows: Examples) -> NDArray[np.int64]:
     """Return [N] numbers that are equal where texts, and second texts, are."""
     known: dict[tuple[str, str], int] = {}
     pairs = rows.pairs or rows.texts
@@ -106,7 +106,7 @@ def choose_scale(
         settings: How many parts, and the seed.
     """
     labels = train[1]
-    text = _numbered(train[0])
+    text = numbered(train[0])
     parts = held_out_parts(labels.numpy(), settings.cv, settings.seed)
     # A text that is among the others as well has been seen.
     parts = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]

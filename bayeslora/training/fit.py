@@ -43,7 +43,7 @@ from bayeslora.training.heads import (
 )
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.training.network import Network
-from bayeslora.training.patience import Patience, what_is_left
+from bayeslora.training.patience import Patience, StopAfter, what_is_left
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.rows import (
     LabelledTexts,
@@ -350,6 +350,8 @@ def _callbacks(
         callbacks.append(TrainingBar(title))
     if validates:
         callbacks.append(Patience(settings.patience))
+    if settings.stop_after is not None:
+        callbacks.append(StopAfter(settings.stop_after))
     if on_epoch is not None:
         callbacks.append(_AfterEpoch(on_epoch))
     return callbacks

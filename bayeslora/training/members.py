@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,15 +39,15 @@ SEED_STEP = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some of the training rows, to fit to alone.
+    """A fit that is not the last one, to some of the training rows alone or to all that it has.
 
     Attributes:
-        rows: Their numbers.
+        rows: Their numbers; None for all.
         name: What the directory for its checkpoints is told apart by.
         title: Of its progress bar.
     """
 
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] | None
     name: str
     title: str
 
@@ -69,6 +69,7 @@ def fit_members(
     begin: Callable[[], Path | None],
     *,
     part: Part | None = None,
+    stops: Sequence[int] | None = None,
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
@@ -85,6 +86,7 @@ def fit_members(
         begin: Called once the first network is known to be possible; returns the directory of the
             checkpoints, where an interrupted fit goes on, or None for none.
         part: The training rows to fit to; None for all.
+        stops: Epochs after which the training of each network stops; None for all of them.
         say: Whether to say what there is to say of data and backbone, as no earlier call did.
         prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Makes that directory again if it is gone; returns whether it was.
@@ -112,9 +114,10 @@ def fit_members(
             work = begin()
         shown, say = choices.progress and first and say, first and say
         fresh = prepare(network.encoder, data.train, progress=shown, say=say)
-        fresh = fresh if part is None else fresh.take(part.rows.tolist())
-        each = dataclasses.replace(settings, seed=seed)
-        if part is not None:
+        stop = None if stops is None else stops[place]
+        each = dataclasses.replace(settings, seed=seed, stop_after=stop)
+        if part is not None and part.rows is not None:
+            fresh = fresh.take(part.rows.tolist())
             each = _in_as_many_steps(each, len(data.train[0]), len(part.rows))
         held = None
         if data.validation is not None:

@@ -1,4 +1,4 @@
-"""Early stopping that an interruption does not make forget.
+"""Stopping before the schedule ends, which an interruption does not make forget.
 
 What it needs is in the Trainer's log, which checkpoints hold; it keeps no count of its own.
 """
@@ -38,6 +38,24 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
+class StopAfter(TrainerCallback):
+    """Stops training after an epoch, at the rates of a longer schedule."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop where that epoch is over."""
+        if round(state.epoch or 0) >= self._epochs:
+            control.should_training_stop = True
+
+
 def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:
     """Return how many epochs a Trainer's log has after the best one."""
     found = [entry[_METRIC] for entry in log if _METRIC in entry]
@@ -45,10 +63,11 @@ def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:
 
 
 def what_is_left(settings: TrainingSettings, checkpoint: str | None) -> TrainingSettings:
-    """Return the settings to go on with: no further epoch where patience has run out already."""
+    """Return the settings to go on with: no further epoch where training had stopped already."""
     if checkpoint is None:
         return settings
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
-    if epochs_without_gain(state["log_history"]) < settings.patience:
+    stops = settings.stop_after is not None and round(state["epoch"]) >= settings.stop_after
+    if not stops and epochs_without_gain(state["log_history"]) < settings.patience:
         return settings
     return dataclasses.replace(settings, epochs=math.ceil(state["epoch"]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ from bayeslora.training.context import read_context, recorded
 from bayeslora.training.cross_validation import choose_scale, held_out_parts
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fitted import Fitted
+from bayeslora.training.hold_out import as_chosen, split_off, what_was_chosen
 from bayeslora.training.layer_sampling import check_sampling
-from bayeslora.training.members import fit_members
+from bayeslora.training.members import Part, fit_members
 from bayeslora.training.resume import abandon, claim, refuse, restored
 from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.trainer import nothing_to_restore
@@ -86,7 +88,7 @@ def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
         return choices.adapter
     long = settings.epochs >= _LONG and not isinstance(choices.posterior, SWAG)
     rate = learning_rate(choices.adapter, long=long)
-    return dataclasses.replace(choices.adapter, lr=rate)
+    return replace(choices.adapter, lr=rate)
 
 
 def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
@@ -104,8 +106,8 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         return choices
     frozen, few = isinstance(choices.adapter, Frozen), len(data.train[0]) <= FEW_ROWS
     if frozen and few and posterior.prior_scale == AUTO:
-        posterior = dataclasses.replace(posterior, prior_scale=CROSS_VALIDATION)
-        choices = dataclasses.replace(choices, posterior=posterior)
+        posterior = replace(posterior, prior_scale=CROSS_VALIDATION)
+        choices = replace(choices, posterior=posterior)
     if posterior.polish_mean != "validation":
         return choices
     means = "refit"
@@ -115,9 +117,9 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         may_rise = settings.epochs >= _LONG and posterior.head_lr == VBLL.head_lr
         if reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD):
             means = "trained"
-            posterior = dataclasses.replace(posterior, head_lr=wanted)
-    posterior = dataclasses.replace(posterior, polish_mean=means)
-    return dataclasses.replace(choices, posterior=posterior)
+            posterior = replace(posterior, head_lr=wanted)
+    posterior = replace(posterior, polish_mean=means)
+    return replace(choices, posterior=posterior)
 
 
 def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:
@@ -152,21 +154,26 @@ def fit_classifier(
             `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
+    final = data
+    if settings.hold_out:
+        _check_hold_out(choices, data, settings)
+        data = split_off(data, settings.hold_out, settings.seed)
+        final = final if settings.refit else data
     _check(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
     adapter = with_dropout(_rated(choices, settings), choices.posterior)
     adapter = read_context(adapter, data.columns, held)
-    choices = dataclasses.replace(choices, adapter=adapter)
-    planned = _planned(choices, data, settings)
+    choices = replace(choices, adapter=adapter)
+    planned = _planned(choices, final, settings)
     choices = _settled(choices, data, settings)
-    hashes = data.hashes()
+    hashes = final.hashes()
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     whole, backbone = _read(choices, data, load())
-    sizes = TrainingSizes(len(data.classes), backbone.num_features, len(data.train[0]))
+    sizes = TrainingSizes(len(data.classes), backbone.num_features, len(final.train[0]))
     posterior = settle_posterior(choices.posterior, sizes)
-    choices = dataclasses.replace(choices, posterior=posterior)
+    choices = replace(choices, posterior=posterior)
     if isinstance(posterior, VBLL):
         settled = {"covariance": posterior.covariance, "head_lr": posterior.head_lr}
         planned["posterior"] = planned["posterior"] | settled
@@ -190,12 +197,10 @@ def fit_classifier(
         else lambda: restored(out, identity, overwrite=overwrite),
     )
     if held is not None and getattr(posterior, "scales_logits", False):
-        choices = dataclasses.replace(choices, logit_scale=None)
+        choices = replace(choices, logit_scale=None)
     try:
-        scale = choose_scale(fit, choices, data.train, settings)
-        if scale is not None:
-            choices = dataclasses.replace(choices, logit_scale=scale.factor)
-        network, members, results = fit(choices, say=scale is None)
+        choices, stops, learnt = _by_parts(fit, choices, data, settings)
+        network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
     except DivergedError:
         if out is not None:
             abandon(out)
@@ -211,12 +216,39 @@ def fit_classifier(
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
         data=hashes,
-        results=dataclasses.asdict(results[0])
-        | ({} if scale is None else {"logit_scale": dataclasses.asdict(scale)}),
+        results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | provider(choices.posterior),
     )
     fitted = Fitted(record, network, members, choices.progress)
-    return fitted if held is None else fitted.measured(held)
+    return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _by_parts(
+    fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
+) -> tuple[Choices, Sequence[int] | None, dict[str, Any]]:
+    """Fit to parts of the rows, where the others are to choose something for the last fit.
+
+    Args:
+        fit: `fit_members` but for its choices and part.
+        choices: What to fit.
+        data: What to fit it to.
+        settings: Says which rows are held out of which fit.
+
+    Returns:
+        The choices of the last fit, the epochs after which it stops, and what is recorded of them.
+    """
+    if settings.refit and data.validation is not None:
+        plain = replace(choices, feature_scores=())
+        fitted = fit(plain, part=Part(None, "without-held-out", "fit without them"))
+        kept = what_was_chosen(fitted, choices.posterior, data.validation)
+        posterior = as_chosen(choices.posterior, fitted[2])
+        choices = replace(choices, posterior=posterior, logit_scale=kept.logit_scale)
+        return choices, kept.epochs, {"held_out": dataclasses.asdict(kept)}
+    scale = choose_scale(fit, choices, data.train, settings)
+    if scale is None:
+        return choices, None, {}
+    choices = replace(choices, logit_scale=scale.factor)
+    return choices, None, {"logit_scale": dataclasses.asdict(scale)}
 
 
 def _starts_over(choices: Choices) -> bool:
@@ -293,6 +325,23 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     check_possible(posterior, len(data.train[0]), settings)
     if isinstance(choices.verbaliser, Mapping):
         class_words(data.classes, choices.verbaliser)
+
+
+def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Complain about rows that are held out where something else chooses, or nothing can be kept.
+
+    Raises:
+        InputError: `hold_out` or `refit` cannot be.
+    """
+    if data.validation is not None:
+        raise InputError("hold_out takes validation rows from the training rows; give none beside")
+    if settings.cv:
+        raise InputError("hold_out and cv both choose by held-out rows; give one of the two")
+    if settings.refit and getattr(choices.posterior, "learns_from", "train") == "validation":
+        raise InputError(
+            f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
+            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature"
+        )
 
 
 def refuse_training_options(**given: Any) -> None:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import as_seed, check_integer, check_positive
+from bayeslora.option_checks import (
+    as_seed,
+    check_flag,
+    check_integer,
+    check_positive,
+    check_share,
+)
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TOLD = re.compile(
@@ -34,6 +40,10 @@ class TrainingSettings:
             own in its place.
         seed: Decides starts, order and dropout.
         layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
+        hold_out: Share of the training rows that serve as validation rows; 0 for none.
+        refit: Whether a fit to all rows follows, with what they chose.
+        stop_after: Epochs after which training stops, whatever is left of the schedule; None for
+            none.
         cv: Parts of the training rows that are held out in turn to choose the scale of the logits;
             0 for none, `auto` for as many of five as bring 128 rows.
     """
@@ -47,12 +57,20 @@ class TrainingSettings:
     seed: int = 0
     layer_sampling: LayerSampling | None = None
     cv: int | str = 0
+    hold_out: float = 0.0
+    refit: bool = False
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             check_integer(name, getattr(self, name), low=1)
         if self.cv != "auto" and (self.cv != 0 or isinstance(self.cv, bool)):
             check_integer("cv", self.cv, low=2, otherwise=", 0 for none, or 'auto'")
+        if self.hold_out != 0:
+            check_share("hold_out", self.hold_out)
+        check_flag("refit", self.refit)
+        if self.refit and not self.hold_out:
+            raise InputError("refit has no effect without hold_out, whose choices it keeps")
         check_positive("head_lr", self.head_lr)
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")

@@ -194,6 +194,31 @@ def test_parts_choose_the_scale(run, world, tmp_path, config, cv):
     assert record["results"]["logit_scale"] == found
 
 
+@pytest.mark.parametrize("where", ["options", "config"])
+def test_rows_are_held_out_and_then_fitted_to(run, world, tmp_path, config, where):
+    options = ["--backbone", world.llama, "--adapter", "lora:r=2", "--epochs", 1, "--json"]
+    given = ["--hold-out", 0.25, "--refit"]
+    if where == "config":
+        given = ["--config", config({"hold_out": 0.25, "refit": True})]
+    done = run("fit", world.train, "--out", tmp_path / "m", *options, *given)
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
+    assert record["training"]["hold_out"] == 0.25
+    assert record["training"]["refit"] is True
+    assert record["results"]["held_out"] == json.loads(done.out)["held_out"]
+    assert record["results"]["held_out"]["epochs"] == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--refit"], ["--hold-out", "1"], ["--hold-out", "0.2", "--cv", "3"], ["--hold-out", "0"]],
+)
+def test_what_cannot_be_held_out_is_refused(run, world, tmp_path, options):
+    done = run("fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", *options)
+    assert done.code == 2
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("cv", ["1", "-2", "2.5", "many", "100000"])
 def test_what_are_no_parts_is_refused(run, world, tmp_path, cv):
     done = run("fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", "--cv", cv)

@@ -18,6 +18,7 @@ from bayeslora.cli.arguments import (
     one_verbaliser,
     parts,
     positive,
+    share,
     template,
     verbaliser,
     whole,
@@ -164,6 +165,18 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--validation, as many of five parts as bring 128 rows, else 0)",
         ),
         parser.add_argument(
+            "--hold-out",
+            type=share,
+            metavar="SHARE",
+            help="share of TRAIN that serves as validation rows, in place of --validation and --cv",
+        ),
+        parser.add_argument(
+            "--refit",
+            action="store_true",
+            default=None,
+            help="fit to all rows afterwards, with what the rows of --hold-out chose",
+        ),
+        parser.add_argument(
             "--layer-sampling",
             metavar="KEY=VALUE,…",
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
@@ -185,8 +198,8 @@ def run(args: argparse.Namespace) -> None:
         if args.adapter is not None:
             raise InputError(f"--quick is --adapter none; leave --adapter {args.adapter} out")
         args.adapter = "none"
-    if args.patience is not None and args.validation is None:
-        note("--patience has no effect without --validation, whose NLL it watches")
+    if args.patience is not None and args.validation is None and args.hold_out is None:
+        note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")
@@ -197,8 +210,8 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    training = given(args, "epochs", "batch_size", "head_lr", "patience", "cv", "feature_scores")
-    training |= {"layer_sampling": sampling}
+    names = ("epochs", "batch_size", "head_lr", "patience", "cv", "hold_out", "refit")
+    training = given(args, *names, "feature_scores") | {"layer_sampling": sampling}
     classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
     classifier.fit(
         train,
@@ -222,7 +235,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 _IDLE_WITHOUT_LABELS = (
     *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
-    *("head_lr", "patience", "cv", "layer_sampling", "feature_scores"),
+    *("head_lr", "patience", "cv", "hold_out", "refit", "layer_sampling", "feature_scores"),
 )
 
 
@@ -328,6 +341,9 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
         nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
         chosen = f"{scale['factor']:.2f} by {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
+    if kept := results.get("held_out"):
+        found = f"NLL {kept['nll']:.3f} nats, accuracy {kept['accuracy']:.3f}"
+        rows.append((f"{kept['num_rows']:,} held-out rows", f"{found}; then a fit to all rows"))
     if "validation_nll" in results:
         rows += [
             ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
