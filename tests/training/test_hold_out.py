@@ -98,15 +98,17 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
         return train(network, texts, *args, **options, on_epoch=hook)
 
     monkeypatch.setattr(members, "train_network", watched)
-    clf = fitted(backbone, "lora:r=2", "mle", hold_out=SHARE, refit=True, epochs=4)
+    adapter, most = "lora:r=2,lr=0.05", 6
+    clf = fitted(backbone, adapter, "mle", hold_out=SHARE, refit=True, epochs=most)
     stop = clf.record.results["held_out"]["epochs"][0]
+    assert stop < most
     rows = [(size, epoch) for size, epoch, _ in seen]
     assert [one for one in rows if one[0] == len(ROWS)] == [
         (len(ROWS), epoch) for epoch in range(1, stop + 1)
     ]
     refit = seen[-stop][2]
     seen.clear()
-    fitted(backbone, "lora:r=2", "mle", epochs=4)
+    fitted(backbone, adapter, "mle", epochs=most)
     assert all(torch.equal(*pair) for pair in zip(refit, seen[0][2], strict=True))
 
 
