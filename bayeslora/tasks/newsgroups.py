@@ -86,7 +86,7 @@ def load_newsgroups(
 
     Args:
         num_train: Rows to train on.
-        num_validation: Rows to tune on.
+        num_validation: Rows to tune on; 0 for none.
         num_test: Rows to score.
         num_near: Out-of-distribution rows of unseen groups.
         num_far: Out-of-distribution rows of newswire.
@@ -103,8 +103,10 @@ def load_newsgroups(
         "num_train + num_validation",
     )
     codes = encode_labels(fitting, IN_DISTRIBUTION)
+    train, validation = np.arange(len(fitting)), np.arange(0)
     try:
-        train, validation = stratified_split(codes, num_validation, _SEED)
+        if num_validation:
+            train, validation = stratified_split(codes, num_validation, _SEED)
     except InputError as error:
         raise InputError(
             f"num_train={num_train}, num_validation={num_validation}: {error}"

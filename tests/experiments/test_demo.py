@@ -1,12 +1,15 @@
 """The demo's own code, from fits to predictions, on a tiny backbone and few rows."""
 
+import logging
+
 import pytest
 import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments import demo
-from bayeslora.experiments.data import ExperimentData
+from bayeslora.tasks.newsgroups import NewsgroupsDemo
 from bayeslora.tasks.readers import load_examples
+from bayeslora.training import data
 
 METHODS = [
     "lora-mle",
@@ -21,12 +24,11 @@ METHODS = [
 @pytest.fixture
 def found(tmp_path, monkeypatch):
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
-    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((60, 30, 30, 12))]
-    data = ExperimentData(
-        "toy", *rows[:3], {"near": rows[3], "far": rows[3]}, {"near": "a", "far": "b"}
-    )
+    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((60, 30, 12))]
+    train, test, other = rows
+    posts = NewsgroupsDemo(train, train.take([]), test, other, other, classes=("cats", "space"))
     monkeypatch.setattr(demo, "load_backbone", lambda _: backbone)
-    monkeypatch.setattr(demo, "newsgroups", lambda **_: data)
+    monkeypatch.setattr(demo, "load_newsgroups", lambda **_: posts)
     return demo.run_demo(progress=False)
 
 
@@ -50,8 +52,21 @@ def test_methods_differ_where_they_should(found):
     assert (by_name["lora-temperature"].prediction == mle.prediction).all()
 
 
-def test_what_was_run_names_data_settings_and_versions(found):
+def test_what_was_run_names_data_fits_and_versions(found):
     assert found.provenance["data"]["training rows"] == "60"
-    assert "temperature" in found.provenance["chosen by the posteriors"]["lora-temperature"]
     assert "torch" in found.provenance["versions"]
-    assert "learning rates" in found.provenance["model"]
+    fits = found.provenance["fits"]
+    assert list(fits) == METHODS
+    # of 60 rows all five parts are held out
+    assert fits["lora-temperature"].startswith("6 fits")
+    assert fits["lora-ensemble"].startswith("3 fits")
+    assert fits["lora-mle"].startswith("1 fit,")
+
+
+def test_notes_on_the_rows_are_made_once(caplog):
+    reader = logging.getLogger(data.__name__)
+    with demo._each_note_once():
+        for text in ("cut", "cut", "other"):
+            reader.warning(text)
+    reader.warning("cut")
+    assert [one.getMessage() for one in caplog.records] == ["cut", "other", "cut"]
