@@ -91,6 +91,9 @@ def as_num_bins(value: object) -> int:
     return bins
 
 
+_FEW_BINS = 32
+
+
 def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges from 0 to 1.
 
@@ -115,7 +118,13 @@ def bin_places(
 ) -> NDArray[np.int64]:
     """Return the equal-width bin of each value between 0 and 1, from 0."""
     inner = equal_width_edges(num_bins)[1:-1]
-    return np.searchsorted(inner, values, side="right" if closed == "left" else "left")
+    if num_bins > _FEW_BINS:
+        return np.searchsorted(inner, values, side="right" if closed == "left" else "left")
+    # Values in no order: to compare all with each edge is twice as fast as to search for each.
+    place = np.zeros(values.shape, dtype=np.int8)
+    for edge in inner:
+        place += values >= edge if closed == "left" else values > edge
+    return place.astype(np.int64)
 
 
 def bin_sums(
