@@ -109,8 +109,8 @@ def mark_used(path: Path) -> None:
 
     Another process may delete or use the same files.
     """
-    with suppress(OSError):  # a cache that others own may be read
-        path.touch()
+    with suppress(OSError):  # a cache that others own may be read; another process may delete it
+        os.utime(path)
     files = {}
     for other in _files(path.parent):
         try:
@@ -146,10 +146,16 @@ def clear(kinds: Collection[str]) -> list[Kept]:
     for one in gone:
         for path in one.paths:
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                shutil.rmtree(path, onerror=_unless_gone)
             else:
                 path.unlink(missing_ok=True)
     return gone
+
+
+def _unless_gone(_: object, __: str, problem: tuple[object, BaseException, object]) -> None:
+    """Raise what stopped a deletion, unless another process has deleted the same."""
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
 
 
 def _is_backbone(path: Path) -> bool:
@@ -179,4 +185,8 @@ def _inside(directory: Path) -> list[Path]:
 
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if file.is_file())
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):  # another process deletes it
+            total += file.lstat().st_size if file.is_file() else 0
+    return total

@@ -1,13 +1,17 @@
-"""Reading safetensors files that may be damaged, foreign, or no files at all."""
+"""Safetensors files that may be damaged, foreign, or no files at all; and ones with a checksum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
+
+_CHECKSUM = "sha256"
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,3 +47,45 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], **about: str) -> None:
+    """Write tensors with their checksum.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        **about: What is said of them.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic_file(path) as aside:
+        save_file(whole, str(aside), metadata={**about, _CHECKSUM: _sha256(whole)})
+
+
+def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what `write_sealed` wrote: the tensors, and what is said of them.
+
+    Raises:
+        InputError: See `open_tensors`, or a bit of a tensor is another.
+    """
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = dict(file.metadata() or {})
+    if about.pop(_CHECKSUM, None) != _sha256(tensors):
+        raise InputError(f"{path} is damaged (its sha256 is another)")
+    return tensors, about
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].cpu().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -152,3 +152,40 @@ def test_where_derived_files_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_directory() == tmp_path / "home" / ".cache" / "bayeslora"
+
+
+def test_a_file_that_another_process_deleted_does_not_come_back():
+    path = put("gone")
+    path.unlink()
+    mark_used(path)
+    assert not path.exists()
+
+
+def test_what_another_process_deletes_meanwhile_is_no_error(monkeypatch):
+    path, is_file = put("file"), type(cache_directory()).is_file
+
+    def and_then_gone(one):
+        found = is_file(one)
+        if found and one == path:
+            one.unlink()
+        return found
+
+    monkeypatch.setattr(type(path), "is_file", and_then_gone)
+    assert [one.num_bytes for one in kept() if one.kind == FROZEN_STATES] == [0]
+    assert not path.exists()
+
+
+def test_a_directory_that_another_process_deletes_meanwhile_is_no_error(monkeypatch):
+    folder = cache_directory() / f"model-{'0' * 16}"
+    folder.mkdir(parents=True)
+    checksum = folder / disk_cache.WEIGHTS_CHECKSUM
+    checksum.write_text("0")
+    unlink = os.unlink
+
+    def twice(path, **options):
+        unlink(path, **options)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", twice)
+    clear([BACKBONES])
+    assert not folder.exists()

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
-from bayeslora.tensor_files import open_tensors
+from bayeslora.tensor_files import read_sealed, write_sealed
 
 _PLACES = "places"
 
@@ -138,7 +136,7 @@ class _Sums:
 
 
 def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
-    """Write second moments to a safetensors file, equal matrices once."""
+    """Write second moments to a safetensors file with a checksum, equal matrices once."""
     matrices: list[Tensor] = []
     places: dict[str, tuple[int, int]] = {}
     for name, moment in moments.items():
@@ -149,9 +147,8 @@ def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
             place = len(matrices)
             matrices.append(moment.matrix.contiguous())
         places[name] = (place, moment.count)
-    with atomic_file(path) as aside:
-        tensors = {str(place): matrix for place, matrix in enumerate(matrices)}
-        save_file(tensors, str(aside), metadata={_PLACES: json.dumps(places)})
+    tensors = {str(place): matrix for place, matrix in enumerate(matrices)}
+    write_sealed(path, tensors, **{_PLACES: json.dumps(places)})
 
 
 def load_moments(path: str | Path) -> dict[str, SecondMoment]:
@@ -161,9 +158,8 @@ def load_moments(path: str | Path) -> dict[str, SecondMoment]:
         InputError: The file is missing, damaged, or something else.
     """
     try:
-        with open_tensors(path) as file:
-            places = json.loads((file.metadata() or {})[_PLACES])
-            matrices = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        matrices, about = read_sealed(path)
+        places = json.loads(about[_PLACES])
         return {
             name: SecondMoment(matrices[str(place)], int(count))
             for name, (place, count) in places.items()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bayeslora.backbones.prefix import PrefixStates
 from bayeslora.disk_cache import make_room, mark_used
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
-from bayeslora.tensor_files import open_tensors
+from bayeslora.tensor_files import read_sealed, write_sealed
 
-_VALUES, _CHECKSUM = "values", "sha256"
+_VALUES = "values"
 
 
 def save_states(path: Path, states: PrefixStates) -> None:
@@ -25,9 +22,7 @@ def save_states(path: Path, states: PrefixStates) -> None:
         OSError: They cannot be written.
     """
     make_room(path)
-    with atomic_file(path) as aside:
-        values = states.values.contiguous()
-        save_file({_VALUES: values}, str(aside), metadata={_CHECKSUM: _sha256(values)})
+    write_sealed(path, {_VALUES: states.values})
     mark_used(path)
 
 
@@ -43,18 +38,11 @@ def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> Pr
     Raises:
         InputError: The file is damaged, or holds something else.
     """
-    with open_tensors(path) as file:
-        if list(file.keys()) != [_VALUES]:
-            raise InputError(f"{path} holds no states of frozen layers")
-        values: Tensor = file.get_tensor(_VALUES)
-        checksum = (file.metadata() or {}).get(_CHECKSUM)
+    tensors, _ = read_sealed(path)
+    if [*tensors] != [_VALUES]:
+        raise InputError(f"{path} holds no states of frozen layers")
+    values = tensors[_VALUES]
     if values.shape != (int(spans[-1, 1]), width) or values.dtype != dtype:
         raise InputError(f"{path} holds states of other texts")
-    if _sha256(values) != checksum:
-        raise InputError(f"{path} is damaged (its sha256 is another)")
     mark_used(path)
     return PrefixStates(values, spans)
-
-
-def _sha256(values: Tensor) -> str:
-    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()

@@ -22,7 +22,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.start import from_context
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
-from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, mark_used, may_keep
+from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -151,6 +151,7 @@ def moments_on(
     if not may_keep(sum(moment.matrix.nbytes for moment in moments.values())):
         return moments
     try:
+        make_room(path)
         save_moments(path, moments)
         mark_used(path)
     except (OSError, InputError) as error:
