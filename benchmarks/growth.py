@@ -154,6 +154,7 @@ def write(out: Path, known: dict[str, dict[str, list[dict[str, float]]]]) -> Non
     head = ("work", "size", "values", "median s", "exponent", "formula", "MiB")
     text = [
         "# Growth",
+        "Exponents are of the upper half of the values.",
         f"Fits are of one epoch, {ROWS} texts of {WORDS} words where nothing else is said (320 "
         "texts where words grow), loading left out. Heads are of 640 rows, whose bound takes more "
         "rounds to settle where a class has hardly a row. Made by `python benchmarks/growth.py`.",
