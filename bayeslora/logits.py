@@ -59,6 +59,10 @@ class GaussianLogits:
         """Return the distribution of `factor` times the logits."""
         return GaussianLogits(self.mean * factor, self.covariance * factor**2)
 
+    def sharpened(self, factor: float) -> GaussianLogits:
+        """Return the distribution with `factor` times the mean, and the deviations as they are."""
+        return GaussianLogits(self.mean * factor, self.covariance)
+
     def root(self, jitter: float = 1e-6) -> Tensor:
         """Return R with R Rᵀ = covariance: [N, C] deviations, or [N, C, C] lower triangles.
 
@@ -125,6 +129,10 @@ class SampledLogits:
     def scaled(self, factor: float) -> SampledLogits:
         """Return the draws of `factor` times the logits; no closed form survives."""
         return SampledLogits(self.samples * factor)
+
+    def sharpened(self, factor: float) -> SampledLogits:
+        """Return draws with `factor` times the mean, and the deviations as they are."""
+        return SampledLogits(self.samples + (factor - 1) * self.mean)
 
     def at_mean(self) -> GaussianLogits:
         """Return the exact logits, else the mean over draws, as a point estimate."""

@@ -58,6 +58,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.training.final_fit import scale_logits
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def fit(
     if method.scheme == "cv":
         clf = fitted(cv=0)
         found[name.removesuffix(", cv")] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
-        clf._known().network.feature_scale.div_(factor)
+        scale_logits(clf._known().network, factor)
         found[f"{name}{ONE}"] = {"factor": factor, "fits": fits, **scores(clf, pools)}
     return found
 

@@ -58,6 +58,16 @@ def test_scaling_multiplies_means_and_variances():
     assert torch.equal(sampled.scaled(2.0).samples, 2 * sampled.samples)
 
 
+def test_sharpening_multiplies_means_alone():
+    logits = gaussian()
+    sharp = logits.sharpened(3.0)
+    torch.testing.assert_close(sharp.mean, 3 * logits.mean)
+    assert torch.equal(sharp.covariance, logits.covariance)
+    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
+    assert torch.equal(sampled.sharpened(2.0).mean, 2 * sampled.mean)
+    assert torch.equal(sampled.sharpened(2.0).variance, sampled.variance)
+
+
 def test_moments_of_samples():
     sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
     assert torch.equal(sampled.mean, torch.tensor([[2.0, 4.0]]))

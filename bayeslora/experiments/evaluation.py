@@ -113,7 +113,7 @@ class Evaluation:
         if getattr(config, "scales_logits", False) and VALIDATION in found:
             factor = scale_by(head, found[VALIDATION])
         answers = {
-            split: [Answer(head.predict(rows.features).scaled(factor))]
+            split: [Answer(head.predict(rows.features).sharpened(factor))]
             for split, rows in found.items()
             if split not in {TRAIN, VALIDATION}
         }

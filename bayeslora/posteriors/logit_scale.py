@@ -1,8 +1,9 @@
 """One factor for all logits, by rows that they were not fitted to.
 
 The inverse of a temperature (Guo et al. 2017, arXiv 1706.04599, section 4.2). A prior keeps it near
-1 where rows are few, and finite where all of them are right. The means and the standard deviations
-of Gaussian logits are both multiplied by it.
+1 where rows are few, and finite where all of them are right. Where a last layer can multiply its
+means alone, deviations stay as they are: a factor of both leaves their ratio, and logits that vary
+more than they differ would stay unsure under any factor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _DRAWS = 200
 
 
 def best_scale(
-    answers: Sequence[tuple[Logits, Tensor]], **drawing: Any
+    answers: Sequence[tuple[Logits, Tensor]], *, means_alone: bool = False, **drawing: Any
 ) -> tuple[float, float, float]:
     """Return the factor of maximal posterior density, and the mean NLL without and with it.
 
@@ -34,6 +35,7 @@ def best_scale(
 
     Args:
         answers: Logits of N rows and C classes, with the labels [N] int64, in any number of pieces.
+        means_alone: Whether deviations from the means stay as they are.
         **drawing: `link` and `num_samples` of the posterior's predictions.
     """
     from scipy.optimize import minimize_scalar
@@ -44,7 +46,8 @@ def best_scale(
     def nll(factor: float) -> float:
         total = 0.0
         for logits, labels in answers:
-            probs = link_probabilities(logits.scaled(factor), **drawn).probs.cpu()
+            times = logits.sharpened if means_alone else logits.scaled
+            probs = link_probabilities(times(factor), **drawn).probs.cpu()
             right = probs[torch.arange(len(labels)), labels.cpu()]
             total -= float(right.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
         return total

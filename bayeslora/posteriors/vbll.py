@@ -248,6 +248,13 @@ class VBLLHead(nn.Module):
         self.mean.copy_(weight)
 
     @torch.no_grad()
+    def scale_mean(self, factor: float) -> None:
+        """Multiply the means of the last fit; the covariances stay."""
+        if self.fitted_mean is None:
+            raise ValueError("the head has no fit")
+        self.fitted_mean.mul_(factor)
+
+    @torch.no_grad()
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
         """Centre the prior at [C, d] weights, and, with `start`, start training there."""
         if start:

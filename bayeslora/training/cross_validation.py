@@ -29,7 +29,7 @@ from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.averaging import Learnt, learnt
 from bayeslora.training.choices import Choices, LabelledExamples
-from bayeslora.training.final_fit import drawing_of
+from bayeslora.training.final_fit import drawing_of, scales_means
 from bayeslora.training.members import Part
 from bayeslora.training.predict import answer
 from bayeslora.training.rows import prepare
@@ -141,7 +141,8 @@ def choose_scale(
             start += count
     if not answers:
         return None
-    factor, before, after = best_scale(answers, **drawing_of(choices.posterior))
+    drawing = drawing_of(choices.posterior)
+    factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
     others = [one for one in found_out if one is not None]
     rows = sum(map(len, parts))

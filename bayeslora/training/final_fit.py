@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -67,7 +67,7 @@ def fit_last_layer(
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features.
-        logit_scale: What the fitted logits are multiplied by, so features are; None takes the
+        logit_scale: What the fitted logits are multiplied by, see `scale_logits`; None takes the
             factor of lowest NLL on the held-out rows.
         seed: Of the rows that a score keeps.
         progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
@@ -93,11 +93,11 @@ def fit_last_layer(
             raise ValueError("without held-out rows nothing chooses the scale of the logits")
         logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
-    network.feature_scale /= logit_scale
+    by_features = scale_logits(network, logit_scale)
     if feature_scores:
         split, rows = ("train", train) if held_out is None else ("validation", held_out)
-        features = features * logit_scale
-        rows = replace(rows, features=rows.features * logit_scale)
+        features = features * by_features
+        rows = replace(rows, features=rows.features * by_features)
         drawing = drawing_of(getattr(network.head, "config", None))
         logits: Logits = network.head.predict(rows.features)
         if isinstance(network.weights, LaplaceLoRAWeights):
@@ -115,7 +115,27 @@ def scale_by(head: Head, held_out: FeatureRows) -> float:
     """Return the factor of a fitted head's logits that held-out rows ask for."""
     features, labels = held_out.pair
     drawing = drawing_of(getattr(head, "config", None))
-    return best_scale([(head.predict(features), labels)], **drawing)[0]
+    answers = [(head.predict(features), labels)]
+    return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
+
+
+def scales_means(head: Head) -> bool:
+    """Return whether a factor of the logits is one of their means alone."""
+    return hasattr(head, "scale_mean")
+
+
+def scale_logits(network: Network, factor: float) -> float:
+    """Multiply the logits of a fitted network, or their means alone where `scales_means`.
+
+    Returns:
+        What its features are multiplied by.
+    """
+    times: Callable[[float], None] | None = getattr(network.head, "scale_mean", None)
+    if times is not None:
+        times(factor)
+        return 1.0
+    network.feature_scale /= factor
+    return factor
 
 
 def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:

@@ -10,6 +10,7 @@ from tiny import tiny_llama, toy_rows
 
 from bayeslora import InputError
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.training import members
@@ -100,6 +101,29 @@ def test_variances_grow_with_the_square_of_the_factor():
     assert whole[0] > best_scale([answers(logits, labels)])[0]
 
 
+def test_logits_that_vary_more_than_they_differ_need_a_factor_of_their_means_alone():
+    logits, labels = drawn(1.0, 400)
+    unsure = [answers(logits / 3, labels, 1.0)]
+    _, before, joint = best_scale(unsure, num_samples=400)
+    factor, _, means = best_scale(unsure, means_alone=True, num_samples=400)
+    assert means < joint - 0.03
+    assert joint <= before
+    # by brute force
+    grid = np.exp(np.linspace(-2, 2, 81))
+    values = [
+        best_scale_loss(unsure[0], one, num_samples=400) + 0.5 * (np.log(one) / 0.7) ** 2
+        for one in grid
+    ]
+    assert np.log(factor) == pytest.approx(np.log(grid[np.argmin(values)]), abs=0.05)
+
+
+def best_scale_loss(answer, factor, num_samples):
+    gaussian, labels = answer
+    one = GaussianLogits(gaussian.mean * factor, gaussian.covariance)
+    probs = link_probabilities(one, num_samples=min(num_samples, 200)).probs
+    return -probs[torch.arange(len(labels)), labels].log().sum().item()
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("cv") / "llama"))
@@ -141,8 +165,10 @@ def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter,
     if posterior == "mle":
         expected = softmax(factor * np.log(before.probs), axis=1)
         np.testing.assert_allclose(after.probs, expected, atol=1e-5)
-    # Variances of logits grow with its square; distances know no scale.
-    for name, power in (("logit_variance", 2), ("mahalanobis", 0), ("knn", 0)):
+    # Variances of logits grow with its square, but those of a variational layer, whose means alone
+    # are multiplied; distances know no scale.
+    square = 0 if posterior.startswith("vbll") else 2
+    for name, power in (("logit_variance", square), ("mahalanobis", 0), ("knn", 0)):
         expected = before.scores[name] * factor**power
         np.testing.assert_allclose(after.scores[name], expected, rtol=2e-4, atol=1e-6)
 
@@ -213,10 +239,10 @@ def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapt
     logits = head.predict(
         network.scaled(features(network.encoder.prepare([row["text"] for row in TEST])))
     )
-    # It is in the features' scale now: nothing is left to gain.
-    assert best_scale([(logits.scaled(1 / factor), labels)], link="probit")[0] == pytest.approx(
-        factor, rel=1e-3
-    )
+    # The means have it now.
+    before = [(logits.sharpened(1 / factor), labels)]
+    found = best_scale(before, means_alone=True, link="probit")[0]
+    assert found == pytest.approx(factor, rel=1e-3)
     again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
     assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
 
