@@ -18,7 +18,8 @@ class LastLayer(Protocol):
     Every implementation is also an `nn.Module`, with state made of tensors only. One whose logits
     have variance keeps its options as `config`, where `link` and `num_samples` are looked up. One
     with scores of its own has `scores_of(features)`, from [N, d] to [N] by name, higher = more
-    uncertain.
+    uncertain. One that can multiply the means of its logits alone has `scale_mean(factor)`, which
+    the factor that held-out rows choose then is of.
     """
 
     uses_training_features: bool
