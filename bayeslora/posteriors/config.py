@@ -103,8 +103,8 @@ class VBLL:
         polish_mean: Means of the final fit: `refit` in closed form with the covariances, held as
             they were `trained` while the covariances are fitted, or `validation`, whichever of
             the two has the lower validation NLL. Where there are no validation rows, `calibrate`
-            refits, and `fit` settles on `trained` after a long training of the head and on `refit`
-            after a short one.
+            refits, and `fit` keeps those that were trained, at a higher rate where steps are few;
+            without an adapter it refits.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which
             classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all

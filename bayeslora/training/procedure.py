@@ -54,10 +54,9 @@ DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15
 # With fewer epochs, the higher rates have no time to fall.
 _LONG = 10
-# How far gradient steps of a head must be able to move a weight before its means are held at the
-# final fit: a step of Adam is the learning rate at most.
+# How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
+# most; and the rate up to which that of a head with few steps is raised for it.
 _REACH = 2.5
-# The rate up to which a head that has few steps may be raised to get there.
 _FASTEST_HEAD = 0.05
 
 
@@ -96,10 +95,10 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
 
     So is the prior of a last layer on frozen features of few rows.
 
-    Means that took few gradient steps are far too small; after many, those of a closed-form fit
-    are too large, since by then the adapter has separated the training rows. Where there are few
-    steps in a long training, the head's default rate is raised until it gets as far. The record
-    keeps which means were asked for, so that a later `calibrate` chooses by rows of its own.
+    Means that were trained are kept: those of a closed-form fit are too large once the adapter has
+    separated the training rows. In few steps they would stay small, so that the head's default rate
+    is raised. The record keeps which means were asked for, so that a later `calibrate` chooses by
+    rows of its own.
     """
     posterior = choices.posterior
     if not isinstance(posterior, VBLL) or data.validation is not None:
@@ -107,18 +106,13 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     frozen, few = isinstance(choices.adapter, Frozen), len(data.train[0]) <= FEW_ROWS
     if frozen and few and posterior.prior_scale == AUTO:
         posterior = replace(posterior, prior_scale=CROSS_VALIDATION)
-        choices = replace(choices, posterior=posterior)
-    if posterior.polish_mean != "validation":
-        return choices
-    means = "refit"
-    if not frozen and posterior.head_step != "refit":
-        reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
-        wanted = posterior.head_lr * max(1.0, _REACH / reach)
-        may_rise = settings.epochs >= _LONG and posterior.head_lr == VBLL.head_lr
-        if reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD):
-            means = "trained"
-            posterior = replace(posterior, head_lr=wanted)
-    posterior = replace(posterior, polish_mean=means)
+    if posterior.polish_mean == "validation":
+        trained = not frozen and posterior.head_step != "refit"
+        posterior = replace(posterior, polish_mean="trained" if trained else "refit")
+        if trained and posterior.head_lr == VBLL.head_lr:
+            reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
+            wanted = posterior.head_lr * max(1.0, _REACH / reach)
+            posterior = replace(posterior, head_lr=min(_FASTEST_HEAD, wanted))
     return replace(choices, posterior=posterior)
 
 
