@@ -173,27 +173,6 @@ class LowRank(nn.Module):
             self.B0.copy_(factors.B)
 
     @torch.no_grad()
-    def approximate(self, A: Tensor, B: Tensor) -> None:
-        """Let the change be the matrix of rank r that is nearest to `s·B·A`.
-
-        Orthonormal factors stay so; others share the singular values evenly.
-
-        Args:
-            A: [k, in], k at least r.
-            B: [out, k].
-        """
-        right, upper = torch.linalg.qr(A.double().T)
-        left, other = torch.linalg.qr(B.double())
-        u, values, v = torch.linalg.svd(other @ upper.T)
-        u, values, v = left @ u[:, : self.r], values[: self.r], v[: self.r] @ right.T
-        if self.core is not None:
-            self.core.weight.copy_(values.diag())
-        else:
-            u, v = u * values.sqrt(), v * values.sqrt()[:, None]
-        self.A.weight.copy_(v)
-        self.B.weight.copy_(u)
-
-    @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return a plain layer with the change added in, in the host's precision and frozen.
 

@@ -45,8 +45,8 @@ class Method:
 
 METHODS = {
     "lora-mle": Method(LoRA(), MLE()),
-    # Beside the mean of networks one factor of the logits: the inverse of a temperature.
-    "lora-cv": Method(LoRA(), MLE(), {"cv": "auto"}),
+    # One factor of the logits by cross-validation: the inverse of a temperature.
+    "lora-temperature": Method(LoRA(), MLE(), {"cv": "auto"}),
     # Without validation rows to choose its prior by.
     "lora-laplace": Method(LoRA(), Laplace(prior_precision="marglik")),
     "lora-mc-dropout": Method(LoRA(), MCDropout(num_samples=NUM_PASSES)),

@@ -141,11 +141,9 @@ def _measured(record: ModelRecord) -> str:
             f"logits times {kept['logit_scale']:.3g} for this fit to all rows"
         )
     if scale := record.results.get("logit_scale"):
-        mean = f"; the adapter is the mean of {scale['num_fits'] + 1} fits"
         lines.append(
             f"- logits times {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
             f"is {scale['nll']:.3f} nats so, {scale['nll_before']:.3f} without"
-            + (mean if scale.get("averaged") else "")
         )
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 

@@ -3,8 +3,6 @@
 Parts of the training rows are held out in turn, and fits to the others answer them. One factor for
 all logits is then chosen by these answers, and the fit to all rows takes it: temperature scaling
 without rows that only calibrate. On the rows that it was fitted to, a network is too sure to tell.
-The fits to parts are not thrown away: where networks have a mean (`averaging.py`), the last one is
-averaged with them.
 
 Source of the held-out answers: Platt 1999, Advances in Large Margin Classifiers, section 2.1.
 """
@@ -27,7 +25,6 @@ from bayeslora.plain_text import counted
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import stratified_folds
-from bayeslora.training.averaging import Learnt, learnt
 from bayeslora.training.choices import Choices, LabelledExamples
 from bayeslora.training.final_fit import drawing_of, scales_means
 from bayeslora.training.members import Part
@@ -50,7 +47,6 @@ class ChosenScale:
         nll_before: Without it.
         num_rows: Rows that were held out.
         num_fits: Fits that they were held out of.
-        averaged: Whether the final network is the mean of these and the one that was fitted to all.
     """
 
     factor: float
@@ -58,7 +54,6 @@ class ChosenScale:
     nll_before: float
     num_rows: int
     num_fits: int
-    averaged: bool
 
 
 def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[NDArray[np.int64]]:
@@ -101,10 +96,8 @@ def numbered(rows: Examples) -> NDArray[np.int64]:
 
 def choose_scale(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
-) -> tuple[ChosenScale, list[Learnt]] | None:
-    """Return the factor of the logits that held-out rows choose, and what the parts have learnt.
-
-    None where no row is held out; the list is empty where networks of this kind have no mean.
+) -> ChosenScale | None:
+    """Return the factor of the logits that held-out rows choose; None where no row is held out.
 
     Args:
         fit: `fit_members` but for its choices, part and say.
@@ -126,12 +119,10 @@ def choose_scale(
         )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[Logits, Tensor]] = []
-    found_out: list[Learnt | None] = []
     for number, held in enumerate(parts):
         rest = np.setdiff1d(np.arange(len(labels)), held)
         part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
         network, members, _ = fit(plain, part=part, say=number == 0)
-        found_out.append(learnt(network) if len(members) == 1 else None)
         texts = prepare(network.encoder, train, progress=False, say=False).texts
         found = answer(network, members, choices.posterior, texts.take(held.tolist()))
         start = 0
@@ -144,6 +135,4 @@ def choose_scale(
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
-    others = [one for one in found_out if one is not None]
-    rows = sum(map(len, parts))
-    return ChosenScale(factor, after, before, rows, len(parts), bool(others)), others
+    return ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))

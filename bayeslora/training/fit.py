@@ -29,7 +29,6 @@ from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.config import VBLL, PosteriorConfig
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
-from bayeslora.training.averaging import Learnt, average
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.class_prior import ClassPrior, centre
 from bayeslora.training.context import begin_from_context
@@ -133,7 +132,6 @@ def train_network(
     logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
-    others: Sequence[Learnt] = (),
     restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
@@ -157,8 +155,6 @@ def train_network(
         logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         prior: What the language model says of the classes; None for a prior mean of zero.
-        others: What networks of the same start have learnt, with which this one is averaged before
-            the posterior is fitted.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
@@ -201,8 +197,6 @@ def train_network(
             stack.callback(sampler.finish)
         trainer.train(resume_from_checkpoint=fit.last)
         trainer.load_best()
-    if others:
-        average(network, others)
     chosen: dict[str, float | str] = {}
     if fit_last:
         weights.finish(train.texts, train.labels)

@@ -21,7 +21,6 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig
 from bayeslora.training.assemble import build_network
-from bayeslora.training.averaging import Learnt
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import ClassPrior
 from bayeslora.training.fit import FitResult, train_network
@@ -71,7 +70,6 @@ def fit_members(
     *,
     part: Part | None = None,
     stops: Sequence[int] | None = None,
-    others: Sequence[Learnt] = (),
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
@@ -89,7 +87,6 @@ def fit_members(
             checkpoints, where an interrupted fit goes on, or None for none.
         part: The training rows to fit to; None for all.
         stops: Epochs after which the training of each network stops; None for all of them.
-        others: What networks of the same start have learnt, which a trained one is averaged with.
         say: Whether to say what there is to say of data and backbone, as no earlier call did.
         prior: What the language model says of the classes; None for a prior mean of zero.
         restore: Makes that directory again if it is gone; returns whether it was.
@@ -136,7 +133,6 @@ def fit_members(
                     settings=each,
                     directory=directory,
                     prior=prior,
-                    others=others,
                     restore=restore,
                     title=title,
                 )
@@ -186,7 +182,6 @@ def _trained(
     settings: TrainingSettings,
     directory: Path,
     prior: ClassPrior | None,
-    others: Sequence[Learnt],
     restore: Restore,
     title: str,
 ) -> FitResult:
@@ -210,7 +205,6 @@ def _trained(
         settings=settings,
         directory=directory,
         prior=prior,
-        others=others,
         restore=restore,
         feature_scores=choices.feature_scores,
         logit_scale=choices.logit_scale,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,8 +193,8 @@ def fit_classifier(
     if held is not None and getattr(posterior, "scales_logits", False):
         choices = replace(choices, logit_scale=None)
     try:
-        choices, more, learnt = _by_parts(fit, choices, data, settings)
-        network, members, results = fit(choices, data=final, say=not learnt, **more)
+        choices, stops, learnt = _by_parts(fit, choices, data, settings)
+        network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
     except DivergedError:
         if out is not None:
             abandon(out)
@@ -219,7 +219,7 @@ def fit_classifier(
 
 def _by_parts(
     fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
-) -> tuple[Choices, dict[str, Any], dict[str, Any]]:
+) -> tuple[Choices, Sequence[int] | None, dict[str, Any]]:
     """Fit to parts of the rows, where the others are to choose something for the last fit.
 
     Args:
@@ -229,7 +229,7 @@ def _by_parts(
         settings: Says which rows are held out of which fit.
 
     Returns:
-        The choices of the last fit, what else it is told, and what is recorded.
+        The choices of the last fit, the epochs after which it stops, and what is recorded of them.
     """
     if settings.refit and data.validation is not None:
         plain = replace(choices, feature_scores=())
@@ -237,13 +237,12 @@ def _by_parts(
         kept = what_was_chosen(fitted, choices.posterior, data.validation)
         posterior = as_chosen(choices.posterior, fitted[2])
         choices = replace(choices, posterior=posterior, logit_scale=kept.logit_scale)
-        return choices, {"stops": kept.epochs}, {"held_out": dataclasses.asdict(kept)}
-    chosen = choose_scale(fit, choices, data.train, settings)
-    if chosen is None:
-        return choices, {}, {}
-    scale, others = chosen
+        return choices, kept.epochs, {"held_out": dataclasses.asdict(kept)}
+    scale = choose_scale(fit, choices, data.train, settings)
+    if scale is None:
+        return choices, None, {}
     choices = replace(choices, logit_scale=scale.factor)
-    return choices, {"others": others}, {"logit_scale": dataclasses.asdict(scale)}
+    return choices, None, {"logit_scale": dataclasses.asdict(scale)}
 
 
 def _starts_over(choices: Choices) -> bool:

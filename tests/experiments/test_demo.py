@@ -13,7 +13,7 @@ from bayeslora.training import data
 
 METHODS = [
     "lora-mle",
-    "lora-cv",
+    "lora-temperature",
     "lora-laplace",
     "lora-mc-dropout",
     "lora-ensemble",
@@ -49,8 +49,8 @@ def test_methods_differ_where_they_should(found):
     assert not mle.epistemic.any()
     for name in ("lora-laplace", "lora-mc-dropout", "lora-ensemble", "polar-vbll"):
         assert by_name[name].epistemic.max() > 0, name
-    assert not by_name["lora-cv"].epistemic.any()
-    assert (by_name["lora-cv"].probs != mle.probs).any()
+    assert (by_name["lora-temperature"].prediction == mle.prediction).all()
+    assert (by_name["lora-temperature"].probs != mle.probs).any()
 
 
 def test_what_was_run_names_data_fits_and_versions(found):
@@ -59,7 +59,7 @@ def test_what_was_run_names_data_fits_and_versions(found):
     fits = found.provenance["fits"]
     assert list(fits) == METHODS
     # of 60 rows all five parts are held out
-    assert fits["lora-cv"].startswith("6 fits")
+    assert fits["lora-temperature"].startswith("6 fits")
     assert fits["lora-ensemble"].startswith("3 fits")
     assert fits["lora-mle"].startswith("1 fit,")
 
