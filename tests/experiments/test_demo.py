@@ -21,15 +21,17 @@ METHODS = [
 ]
 
 
-@pytest.fixture
-def found(tmp_path, monkeypatch):
-    backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tiny.tiny_llama(tmp_path_factory.mktemp("demo") / "llama")
+    backbone = load_backbone(str(path), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((60, 30, 12))]
     train, test, other = rows
     posts = NewsgroupsDemo(train, train.take([]), test, other, other, classes=("cats", "space"))
-    monkeypatch.setattr(demo, "load_backbone", lambda _: backbone)
-    monkeypatch.setattr(demo, "load_newsgroups", lambda **_: posts)
-    return demo.run_demo(progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "load_backbone", lambda _: backbone)
+        patch.setattr(demo, "load_newsgroups", lambda **_: posts)
+        return demo.run_demo(progress=False)
 
 
 def test_every_method_predicts_every_set(found):
