@@ -104,7 +104,7 @@ class VBLL:
             they were `trained` while the covariances are fitted, or `validation`, whichever of
             the two has the lower validation NLL. Where there are no validation rows, `calibrate`
             refits, and `fit` keeps those that were trained, at a higher rate where steps are few;
-            without an adapter it refits.
+            without an adapter, and of few steps without held-out rows, it refits.
         covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
             `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which
             classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all

@@ -95,10 +95,11 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
 
     So is the prior of a last layer on frozen features of few rows.
 
-    Means that were trained are kept: those of a closed-form fit are too large once the adapter has
-    separated the training rows. In few steps they would stay small, so that the head's default rate
-    is raised. The record keeps which means were asked for, so that a later `calibrate` chooses by
-    rows of its own.
+    Means that were trained are kept where held-out rows choose a factor for them, or where they had
+    the steps to grow: those of a closed-form fit are too large once the adapter has separated the
+    training rows. Where steps are few, the head's default rate is raised; where nothing makes up
+    for means that stayed small, they are refitted. The record keeps which means were asked for, so
+    that a later `calibrate` chooses by rows of its own.
     """
     posterior = choices.posterior
     if not isinstance(posterior, VBLL) or data.validation is not None:
@@ -107,12 +108,18 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     if frozen and few and posterior.prior_scale == AUTO:
         posterior = replace(posterior, prior_scale=CROSS_VALIDATION)
     if posterior.polish_mean == "validation":
-        trained = not frozen and posterior.head_step != "refit"
-        posterior = replace(posterior, polish_mean="trained" if trained else "refit")
-        if trained and posterior.head_lr == VBLL.head_lr:
+        means = "refit"
+        if not frozen and posterior.head_step != "refit":
             reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
             wanted = posterior.head_lr * max(1.0, _REACH / reach)
-            posterior = replace(posterior, head_lr=min(_FASTEST_HEAD, wanted))
+            is_default = posterior.head_lr == VBLL.head_lr
+            may_rise = is_default and settings.epochs >= _LONG
+            grown = reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD)
+            if grown or held_out_parts(data.train[1].numpy(), settings.cv, settings.seed):
+                means = "trained"
+                rate = min(_FASTEST_HEAD, wanted) if is_default else posterior.head_lr
+                posterior = replace(posterior, head_lr=rate)
+        posterior = replace(posterior, polish_mean=means)
     return replace(choices, posterior=posterior)
 
 

@@ -105,7 +105,8 @@ def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, kept
     clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
     clf.fit(toy_rows(16), epochs=1, batch_size=4, cv=0)
     assert clf.record.posterior["polish_mean"] == kept
-    assert clf.record.results["posterior"]["polish_mean"] == "trained"
+    # Without held-out rows nothing makes up for means that stayed small.
+    assert clf.record.results["posterior"]["polish_mean"] == ("trained" if options else "refit")
 
 
 def test_validation_rows_leave_the_choice_of_means_open(llama):
