@@ -168,7 +168,7 @@ def fit(
     fits += method.scheme == "refit"
     found = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
     if method.scheme == "cv" and factor != 1.0:
-        # Without the factor it is the same fit; of fewer than 50 steps `cv=0` would refit its means.
+        # Without the factor it is the same fit; of few steps `cv=0` would refit its means.
         scale_logits(clf._known().network, 1 / factor)
         found[name.removesuffix(", cv")] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
     return found

@@ -150,10 +150,11 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
 
 
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
-@pytest.mark.parametrize(
-    "posterior", ["mle", "vbll:link=probit,polish_mean=trained", "laplace:link=probit"]
-)
+@pytest.mark.parametrize("posterior", ["mle", "vbll:link=probit", "laplace:link=probit"])
 def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
+    if posterior.startswith("vbll") and adapter != "none":
+        # so few steps without parts would refit them
+        posterior += ",polish_mean=trained"
     scores = {"feature_scores": ("mahalanobis", "knn")}
     plain = fitted(backbone, 0, adapter, posterior, **scores)
     scaled = fitted(backbone, 3, adapter, posterior, **scores)
