@@ -226,12 +226,13 @@ class BayesianClassifier:
         head_lr: float | None = None,
         patience: int = TrainingSettings.patience,
         cv: int | str | None = None,
+        keep_folds: bool = False,
         hold_out: float = 0.0,
         refit: bool = False,
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
-        feature_scores: str | Sequence[str] = (),
+        feature_scores: str | Sequence[str] | None = None,
         layer_sampling: Any = None,
         out: str | Path | None = None,
         overwrite: bool = False,
@@ -254,6 +255,8 @@ class BayesianClassifier:
                 choose one factor for all logits, which the fit to all rows takes. `"auto"` takes as
                 many of five parts as bring 128 rows, 0 none. None takes `"auto"` for a `VBLL`
                 beside an adapter without validation data, else 0.
+            keep_folds: Whether the networks that had a part of `cv` held out are kept and predict
+                together, a pass each, in place of one fit to all rows; `"auto"` is five parts then.
             hold_out: Share of the training rows that serve as validation data, in place of
                 `validation` and `cv`; classes in proportion.
             refit: Whether to fit to all rows afterwards, with the epoch, prior and scale that the
@@ -263,6 +266,8 @@ class BayesianClassifier:
             pair_column: The column of a second text.
             feature_scores: Out-of-distribution scores to fit beside the posterior, which
                 predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`, `combined`.
+                None takes `mahalanobis` where one pass gives the features, and rows of a class
+                differ; `none` takes none.
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
                 `num_active=2,interval=5`: only some layers of the adapter train at a time. None
                 lets all of them train. `LISA` is an adapter and has these options itself.
@@ -304,6 +309,7 @@ class BayesianClassifier:
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
             cv=self._cv(cv, validated=validated),
+            keep_folds=keep_folds,
             hold_out=hold_out,
             refit=refit,
         )
@@ -487,22 +493,23 @@ class BayesianClassifier:
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
-            feature_scores: As for `fit`; None fits those that the classifier has already to the
-                new rows.
+            feature_scores: As for `fit`, but None fits those that the classifier has already,
+                if any, to the new rows where the posterior can have them.
 
         Raises:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
         fitted = self._known()
-        kept = tuple(fitted.record.feature_scores)
-        scores = kept if feature_scores is None else config_scores.feature_scores(feature_scores)
         # After `zero_shot` what was chosen has not been fitted yet.
         usual = self.posterior if not fitted.record.num_train else fitted.posterior
         config = None if posterior == BEST else usual
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
         fitted.check_takes(config or MLE())
+        scores = config_scores.feature_scores(feature_scores)
+        if scores is None and (config is None or config_scores.has_one_feature(config)):
+            scores = tuple(fitted.record.feature_scores) or None
         if config is not None:
             config_scores.check_feature_scores(scores, config)
         check_pairs(fitted.record, pair_column)
@@ -911,7 +918,7 @@ class BayesianClassifier:
                 )
         return self._backbone
 
-    def _choices(self, feature_scores: tuple[str, ...]) -> Choices:
+    def _choices(self, feature_scores: tuple[str, ...] | None) -> Choices:
         name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
         return Choices(
             lasting_name(name),

@@ -16,14 +16,14 @@ the bridge; Depeweg et al. 2018, arXiv 1710.07283, for the decomposition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayeslora.errors import unknown_choice
-from bayeslora.logits import GaussianLogits, Logits, SampledLogits
+from bayeslora.logits import AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
 from bayeslora.option_values import LINKS
 from bayeslora.row_slices import row_slices
 
@@ -49,7 +49,7 @@ class LinkResult:
 
 
 def link_probabilities(
-    logits: Logits,
+    logits: AnyLogits,
     link: str = "mc",
     num_samples: int = 1000,
     seed: int = 0,
@@ -61,7 +61,8 @@ def link_probabilities(
 
     Args:
         logits: Distribution of the logits. Weight samples are averaged, unless they come with the
-            exact logits; `link` and the number of draws then have no effect.
+            exact logits; `link` and the number of draws then have no effect. The parts of a
+            mixture are averaged.
         link: `mc`, `probit` or `bridge`.
         num_samples: Draws; 0 takes the mean logits as if they were certain.
         seed: Of the draws.
@@ -73,15 +74,18 @@ def link_probabilities(
         raise unknown_choice("link", link, LINKS)
     if isinstance(logits, SampledLogits):
         return _average_samples(logits)
+    if isinstance(logits, MixtureLogits):
+        parts = [link_probabilities(part, link, num_samples, seed) for part in logits.parts]
+        return _average_parts(parts)
     if num_samples == 0 or logits.is_point:
         return _decompose(logits.mean.double().softmax(-1), None)
     rows, classes = logits.mean.shape
     noise = antithetic_noise(num_samples, (classes,), seed, logits.mean.double())
-    parts = [
+    blocks = [
         _gaussian_rows(logits.rows(some), noise, _CLOSED_FORMS.get(link))
         for some in row_slices(rows, max(num_samples, classes) * classes, _AT_A_TIME)
     ]
-    probs, information = map(torch.cat, zip(*parts, strict=True))
+    probs, information = map(torch.cat, zip(*blocks, strict=True))
     return _decompose(probs, information)
 
 
@@ -183,6 +187,13 @@ def _average_samples(logits: SampledLogits) -> LinkResult:
         means[some], conditional[some] = probs.mean(0), entropy(probs).mean(0)
     probs = means if logits.exact is None else logits.exact.double().softmax(-1)
     return _decompose(probs, entropy(means) - conditional)
+
+
+def _average_parts(parts: Sequence[LinkResult]) -> LinkResult:
+    """Return the mean of what several networks say; where they differ, that is epistemic."""
+    probs = torch.stack([part.probs for part in parts]).mean(0)
+    aleatoric = torch.stack([part.aleatoric for part in parts]).mean(0)
+    return _decompose(probs, entropy(probs) - aleatoric)
 
 
 def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:

@@ -1,7 +1,8 @@
-"""What a posterior says about the logits of each row: a Gaussian, or samples."""
+"""What a posterior says about the logits of each row: a Gaussian, samples, or a mixture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,6 +151,58 @@ class SampledLogits:
         return SampledLogits(self.samples[evenly(len(self.samples), most)], self.exact)
 
 
+@dataclass(frozen=True)
+class MixtureLogits:
+    """Logits of N rows and C classes under one of several networks, each as likely.
+
+    Attributes:
+        parts: What each network says of the rows.
+    """
+
+    parts: tuple[GaussianLogits | SampledLogits, ...]
+
+    @property
+    def mean(self) -> Tensor:
+        """[N, C]: the mean over networks."""
+        return self._means.mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """[N, C]: the mean of their variances and the variance of their means."""
+        within = torch.stack([part.variance for part in self.parts]).mean(0)
+        return within + self._means.var(0, correction=0)
+
+    @property
+    def spread(self) -> Tensor:
+        """[N]: as that of `GaussianLogits`, within networks and between them."""
+        within = torch.stack([part.spread for part in self.parts]).mean(0)
+        return within + SampledLogits(self._means).spread
+
+    @property
+    def is_point(self) -> bool:
+        """True where no logit varies within a network or between them."""
+        return not bool(torch.any(self.variance > 0))
+
+    @property
+    def _means(self) -> Tensor:
+        return torch.stack([part.mean for part in self.parts])
+
+    def scaled(self, factor: float) -> MixtureLogits:
+        """Return the distribution of `factor` times the logits."""
+        return MixtureLogits(tuple(part.scaled(factor) for part in self.parts))
+
+    def sharpened(self, factor: float) -> MixtureLogits:
+        """Return the mixture with `factor` times the mean of each network."""
+        return MixtureLogits(tuple(part.sharpened(factor) for part in self.parts))
+
+
+def mixed(parts: Sequence[GaussianLogits | SampledLogits]) -> SampledLogits | MixtureLogits:
+    """Return what several networks say of the same rows; those of points are samples."""
+    if all(isinstance(part, GaussianLogits) and part.is_point for part in parts):
+        return SampledLogits(torch.stack([part.mean for part in parts]))
+    return MixtureLogits(tuple(parts))
+
+
 def evenly(total: int, most: int) -> Tensor:
     """Return at most `most` of the places 0 to `total` − 1, evenly spaced, int64."""
     return torch.arange(min(total, most)) * total // min(total, most)
@@ -157,3 +210,6 @@ def evenly(total: int, most: int) -> Tensor:
 
 Logits = GaussianLogits | SampledLogits
 """What a last layer or a weight posterior predicts."""
+
+AnyLogits = Logits | MixtureLogits
+"""What one network or several predict."""

@@ -4,7 +4,8 @@ Each seed draws L rows anew; a method that tunes pays for its held-out rows out 
 holds out a fifth, trains on the rest and chooses by the fifth (`fit(hold_out=0.2)`); `refit` then
 fits to all rows with what was chosen; `cv` chooses the scale of the logits by rows held out of
 further fits and trains on all (`fit(cv="auto")`; with LoRA-MLE it is temperature scaling by
-cross-validation). Rows are scored on the development rows of `reading.py`. All methods read texts
+cross-validation); `folds` keeps the networks of five such fits, a pass each, in place of the one to
+all rows (`fit(cv=5, keep_folds=True)`). Rows are scored on the development rows of `reading.py`. All methods read texts
 as `fit` does by default. The number of fits stands beside each score.
 
 Rules, written before the run (the cells of `reading.py`, and prototypes at 128 rows with seed 0,
@@ -70,7 +71,7 @@ class Method:
     Attributes:
         adapter: Which adapter.
         posterior: Which posterior.
-        scheme: `cv`, `split`, `refit`, or `all`: nothing is held out.
+        scheme: `cv`, `folds`, `split`, `refit`, or `all`: nothing is held out.
     """
 
     adapter: str
@@ -87,6 +88,8 @@ class Method:
         """Of `fit`."""
         if self.is_split:
             return {"hold_out": 0.2, "refit": self.scheme == "refit"}
+        if self.scheme == "folds":
+            return {"cv": "auto", "keep_folds": True, "feature_scores": "none"}
         return {"cv": "auto" if self.scheme == "cv" else 0}
 
 
@@ -100,6 +103,8 @@ METHODS = {
     "lora-temperature, split": Method("lora", "temperature", "split"),
     "lora-laplace": Method("lora", "laplace:prior_precision=marglik"),
     "last layer alone": Method("none", "vbll"),
+    "polar-vbll, folds": Method("polar", "vbll", "folds"),
+    "lora-mle, folds": Method("lora", "mle", "folds"),
 }
 # The same fits without the factor that held-out rows chose.
 # Deviations multiplied by the factor too, and means refitted where steps were few.
@@ -167,11 +172,11 @@ def fit(
         progress=False,
     )
     start = time.perf_counter()
-    clf.fit(train, feature_scores="mahalanobis", **method.options)
+    clf.fit(train, **{"feature_scores": "mahalanobis", **method.options})
     seconds = time.perf_counter() - start
     scale = clf.record.results.get("logit_scale") or {}
     factor, fits = scale.get("factor", 1.0), 1.0 + scale.get("num_fits", 0)
-    fits += method.scheme == "refit"
+    fits += {"refit": 1, "folds": -1}.get(method.scheme, 0)
     found = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
     if method.scheme == "cv" and factor != 1.0:
         # Without the factor it is the same fit; of few steps `cv=0` would refit its means.
@@ -187,7 +192,7 @@ def scores(clf: BayesianClassifier, pools: Pools) -> dict[str, float]:
     row |= {key: score.value for key, score in evaluate(predictions, num_resamples=20).items()}
     for name, rows in pools.ood.items():
         outside = clf.predict(rows, unknown_labels="ood")
-        for score in _OOD:
+        for score in (one for one in _OOD if one in predictions.uncertainty_names):
             inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
             if inner is not None and outer is not None:
                 row[f"{name} {score}"] = detection(thresholds(inner, outer))[0]

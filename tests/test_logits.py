@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.logits import GaussianLogits, SampledLogits, evenly
+from bayeslora.links import link_probabilities
+from bayeslora.logits import GaussianLogits, SampledLogits, evenly, mixed
 
 
 def gaussian(rows=4, classes=3, seed=0):
@@ -161,3 +162,32 @@ def test_the_spread_of_draws_ignores_shifts_of_a_draw():
     expected = GaussianLogits(drawn.mean, drawn.covariance).spread
     torch.testing.assert_close(drawn.spread, expected, atol=1e-12, rtol=1e-12)
     assert torch.equal(SampledLogits(samples[:1]).spread, torch.zeros(4, dtype=torch.float64))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 999), st.integers(2, 4), st.integers(2, 4))
+def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes):
+    """Draws of each part, as many, are draws of the mixture: the law of total variance."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        SampledLogits(torch.randn(9, 5, classes, generator=generator, dtype=torch.float64))
+        for _ in range(count)
+    ]
+    mixture = mixed(parts)
+    draws = SampledLogits(torch.cat([part.samples for part in parts]))
+    for name in ("mean", "variance", "spread"):
+        torch.testing.assert_close(getattr(mixture, name), getattr(draws, name))
+    for name in ("scaled", "sharpened"):
+        changed = [getattr(part, name)(1.7) for part in parts]
+        torch.testing.assert_close(getattr(mixture, name)(1.7).mean, mixed(changed).mean)
+    whole = link_probabilities(draws)
+    for name in ("probs", "total", "aleatoric", "epistemic"):
+        torch.testing.assert_close(getattr(link_probabilities(mixture), name), getattr(whole, name))
+
+
+def test_several_points_are_samples():
+    points = [GaussianLogits(torch.randn(3, 2), torch.zeros(3, 2)) for _ in range(4)]
+    found = mixed(points)
+    assert isinstance(found, SampledLogits)
+    assert torch.equal(found.samples, torch.stack([point.mean for point in points]))
+    assert not mixed([*points, GaussianLogits(torch.zeros(3, 2), torch.ones(3, 2))]).is_point

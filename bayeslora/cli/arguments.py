@@ -250,7 +250,7 @@ def add_seed(parser: Parser, what: str) -> argparse.Action:
     )
 
 
-def score_names(text: str) -> tuple[str, ...]:
+def score_names(text: str) -> tuple[str, ...] | None:
     """Return the names of feature scores in text such as `mahalanobis,knn`."""
     from bayeslora.errors import InputError
     from bayeslora.posteriors.config_scores import feature_scores
@@ -273,7 +273,7 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
         type=score_names,
         metavar="NAME[,NAME…]",
         help="out-of-distribution scores to fit beside the posterior: mahalanobis, "
-        f"relative_mahalanobis, knn, combined (default: {default})",
+        f"relative_mahalanobis, knn, combined, or none (default: {default})",
     )
 
 
@@ -297,8 +297,8 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="the uncertainty to judge detection by (default: epistemic where it says something, "
-        "else max_probability)",
+        help="the uncertainty to judge detection by (default: mahalanobis, else epistemic where it "
+        "says something, else max_probability)",
     )
     add_reading(parser, of_data=False)
     add_scoring(parser)

@@ -15,7 +15,8 @@ from bayeslora.posteriors.config import (
     TemperatureScaling,
 )
 
-COMBINED = "combined"
+COMBINED, NO_SCORE = "combined", "none"
+USUAL_SCORE = "mahalanobis"
 MAHALANOBIS = {"mahalanobis", "relative_mahalanobis"}
 
 
@@ -83,32 +84,48 @@ FEATURE_SCORES = {
 }
 
 
-def feature_scores(value: str | Sequence[str]) -> tuple[str, ...]:
+def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return names of scores, each once, from a sequence or from text with commas.
+
+    `none` and an empty sequence are no score; None stays, for `USUAL_SCORE` where it can be had.
 
     Raises:
         InputError: A name is unknown.
     """
+    if value is None:
+        return None
     parts = value.split(",") if isinstance(value, str) else value
     names = [part.strip() if isinstance(part, str) else repr(part) for part in parts]
+    if names == [NO_SCORE]:
+        return ()
     for name in names:
         if name and name not in FEATURE_SCORES:
             raise unknown_choice("feature score", name, FEATURE_SCORES)
     return tuple(dict.fromkeys(filter(None, names)))
 
 
-def check_feature_scores(names: Sequence[str], posterior: PosteriorConfig) -> None:
+def has_one_feature(posterior: PosteriorConfig) -> bool:
+    """Return whether a posterior reads a text by one set of features, which scores can be of."""
+    return not isinstance(posterior, Ensemble | Sampled)
+
+
+def settled_scores(names: Sequence[str] | None, posterior: PosteriorConfig) -> Sequence[str] | None:
+    """Return the scores to fit; none by default where a posterior has several sets of features."""
+    return () if names is None and not has_one_feature(posterior) else names
+
+
+def check_feature_scores(names: Sequence[str] | None, posterior: PosteriorConfig) -> None:
     """Complain about scores that a posterior cannot have.
 
     Raises:
         InputError: The posterior has several feature maps, or `combined` finds no logit variance.
     """
-    if names and isinstance(posterior, Ensemble | Sampled):
+    if names and not has_one_feature(posterior):
         raise InputError(
             f"feature scores need one set of features, and posterior {posterior.name!r} has "
             "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'"
         )
-    if COMBINED in names and isinstance(posterior, MLE | MAP | TemperatureScaling):
+    if COMBINED in (names or ()) and isinstance(posterior, MLE | MAP | TemperatureScaling):
         raise InputError(
             f"feature score {COMBINED!r} needs logit variance, and posterior {posterior.name!r} "
             "has none; choose 'vbll', 'laplace' or 'nuts'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
 from bayeslora.posteriors.combined import TailCombination
-from bayeslora.posteriors.config_scores import COMBINED
-from bayeslora.posteriors.mahalanobis import Mahalanobis
+from bayeslora.posteriors.config_scores import COMBINED, USUAL_SCORE
+from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
 from bayeslora.posteriors.nearest import NearestRows
 
 AnyScore = Mahalanobis | NearestRows | TailCombination
@@ -55,19 +55,19 @@ class FeatureScores(nn.Module):
     @torch.no_grad()
     def fitted(
         cls,
-        names: Sequence[str],
+        names: Sequence[str] | None,
         features: Tensor,
         labels: Tensor,
-        familiar: Familiar,
+        familiar: Callable[[], Familiar],
         seed: int = 0,
     ) -> FeatureScores:
         """Fit scores to training rows, and `combined` to familiar ones.
 
         Args:
-            names: Of `FEATURE_SCORES`.
+            names: Of `FEATURE_SCORES`; None takes `USUAL_SCORE` where rows of a class differ.
             features: [N, d], as the head sees them.
             labels: [N] int64.
-            familiar: For `combined`.
+            familiar: Called for `combined`, which takes a prediction of its rows.
             seed: Of the choice of rows that `knn` keeps.
 
         Raises:
@@ -75,13 +75,16 @@ class FeatureScores(nn.Module):
         """
         rows = features.double()
         parts: dict[str, AnyScore] = {}
+        if names is None:
+            names = (USUAL_SCORE,) if rows_differ(rows, labels) else ()
         for name in names:
             if name in _RELATIVE:
                 parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
             elif name == COMBINED:
-                probs = link_probabilities(familiar.logits, **familiar.drawing).probs
-                doubt, variance = 1 - probs.max(1).values, familiar.logits.spread
-                parts[name] = TailCombination.fitted(doubt, variance, familiar.split)
+                known = familiar()
+                probs = link_probabilities(known.logits, **known.drawing).probs
+                doubt, variance = 1 - probs.max(1).values, known.logits.spread
+                parts[name] = TailCombination.fitted(doubt, variance, known.split)
             else:
                 parts[name] = NearestRows.fitted(features, seed)
         return cls(parts).to(features.device)

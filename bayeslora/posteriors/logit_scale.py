@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.links import link_probabilities
-from bayeslora.logits import Logits
+from bayeslora.logits import AnyLogits
 
 # Standard deviation of the factor's logarithm before any row is seen: a factor of two, about.
 _PRIOR_SPREAD = 0.7
@@ -26,7 +26,7 @@ _DRAWS = 200
 
 
 def best_scale(
-    answers: Sequence[tuple[Logits, Tensor]], *, means_alone: bool = False, **drawing: Any
+    answers: Sequence[tuple[AnyLogits, Tensor]], *, means_alone: bool = False, **drawing: Any
 ) -> tuple[float, float, float]:
     """Return the factor of maximal posterior density, and the mean NLL without and with it.
 

@@ -64,11 +64,8 @@ class TiedGaussian(nn.Module):
         Raises:
             InputError: Rows do not differ within any group.
         """
-        _, place = torch.unique(groups, return_inverse=True)
-        count, (rows, size) = int(place.max()) + 1, features.shape
-        sums = features.new_zeros(count, size).index_add_(0, place, features)
-        means = sums / place.bincount()[:, None]
-        centred = features - means[place]
+        means, centred = _about_means(features, groups)
+        count, (rows, size) = len(means), features.shape
         mean_variance = float(centred.square().sum()) / rows / size
         if not mean_variance > 0:
             raise InputError("Mahalanobis distances need a class whose rows differ; there is none")
@@ -165,6 +162,19 @@ class Mahalanobis(nn.Module):
             "rank": classes.directions.shape[1],
             "shrinkage": float(classes.shrinkage),
         }
+
+
+def rows_differ(features: Tensor, groups: Tensor) -> bool:
+    """Return whether [N, d] features differ within a group, as a covariance needs it."""
+    return bool(_about_means(features, groups)[1].any())
+
+
+def _about_means(features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of each group [K, d], in order, and each row [N, d] less that of its own."""
+    _, place = torch.unique(groups, return_inverse=True)
+    sums = features.new_zeros(int(place.max()) + 1, features.shape[1])
+    means = sums.index_add_(0, place, features) / place.bincount()[:, None]
+    return means, features - means[place]
 
 
 def principal(centred: Tensor) -> tuple[Tensor, Tensor]:

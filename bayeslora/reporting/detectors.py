@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bayeslora.metrics.detector import EPISTEMIC, NEGLIGIBLE
+from bayeslora.metrics.detector import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import OODScores
 from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.text import number, percent
@@ -67,7 +67,7 @@ def detector_notes(result: OODScores) -> list[str]:
         why = f"epistemic uncertainty {_DOUBTS.get(result.doubt, result.doubt)}"
         if result.score == EPISTEMIC:
             notes.append(f"{why}: do not rely on it.")
-        else:
+        elif result.score == FALLBACK:
             notes.append(f"judged by {score_words(result.score)}, because {why}.")
     if result.better:
         ours, simple = (

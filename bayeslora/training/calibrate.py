@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_scores import check_feature_scores
+from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, settle_posterior
@@ -30,7 +30,7 @@ def calibrate(
     validation: Examples | None,
     *,
     columns: DataColumns,
-    feature_scores: Sequence[str] = (),
+    feature_scores: Sequence[str] | None = (),
 ) -> Fitted:
     """Return the network with a posterior fitted to labelled examples; see `Fitted.check_takes`.
 
@@ -40,7 +40,7 @@ def calibrate(
         train: Examples to fit to.
         validation: Held-out examples, or None.
         columns: Where the data came from.
-        feature_scores: Names of scores to fit as well.
+        feature_scores: Names of scores to fit as well; None takes the usual one.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
@@ -59,7 +59,8 @@ def calibrate(
     # A new head even where the posterior stays: the present one may have settled on means, and is
     # still the classifier's where the fit fails.
     try:
-        new = fitted.with_posterior(posterior).calibrated(known, held, columns, feature_scores)
+        scores = settled_scores(feature_scores, posterior)
+        new = fitted.with_posterior(posterior).calibrated(known, held, columns, scores)
         if race is None:
             race = beside_others(
                 fitted, posterior, known.rows, rows, lambda: new.answers(held or known)

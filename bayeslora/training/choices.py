@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Choices:
         seed: Decides starts, order and draws.
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior.
+        feature_scores: Names of scores to fit beside the posterior; None takes the usual one.
         depth: Layers of the backbone that are read, their share, or `auto`; None for the default.
         template: What is put around each text; None for the default.
         verbaliser: How the language model is asked for a prior mean; None for the default.
@@ -48,7 +49,7 @@ class Choices:
     seed: int
     max_length: int
     progress: bool
-    feature_scores: tuple[str, ...] = ()
+    feature_scores: Sequence[str] | None = ()
     depth: Depth | None = None
     template: Template | None = None
     verbaliser: Verbaliser | None = None

@@ -3,6 +3,7 @@
 Parts of the training rows are held out in turn, and fits to the others answer them. One factor for
 all logits is then chosen by these answers, and the fit to all rows takes it: temperature scaling
 without rows that only calibrate. On the rows that it was fitted to, a network is too sure to tell.
+In place of the fit to all rows the fits to parts may be kept, which then answer together.
 
 Source of the held-out answers: Platt 1999, Advances in Large Margin Classifiers, section 2.1.
 """
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.logits import Logits
+from bayeslora.logits import AnyLogits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.choices import Choices, LabelledExamples
-from bayeslora.training.final_fit import drawing_of, scales_means
+from bayeslora.training.final_fit import drawing_of, scale_logits, scales_means
+from bayeslora.training.fit import FitResult
 from bayeslora.training.members import Part
+from bayeslora.training.network import Network
 from bayeslora.training.predict import answer
 from bayeslora.training.rows import prepare
 from bayeslora.training.settings import TrainingSettings
@@ -56,13 +59,43 @@ class ChosenScale:
     num_fits: int
 
 
-def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[NDArray[np.int64]]:
+@dataclass(frozen=True)
+class Folds:
+    """The fits that had a part of the rows held out, and what these said.
+
+    Attributes:
+        network: The first of them.
+        states: Trained tensors of each.
+        results: What each measured.
+        scale: What the held-out rows chose.
+    """
+
+    network: Network
+    states: list[dict[str, Tensor]]
+    results: list[FitResult]
+    scale: ChosenScale
+
+    def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
+        """Return them as `fit_members` does, each with the scale."""
+        scaled = []
+        for state in self.states:
+            self.network.load_trained_state(state)
+            scale_logits(self.network, self.scale.factor)
+            scaled.append(self.network.trained_state())
+        self.network.load_trained_state(scaled[0])
+        return self.network, scaled, self.results
+
+
+def held_out_parts(
+    labels: NDArray[np.int64], cv: int | str, seed: int, *, every: bool = False
+) -> list[NDArray[np.int64]]:
     """Return the row numbers of each part that is held out; no class goes with its last row.
 
     Args:
         labels: [N] class indices.
         cv: Number of parts; `auto` takes as many of five as bring 128 rows.
         seed: Decides which rows are in which part.
+        every: Whether `auto` takes all five.
 
     Raises:
         InputError: There are fewer rows than parts.
@@ -72,7 +105,7 @@ def held_out_parts(labels: NDArray[np.int64], cv: int | str, seed: int) -> list[
     rows = len(labels)
     if isinstance(cv, str):
         count = min(_PARTS, rows)
-        used = math.ceil(_ENOUGH_ROWS * count / rows)
+        used = count if every else math.ceil(_ENOUGH_ROWS * count / rows)
     else:
         count = used = cv
     if count > rows:
@@ -94,10 +127,10 @@ def numbered(rows: Examples) -> NDArray[np.int64]:
     )
 
 
-def choose_scale(
+def cross_validate(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
-) -> ChosenScale | None:
-    """Return the factor of the logits that held-out rows choose; None where no row is held out.
+) -> Folds | None:
+    """Fit to all rows but a part of them, part by part; None where no row is held out.
 
     Args:
         fit: `fit_members` but for its choices, part and say.
@@ -107,22 +140,26 @@ def choose_scale(
     """
     labels = train[1]
     text = numbered(train[0])
-    parts = held_out_parts(labels.numpy(), settings.cv, settings.seed)
+    keep = settings.keep_folds
+    parts = held_out_parts(labels.numpy(), settings.cv, settings.seed, every=keep)
     # A text that is among the others as well has been seen.
     parts = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
     parts = [part for part in parts if len(part)]
     if parts:
         logger.info(
-            "%s without a part of the rows each, which chooses the scale of the logits (cv), then "
-            "one to all",
+            "%s without a part of the rows each, which chooses the scale of the logits (cv), %s",
             counted(len(parts), "fit"),
+            "and answers with the others" if keep else "then one to all",
         )
     plain = replace(choices, feature_scores=())
-    answers: list[tuple[Logits, Tensor]] = []
+    answers: list[tuple[AnyLogits, Tensor]] = []
+    states, results = [], []
     for number, held in enumerate(parts):
         rest = np.setdiff1d(np.arange(len(labels)), held)
         part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
-        network, members, _ = fit(plain, part=part, say=number == 0)
+        network, members, measured = fit(plain, part=part, say=number == 0)
+        states += members
+        results += measured
         texts = prepare(network.encoder, train, progress=False, say=False).texts
         found = answer(network, members, choices.posterior, texts.take(held.tolist()))
         start = 0
@@ -135,4 +172,5 @@ def choose_scale(
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
-    return ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
+    scale = ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
+    return Folds(network, states, results, scale)

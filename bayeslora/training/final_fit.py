@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +30,7 @@ def fit_posterior(
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
-    feature_scores: Sequence[str] = (),
+    feature_scores: Sequence[str] | None = (),
     logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,
@@ -53,7 +52,7 @@ def fit_last_layer(
     train: FeatureRows,
     held_out: FeatureRows | None,
     *,
-    feature_scores: Sequence[str] = (),
+    feature_scores: Sequence[str] | None = (),
     logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,
@@ -66,7 +65,7 @@ def fit_last_layer(
         network: Holds the last layer.
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
-        feature_scores: Names of scores to fit to the same features.
+        feature_scores: Names of scores to fit to the same features; None takes the usual one.
         logit_scale: What the fitted logits are multiplied by, see `scale_logits`; None takes the
             factor of lowest NLL on the held-out rows.
         seed: Of the rows that a score keeps.
@@ -94,21 +93,29 @@ def fit_last_layer(
         logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
-    if feature_scores:
-        split, rows = ("train", train) if held_out is None else ("validation", held_out)
-        features = features * by_features
-        rows = replace(rows, features=rows.features * by_features)
-        drawing = drawing_of(getattr(network.head, "config", None))
-        logits: Logits = network.head.predict(rows.features)
-        if isinstance(network.weights, LaplaceLoRAWeights):
-            texts = rows.source.texts
-            logits = linearised_logits(network, network.weights, texts, logits.mean)
-            drawing = drawing_of(network.weights.config)
-        familiar = Familiar(logits, split, drawing)
+    if feature_scores is None or feature_scores:
         network.feature_scores = FeatureScores.fitted(
-            feature_scores, features, labels, familiar, seed
+            feature_scores,
+            features * by_features,
+            labels,
+            lambda: _familiar(network, train, held_out, by_features),
+            seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()
+
+
+def _familiar(
+    network: Network, train: FeatureRows, held_out: FeatureRows | None, by_features: float
+) -> Familiar:
+    """Return held-out rows, or else the training rows, as the fitted network answers them."""
+    split, rows = ("train", train) if held_out is None else ("validation", held_out)
+    logits: Logits = network.head.predict(rows.features * by_features)
+    drawing = drawing_of(getattr(network.head, "config", None))
+    if isinstance(network.weights, LaplaceLoRAWeights):
+        texts = rows.source.texts
+        logits = linearised_logits(network, network.weights, texts, logits.mean)
+        drawing = drawing_of(network.weights.config)
+    return Familiar(logits, split, drawing)
 
 
 def scale_by(head: Head, held_out: FeatureRows) -> float:

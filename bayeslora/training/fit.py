@@ -128,7 +128,7 @@ def train_network(
     directory: Path,
     early_stopping: bool = True,
     fit_last: bool = True,
-    feature_scores: Sequence[str] = (),
+    feature_scores: Sequence[str] | None = (),
     logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,

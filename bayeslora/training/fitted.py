@@ -68,7 +68,7 @@ class Fitted:
     Attributes:
         record: Configuration and results.
         network: Holds the first member's tensors.
-        members: Trained tensors of each member; one, unless the posterior is an ensemble.
+        members: Trained tensors of each member, whose answers are averaged; most often one.
         progress: Whether to show bars on stderr.
         validation_scores: Scores of the validation rows before and after the last calibration.
         side_by_side: The posterior beside others in the last calibration.
@@ -132,7 +132,7 @@ class Fitted:
             self.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown
         )
         if known is not None:
-            passes = num_passes(self.posterior, num_samples)
+            passes = num_passes(self.posterior, num_samples, len(self.members))
             with progress_bar(
                 "predict", passes * len(rows), shown=self.progress, unit="text"
             ) as advance:
@@ -196,7 +196,7 @@ class Fitted:
             raise InputError(
                 f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)"
             )
-        if number is not None and not isinstance(self.posterior, Ensemble):
+        if number is not None and count == 1 and not isinstance(self.posterior, Ensemble):
             raise InputError(
                 f"{self.name} is no ensemble, and member={number} (--member) names a network of "
                 "one; leave it out"
@@ -226,7 +226,7 @@ class Fitted:
         )
         check_factors(config, low_rank=all(isinstance(site, LowRank) for site in sites))
         if len(self.members) != 1:
-            raise InputError("an ensemble has no single last layer to calibrate")
+            raise InputError("several networks have no single last layer to calibrate")
 
     def _prior_mean(self) -> Tensor | None:
         """Return what a posterior's prior is centred at: the language model's answer, if any."""
@@ -265,7 +265,7 @@ class Fitted:
         train: KnownRows,
         validation: KnownRows | None,
         columns: DataColumns,
-        feature_scores: Sequence[str] = (),
+        feature_scores: Sequence[str] | None = (),
     ) -> Fitted:
         """Return the same network with the posterior fitted to other rows; see `check_takes`.
 
@@ -273,7 +273,7 @@ class Fitted:
             train: Labelled rows, from `known`.
             validation: Held-out ones.
             columns: Where the data came from.
-            feature_scores: Names of scores to fit as well.
+            feature_scores: Names of scores to fit as well; None takes the usual one.
 
         Raises:
             InputError: The data is not allowed.

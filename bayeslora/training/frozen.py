@@ -22,7 +22,7 @@ def fit_frozen(
     validation: LabelledTexts | None,
     *,
     prior: ClassPrior | None = None,
-    feature_scores: Sequence[str] = (),
+    feature_scores: Sequence[str] | None = (),
     logit_scale: float | None = 1.0,
     seed: int = 0,
     progress: bool = False,

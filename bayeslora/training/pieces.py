@@ -90,7 +90,8 @@ def predict_pieces(
         say: Whether to log how many texts were cut.
     """
     encoder = fitted.network.encoder
-    passes = 1 + num_passes(fitted.posterior, drawing.num_samples)  # the frozen layers are one
+    members = len(fitted.members)
+    passes = 1 + num_passes(fitted.posterior, drawing.num_samples, members)  # frozen layers: one
     cut = rows = 0
     source = ""
     with progress_bar(
@@ -150,7 +151,7 @@ def predict_texts(
         num_samples=getattr(posterior, "num_samples", 0) if draws is None else draws,
         seed=drawing.seed,
         feature_scores=fitted.network.feature_scores,
-        notes=fitted.notes(num_passes(posterior, draws)),
+        notes=fitted.notes(num_passes(posterior, draws, len(fitted.members))),
         name=fitted.name,
         labels=codes if (codes >= 0).any() else None,
         ids=examples.ids,

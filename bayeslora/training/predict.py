@@ -13,13 +13,12 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
-from bayeslora.logits import Logits, SampledLogits
+from bayeslora.logits import AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.config import PosteriorConfig, Sampled
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
-from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.types import WeightPosterior
@@ -41,18 +40,18 @@ class Answer:
         scores: Scores of their features, [N] by name.
     """
 
-    logits: Logits
+    logits: AnyLogits
     scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def num_passes(posterior: PosteriorConfig, num_samples: int | None) -> int:
+def num_passes(posterior: PosteriorConfig, num_samples: int | None, num_members: int) -> int:
     """Return how many passes of the adapted layers a prediction takes, backward ones apart."""
     if isinstance(posterior, Sampled):
         return max(1, _num_draws(posterior, num_samples))
     if isinstance(posterior, LaplaceLoRA):
         # The mean is computed as without the posterior, to be the same in every bit.
         return 2 if _num_draws(posterior, num_samples) > 0 else 1
-    return posterior.num_members if isinstance(posterior, Ensemble) else 1
+    return num_members
 
 
 @torch.no_grad()
@@ -71,7 +70,7 @@ def answer(
 
     Args:
         network: Holds the first member's tensors.
-        members: Trained tensors of each member; one, unless the posterior is an ensemble.
+        members: Trained tensors of each member, whose answers are averaged; most often one.
         posterior: What was trained.
         texts: The texts.
         features: [N, d], where the head sees them already; draws of other weights have their own.
@@ -82,12 +81,13 @@ def answer(
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
-    passes = num_passes(posterior, num_samples)
+    passes = num_passes(posterior, num_samples, len(members))
     weights = network.weights
+    if len(members) > 1:
+        yield from _of_members(network, members, texts, num_samples, advance)
+        return
     draws: WeightPosterior | None = None
-    if isinstance(posterior, Ensemble):
-        draws = EnsembleDraws(network.load_trained_state, members)
-    elif isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
         if weights is None or isinstance(weights, LaplaceLoRAWeights):
             # A network that was trained for another posterior is asked for its dropout.
             draws = MCDropoutDraws(network, lambda: network(texts.collate([0])))
@@ -108,6 +108,27 @@ def answer(
         return
     for rows in torch.split(features, _ROWS):
         yield Answer(_last_layer_logits(network.head, rows, num_samples), _scores(network, rows))
+
+
+def _of_members(
+    network: Network,
+    members: Sequence[Mapping[str, Tensor]],
+    texts: PreparedTexts,
+    num_samples: int | None,
+    advance: Callable[[int], object],
+) -> Iterator[Answer]:
+    """Yield what several networks say together; the first is in place afterwards."""
+    by_member = []
+    try:
+        for state in members:
+            network.load_trained_state(state)
+            raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
+            rows = torch.split(network.scaled(raw), _ROWS)
+            by_member.append([_last_layer_logits(network.head, one, num_samples) for one in rows])
+    finally:
+        network.load_trained_state(members[0])
+    for parts in zip(*by_member, strict=True):
+        yield Answer(mixed(parts))
 
 
 def _last_layer_logits(head: Head, features: Tensor, num_samples: int | None) -> Logits:
@@ -183,7 +204,7 @@ def to_predictions(
     )
 
 
-def _how_drawn(logits: Logits, link: str, num_samples: int) -> dict[str, str]:
+def _how_drawn(logits: AnyLogits, link: str, num_samples: int) -> dict[str, str]:
     if not isinstance(logits, SampledLogits):
         return {"link": link, "num_samples": str(num_samples)}
     # Logits that come as samples go through softmax one by one, whatever the link.
@@ -191,7 +212,7 @@ def _how_drawn(logits: Logits, link: str, num_samples: int) -> dict[str, str]:
     return {"link": link, "num_samples": str(len(logits.samples))}
 
 
-def _of_mean_logits(logits: Logits) -> dict[str, Tensor]:
+def _of_mean_logits(logits: AnyLogits) -> dict[str, Tensor]:
     # Exact logits, where there are some, do not depend on the draws.
     mean = (logits.at_mean() if isinstance(logits, SampledLogits) else logits).mean.double()
     centred = mean - mean.mean(1, keepdim=True)

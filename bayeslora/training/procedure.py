@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bayeslora import options
 from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
 from bayeslora.adapters.config_none import Frozen
@@ -31,7 +33,7 @@ from bayeslora.posteriors.config import (
 )
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
-from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores
+from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import pooling_of, with_dropout
@@ -39,12 +41,14 @@ from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import FEW_ROWS, class_prior
 from bayeslora.training.context import read_context, recorded
-from bayeslora.training.cross_validation import choose_scale, held_out_parts
+from bayeslora.training.cross_validation import cross_validate, held_out_parts
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
+from bayeslora.training.fit import FitResult
 from bayeslora.training.fitted import Fitted
 from bayeslora.training.hold_out import as_chosen, split_off, what_was_chosen
 from bayeslora.training.layer_sampling import check_sampling
 from bayeslora.training.members import Part, fit_members
+from bayeslora.training.network import Network
 from bayeslora.training.resume import abandon, claim, refuse, restored
 from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.trainer import nothing_to_restore
@@ -161,6 +165,10 @@ def fit_classifier(
         data = split_off(data, settings.hold_out, settings.seed)
         final = final if settings.refit else data
     _check(choices, data, settings)
+    scores = settled_scores(choices.feature_scores, choices.posterior)
+    if settings.keep_folds:
+        scores = ()
+    choices = replace(choices, feature_scores=scores)
     held = None if data.validation is None else data.validation[0]
     adapter = with_dropout(_rated(choices, settings), choices.posterior)
     adapter = read_context(adapter, data.columns, held)
@@ -200,8 +208,11 @@ def fit_classifier(
     if held is not None and getattr(posterior, "scales_logits", False):
         choices = replace(choices, logit_scale=None)
     try:
-        choices, stops, learnt = _by_parts(fit, choices, data, settings)
-        network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
+        if settings.keep_folds:
+            network, members, results, learnt = _kept_folds(fit, choices, data, settings)
+        else:
+            choices, stops, learnt = _by_parts(fit, choices, data, settings)
+            network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
     except DivergedError:
         if out is not None:
             abandon(out)
@@ -245,11 +256,28 @@ def _by_parts(
         posterior = as_chosen(choices.posterior, fitted[2])
         choices = replace(choices, posterior=posterior, logit_scale=kept.logit_scale)
         return choices, kept.epochs, {"held_out": dataclasses.asdict(kept)}
-    scale = choose_scale(fit, choices, data.train, settings)
-    if scale is None:
+    folds = cross_validate(fit, choices, data.train, settings)
+    if folds is None:
         return choices, None, {}
-    choices = replace(choices, logit_scale=scale.factor)
-    return choices, None, {"logit_scale": dataclasses.asdict(scale)}
+    choices = replace(choices, logit_scale=folds.scale.factor)
+    return choices, None, {"logit_scale": dataclasses.asdict(folds.scale)}
+
+
+def _kept_folds(
+    fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
+) -> tuple[Network, list[dict[str, Tensor]], list[FitResult], dict[str, Any]]:
+    """Return what `fit_members` does of the fits to parts of the rows, and what is recorded.
+
+    Raises:
+        InputError: No row can be held out.
+    """
+    folds = cross_validate(fit, choices, data.train, settings)
+    if folds is None:
+        raise InputError(
+            "keep_folds needs rows to hold out, and every text is in several rows, or alone in its "
+            "class; leave it out"
+        )
+    return *folds.kept(), {"logit_scale": dataclasses.asdict(folds.scale)}
 
 
 def _starts_over(choices: Choices) -> bool:
@@ -301,8 +329,10 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "says how sure it is; leave cv out"
         )
     held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)
+    if settings.keep_folds:
+        _check_keep_folds(choices)
     check_feature_scores(choices.feature_scores, posterior)
-    if MAHALANOBIS & {*choices.feature_scores} and not _differ(data):
+    if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
         raise InputError(
             "Mahalanobis distances need a class with rows that differ, and every class has one "
             "text; leave that feature score out, or give more rows"
@@ -358,6 +388,23 @@ def refuse_training_options(**given: Any) -> None:
                 f"{name} has no effect with adapter 'none', which fits the last layer alone; leave "
                 "it out, or choose an adapter such as 'polar' or 'lora'"
             )
+
+
+def _check_keep_folds(choices: Choices) -> None:
+    """Complain where networks cannot answer together."""
+    posterior = choices.posterior
+    if not (getattr(posterior, "is_point", False) or getattr(posterior, "scales_logits", False)):
+        raise InputError(
+            f"keep_folds needs posterior 'vbll', 'mle' or 'map', not {posterior.name!r}: others "
+            "have no last layer of one size for all parts; leave it out"
+        )
+    if isinstance(choices.adapter, Frozen):
+        raise InputError("keep_folds has no effect without an adapter; leave it out")
+    if choices.feature_scores:
+        raise InputError(
+            "feature scores need one set of features, and with keep_folds there are several; leave "
+            "one of the two out"
+        )
 
 
 def _differ(data: TrainingData) -> bool:

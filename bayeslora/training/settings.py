@@ -46,6 +46,8 @@ class TrainingSettings:
             none.
         cv: Parts of the training rows that are held out in turn to choose the scale of the logits;
             0 for none, `auto` for as many of five as bring 128 rows.
+        keep_folds: Whether the fits without a part each are kept and answer together, in place of
+            a fit to all rows; `auto` is five parts then.
     """
 
     epochs: int
@@ -59,6 +61,7 @@ class TrainingSettings:
     cv: int | str = 0
     hold_out: float = 0.0
     refit: bool = False
+    keep_folds: bool = False
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +72,9 @@ class TrainingSettings:
         if self.hold_out != 0:
             check_share("hold_out", self.hold_out)
         check_flag("refit", self.refit)
+        check_flag("keep_folds", self.keep_folds)
+        if self.keep_folds and not self.cv:
+            raise InputError("keep_folds has no effect without cv, whose fits it keeps")
         if self.refit and not self.hold_out:
             raise InputError("refit has no effect without hold_out, whose choices it keeps")
         check_positive("head_lr", self.head_lr)

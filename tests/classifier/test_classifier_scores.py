@@ -47,10 +47,36 @@ def test_scores_are_those_of_the_training_features(scored):
 
 
 def test_the_probabilities_do_not_depend_on_scores(scored, llama):
-    plain = fitted(llama)
+    options = {"epochs": 1, "batch_size": 8, "feature_scores": "none"}
+    plain = new(llama).fit(toy_rows(24), toy_rows(12, seed=1), **options)
     assert plain.record.feature_scores == {}
     assert same(plain.predict(TEST), scored.predict(TEST))
     assert set(plain.predict(TEST).scores) == ALWAYS
+
+
+def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
+    usual = fitted(llama)
+    assert list(usual.record.feature_scores) == ["mahalanobis"]
+    found = usual.predict(TEST).scores["mahalanobis"]
+    np.testing.assert_array_equal(found, scored.predict(TEST).scores["mahalanobis"])
+    calibrated = from_transformers(foreign).calibrate(toy_rows(30))
+    assert list(calibrated.record.feature_scores) == ["mahalanobis"]
+
+
+@pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "swag:num_samples=2"])
+def test_posteriors_with_several_sets_of_features_have_none_by_default(llama, posterior):
+    clf = new(llama, posterior=posterior).fit(toy_rows(16), epochs=1, batch_size=8)
+    assert clf.record.feature_scores == {}
+
+
+def test_texts_that_read_alike_within_a_class_have_no_distance(llama):
+    rows = [
+        {"text": text, "label": label}
+        for text, label in (("good", "up"), ("bad", "down"))
+        for _ in range(4)
+    ]
+    clf = new(llama).fit(rows, epochs=1, batch_size=8, cv=0)
+    assert clf.record.feature_scores == {}
 
 
 def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):

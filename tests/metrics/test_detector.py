@@ -126,6 +126,16 @@ def test_a_score_that_the_highest_probability_beats_is_named():
     assert far.by_score["max_probability"]["auroc"].value > far.auroc.value + 0.2
 
 
+def test_a_distance_of_features_comes_before_all_uncertainties_where_both_sets_have_it():
+    inside, outside = useless()
+    one, other = (
+        rows.replace(scores={"mahalanobis": np.arange(float(len(rows)))})
+        for rows in (inside, outside)
+    )
+    assert default_detector(one, other) == "mahalanobis"
+    assert default_detector(one, outside) == default_detector(inside, other) == "epistemic"
+
+
 def test_no_score_is_beaten_by_chance_or_by_itself():
     inside, outside = useless()
     asked = {"ood_score": "max_probability", "num_resamples": 200}

@@ -9,7 +9,6 @@ from torch import nn
 from bayeslora.errors import InputError
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
-from bayeslora.posteriors.ensemble import EnsembleDraws
 
 
 class TinyAttention(nn.Module):
@@ -227,53 +226,3 @@ def test_every_draw_lasts_for_all_batches():
     sample_logits(Counting(), lambda batch: seen.append(len(entered)) or batch, batches(), 3)
     assert seen == [1, 1, 2, 2, 3, 3]
     assert len(set(entered)) == 3
-
-
-def ensemble(model, count):
-    """Members that differ in the last layer, and the draws over them."""
-    generator = torch.Generator().manual_seed(0)
-    own = model[5].state_dict()
-    states = [own] + [
-        {name: torch.randn(item.shape, generator=generator) for name, item in own.items()}
-        for _ in range(count - 1)
-    ]
-    states = [{name: item.clone() for name, item in state.items()} for state in states]
-    return states, EnsembleDraws(model[5].load_state_dict, states)
-
-
-def forward_all(model):
-    return torch.cat([model(batch) for batch in batches()]).double()
-
-
-def test_members_come_in_order_and_the_first_comes_back():
-    model = network()
-    states, draws = ensemble(model, 3)
-    assert draws.num_members == 3
-    logits = sample_logits(draws, model, batches(), 4).samples
-    assert torch.equal(model[5].weight, states[0]["weight"])
-    for state, samples in zip([*states, states[0]], logits, strict=True):
-        model[5].load_state_dict(state)
-        assert torch.equal(forward_all(model), samples)
-    assert not torch.equal(logits[0], logits[1])
-
-
-def test_one_member_is_that_member_bit_for_bit():
-    model = network()
-    expected = forward_all(model)
-    _, single = ensemble(model, 1)
-    assert torch.equal(sample_logits(single, model, batches(), 1).samples[0], expected)
-
-
-def test_the_first_member_comes_back_after_an_exception():
-    model = network()
-    states, draws = ensemble(model, 2)
-    with draws.draw(torch.Generator()):
-        pass
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_inside(draws, lambda: not torch.equal(model[5].weight, states[0]["weight"]))
-    assert torch.equal(model[5].weight, states[0]["weight"])
-
-
-def test_an_ensemble_of_nobody_is_refused():
-    with pytest.raises(InputError, match="at least one member"):
-        EnsembleDraws(nn.Linear(1, 1).load_state_dict, [])

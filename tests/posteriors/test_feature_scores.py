@@ -181,7 +181,9 @@ def all_fitted(rows=60, size=6):
     head = build(VBLL(prior_scale=2.0), size, 3)
     head.fit(features, labels)
     familiar = Familiar(head.predict(features), "train", {"link": "mc", "num_samples": 100})
-    return head, FeatureScores.fitted(tuple(FEATURE_SCORES), features.float(), labels, familiar)
+    return head, FeatureScores.fitted(
+        tuple(FEATURE_SCORES), features.float(), labels, lambda: familiar
+    )
 
 
 @pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])

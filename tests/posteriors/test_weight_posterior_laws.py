@@ -12,7 +12,6 @@ from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG
 from bayeslora.posteriors.dropout import MCDropoutDraws
-from bayeslora.posteriors.ensemble import EnsembleDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
@@ -127,31 +126,6 @@ class TestMCDropout(WeightPosteriorLaws):
         if trained:
             jitter(network)
         return network, MCDropoutDraws(network, lambda: network(torch.randn(2, 4)))
-
-
-class TestEnsemble(WeightPosteriorLaws):
-    """Members are taken in turn, so no generator decides, and the first is the network in place."""
-
-    def make(self, trained):
-        network, members = nn.Linear(4, 3), []
-        for seed in range(3):
-            nn.init.zeros_(network.weight)
-            nn.init.zeros_(network.bias)
-            jitter(network, seed)
-            members.append({name: item.clone() for name, item in network.state_dict().items()})
-        network.load_state_dict(members[0])
-        return network, EnsembleDraws(network.load_state_dict, members)
-
-    def test_draws_spread(self, case):
-        first, second, third = self.drawn(case)
-        assert not torch.equal(first, second)
-        assert not torch.equal(second, third)
-        assert torch.equal(first, self.outputs(case[0]))
-
-    def test_the_generator_alone_decides_the_draws(self, case):
-        """It does not: after the last member comes the first, whatever the seed."""
-        found = self.drawn(case)
-        assert torch.equal(self.drawn(case, seed=1), found)
 
 
 class Careless:

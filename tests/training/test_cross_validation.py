@@ -264,3 +264,81 @@ def test_parts_beside_validation_rows_are_refused(backbone):
     clf = BayesianClassifier(backbone, "lora:r=2", "mle", progress=False)
     with pytest.raises(InputError, match="cv"):
         clf.fit(ROWS, TEST, epochs=1, cv=3)
+
+
+@pytest.mark.parametrize("posterior", ["mle", "vbll:num_samples=60"])
+def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, posterior, tmp_path):
+    clf = fitted(backbone, 3, "polar:r=2", posterior, keep_folds=True, out=tmp_path / "model")
+    found, network = clf.predict(TEST), clf._fitted.network
+    assert len(clf._fitted.members) == clf.record.num_members == 3
+    texts = network.encoder.prepare([row["text"] for row in TEST])
+    alone = []
+    for state in clf._fitted.members:
+        network.load_trained_state(state)
+        with torch.no_grad():
+            features = network.scaled(network.encoder.features(texts, batch_size=64))
+            alone.append(link_probabilities(network.head.predict(features), num_samples=60))
+    network.load_trained_state(clf._fitted.members[0])
+    assert not torch.equal(alone[0].probs, alone[1].probs)
+    mean = torch.stack([one.probs for one in alone]).mean(0)
+    aleatoric = torch.stack([one.aleatoric for one in alone]).mean(0)
+    np.testing.assert_allclose(found.probs, mean, atol=1e-9)
+    np.testing.assert_allclose(found.aleatoric, aleatoric, atol=1e-9)
+    np.testing.assert_allclose(found.total, -(mean * mean.log()).sum(1), atol=1e-9)
+    assert found.metadata["passes"] == "3"
+    assert set(found.scores) == {"logit_variance", "energy", "max_logit"}
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, found.probs)
+    assert again.record.training["keep_folds"] is True
+
+
+def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypatch):
+    train, sizes = members.train_network, []
+
+    def watched(network, texts, *args, **options):
+        sizes.append(len(texts.labels))
+        return train(network, texts, *args, **options)
+
+    monkeypatch.setattr(members, "train_network", watched)
+    plain = fitted(backbone, 3)
+    kept = fitted(backbone, 3, keep_folds=True)
+    assert sizes == [16, 16, 16, len(ROWS), 16, 16, 16]
+    scale = kept.record.results["logit_scale"]
+    assert scale == plain.record.results["logit_scale"]
+    # Without it each is as its fit left it.
+    before, after = (
+        one["feature_scale"] for one in (first_fold(backbone), kept._fitted.members[0])
+    )
+    torch.testing.assert_close(before / after, torch.tensor(scale["factor"], dtype=before.dtype))
+
+
+def first_fold(backbone):
+    labels = sorted({row["label"] for row in ROWS})
+    codes = np.array([labels.index(row["label"]) for row in ROWS])
+    rest = np.setdiff1d(np.arange(len(ROWS)), held_out_parts(codes, 3, 0)[0])
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    clf.fit([ROWS[row] for row in rest], epochs=3, batch_size=8)
+    return clf._fitted.members[0]
+
+
+def test_by_default_five_folds_are_kept(backbone):
+    rows = toy_rows(200)
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    clf.fit(rows, epochs=1, cv="auto", keep_folds=True)
+    assert clf.record.num_members == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"cv": 0}, "cv"),
+        ({"cv": 2, "posterior": "laplace"}, "laplace"),
+        ({"cv": 2, "posterior": "ensemble"}, "ensemble"),
+        ({"cv": 2, "adapter": "none"}, "adapter"),
+        ({"cv": 2, "feature_scores": "knn"}, "feature"),
+        ({"cv": 2, "keep_folds": 1}, "keep_folds"),
+    ],
+)
+def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
+    with pytest.raises(InputError, match=named):
+        fitted("no-such-backbone", **{"keep_folds": True, **options})

@@ -135,8 +135,8 @@ def test_training_is_that_of_maximum_likelihood(encoder, fitted, tmp_path, adapt
 @ADAPTERS
 def test_predictions_share_the_frozen_prefix(fitted, adapter):
     fit, _ = fitted("encoder", adapter)
-    assert [num_passes(fit.posterior, count) for count in (None, 7, 0)] == [2, 2, 1]
-    assert num_passes(replace(fit.posterior, num_samples=0), None) == 1
+    assert [num_passes(fit.posterior, count, 1) for count in (None, 7, 0)] == [2, 2, 1]
+    assert num_passes(replace(fit.posterior, num_samples=0), None, 1) == 1
     texts = texts_of(fit)
     layers = fit.network.encoder.model.encoder.layer
     calls = [0] * len(layers)

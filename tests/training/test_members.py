@@ -135,7 +135,7 @@ def test_a_number_of_samples_overrides_the_posteriors(decoder, dropout):
     ],
 )
 def test_passes(posterior, num_samples, expected):
-    assert num_passes(posterior, num_samples) == expected
+    assert num_passes(posterior, num_samples, getattr(posterior, "num_members", 1)) == expected
 
 
 def test_progress_counts_every_pass(encoder, ensemble):

@@ -101,9 +101,9 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
 @every
 def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
     fit, _ = fitted(recipe)
-    assert num_passes(fit.posterior, None) == 3
-    assert num_passes(fit.posterior, 7) == 7
-    assert num_passes(fit.posterior, 0) == 1
+    assert num_passes(fit.posterior, None, 1) == 3
+    assert num_passes(fit.posterior, 7, 1) == 7
+    assert num_passes(fit.posterior, 0, 1) == 1
     texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
     layers = fit.network.encoder.model.encoder.layer
     calls = [0] * len(layers)

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
     )
-    add_feature_scores(parser, "those of a model of ours, else none")
+    add_feature_scores(parser, "those of a model of ours, else mahalanobis")
     add_columns(parser, "{}, or that of a model of ours")
     add_task(parser)
     add_moved_backbone(parser)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
-        check_feature_scores(args.feature_scores or (), posterior)
+        check_feature_scores(args.feature_scores, posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
     train = _rows(args.train, args, columns, record)

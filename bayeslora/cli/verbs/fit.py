@@ -165,6 +165,12 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--validation, as many of five parts as bring 128 rows, else 0)",
         ),
         parser.add_argument(
+            "--keep-folds",
+            action="store_true",
+            default=None,
+            help="keep the fits of --cv, which predict together, in place of one fit to all rows",
+        ),
+        parser.add_argument(
             "--hold-out",
             type=share,
             metavar="SHARE",
@@ -182,7 +188,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
             "see `bayeslora methods` (default: all train)",
         ),
-        add_feature_scores(parser, "none"),
+        add_feature_scores(parser, "mahalanobis where one pass gives the features"),
         add_seed(parser, "decides starts, order and draws"),
     ]
 
@@ -210,7 +216,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
-    names = ("epochs", "batch_size", "head_lr", "patience", "cv", "hold_out", "refit")
+    names = ("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit")
     training = given(args, *names, "feature_scores") | {"layer_sampling": sampling}
     classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
     classifier.fit(
@@ -235,7 +241,8 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 _IDLE_WITHOUT_LABELS = (
     *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
-    *("head_lr", "patience", "cv", "hold_out", "refit", "layer_sampling", "feature_scores"),
+    *("head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
+    *("layer_sampling", "feature_scores"),
 )
 
 
