@@ -5,8 +5,9 @@ holds out a fifth, trains on the rest and chooses by the fifth (`fit(hold_out=0.
 fits to all rows with what was chosen; `cv` chooses the scale of the logits by rows held out of
 further fits and trains on all (`fit(cv="auto")`; with LoRA-MLE it is temperature scaling by
 cross-validation); `folds` keeps the networks of five such fits, a pass each, in place of the one to
-all rows (`fit(cv=5, keep_folds=True)`). Rows are scored on the development rows of `reading.py`. All methods read texts
-as `fit` does by default. The number of fits stands beside each score.
+all rows (`fit(cv="auto", keep_folds=True)`). Rows are scored on the development rows of
+`reading.py`. All methods read texts as `fit` does by default. The number of fits
+stands beside each score.
 
 Rules, written before the run (the cells of `reading.py`, and prototypes at 128 rows with seed 0,
 had been seen):
