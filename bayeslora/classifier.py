@@ -266,8 +266,8 @@ class BayesianClassifier:
             pair_column: The column of a second text.
             feature_scores: Out-of-distribution scores to fit beside the posterior, which
                 predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`, `combined`.
-                None takes `mahalanobis` where one pass gives the features, and rows of a class
-                differ; `none` takes none.
+                None takes `combined`, which brings `mahalanobis`, where one pass gives the
+                features and rows of a class differ; `none` takes none.
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
                 `num_active=2,interval=5`: only some layers of the adapter train at a time. None
                 lets all of them train. `LISA` is an adapter and has these options itself.

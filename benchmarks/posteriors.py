@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 import torch
 from posterior_distances import APPROXIMATIONS, EXACT, Answer, distance_rows
-from posterior_features import combined_detections, detections, distance_detections
+from posterior_features import detections, distance_detections
 from posteriors_summary import EPOCHS, write_summary
 from task_rows import TASKS, WHOLE_AND_RAW, load_experiment
 
@@ -325,7 +325,6 @@ def scored(
         **costs(clf),
         **{key: score.value for key, score in bl.evaluate(inside, num_resamples=1).items()},
         **detections(inside, outside, OOD_SCORES),
-        **combined_detections(clf.posterior, held, inside, outside),
     }
 
 

@@ -11,10 +11,9 @@ from posterior_features import FEATURE_DISTANCES
 from verdicts import shown
 
 from bayeslora.metrics.distances import DISTANCES
-from bayeslora.posteriors.config_scores import COMBINED
 from bayeslora.posteriors.convergence import RHAT_LIMIT
 
-OF_FITS = ("max_probability", "energy", "max_logit", *FEATURE_DISTANCES, COMBINED)
+OF_FITS = ("max_probability", "energy", "max_logit", *FEATURE_DISTANCES)
 SETS = ("near", "far")
 
 Rows = dict[int, dict[str, Any]]
@@ -23,8 +22,7 @@ Rows = dict[int, dict[str, Any]]
 DETECTION_TITLE = (
     "### Out-of-distribution scores\n\n"
     "AUROC of out-of-distribution rows against test rows. Distances to the training rows see the "
-    "features alone and stand with the fit that made them; a last layer calibrated on the same "
-    f"features has a row for `{COMBINED}`, which its logit variance takes part in."
+    "features alone and stand with the fit that made them."
 )
 
 
@@ -34,7 +32,7 @@ def detection_table(methods: Mapping[str, Rows]) -> list[str]:
     for name, rows in sorted(methods.items()):
         stored = set.intersection(*(set(row) for row in rows.values()))
         has_features = f"far {FEATURE_DISTANCES[0]}" in stored
-        for score in OF_FITS if has_features else (COMBINED,):
+        for score in OF_FITS if has_features else ():
             if f"far {score}" in stored:
                 cells = [_cell(rows, f"{split} {score}", stored) for split in SETS]
                 lines.append(line([name, score, str(len(rows)), *cells]))

@@ -297,7 +297,7 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="the uncertainty to judge detection by (default: mahalanobis, else epistemic where it "
+        help="the uncertainty to judge detection by (default: combined, else epistemic where it "
         "says something, else max_probability)",
     )
     add_reading(parser, of_data=False)

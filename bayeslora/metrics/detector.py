@@ -1,9 +1,9 @@
 """Which uncertainty detects out-of-distribution rows where no one was asked for.
 
-The order is fixed: the Mahalanobis distance of the features where both sets have it, else epistemic
-uncertainty where it says something, else the highest probability. It was chosen on development rows
-of other sets; nothing here looks at how well a score separates the two sets, so the default is not
-chosen on the rows that judge it. Epistemic uncertainty says nothing where
+The order is fixed: probability and distance of the features combined where both sets have that
+score, else epistemic uncertainty where it says something, else the highest probability. The order
+was chosen on development rows; nothing here looks at how well a score separates the two sets, so
+the default is not chosen on the rows that judge it. Epistemic uncertainty says nothing where
 
 - a set lacks it, or it is zero throughout, as that of a point estimate is;
 - it is `negligible`: at most `NEGLIGIBLE` of the entropy of the probabilities on average, on the
@@ -34,14 +34,14 @@ NEGLIGIBLE = 1e-3
 """Share of the entropy up to which mean epistemic uncertainty counts as none: a thousandth moves no
 probability in its third digit. Posteriors that detect anything have a hundredth or more."""
 
-DISTANCE, EPISTEMIC, FALLBACK = "mahalanobis", "epistemic", "max_probability"
+COMBINED, EPISTEMIC, FALLBACK = "combined", "epistemic", "max_probability"
 
 
 def default_detector(inside: Predictions, outside: Predictions) -> str:
     """Return the uncertainty to detect rows by: the first of the order above that is there."""
     sets = (inside, outside)
-    if all(DISTANCE in one.scores for one in sets):
-        return DISTANCE
+    if all(COMBINED in one.scores for one in sets):
+        return COMBINED
     has_it = all(one.epistemic is not None for one in sets)
     if not has_it or not any(one.epistemic.any() for one in sets if one.epistemic is not None):
         return FALLBACK

@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.posteriors.config import (
-    MAP,
-    MLE,
-    Ensemble,
-    PosteriorConfig,
-    Sampled,
-    TemperatureScaling,
-)
+from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 
-COMBINED, NO_SCORE = "combined", "none"
-USUAL_SCORE = "mahalanobis"
-MAHALANOBIS = {"mahalanobis", "relative_mahalanobis"}
+COMBINED, DISTANCE, NO_SCORE = "combined", "mahalanobis", "none"
+USUAL_SCORES = (DISTANCE, COMBINED)
+MAHALANOBIS = {DISTANCE, "relative_mahalanobis"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ FEATURE_SCORES = {
     info.name: info
     for info in (
         FeatureScoreInfo(
-            "mahalanobis",
+            DISTANCE,
             "squared Mahalanobis distance to the nearest class mean, shared covariance",
             "Lee, Lee, Lee and Shin 2018, arXiv 1807.03888",
         ),
@@ -77,8 +70,8 @@ FEATURE_SCORES = {
         ),
         FeatureScoreInfo(
             COMBINED,
-            "tail probabilities of the highest probability and of logit variance, joined",
-            "ours; tails as in Pickands 1975, doi 10.1214/aos/1176343003",
+            "log mahalanobis plus a quarter of the log of 1 − highest probability",
+            "ours",
         ),
     )
 }
@@ -87,7 +80,8 @@ FEATURE_SCORES = {
 def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return names of scores, each once, from a sequence or from text with commas.
 
-    `none` and an empty sequence are no score; None stays, for `USUAL_SCORE` where it can be had.
+    `none` and an empty sequence are no score; None stays, for `USUAL_SCORES` where they can be had.
+    `combined` brings the distance that it is made of.
 
     Raises:
         InputError: A name is unknown.
@@ -101,6 +95,8 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     for name in names:
         if name and name not in FEATURE_SCORES:
             raise unknown_choice("feature score", name, FEATURE_SCORES)
+    if COMBINED in names and DISTANCE not in names:
+        names.insert(names.index(COMBINED), DISTANCE)
     return tuple(dict.fromkeys(filter(None, names)))
 
 
@@ -118,15 +114,10 @@ def check_feature_scores(names: Sequence[str] | None, posterior: PosteriorConfig
     """Complain about scores that a posterior cannot have.
 
     Raises:
-        InputError: The posterior has several feature maps, or `combined` finds no logit variance.
+        InputError: The posterior has several feature maps.
     """
     if names and not has_one_feature(posterior):
         raise InputError(
             f"feature scores need one set of features, and posterior {posterior.name!r} has "
             "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'"
-        )
-    if COMBINED in (names or ()) and isinstance(posterior, MLE | MAP | TemperatureScaling):
-        raise InputError(
-            f"feature score {COMBINED!r} needs logit variance, and posterior {posterior.name!r} "
-            "has none; choose 'vbll', 'laplace' or 'nuts'"
         )

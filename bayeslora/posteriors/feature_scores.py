@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
-from bayeslora.logits import Logits
-from bayeslora.posteriors.combined import TailCombination
-from bayeslora.posteriors.config_scores import COMBINED, USUAL_SCORE
+from bayeslora.posteriors.combined import Combination
+from bayeslora.posteriors.config_scores import COMBINED, DISTANCE, USUAL_SCORES
 from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
 from bayeslora.posteriors.nearest import NearestRows
 
-AnyScore = Mahalanobis | NearestRows | TailCombination
+AnyScore = Mahalanobis | NearestRows | Combination
 
 _RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
-
-
-@dataclass(frozen=True)
-class Familiar:
-    """Rows of the distribution, for `combined`.
-
-    Attributes:
-        logits: Of these rows, under the posterior.
-        split: Which rows: `validation` or `train`.
-        drawing: `link` and `num_samples` of predictions.
-    """
-
-    logits: Logits
-    split: str
-    drawing: Mapping[str, Any]
 
 
 class FeatureScores(nn.Module):
@@ -54,20 +36,15 @@ class FeatureScores(nn.Module):
     @classmethod
     @torch.no_grad()
     def fitted(
-        cls,
-        names: Sequence[str] | None,
-        features: Tensor,
-        labels: Tensor,
-        familiar: Callable[[], Familiar],
-        seed: int = 0,
+        cls, names: Sequence[str] | None, features: Tensor, labels: Tensor, seed: int = 0
     ) -> FeatureScores:
-        """Fit scores to training rows, and `combined` to familiar ones.
+        """Fit scores to training rows.
 
         Args:
-            names: Of `FEATURE_SCORES`; None takes `USUAL_SCORE` where rows of a class differ.
+            names: Of `FEATURE_SCORES`, `mahalanobis` with `combined`; None takes `USUAL_SCORES`
+                where rows of a class differ.
             features: [N, d], as the head sees them.
             labels: [N] int64.
-            familiar: Called for `combined`, which takes a prediction of its rows.
             seed: Of the choice of rows that `knn` keeps.
 
         Raises:
@@ -76,15 +53,12 @@ class FeatureScores(nn.Module):
         rows = features.double()
         parts: dict[str, AnyScore] = {}
         if names is None:
-            names = (USUAL_SCORE,) if rows_differ(rows, labels) else ()
+            names = USUAL_SCORES if rows_differ(rows, labels) else ()
         for name in names:
             if name in _RELATIVE:
                 parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
             elif name == COMBINED:
-                known = familiar()
-                probs = link_probabilities(known.logits, **known.drawing).probs
-                doubt, variance = 1 - probs.max(1).values, known.logits.spread
-                parts[name] = TailCombination.fitted(doubt, variance, known.split)
+                parts[name] = Combination()
             else:
                 parts[name] = NearestRows.fitted(features, seed)
         return cls(parts).to(features.device)
@@ -101,8 +75,8 @@ class FeatureScores(nn.Module):
             for name, one in extra.items():
                 if name in _RELATIVE:
                     parts[name] = Mahalanobis.empty(one, num_features, relative=_RELATIVE[name])
-                elif name == COMBINED:
-                    parts[name] = TailCombination.empty(one)
+                elif name == COMBINED and not one and DISTANCE in extra:
+                    parts[name] = Combination()
                 else:
                     parts[name] = {"knn": NearestRows}[name].empty(one, num_features)
         except (KeyError, TypeError, ValueError) as error:
@@ -116,16 +90,16 @@ class FeatureScores(nn.Module):
         return {name: part(rows) for name, part in self._by_name().items() if name != COMBINED}
 
     @torch.no_grad()
-    def of_probabilities(self, doubt: Tensor, variance: Tensor) -> dict[str, Tensor]:
+    def of_probabilities(self, doubt: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `combined` [N], where it is among the scores.
 
         Args:
             doubt: [N], 1 − highest probability.
-            variance: [N], sum of the logit variances.
+            scores: What `of_features` returned.
         """
         if COMBINED not in self.parts:
             return {}
-        return {COMBINED: self._by_name()[COMBINED](doubt, variance)}
+        return {COMBINED: self._by_name()[COMBINED](doubt, scores[DISTANCE])}
 
     def extra_config(self) -> dict[str, Any]:
         """Return, JSON-ready, the shapes of each score and what it was fitted to."""

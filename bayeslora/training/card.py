@@ -129,7 +129,7 @@ def _measured(record: ModelRecord) -> str:
         lines.append(f"- {key.replace('_', ' ')}: {shown_value(value)}")
     for name, about in record.feature_scores.items():
         parts = ", ".join(f"{key} {shown_value(value)}" for key, value in about.items())
-        lines.append(f"- score {name.replace('_', ' ')}: {parts}")
+        lines.append(f"- score {name.replace('_', ' ')}" + (f": {parts}" if parts else ""))
     for key in ("stable_rank", "drift"):
         value = record.results.get("adapter", {}).get(key)
         if value is not None:

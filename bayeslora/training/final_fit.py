@@ -10,14 +10,13 @@ from torch import Tensor
 
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import DivergedError
-from bayeslora.logits import Logits
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.feature_scores import Familiar, FeatureScores
+from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.nuts import NUTSHead
 from bayeslora.posteriors.vbll import VBLLHead
-from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
+from bayeslora.training.linearised import fit_laplace_lora
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
@@ -98,24 +97,9 @@ def fit_last_layer(
             feature_scores,
             features * by_features,
             labels,
-            lambda: _familiar(network, train, held_out, by_features),
             seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()
-
-
-def _familiar(
-    network: Network, train: FeatureRows, held_out: FeatureRows | None, by_features: float
-) -> Familiar:
-    """Return held-out rows, or else the training rows, as the fitted network answers them."""
-    split, rows = ("train", train) if held_out is None else ("validation", held_out)
-    logits: Logits = network.head.predict(rows.features * by_features)
-    drawing = drawing_of(getattr(network.head, "config", None))
-    if isinstance(network.weights, LaplaceLoRAWeights):
-        texts = rows.source.texts
-        logits = linearised_logits(network, network.weights, texts, logits.mean)
-        drawing = drawing_of(network.weights.config)
-    return Familiar(logits, split, drawing)
 
 
 def scale_by(head: Head, held_out: FeatureRows) -> float:

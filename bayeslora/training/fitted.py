@@ -226,7 +226,7 @@ class Fitted:
         )
         check_factors(config, low_rank=all(isinstance(site, LowRank) for site in sites))
         if len(self.members) != 1:
-            raise InputError("several networks have no single last layer to calibrate")
+            raise InputError("an ensemble has no single last layer to calibrate")
 
     def _prior_mean(self) -> Tensor | None:
         """Return what a posterior's prior is centred at: the language model's answer, if any."""

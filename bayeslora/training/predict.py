@@ -188,7 +188,7 @@ def to_predictions(
         scores = {"logit_variance": one.logits.spread, **_of_mean_logits(one.logits), **one.scores}
         if feature_scores is not None:
             doubt = 1 - result.probs.max(1).values
-            scores |= feature_scores.of_probabilities(doubt, scores["logit_variance"])
+            scores |= feature_scores.of_probabilities(doubt, one.scores)
         results.append(result)
         found.append(scores)
         drawn = drawn or _how_drawn(one.logits, link, num_samples)

@@ -24,18 +24,18 @@ def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
     found = scored.predict(TEST)
     assert set(found.scores) == ALWAYS | set(FEATURE_SCORES)
     assert list(scored.record.feature_scores) == list(FEATURE_SCORES)
-    assert scored.record.feature_scores["combined"] == {"rows": 12, "split": "validation"}
+    assert scored.record.feature_scores["combined"] == {}
     assert scored.record.feature_scores["knn"] == {"rows": 24, "neighbour": 10}
     scored.save_pretrained(tmp_path / "model")
     names = load_file(tmp_path / "model" / "posterior.safetensors")
     assert "scores.mahalanobis.classes.means" in names
-    assert "scores.combined.variance" in names
     again = load(tmp_path / "model").predict(TEST)
     assert same(again, found)
     for name, values in found.scores.items():
         np.testing.assert_array_equal(again.scores[name], values)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "score combined: rows 12, split validation" in card
+    assert "score combined\n" in card
+    assert "score knn: rows 24" in card
     found.save(tmp_path / "p.parquet")
     assert set(bl.Predictions.load(tmp_path / "p.parquet").scores) == set(found.scores)
 
@@ -56,16 +56,20 @@ def test_the_probabilities_do_not_depend_on_scores(scored, llama):
 
 def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
     usual = fitted(llama)
-    assert list(usual.record.feature_scores) == ["mahalanobis"]
-    found = usual.predict(TEST).scores["mahalanobis"]
-    np.testing.assert_array_equal(found, scored.predict(TEST).scores["mahalanobis"])
+    assert list(usual.record.feature_scores) == ["mahalanobis", "combined"]
+    found, expected = (clf.predict(TEST) for clf in (usual, scored))
+    for name in ("mahalanobis", "combined"):
+        np.testing.assert_array_equal(found.scores[name], expected.scores[name])
+    doubt = np.log(found.uncertainty("max_probability")) / 4
+    combined = np.log(found.scores["mahalanobis"]) + doubt
+    np.testing.assert_allclose(found.scores["combined"], combined, rtol=1e-9)
     calibrated = from_transformers(foreign).calibrate(toy_rows(30))
-    assert list(calibrated.record.feature_scores) == ["mahalanobis"]
+    assert list(calibrated.record.feature_scores) == ["mahalanobis", "combined"]
 
 
-@pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "swag:num_samples=2"])
+@pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "mc_dropout:num_samples=2"])
 def test_posteriors_with_several_sets_of_features_have_none_by_default(llama, posterior):
-    clf = new(llama, posterior=posterior).fit(toy_rows(16), epochs=1, batch_size=8)
+    clf = new(llama, "lora", posterior).fit(toy_rows(16), epochs=1, batch_size=8)
     assert clf.record.feature_scores == {}
 
 
@@ -100,7 +104,7 @@ def bl_rows(clf, rows):
 
 def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
     clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores=["knn", "combined"])
-    assert clf.record.feature_scores["combined"] == {"rows": 30, "split": "train"}
+    assert list(clf.record.feature_scores) == ["knn", "mahalanobis", "combined"]
     first = clf.predict(TEST).scores
     clf.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model")
@@ -125,13 +129,11 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
         new("/nowhere").fit(rows, feature_scores="novelty")
     with pytest.raises(bl.InputError, match="'ensemble' has several"):
         new("/nowhere", "lora", "ensemble").fit(rows, feature_scores="knn")
-    with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
-        new("/nowhere", "lora", "mle").fit(rows, feature_scores="combined")
     for name in ("mahalanobis", "relative_mahalanobis"):
         twice = [row | {"id": str(place)} for place, row in enumerate(toy_rows(3) * 2)]
         for few in (toy_rows(3), twice):
             with pytest.raises(bl.InputError, match="every class has one text"):
                 new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
-    clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores="combined")
-    with pytest.raises(bl.InputError, match="'combined' needs logit variance"):
-        clf.calibrate(rows, posterior="temperature")
+    # The combination is made of such a distance.
+    with pytest.raises(bl.InputError, match="every class has one text"):
+        new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="combined")

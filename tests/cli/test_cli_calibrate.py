@@ -156,8 +156,6 @@ def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
     assert json.loads((fit / "bayeslora.json").read_text())["feature_scores"]["knn"]["rows"] == 90
     calibrate = ["calibrate", world.model, world.train, "--out", tmp_path / "x"]
     assert "did you mean 'knn'" in refused(*calibrate, "--feature-scores", "kn")
-    message = refused(*calibrate, "--posterior", "map", "--feature-scores", "combined")
-    assert "needs logit variance" in message
 
 
 def test_cut_texts_are_told_once_a_file(run, world, tmp_path):

@@ -68,7 +68,6 @@ def test_what_is_measured_from_the_chains_has_their_prior(recipe):
     assert head.report()["prior_scale"] == pytest.approx(exact.prior_scale, rel=1e-12)
 
 
-HAS_VARIANCE = {"vbll", "laplace", "laplace_lora", "nuts", "gvbll"}
 PASSES = {"clora": 10, "mc_dropout": 10, "laplace_lora": 2}
 
 
@@ -99,8 +98,6 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
         assert row["nll"] > 0
         for score in posteriors.OOD_SCORES:
             assert 0 <= row[f"far {score}"] <= 1
-        # What has neither draws nor variance has nothing to combine.
-        assert ("far combined" in row) == (row["method"].split(":")[0] in HAS_VARIANCE)
     first, *others = content["rows"]
     for score in posterior_features.FEATURE_DISTANCES:
         assert (f"far {score}" in first) == bool(others)
@@ -160,17 +157,6 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
     again = posterior_distances.distance_rows(cell.data, fit, load, known)
     assert again[0]["chosen"] == {"max_rhat": 7.0}
     assert again[1:] == others
-
-
-def test_the_combination_is_that_of_the_classifier(cell):
-    clf, _ = posteriors.fitted(cell, "vbll", 1e-3)
-    clf.calibrate(cell.data.train, cell.data.validation, feature_scores="combined")
-    inside = clf.predict(cell.data.test)
-    outside = {"far": clf.predict(cell.data.ood["far"], unknown_labels="ood")}
-    found = posterior_features.combined_detections(
-        clf.posterior, clf.predict(cell.data.validation), inside, outside
-    )
-    assert found == posterior_features.detections(inside, outside, ["combined"])
 
 
 def test_ablations_fill_their_table(cell, monkeypatch):
@@ -397,7 +383,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
         of_features = {"near mahalanobis": 0.75, "far mahalanobis": 0.8, "far energy": 0.6}
         rows = [
             {"method": "map", **scores, **costs, **of_features},
-            {"method": "laplace", **scores, **costs, "far energy": 0.6, "far combined": 0.9},
+            {"method": "laplace", **scores, **costs, "far energy": 0.6},
         ]
         distances = [
             {
@@ -419,7 +405,6 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
     lines = [line for line in detection.splitlines() if line.startswith("| polar")]
     # The energy of a last layer is next to that of its features, and has no row of its own.
     assert lines == [
-        "| polar laplace | combined | 2 |  | 0.900 ± 0.000 |",
         "| polar map | energy | 2 |  | 0.600 ± 0.000 |",
         "| polar map | mahalanobis | 2 | 0.750 ± 0.000 | 0.800 ± 0.000 |",
     ]

@@ -126,13 +126,12 @@ def test_a_score_that_the_highest_probability_beats_is_named():
     assert far.by_score["max_probability"]["auroc"].value > far.auroc.value + 0.2
 
 
-def test_a_distance_of_features_comes_before_all_uncertainties_where_both_sets_have_it():
+def test_distance_and_doubt_come_before_all_uncertainties_where_both_sets_have_them():
     inside, outside = useless()
     one, other = (
-        rows.replace(scores={"mahalanobis": np.arange(float(len(rows)))})
-        for rows in (inside, outside)
+        rows.replace(scores={"combined": np.arange(float(len(rows)))}) for rows in (inside, outside)
     )
-    assert default_detector(one, other) == "mahalanobis"
+    assert default_detector(one, other) == "combined"
     assert default_detector(one, outside) == default_detector(inside, other) == "epistemic"
 
 

@@ -188,7 +188,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
             "see `bayeslora methods` (default: all train)",
         ),
-        add_feature_scores(parser, "mahalanobis where one pass gives the features"),
+        add_feature_scores(parser, "combined where one pass gives the features"),
         add_seed(parser, "decides starts, order and draws"),
     ]
 
