@@ -1,0 +1,34 @@
+"""Models of an older version answer as they did when they were saved.
+
+`stored_models` has one a method, fitted to `toy_rows` by commit 40a1510 and saved with what it
+predicted; `tiny-llama` is their backbone, with random weights.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import toy_rows
+
+import bayeslora as bl
+
+STORED = Path(__file__).parents[1] / "stored_models"
+MODELS = sorted(path.parent.name for path in STORED.glob("*/expected.json"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predictions_are_those_of_the_day_it_was_saved(name):
+    backbone = str(STORED / "tiny-llama")
+    clf = bl.BayesianClassifier.from_pretrained(STORED / name, backbone=backbone, progress=False)
+    found = clf.predict(toy_rows(6, seed=2))
+    expected = json.loads((STORED / name / "expected.json").read_text(encoding="utf-8"))
+    # Single precision, and other processors sum in another order.
+    for key in ("probs", "epistemic"):
+        np.testing.assert_allclose(getattr(found, key), expected.pop(key), atol=1e-6)
+    for key, values in expected.items():
+        np.testing.assert_allclose(found.scores[key], values, rtol=1e-4, atol=1e-5)
+
+
+def test_there_is_one_of_most_methods():
+    assert len(MODELS) == 15
