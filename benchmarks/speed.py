@@ -8,11 +8,16 @@ are kept, so that the same command goes on; delete a file to measure again.
 
     python benchmarks/speed.py             (make bench-speed)
     python benchmarks/speed.py --quick
+    python benchmarks/speed.py --before CLONE
+
+`--before` measures our side with the package of another clone, such as one of commit 40a1510, by
+the functions of this file: options that it lacks are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -33,6 +38,8 @@ from verdicts import table
 
 from bayeslora.files import atomic_file, read_json, write_json
 
+# Runs of another version, and seconds of one that is enough.
+_BEFORE, _LONG = 3, 60
 ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH, ALL_LAYERS = 640, 320, 8, 2, 128, 30
 WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 Run = Callable[[], float]
@@ -64,6 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/speed"))
     parser.add_argument("--quick", action="store_true", help="one repeat of the short cases")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual)
+    parser.add_argument("--before", type=Path, metavar="CLONE", help="another version of ours")
     parser.add_argument("--measure", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -82,8 +90,18 @@ def main() -> None:
         known = read_json(file) if file.is_file() else {}
         if known.get("machine") != machine():
             known = {"machine": machine(), "sides": {}}
-        elif all(side in known["sides"] for side in case.sides):
+        elif all(side in known["sides"] for side in case.sides) and args.before is None:
             print(f"{name}: measured on this machine; delete {file} to measure it again")
+        if args.before is not None:
+            side = next(iter(case.sides))
+            found = known.setdefault("before", [])
+            while len(found) < min(case.repeats, _BEFORE) and not (
+                found and found[-1]["seconds"] > _LONG
+            ):
+                found.append(measured(__file__, name, side, args.before))
+                print(name, "before", found[-1], flush=True)
+                write_json(file, known)
+            continue
         for _ in range(1 if args.quick else case.repeats):
             for side in case.sides:
                 found = known["sides"].setdefault(side, [])
@@ -92,13 +110,23 @@ def main() -> None:
                     print(name, side, found[-1], flush=True)
                     write_json(file, known)
         write_table(args.out)
+    write_table(args.out)
 
 
-def measured(script: str, case: str, side: str) -> dict[str, float]:
-    """Return seconds and MiB of one side, in a process of its own with an empty cache."""
+def measured(script: str, case: str, side: str, package: Path | None = None) -> dict[str, float]:
+    """Return seconds and MiB of one side, in a process of its own with an empty cache.
+
+    Args:
+        script: Which takes `--measure`.
+        case: Its name.
+        side: Of the case.
+        package: A clone to take ours from; None for this one.
+    """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
     command = [sys.executable, script, "--measure", case, side]
     surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
+    if package is not None:
+        surroundings["PYTHONPATH"] = str(package.absolute())
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -140,6 +168,12 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def accepted(function: Callable[..., object], **options: Any) -> dict[str, Any]:
+    """Return the options that a function takes; an older version lacks some."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
 def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
     """Return a fit, imports and loading included."""
 
@@ -149,8 +183,9 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
         def work() -> None:
             from bayeslora import BayesianClassifier
 
-            clf = BayesianClassifier("smollm2-135m", adapter, dtype=dtype, progress=False, **WHOLE)
-            clf.fit(rows, epochs=epochs, cv=0)
+            options = accepted(BayesianClassifier, dtype=dtype, **WHOLE)
+            clf = BayesianClassifier("smollm2-135m", adapter, progress=False, **options)
+            clf.fit(rows, epochs=epochs, **accepted(clf.fit, cv=0))
 
         return clock(work)
 
@@ -242,11 +277,14 @@ def our_prediction(dtype: str, posterior: str) -> Run:
         from bayeslora.backbones.load import load_backbone
 
         backbone = load_backbone("smollm2-135m", dtype=dtype)
-        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **WHOLE)
-        clf.fit(texts("train", 96), epochs=1, cv=0)
+        options = accepted(BayesianClassifier, **WHOLE)
+        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **options)
+        clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, cv=0))
         rows = texts("test", PREDICTED)
         clf.predict(rows.take(range(32)))
-        backbone.prefix_states.clear()
+        kept = getattr(backbone, "prefix_states", None)
+        if kept is not None:
+            kept.clear()
         return clock(lambda: clf.predict(rows))
 
     return run
@@ -291,7 +329,11 @@ def head_fit(num_classes: int) -> Run:
 
         from bayeslora.posteriors.config import VBLL
         from bayeslora.posteriors.vbll import VBLLHead
-        from bayeslora.posteriors.vbll_cost import settled
+
+        try:
+            from bayeslora.posteriors.vbll_cost import settled
+        except ImportError:  # an older version, with dense covariances alone
+            settled = None
 
         draw = torch.Generator().manual_seed(num_classes)
         labels = torch.arange(ROWS) % num_classes
@@ -299,7 +341,8 @@ def head_fit(num_classes: int) -> Run:
         scale = torch.logspace(0, -1.5, 576)
         features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
         features = features * scale / scale.square().sum().sqrt()
-        config = settled(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
+        config: Any = VBLL(polish_mean="refit")
+        config = config if settled is None else settled(config, num_classes, 576, ROWS)
         head = VBLLHead(config, 576, num_classes)
         return clock(lambda: head.fit(features, labels))
 
@@ -360,8 +403,8 @@ def torchmetrics_ece() -> float:
     return clock(lambda: multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15))
 
 
-def second_fit(*, kept: bool) -> Run:
-    """Return a fit of a last layer to rows that were fitted before, with and without the cache."""
+def second_fit(adapter: str = "none", *, kept: bool) -> Run:
+    """Return another fit to rows that were fitted before, with and without the cache."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
@@ -375,12 +418,81 @@ def second_fit(*, kept: bool) -> Run:
             source = str(embedded_directory("smollm2-135m"))
             os.environ["BAYESLORA_CACHE"] = folder
 
-            def work() -> None:
-                clf = BayesianClassifier(load_backbone(source), "none", "vbll", progress=False)
-                clf.fit(rows)
+            def work(name: str) -> None:
+                clf = BayesianClassifier(load_backbone(source), name, "vbll", progress=False)
+                clf.fit(rows, **({} if name == "none" else {"epochs": 1, "cv": 0}))
 
-            work()
-            return clock(work)
+            work("none" if adapter == "none" else "polar")
+            return clock(lambda: work(adapter))
+
+    return run
+
+
+def laplace_features() -> tuple[Any, Any, Any]:
+    """Return [N, d] features, labels [N] and a layer fitted to them, for last-layer Laplace."""
+    import torch
+    from torch import nn
+
+    count, classes, size = 2000, 77, 576
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (count,), generator=draw)
+    centres = 1.5 * torch.randn(classes, size, generator=draw)
+    features = (centres[labels] + torch.randn(count, size, generator=draw)) / size**0.5
+    layer = nn.Linear(size, classes, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60)
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(layer(features), labels)
+        value = value + 0.5 / count * layer.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return features, labels, layer
+
+
+def our_laplace(*, predicts: bool) -> Run:
+    """Return a Kronecker-factored fit of a last layer, or 25 predictions of it by probit."""
+
+    def run() -> float:
+        from bayeslora.links import link_probabilities
+        from bayeslora.posteriors.config import Laplace
+        from bayeslora.posteriors.laplace import LaplaceHead
+
+        features, labels, layer = laplace_features()
+        norm = float(features.square().sum(1).mean())
+        config = Laplace(structure="kron", prior_precision=1.0)
+        head = LaplaceHead(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
+        head.point.weight.data.copy_(layer.weight.data)
+        seconds = clock(lambda: head.fit(features, labels))
+        if not predicts:
+            return seconds
+        return clock(lambda: link_probabilities(head.predict(features[:25]), link="probit"))
+
+    return run
+
+
+def peer_laplace(*, predicts: bool) -> Run:
+    """Return the same of laplace-torch."""
+
+    def run() -> float:
+        from laplace import Laplace
+        from torch import nn
+        from torch.utils.data import DataLoader, TensorDataset
+
+        features, labels, layer = laplace_features()
+        found = Laplace(
+            nn.Sequential(nn.Identity(), layer),
+            "classification",
+            subset_of_weights="last_layer",
+            hessian_structure="kron",
+            prior_precision=1.0,
+        )
+        rows = DataLoader(TensorDataset(features, labels), batch_size=256)
+        seconds = clock(lambda: found.fit(rows))
+        return clock(lambda: found(features[:25], link_approx="probit")) if predicts else seconds
 
     return run
 
@@ -407,8 +519,10 @@ def cold_prediction() -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         model, data, out = (f"{folder}/{name}" for name in ("model", "rows.jsonl", "out.csv"))
-        clf = BayesianClassifier("smollm2-135m", progress=False, **WHOLE)
-        clf.fit(texts("train", 64), epochs=1, cv=0, out=model)
+        clf = BayesianClassifier(
+            "smollm2-135m", progress=False, **accepted(BayesianClassifier, **WHOLE)
+        )
+        clf.fit(texts("train", 64), epochs=1, out=model, **accepted(clf.fit, cv=0))
         rows = texts("test", 10).texts
         lines = "".join(json.dumps({"text": text}) + "\n" for text in rows)
         Path(data).write_text(lines, encoding="utf-8")
@@ -429,6 +543,22 @@ CASES: dict[str, Case] = {
         {"PoLAR-VBLL": our_fit("float32", 5), "peft": peft_fit("float32", 5)},
         repeats=3,
         quick=False,
+    ),
+    "fit-5-epochs-bfloat16": Case(
+        "fit, 5 epochs, bfloat16",
+        {"PoLAR-VBLL": our_fit("bfloat16", 5), "peft": peft_fit("bfloat16", 5)},
+        repeats=3,
+        quick=False,
+    ),
+    "fit-all-layers-5-epochs": Case(
+        "fit, 5 epochs, float32, adapters on all layers",
+        {
+            "PoLAR-VBLL": our_fit("float32", 5, "polar:num_layers=30"),
+            "peft": peft_fit("float32", 5, ALL_LAYERS),
+        },
+        repeats=1,
+        quick=False,
+        usual=False,
     ),
     "fit-all-layers": Case(
         "fit, 1 epoch, bfloat16, adapters on all layers",
@@ -452,6 +582,15 @@ CASES: dict[str, Case] = {
     "second-fit": Case(
         "second fit of the same rows, last layer alone",
         {"states from disk": second_fit(kept=True), "pass again": second_fit(kept=False)},
+    ),
+    "second-adapter": Case(
+        "fit of another adapter to the same rows, 1 epoch",
+        {
+            "states from disk": second_fit("lora", kept=True),
+            "pass again": second_fit("lora", kept=False),
+        },
+        repeats=3,
+        quick=False,
     ),
     "predict": Case(
         f"{PREDICTED} predictions, float32",
@@ -481,6 +620,14 @@ CASES: dict[str, Case] = {
         )
         for count in (6, 20, 77, 400)
     },
+    "laplace-fit": Case(
+        "last-layer Laplace, Kronecker factors, 2,000 rows, 77 classes: fit",
+        {"ours": our_laplace(predicts=False), "laplace-torch": peer_laplace(predicts=False)},
+    ),
+    "laplace-predict": Case(
+        "the same: 25 predictions by probit",
+        {"ours": our_laplace(predicts=True), "laplace-torch": peer_laplace(predicts=True)},
+    ),
     "cold-evaluate": Case(
         "`bayeslora evaluate`, 200 rows, cold",
         {"evaluate": cold_evaluation, "import torch": process("-c", "import torch")},
@@ -515,6 +662,8 @@ def write_table(out: Path) -> None:
         known = read_json(file)
         machines[", ".join(f"{key} {value}" for key, value in known["machine"].items())] = None
         ours = ""
+        earlier = [one["seconds"] for one in known.get("before", [])]
+        before = f"{median(earlier):.3g}" if earlier else ""
         for side, found in known["sides"].items():
             seconds = [one["seconds"] for one in found]
             middle = median(seconds)
@@ -528,14 +677,18 @@ def write_table(out: Path) -> None:
                     f"{min(seconds):.3g} to {max(seconds):.3g} ({len(seconds)})",
                     ratio,
                     f"{median(one['mib'] for one in found):.0f}",
+                    before,
                 )
             )
-    head = ("work", "side", "median s", "range (runs)", "× ours", "MiB")
+            before = ""
+    head = ("work", "side", "median s", "range (runs)", "× ours", "MiB", "before, s")
     lines = [
         "# Speed",
         "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
         f"{ROWS} texts of {WORDS} words, imports and loading included. Made by `make "
-        "bench-speed`; the default fit by `python benchmarks/speed.py --cases reading`.",
+        "bench-speed`; the default fit by `python benchmarks/speed.py --cases reading`. "
+        "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
+        "read as well.",
         table(head, rows),
         "Measured on: " + "; ".join(machines) + ".",
     ]
