@@ -67,40 +67,59 @@ class RiemannianAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike: dict[tuple[Any, ...], list[nn.Parameter]] = {}
             for factor in group["params"]:
                 if factor.grad is not None:
-                    _step(tall(factor), tall(factor.grad), self.state[factor], group)
+                    kind = (tall(factor).shape, factor.dtype, factor.device)
+                    alike.setdefault(kind, []).append(factor)
+            for factors in alike.values():
+                _step(factors, [self.state[factor] for factor in factors], group)
         return loss
 
 
-def _step(Z: Tensor, G: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Move one factor in place by the update in the module's docstring."""
-    D = direction(Z, G, state, group)
-    rotation = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[1] ** 0.5
-    state["rotation"] = rotation
-    shrink = (group["max_rotation"] / rotation).clamp(max=1.0)
-    Z.copy_(polar_retraction(Z - group["lr"] * shrink * D))
+def _step(factors: list[nn.Parameter], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    """Move factors of one shape in place by the update in the module's docstring.
+
+    One call for all: the kernels are so small that starting them is most of the time.
+    """
+    Z = torch.stack([tall(factor) for factor in factors])
+    G = torch.stack([tall(factor.grad) for factor in factors if factor.grad is not None])
+    D = directions(Z, G, states, group)
+    rotations = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[-1] ** 0.5
+    shrink = (group["max_rotation"] / rotations).clamp(max=1.0)
+    moved = polar_retraction(Z - group["lr"] * shrink[:, None, None] * D)
+    for factor, state, rotation, new in zip(factors, states, rotations, moved, strict=True):
+        state["rotation"] = rotation
+        tall(factor).copy_(new)
 
 
-def direction(Z: Tensor, G: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Return the descent step D [n, r], tangent at Z, and advance the moments in `state`.
+def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[str, Any]) -> Tensor:
+    """Return the descent steps D [K, n, r], tangent at Z, and advance the moments in `states`.
 
     Args:
-        Z: [n, r] with orthonormal columns.
-        G: [n, r], the Euclidean gradient.
-        state: The factor's moments, empty before its first step.
+        Z: [K, n, r] with orthonormal columns.
+        G: [K, n, r], the Euclidean gradients.
+        states: Each factor's moments, empty before its first step.
         group: `betas` and `eps`.
     """
-    if not state:
-        state["step"] = 0
-        state["exp_avg"] = torch.zeros_like(Z)
-        state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
+    for state, one in zip(states, Z, strict=True):
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(one)
+            state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
+        state["step"] += 1
     beta1, beta2 = group["betas"]
-    state["step"] += 1
+    first, second = (
+        torch.stack([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")
+    )
     R = tangent(Z, G)
-    state["exp_avg"] = beta1 * tangent(Z, state["exp_avg"]) + (1 - beta1) * R
-    state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * R.square().mean()
-    first = state["exp_avg"] / (1 - beta1 ** state["step"])
-    second = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
-    D: Tensor = first / (second.sqrt() + group["eps"])
+    first = beta1 * tangent(Z, first) + (1 - beta1) * R
+    second = beta2 * second + (1 - beta2) * R.square().mean((-2, -1))
+    for state, mean, square in zip(states, first, second, strict=True):
+        state["exp_avg"], state["exp_avg_sq"] = mean, square
+    # Factors that rested have made fewer steps.
+    steps = torch.tensor([state["step"] for state in states], dtype=torch.float64)
+    first_bias, second_bias = ((1 - beta**steps).to(Z) for beta in (beta1, beta2))
+    root = (second / second_bias).sqrt() + group["eps"]
+    D: Tensor = first / first_bias[:, None, None] / root[:, None, None]
     return D

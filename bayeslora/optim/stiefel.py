@@ -19,7 +19,7 @@ _CONDITION_LIMIT = 1e-6
 
 
 def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `(Q [n, r], P [r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
+    """Return `(Q [..., n, r], P [..., r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
 
     Q is the orthonormal matrix nearest to Z. It comes from the eigenvectors of ZᵀZ, or from a
     thin singular value decomposition where Z is close to rank deficient; both in float64, so
@@ -27,22 +27,23 @@ def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = Z.double()
     values, V = torch.linalg.eigh(wide.mT @ wide)
-    if values[0] < _CONDITION_LIMIT * values[-1] or values[-1] <= 0:
+    smallest, largest = values[..., :1], values[..., -1:]
+    if bool(((smallest < _CONDITION_LIMIT * largest) | (largest <= 0)).any()):
         U, S, Vh = torch.linalg.svd(wide, full_matrices=False)
-        Q, P = U @ Vh, (Vh.mT * S) @ Vh
+        Q, P = U @ Vh, (Vh.mT * S[..., None, :]) @ Vh
     else:
-        roots = values.sqrt()
+        roots = values.sqrt()[..., None, :]
         Q, P = wide @ ((V / roots) @ V.mT), (V * roots) @ V.mT
     return Q.to(Z.dtype), P.to(Z.dtype)
 
 
 def polar_retraction(Z: Tensor) -> Tensor:
-    """Return the orthonormal matrix nearest to Z, [n, r]."""
+    """Return the orthonormal matrix nearest to Z, [..., n, r]."""
     return polar_decomposition(Z)[0]
 
 
 def tangent(Z: Tensor, G: Tensor) -> Tensor:
-    """Return the projection `G − Z sym(ZᵀG)` of G onto the tangent space at Z, [n, r].
+    """Return the projection `G − Z sym(ZᵀG)` of G onto the tangent space at Z, [..., n, r].
 
     The metric is the Euclidean one (Edelman, Arias & Smith 1998, arXiv:physics/9806030).
     """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bayeslora.errors import InputError
-from bayeslora.optim.riemannian import RiemannianAdamW, direction
+from bayeslora.optim.riemannian import RiemannianAdamW, directions
 from bayeslora.optim.stiefel import polar_retraction, tangent
 
 
@@ -63,7 +63,7 @@ def test_the_direction_is_tangent():
     Z, state = orthonormal(9, 3), {}
     group = {"betas": (0.9, 0.999), "eps": 1e-8}
     for step in range(5):
-        D = direction(Z, random(9, 3, seed=step), state, group)
+        D = directions(Z[None], random(1, 9, 3, seed=step), [state], group)[0]
         assert torch.linalg.norm(Z.mT @ D + D.mT @ Z) < 1e-12
         Z = polar_retraction(Z - 0.1 * D)
 
@@ -72,8 +72,27 @@ def test_the_first_step_has_root_mean_square_entry_lr():
     """With m̂ = R and v̂ = mean(R²) the entries of D have root mean square 1."""
     state = {}
     Z = orthonormal(50, 4)
-    D = direction(Z, random(50, 4, seed=1), state, {"betas": (0.9, 0.999), "eps": 1e-12})
+    group = {"betas": (0.9, 0.999), "eps": 1e-12}
+    D = directions(Z[None], random(1, 50, 4, seed=1), [state], group)[0]
     assert float(D.square().mean().sqrt()) == pytest.approx(1.0)
+
+
+def test_factors_of_one_shape_move_as_each_would_alone():
+    """Also where one of them rested, has made fewer steps, or lies on its side."""
+    together, alone = ([nn.Parameter(orthonormal(9, 3)) for _ in range(3)] for _ in range(2))
+    for factors in (together, alone):
+        factors[2] = nn.Parameter(factors[2].detach().mT.contiguous())
+    optimizers = [RiemannianAdamW(together), *(RiemannianAdamW([one]) for one in alone)]
+    for step in range(6):
+        for factors in (together, alone):
+            for place, factor in enumerate(factors):
+                grad = random(*factor.shape, seed=10 * step + place)
+                factor.grad = None if place == 1 and step in {0, 3} else grad
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.detach(), other.detach(), atol=1e-12, rtol=0)
+    assert [optimizers[0].state[one]["step"] for one in together] == [6, 4, 6]
 
 
 def test_the_step_does_not_depend_on_the_basis():
