@@ -428,6 +428,22 @@ def second_fit(adapter: str = "none", *, kept: bool) -> Run:
     return run
 
 
+def manifold_steps() -> float:
+    """Return 100 steps of 120 orthonormal factors of 576 x 8, those of 60 adapted layers."""
+    import torch
+
+    from bayeslora.optim.riemannian import RiemannianAdamW
+
+    draw = torch.Generator().manual_seed(0)
+    starts = [torch.linalg.qr(torch.randn(576, 8, generator=draw)).Q for _ in range(120)]
+    factors = [torch.nn.Parameter(start.contiguous()) for start in starts]
+    for factor in factors:
+        factor.grad = torch.randn(factor.shape, generator=draw)
+    optimizer = RiemannianAdamW(factors)
+    optimizer.step()
+    return clock(lambda: [optimizer.step() for _ in range(100)])
+
+
 def laplace_features() -> tuple[Any, Any, Any]:
     """Return [N, d] features, labels [N] and a layer fitted to them, for last-layer Laplace."""
     import torch
@@ -620,6 +636,9 @@ CASES: dict[str, Case] = {
         )
         for count in (6, 20, 77, 400)
     },
+    "manifold-steps": Case(
+        "100 steps of 120 orthonormal factors of 576 × 8", {"PoLAR": manifold_steps}
+    ),
     "laplace-fit": Case(
         "last-layer Laplace, Kronecker factors, 2,000 rows, 77 classes: fit",
         {"ours": our_laplace(predicts=False), "laplace-torch": peer_laplace(predicts=False)},
