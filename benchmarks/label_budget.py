@@ -126,6 +126,14 @@ ROWS = (
 BACKBONES = ("smollm2-135m", "minilm")
 OURS, FEWEST_TO_LEAD = "polar-vbll, cv", 128
 SIZES, _FEWEST_TO_SPLIT = (32, 128, 640), 128
+_WORDS = {
+    "polar-vbll": "PoLAR-VBLL",
+    "polar-mle": "PoLAR",
+    "lora-mle": "LoRA",
+    "lora-vbll": "LoRA-VBLL",
+    "lora-temperature": "LoRA + temperature",
+    "lora-laplace": "LoRA + Laplace",
+}
 _SHOWN = (-0.15, 0.5)
 _PRINTED = ("nll", "accuracy", "ece", "overconfidence")
 _OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis", "combined")
@@ -261,11 +269,16 @@ def figure_svg(out: Path) -> bytes:
             panel.axvline(0, color="0.3", linewidth=0.8)
             panel.set_title(backbone)
             panel.set_xlabel("NLL above PoLAR-VBLL's, nats")
-        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_yticks(range(len(names)), map(_in_words, names))
         panels[0].set_xlim(*_SHOWN)
         stream = BytesIO()
         sheet.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def _in_words(name: str) -> str:
+    method, comma, scheme = name.partition(",")
+    return _WORDS.get(method, method) + comma + scheme
 
 
 def _found(folder: Path) -> Found:
