@@ -265,9 +265,9 @@ class BayesianClassifier:
             label_column: The column of the labels.
             pair_column: The column of a second text.
             feature_scores: Out-of-distribution scores to fit beside the posterior, which
-                predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`, `combined`.
-                None takes `combined`, which brings `mahalanobis`, where one pass gives the
-                features and rows of a class differ; `none` takes none.
+                predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`,
+                `unfamiliarity`. None takes the last, which brings the first, where one pass gives
+                the features and rows of a class differ; `none` takes none.
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
                 `num_active=2,interval=5`: only some layers of the adapter train at a time. None
                 lets all of them train. `LISA` is an adapter and has these options itself.
@@ -493,8 +493,8 @@ class BayesianClassifier:
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
-            feature_scores: As for `fit`, but None fits those that the classifier has already,
-                if any, to the new rows where the posterior can have them.
+            feature_scores: As for `fit`, but None fits those that the classifier has to the new
+                rows; where it has none, as `fit` does by default.
 
         Raises:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a

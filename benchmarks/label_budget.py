@@ -32,9 +32,10 @@ Written when `reports/own-tokens` was there and no cell with a distance of featu
    epistemic uncertainty and of logit variance on both backbones, for far rows and for near ones.
 
    It is not so for near rows: at 128 rows of SmolLM2 it has .651 (two seeds, newsgroups), the
-   highest probability .689. Nor is it for `combined` (`combined_weight.py`: near rows .666 and
-   .686 there, .719 and .721 in the mean of three fits), which was taken all the same, after that
-   was seen: far rows gain .060 over the highest probability and .043 over epistemic uncertainty.
+   highest probability .689. Nor is it for `unfamiliarity` (`unfamiliarity_weight.py`, 128 and 640
+   rows: near rows .666 and .686 there, .719 and .721 in the mean of three kinds of fits), which was
+   taken all the same, after that was seen: far rows gain .060 over the highest probability and
+   .043 over epistemic uncertainty.
 
 What was found meanwhile: a factor of means and deviations cannot make a variational layer sure
 enough of few rows, so that it multiplies the means alone now; and refitted means were worse at 32
@@ -115,9 +116,9 @@ METHODS = {
     "polar-vbll, folds": Method("polar", "vbll", "folds"),
     "lora-mle, folds": Method("lora", "mle", "folds"),
 }
-# The same fits without the factor that held-out rows chose.
 # Deviations multiplied by the factor too, and means refitted where steps were few.
 BEFORE = ", before"
+# First the fits of `cv` without the factor that held-out rows chose.
 ROWS = (
     *("polar-vbll", "lora-mle", "polar-mle", "lora-vbll"),
     *METHODS,
@@ -136,7 +137,7 @@ _WORDS = {
 }
 _SHOWN = (-0.15, 0.5)
 _PRINTED = ("nll", "accuracy", "ece", "overconfidence")
-_OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis", "combined")
+_OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis", "unfamiliarity")
 
 
 def main() -> None:

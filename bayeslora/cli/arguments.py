@@ -273,7 +273,7 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
         type=score_names,
         metavar="NAME[,NAME…]",
         help="out-of-distribution scores to fit beside the posterior: mahalanobis, "
-        f"relative_mahalanobis, knn, combined, or none (default: {default})",
+        f"relative_mahalanobis, knn, unfamiliarity, or none (default: {default})",
     )
 
 
@@ -297,8 +297,8 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="the uncertainty to judge detection by (default: combined, else epistemic where it "
-        "says something, else max_probability)",
+        help="the uncertainty to judge detection by (default: unfamiliarity, else epistemic where "
+        "it says something, else max_probability)",
     )
     add_reading(parser, of_data=False)
     add_scoring(parser)

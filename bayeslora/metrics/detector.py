@@ -34,14 +34,14 @@ NEGLIGIBLE = 1e-3
 """Share of the entropy up to which mean epistemic uncertainty counts as none: a thousandth moves no
 probability in its third digit. Posteriors that detect anything have a hundredth or more."""
 
-COMBINED, EPISTEMIC, FALLBACK = "combined", "epistemic", "max_probability"
+UNFAMILIARITY, EPISTEMIC, FALLBACK = "unfamiliarity", "epistemic", "max_probability"
 
 
 def default_detector(inside: Predictions, outside: Predictions) -> str:
     """Return the uncertainty to detect rows by: the first of the order above that is there."""
     sets = (inside, outside)
-    if all(COMBINED in one.scores for one in sets):
-        return COMBINED
+    if all(UNFAMILIARITY in one.scores for one in sets):
+        return UNFAMILIARITY
     has_it = all(one.epistemic is not None for one in sets)
     if not has_it or not any(one.epistemic.any() for one in sets if one.epistemic is not None):
         return FALLBACK

@@ -69,7 +69,7 @@ def evaluate(
             uncertainties and the sizes of prediction sets are scored.
         ood: The same for out-of-distribution rows, by name of the set.
         ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
-            `combined` where both sets have it, else `epistemic` where it says something
+            `unfamiliarity` where both sets have it, else `epistemic` where it says something
             (`metrics.detector`), else `max_probability`.
         near: Names of OOD sets to average over as near ones.
         far: Names of OOD sets to average over as far ones.

@@ -22,7 +22,7 @@ def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
     """Return `(Q [..., n, r], P [..., r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
 
     Q is the orthonormal matrix nearest to Z. It comes from the eigenvectors of ZᵀZ, or from a
-    thin singular value decomposition where Z is close to rank deficient; both in float64, so
+    thin singular value decomposition where a Z is close to rank deficient; both in float64, so
     that rounding the result to Z's precision is the only error.
     """
     wide = Z.double()

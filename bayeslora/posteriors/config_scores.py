@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
 
-COMBINED, DISTANCE, NO_SCORE = "combined", "mahalanobis", "none"
-USUAL_SCORES = (DISTANCE, COMBINED)
+UNFAMILIARITY, DISTANCE, NO_SCORE = "unfamiliarity", "mahalanobis", "none"
+USUAL_SCORES = (DISTANCE, UNFAMILIARITY)
 MAHALANOBIS = {DISTANCE, "relative_mahalanobis"}
 
 
@@ -69,7 +69,7 @@ FEATURE_SCORES = {
             "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
         ),
         FeatureScoreInfo(
-            COMBINED,
+            UNFAMILIARITY,
             "log mahalanobis plus a quarter of the log of 1 − highest probability",
             "ours",
         ),
@@ -81,22 +81,26 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return names of scores, each once, from a sequence or from text with commas.
 
     `none` and an empty sequence are no score; None stays, for `USUAL_SCORES` where they can be had.
-    `combined` brings the distance that it is made of.
+    `unfamiliarity` brings the distance that it is made of.
 
     Raises:
         InputError: A name is unknown.
     """
     if value is None:
         return None
-    parts = value.split(",") if isinstance(value, str) else value
+    parts: Sequence[object] = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence):
+        raise InputError(f"feature_scores must be names of scores, got {value!r}")
     names = [part.strip() if isinstance(part, str) else repr(part) for part in parts]
     if names == [NO_SCORE]:
         return ()
+    if NO_SCORE in names:
+        raise InputError(f"feature score {NO_SCORE!r} stands alone, got {', '.join(names)}")
     for name in names:
         if name and name not in FEATURE_SCORES:
-            raise unknown_choice("feature score", name, FEATURE_SCORES)
-    if COMBINED in names and DISTANCE not in names:
-        names.insert(names.index(COMBINED), DISTANCE)
+            raise unknown_choice("feature score", name, [*FEATURE_SCORES, NO_SCORE])
+    if UNFAMILIARITY in names and DISTANCE not in names:
+        names.insert(names.index(UNFAMILIARITY), DISTANCE)
     return tuple(dict.fromkeys(filter(None, names)))
 
 

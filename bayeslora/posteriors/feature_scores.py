@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.combined import Combination
-from bayeslora.posteriors.config_scores import COMBINED, DISTANCE, USUAL_SCORES
+from bayeslora.posteriors.config_scores import DISTANCE, UNFAMILIARITY, USUAL_SCORES
 from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
 from bayeslora.posteriors.nearest import NearestRows
+from bayeslora.posteriors.unfamiliarity import Unfamiliarity
 
-AnyScore = Mahalanobis | NearestRows | Combination
+AnyScore = Mahalanobis | NearestRows | Unfamiliarity
+
+FORMER = {"combined"}
+"""Scores of earlier versions, which are left out when a model is loaded."""
 
 _RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
 
@@ -41,8 +44,8 @@ class FeatureScores(nn.Module):
         """Fit scores to training rows.
 
         Args:
-            names: Of `FEATURE_SCORES`, `mahalanobis` with `combined`; None takes `USUAL_SCORES`
-                where rows of a class differ.
+            names: Of `FEATURE_SCORES`, `mahalanobis` with `unfamiliarity`; None takes
+                `USUAL_SCORES` where rows of a class differ.
             features: [N, d], as the head sees them.
             labels: [N] int64.
             seed: Of the choice of rows that `knn` keeps.
@@ -57,8 +60,8 @@ class FeatureScores(nn.Module):
         for name in names:
             if name in _RELATIVE:
                 parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
-            elif name == COMBINED:
-                parts[name] = Combination()
+            elif name == UNFAMILIARITY:
+                parts[name] = Unfamiliarity()
             else:
                 parts[name] = NearestRows.fitted(features, seed)
         return cls(parts).to(features.device)
@@ -75,8 +78,10 @@ class FeatureScores(nn.Module):
             for name, one in extra.items():
                 if name in _RELATIVE:
                     parts[name] = Mahalanobis.empty(one, num_features, relative=_RELATIVE[name])
-                elif name == COMBINED and not one and DISTANCE in extra:
-                    parts[name] = Combination()
+                elif name in FORMER:
+                    continue
+                elif name == UNFAMILIARITY and not one and DISTANCE in extra:
+                    parts[name] = Unfamiliarity()
                 else:
                     parts[name] = {"knn": NearestRows}[name].empty(one, num_features)
         except (KeyError, TypeError, ValueError) as error:
@@ -85,21 +90,21 @@ class FeatureScores(nn.Module):
 
     @torch.no_grad()
     def of_features(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each score [N] of [N, d] features, float64; `combined` is none of these."""
+        """Return each score [N] of [N, d] features, float64; `unfamiliarity` is none of these."""
         rows = features.double()
-        return {name: part(rows) for name, part in self._by_name().items() if name != COMBINED}
+        return {name: part(rows) for name, part in self._by_name().items() if name != UNFAMILIARITY}
 
     @torch.no_grad()
     def of_probabilities(self, doubt: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `combined` [N], where it is among the scores.
+        """Return `unfamiliarity` [N], where it is among the scores.
 
         Args:
             doubt: [N], 1 − highest probability.
             scores: What `of_features` returned.
         """
-        if COMBINED not in self.parts:
+        if UNFAMILIARITY not in self.parts:
             return {}
-        return {COMBINED: self._by_name()[COMBINED](doubt, scores[DISTANCE])}
+        return {UNFAMILIARITY: self._by_name()[UNFAMILIARITY](doubt, scores[DISTANCE])}
 
     def extra_config(self) -> dict[str, Any]:
         """Return, JSON-ready, the shapes of each score and what it was fitted to."""

@@ -24,7 +24,7 @@ SCORE_WORDS = {
     "mahalanobis": "Mahalanobis distance",
     "relative_mahalanobis": "relative Mahalanobis distance",
     "knn": "distance to the nearest rows",
-    "combined": "probability and distance combined",
+    "unfamiliarity": "probability and distance combined",
 }
 """Uncertainty scores in words; others are shown by their own names."""
 

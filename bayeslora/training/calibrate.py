@@ -40,7 +40,7 @@ def calibrate(
         train: Examples to fit to.
         validation: Held-out examples, or None.
         columns: Where the data came from.
-        feature_scores: Names of scores to fit as well; None takes the usual one.
+        feature_scores: Names of scores to fit as well; None takes the usual ones.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.

@@ -76,6 +76,12 @@ def _fitted(record: ModelRecord) -> str:
 
 
 def _uncertainty(record: ModelRecord) -> str:
+    if record.training.get("keep_folds"):
+        return (
+            f"{record.num_members} networks answer together, each fitted without a part of these "
+            "rows; where they differ is epistemic uncertainty. What was measured of the posterior "
+            "below is of the first."
+        )
     if getattr(stored_posterior(record.posterior), "is_point", False):
         return (
             "It is a point estimate: the uncertainty of each text is the entropy of its "

@@ -34,7 +34,7 @@ class Choices:
         seed: Decides starts, order and draws.
         max_length: Tokens kept of a text.
         progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior; None takes the usual one.
+        feature_scores: Names of scores to fit beside the posterior; None takes the usual ones.
         depth: Layers of the backbone that are read, their share, or `auto`; None for the default.
         template: What is put around each text; None for the default.
         verbaliser: How the language model is asked for a prior mean; None for the default.

@@ -143,8 +143,11 @@ def cross_validate(
     keep = settings.keep_folds
     parts = held_out_parts(labels.numpy(), settings.cv, settings.seed, every=keep)
     # A text that is among the others as well has been seen.
-    parts = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
-    parts = [part for part in parts if len(part)]
+    unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
+    if not keep:
+        parts = unseen = [part for part in unseen if len(part)]
+    elif not sum(map(len, unseen)):
+        return None
     if parts:
         logger.info(
             "%s without a part of the rows each, which chooses the scale of the logits (cv), %s",
@@ -154,12 +157,14 @@ def cross_validate(
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
     states, results = [], []
-    for number, held in enumerate(parts):
-        rest = np.setdiff1d(np.arange(len(labels)), held)
+    for number, (part_rows, held) in enumerate(zip(parts, unseen, strict=True)):
+        rest = np.setdiff1d(np.arange(len(labels)), part_rows)
         part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
         network, members, measured = fit(plain, part=part, say=number == 0)
         states += members
         results += measured
+        if not len(held):
+            continue
         texts = prepare(network.encoder, train, progress=False, say=False).texts
         found = answer(network, members, choices.posterior, texts.take(held.tolist()))
         start = 0
@@ -172,5 +177,5 @@ def cross_validate(
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
-    scale = ChosenScale(factor, after, before, sum(map(len, parts)), len(parts))
+    scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
     return Folds(network, states, results, scale)

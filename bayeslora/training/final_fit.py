@@ -64,7 +64,7 @@ def fit_last_layer(
         network: Holds the last layer.
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
-        feature_scores: Names of scores to fit to the same features; None takes the usual one.
+        feature_scores: Names of scores to fit to the same features; None takes the usual ones.
         logit_scale: What the fitted logits are multiplied by, see `scale_logits`; None takes the
             factor of lowest NLL on the held-out rows.
         seed: Of the rows that a score keeps.

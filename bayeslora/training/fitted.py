@@ -273,7 +273,7 @@ class Fitted:
             train: Labelled rows, from `known`.
             validation: Held-out ones.
             columns: Where the data came from.
-            feature_scores: Names of scores to fit as well; None takes the usual one.
+            feature_scores: Names of scores to fit as well; None takes the usual ones.
 
         Raises:
             InputError: The data is not allowed.

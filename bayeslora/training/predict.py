@@ -177,7 +177,7 @@ def to_predictions(
         link: How Gaussian logits become probabilities.
         num_samples: Draws of the link.
         seed: Of those draws.
-        feature_scores: Give `combined`, where it is among them.
+        feature_scores: Give `unfamiliarity`, where it is among them.
         notes: More of the metadata.
         **about: `labels`, `ids`, `columns` and `name` of the `Predictions`.
     """

@@ -395,8 +395,8 @@ def _check_keep_folds(choices: Choices) -> None:
     posterior = choices.posterior
     if not (getattr(posterior, "is_point", False) or getattr(posterior, "scales_logits", False)):
         raise InputError(
-            f"keep_folds needs posterior 'vbll', 'mle' or 'map', not {posterior.name!r}: others "
-            "have no last layer of one size for all parts; leave it out"
+            f"keep_folds is for posteriors 'vbll', 'mle' and 'map', and not for "
+            f"{posterior.name!r}; leave it out"
         )
     if isinstance(choices.adapter, Frozen):
         raise InputError("keep_folds has no effect without an adapter; leave it out")

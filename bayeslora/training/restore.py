@@ -17,7 +17,7 @@ from bayeslora.backbones.module import Encode
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord
 from bayeslora.errors import InputError, MissingAssetError, first_line
-from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.feature_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.training.assemble import build_network
 from bayeslora.training.card import model_card
@@ -30,6 +30,7 @@ from bayeslora.training.foreign import (
 from bayeslora.training.network import Network
 
 Members = list[dict[str, Tensor]]
+_FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
 
 
 def restore_network(
@@ -155,7 +156,9 @@ def _members(files: ModelFiles) -> Members:
         place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
         if place is None:
             raise _misfit(files.directory, name, "belongs to no member")
-        members[place][name.removeprefix(prefixes[place])] = tensor
+        own = name.removeprefix(prefixes[place])
+        if not own.startswith(_FORMER):
+            members[place][own] = tensor
     return members
 
 

@@ -74,7 +74,10 @@ class TrainingSettings:
         check_flag("refit", self.refit)
         check_flag("keep_folds", self.keep_folds)
         if self.keep_folds and not self.cv:
-            raise InputError("keep_folds has no effect without cv, whose fits it keeps")
+            raise InputError(
+                "keep_folds keeps the fits of cv, and cv is 0: give cv, and no validation data or "
+                "hold_out"
+            )
         if self.refit and not self.hold_out:
             raise InputError("refit has no effect without hold_out, whose choices it keeps")
         check_positive("head_lr", self.head_lr)

@@ -73,6 +73,13 @@ def test_two_numbers_need_no_validation_data(llama):
 
 def test_other_scores_go_with_it(foreign):
     clf = from_transformers(foreign, bl.GVBLL())
-    clf.calibrate(toy_rows(60), toy_rows(30, seed=2), feature_scores="combined,mahalanobis")
-    expected = {"combined", "mahalanobis", "log_density", "logit_variance", "energy", "max_logit"}
+    clf.calibrate(toy_rows(60), toy_rows(30, seed=2), feature_scores="unfamiliarity,mahalanobis")
+    expected = {
+        "unfamiliarity",
+        "mahalanobis",
+        "log_density",
+        "logit_variance",
+        "energy",
+        "max_logit",
+    }
     assert set(clf.predict(TEST).scores) == expected

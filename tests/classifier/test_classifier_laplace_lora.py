@@ -97,12 +97,12 @@ def test_an_ensemble_is_refused(bert):
 
 def test_feature_scores_stand_beside_it(bert, tmp_path):
     clf = new(bert, "lora:r=2", "laplace_lora")
-    clf.fit(toy_rows(24), epochs=1, batch_size=8, feature_scores="mahalanobis,combined")
+    clf.fit(toy_rows(24), epochs=1, batch_size=8, feature_scores="mahalanobis,unfamiliarity")
     found = clf.predict(TEST)
-    assert {"mahalanobis", "combined", "logit_variance"} <= set(found.scores)
+    assert {"mahalanobis", "unfamiliarity", "logit_variance"} <= set(found.scores)
     clf.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model").predict(TEST)
-    assert np.array_equal(again.scores["combined"], found.scores["combined"])
+    assert np.array_equal(again.scores["unfamiliarity"], found.scores["unfamiliarity"])
 
 
 def test_a_damaged_curvature_is_named(lora, tmp_path):

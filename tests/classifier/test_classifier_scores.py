@@ -24,7 +24,7 @@ def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
     found = scored.predict(TEST)
     assert set(found.scores) == ALWAYS | set(FEATURE_SCORES)
     assert list(scored.record.feature_scores) == list(FEATURE_SCORES)
-    assert scored.record.feature_scores["combined"] == {}
+    assert scored.record.feature_scores["unfamiliarity"] == {}
     assert scored.record.feature_scores["knn"] == {"rows": 24, "neighbour": 10}
     scored.save_pretrained(tmp_path / "model")
     names = load_file(tmp_path / "model" / "posterior.safetensors")
@@ -34,7 +34,7 @@ def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
     for name, values in found.scores.items():
         np.testing.assert_array_equal(again.scores[name], values)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "score combined\n" in card
+    assert "score unfamiliarity\n" in card
     assert "score knn: rows 24" in card
     found.save(tmp_path / "p.parquet")
     assert set(bl.Predictions.load(tmp_path / "p.parquet").scores) == set(found.scores)
@@ -56,15 +56,15 @@ def test_the_probabilities_do_not_depend_on_scores(scored, llama):
 
 def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
     usual = fitted(llama)
-    assert list(usual.record.feature_scores) == ["mahalanobis", "combined"]
+    assert list(usual.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
     found, expected = (clf.predict(TEST) for clf in (usual, scored))
-    for name in ("mahalanobis", "combined"):
+    for name in ("mahalanobis", "unfamiliarity"):
         np.testing.assert_array_equal(found.scores[name], expected.scores[name])
     doubt = np.log(found.uncertainty("max_probability")) / 4
     combined = np.log(found.scores["mahalanobis"]) + doubt
-    np.testing.assert_allclose(found.scores["combined"], combined, rtol=1e-9)
+    np.testing.assert_allclose(found.scores["unfamiliarity"], combined, rtol=1e-9)
     calibrated = from_transformers(foreign).calibrate(toy_rows(30))
-    assert list(calibrated.record.feature_scores) == ["mahalanobis", "combined"]
+    assert list(calibrated.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
 
 
 @pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "mc_dropout:num_samples=2"])
@@ -103,12 +103,16 @@ def bl_rows(clf, rows):
 
 
 def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
-    clf = from_transformers(foreign).calibrate(toy_rows(30), feature_scores=["knn", "combined"])
-    assert list(clf.record.feature_scores) == ["knn", "mahalanobis", "combined"]
+    clf = from_transformers(foreign).calibrate(
+        toy_rows(30), feature_scores=["knn", "unfamiliarity"]
+    )
+    assert list(clf.record.feature_scores) == ["knn", "mahalanobis", "unfamiliarity"]
     first = clf.predict(TEST).scores
     clf.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model")
-    np.testing.assert_array_equal(again.predict(TEST).scores["combined"], first["combined"])
+    np.testing.assert_array_equal(
+        again.predict(TEST).scores["unfamiliarity"], first["unfamiliarity"]
+    )
     again.calibrate(toy_rows(45, seed=3), posterior="vbll")
     assert again.record.feature_scores["knn"]["rows"] == 45
     again.calibrate(toy_rows(45, seed=3), feature_scores=())
@@ -136,4 +140,4 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
                 new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
     # The combination is made of such a distance.
     with pytest.raises(bl.InputError, match="every class has one text"):
-        new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="combined")
+        new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="unfamiliarity")

@@ -135,7 +135,7 @@ def test_the_generative_last_layer_from_the_command_line(run, world, tmp_path):
 
 
 def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
-    names = "mahalanobis,relative_mahalanobis,knn,combined"
+    names = "mahalanobis,relative_mahalanobis,knn,unfamiliarity"
     out = tmp_path / "scored"
     result = run(
         *["calibrate", world.model, world.train, "--validation", world.valid, "--out", out],

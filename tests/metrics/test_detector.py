@@ -129,9 +129,10 @@ def test_a_score_that_the_highest_probability_beats_is_named():
 def test_distance_and_doubt_come_before_all_uncertainties_where_both_sets_have_them():
     inside, outside = useless()
     one, other = (
-        rows.replace(scores={"combined": np.arange(float(len(rows)))}) for rows in (inside, outside)
+        rows.replace(scores={"unfamiliarity": np.arange(float(len(rows)))})
+        for rows in (inside, outside)
     )
-    assert default_detector(one, other) == "combined"
+    assert default_detector(one, other) == "unfamiliarity"
     assert default_detector(one, outside) == default_detector(inside, other) == "epistemic"
 
 

@@ -96,10 +96,12 @@ def test_it_is_fitted_saved_and_loaded_until_its_package_is_gone(llama, uninstal
 def test_a_fitted_classifier_is_calibrated_to_it(llama):
     classifier = fitted(llama, "map")
     assert classifier.predict(toy_rows(9, seed=8)).epistemic.max() == 0
-    classifier.calibrate(toy_rows(24, seed=5), posterior="isotropic", feature_scores="combined")
+    classifier.calibrate(
+        toy_rows(24, seed=5), posterior="isotropic", feature_scores="unfamiliarity"
+    )
     predictions = classifier.predict(toy_rows(9, seed=8))
     assert predictions.epistemic.min() > 0
-    assert "combined" in predictions.scores
+    assert "unfamiliarity" in predictions.scores
     assert classifier.record.versions["acme-posteriors"] == "1.0"
 
 

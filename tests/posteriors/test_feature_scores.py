@@ -198,7 +198,8 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     logits = head.predict(other)
     seen = 1 - link_probabilities(logits).probs.max(1).values, expected
     assert torch.equal(
-        loaded.of_probabilities(*seen)["combined"], scores.of_probabilities(*seen)["combined"]
+        loaded.of_probabilities(*seen)["unfamiliarity"],
+        scores.of_probabilities(*seen)["unfamiliarity"],
     )
     assert loaded.extra_config() == extra
 
@@ -208,8 +209,8 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     [
         {"mahalanobis": {"rank": 3}},
         {"knn": {"rows": "many"}},
-        {"combined": {}},
-        {"combined": {"rows": 3}},
+        {"unfamiliarity": {}},
+        {"unfamiliarity": {"rows": 3}},
         {"novelty": {}},
         {"knn": 3},
     ],
@@ -217,6 +218,11 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
 def test_damaged_records_are_refused(extra):
     with pytest.raises(InputError, match="record of the feature scores is damaged"):
         FeatureScores.empty(extra, 4)
+
+
+def test_a_score_of_an_earlier_version_is_left_out():
+    extra = {"combined": {"rows": 7, "split": "train"}, "knn": {"rows": 3, "neighbour": 3}}
+    assert list(FeatureScores.empty(extra, 4).parts) == ["knn"]
 
 
 def test_without_scores_there_is_nothing():
@@ -228,11 +234,14 @@ def test_without_scores_there_is_nothing():
 
 def test_names_come_as_text_or_as_a_sequence():
     assert feature_scores("knn, mahalanobis,knn") == ("knn", "mahalanobis")
-    assert feature_scores("knn,combined") == ("knn", "mahalanobis", "combined")
+    assert feature_scores("knn,unfamiliarity") == ("knn", "mahalanobis", "unfamiliarity")
     assert feature_scores("") == feature_scores(()) == feature_scores("none") == ()
     assert feature_scores(None) is None
     with pytest.raises(InputError, match=r"unknown feature score 'mahalanobi'.*'mahalanobis'"):
         feature_scores("knn,mahalanobi")
+    for wrong in ("none,knn", 5):
+        with pytest.raises(InputError, match=str(wrong)[:4]):
+            feature_scores(wrong)
     with pytest.raises(InputError, match="unknown feature score '3'"):
         feature_scores([3])
 

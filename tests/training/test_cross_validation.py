@@ -342,3 +342,28 @@ def test_by_default_five_folds_are_kept(backbone):
 def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
     with pytest.raises(InputError, match=named):
         fitted("no-such-backbone", **{"keep_folds": True, **options})
+
+
+def test_every_fold_is_kept_where_texts_repeat(backbone):
+    """Rows whose text is among the others choose no factor, and are still left out of a fit."""
+    plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    twice = [*plain[:12], *plain[:12], *plain[12:]]
+    clf = fitted_to(twice, backbone, cv=4, keep_folds=True)
+    scale = clf.record.results["logit_scale"]
+    assert clf.record.num_members == scale["num_fits"] == 4
+    assert scale["num_rows"] < len(twice)
+    repeated = plain[:12] * 6
+    with pytest.raises(InputError, match="keep_folds"):
+        fitted_to(repeated, backbone, cv=2, keep_folds=True)
+
+
+def fitted_to(rows, backbone, **options):
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    return clf.fit(rows, epochs=1, batch_size=8, **options)
+
+
+def test_the_card_says_that_several_networks_answer(backbone, tmp_path):
+    fitted(backbone, 3, keep_folds=True, out=tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "3 networks answer together" in card
+    assert "point estimate" not in card

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
     )
-    add_feature_scores(parser, "those of a model of ours, else combined")
+    add_feature_scores(parser, "those of a model of ours, else unfamiliarity")
     add_columns(parser, "{}, or that of a model of ours")
     add_task(parser)
     add_moved_backbone(parser)

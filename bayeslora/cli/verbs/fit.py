@@ -168,7 +168,8 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--keep-folds",
             action="store_true",
             default=None,
-            help="keep the fits of --cv, which predict together, in place of one fit to all rows",
+            help="keep the fits of --cv, which predict together, in place of one fit to all rows "
+            "(auto: five)",
         ),
         parser.add_argument(
             "--hold-out",
@@ -188,7 +189,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
             "see `bayeslora methods` (default: all train)",
         ),
-        add_feature_scores(parser, "combined where one pass gives the features"),
+        add_feature_scores(parser, "unfamiliarity where one pass gives the features"),
         add_seed(parser, "decides starts, order and draws"),
     ]
 

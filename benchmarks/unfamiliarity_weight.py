@@ -1,6 +1,6 @@
 """How much should doubt about the class count beside the distance of the features?
 
-`combined` is log d + w log(1 − max p), with d the squared Mahalanobis distance: w = 0 is the
+`unfamiliarity` is log d + w log(1 − max p), with d the squared Mahalanobis distance: w = 0 is the
 distance, a large w the highest probability. PoLAR-VBLL is fitted as by default but for `cv=0`, on
 the development sets; each weight's AUROC follows from one prediction.
 
@@ -8,7 +8,7 @@ Rule, written when prototypes of the same sizes and seeds had been seen: the wei
 of these whose mean far AUROC is within .005 of the best, so that near rows, which larger weights
 serve better, gain what they can.
 
-    python benchmarks/combined_weight.py --data-dir DIR
+    python benchmarks/unfamiliarity_weight.py --data-dir DIR
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from bayeslora.files import atomic_file, read_json, write_json
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0)
 OTHERS = ("max_probability", "epistemic", "logit_variance")
 RUNS = {"minilm": ((128, 640), (0, 1)), "smollm2-135m": ((128,), (0, 1))}
-_SCORED = 1000
+_TAKEN, _SCORED = 0.25, 1000
 
 
 def main() -> None:
     """Score what is not there yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/combined-weight"))
+    parser.add_argument("--out", type=Path, default=Path("reports/unfamiliarity-weight"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -57,6 +57,7 @@ def main() -> None:
             print(name, task, size, seed, {key: round(area, 3) for key, area in found.items()})
             backbone.prefix_states.clear()
             write_table(args.out)
+    write_table(args.out)
 
 
 def areas(backbone: Backbone, pools: Pools, size: int, seed: int) -> dict[str, float]:
@@ -83,6 +84,7 @@ def scores(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
     distance, doubt = (predictions.uncertainty(one) for one in ("mahalanobis", "max_probability"))
     doubt = np.log(np.maximum(doubt, 1e-12))
     found = {f"{weight:g}": np.log(distance) + weight * doubt for weight in WEIGHTS}
+    found[f"{_TAKEN:g}"] = predictions.uncertainty("unfamiliarity")
     return found | {name: predictions.uncertainty(name) for name in OTHERS}
 
 
@@ -114,7 +116,7 @@ def write_table(out: Path) -> None:
         "# Distance and doubt",
         "AUROC of out-of-distribution rows against rows of the set by log d + w log(1 − max p), d "
         "the squared Mahalanobis distance of the features, and by other scores; PoLAR-VBLL, means "
-        "over two seeds. Made by `python benchmarks/combined_weight.py --data-dir DIR`.",
+        "over two seeds. Made by `python benchmarks/unfamiliarity_weight.py --data-dir DIR`.",
         table(("rows", "fit", "set", *(f"w = {name}" for name in names[:-3]), *OTHERS), body),
     ]
     with atomic_file(out / "summary.md") as aside:

@@ -8,9 +8,9 @@ import torch
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.combined import Combination
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.unfamiliarity import Unfamiliarity
 
 F64 = torch.float64
 CLASSES, SIZE = 4, 32
@@ -57,7 +57,7 @@ def test_near_and_far_shifts_are_both_seen(seed):
     def parts(rows):
         found = scores.of_features(rows)
         doubt = 1 - link_probabilities(head.predict(rows)).probs.max(1).values
-        return doubt, found["mahalanobis"], scores.of_probabilities(doubt, found)["combined"]
+        return doubt, found["mahalanobis"], scores.of_probabilities(doubt, found)["unfamiliarity"]
 
     familiar = parts(test)
     by_near, by_far = (
@@ -73,10 +73,10 @@ def test_near_and_far_shifts_are_both_seen(seed):
 def test_the_definition():
     doubt, distance = torch.tensor([[0.3], [7.0]], dtype=F64)
     expected = math.log(7) + math.log(0.3) / 4
-    assert Combination()(doubt, distance).item() == pytest.approx(expected)
+    assert Unfamiliarity()(doubt, distance).item() == pytest.approx(expected)
 
 
 def test_rows_without_doubt_and_at_a_mean_have_a_finite_score():
     zero = torch.zeros(2, dtype=F64)
-    assert torch.isfinite(Combination()(zero, zero)).all()
-    assert (Combination()(zero + 0.1, zero) > Combination()(zero, zero)).all()
+    assert torch.isfinite(Unfamiliarity()(zero, zero)).all()
+    assert (Unfamiliarity()(zero + 0.1, zero) > Unfamiliarity()(zero, zero)).all()

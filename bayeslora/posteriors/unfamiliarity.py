@@ -1,12 +1,13 @@
 """One score for near and far shifts: the distance of a row and the doubt about its class.
 
-    combined = log d + ¼ log(1 − max_c p_c)
+    unfamiliarity = log d + ¼ log(1 − max_c p_c)
 
 with d the squared Mahalanobis distance of the features to the nearest class. Rows near the border
 of two classes have a low probability and an ordinary distance; rows far from all training rows may
 be classified confidently and lie farther off. Logarithms make the sum blind to the scale of the
-distance, which depends on features and rows. The weight was chosen on development sets, where a
-tenth to a half do about as well (`benchmarks/combined_weight.py`).
+distance, which depends on features and rows. The weight was chosen on development sets: smaller
+ones serve far rows of a decoder better, larger ones near rows and those of an encoder
+(`benchmarks/unfamiliarity_weight.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _WEIGHT = 0.25
 _LEAST_DOUBT, _LEAST_DISTANCE = 1e-12, 1e-12
 
 
-class Combination(nn.Module):
+class Unfamiliarity(nn.Module):
     """The score; nothing of it is fitted."""
 
     def forward(self, doubt: Tensor, distance: Tensor) -> Tensor:
