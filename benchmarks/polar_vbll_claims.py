@@ -54,8 +54,9 @@ def page(reports: Path) -> str:
         "the numbers behind it. A gain is above 0 where the claim holds, and paired by set, rows "
         "and seed where there is a rival. **reproduced**: the 95 % t interval of the mean gain "
         "lies above 0; **reproduced in direction**: the mean alone does; **not reproduced**: "
-        "neither; **contradicted**: the interval lies below 0; **too few**: fewer than three gains; "
-        "**not run**: none. The paper's numbers are of 8-billion-parameter models on multiple choice; these are of "
+        "neither; **contradicted**: the interval lies below 0; **too few**: fewer than three "
+        "gains; **not run**: none. The paper's numbers are of 8-billion-parameter models on "
+        "multiple choice; these are of "
         "SmolLM2-135M and MiniLM on classification, so they speak of small models. Made by "
         "`python benchmarks/polar_vbll_claims.py` from what is in `reports/`.",
     ]
