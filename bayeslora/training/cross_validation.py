@@ -65,8 +65,8 @@ class Folds:
 
     Attributes:
         network: The first of them.
-        states: Trained tensors of each.
-        results: What each measured.
+        states: Trained tensors of each; empty where none is kept.
+        results: What each measured; the same.
         scale: What the held-out rows chose.
     """
 
@@ -161,8 +161,9 @@ def cross_validate(
         rest = np.setdiff1d(np.arange(len(labels)), part_rows)
         part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
         network, members, measured = fit(plain, part=part, say=number == 0)
-        states += members
-        results += measured
+        if keep:
+            states += members
+            results += measured
         if not len(held):
             continue
         texts = prepare(network.encoder, train, progress=False, say=False).texts
