@@ -16,7 +16,6 @@ from torch import nn
 from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_lisa import resolve_sampling
-from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories
@@ -35,7 +34,7 @@ from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import MAP, MLE, VBLL
+from bayeslora.posteriors.config import MLE, VBLL
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.registry import resolve_posterior
@@ -287,7 +286,7 @@ class BayesianClassifier:
         from bayeslora.training import procedure
 
         scores = config_scores.feature_scores(feature_scores)
-        if isinstance(self.adapter, Frozen):
+        if not self.adapter.trains:
             procedure.refuse_training_options(
                 epochs=epochs,
                 batch_size=batch_size,
@@ -343,8 +342,8 @@ class BayesianClassifier:
     def _cv(self, cv: int | str | None, *, validated: bool) -> int | str:
         if cv is not None:
             return cv
-        scales = getattr(self.posterior, "scales_logits", False) and not validated
-        return "auto" if scales and not isinstance(self.adapter, Frozen) else 0
+        scales = self.posterior.scales_logits and not validated
+        return "auto" if scales and self.adapter.trains else 0
 
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:
@@ -900,7 +899,7 @@ class BayesianClassifier:
 
     def _calibrated(self) -> Fitted:
         fitted = self._known()
-        if not fitted.record.num_train and not isinstance(fitted.posterior, MLE | MAP):
+        if not fitted.record.num_train and fitted.posterior.learns_from != "nothing":
             raise InputError(
                 f"posterior {fitted.posterior.name!r} is not fitted to this classifier yet; call "
                 "calibrate with rows that it was not trained on"

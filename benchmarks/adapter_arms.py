@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.config import LISA, S2FT, AdapterConfig, CorDA, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.full_layers import ALWAYS, FullLayers
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
 from bayeslora.adapters.stats import SecondMoment, second_moments
@@ -138,7 +139,7 @@ class Arm:
         begin: Makes what is trained.
     """
 
-    adapter: AdapterConfig | None
+    adapter: Adapter | None
     rates: tuple[float, ...]
     context: str = ""
     begin: Begin = adapted
@@ -192,15 +193,13 @@ def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def _configured(arm: Arm, lr: float) -> AdapterConfig:
+def _configured(arm: Arm, lr: float) -> Adapter:
     if arm.adapter is None:
         raise ValueError("this arm has no adapter, and needs a `begin` of its own")
     return replace(arm.adapter, lr=lr)
 
 
-def moments_of(
-    model: nn.Module, config: AdapterConfig, blocks: Tensor
-) -> Mapping[str, SecondMoment]:
+def moments_of(model: nn.Module, config: Adapter, blocks: Tensor) -> Mapping[str, SecondMoment]:
     """Return the second moments of the inputs of all layers that an adapter takes, on blocks."""
     layers = {
         name: model.get_submodule(name)

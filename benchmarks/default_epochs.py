@@ -27,13 +27,14 @@ from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.config import VBLL
 
 EPOCHS = (5, 10, 15)
 NUM_TRAIN = 640
 RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 TRAINED = "as trained"
-FINAL: dict[str, PosteriorConfig | None] = {
+FINAL: dict[str, Posterior | None] = {
     TRAINED: None,
     "refit, empirical Bayes": VBLL(polish_mean="refit"),
     "trained means, scale 0.5": VBLL(polish_mean="trained", prior_scale=0.5),

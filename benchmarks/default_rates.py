@@ -22,7 +22,8 @@ import torch
 from task_rows import TASKS, load_experiment
 from trajectories import trajectory, validation_nll
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA, PiSSA
@@ -52,7 +53,7 @@ class Arm:
         is_vbll: Whether the last layer is variational, else a point estimate.
     """
 
-    adapter: AdapterConfig
+    adapter: Adapter
     rates: tuple[float, ...]
     head_rates: tuple[float, ...] = POINT_RATES[:1]
     is_vbll: bool = False

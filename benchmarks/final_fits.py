@@ -23,14 +23,15 @@ from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.posteriors.config import MLE, VBLL, PosteriorConfig
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.config import MLE, VBLL
 
 EPOCHS, MAX_LENGTH = 15, 32
 SHOWN = (4, 6, 8, 10, 15)
 PRIOR_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-FITS: dict[str, PosteriorConfig] = {"mle": MLE(), "vbll": VBLL()}
+FITS: dict[str, Posterior] = {"mle": MLE(), "vbll": VBLL()}
 TRAINED, EMPIRICAL = "as trained", "empirical Bayes"
-FINAL: dict[str, PosteriorConfig] = {
+FINAL: dict[str, Posterior] = {
     **{f"{scale:g}": VBLL(prior_scale=scale) for scale in PRIOR_SCALES},
     EMPIRICAL: VBLL(prior_scale="empirical-bayes"),
 }

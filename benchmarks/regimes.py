@@ -25,7 +25,8 @@ from summarise import write_summary
 from task_rows import TASKS, load_experiment
 from trajectories import trajectory, validation_nll
 
-from bayeslora.adapters.config import AdapterConfig, LoRA, PoLAR, learning_rate
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
@@ -38,7 +39,7 @@ from bayeslora.posteriors.config import (
     VBLL,
     Laplace,
     MCDropout,
-    PosteriorConfig,
+    Posterior,
     TemperatureScaling,
 )
 from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
@@ -53,7 +54,7 @@ LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
 REGIMES = ("tuned", "fixed", "none")
 OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
 
-FAMILIES: dict[str, tuple[AdapterConfig, PosteriorConfig]] = {
+FAMILIES: dict[str, tuple[Adapter, Posterior]] = {
     "lora-mle": (LoRA(dropout=0.1), MLE()),
     "polar-mle": (PoLAR(), MLE()),
     "lora-vbll": (LoRA(dropout=0.1), VBLL()),
@@ -82,9 +83,9 @@ class Row:
 
     method: str
     family: str
-    tuned: PosteriorConfig | None = None
-    untuned: PosteriorConfig | None = None
-    unwatched: PosteriorConfig | None = None
+    tuned: Posterior | None = None
+    untuned: Posterior | None = None
+    unwatched: Posterior | None = None
     dropout: MCDropout | None = None
     regimes: tuple[str, ...] = REGIMES
 
@@ -260,7 +261,7 @@ class Fits:
     def rate(self, regime: str) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return learning_rate(self.adapter, long=self._is_long)
+            return self.adapter.learning_rate(long=self._is_long)
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
     def epochs(self, regime: str) -> int:
@@ -299,9 +300,7 @@ class Fits:
             config = replace(config, prior_scale=2.0)
         return min(EPOCHS, key=lambda epoch: self._validation_nll(states[epoch], config))
 
-    def outcome(
-        self, row: Row, state: State, config: PosteriorConfig | None, *, tuned: bool
-    ) -> Outcome:
+    def outcome(self, row: Row, state: State, config: Posterior | None, *, tuned: bool) -> Outcome:
         """Return the predictions of a row from one state."""
         if row.dropout is not None:
             return self.lab.dropout(row.method, state, row.dropout)
@@ -312,7 +311,7 @@ class Fits:
     def _spec(self, epochs: int, lr: float) -> FitSpec:
         return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed, MAX_LENGTH)
 
-    def _validation_nll(self, state: State, config: PosteriorConfig | None) -> float:
+    def _validation_nll(self, state: State, config: Posterior | None) -> float:
         found = self._features(state, [TRAIN, VALIDATION])
         return validation_nll(self.lab, state, found, config, tuned=config is not None)
 

@@ -26,7 +26,8 @@ from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
-from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.config import VBLL
 from bayeslora.training.fit import train_network
 from bayeslora.training.network import Network
 from bayeslora.training.resume import data_hash
@@ -94,7 +95,7 @@ def training_options(spec: FitSpec) -> dict[str, Any]:
     return found if is_default else {**found, "head_lr": spec.head_lr}
 
 
-def _of_training(posterior: PosteriorConfig) -> dict[str, Any]:
+def _of_training(posterior: Posterior) -> dict[str, Any]:
     """Return the options that decide how a posterior trains, so that others can share the fit."""
     found = options.as_mapping(posterior)
     if not isinstance(posterior, VBLL):
@@ -137,7 +138,7 @@ def validation_nll(
     lab: Evaluation,
     state: State,
     found: Mapping[str, FeatureRows],
-    config: PosteriorConfig | None,
+    config: Posterior | None,
     *,
     tuned: bool = False,
 ) -> float:

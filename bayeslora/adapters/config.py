@@ -8,8 +8,9 @@ in `config_columns`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_checks import check_shared
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
@@ -23,7 +24,7 @@ CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Adapter):
     """Two free factors, the second starting at zero.
 
     Attributes:
@@ -41,6 +42,9 @@ class LoRA:
     """
 
     name: ClassVar[str] = "lora"
+    has_factors: ClassVar[bool] = True
+    has_dropout: ClassVar[bool] = True
+    is_free: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "low-rank change of frozen weights with two free factors; use_rslora=true for large r"
     )
@@ -71,7 +75,7 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class PoLAR:
+class PoLAR(Adapter):
     """Two orthonormal factors around a free r × r core that starts at zero.
 
     Attributes:
@@ -93,6 +97,7 @@ class PoLAR:
     """
 
     name: ClassVar[str] = "polar"
+    has_factors: ClassVar[bool] = True
     summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
     parameters: ClassVar[str] = "r (in + out + r) a layer"
@@ -129,31 +134,7 @@ class PoLAR:
         return self.alpha / self.r
 
 
-AdapterConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA | S2FT
-"""Options of adapters that have sites."""
-
-LowRankConfig: TypeAlias = LoRA | PoLAR | PiSSA | CorDA
-"""Those whose sites are `LowRank`."""
-
-Trained: TypeAlias = AdapterConfig | LISA
-"""Options of whatever changes a backbone: adapters, or training of its own layers."""
-
-Adaptation: TypeAlias = Trained | Frozen
-"""These, or nothing that changes it."""
-
-ADAPTERS: dict[str, type[AdapterConfig] | type[LISA] | type[Frozen]] = {
+ADAPTERS: dict[str, type[Adapter]] = {
     cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, Frozen)
 }
 """Every adapter by the name that the command line uses."""
-
-
-def learning_rate(config: Trained, *, long: bool = False) -> float:
-    """Return the learning rate of an adapter.
-
-    Args:
-        config: Of the adapter.
-        long: Whether there are many epochs for a higher rate to fall in.
-    """
-    if config.lr is not None:
-        return config.lr
-    return config.long_lr if long else config.default_lr

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_checks import check_names, check_shared
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
@@ -18,7 +19,7 @@ LEARNED = ("activation", "gradient", "product")
 
 
 @dataclass(frozen=True)
-class S2FT:
+class S2FT(Adapter):
     """A few attention heads and feed-forward channels, trained in full while the rest is frozen.
 
     A head is its columns of the attention's output projection, a channel its column of the

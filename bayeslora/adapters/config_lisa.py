@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayeslora import options
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_checks import check_rate
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
@@ -101,7 +102,7 @@ class LayerSampling:
 
 
 @dataclass(frozen=True)
-class LISA(LayerSampling):
+class LISA(LayerSampling, Adapter):
     """Layer sampling over the backbone's own layers: they train whole, a few at a time.
 
     Attributes:
@@ -114,6 +115,7 @@ class LISA(LayerSampling):
     """
 
     name: ClassVar[str] = "lisa"
+    has_sites: ClassVar[bool] = False
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "the layers ever drawn"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.option_checks import check_choice
 
 POOLINGS = ("auto", "last", "mean")
@@ -12,7 +13,7 @@ POOLINGS = ("auto", "last", "mean")
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Frozen(Adapter):
     """Nothing of the backbone changes; the last layer alone is fitted, in one pass and seconds.
 
     Attributes:
@@ -22,6 +23,8 @@ class Frozen:
     """
 
     name: ClassVar[str] = "none"
+    has_sites: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     summary: ClassVar[str] = "no adapter: a last layer on frozen features, fitted in seconds"
     source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
     parameters: ClassVar[str] = "none"

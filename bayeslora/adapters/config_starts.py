@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_checks import check_shared
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_integer, check_number
@@ -22,7 +23,7 @@ MODES = ("ipm", "kpm")
 
 
 @dataclass(frozen=True)
-class PiSSA:
+class PiSSA(Adapter):
     """Two free factors that start at the principal singular vectors of the weight.
 
     Attributes:
@@ -38,6 +39,8 @@ class PiSSA:
     """
 
     name: ClassVar[str] = "pissa"
+    has_factors: ClassVar[bool] = True
+    from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
     parameters: ClassVar[str] = "r (in + out) a layer"
@@ -66,7 +69,7 @@ class PiSSA:
 
 
 @dataclass(frozen=True)
-class CorDA:
+class CorDA(Adapter):
     """Two free factors that start at the weight's singular vectors as a context sees them.
 
     The context is run once before training, and the second moments of the layers' inputs on it
@@ -91,6 +94,8 @@ class CorDA:
     """
 
     name: ClassVar[str] = "corda"
+    has_factors: ClassVar[bool] = True
+    from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) a layer"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.columns import Columns, check_columns
-from bayeslora.adapters.config import AdapterConfig, LoRA, LowRankConfig
+from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.selection import choose_columns, column_targets, units_at
@@ -22,7 +24,7 @@ from bayeslora.errors import InputError
 
 def inject(
     model: nn.Module,
-    config: AdapterConfig,
+    config: Adapter,
     seed: int,
     *,
     moments: Mapping[str, SecondMoment] | None = None,
@@ -58,7 +60,7 @@ def inject(
 def inject_at(
     model: nn.Module,
     names: Sequence[str],
-    config: AdapterConfig,
+    config: Adapter,
     seed: int,
     *,
     moments: Mapping[str, SecondMoment] | None = None,
@@ -84,7 +86,7 @@ def inject_at(
 
 def _low_rank_sites(
     hosts: Mapping[str, nn.Linear],
-    config: LowRankConfig,
+    config: Any,
     generator: Generator,
     *,
     moments: Mapping[str, SecondMoment] | None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.config import LoRA, LowRankConfig, PoLAR
+from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.corda import corda
 from bayeslora.adapters.init import Factors, check_rank, kaiming_zero, polar
@@ -19,7 +19,7 @@ from bayeslora.errors import InputError
 def start(
     name: str,
     host: nn.Linear,
-    config: LowRankConfig,
+    config: LoRA | PoLAR | PiSSA | CorDA,
     generator: Generator,
     *,
     moments: Mapping[str, SecondMoment] | None = None,

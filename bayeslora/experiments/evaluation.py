@@ -16,8 +16,9 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.logits import SampledLogits
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.final_fit import scale_by
@@ -95,7 +96,7 @@ class Evaluation:
         name: str,
         state: State,
         found: Mapping[str, FeatureRows],
-        config: PosteriorConfig | None,
+        config: Posterior | None,
     ) -> Outcome:
         """Return the predictions of a last-layer posterior on the features of a state.
 
@@ -110,7 +111,7 @@ class Evaluation:
         if config is not None:
             head = fitted_head(config, head, found[TRAIN], found.get(VALIDATION))
         factor = 1.0
-        if getattr(config, "scales_logits", False) and VALIDATION in found:
+        if config is not None and config.scales_logits and VALIDATION in found:
             factor = scale_by(head, found[VALIDATION])
         answers = {
             split: [Answer(head.predict(rows.features).sharpened(factor))]
@@ -119,8 +120,8 @@ class Evaluation:
         }
         report = {} if config is None else head.report()
         report |= {} if factor == 1 else {"logit_scale": factor}
-        link = getattr(config, "link", "mc")
         used = self.spec.posterior if config is None else config
+        link = "mc" if config is None or config.link is None else config.link
         return Outcome(self.predictions(name, answers, link, posterior=used), report)
 
     def dropout(
@@ -159,7 +160,7 @@ class Evaluation:
         answers: Mapping[str, Iterable[Answer]],
         link: str = "mc",
         *,
-        posterior: PosteriorConfig,
+        posterior: Posterior,
         passes: int = 1,
     ) -> dict[str, Predictions]:
         """Return the predictions that answers for some splits stand for, which note the method."""
@@ -185,7 +186,7 @@ class Evaluation:
 
 
 def fitted_head(
-    config: PosteriorConfig, trained: Head, train: FeatureRows, held_out: FeatureRows | None
+    config: Posterior, trained: Head, train: FeatureRows, held_out: FeatureRows | None
 ) -> Head:
     """Return the last layer of `config`, fitted to features, from a trained head's weights.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bayeslora.adapters.config import Trained
+from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.load import Backbone
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.training.assemble import build_network
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
@@ -25,8 +25,8 @@ class FitSpec:
         head_lr: Learning rate of a point estimate's last layer.
     """
 
-    adapter: Trained
-    posterior: PosteriorConfig
+    adapter: Adapter
+    posterior: Posterior
     epochs: int
     seed: int
     max_length: int = 64

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.config import AdapterConfig, PoLAR, learning_rate
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import PoLAR
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
@@ -100,7 +101,7 @@ class AlternatingOptimizer(Optimizer):
 def build_optimizer(
     sites: Sequence[Site],
     head_parameters: Iterable[nn.Parameter],
-    config: AdapterConfig,
+    config: Adapter,
     head_lr: float,
     *,
     more: Iterable[nn.Parameter] = (),
@@ -130,14 +131,14 @@ def build_optimizer(
     if free and euclidean is not None:
         adapter.append(_named("adapter", euclidean(free)))
     elif free and any(site.centred for site in sites):
-        inner = CentredAdamW(sites, lr=learning_rate(config), weight_decay=config.weight_decay)
+        inner = CentredAdamW(sites, lr=config.learning_rate(), weight_decay=config.weight_decay)
         adapter.append(_named("adapter", inner))
     elif free:
         group = {"params": free, "name": "adapter"}
-        adapter.append(AdamW([group], lr=learning_rate(config), weight_decay=config.weight_decay))
+        adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=config.weight_decay))
     if spreads := list(more):
         group = {"params": spreads, "name": "posterior"}
-        adapter.append(AdamW([group], lr=learning_rate(config), weight_decay=0.0))
+        adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=0.0))
     # After the cores, so that absorption is the last thing that a step does.
     if isinstance(config, PoLAR) and factors:
         adapter.append(_factor_optimizer(sites, config))
@@ -151,11 +152,13 @@ def _factor_optimizer(sites: Sequence[Site], config: PoLAR) -> Optimizer:
     inner: Optimizer
     if config.constraint == "retraction":
         factors = manifold_parameters(sites)
-        inner = RiemannianAdamW(factors, lr=learning_rate(config), max_rotation=config.max_rotation)
+        inner = RiemannianAdamW(
+            factors, lr=config.learning_rate(), max_rotation=config.max_rotation
+        )
     else:
         inner = LandingAdamW(
             [site for site in sites if isinstance(site, LowRank)],
-            lr=learning_rate(config),
+            lr=config.learning_rate(),
             landing_lambda=config.landing_lambda,
             absorb_every=config.absorb_every,
             project=config.constraint == "landing",

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import AdamW
 
-from bayeslora.adapters.config import learning_rate
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.full_layers import ALWAYS, FullLayers
 from bayeslora.optim.alternating import AlternatingOptimizer
@@ -40,6 +39,6 @@ def build_full_optimizer(
     ]
     head = {"params": list(head_parameters), "name": "head"}
     return AlternatingOptimizer(
-        [AdamW(groups, lr=learning_rate(config))],
+        [AdamW(groups, lr=config.learning_rate())],
         [AdamW([head], lr=head_lr, weight_decay=0.0)] if head["params"] else [],
     )

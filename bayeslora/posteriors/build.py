@@ -11,9 +11,10 @@ from torch import nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import MLE, PosteriorConfig
+from bayeslora.posteriors.config import MLE
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -44,7 +45,7 @@ _VERBS = sorted(
 
 
 def build(
-    config: PosteriorConfig,
+    config: Posterior,
     num_features: int,
     num_classes: int,
     *,
@@ -79,9 +80,9 @@ def build(
     return head
 
 
-def _factory(config: PosteriorConfig) -> Callable[..., Any]:
+def _factory(config: Posterior) -> Callable[..., Any]:
     # Looked up on the class, where a function is not bound to the options.
-    found: str | Callable[..., Any] = getattr(type(config), "head", MLE.head)
+    found: str | Callable[..., Any] = type(config).head or MLE.head
     if not isinstance(found, str):
         return found
     try:
@@ -93,7 +94,7 @@ def _factory(config: PosteriorConfig) -> Callable[..., Any]:
     return factory
 
 
-def _check_head(config: PosteriorConfig, head: object) -> None:
+def _check_head(config: Posterior, head: object) -> None:
     if not isinstance(head, nn.Module):
         raise InputError(
             f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}"
@@ -107,7 +108,7 @@ def _check_head(config: PosteriorConfig, head: object) -> None:
 
 
 def build_weights(
-    config: PosteriorConfig, sites: Sequence[Site], head: Head, seed: int = 0
+    config: Posterior, sites: Sequence[Site], head: Head, seed: int = 0
 ) -> Weights | None:
     """Return the posterior over adapter weights of a configuration, an `nn.Module`.
 
@@ -126,15 +127,15 @@ def build_weights(
         InputError: There are too many weights for the structure that was asked for, or the
             posterior needs low-rank factors and the sites have none.
     """
-    found: str = getattr(config, "weights", "")
+    found = config.weights
     if not found:
         return None
     make: Callable[..., Weights] = resolve_name(found)
-    chosen = _low_rank(config, sites) if getattr(config, "over_factors", False) else sites
+    chosen = _low_rank(config, sites) if config.over_factors else sites
     return make(config, chosen, head, seed + _SEED_STEP)
 
 
-def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
+def check_factors(config: Posterior, *, low_rank: bool) -> None:
     """Complain about a posterior that is over the factors of an adapter that has none.
 
     Args:
@@ -144,7 +145,7 @@ def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
     Raises:
         InputError: It is one of these.
     """
-    if getattr(config, "over_factors", False) and not low_rank:
+    if config.over_factors and not low_rank:
         raise InputError(
             f"posterior {config.name!r} is over the factors of a low-rank adapter, and columns of "
             "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "
@@ -152,7 +153,7 @@ def check_factors(config: PosteriorConfig, *, low_rank: bool) -> None:
         )
 
 
-def _low_rank(config: PosteriorConfig, sites: Sequence[Site]) -> list[LowRank]:
+def _low_rank(config: Posterior, sites: Sequence[Site]) -> list[LowRank]:
     factored = [site for site in sites if isinstance(site, LowRank)]
     check_factors(config, low_rank=len(factored) == len(sites))
     return factored

@@ -20,6 +20,7 @@ from bayeslora.option_checks import (
     check_share,
 )
 from bayeslora.option_values import LINKS, STRUCTURES, OnlyWith
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_nuts import NUTS
@@ -46,7 +47,7 @@ POLISH_MEANS = ("validation", "refit", "trained")
 
 
 @dataclass(frozen=True)
-class MLE:
+class MLE(Posterior):
     """Maximum likelihood: softmax regression on the features, no prior."""
 
     name: ClassVar[str] = "mle"
@@ -60,7 +61,7 @@ class MLE:
 
 
 @dataclass(frozen=True)
-class MAP:
+class MAP(Posterior):
     """Maximum a posteriori under a Gaussian prior on the head weights.
 
     Attributes:
@@ -83,7 +84,7 @@ class MAP:
 
 
 @dataclass(frozen=True)
-class VBLL:
+class VBLL(Posterior):
     """Variational Bayesian last layer: a Gaussian over the weights of each class.
 
     Attributes:
@@ -209,7 +210,7 @@ class VBLL:
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(Posterior):
     """Laplace approximation of the last layer around its trained weights.
 
     Attributes:
@@ -252,7 +253,7 @@ class Laplace:
 
 
 @dataclass(frozen=True)
-class TemperatureScaling:
+class TemperatureScaling(Posterior):
     """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
 
     name: ClassVar[str] = "temperature"
@@ -266,7 +267,7 @@ class TemperatureScaling:
 
 
 @dataclass(frozen=True)
-class MCDropout:
+class MCDropout(Posterior):
     """Monte Carlo dropout: the network's own dropout kept alive while predicting.
 
     Attributes:
@@ -279,6 +280,7 @@ class MCDropout:
     num_samples: int = 10
 
     name: ClassVar[str] = "mc_dropout"
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "dropout left on while predicting, several passes"
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
@@ -293,7 +295,7 @@ class MCDropout:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Posterior):
     """Several adapters and heads, trained from different seeds on one frozen backbone.
 
     Attributes:
@@ -313,25 +315,11 @@ class Ensemble:
         check_count("num_members", self.num_members, least=1, most=1000)  # a fit each
 
 
-Sampled = MCDropout | SWAG | TFB | BLoB | IVON | ScalaBL | CLoRA
-"""Posteriors over adapter weights, which predict with `num_samples` passes."""
-
-PosteriorConfig = (
-    MLE
-    | MAP
-    | VBLL
-    | GVBLL
-    | Laplace
-    | NUTS
-    | TemperatureScaling
-    | Ensemble
-    | Sampled
-    | LaplaceLoRA
-)
-
 _LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
 _WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
-POSTERIORS: dict[str, type[Any]] = {config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)}
+POSTERIORS: dict[str, type[Posterior]] = {
+    config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)
+}
 
 
 def check_classes(config: VBLL, num_classes: int) -> None:

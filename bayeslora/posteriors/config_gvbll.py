@@ -7,13 +7,14 @@ from typing import ClassVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_count, check_positive, check_positive_or_name
+from bayeslora.posteriors.base import Posterior
 
 SHRINKAGES = ("ledoit-wolf", "validation")
 INFLATIONS = ("validation",)
 
 
 @dataclass(frozen=True)
-class GVBLL:
+class GVBLL(Posterior):
     """Generative last layer: the features of each class are Gaussian, about a mean that is random.
 
     Attributes:

@@ -13,10 +13,11 @@ from bayeslora.option_checks import (
     check_positive_or_name,
 )
 from bayeslora.option_values import LINKS, STRUCTURES
+from bayeslora.posteriors.base import Posterior
 
 
 @dataclass(frozen=True)
-class LaplaceLoRA:
+class LaplaceLoRA(Posterior):
     """Laplace approximation over the adapter's weights, linearised for prediction.
 
     Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
@@ -41,6 +42,9 @@ class LaplaceLoRA:
     num_samples: int = 1000
 
     name: ClassVar[str] = "laplace_lora"
+    calls_once: ClassVar[bool] = True
+    over_trained: ClassVar[bool] = True
+    not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"

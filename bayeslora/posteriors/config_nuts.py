@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from bayeslora.option_checks import check_choice, check_count, check_positive, check_share
 from bayeslora.option_values import OnlyWith
+from bayeslora.posteriors.base import Posterior
 
 KERNELS = ("hmc", "nuts")
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Posterior):
     """The exact posterior of the last layer, sampled by Hamiltonian Monte Carlo: the reference.
 
     Attributes:

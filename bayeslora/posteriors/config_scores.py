@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.posteriors.config import Ensemble, PosteriorConfig, Sampled
+from bayeslora.posteriors.base import Posterior
 
 UNFAMILIARITY, DISTANCE, NO_SCORE = "unfamiliarity", "mahalanobis", "none"
 USUAL_SCORES = (DISTANCE, UNFAMILIARITY)
@@ -104,17 +104,17 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(filter(None, names)))
 
 
-def has_one_feature(posterior: PosteriorConfig) -> bool:
+def has_one_feature(posterior: Posterior) -> bool:
     """Return whether a posterior reads a text by one set of features, which scores can be of."""
-    return not isinstance(posterior, Ensemble | Sampled)
+    return posterior.num_members == 1 and not posterior.is_sampled
 
 
-def settled_scores(names: Sequence[str] | None, posterior: PosteriorConfig) -> Sequence[str] | None:
+def settled_scores(names: Sequence[str] | None, posterior: Posterior) -> Sequence[str] | None:
     """Return the scores to fit; none by default where a posterior has several sets of features."""
     return () if names is None and not has_one_feature(posterior) else names
 
 
-def check_feature_scores(names: Sequence[str] | None, posterior: PosteriorConfig) -> None:
+def check_feature_scores(names: Sequence[str] | None, posterior: Posterior) -> None:
     """Complain about scores that a posterior cannot have.
 
     Raises:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bayeslora.option_checks import check_choice, check_count, check_positive
+from bayeslora.posteriors.base import Posterior
 
 KL_WEIGHTS = ("cyclic", "uniform")
 
 
 @dataclass(frozen=True)
-class BLoB:
+class BLoB(Posterior):
     """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
 
     With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
@@ -38,6 +39,8 @@ class BLoB:
     num_samples: int = 10
 
     name: ClassVar[str] = "blob"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
     passes: ClassVar[str] = "num_samples"
@@ -51,7 +54,7 @@ class BLoB:
 
 
 @dataclass(frozen=True)
-class ScalaBL:
+class ScalaBL(Posterior):
     """Gaussian over the r scales of each LoRA adapter: a few numbers a layer are random.
 
     Attributes:
@@ -71,6 +74,8 @@ class ScalaBL:
     num_samples: int = 10
 
     name: ClassVar[str] = "scalabl"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
     passes: ClassVar[str] = "num_samples"
@@ -87,7 +92,7 @@ class ScalaBL:
 
 
 @dataclass(frozen=True)
-class CLoRA:
+class CLoRA(Posterior):
     """Gaussian over an r × r matrix inside each adapter, with moments that follow the token.
 
     Attributes:
@@ -105,6 +110,8 @@ class CLoRA:
     num_samples: int = 10
 
     name: ClassVar[str] = "clora"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian inside each adapter whose mean and spread follow the input"
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"

@@ -16,6 +16,7 @@ from bayeslora.option_checks import (
     check_count,
     check_positive,
 )
+from bayeslora.posteriors.base import Posterior
 
 ANCHOR_LABELS = ("mean", "true")
 METRICS = ("accuracy", "nll")
@@ -23,7 +24,7 @@ SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
-class SWAG:
+class SWAG(Posterior):
     """A Gaussian with the mean and covariance of the weights that training passes through.
 
     Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
@@ -46,6 +47,7 @@ class SWAG:
     num_samples: int = 10
 
     name: ClassVar[str] = "swag"
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
@@ -67,7 +69,7 @@ class SWAG:
 
 
 @dataclass(frozen=True)
-class TFB:
+class TFB(Posterior):
     """Training-free: isotropic noise on a trained adapter's directions, as wide as it may be.
 
     Attributes:
@@ -96,6 +98,8 @@ class TFB:
     num_samples: int = 10
 
     name: ClassVar[str] = "tfb"
+    over_trained: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "noise added to a trained adapter, as wide as training rows allow"
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
@@ -118,7 +122,7 @@ class TFB:
 
 
 @dataclass(frozen=True)
-class IVON:
+class IVON(Posterior):
     """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains.
 
     Attributes:
@@ -144,6 +148,7 @@ class IVON:
     num_samples: int = 10
 
     name: ClassVar[str] = "ivon"
+    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian with the curvature that the optimiser IVON estimates"
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"

@@ -19,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.base import completed
 
 GROUP = "bayeslora.posteriors"
 
@@ -64,7 +65,7 @@ class Offer:
         checked = check_options_class(found, where)
         if checked.name != self.name:
             raise InputError(f"{where} calls itself {checked.name!r} in {self.entry.value!r}")
-        return checked
+        return completed(checked)
 
 
 def offers() -> list[Offer]:

@@ -13,7 +13,8 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_count
 from bayeslora.option_values import LINKS
-from bayeslora.posteriors.config import POSTERIORS, Sampled
+from bayeslora.posteriors.base import completed
+from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def register_posterior(config: type[T]) -> type[T]:
     known = _registered.get(name)
     if known is not None and _place(known) != _place(config):
         raise InputError(f"posterior {name!r} is registered already, by {_place(known)}")
-    _registered[name] = config
+    _registered[name] = completed(config)
     return config
 
 
@@ -149,8 +150,8 @@ def check_link(config: Any, link: str | None) -> None:
     if link is None:
         return
     check_choice("link", link, LINKS)
-    if not hasattr(config, "link"):
-        having = ", ".join(repr(name) for name, one in POSTERIORS.items() if hasattr(one, "link"))
+    if config.link is None:
+        having = ", ".join(repr(name) for name, one in POSTERIORS.items() if one.link)
         raise InputError(
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
             "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
@@ -166,7 +167,7 @@ def check_draws(config: Any, num_samples: int) -> None:
         num_samples: What was asked for; 0, the mean, is right for every posterior.
     """
     check_count("num_samples", num_samples, least=0)
-    if num_samples and config.name in POSTERIORS and not hasattr(config, "num_samples"):
+    if num_samples and config.name in POSTERIORS and config.num_samples is None:
         raise InputError(
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "
             "nothing; leave num_samples (--num-samples) out"
@@ -185,7 +186,7 @@ def draws_to_predict(config: Any, num_samples: int | None) -> bool:
     """
     if config.name not in POSTERIORS:
         return True
-    draws = hasattr(config, "link") or isinstance(config, Sampled)
+    draws = config.link is not None or config.is_sampled
     return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 

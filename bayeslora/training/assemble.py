@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.config import Adaptation, LoRA, PoLAR
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.config_columns import LEARNED, S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_none import Frozen
-from bayeslora.adapters.config_starts import CorDA, PiSSA
+from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.full_layers import FullLayers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.adapters.selection import free_units, units_at
@@ -21,10 +22,10 @@ from bayeslora.backbones.encoder import POOLING, Encoder, Pooling
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights, check_factors
-from bayeslora.posteriors.config import MCDropout, PosteriorConfig
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
+from bayeslora.posteriors.config import MCDropout
+from bayeslora.posteriors.config_variational import CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -34,8 +35,8 @@ from bayeslora.training.network import Network, under
 
 def build_network(
     backbone: Backbone,
-    adapter: Adaptation,
-    posterior: PosteriorConfig,
+    adapter: Adapter,
+    posterior: Posterior,
     *,
     num_classes: int,
     seed: int,
@@ -86,7 +87,7 @@ def build_network(
         start=first_adapted_layer(names),
         max_length=max_length,
     )
-    if isinstance(posterior, BLoB | ScalaBL | CLoRA | LaplaceLoRA):
+    if posterior.calls_once:
         _check_called_once(encoder, names, posterior)
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     weights = build_weights(posterior, sites, head, seed)
@@ -97,7 +98,7 @@ def build_network(
     return Network(encoder, sites, head, weights).to(backbone.device)
 
 
-def pooling_of(backbone: Backbone, adapter: Adaptation) -> Pooling:
+def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
     """Return which state of a text is its feature beside an adapter, or without one."""
     if not isinstance(adapter, Frozen):
         return POOLING[backbone.kind]
@@ -126,7 +127,7 @@ def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, Full
     return encoder, FullLayers(clone.model, config, encoder.behind())
 
 
-def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
+def with_dropout(adapter: Adapter, posterior: Posterior) -> Adapter:
     """Return the adapter with the dropout that MC dropout asks for, where it can have one.
 
     Raises:
@@ -151,7 +152,7 @@ def with_dropout(adapter: Adaptation, posterior: PosteriorConfig) -> Adaptation:
     return adapter
 
 
-def _live_dropout(encoder: Encoder, adapter: Adaptation) -> MCDropoutDraws:
+def _live_dropout(encoder: Encoder, adapter: Adapter) -> MCDropoutDraws:
     """Return draws from the dropouts that a pass after the frozen prefix runs."""
     try:
         return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
@@ -165,26 +166,26 @@ def _live_dropout(encoder: Encoder, adapter: Adaptation) -> MCDropoutDraws:
         ) from None
 
 
-def _is_learned(adapter: Adaptation) -> bool:
+def _is_learned(adapter: Adapter) -> bool:
     """Tell whether an adapter begins once texts have been run."""
     return isinstance(adapter, CorDA) or (
         isinstance(adapter, S2FT) and adapter.selection in LEARNED
     )
 
 
-def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
-    if isinstance(adapter, Frozen):
+def _check_adapter(adapter: Adapter, posterior: Posterior) -> None:
+    if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return
-    check_factors(posterior, low_rank=not isinstance(adapter, S2FT))
+    check_factors(posterior, low_rank=adapter.has_factors)
     if isinstance(posterior, IVON) and adapter.weight_decay:
         raise InputError(
             f"posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
             f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
             f"{adapter.name!r} out, got {adapter.weight_decay:g}"
         )
-    centred = isinstance(adapter, PiSSA | CorDA)
-    if isinstance(posterior, ScalaBL) and not isinstance(adapter, LoRA):
+    centred = adapter.from_weight
+    if isinstance(posterior, ScalaBL) and not adapter.is_free:
         why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
         raise InputError(
             f"posterior 'scalabl' scales the free first factor of adapter 'lora'; {adapter.name!r} "
@@ -200,8 +201,8 @@ def _check_adapter(adapter: Adaptation, posterior: PosteriorConfig) -> None:
         _check_gate(adapter)
 
 
-def _check_gate(adapter: Adaptation) -> None:
-    if isinstance(adapter, PiSSA | CorDA):
+def _check_gate(adapter: Adapter) -> None:
+    if adapter.from_weight:
         raise InputError(
             f"posterior 'clora' puts noise between the factors, and those of {adapter.name!r} "
             "carry a part of the pretrained weight, which would be noisy from the start; choose "
@@ -216,7 +217,7 @@ def _check_gate(adapter: Adaptation) -> None:
         )
 
 
-def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: PosteriorConfig) -> None:
+def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Posterior) -> None:
     calls = encoder.count_calls()
     shared = [name for name in names if calls[name] > 1]
     if shared:

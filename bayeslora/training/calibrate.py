@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def calibrate(
     fitted: Fitted,
-    posterior: PosteriorConfig | None,
+    posterior: Posterior | None,
     train: Examples,
     validation: Examples | None,
     *,
@@ -77,7 +77,7 @@ def calibrate(
     return new if race is None else _recorded(new, race)
 
 
-def _say_too_few(posterior: PosteriorConfig, examples: int) -> None:
+def _say_too_few(posterior: Posterior, examples: int) -> None:
     """Log that few examples leave a posterior without a comparison; its own softmax needs none."""
     if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
         logger.warning(

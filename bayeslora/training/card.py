@@ -82,7 +82,7 @@ def _uncertainty(record: ModelRecord) -> str:
             "rows; where they differ is epistemic uncertainty. What was measured of the posterior "
             "below is of the first."
         )
-    if getattr(stored_posterior(record.posterior), "is_point", False):
+    if stored_posterior(record.posterior).is_point:
         return (
             "It is a point estimate: the uncertainty of each text is the entropy of its "
             "probabilities, without an epistemic part."

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.data import read_labelled, read_validation
@@ -44,8 +44,8 @@ class Choices:
 
     backbone: str
     dtype: str
-    adapter: Adaptation
-    posterior: PosteriorConfig
+    adapter: Adapter
+    posterior: Posterior
     seed: int
     max_length: int
     progress: bool

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora import options
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.low_rank import LowRank
@@ -38,8 +38,8 @@ _TOKENS_PER_INPUT = 4
 
 
 def read_context(
-    adapter: Adaptation, columns: DataColumns, held_out: Examples | None = None
-) -> Adaptation:
+    adapter: Adapter, columns: DataColumns, held_out: Examples | None = None
+) -> Adapter:
     """Return the adapter with the texts of its context in the place of the file's name.
 
     Args:
@@ -64,7 +64,7 @@ def read_context(
     return dataclasses.replace(adapter, context=tuple(texts))
 
 
-def recorded(adapter: Adaptation) -> dict[str, Any]:
+def recorded(adapter: Adapter) -> dict[str, Any]:
     """Return the options of an adapter for a record: of a context's texts their number and hash."""
     mapping = options.as_mapping(adapter)
     if isinstance(mapping.get("context"), list):

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from bayeslora.plain_text import counted
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.vbll_cost import FitCost, multiplication_rate, settled, variants
 from bayeslora.training.settings import TrainingSettings
 
@@ -40,7 +40,7 @@ class TrainingSizes:
     num_held: int = 0
 
 
-def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> PosteriorConfig:
+def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
     """Return the posterior with the covariance that it will have; log where it is not a dense one.
 
     Args:
@@ -48,7 +48,7 @@ def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> Poster
         sizes: Of the problem.
     """
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
-    chosen: PosteriorConfig = settled(posterior, classes, features, rows)
+    chosen: Posterior = settled(posterior, classes, features, rows)
     dearest, cost = variants(posterior, classes, features, rows)[0]
     if chosen != dearest:
         logger.warning(
@@ -67,7 +67,7 @@ def settle_posterior(posterior: PosteriorConfig, sizes: TrainingSizes) -> Poster
     return chosen
 
 
-def announce_final_fit(posterior: PosteriorConfig, sizes: TrainingSizes, *, shown: bool) -> None:
+def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: bool) -> None:
     """Log what the final fit takes, where it takes long.
 
     Args:
@@ -91,7 +91,7 @@ def announce_final_fit(posterior: PosteriorConfig, sizes: TrainingSizes, *, show
 
 def announce_training(
     settings: TrainingSettings,
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     sizes: TrainingSizes,
     *,
     pass_seconds: float,
@@ -122,7 +122,7 @@ def announce_training(
     )
 
 
-def _dearest(posterior: PosteriorConfig, sizes: TrainingSizes) -> FitCost:
+def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
     """Return the cost of a final fit, the dearest one where the posterior leaves it open."""
     return variants(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import DivergedError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -189,10 +190,11 @@ def _fit_linearised(
         fit_laplace_lora(network, weights, (train.texts, train.labels), held, advance)
 
 
-def drawing_of(posterior: object) -> dict[str, Any]:
+def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
     """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
-    names = ("link", "num_samples") if hasattr(posterior, "link") else ()
-    return {name: getattr(posterior, name) for name in names}
+    if posterior is None or posterior.link is None:
+        return {}
+    return {"link": posterior.link, "num_samples": posterior.num_samples}
 
 
 @contextmanager

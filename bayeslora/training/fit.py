@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import Trained
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_starts import CorDA
@@ -26,7 +26,8 @@ from bayeslora.links import link_probabilities
 from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.full_layers import build_full_optimizer
 from bayeslora.optim.lisa import Lisa
-from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
@@ -122,8 +123,8 @@ def train_network(
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
-    adapter: Trained,
-    posterior: PosteriorConfig,
+    adapter: Adapter,
+    posterior: Posterior,
     settings: TrainingSettings,
     directory: Path,
     early_stopping: bool = True,
@@ -228,8 +229,8 @@ class _Fit:
 
     network: Network
     train: LabelledTexts
-    adapter: Trained
-    posterior: PosteriorConfig
+    adapter: Adapter
+    posterior: Posterior
     settings: TrainingSettings
     last: str | None
 

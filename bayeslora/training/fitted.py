@@ -21,8 +21,9 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head, build_weights, check_factors
-from bayeslora.posteriors.config import MLE, VBLL, Ensemble, PosteriorConfig
+from bayeslora.posteriors.config import MLE, VBLL, Ensemble
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
@@ -82,9 +83,9 @@ class Fitted:
     side_by_side: SideBySide | None = None
 
     @property
-    def posterior(self) -> PosteriorConfig:
+    def posterior(self) -> Posterior:
         """The posterior's options."""
-        config: PosteriorConfig = stored_posterior(self.record.posterior)
+        config: Posterior = stored_posterior(self.record.posterior)
         return config
 
     @property
@@ -211,7 +212,7 @@ class Fitted:
         finally:
             self.network.load_trained_state(self.members[0])
 
-    def check_takes(self, config: PosteriorConfig) -> None:
+    def check_takes(self, config: Posterior) -> None:
         """Complain where the network cannot be given a posterior.
 
         Raises:
@@ -236,7 +237,7 @@ class Fitted:
         found: Tensor | None = getattr(head, "prior_mean", None)
         return found
 
-    def with_posterior(self, config: PosteriorConfig) -> Fitted:
+    def with_posterior(self, config: Posterior) -> Fitted:
         """Return the same network with an unfitted posterior that starts from the present mean.
 
         Raises:
@@ -413,7 +414,7 @@ def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
     return accuracy
 
 
-def _start(head: Head, config: PosteriorConfig) -> Tensor:
+def _start(head: Head, config: Posterior) -> Tensor:
     """Return the [C, d] weights that another posterior starts from.
 
     A VBLL after a VBLL starts where training ended, so that its means can be held there too.

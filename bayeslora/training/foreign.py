@@ -23,8 +23,8 @@ from bayeslora.backbones.sequence_encoder import SequenceEncoder
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights
-from bayeslora.posteriors.config import PosteriorConfig
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.training.last_layer import check_last_layer, last_layer, over_adapters
@@ -33,7 +33,7 @@ from bayeslora.training.network import Network
 
 def foreign_network(
     model: str | nn.Module,
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     *,
     max_length: int,
     tokenizer: Any = None,
@@ -69,7 +69,7 @@ def foreign_network(
 
 
 def module_network(
-    classifier: ModuleClassifier, posterior: PosteriorConfig
+    classifier: ModuleClassifier, posterior: Posterior
 ) -> tuple[Network, ModelRecord]:
     """Return a network around a module, its head at the weights of the module's final layer.
 
@@ -84,7 +84,7 @@ def _around(
     encoder: FinalLayerEncoder,
     kind: str,
     classes: Sequence[str],
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     sites: list[AnySite] | None = None,
 ) -> tuple[Network, ModelRecord]:
     backbone = encoder.backbone

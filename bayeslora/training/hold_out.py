@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
 from bayeslora.tasks.splits import stratified_split
 from bayeslora.training.choices import LabelledExamples, TrainingData
@@ -63,15 +63,15 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
     return dataclasses.replace(data, train=train, validation=validation)
 
 
-def as_chosen(posterior: PosteriorConfig, results: Sequence[FitResult]) -> PosteriorConfig:
+def as_chosen(posterior: Posterior, results: Sequence[FitResult]) -> Posterior:
     """Return the posterior's options with what the first of its networks chose by held-out rows."""
-    keep: Callable[[Any], PosteriorConfig] | None = getattr(posterior, "as_chosen", None)
+    keep: Callable[[Any], Posterior] | None = getattr(posterior, "as_chosen", None)
     return posterior if keep is None else keep(results[0].posterior)
 
 
 def what_was_chosen(
     fitted: tuple[Network, Sequence[Mapping[str, Tensor]], Sequence[FitResult]],
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     held: LabelledExamples,
 ) -> HeldOut:
     """Return what a fit to all rows keeps of one that had rows held out.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head, build
-from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_weights import TFB
 
 
-def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Head:
+def last_layer(posterior: Posterior, weight: Tensor, seed: int = 0) -> Head:
     """Return an unfitted last layer that starts from [C, d] weights.
 
     Args:
@@ -25,13 +23,13 @@ def last_layer(posterior: PosteriorConfig, weight: Tensor, seed: int = 0) -> Hea
     return head
 
 
-def over_adapters(posterior: PosteriorConfig) -> bool:
+def over_adapters(posterior: Posterior) -> bool:
     """Return whether a posterior is fitted to adapters that are trained already."""
-    return isinstance(posterior, LaplaceLoRA | TFB)
+    return posterior.over_trained
 
 
 def check_last_layer(
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     *,
     adapted: bool = True,
     with_sites: bool = True,
@@ -68,7 +66,7 @@ def check_last_layer(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
             "own layers were trained; choose 'laplace', which is over the last layer"
         )
-    reason = getattr(posterior, "from_start", "")
+    reason = posterior.from_start
     if reason:
         over = ", or 'laplace_lora' or 'tfb' over its adapters" if adapted and with_sites else ""
         raise InputError(

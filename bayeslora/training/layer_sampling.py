@@ -8,17 +8,15 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_lisa import LISA, LayerSampling
-from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.adapters.full_layers import ALWAYS
 from bayeslora.adapters.targets import layer_index
 from bayeslora.errors import InputError
 from bayeslora.optim.lisa import Group, Lisa
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import PosteriorConfig
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
@@ -27,9 +25,7 @@ from bayeslora.training.settings import TrainingSettings
 _RISING = frozenset({"adapter", "factors", "posterior"})
 
 
-def check_sampling(
-    adapter: Adaptation, posterior: PosteriorConfig, sampling: LayerSampling | None
-) -> None:
+def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampling | None) -> None:
     """Complain about what cannot go with layers that rest, before anything is loaded.
 
     Raises:
@@ -49,7 +45,7 @@ def check_sampling(
                 "another adapter, maybe with layer_sampling"
             )
         return
-    reason = getattr(posterior, "no_resting", "")
+    reason = posterior.no_resting
     if sampling is not None and reason:
         raise InputError(
             f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
@@ -57,17 +53,17 @@ def check_sampling(
         )
 
 
-def _not_on_layers(posterior: PosteriorConfig) -> str:
+def _not_on_layers(posterior: Posterior) -> str:
     """Return why a posterior cannot go with whole layers; nothing where it can."""
-    if isinstance(posterior, LaplaceLoRA) or getattr(posterior, "over_factors", False):
+    if posterior.over_factors:
         return "is over the factors of an adapter, and whole layers have none"
-    return getattr(posterior, "not_on_layers", "")
+    return posterior.not_on_layers
 
 
 def layer_sampler(
     network: Network,
-    adapter: Adaptation,
-    posterior: PosteriorConfig,
+    adapter: Adapter,
+    posterior: Posterior,
     settings: TrainingSettings,
     num_train: int,
 ) -> Lisa | None:
@@ -86,7 +82,7 @@ def layer_sampler(
     num_steps = settings.num_steps(num_train)
     sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
     # Those that start from the weight itself have directions to add noise along from the start.
-    if isinstance(posterior, TFB) and not isinstance(adapter, PiSSA | CorDA):
+    if isinstance(posterior, TFB) and not adapter.from_weight:
         _check_all_drawn(sampler, num_steps)
     return sampler
 

@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.adapters.config import Adaptation
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_none import Frozen
-from bayeslora.adapters.config_starts import CorDA, PiSSA
 from bayeslora.backbones.load import Backbone
 from bayeslora.option_checks import LARGEST_SEED
-from bayeslora.posteriors.config import Ensemble, PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.training.assemble import build_network
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import ClassPrior
@@ -52,13 +50,14 @@ class Part:
     title: str
 
 
-def member_seeds(posterior: PosteriorConfig, seed: int) -> list[int]:
+def member_seeds(posterior: Posterior, seed: int) -> list[int]:
     """Return the seed of each network that a posterior consists of; the first is `seed` itself.
 
     Beyond the largest seed they go on from 0.
     """
-    count = posterior.num_members if isinstance(posterior, Ensemble) else 1
-    return [(seed + SEED_STEP * member) % (LARGEST_SEED + 1) for member in range(count)]
+    return [
+        (seed + SEED_STEP * member) % (LARGEST_SEED + 1) for member in range(posterior.num_members)
+    ]
 
 
 def fit_members(
@@ -151,8 +150,8 @@ def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) 
     return dataclasses.replace(settings, epochs=round(settings.epochs * num_rows / num_part))
 
 
-def _say_layers(adapter: Adaptation, backbone: Backbone) -> None:
-    if isinstance(adapter, Frozen):
+def _say_layers(adapter: Adapter, backbone: Backbone) -> None:
+    if not adapter.trains:
         return
     asked = adapter.num_layers
     layers = getattr(backbone.model.config, "num_hidden_layers", None)
@@ -161,9 +160,9 @@ def _say_layers(adapter: Adaptation, backbone: Backbone) -> None:
     logger.warning("num_layers=%d, and the backbone has %d: all are adapted", asked, layers)
 
 
-def _say_alike(adapter: Adaptation, num_members: int) -> None:
+def _say_alike(adapter: Adapter, num_members: int) -> None:
     is_chosen = isinstance(adapter, S2FT) and adapter.selection != "random"
-    if num_members > 1 and (is_chosen or isinstance(adapter, PiSSA | CorDA)):
+    if num_members > 1 and (is_chosen or adapter.from_weight):
         logger.warning(
             "members with adapter %r start alike: the order of the rows is all that tells them "
             "apart; %s",
@@ -187,7 +186,7 @@ def _trained(
 ) -> FitResult:
     """Fit one network to training and validation rows, in place."""
     adapter = choices.adapter
-    if isinstance(adapter, Frozen):
+    if not adapter.trains:
         return fit_frozen(
             network,
             *rows,

@@ -9,7 +9,7 @@ from typing import Any
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_starts import table_name
 from bayeslora.checkpoint import ModelRecord
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import stored_posterior
 
 
@@ -19,7 +19,7 @@ def method_name(record: ModelRecord) -> str:
     return f"{adapter}{stored_posterior(record.posterior).name}"
 
 
-def method_notes(adapter: str | None, posterior: PosteriorConfig, passes: int) -> dict[str, str]:
+def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
     """Return metadata that name a method and say what it is, so that no reader has to know it.
 
     Args:
@@ -80,7 +80,7 @@ def learnt_from(config: Any, *, has_validation: bool) -> str:
         config: Its options. `learns_from` says otherwise than `train` where that is so.
         has_validation: Whether there are validation rows, without which training rows stand in.
     """
-    rows: str = getattr(config, "learns_from", "train")
+    rows = config.learns_from
     return "train" if rows == "validation" and not has_validation else rows
 
 

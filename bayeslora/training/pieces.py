@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from bayeslora.option_checks import as_seed
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
@@ -49,7 +49,7 @@ class Drawing:
     @classmethod
     def of(
         cls,
-        posterior: PosteriorConfig,
+        posterior: Posterior,
         *,
         num_samples: int | None = None,
         link: str | None = None,
@@ -64,7 +64,7 @@ class Drawing:
         if num_samples is not None:
             check_draws(posterior, num_samples)
         check_link(posterior, link)
-        chosen = str(link or getattr(posterior, "link", DEFAULT_LINK))
+        chosen = link or posterior.link or DEFAULT_LINK
         return cls(num_samples, chosen, as_seed(seed), unknown)
 
 
@@ -148,7 +148,7 @@ def predict_texts(
         answers,
         fitted.record.classes,
         link=drawing.link,
-        num_samples=getattr(posterior, "num_samples", 0) if draws is None else draws,
+        num_samples=posterior.num_samples or 0 if draws is None else draws,
         seed=drawing.seed,
         feature_scores=fitted.network.feature_scores,
         notes=fitted.notes(num_passes(posterior, draws, len(fitted.members))),

@@ -14,8 +14,8 @@ from torch import Tensor
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.links import link_probabilities
 from bayeslora.logits import AnyLogits, Logits, SampledLogits, mixed
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import PosteriorConfig, Sampled
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.draws import sample_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
@@ -44,9 +44,9 @@ class Answer:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def num_passes(posterior: PosteriorConfig, num_samples: int | None, num_members: int) -> int:
+def num_passes(posterior: Posterior, num_samples: int | None, num_members: int) -> int:
     """Return how many passes of the adapted layers a prediction takes, backward ones apart."""
-    if isinstance(posterior, Sampled):
+    if posterior.is_sampled:
         return max(1, _num_draws(posterior, num_samples))
     if isinstance(posterior, LaplaceLoRA):
         # The mean is computed as without the posterior, to be the same in every bit.
@@ -58,7 +58,7 @@ def num_passes(posterior: PosteriorConfig, num_samples: int | None, num_members:
 def answer(
     network: Network,
     members: Sequence[Mapping[str, Tensor]],
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     texts: PreparedTexts,
     *,
     features: Tensor | None = None,
@@ -87,7 +87,7 @@ def answer(
         yield from _of_members(network, members, texts, num_samples, advance)
         return
     draws: WeightPosterior | None = None
-    if isinstance(posterior, Sampled) and _num_draws(posterior, num_samples) > 0:
+    if posterior.is_sampled and _num_draws(posterior, num_samples) > 0:
         if weights is None or isinstance(weights, LaplaceLoRAWeights):
             # A network that was trained for another posterior is asked for its dropout.
             draws = MCDropoutDraws(network, lambda: network(texts.collate([0])))
@@ -148,8 +148,8 @@ def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
     return {} if scores is None else scores(features)
 
 
-def _num_draws(posterior: Sampled | LaplaceLoRA, num_samples: int | None) -> int:
-    return posterior.num_samples if num_samples is None else num_samples
+def _num_draws(posterior: Posterior, num_samples: int | None) -> int:
+    return (posterior.num_samples or 0) if num_samples is None else num_samples
 
 
 def to_predictions(

@@ -13,21 +13,21 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.config import Adaptation, PoLAR, learning_rate
-from bayeslora.adapters.config_none import Frozen
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config import (
     AUTO,
     CROSS_VALIDATION,
     MAP,
     VBLL,
     Laplace,
-    PosteriorConfig,
     TemperatureScaling,
     check_classes,
 )
@@ -65,8 +65,8 @@ _FASTEST_HEAD = 0.05
 
 
 def default_epochs(
-    adapter: Adaptation,
-    posterior: PosteriorConfig,
+    adapter: Adapter,
+    posterior: Posterior,
     *,
     validated: bool,
 ) -> int:
@@ -85,13 +85,10 @@ def default_epochs(
     return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
 
-def _rated(choices: Choices, settings: TrainingSettings) -> Adaptation:
+def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
     """Return the adapter with its learning rate, which depends on how long it trains."""
-    if isinstance(choices.adapter, Frozen):
-        return choices.adapter
     long = settings.epochs >= _LONG and not isinstance(choices.posterior, SWAG)
-    rate = learning_rate(choices.adapter, long=long)
-    return replace(choices.adapter, lr=rate)
+    return choices.adapter.with_rate(long=long)
 
 
 def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
@@ -108,7 +105,7 @@ def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     posterior = choices.posterior
     if not isinstance(posterior, VBLL) or data.validation is not None:
         return choices
-    frozen, few = isinstance(choices.adapter, Frozen), len(data.train[0]) <= FEW_ROWS
+    frozen, few = not choices.adapter.trains, len(data.train[0]) <= FEW_ROWS
     if frozen and few and posterior.prior_scale == AUTO:
         posterior = replace(posterior, prior_scale=CROSS_VALIDATION)
     if posterior.polish_mean == "validation":
@@ -205,7 +202,7 @@ def fit_classifier(
         if out is None
         else lambda: restored(out, identity, overwrite=overwrite),
     )
-    if held is not None and getattr(posterior, "scales_logits", False):
+    if held is not None and posterior.scales_logits:
         choices = replace(choices, logit_scale=None)
     try:
         if settings.keep_folds:
@@ -283,7 +280,7 @@ def _kept_folds(
 def _starts_over(choices: Choices) -> bool:
     """Return whether a last layer with a prior is fitted to features that no longer change."""
     posterior = choices.posterior
-    if isinstance(choices.adapter, Frozen):
+    if not choices.adapter.trains:
         return isinstance(posterior, VBLL | NUTS | Laplace | MAP)
     refits = isinstance(posterior, VBLL) and posterior.polish_mean != "trained"
     return refits or isinstance(posterior, NUTS)
@@ -297,7 +294,7 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
         1.0 if asked == "auto" else asked,
         choices.template,
         pairs=data.train[0].pairs is not None,
-        adapted=not isinstance(choices.adapter, Frozen),
+        adapted=choices.adapter.trains,
         max_length=choices.max_length,
     )
     check_max_length(whole, choices.max_length)
@@ -307,7 +304,7 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
             data.train,
             pooling=pooling_of(whole, choices.adapter),
             max_length=choices.max_length,
-            usual=usual_depth(whole, adapted=not isinstance(choices.adapter, Frozen)),
+            usual=usual_depth(whole, adapted=choices.adapter.trains),
             progress=choices.progress,
         )
         backbone = cut(whole, depth)
@@ -345,7 +342,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "posterior 'temperature' needs validation data: a temperature fitted to the rows "
             "that the network was trained on is too low"
         )
-    frozen = isinstance(choices.adapter, Frozen)
+    frozen = not choices.adapter.trains
     needs_held_out = isinstance(posterior, GVBLL) and posterior.needs_held_out
     if data.validation is None and needs_held_out and not frozen:
         raise InputError(
@@ -368,7 +365,7 @@ def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSett
         raise InputError("hold_out takes validation rows from the training rows; give none beside")
     if settings.cv:
         raise InputError("hold_out and cv both choose by held-out rows; give one of the two")
-    if settings.refit and getattr(choices.posterior, "learns_from", "train") == "validation":
+    if settings.refit and choices.posterior.learns_from == "validation":
         raise InputError(
             f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
             "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature"
@@ -393,12 +390,12 @@ def refuse_training_options(**given: Any) -> None:
 def _check_keep_folds(choices: Choices) -> None:
     """Complain where networks cannot answer together."""
     posterior = choices.posterior
-    if not (getattr(posterior, "is_point", False) or getattr(posterior, "scales_logits", False)):
+    if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
             f"keep_folds is for posteriors 'vbll', 'mle' and 'map', and not for "
             f"{posterior.name!r}; leave it out"
         )
-    if isinstance(choices.adapter, Frozen):
+    if not choices.adapter.trains:
         raise InputError("keep_folds has no effect without an adapter; leave it out")
     if choices.feature_scores:
         raise InputError(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.posteriors.vbll_cost import variants
 from bayeslora.predictions.record import Predictions
@@ -57,7 +57,7 @@ few seconds on one core."""
 OWN_LIMIT = 1e10
 """The same of the chosen posterior, whose own fit took about as long."""
 
-Entries = dict[str, PosteriorConfig | None]
+Entries = dict[str, Posterior | None]
 """Options of candidates by name; None where a fit of each part would take too long."""
 
 Split = tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor]
@@ -105,10 +105,10 @@ class Race:
 
     def affordable(
         self,
-        config: PosteriorConfig,
+        config: Posterior,
         first_limit: float | None = None,
         last_limit: float | None = None,
-    ) -> PosteriorConfig | None:
+    ) -> Posterior | None:
         """Return the options as they are compared; None where that would take too long."""
         *others, last = self._costs(config)
         first_limit = FIRST_LIMIT if first_limit is None else first_limit
@@ -118,15 +118,15 @@ class Race:
                 return options
         return last[0] if last[1] <= last_limit else None
 
-    def _costs(self, config: PosteriorConfig) -> list[tuple[PosteriorConfig, float]]:
+    def _costs(self, config: Posterior) -> list[tuple[Posterior, float]]:
         """Return what the options may stand for, and its work in a division."""
         classes, (rows, size) = len(self.fitted.record.classes), self.train.features.shape
         found = variants(config, classes, size, rows)
         return [(one, cost.multiplications * self.num_folds / FOLDS) for one, cost in found]
 
-    def _repeats(self, config: PosteriorConfig) -> int:
+    def _repeats(self, config: Posterior) -> int:
         """Return how many divisions are affordable, at least one."""
-        draws = getattr(config, "num_samples", 1) or 1
+        draws = config.num_samples or 1
         rows = len(self.scored.labels)
         logits = self.num_folds * rows * len(self.fitted.record.classes) * draws
         work = self._costs(config)[0][1]
@@ -153,9 +153,7 @@ class Race:
                 for name, config in known.items()
             }
 
-    def _division(
-        self, name: str, config: PosteriorConfig, number: int, advance: Any
-    ) -> Predictions:
+    def _division(self, name: str, config: Posterior, number: int, advance: Any) -> Predictions:
         classes, scored = tuple(self.fitted.record.classes), self.scored
         probs = np.empty((len(scored.labels), len(classes)))
         for kept, choosing, rows in self._splits(number):
@@ -179,7 +177,7 @@ class Race:
 
     def _part_probs(
         self,
-        config: PosteriorConfig,
+        config: Posterior,
         kept: Tensor,
         choosing: tuple[Tensor, Tensor] | None,
         features: Tensor,

@@ -16,8 +16,9 @@ from bayeslora.adapters.selection import (
     free_units,
     units_at,
 )
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights
-from bayeslora.posteriors.config import VBLL, PosteriorConfig
+from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.checkpoints import checkpoint_state
 from bayeslora.training.context import moments_on, spread
@@ -31,7 +32,7 @@ _BATCH = 16
 def begin_columns(
     network: Network,
     adapter: S2FT,
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     train: LabelledTexts,
     *,
     seed: int,

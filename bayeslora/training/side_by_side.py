@@ -19,7 +19,7 @@ from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
-from bayeslora.posteriors.config import PosteriorConfig
+from bayeslora.posteriors.base import Posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.training.notes import learnt_from
 from bayeslora.training.race import FOLDS, HALVES, OWN_LIMIT, REPEATS, Entries, Found, Race
@@ -103,7 +103,7 @@ class SideBySide:
 
 def best_posterior(
     fitted: Fitted, train: FeatureRows, held: FeatureRows | None
-) -> tuple[PosteriorConfig, SideBySide]:
+) -> tuple[Posterior, SideBySide]:
     """Return the candidate of lowest cross-validated NLL, and how all of them did.
 
     Args:
@@ -131,7 +131,7 @@ def best_posterior(
 
 def beside_others(
     fitted: Fitted,
-    config: PosteriorConfig,
+    config: Posterior,
     train: FeatureRows,
     held: FeatureRows | None,
     answer: Callable[[], Predictions],
@@ -163,7 +163,7 @@ def beside_others(
 
 def _compared(
     found: Found,
-    config: PosteriorConfig,
+    config: Posterior,
     entries: Entries,
     race: Race,
     *,
@@ -185,7 +185,7 @@ def _compared(
     return replace(both, notes=tuple(_notes(both, config)))
 
 
-def _notes(both: SideBySide, config: PosteriorConfig) -> Iterator[str]:
+def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
     """Yield what follows from a comparison: who is clearly better, and what a posterior cannot."""
     rows = {row.name: row for row in both.comparison.rows}
     chosen, own = rows[both.chosen], rows.get(CANDIDATES[0])
@@ -201,7 +201,7 @@ def _notes(both: SideBySide, config: PosteriorConfig) -> Iterator[str]:
     if better:
         yield _better(better[0], chosen, where, len(rows) - 1)
     bias = None if own is None else own.scores["overconfidence"]
-    if bias is not None and bias.high < 0 and getattr(config, "only_softens", False):
+    if bias is not None and bias.high < 0 and config.only_softens:
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} points "
             f"below its accuracy on {where}. {both.chosen!r} can only soften; 'temperature' "

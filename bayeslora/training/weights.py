@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
-from bayeslora.adapters.config import Trained, learning_rate
+from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import Euclidean
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import Ensemble, MCDropout, PosteriorConfig
+from bayeslora.posteriors.config import Ensemble, MCDropout
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
@@ -70,9 +71,9 @@ class WeightTraining:
 
 
 def weight_training(
-    posterior: PosteriorConfig,
+    posterior: Posterior,
     network: Network,
-    adapter: Trained,
+    adapter: Adapter,
     num_train: int,
     settings: TrainingSettings,
     *,
@@ -114,7 +115,7 @@ def weight_training(
     if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
         return _natural(posterior, weights, adapter)
     # Posteriors of the last layer name their head; these are random after training alone.
-    if hasattr(posterior, "head") or isinstance(posterior, MCDropout | Ensemble | LaplaceLoRA):
+    if posterior.head or isinstance(posterior, MCDropout | Ensemble | LaplaceLoRA):
         return WeightTraining()
     raise TypeError(
         f"no training is known for posterior {posterior.name!r} with {type(weights).__name__}"
@@ -152,7 +153,7 @@ def _contextual(
     )
 
 
-def check_possible(posterior: PosteriorConfig, num_train: int, settings: TrainingSettings) -> None:
+def check_possible(posterior: Posterior, num_train: int, settings: TrainingSettings) -> None:
     """Complain where a fit could not end, before anything is loaded or written.
 
     Raises:
@@ -165,13 +166,13 @@ def check_possible(posterior: PosteriorConfig, num_train: int, settings: Trainin
         require_ivon()
 
 
-def _natural(posterior: IVON, weights: IVONWeights, adapter: Trained) -> WeightTraining:
+def _natural(posterior: IVON, weights: IVONWeights, adapter: Adapter) -> WeightTraining:
     optimizers: list[Optimizer] = []
 
     def build(parameters: list[nn.Parameter]) -> Optimizer:
         optimizer = build_ivon(
             parameters,
-            lr=posterior.lr or learning_rate(adapter) / posterior.clip_radius,
+            lr=posterior.lr or adapter.learning_rate() / posterior.clip_radius,
             ess=posterior.ess,
             hess_init=posterior.hess_init,
             beta1=posterior.beta1,

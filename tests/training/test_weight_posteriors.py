@@ -12,6 +12,7 @@ from test_fit import KilledError, die_after
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
@@ -206,7 +207,7 @@ def test_a_posterior_over_weights_does_not_train_as_nothing(encoder):
     fit = fresh(encoder, MLE(), LORA)
 
     @dataclass(frozen=True)
-    class New:
+    class New(Posterior):
         name: ClassVar[str] = "new"
 
     for posterior in (New(), SWAG()):

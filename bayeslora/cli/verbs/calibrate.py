@@ -32,7 +32,7 @@ from bayeslora.files import real_path
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.posteriors.config import PosteriorConfig
+    from bayeslora.posteriors.base import Posterior
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
     from bayeslora.training.side_by_side import SideBySide
@@ -156,7 +156,7 @@ def _rows(
 
 
 def _load(
-    args: argparse.Namespace, posterior: PosteriorConfig | None, *, own: bool
+    args: argparse.Namespace, posterior: Posterior | None, *, own: bool
 ) -> BayesianClassifier:
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
     from bayeslora.backbones.peft_classifier import is_peft
