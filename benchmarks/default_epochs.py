@@ -22,13 +22,13 @@ from regimes import FAMILIES, MAX_LENGTH, NUM_OOD, NUM_TEST
 from task_rows import TASKS, load_experiment
 from trajectories import nll, trajectory
 
+from bayeslora import VBLL
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import VBLL
 
 EPOCHS = (5, 10, 15)
 NUM_TRAIN = 640

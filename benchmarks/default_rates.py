@@ -22,6 +22,7 @@ import torch
 from task_rows import TASKS, load_experiment
 from trajectories import trajectory, validation_nll
 
+from bayeslora import MLE, VBLL
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.config_columns import S2FT
@@ -32,7 +33,6 @@ from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.posteriors.config import MLE, VBLL
 from bayeslora.training.procedure import DEFAULT_EPOCHS
 
 MAX_LENGTH = 32

@@ -23,6 +23,7 @@ from task_rows import TASKS, load_experiment
 from torch import Tensor
 from trajectories import trajectory
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
@@ -30,7 +31,8 @@ from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, PRIOR_SCALE_GRID, VBLL
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.config import PRIOR_SCALE_GRID
 
 EPOCHS, LR = 15, 1e-2
 SHOWN = (3, 6, 10, 15)

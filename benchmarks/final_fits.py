@@ -17,6 +17,7 @@ import torch
 from task_rows import TASKS, load_experiment
 from trajectories import nll, trajectory
 
+from bayeslora import MLE, VBLL
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
@@ -24,7 +25,6 @@ from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitt
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import MLE, VBLL
 
 EPOCHS, MAX_LENGTH = 15, 32
 SHOWN = (4, 6, 8, 10, 15)

@@ -19,13 +19,13 @@ import torch
 from task_rows import TASKS, load_experiment
 from trajectories import nll, training_options, trajectory
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.posteriors.config import VBLL
 
 EPOCHS, SCORED_EPOCHS, MAX_LENGTH = 8, (1, 2, 3, 4, 6, 8), 32
 

@@ -17,6 +17,7 @@ import torch
 from task_rows import TASKS, load_experiment
 from torch import Tensor
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import FAR, NEAR, ExperimentData
@@ -24,7 +25,6 @@ from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation, fitted_hea
 from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file, read_json, write_json
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.posteriors.config import VBLL
 from bayeslora.training.rows import FeatureRows, set_feature_scale
 
 LENGTHS = (32, 64, 128)

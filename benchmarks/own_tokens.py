@@ -26,12 +26,11 @@ from reading_summary import ALL_LAYERS
 from torch import Tensor
 from verdicts import table
 
-from bayeslora import BayesianClassifier
+from bayeslora import VBLL, BayesianClassifier
 from bayeslora.backbones.encoder import last_places, model_inputs, pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels

@@ -14,7 +14,7 @@ import bayeslora as bl
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.metrics.distances import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.predictions.record import Predictions
 
 EXACT = "nuts:kernel=hmc,num_samples=500"

@@ -34,11 +34,11 @@ from posteriors_summary import EPOCHS, write_summary
 from task_rows import TASKS, WHOLE_AND_RAW, load_experiment
 
 import bayeslora as bl
+from bayeslora import MLE
 from bayeslora.adapters.config import ADAPTERS, LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import read_json, write_json
-from bayeslora.posteriors.config import MLE
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network

@@ -25,6 +25,7 @@ from summarise import write_summary
 from task_rows import TASKS, load_experiment
 from trajectories import trajectory, validation_nll
 
+from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -34,14 +35,7 @@ from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import read_json, write_json
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.posteriors.config import (
-    MLE,
-    VBLL,
-    Laplace,
-    MCDropout,
-    Posterior,
-    TemperatureScaling,
-)
+from bayeslora.posteriors.base import Posterior
 from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
 from bayeslora.training.rows import FeatureRows
 

@@ -327,7 +327,7 @@ def head_fit(num_classes: int) -> Run:
     def run() -> float:
         import torch
 
-        from bayeslora.posteriors.config import VBLL
+        from bayeslora import VBLL
         from bayeslora.posteriors.vbll import VBLLHead
 
         try:
@@ -473,8 +473,8 @@ def our_laplace(*, predicts: bool) -> Run:
     """Return a Kronecker-factored fit of a last layer, or 25 predictions of it by probit."""
 
     def run() -> float:
+        from bayeslora import Laplace
         from bayeslora.links import link_probabilities
-        from bayeslora.posteriors.config import Laplace
         from bayeslora.posteriors.laplace import LaplaceHead
 
         features, labels, layer = laplace_features()

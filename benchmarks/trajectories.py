@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bayeslora import options
+from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, State, fitted_head
@@ -27,7 +27,6 @@ from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import VBLL
 from bayeslora.training.fit import train_network
 from bayeslora.training.network import Network
 from bayeslora.training.resume import data_hash

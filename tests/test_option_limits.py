@@ -11,7 +11,7 @@ from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LARGEST_COUNT
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.config import RECALIBRATORS
 
 METHODS = {**ADAPTERS, **POSTERIORS, **RECALIBRATORS, **CONFORMAL, "layer_sampling": LayerSampling}

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.config import BOUNDS, POSTERIORS, VBLL
+from bayeslora.posteriors.config import BOUNDS
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.config import RECALIBRATORS
 
 

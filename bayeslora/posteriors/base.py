@@ -9,6 +9,10 @@ from bayeslora.option_values import OnlyWith
 
 T = TypeVar("T")
 
+DEFAULT_PRIOR_SCALE = 2.0
+"""τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
+or the mean is divided out, so that τ means the same for every backbone."""
+
 
 class Posterior:
     """Options of a posterior: a frozen dataclass that says what the method is and what it needs.

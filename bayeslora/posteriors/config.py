@@ -20,17 +20,11 @@ from bayeslora.option_checks import (
     check_share,
 )
 from bayeslora.option_values import LINKS, STRUCTURES, OnlyWith
-from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_nuts import NUTS
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.vbll_cost import FitCost
 
-DEFAULT_PRIOR_SCALE = 2.0
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CROSS_VALIDATION = "cross-validation"
 
@@ -313,13 +307,6 @@ class Ensemble(Posterior):
 
     def __post_init__(self) -> None:
         check_count("num_members", self.num_members, least=1, most=1000)  # a fit each
-
-
-_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
-_WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
-POSTERIORS: dict[str, type[Posterior]] = {
-    config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)
-}
 
 
 def check_classes(config: VBLL, num_classes: int) -> None:

@@ -13,13 +13,33 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_count
 from bayeslora.option_values import LINKS
-from bayeslora.posteriors.base import completed
-from bayeslora.posteriors.config import POSTERIORS
+from bayeslora.posteriors.base import Posterior, completed
+from bayeslora.posteriors.config import (
+    MAP,
+    MLE,
+    VBLL,
+    Ensemble,
+    Laplace,
+    MCDropout,
+    TemperatureScaling,
+)
+from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
+from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
+from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
+_WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
+POSTERIORS: dict[str, type[Posterior]] = {
+    config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)
+}
+"""The built-in posteriors by name."""
 
 # The one thing here that changes, and `register_posterior` alone changes it.
 _registered: dict[str, type[Any]] = {}

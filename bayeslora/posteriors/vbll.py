@@ -29,7 +29,8 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors import bounds
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, VBLL
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.covariances import Covariance, Trainable, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free

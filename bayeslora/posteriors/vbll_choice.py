@@ -10,12 +10,8 @@ from torch import Tensor
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.config import (
-    CROSS_VALIDATION,
-    DEFAULT_PRIOR_SCALE,
-    PRIOR_SCALE_GRID,
-    VBLL,
-)
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.config import CROSS_VALIDATION, PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Polished, Start, polish

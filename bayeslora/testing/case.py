@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import Head, build
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE
 from bayeslora.testing.toy import toy
 
 Rows = tuple[Tensor, Tensor]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.posteriors.plugins import check_options_class
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.testing.case import LastLayerCase
 
 

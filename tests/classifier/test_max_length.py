@@ -7,10 +7,10 @@ from foreign_models import saved
 from tiny import SIZES, toy_rows
 
 import bayeslora as bl
+from bayeslora import MLE
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.tokens import position_limit
 from bayeslora.cli import main
-from bayeslora.posteriors.config import MLE
 
 LIMIT = SIZES["max_position_embeddings"]
 

@@ -7,7 +7,7 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
-from bayeslora.posteriors.config import VBLL
+from bayeslora import VBLL
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training import race, side_by_side
 from bayeslora.training.race import REPEATS

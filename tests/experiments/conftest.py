@@ -3,11 +3,11 @@
 import pytest
 from tiny import tiny_llama, toy_rows
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import FAR, ExperimentData
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.posteriors.config import VBLL
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.data import read_labelled
 

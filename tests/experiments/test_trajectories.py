@@ -7,19 +7,13 @@ import pytest
 import torch
 import trajectories
 
+from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.experiments.data import FAR
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import fresh_network
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.posteriors.config import (
-    MAP,
-    PRIOR_SCALE_GRID,
-    VBLL,
-    Laplace,
-    MCDropout,
-    TemperatureScaling,
-)
+from bayeslora.posteriors.config import PRIOR_SCALE_GRID
 from bayeslora.training.fit import train_network
 from bayeslora.training.predict import Answer, to_predictions
 from bayeslora.training.settings import TrainingSettings

@@ -5,12 +5,17 @@ import dataclasses
 import pytest
 from packages import install
 
+from bayeslora import VBLL
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 from bayeslora.posteriors import plugins, registry
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import POSTERIORS, VBLL
-from bayeslora.posteriors.registry import listed_posteriors, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import (
+    POSTERIORS,
+    listed_posteriors,
+    resolve_posterior,
+    stored_posterior,
+)
 
 GOOD = """
 from dataclasses import dataclass

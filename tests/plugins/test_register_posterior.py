@@ -11,9 +11,13 @@ from tiny import toy_rows
 import bayeslora as bl
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import POSTERIORS
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.registry import listed_posteriors, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import (
+    POSTERIORS,
+    listed_posteriors,
+    resolve_posterior,
+    stored_posterior,
+)
 from bayeslora.testing.last_layer import LastLayerLaws
 
 

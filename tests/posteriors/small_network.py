@@ -6,8 +6,8 @@ from small_sites import columns_site, lora_site, polar_site
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.point import PointHead
 from bayeslora.training.linearised import fit_laplace_lora, linearised_logits

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from small_sites import centred_site, drawn, lora_site, polar_site
 from torch.distributions import Normal, kl_divergence
 
+from bayeslora import BLoB
 from bayeslora.errors import InputError
 from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.posteriors.weights import step_root
 
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

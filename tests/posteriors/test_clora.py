@@ -6,10 +6,10 @@ from small_sites import lora_site, polar_site
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from bayeslora import CLoRA
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora import CLoRAWeights
 from bayeslora.posteriors.clora_gate import PositionNoise
-from bayeslora.posteriors.config_variational import CLoRA
 
 F64 = torch.float64
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
+from bayeslora import VBLL, Ensemble, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors import nearest
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
 from bayeslora.posteriors.config_scores import (
     FEATURE_SCORES,
     check_feature_scores,

@@ -11,11 +11,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.testing import assert_close
 
+from bayeslora import GVBLL, MLE
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors import gvbll_density
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import GVBLL, MLE
 from bayeslora.posteriors.gvbll_choice import SHRINKAGE_GRID, _folds
 from bayeslora.posteriors.gvbll_density import (
     Distances,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_sites import drawn, lora_site, polar_site
 
+from bayeslora import IVON
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.ivon import IVONWeights
 
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from bayeslora import Laplace
 from bayeslora.errors import InputError
 from bayeslora.option_values import STRUCTURES
 from bayeslora.posteriors import laplace_full
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import Laplace
 from bayeslora.posteriors.laplace_full import FullCurvature, class_contrasts
 from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.row_slices import row_slices

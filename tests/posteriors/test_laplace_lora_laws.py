@@ -6,7 +6,7 @@ Its draws are of logits, not of weights, so that it is no `WeightPosterior`.
 import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
-from bayeslora.posteriors.config import LaplaceLoRA
+from bayeslora import LaplaceLoRA
 from bayeslora.testing.prediction_laws import PredictionLaws
 from bayeslora.training.linearised import linearised_logits, mean_logits
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayeslora import Laplace
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import Laplace
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

@@ -2,19 +2,10 @@
 
 import pytest
 
+from bayeslora import MAP, MLE, VBLL, Ensemble, Laplace, LaplaceLoRA, MCDropout, TemperatureScaling
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import (
-    MAP,
-    MLE,
-    POSTERIORS,
-    VBLL,
-    Ensemble,
-    Laplace,
-    LaplaceLoRA,
-    MCDropout,
-    TemperatureScaling,
-)
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy
 

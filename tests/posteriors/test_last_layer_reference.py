@@ -6,10 +6,10 @@ from itertools import product
 import pytest
 import torch
 
+from bayeslora import MAP, VBLL, Laplace
 from bayeslora.links import entropy, link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import MAP, VBLL, Laplace
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

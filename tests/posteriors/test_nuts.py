@@ -7,11 +7,12 @@ import pyro
 import pytest
 import torch
 
+from bayeslora import NUTS, VBLL, Laplace
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors import nuts
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.nuts_chains import Chains, run_chains
 from bayeslora.posteriors.nuts_target import Target
 from bayeslora.testing.toy import toy

@@ -3,7 +3,7 @@
 import copy
 import functools
 
-from bayeslora.posteriors.config import NUTS
+from bayeslora import NUTS
 from bayeslora.testing.last_layer import LastLayerLaws
 
 

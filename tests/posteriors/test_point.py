@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from bayeslora import MAP, MLE
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import MAP, MLE
 from bayeslora.testing.toy import toy
 
 

@@ -5,23 +5,14 @@ import sys
 
 import pytest
 
+from bayeslora import GVBLL, MAP, NUTS, VBLL, Ensemble, Laplace, LaplaceLoRA, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.config import (
-    GVBLL,
-    MAP,
-    NUTS,
-    POSTERIORS,
-    VBLL,
-    Ensemble,
-    Laplace,
-    MCDropout,
-)
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
+from bayeslora.posteriors.registry import POSTERIORS
 
 
 def test_importing_configurations_does_not_import_torch():
-    code = "import sys, bayeslora.posteriors.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, bayeslora.posteriors.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

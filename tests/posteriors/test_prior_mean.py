@@ -7,10 +7,9 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
+from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.bounds import CLOSED_FORM
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import MAP, MLE, VBLL, Laplace
-from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.nuts_target import Target
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_polish import polish

@@ -5,8 +5,8 @@ import torch
 from small_sites import drawn, lora_site
 from torch.distributions import Normal, kl_divergence
 
+from bayeslora import ScalaBL
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 
 

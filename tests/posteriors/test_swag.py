@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayeslora import SWAG
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.swag import SWAGWeights, snapshot_steps
 
 

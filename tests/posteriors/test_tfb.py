@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_sites import drawn, lora_site, polar_site
 
+from bayeslora import TFB
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.tfb import TFBWeights, largest_accepted, turn
 
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

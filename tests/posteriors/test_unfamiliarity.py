@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from bayeslora import VBLL
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.unfamiliarity import Unfamiliarity
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from gaussian_oracles import FAMILIES, TRAINABLE, bound_for, kl_to_prior
 
+from bayeslora import VBLL
 from bayeslora.errors import InputError
 from bayeslora.posteriors import bounds
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MARGINAL_BOUNDS, VBLL
+from bayeslora.posteriors.config import MARGINAL_BOUNDS
 from bayeslora.posteriors.vbll_pyro import negative_elbo
 from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
@@ -346,7 +348,7 @@ def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
+from bayeslora import VBLL
 head = build(VBLL(prior_scale=2.0), 3, 2)
 head.fit(torch.randn(8, 3), torch.arange(8) % 2)
 head.predict(torch.randn(2, 3))

@@ -10,8 +10,9 @@ from gaussian_oracles import FAMILIES, bound_for, elbo, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayeslora import VBLL
 from bayeslora.posteriors import vbll_choice, vbll_polish
-from bayeslora.posteriors.config import PRIOR_SCALE_GRID, VBLL
+from bayeslora.posteriors.config import PRIOR_SCALE_GRID
 from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
 from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
 from bayeslora.posteriors.rowspace import RowSpace

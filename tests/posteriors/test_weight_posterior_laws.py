@@ -7,10 +7,9 @@ import torch
 from small_sites import lora_site, polar_site
 from torch import nn
 
+from bayeslora import IVON, SWAG, BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.config_weights import IVON, SWAG
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.scalabl import ScalaBLWeights

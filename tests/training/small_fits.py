@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from tiny import CLASSES, toy_rows
 
+from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
-from bayeslora.posteriors.config import VBLL
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.training.assemble import build_network

@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_fits import fresh
 
+from bayeslora import TFB
 from bayeslora.adapters.config import LoRA
-from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.anchors import degradation_on_anchors
 from bayeslora.training.predict import answer
 from bayeslora.training.weights import weight_training

@@ -10,11 +10,11 @@ from small_fits import equal_states, fresh
 from test_fit import KilledError, die_after
 from tiny import toy_rows
 
+from bayeslora import MLE
 from bayeslora.adapters.config_starts import CorDA
 from bayeslora.adapters.corda import corda
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MLE
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
 from bayeslora.training import context as context_module

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
+from bayeslora import VBLL
 from bayeslora.posteriors import vbll_cost
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.vbll_cost import fit_cost, settled
 from bayeslora.training.estimate import duration
 from bayeslora.training.settings import TrainingSettings

@@ -11,10 +11,11 @@ import pytest
 import torch
 from small_fits import GRADIENT, equal_states, fresh
 
+from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import DEFAULT_PRIOR_SCALE, MLE, VBLL, Laplace, TemperatureScaling
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.training import fit as fit_module
 from bayeslora.training.checkpoints import seal
 from bayeslora.training.final_fit import fit_posterior

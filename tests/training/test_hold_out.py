@@ -5,10 +5,8 @@ import pytest
 import torch
 from tiny import tiny_llama
 
-from bayeslora import BayesianClassifier
+from bayeslora import VBLL, BayesianClassifier, Laplace, LaplaceLoRA
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import VBLL, Laplace
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import members
 from bayeslora.training.choices import TrainingData

@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_fits import fresh
 
+from bayeslora import CLoRA
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_variational import CLoRA
 from bayeslora.training.assemble import build_network
 from bayeslora.training.kl_gradient import KLGradient, measure
 

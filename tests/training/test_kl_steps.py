@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fits import fresh
 
+from bayeslora import BLoB
 from bayeslora.adapters.config import LoRA
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.training.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
 
 

@@ -11,14 +11,12 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
 from bayeslora.adapters.config import LISA, S2FT, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.config_lisa import LayerSampling
 from bayeslora.adapters.full_layers import ALWAYS
 from bayeslora.errors import InputError
 from bayeslora.optim.lisa import Group, Lisa
-from bayeslora.posteriors.config import MLE, VBLL, Laplace
-from bayeslora.posteriors.config_variational import BLoB, CLoRA
-from bayeslora.posteriors.config_weights import SWAG, TFB
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)

@@ -8,10 +8,9 @@ import torch
 from small_fits import equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
+from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MLE
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.training import linearised
 from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import fit_posterior

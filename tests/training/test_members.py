@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_fits import CLASSES, equal_states, rows
 
+from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.config import MLE, Ensemble, MCDropout
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.assemble import build_network, with_dropout

@@ -1,7 +1,7 @@
 """What predictions note of their method."""
 
+from bayeslora import MLE, VBLL
 from bayeslora.adapters.config import PoLAR
-from bayeslora.posteriors.config import MLE, VBLL
 from bayeslora.training.notes import method_notes
 
 

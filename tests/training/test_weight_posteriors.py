@@ -9,13 +9,11 @@ import torch
 from small_fits import equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
+from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import MAP, MLE, VBLL, Ensemble, Laplace
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
 from bayeslora.training import weights as weights_module
 from bayeslora.training.assemble import build_network
 from bayeslora.training.predict import answer, num_passes
