@@ -103,31 +103,6 @@ def _low_rank_sites(
     ]
 
 
-@torch.no_grad()
-def inject_columns(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> list[Columns]:
-    """Replace linear layers by ones of which given columns have changed, in place.
-
-    Args:
-        model: The host; every parameter that is not an adapter's stops requiring a gradient.
-        changes: Columns [k], ascending, and their change [out, k], by the name of the layer.
-
-    Raises:
-        InputError: A layer is not there, is not linear or has other columns or outputs. The model
-            is then left as it was.
-    """
-    sites = []
-    for name, (idx, change) in changes.items():
-        site = Columns(name, linear_at(model, name), idx)
-        if site.sel.weight.shape != change.shape:
-            raise InputError(
-                f"{name}: the change has shape {list(change.shape)}, the model needs "
-                f"{list(site.sel.weight.shape)}"
-            )
-        site.sel.weight.copy_(change)
-        sites.append(site)
-    return [site for site in put(model, sites) if isinstance(site, Columns)]
-
-
 def put(model: nn.Module, sites: Sequence[AnySite]) -> list[AnySite]:
     """Put sites in the places that they are named after, freeze all the rest, and return them.
 
