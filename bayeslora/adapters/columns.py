@@ -15,18 +15,21 @@ same in its fingerprint, and not rounded where it is bfloat16 and D float32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.layers import frozen_layer, trained_layer
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 _MOST_NAMED = 8
 
 
-class Columns(nn.Module):
-    """A frozen linear layer plus a change of some columns of its weight; satisfies `Site`.
+class Columns(Site):
+    """A frozen linear layer plus a change of some columns of its weight.
 
     Without columns it is the frozen layer, and has no parameters.
 
@@ -44,15 +47,9 @@ class Columns(nn.Module):
     """
 
     idx: Tensor
-    scale = 1.0
-    centred = False
-    is_gated = False
 
     def __init__(self, name: str, host: nn.Linear, idx: Tensor) -> None:
-        super().__init__()
-        self.name = name
-        self.weight = host.weight.requires_grad_(False)
-        self.bias = None if host.bias is None else host.bias.requires_grad_(False)
+        super().__init__(name, host)
         device = host.weight.device
         self.register_buffer("idx", torch.zeros(0, dtype=torch.int64, device=device))
         # One column until `begin`: torch warns where it makes a layer without inputs.
@@ -65,16 +62,6 @@ class Columns(nn.Module):
         """Number of columns that change."""
         return len(self.idx)
 
-    @property
-    def in_features(self) -> int:
-        """Number of inputs."""
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Number of outputs."""
-        return self.weight.shape[0]
-
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
         base = F.linear(x, self.weight, self.bias)
@@ -83,9 +70,6 @@ class Columns(nn.Module):
         kept = x.index_select(-1, self.idx).to(self.sel.weight.dtype)
         product: Tensor = self.sel(kept)
         return base + product.to(base.dtype)
-
-    def check_fixed(self) -> None:
-        """Accept: the change is the same for every input."""
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return `(A [k, in], B [out, k])` with the change `B·A`; A picks the columns.
@@ -135,25 +119,27 @@ class Columns(nn.Module):
         bias = None if self.bias is None else self.bias.detach().clone()
         return frozen_layer(weight, bias, self.training)
 
-    def plain(self) -> nn.Linear:
-        """Return the layer without the change, holding the very tensors of the replaced one."""
-        return frozen_layer(self.weight, self.bias, self.training)
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the weight of `sel`; nothing where there are no columns."""
-        return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
-
     def tensors(self) -> dict[str, Tensor]:
         """Return what a file has to hold: `sel` [out, k] and `idx` [k]."""
         return {"sel": self.sel.weight, "idx": self.idx}
 
-    def origin(self) -> dict[str, Tensor]:
-        """Return zeros: the change is what is trained, and a prior around 0 is around W."""
-        return {key: torch.zeros_like(value) for key, value in self.trainable().items()}
+    def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        """Return the shapes of `sel` and `idx` for the columns that are stored.
 
-    def manifold(self) -> dict[str, str]:
-        """Return nothing: the columns are free."""
-        return {}
+        Raises:
+            InputError: See `check_columns`; or the columns are not in ascending order.
+        """
+        idx = stored.get("idx", self.idx)
+        chosen = check_columns(self.name, idx, self.in_features)
+        if not torch.equal(chosen, idx.to(chosen)):
+            raise InputError(f"adapter tensor '{self.name}.idx' is not in ascending order")
+        return {"sel": torch.Size((self.out_features, len(chosen))), "idx": chosen.shape}
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Begin with the columns that are stored, unless they are those that there are."""
+        idx = stored.get("idx")
+        if idx is not None and idx.tolist() != self.idx.tolist():
+            self.begin(idx)
 
     def linears(self) -> dict[str, nn.Linear]:
         """Return the layer `sel`; nothing where there are no columns."""

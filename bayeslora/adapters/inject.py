@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.columns import Columns, check_columns
+from bayeslora.adapters.columns import Columns
 from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.selection import choose_columns, column_targets, units_at
-from bayeslora.adapters.site import AnySite, Site
+from bayeslora.adapters.site import Site
 from bayeslora.adapters.start import start
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import find_targets
@@ -29,7 +29,7 @@ def inject(
     *,
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
-) -> list[AnySite]:
+) -> list[Site]:
     """Replace linear layers of `model` by adapted ones, in place, and freeze all the rest.
 
     The model computes the same function as before until the adapters are trained.
@@ -65,7 +65,7 @@ def inject_at(
     *,
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
-) -> list[AnySite]:
+) -> list[Site]:
     """Do what `inject` does, on the linear layers with these very names.
 
     Raises:
@@ -103,7 +103,7 @@ def _low_rank_sites(
     ]
 
 
-def put(model: nn.Module, sites: Sequence[AnySite]) -> list[AnySite]:
+def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
     """Put sites in the places that they are named after, freeze all the rest, and return them.
 
     They come back in the model's own order.
@@ -115,9 +115,9 @@ def put(model: nn.Module, sites: Sequence[AnySite]) -> list[AnySite]:
     return [site for site in find_sites(model) if site.name in names]
 
 
-def find_sites(model: nn.Module) -> list[AnySite]:
+def find_sites(model: nn.Module) -> list[Site]:
     """Return the adapters inside `model`, in its own order."""
-    return [module for module in model.modules() if isinstance(module, AnySite)]
+    return [module for module in model.modules() if isinstance(module, Site)]
 
 
 def remove(model: nn.Module) -> None:
@@ -147,7 +147,7 @@ def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_adapter_state(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) -> None:
+def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors named as by `adapter_state` into the sites; all of them or none.
 
     Sites of columns take the columns that are named there.
@@ -157,11 +157,15 @@ def load_adapter_state(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) 
             of a weight; the message names it.
     """
     own = _named_tensors(sites)
+    stored = [_of_site(site, tensors) for site in sites]
     for name in tensors:
         if name not in own:
             raise InputError(f"unexpected adapter tensor {name!r}: the model has no such site")
-    needed = {name: value.shape for name, value in own.items()}
-    needed |= _shapes_of_columns(sites, tensors)
+    needed = {
+        f"{site.name}.{key}": shape
+        for site, items in zip(sites, stored, strict=True)
+        for key, shape in site.shapes(items).items()
+    }
     for name, shape in needed.items():
         if name not in tensors:
             raise InputError(f"adapter tensor {name!r} is missing")
@@ -175,33 +179,22 @@ def load_adapter_state(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) 
         value.copy_(tensors[name])
 
 
-def lay_out(sites: Sequence[AnySite], tensors: Mapping[str, Tensor]) -> None:
-    """Let sites of columns have the columns that tensors named as by `adapter_state` are of.
+def lay_out(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
+    """Give sites the shapes that tensors named as by `adapter_state` have.
 
-    Their parameters then have the shapes of these tensors; all else stays as it is.
+    Only what a file decides changes: the columns of S²FT.
 
     Raises:
         InputError: Columns are not those of the site's weight.
     """
     for site in sites:
-        idx = tensors.get(f"{site.name}.idx")
-        if isinstance(site, Columns) and idx is not None and idx.tolist() != site.idx.tolist():
-            site.begin(idx)
+        site.resize(_of_site(site, tensors))
 
 
-def _shapes_of_columns(
-    sites: Sequence[AnySite], tensors: Mapping[str, Tensor]
-) -> dict[str, torch.Size]:
-    shapes: dict[str, torch.Size] = {}
-    for site in sites:
-        idx = tensors.get(f"{site.name}.idx")
-        if isinstance(site, Columns) and idx is not None:
-            chosen = check_columns(site.name, idx, site.in_features)
-            if not torch.equal(chosen, idx.to(chosen)):
-                raise InputError(f"adapter tensor '{site.name}.idx' is not in ascending order")
-            shapes[f"{site.name}.idx"] = chosen.shape
-            shapes[f"{site.name}.sel"] = torch.Size((site.out_features, len(chosen)))
-    return shapes
+def _of_site(site: Site, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of one site by the names that it has for them."""
+    keys = site.tensors().keys()
+    return {key: tensors[name] for key in keys if (name := f"{site.name}.{key}") in tensors}
 
 
 def linear_at(model: nn.Module, name: str) -> nn.Linear:
@@ -226,8 +219,8 @@ def _freeze_hosts(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def _named_sites(model: nn.Module) -> list[tuple[str, AnySite]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, AnySite)]
+def _named_sites(model: nn.Module) -> list[tuple[str, Site]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Site)]
 
 
 def _named_tensors(sites: Sequence[Site]) -> dict[str, Tensor]:

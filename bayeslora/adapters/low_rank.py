@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.init import Factors
-from bayeslora.adapters.layers import frozen_layer, trained_layer
+from bayeslora.adapters.layers import trained_layer
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 Gate = Callable[[Tensor], Tensor]
 """From the outputs of `A`, [..., r], to what goes on from there, of the same shape."""
 
 
-class LowRank(nn.Module):
-    """A frozen linear layer plus a low-rank change; satisfies `Site`.
+class LowRank(Site):
+    """A frozen linear layer plus a low-rank change.
 
     Attributes:
         A0: [r, in] buffer, where `A` started; only where it is orthonormal or centred.
@@ -46,17 +47,14 @@ class LowRank(nn.Module):
         dropout: Probability of dropping an input of `A`; the frozen layer sees every input.
     """
 
+    has_factors = True
     A0: Tensor
     B0: Tensor
 
     def __init__(
         self, name: str, host: nn.Linear, factors: Factors, scale: float, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.scale = scale
-        self.weight = host.weight.requires_grad_(False)
-        self.bias = None if host.bias is None else host.bias.requires_grad_(False)
+        super().__init__(name, host, scale)
         self.dropout = nn.Dropout(dropout)
         device = host.weight.device
         self.A = trained_layer(factors.A, device)
@@ -78,16 +76,6 @@ class LowRank(nn.Module):
         """Rank of the change."""
         return self.A.out_features
 
-    @property
-    def in_features(self) -> int:
-        """Number of inputs."""
-        return self.A.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Number of outputs."""
-        return self.B.out_features
-
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
         base = F.linear(x, self.weight, self.bias)
@@ -102,6 +90,11 @@ class LowRank(nn.Module):
             # Not one product of rank 2r: its sums would round, and the start would be a change.
             product = product - F.linear(F.linear(x, self.A0), self.B0)
         return base + (self.scale * product).to(base.dtype)
+
+    @property
+    def dropout_probability(self) -> float:
+        """Probability that an input of `A` is dropped while training."""
+        return self.dropout.p
 
     @property
     def is_gated(self) -> bool:
@@ -151,16 +144,6 @@ class LowRank(nn.Module):
         A0, B0 = self.A0.to(kind), self.B0.to(kind)
         return torch.cat([A, A - A0]), torch.cat([B - B0, B0], 1)
 
-    def delta(self) -> Tensor:
-        """Return the change of the weight, [out, in], in the adapter's precision.
-
-        Raises:
-            InputError: There is a gate.
-        """
-        self.check_fixed()
-        A, B = self.change()
-        return self.scale * (B @ A)
-
     @torch.no_grad()
     def begin(self, factors: Factors) -> None:
         """Start anew from factors of the same kind and shapes, in place."""
@@ -172,25 +155,6 @@ class LowRank(nn.Module):
             self.A0.copy_(factors.A)
             self.B0.copy_(factors.B)
 
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a plain layer with the change added in, in the host's precision and frozen.
-
-        Raises:
-            InputError: There is a gate.
-        """
-        weight = (self.weight.to(self.A.weight.dtype) + self.delta()).to(self.weight.dtype)
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return frozen_layer(weight, bias, self.training)
-
-    def plain(self) -> nn.Linear:
-        """Return the layer without the change, holding the very tensors of the replaced one."""
-        return frozen_layer(self.weight, self.bias, self.training)
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the weights of `A`, `B` and, where there is one, `core`."""
-        return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
-
     def tensors(self) -> dict[str, Tensor]:
         """Return what a file has to hold: `trainable()`, and `A0` and `B0` where it is centred."""
         starts = {"A0": self.A0, "B0": self.B0} if self.centred else {}
@@ -198,7 +162,7 @@ class LowRank(nn.Module):
 
     def origin(self) -> dict[str, Tensor]:
         """Return copies of where `A` and `B` started if orthonormal or centred; else zeros."""
-        point = {key: torch.zeros_like(value) for key, value in self.trainable().items()}
+        point = super().origin()
         if self.orthonormal or self.centred:
             point |= {"A": self.A0.clone(), "B": self.B0.clone()}
         return point

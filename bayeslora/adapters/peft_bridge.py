@@ -24,7 +24,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.peft_files import PeftCheckpoint, read_peft
 from bayeslora.adapters.peft_targets import missing_layers
 from bayeslora.adapters.pissa import pissa
-from bayeslora.adapters.site import AnySite, Site
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, write_json
 from bayeslora.peft_layout import (
@@ -76,7 +76,7 @@ def export_peft(
     changes = {path: (A, B) for path, (A, B) in changes.items() if len(A)}
     if sites and not changes:
         raise InputError(f"none of the {len(sites)} sites has a column: there is nothing to write")
-    shared = {(site.scale, _dropout(site)) for site in sites}
+    shared = {(site.scale, site.dropout_probability) for site in sites}
     if len(shared) != 1:
         raise InputError(
             f"a PEFT checkpoint holds one (scale, dropout), the {len(sites)} sites have "
@@ -99,7 +99,7 @@ def export_peft(
     write_json(folder / CONFIG_FILE, config)
 
 
-def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
+def load_peft(model: nn.Module, directory: str | Path) -> list[Site]:
     """Inject the adapters of a PEFT checkpoint into `model` and return them.
 
     `model` may be the model that PEFT wrapped, its backbone alone, or a model around it: paths
@@ -123,7 +123,7 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
 
 
 @torch.no_grad()
-def split_peft(model: nn.Module, directory: str | Path) -> list[AnySite]:
+def split_peft(model: nn.Module, directory: str | Path) -> list[Site]:
     """Take the adapters of a PEFT checkpoint out of a model that they are merged into.
 
     The model computes the same as before, to the rounding of a float32 sum; the adapters are sites
@@ -169,10 +169,6 @@ def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) ->
     for layer, value in ((site.A, A), (site.B, B)):
         layer.weight.copy_(value)
     return site
-
-
-def _dropout(site: Site) -> float:
-    return site.dropout.p if isinstance(site, LowRank) else 0.0
 
 
 def _peft_config(

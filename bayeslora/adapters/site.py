@@ -1,78 +1,137 @@
-"""An adapter site: the module that stands in for one linear layer."""
+"""An adapted layer: the module that stands in for one linear layer."""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.columns import Columns
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.layers import frozen_layer
 
 
-@runtime_checkable
-class Site(Protocol):
-    """What posteriors, optimisers and files may ask of an adapter, whatever its form."""
+class Site(nn.Module):
+    """A frozen linear layer plus a trained change of its weight, whatever its form.
 
-    name: str
-    """Dotted path of the module in its host."""
-    scale: float
-    """The factor s in front of the change."""
+    A subclass defines `forward`, `change` and `linears`, and whatever else differs from here.
 
-    @property
-    def weight(self) -> Tensor:
-        """[out, in]: the frozen weight."""
+    Attributes:
+        has_factors: Whether the change is that of low-rank factors `A` and `B`, as in `LowRank`.
+        name: Dotted path of the module in its host.
+        scale: The factor s in front of the change.
+        weight: [out, in], the frozen weight.
+        bias: [out] or None, frozen.
+        centred: Whether `origin()` is a part of the frozen weight, where decay to 0 would shrink
+            it.
+
+    Args:
+        name: Dotted path of the replaced layer in its host.
+        host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
+        scale: The factor s in front of the change.
+    """
+
+    has_factors: ClassVar[bool] = False
+    centred: bool = False
+
+    def __init__(self, name: str, host: nn.Linear, scale: float = 1.0) -> None:
+        super().__init__()
+        self.name = name
+        self.scale = scale
+        self.weight = host.weight.requires_grad_(False)
+        self.bias = None if host.bias is None else host.bias.requires_grad_(False)
 
     @property
     def in_features(self) -> int:
         """Number of inputs."""
+        return self.weight.shape[1]
 
     @property
     def out_features(self) -> int:
         """Number of outputs."""
-
-    @property
-    def centred(self) -> bool:
-        """Whether `origin()` is a part of the frozen weight, where decay to 0 would shrink it."""
+        return self.weight.shape[0]
 
     @property
     def is_gated(self) -> bool:
         """Whether the change of the weight depends on the input."""
+        return False
+
+    @property
+    def dropout_probability(self) -> float:
+        """Probability that an input of the change is dropped while training."""
+        return 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., out] for inputs [..., in]."""
+        """Return [..., out] for inputs [..., in], in the frozen layer's precision."""
+        raise NotImplementedError
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return `(A [k, in], B [out, k])` with the change of the weight `s·B·A`."""
+        """Return `(A [k, in], B [out, k])` with the change of the weight `s·B·A`.
 
-    def delta(self) -> Tensor:
-        """Return the change of the weight, [out, in]."""
-
-    def merged(self) -> nn.Linear:
-        """Return a plain layer that computes the same function."""
-
-    def plain(self) -> nn.Linear:
-        """Return the layer without the change, holding the very tensors of the replaced one."""
-
-    def check_fixed(self) -> None:
-        """Complain where no one matrix is the change of the weight."""
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's parameters by name."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: `trainable()`, and what it is read with."""
-
-    def origin(self) -> dict[str, Tensor]:
-        """Return the point that a prior over `trainable()` is centred on; the change there is 0."""
-
-    def manifold(self) -> dict[str, str]:
-        """Return the manifold of each parameter that has one: `stiefel`."""
+        Args:
+            dtype: Of the result; None takes the adapter's own.
+        """
+        raise NotImplementedError
 
     def linears(self) -> dict[str, nn.Linear]:
         """Return the linear layers that hold the parameters, each called once a forward pass."""
+        raise NotImplementedError
 
+    def check_fixed(self) -> None:
+        """Raise InputError where no single matrix is the change of the weight."""
 
-AnySite: TypeAlias = LowRank | Columns
-"""The forms that a site has."""
+    def delta(self) -> Tensor:
+        """Return the change of the weight, [out, in], in the adapter's precision.
+
+        Raises:
+            InputError: See `check_fixed`.
+        """
+        self.check_fixed()
+        A, B = self.change()
+        return self.scale * (B @ A)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return a plain layer with the change added in, in the host's precision and frozen.
+
+        Raises:
+            InputError: See `check_fixed`.
+        """
+        delta = self.delta()
+        weight = (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return frozen_layer(weight, bias, self.training)
+
+    def plain(self) -> nn.Linear:
+        """Return the layer without the change, holding the very tensors of the replaced one."""
+        return frozen_layer(self.weight, self.bias, self.training)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the adapter's parameters by name: the weights of `linears()`."""
+        return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file has to hold: `trainable()`, and what it is read with."""
+        return dict(self.trainable())
+
+    def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        """Return the shapes that the tensors of a file must have to be loaded.
+
+        Args:
+            stored: The file's tensors of this site, named as in `tensors()`; some may be missing.
+
+        Raises:
+            InputError: A tensor that decides shapes is not allowed.
+        """
+        return {key: value.shape for key, value in self.tensors().items()}
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Take the shapes of the tensors of a file, where these decide them; see `shapes`."""
+
+    def origin(self) -> dict[str, Tensor]:
+        """Return the point that a prior over `trainable()` is centred on; the change there is 0."""
+        return {key: torch.zeros_like(value) for key, value in self.trainable().items()}
+
+    def manifold(self) -> dict[str, str]:
+        """Return the manifold of each parameter that has one: `stiefel`."""
+        return {}

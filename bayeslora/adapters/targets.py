@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
-from bayeslora.adapters.site import AnySite
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
@@ -126,7 +126,7 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
         if not name or name.startswith(inside):
             continue
         modules[name] = module
-        if isinstance(module, AnySite):
+        if isinstance(module, Site):
             inside = (*inside, f"{name}.")
     return modules
 
@@ -152,7 +152,7 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
         is_match = _regular_expression(pattern)
         named = [name for name in modules if is_match(name) and not _is_output(name, pattern)]
     for name in named:
-        if isinstance(modules[name], AnySite):
+        if isinstance(modules[name], Site):
             raise InputError(f"{name} carries an adapter already; remove(model) takes it off")
     # Subclasses are left out: quantised layers hold packed weights, and attention modules of
     # torch read the weight of their output layer without calling it.

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
@@ -131,8 +130,8 @@ def build_weights(
     if not found:
         return None
     make: Callable[..., Weights] = resolve_name(found)
-    chosen = _low_rank(config, sites) if config.over_factors else sites
-    return make(config, chosen, head, seed + _SEED_STEP)
+    check_factors(config, low_rank=all(site.has_factors for site in sites))
+    return make(config, sites, head, seed + _SEED_STEP)
 
 
 def check_factors(config: Posterior, *, low_rank: bool) -> None:
@@ -140,7 +139,7 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
 
     Args:
         config: Which posterior.
-        low_rank: Whether the adapter's sites are `LowRank`.
+        low_rank: Whether the adapter's sites have factors.
 
     Raises:
         InputError: It is one of these.
@@ -151,9 +150,3 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
             "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "
             "'ivon', 'laplace_lora', 'ensemble' or a posterior of the last layer"
         )
-
-
-def _low_rank(config: Posterior, sites: Sequence[Site]) -> list[LowRank]:
-    factored = [site for site in sites if isinstance(site, LowRank)]
-    check_factors(config, low_rank=len(factored) == len(sites))
-    return factored

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.checkpoint import ModelFiles, ModelRecord
@@ -225,7 +224,7 @@ class Fitted:
             with_sites=bool(sites),
             gated=any(site.is_gated for site in sites),
         )
-        check_factors(config, low_rank=all(isinstance(site, LowRank) for site in sites))
+        check_factors(config, low_rank=all(site.has_factors for site in sites))
         if len(self.members) != 1:
             raise InputError("an ensemble has no single last layer to calibrate")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from bayeslora import options
 from bayeslora.adapters.peft_bridge import read_peft, split_peft
-from bayeslora.adapters.site import AnySite
+from bayeslora.adapters.site import Site
 from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.load import Backbone, fingerprint, lasting_name, open_source
@@ -85,7 +85,7 @@ def _around(
     kind: str,
     classes: Sequence[str],
     posterior: Posterior,
-    sites: list[AnySite] | None = None,
+    sites: list[Site] | None = None,
 ) -> tuple[Network, ModelRecord]:
     backbone = encoder.backbone
     head = last_layer(posterior, encoder.weight)
@@ -202,7 +202,7 @@ def module_from_files(
 
 
 def _restored(
-    record: ModelRecord, encoder: FinalLayerEncoder, sites: list[AnySite] | None = None
+    record: ModelRecord, encoder: FinalLayerEncoder, sites: list[Site] | None = None
 ) -> Network:
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)

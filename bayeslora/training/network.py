@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.full_layers import FullLayers
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
-from bayeslora.adapters.site import AnySite
+from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import DivergedError
@@ -27,7 +27,7 @@ class Network(nn.Module):
     def __init__(
         self,
         encoder: Encoder | FinalLayerEncoder,
-        sites: list[AnySite],
+        sites: list[Site],
         head: Head,
         weights: Weights | None = None,
         full: FullLayers | None = None,
