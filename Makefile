@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check browser lint docs bench bench-speed faults clean
+.PHONY: help setup demo test unit check browser lint wording docs bench bench-speed faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -17,6 +17,7 @@ help:
 	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
 	@echo "make lint    style, types and import direction only"
+	@echo "make wording write the errors that users meet first again, to be reviewed as a diff"
 	@echo "make docs    write the gallery of reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
 	@echo "             idle machine; SPEED=--quick: five)"
@@ -71,6 +72,9 @@ lint: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out reports/reliability
+
+wording: $(STAMP)
+	$(BIN)/python tests/cli/test_cli_wording.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_gallery.py

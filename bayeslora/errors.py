@@ -92,6 +92,10 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
         what: What the name stands for, such as `link` or `adapter`.
         value: The name that was given.
         allowed: Every name that would have been accepted.
+
+    Example:
+        >>> print(unknown_choice("link", "probitt", ["mc", "probit"]))
+        unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'
     """
     names = sorted(allowed)
     near = _KNOWN_AS.get(what, {}).get(value.lower(), "")

@@ -69,6 +69,17 @@ def link_probabilities(
 
     Raises:
         InputError: Unknown link.
+
+    Example:
+        The same mean logits, once certain and once not:
+
+        >>> mean = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        >>> for variance in (0.0, 4.0):
+        ...     logits = GaussianLogits(mean, torch.full_like(mean, variance))
+        ...     found = link_probabilities(logits, "probit")
+        ...     print([round(p, 2) for p in found.probs[0].tolist()])
+        [0.73, 0.27]
+        [0.62, 0.38]
     """
     if link not in LINKS:
         raise unknown_choice("link", link, LINKS)

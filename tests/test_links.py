@@ -197,7 +197,7 @@ def test_one_sample_has_no_epistemic_part():
 
 
 def test_unknown_link_names_the_known_ones():
-    with pytest.raises(InputError, match=r"unknown link 'probitt'.*'bridge', 'mc', 'probit'"):
+    with pytest.raises(InputError, match=r"'probitt'.*'bridge', 'mc', 'probit'"):
         link_probabilities(gaussian(), "probitt")
 
 

@@ -70,9 +70,9 @@ def test_what_is_wrong_is_named(value, message):
 
 
 def test_errors_of_the_object_itself_pass_through():
-    with pytest.raises(InputError, match="r must be an integer >= 1, got 0"):
+    with pytest.raises(InputError, match=r"r .* 1, got 0"):
         resolve("adapter", "lora:r=0", ADAPTERS)
-    with pytest.raises(InputError, match="unknown bound 'jenson'"):
+    with pytest.raises(InputError, match="bound 'jenson'"):
         resolve("posterior", "vbll:bound=jenson", POSTERIORS)
 
 

@@ -179,6 +179,11 @@ def ece(
     """Return the expected calibration error, Σ_k (n_k/n)·|accuracy_k − confidence_k|.
 
     Over equal-width bins of the confidence; empty bins add nothing. Naeini et al. (2015), AAAI.
+
+    Example:
+        >>> rows = TopLabel(np.array([0.9, 0.9, 0.3]), np.array([1.0, 0.0, 0.0]))
+        >>> round(ece(rows, num_bins=10), 3)  # 2/3 * (0.9 - 1/2) + 1/3 * 0.3
+        0.367
     """
     gaps = rows.right - rows.stated
     total = len(rows) if counts is None else counts.sum()

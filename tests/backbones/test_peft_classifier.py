@@ -124,15 +124,15 @@ def test_values_that_are_not_finite_are_named(tmp_path):
     path, _ = saved_peft("bert", tmp_path)
     first = next(key for key in load_file(path / "adapter_model.safetensors") if "lora_A" in key)
     change(path, lambda tensors: tensors | {first: torch.full_like(tensors[first], torch.inf)})
-    with pytest.raises(InputError, match=rf"{first}' has values that are not finite"):
+    with pytest.raises(InputError, match=f"{first}'.*not finite"):
         loaded(str(path))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 1}, "has no place for, such as bert.encoder.layer.1"),
-        ({"num_hidden_layers": 3}, "lacks 4 tensors of its adapters or head, such as"),
+        ({"num_hidden_layers": 1}, r"bert\.encoder\.layer\.1"),
+        ({"num_hidden_layers": 3}, "4 tensors"),
         ({"hidden_size": 24}, "size mismatch"),
     ],
 )
@@ -146,8 +146,8 @@ def test_another_base_is_seen_by_layers_and_shapes(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task_type": "CAUSAL_LM"}, "PEFT checkpoint of the task CAUSAL_LM, not of SEQ_CLS"),
-        ({"peft_type": "NO_SUCH"}, "cannot be loaded as a sequence classifier"),
+        ({"task_type": "CAUSAL_LM"}, "CAUSAL_LM.*SEQ_CLS"),
+        ({"peft_type": "NO_SUCH"}, "sequence classifier"),
     ],
 )
 def test_other_kinds_of_checkpoints_are_refused(tmp_path, changes, message):
@@ -167,7 +167,7 @@ def test_prompts_cannot_be_merged(tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base)
     config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     get_peft_model(plain, config).save_pretrained(tmp_path / "peft")
-    with pytest.raises(InputError, match="holds PROMPT_TUNING, which cannot be merged"):
+    with pytest.raises(InputError, match="PROMPT_TUNING"):
         loaded(str(tmp_path / "peft"))
 
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
     path, _ = saved_peft("bert", tmp_path)
     monkeypatch.setattr(classifier_source, "is_peft", lambda _: False)
     monkeypatch.setattr(classifier_source, "check_weights_files", lambda _: None)
-    with pytest.raises(InputError, match="is a PEFT checkpoint on the hub"):
+    with pytest.raises(InputError, match="on the hub"):
         loaded(str(path))
 
 
@@ -196,7 +196,7 @@ def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
     path, _ = adapted_backbone("llama", tmp_path)
     config = path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": start}))
-    with pytest.raises(InputError, match=f"'{start}' took a part out of the base model's weights"):
+    with pytest.raises(InputError, match=f"'{start}'.*base model"):
         loaded(str(path))
 
 
@@ -213,12 +213,12 @@ def test_a_lora_on_the_embedding_is_read(tmp_path):
 @pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
 def test_what_cannot_be_merged_is_refused(tmp_path):
     path, _ = saved_peft("llama", tmp_path, lora_bias=True, init_lora_weights=True)
-    with pytest.raises(InputError, match=r"cannot be merged into its base .*lora_bias"):
+    with pytest.raises(InputError, match="lora_bias"):
         loaded(str(path))
 
 
 def test_adapters_with_names_are_pointed_to(tmp_path):
     path, _ = saved_peft("llama", tmp_path, name="mine")
-    with pytest.raises(InputError, match=r"checkpoints by name; pass .* of one: .*/mine"):
+    with pytest.raises(InputError, match="/mine"):
         loaded(str(path))
     assert len(loaded(str(path / "mine")).classes) == 3

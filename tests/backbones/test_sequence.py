@@ -36,7 +36,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     name = next(name for name in tensors if name.endswith("layer.1.attention.self.query.weight"))
     tensors[name][0, 0] = torch.nan
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"^classifier '.*model' is damaged: .*query\.weight has"):
+    with pytest.raises(InputError, match=r"^classifier '.*model' .*query\.weight"):
         loaded(path)
 
 
@@ -81,7 +81,7 @@ def test_a_model_in_memory_is_used_as_it_is():
 
 
 def test_a_model_in_memory_needs_a_tokenizer():
-    with pytest.raises(InputError, match="a model in memory does not name its tokenizer"):
+    with pytest.raises(InputError, match="tokenizer"):
         loaded(model("bert"))
 
 
@@ -112,7 +112,7 @@ def test_a_head_without_weights_is_refused(tmp_path):
     tensors = load_file(path / "model.safetensors")
     del tensors["classifier.weight"]
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"no trained weights for classifier\.weight"):
+    with pytest.raises(InputError, match=r"classifier\.weight"):
         loaded(path)
 
 
@@ -121,7 +121,7 @@ def test_a_head_of_another_size_is_refused(tmp_path):
     tensors = load_file(path / "model.safetensors")
     tensors["classifier.weight"] = tensors["classifier.weight"][:2].clone()
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="cannot be loaded as a sequence classifier"):
+    with pytest.raises(InputError, match="sequence classifier"):
         loaded(path)
 
 
@@ -135,13 +135,13 @@ def test_damaged_weights_are_refused(tmp_path):
 
 def test_regressions_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model", id2label={0: "score"}, label2id={"score": 0})
-    with pytest.raises(InputError, match="has 1 output; a classifier has two or more classes"):
+    with pytest.raises(InputError, match="1 output"):
         loaded(path)
 
 
 def test_multi_label_models_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model", problem_type="multi_label_classification")
-    with pytest.raises(InputError, match="gives a text any number of labels"):
+    with pytest.raises(InputError, match="any number of labels"):
         loaded(path)
 
 
@@ -153,7 +153,7 @@ def test_encoder_decoders_are_refused(tmp_path):
     )
     T5ForSequenceClassification(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is an encoder-decoder"):
+    with pytest.raises(InputError, match="encoder-decoder"):
         loaded(tmp_path)
 
 

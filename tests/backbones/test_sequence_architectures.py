@@ -159,5 +159,5 @@ def test_half_precision_in_memory_is_read():
 
 def test_another_models_tokenizer_is_refused():
     words = [*(row["text"] for row in toy_rows(3)), "words that it has never heard of " * 2]
-    with pytest.raises(InputError, match=r"gives token .* knows 6 tokens: it is another model's"):
+    with pytest.raises(InputError, match=r"token .* 6 tokens"):
         loaded(model("bert", vocab_size=6), tokenizer=tiny_tokenizer(["text and more", *words]))

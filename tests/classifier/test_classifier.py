@@ -75,7 +75,7 @@ def test_labels_are_optional_and_may_be_partly_there(shared):
 
 def test_unknown_labels_are_an_error_or_out_of_distribution(shared):
     rows = [TEST[0], {**TEST[1], "label": "sports"}]
-    with pytest.raises(bl.InputError, match=r"row 2, column 'label': unknown label 'sports'"):
+    with pytest.raises(bl.InputError, match=r"row 2, column 'label'.*'sports'"):
         shared.predict(rows)
     found = shared.predict(rows, unknown_labels="ood")
     assert found.labels[0] >= 0
@@ -108,7 +108,7 @@ def test_a_link_that_would_be_ignored_is_refused(shared, posterior):
     fitted = shared._known()
     record = dataclasses.replace(fitted.record, posterior={"name": posterior})
     other = dataclasses.replace(fitted, record=record)
-    with pytest.raises(bl.InputError, match=f"link 'mc' has no effect on posterior '{posterior}'"):
+    with pytest.raises(bl.InputError, match=f"'mc'.*'{posterior}'"):
         other.predict(None, num_samples=None, link="mc", unknown="error", seed=0)
 
 
@@ -147,7 +147,7 @@ def test_nothing_works_before_a_fit(tmp_path, use):
         "classes": lambda: clf.classes,
         "record": lambda: clf.record,
     }
-    with pytest.raises(bl.InputError, match="is not fitted; call fit, from_pretrained or from_tr"):
+    with pytest.raises(bl.InputError, match="not fitted"):
         uses[use]()
     assert list(tmp_path.iterdir()) == []
 
@@ -198,7 +198,7 @@ def test_the_global_state_of_torch_decides_nothing(llama):
 
 
 def test_a_head_lr_that_would_do_nothing_is_refused():
-    with pytest.raises(bl.InputError, match=r"head_lr has no effect on 'vbll'.*vbll:head_lr=0.1"):
+    with pytest.raises(bl.InputError, match=r"head_lr .*vbll:head_lr=0.1"):
         new("minilm", posterior="vbll").fit(toy_rows(20), head_lr=0.1)
 
 
@@ -210,7 +210,7 @@ def test_columns_of_the_data_go_with_the_predictions(shared):
     assert list(shared.predict(rows, keep="source").columns) == ["source"]
     examples = load_examples(rows, keep=["source"])
     assert list(shared.predict(examples, keep=("text",)).columns) == ["text"]
-    with pytest.raises(bl.InputError, match="'confidence': files use that name"):
+    with pytest.raises(bl.InputError, match="'confidence'"):
         shared.predict(rows, keep=("confidence",))
-    with pytest.raises(bl.InputError, match="unknown column to keep 'where'"):
+    with pytest.raises(bl.InputError, match="'where'"):
         shared.predict(examples, keep=("where",))

@@ -84,14 +84,10 @@ def test_a_foreign_classifier_without_calibration_says_what_to_do(foreign):
 
 @pytest.mark.parametrize("posterior", ["ensemble", "mc_dropout"])
 def test_posteriors_of_a_whole_network_are_refused_for_finished_ones(foreign, shared, posterior):
-    with pytest.raises(
-        bl.InputError, match=f"posterior '{posterior}' is not one of the last layer"
-    ):
+    with pytest.raises(bl.InputError, match=f"'{posterior}'.*last layer"):
         from_transformers(foreign, posterior)
     before = shared.posterior
-    with pytest.raises(
-        bl.InputError, match=f"posterior '{posterior}' is not one of the last layer"
-    ):
+    with pytest.raises(bl.InputError, match=f"'{posterior}'.*last layer"):
         shared.calibrate(toy_rows(12), posterior=posterior)
     assert shared.posterior == before
 
@@ -209,7 +205,7 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     clf = bl.BayesianClassifier.from_transformers(
         theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
     ).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="there is no place that holds the weights of this"):
+    with pytest.raises(bl.InputError, match="holds the weights"):
         clf.save_pretrained(tmp_path / "model")
 
 
@@ -318,7 +314,7 @@ def test_named_classes_are_kept(nameless, tmp_path):
 
 def test_labels_beyond_the_outputs_are_refused(nameless):
     rows = [{"text": f"the cat {label}", "label": label} for label in (0, 1, 2, 3)]
-    with pytest.raises(bl.InputError, match="unknown label 3; the classes are '0', '1', '2'"):
+    with pytest.raises(bl.InputError, match=r"label 3.*'0', '1', '2'"):
         from_transformers(nameless).calibrate(rows)
 
 
@@ -342,7 +338,7 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
 def test_a_calibration_that_fails_changes_nothing(llama):
     clf = fitted(llama, "polar:r=4", "laplace")
     before = clf.predict(TEST)
-    with pytest.raises(bl.InputError, match="Mahalanobis distances need"):
+    with pytest.raises(bl.InputError, match="Mahalanobis"):
         clf.calibrate(toy_rows(3), feature_scores="mahalanobis")
     assert same(clf.predict(TEST), before)
 
@@ -369,7 +365,7 @@ def test_every_row_is_run_once(foreign, monkeypatch):
 def test_what_is_not_calibrated_neither_answers_nor_is_saved(foreign, tmp_path, posterior):
     clf = from_transformers(foreign, posterior)
     for use in (lambda: clf.predict(TEST), lambda: clf.save_pretrained(tmp_path / "model")):
-        with pytest.raises(bl.InputError, match=f"'{posterior}' is not fitted .* call calibrate"):
+        with pytest.raises(bl.InputError, match=f"'{posterior}'.*calibrate"):
             use()
     assert not (tmp_path / "model").exists()
 
@@ -385,7 +381,7 @@ def test_a_classifier_that_went_on_training_in_memory_is_not_saved(foreign, tmp_
     with torch.no_grad():
         theirs.classifier.weight.add_(0.1)
     clf = from_transformers(theirs).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="does not hold the weights of this classifier in mem"):
+    with pytest.raises(bl.InputError, match="in memory"):
         clf.save_pretrained(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -395,14 +391,14 @@ def test_rows_of_one_class_are_refused_and_missing_classes_named(foreign, caplog
     rows = [row for row in toy_rows(60) if row["label"] != "food"]
     clf.calibrate(rows, posterior="vbll")
     assert "no row of 'food'" in caplog.text
-    with pytest.raises(bl.InputError, match=r"all 20 rows have the label 'animals'"):
+    with pytest.raises(bl.InputError, match=r"20 rows.*'animals'"):
         clf.calibrate([row for row in rows if row["label"] == "animals"])
 
 
 def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
     clf = from_transformers(foreign)
     rows = toy_rows(40)
-    with pytest.raises(bl.InputError, match=r"40 of 40 texts are in <list> too; validation rows"):
+    with pytest.raises(bl.InputError, match="40 of 40 texts"):
         clf.calibrate(rows, rows)
     clf.calibrate(rows, rows[:10] + toy_rows(30, seed=5))
     assert "10 of 40 texts are in <list> too" in caplog.text
@@ -439,5 +435,5 @@ def test_a_classifier_whose_settings_changed_in_memory_is_not_saved(foreign, tmp
 
     theirs = AutoModelForSequenceClassification.from_pretrained(foreign, hidden_act="relu")
     clf = from_transformers(theirs).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="does not hold the weights of this classifier in mem"):
+    with pytest.raises(bl.InputError, match="in memory"):
         clf.save_pretrained(tmp_path / "model")

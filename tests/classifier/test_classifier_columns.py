@@ -102,7 +102,7 @@ def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeyp
         raise AssertionError("rows are run first")
 
     monkeypatch.setattr("bayeslora.training.fit.begin_columns", never)
-    with pytest.raises(InputError, match="avoid='/nowhere' is no model directory"):
+    with pytest.raises(InputError, match="avoid='/nowhere'"):
         fitted(backbone, "mle", ",selection=gradient,avoid=/nowhere")
 
 
@@ -154,9 +154,9 @@ def test_posteriors_over_factors_are_refused(backbone, tmp_path, posterior):
 
 
 def test_dropout_is_the_backbones(backbone, tmp_path):
-    with pytest.raises(InputError, match="adapter 's2ft' is defined without"):
+    with pytest.raises(InputError, match="'s2ft'"):
         fitted(backbone, "mc_dropout")
-    with pytest.raises(InputError, match="'s2ft' has no dropout of its own"):
+    with pytest.raises(InputError, match=r"'s2ft'.*dropout"):
         fitted(backbone, "mc_dropout:p=0.2")
     encoder = str(tiny_bert(tmp_path / "bert"))
     clf = fitted(encoder, "mc_dropout:num_samples=3")

@@ -99,10 +99,10 @@ def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, po
 @pytest.mark.parametrize(
     ("export", "place", "message"),
     [
-        ("export_peft", "notes", "is not a PEFT checkpoint"),
-        ("export_merged", "notes", "is not a transformers model"),
-        ("export_merged", "backbone", "is an input of this command"),
-        ("export_safetensors", "notes", "is one file .safetensors"),
+        ("export_peft", "notes", "PEFT checkpoint"),
+        ("export_merged", "notes", "transformers model"),
+        ("export_merged", "backbone", "input"),
+        ("export_safetensors", "notes", r"\.safetensors"),
     ],
 )
 def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, place, message):
@@ -128,7 +128,7 @@ def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
 
 def test_a_model_whose_last_layer_no_classifier_reads_is_refused(tmp_path, fitted, monkeypatch):
     """transformers would load it with a random last layer."""
-    with pytest.raises(InputError, match=r"encoder.*--format safetensors"):
+    with pytest.raises(InputError, match=r"encoder.*safetensors"):
         fitted("bert", "pissa:r=4,lr=5e-3").export_merged(tmp_path / "out")
     monkeypatch.setattr(merged, "_takes", lambda *_: False)
     with pytest.raises(InputError, match="LlamaModel"):
@@ -193,16 +193,16 @@ def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch
         (ensemble.export_peft, "out"),
         (ensemble.export_safetensors, "out.safetensors"),
     ):
-        with pytest.raises(InputError, match="lora-ensemble has 2 networks; say which one: member"):
+        with pytest.raises(InputError, match=r"2 networks.*member"):
             export(tmp_path / name)
-        with pytest.raises(InputError, match="member must be a whole number from 1 to 2, got 3"):
+        with pytest.raises(InputError, match=r"member.* 1 to 2.*3"):
             export(tmp_path / name, member=3)
         assert not (tmp_path / name).exists()
     clf = fitted("llama", "lora:r=2", "laplace")
     head = clf._known().network.head
     known = head.predict
     monkeypatch.setattr(head, "predict", lambda features: known(features.square() + 1))
-    with pytest.raises(InputError, match="'laplace' are no linear function of the features"):
+    with pytest.raises(InputError, match="'laplace'"):
         clf.export_merged(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -95,7 +95,7 @@ def test_a_shared_backbone_is_remembered_as_it_was_loaded(llama, tmp_path, dtype
 
 def test_another_backbone_is_refused(model, folder):
     other = tiny_llama(folder / "other", seed=1)
-    with pytest.raises(bl.InputError, match="was made for another backbone than") as caught:
+    with pytest.raises(bl.InputError, match="another backbone") as caught:
         load(model, backbone=str(other))
     found = load_backbone(str(other), device="cpu").fingerprint
     assert f"fingerprint {found}, expected {load(model).record.backbone['fingerprint']}" in str(
@@ -119,7 +119,7 @@ def test_another_architecture_around_the_same_weights_is_refused(
     *outer, name = setting.split(".")
     (config[outer[0]] if outer else config)[name] = value
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(bl.InputError, match="was made for another backbone than") as caught:
+    with pytest.raises(bl.InputError, match="another backbone") as caught:
         load(model, backbone=str(other))
     assert str(caught.value).endswith(message)
 
@@ -247,7 +247,7 @@ def test_damage_to_a_later_member_is_found(llama, tmp_path):
     tensors = load_file(path)
     tensors["member-1.head.weight"][0, 0] = float("nan")
     save_file(tensors, path)
-    with pytest.raises(bl.InputError, match=r"'head\.weight' has values that are not finite"):
+    with pytest.raises(bl.InputError, match=r"'head\.weight'.*not finite"):
         load(tmp_path / "model")
 
 
@@ -281,7 +281,7 @@ def test_an_ensemble_checks_every_member(llama, tmp_path):
     assert {name.split(".")[0] for name in tensors} == {"member-0", "member-1"}
     del tensors["member-1.head.weight"]
     save_file(tensors, path)
-    with pytest.raises(bl.InputError, match=r"'head\.weight' is missing"):
+    with pytest.raises(bl.InputError, match=r"'head\.weight'.*missing"):
         load(tmp_path / "model")
 
 
@@ -291,7 +291,7 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
     again = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
     assert same(clf.predict(TEST), again.predict(TEST))
     assert not (out / "checkpoints").exists()
-    with pytest.raises(bl.InputError, match="exists; choose another"):
+    with pytest.raises(bl.InputError, match="exists"):
         new(llama).fit(toy_rows(24), epochs=1, out=out)
     new(llama, seed=5).fit(toy_rows(24), epochs=1, out=out, overwrite=True)
     assert bl.BayesianClassifier.from_pretrained(out, progress=False).record.seed == 5
@@ -360,11 +360,11 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
         patch.setattr(members, "train_network", die)
         with pytest.raises(KeyboardInterrupt):
             new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
-    with pytest.raises(bl.InputError, match="interrupted fit with another seed"):
+    with pytest.raises(bl.InputError, match="another seed"):
         new(llama, seed=1).fit(rows, held, epochs=2, batch_size=8, out=out)
-    with pytest.raises(bl.InputError, match="interrupted fit with another train"):
+    with pytest.raises(bl.InputError, match="another train"):
         new(llama).fit(rows[::-1], held, epochs=2, batch_size=8, out=out)
-    with pytest.raises(bl.InputError, match="is not a bayeslora model"):
+    with pytest.raises(bl.InputError, match="not a bayeslora model"):
         bl.BayesianClassifier.from_pretrained(out)
     resumed = new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
     assert same(resumed.predict(TEST), expected)

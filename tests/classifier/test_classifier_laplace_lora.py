@@ -82,16 +82,16 @@ def test_another_posterior_takes_its_place_without_its_tensors(bert, lora, tmp_p
 
 
 def test_a_classifier_from_elsewhere_has_no_such_weights(foreign):
-    with pytest.raises(bl.InputError, match=r"here is none.*'laplace', which is over the last"):
+    with pytest.raises(bl.InputError, match="'laplace'"):
         from_transformers(foreign, "laplace_lora")
     clf = from_transformers(foreign, "mle")
-    with pytest.raises(bl.InputError, match="'laplace_lora' is over the weights of an adapter"):
+    with pytest.raises(bl.InputError, match="'laplace_lora'"):
         clf.calibrate(FRESH, posterior="laplace_lora")
 
 
 def test_an_ensemble_is_refused(bert):
     clf = fitted(bert, "lora:r=2", "ensemble:num_members=2")
-    with pytest.raises(bl.InputError, match="ensemble has no single last layer"):
+    with pytest.raises(bl.InputError, match="ensemble"):
         clf.calibrate(FRESH, posterior="laplace_lora")
 
 

@@ -126,7 +126,7 @@ def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
 )
 def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path, posterior, reason):
     clf = fresh("no-such/backbone", posterior=posterior)
-    with pytest.raises(InputError, match=f"'{posterior}' cannot go with adapter 'lisa'.*{reason}"):
+    with pytest.raises(InputError, match=f"'{posterior}'.*'lisa'.*{reason}"):
         clf.fit(toy_rows(30), out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -136,12 +136,12 @@ def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path,
 )
 def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason):
     clf = fresh("no-such/backbone", "lora", posterior)
-    with pytest.raises(InputError, match=f"'{posterior}' cannot go with layer_sampling.*{reason}"):
+    with pytest.raises(InputError, match=f"'{posterior}'.*layer_sampling.*{reason}"):
         clf.fit(toy_rows(30), layer_sampling="num_active=1")
 
 
 def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
-    with pytest.raises(InputError, match="a dropout that is live at prediction: adapter 'lisa'"):
+    with pytest.raises(InputError, match=r"dropout.*'lisa'"):
         fitted(backbone, posterior="mc_dropout")
     clf = fitted(str(tiny_bert(tmp_path / "bert")), posterior="mc_dropout:num_samples=3")
     assert clf.predict(toy_rows(9)).epistemic.min() > 0
@@ -152,7 +152,7 @@ def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
 
 def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):
     clf = fitted(backbone)
-    with pytest.raises(InputError, match="this network's own layers were trained; choose 'lap"):
+    with pytest.raises(InputError, match="'laplace'"):
         clf.calibrate(toy_rows(30, 2), posterior="laplace_lora")
     before = clf.spectrum()
     clf.calibrate(toy_rows(30, 2), posterior="laplace:prior_precision=1")
@@ -162,7 +162,7 @@ def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):
 
 def test_merged_is_the_mean_network_and_a_lora_it_is_not(backbone, tmp_path):
     clf = fitted(backbone)
-    with pytest.raises(InputError, match=r"changed whole weights .*no LoRA that PEFT could load"):
+    with pytest.raises(InputError, match="whole weights"):
         clf.export_peft(tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
     clf.export_merged(tmp_path / "merged")
@@ -192,7 +192,7 @@ def test_a_damaged_model_says_what_is_wrong(backbone, tmp_path):
         ({**tensors, name: torch.zeros(2, 2)}, r"has shape \[2, 2\]"),
     ):
         save_file(broken, path)
-        with pytest.raises(InputError, match=f"do not fit its record: .*{problem}"):
+        with pytest.raises(InputError, match=problem):
             BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
 
 
@@ -212,7 +212,7 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
         patch.setattr(fit_module, "fit_posterior", die)
         with pytest.raises(KeyboardInterrupt):
             begin(layer_sampling=sampling)
-    with pytest.raises(InputError, match="an interrupted fit with another training"):
+    with pytest.raises(InputError, match="another training"):
         begin()
     clf = begin(layer_sampling="num_active=1,interval=3")
     whole = fresh(backbone, "lora:r=2,num_layers=2").fit(
@@ -226,13 +226,13 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
 @pytest.mark.parametrize(
     ("adapter", "sampling", "message"),
     [
-        (WHOLE, "num_active=1", "adapter 'lisa' samples layers by its own options"),
-        ("lora", "num_active=9", r"num_active must be from 1 to 3, the layers to draw from, got 9"),
-        ("lora", "active=2", "unknown option of layer_sampling 'active'"),
-        ("lora", bl.LISA(), r"LISA is an adapter \(adapter=LISA"),
-        ("lora", 3, "layer_sampling must be a name or an object"),
-        ("lora", "mode=weighted,weights=[1,2]", "weights must be 3 numbers"),
-        ("lisa:num_active=4", None, "num_active must be from 1 to 3, the layers to draw from"),
+        (WHOLE, "num_active=1", "'lisa'.*its own options"),
+        ("lora", "num_active=9", r"num_active.*1 to 3.*got 9"),
+        ("lora", "active=2", "'active'"),
+        ("lora", bl.LISA(), r"adapter=LISA"),
+        ("lora", 3, "layer_sampling .*name"),
+        ("lora", "mode=weighted,weights=[1,2]", "weights .*3 numbers"),
+        ("lisa:num_active=4", None, "num_active .*1 to 3"),
     ],
 )
 def test_sampling_that_is_not_allowed(backbone, tmp_path, adapter, sampling, message):

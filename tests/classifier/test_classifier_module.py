@@ -157,9 +157,9 @@ def test_feature_scores_are_fitted_to_a_module():
 def test_a_saved_posterior_needs_its_module_again(tmp_path):
     module = Net()
     wrapped(module).calibrate(TRAIN).save_pretrained(tmp_path / "model")
-    with pytest.raises(bl.InputError, match=r"for a module in memory .*Net\).*module=..., encode="):
+    with pytest.raises(bl.InputError, match=r"Net\).*module=..., encode="):
         load(tmp_path / "model")
-    with pytest.raises(bl.InputError, match="made for another backbone"):
+    with pytest.raises(bl.InputError, match="another backbone"):
         load(tmp_path / "model", module=Net(seed=1), encode=encode)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "module=module, encode=encode" in card
@@ -171,23 +171,23 @@ def test_running_means_are_part_of_a_module(tmp_path):
     module = Net()
     wrapped(module).calibrate(TRAIN).save_pretrained(tmp_path / "model")
     module.hidden[1].running_mean += 1
-    with pytest.raises(bl.InputError, match="made for another backbone"):
+    with pytest.raises(bl.InputError, match="another backbone"):
         load(tmp_path / "model", module=module, encode=encode)
 
 
 def test_other_models_take_no_module(model):
-    with pytest.raises(bl.InputError, match="module is for a model that from_module made"):
+    with pytest.raises(bl.InputError, match="from_module"):
         load(model, module=Net(), encode=encode)
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Positions, r"'fc' receives shape \[\d+, 1, 12\]; a posterior needs one vector a row"),
-        (Halved, "logits are not the output of layer 'fc'"),
-        (Lazy, "layer 'fc' did not run, so it has no features"),
-        (Doubled, r"'fc' receives \d+ rows for \d+ texts"),
-        (Tupled, "returns tuple, not a tensor of logits"),
+        (Positions, r"'fc' .*\[\d+, 1, 12\]"),
+        (Halved, "logits .*'fc'"),
+        (Lazy, "'fc' did not run"),
+        (Doubled, r"'fc' .*\d+ rows .*\d+ texts"),
+        (Tupled, "tuple"),
     ],
 )
 def test_modules_without_features_are_refused(kind, message):
@@ -198,14 +198,14 @@ def test_modules_without_features_are_refused(kind, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": "fcc"}, r"no linear layer with 3 outputs \(did you mean 'fc'\?\)"),
-        ({"layer": "hidden.0"}, "no linear layer with 3 outputs"),
-        ({"classes": ["a", "b"]}, "no linear layers have 2 outputs"),
-        ({"classes": ["a", "b"], "layer": "fc"}, "no linear layer with 2 outputs"),
-        ({"classes": ["a"]}, "two or more distinct names"),
-        ({"encode": "words"}, "encode must be a function"),
-        ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
-        ({"posterior": "swag"}, "averages the weights that training passes through"),
+        ({"layer": "fcc"}, r"3 outputs .*'fc'"),
+        ({"layer": "hidden.0"}, "3 outputs"),
+        ({"classes": ["a", "b"]}, "2 outputs"),
+        ({"classes": ["a", "b"], "layer": "fc"}, "2 outputs"),
+        ({"classes": ["a"]}, "distinct names"),
+        ({"encode": "words"}, "encode"),
+        ({"device": "nowhere"}, "device 'nowhere'"),
+        ({"posterior": "swag"}, "weights that training passes"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):
@@ -214,20 +214,20 @@ def test_wrong_arguments_are_refused(options, message):
 
 
 def test_only_a_module_is_taken():
-    with pytest.raises(bl.InputError, match=r"must be a torch\.nn\.Module, got function"):
+    with pytest.raises(bl.InputError, match="function"):
         wrapped(encode)
 
 
 def test_a_module_with_values_that_are_not_finite_is_refused():
     module = Net()
     module.fc.weight.data[0, 0] = torch.nan
-    with pytest.raises(bl.InputError, match=r"^module is damaged: fc\.weight has values"):
+    with pytest.raises(bl.InputError, match=r"fc\.weight"):
         wrapped(module)
 
 
 def test_one_of_several_layers_has_to_be_named():
     module = nn.Sequential(nn.Linear(WORDS, 3), nn.Linear(3, 3))
-    with pytest.raises(bl.InputError, match=r"2 linear layers have 3 outputs \(0, 1\); name"):
+    with pytest.raises(bl.InputError, match=r"3 outputs \(0, 1\)"):
         wrapped(module)
     clf = wrapped(module, "mle", layer="1").calibrate(TRAIN)
     np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
@@ -292,5 +292,5 @@ def test_features_out_of_reach_are_refused_with_their_size(posterior):
         layer="fc",
         progress=False,
     )
-    with pytest.raises(bl.InputError, match=r"root mean square norm of .*allowed is 1e-12 to"):
+    with pytest.raises(bl.InputError, match=r"norm .*1e-12"):
         clf.calibrate(HELD)

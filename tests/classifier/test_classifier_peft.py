@@ -80,11 +80,11 @@ def test_texts_that_padding_would_change_are_run_alone(tmp_path, posterior):
 
 def test_what_is_not_a_plain_lora_is_refused(tmp_path):
     path, _ = saved_peft("llama", tmp_path / "dora", use_dora=True)
-    with pytest.raises(bl.InputError, match="use_dora = True cannot be read, only plain LoRA"):
+    with pytest.raises(bl.InputError, match="use_dora"):
         from_transformers(str(path), "laplace_lora")
     assert from_transformers(str(path), "laplace").calibrate(FRESH)
     path, _ = saved_peft("llama", tmp_path / "pissa", init_lora_weights="pissa")
-    with pytest.raises(bl.InputError, match="factors carry a part of the pretrained weight"):
+    with pytest.raises(bl.InputError, match="pretrained weight"):
         from_transformers(str(path), "tfb")
 
 
@@ -99,6 +99,6 @@ def test_adapters_of_a_checkpoint_are_not_exported_again(tmp_path):
     path, _ = saved_peft("llama", tmp_path)
     clf = from_transformers(str(path), "laplace_lora").calibrate(FRESH)
     for export in (clf.export_peft, clf.export_merged):
-        with pytest.raises(bl.InputError, match=r"which is a PEFT checkpoint itself: .*/peft"):
+        with pytest.raises(bl.InputError, match="/peft"):
             export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

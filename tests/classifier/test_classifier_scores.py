@@ -129,15 +129,15 @@ def test_markov_chains_have_the_scores_too(foreign):
 
 def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
     rows = toy_rows(6)
-    with pytest.raises(bl.InputError, match="unknown feature score 'novelty'"):
+    with pytest.raises(bl.InputError, match="'novelty'"):
         new("/nowhere").fit(rows, feature_scores="novelty")
-    with pytest.raises(bl.InputError, match="'ensemble' has several"):
+    with pytest.raises(bl.InputError, match="'ensemble'"):
         new("/nowhere", "lora", "ensemble").fit(rows, feature_scores="knn")
     for name in ("mahalanobis", "relative_mahalanobis"):
         twice = [row | {"id": str(place)} for place, row in enumerate(toy_rows(3) * 2)]
         for few in (toy_rows(3), twice):
-            with pytest.raises(bl.InputError, match="every class has one text"):
+            with pytest.raises(bl.InputError, match="one text"):
                 new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
     # The combination is made of such a distance.
-    with pytest.raises(bl.InputError, match="every class has one text"):
+    with pytest.raises(bl.InputError, match="one text"):
         new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="unfamiliarity")

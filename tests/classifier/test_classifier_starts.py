@@ -71,10 +71,10 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("posterior", "message"),
     [
-        ("mc_dropout", "a dropout that is live at prediction: adapter '{}' is defined without"),
-        ("scalabl", "'{}' starts from a part of the pretrained weight, which a prior around 0"),
-        ("clora", "'clora' puts noise between the factors, and those of '{}' carry a part"),
-        ("ivon:weight_decay=0.1", "a prior around 0, and '{}' starts from a part.*got 0.1"),
+        ("mc_dropout", "dropout.*'{}'"),
+        ("scalabl", "'{}'.*prior around 0"),
+        ("clora", "'clora'.*'{}'"),
+        ("ivon:weight_decay=0.1", "prior around 0.*'{}'.*got 0.1"),
     ],
 )
 def test_posteriors_without_a_meaning_are_refused(backbone, adapter, posterior, message):
@@ -126,7 +126,7 @@ def test_validation_rows_are_no_context(backbone):
     held = toy_rows(18, 1)
     adapter = CorDA(context=["something else", held[3]["text"]])
     clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
-    with pytest.raises(InputError, match=r"holds 1 of the validation texts, such as .*may not"):
+    with pytest.raises(InputError, match="1 of the validation texts"):
         clf.fit(toy_rows(30), held)
 
 

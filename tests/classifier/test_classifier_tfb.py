@@ -42,7 +42,7 @@ def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ("s2ft:o_ratio=0.3,d_ratio=0.2", "over the factors of a low-rank adapter"),
+        ("s2ft:o_ratio=0.3,d_ratio=0.2", "low-rank adapter"),
         ("lisa", "own layers were"),
     ],
 )
@@ -55,7 +55,7 @@ def test_it_needs_factors(llama, adapter, message):
 
 
 def test_it_needs_an_adapter(foreign):
-    with pytest.raises(bl.InputError, match="'tfb' is over the weights of an adapter, and here"):
+    with pytest.raises(bl.InputError, match="'tfb'"):
         from_transformers(foreign, "tfb")
 
 

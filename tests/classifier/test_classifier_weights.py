@@ -72,7 +72,7 @@ def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, pos
 @pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "tfb"])
 def test_they_cannot_be_fitted_to_a_finished_network(bert, posterior):
     clf = fitted(bert, "lora:r=2", "mle")
-    with pytest.raises(bl.InputError, match=f"'{posterior}' is not one of the last layer"):
+    with pytest.raises(bl.InputError, match=f"'{posterior}'.*last layer"):
         clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
 
 
@@ -87,11 +87,11 @@ def test_the_card_says_what_was_chosen(bert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("polar", "scalabl"), "'scalabl' scales .* 'lora'; 'polar' has none"),
-        (("polar:constraint=landing", "clora"), "gate between PoLAR's .*absorb_every=0"),
+        (("polar", "scalabl"), "'scalabl'.*'lora'.*'polar'"),
+        (("polar:constraint=landing", "clora"), "gate.*absorb_every=0"),
         (
             ("lora", "swag:num_snapshots=3"),
-            "at least 2 snapshots, and 2 training steps .* train for more epochs, in smaller",
+            "2 snapshots.* 2 training steps",
         ),
     ],
 )
@@ -176,10 +176,10 @@ def test_a_batch_does_not_change_what_a_draw_says_of_a_text(bert):
 def test_what_needs_a_plain_adapter_is_refused(bert, tmp_path):
     clf = fitted(bert, "lora:r=2", "clora:num_samples=2")
     before = clf.predict(TEST)
-    with pytest.raises(bl.InputError, match="cannot be merged or exported: a gate"):
+    with pytest.raises(bl.InputError, match="gate"):
         clf.export_peft(tmp_path / "lora")
     for posterior in ("laplace", "laplace_lora", None):
-        with pytest.raises(bl.InputError, match="'clora' cannot be calibrated"):
+        with pytest.raises(bl.InputError, match="'clora'"):
             clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
     assert not any(tmp_path.iterdir())
     assert same(clf.predict(TEST), before)

@@ -155,7 +155,7 @@ def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monk
         claim(self, *args, **options)
 
     monkeypatch.setattr(PredictionParts, "claim", changed)
-    with pytest.raises(InputError, match=r"data\.jsonl was changed"):
+    with pytest.raises(InputError, match=r"data\.jsonl.*changed"):
         write(clf, data, tmp_path / "p.parquet")
     assert not (tmp_path / "p.parquet").exists()
 
@@ -173,7 +173,7 @@ def test_pieces_of_changed_data_are_not_kept(clf, data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(PredictionParts, "claim", changed)
-        with pytest.raises(InputError, match="was changed"):
+        with pytest.raises(InputError, match="changed"):
             write(clf, data, out)
     assert PredictionParts(out).num_finished() == 1
     data.write_text(original)

@@ -207,32 +207,32 @@ def test_unlabelled_rows_are_left_out_of_the_fit():
 @pytest.mark.parametrize("name", CONFORMAL)
 def test_refusals(name):
     fit = drawn(30)
-    with pytest.raises(bl.InputError, match="needs labels"):
+    with pytest.raises(bl.InputError, match="labels"):
         build(name).fit(fit.replace(labels=None))
-    with pytest.raises(bl.InputError, match="not fitted yet; call fit first"):
+    with pytest.raises(bl.InputError, match="not fitted"):
         build(name).apply(fit)
-    with pytest.raises(bl.InputError, match=r"sets were fitted on classes \['a', 'b', 'c', 'd'\]"):
+    with pytest.raises(bl.InputError, match=r"\['a', 'b', 'c', 'd'\]"):
         build(name).fit(fit).apply(drawn(5, 3))
-    with pytest.raises(bl.InputError, match="same predictions; a conformal threshold must not"):
+    with pytest.raises(bl.InputError, match="same predictions"):
         bl.conformal_sets(fit, fit, method=name)
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("dirichlet", "unknown method 'dirichlet'; choose from 'aps', 'lac', 'raps'"),
+        ("dirichlet", "'dirichlet'.*'aps', 'lac', 'raps'"),
         (
             "split",
-            r"unknown method 'split' \(did you mean 'lac'\?\); choose from 'aps', 'lac', 'raps'",
+            r"'split'.*'lac'.*'aps', 'lac', 'raps'",
         ),
-        ("lac:alpha=1", "alpha must be between 0 and 1, got 1"),
-        ("lac:alpha=0", "alpha must be between 0 and 1, got 0"),
-        ("lac:seed=1", "unknown option of method lac 'seed'"),
-        ("aps:randomised=maybe", "randomised must be true or false"),
-        ("aps:seed=-1", "seed must be an integer from 0"),
-        ("aps:classwise=1", "classwise must be true or false"),
-        ("raps:penalty=-1", "penalty must be >= 0, got -1"),
-        ("raps:k_reg=0.5", "k_reg must be a whole number >= 0"),
+        ("lac:alpha=1", "alpha .*got 1"),
+        ("lac:alpha=0", "alpha .*got 0"),
+        ("lac:seed=1", "lac 'seed'"),
+        ("aps:randomised=maybe", "randomised"),
+        ("aps:seed=-1", "seed"),
+        ("aps:classwise=1", "classwise"),
+        ("raps:penalty=-1", "penalty .*got -1"),
+        ("raps:k_reg=0.5", "k_reg"),
     ],
 )
 def test_wrong_options_are_refused(method, message):

@@ -88,8 +88,8 @@ def test_large_sets_draw_from_a_part_of_the_clusters(monkeypatch):
 
 def test_wrong_columns_are_refused():
     whole = twins(3)
-    with pytest.raises(InputError, match=r"unknown column 'twins'.*did you mean 'twin'"):
+    with pytest.raises(InputError, match=r"'twins'.*'twin'"):
         evaluate(whole, cluster_by="twins")
     holes = whole.replace(columns={"twin": ["x", None, "y", "x", None, "y"]})
-    with pytest.raises(InputError, match=r"row 2: column 'twin' has no value \(2 such rows\)"):
+    with pytest.raises(InputError, match=r"row 2.*'twin'.*\(2 "):
         evaluate(holes, cluster_by="twin")

@@ -149,11 +149,11 @@ def test_clusters_are_counted():
 
 def test_wrong_options_name_what_is_allowed():
     files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
-    with pytest.raises(InputError, match=r"unknown score 'smec' \(did you mean 'smece'\?\)"):
+    with pytest.raises(InputError, match=r"'smec'.*'smece'"):
         compare(files, scores=["smec"])
-    with pytest.raises(InputError, match="unknown score to compare by 'sharpness'"):
+    with pytest.raises(InputError, match="'sharpness'"):
         compare(files, by="sharpness")
-    with pytest.raises(InputError, match=r"'x' has the seeds 0, 1; keep these apart"):
+    with pytest.raises(InputError, match=r"'x'.*0, 1"):
         compare(files, distance_to="yy", num_resamples=9, num_permutations=9)
 
 
@@ -161,5 +161,5 @@ def test_methods_of_one_name_are_refused():
     files = [fit("x", seed) for seed in range(4)]
     notes = [{**one.metadata, "fit_options": "ab"[seed // 2]} for seed, one in enumerate(files)]
     apart = [one.replace(metadata=note) for one, note in zip(files, notes, strict=True)]
-    with pytest.raises(InputError, match="two methods are named 'x'"):
+    with pytest.raises(InputError, match=r"two methods.*'x'"):
         compare(apart, num_permutations=0)

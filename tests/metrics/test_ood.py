@@ -83,8 +83,8 @@ def test_extremes():
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
     [
-        ([], [0.5], "in-distribution uncertainties must be one or more finite"),
-        ([0.5], [], "OOD uncertainties must be one or more finite"),
+        ([], [0.5], "in-distribution .*finite"),
+        ([0.5], [], "OOD .*finite"),
         ([0.5], [float("nan")], "OOD uncertainties"),
     ],
 )

@@ -32,11 +32,11 @@ def test_an_empty_segment_sums_to_zero():
 @pytest.mark.parametrize(
     ("confidence", "correct", "message"),
     [
-        ([0.5, 1.2], [1, 0], "row 2: confidence is 1.2; allowed is from 0 to 1"),
-        ([0.5, float("nan")], [1, 0], "row 2: confidence is nan"),
-        ([0.5, 0.5], [1, 3], "row 2: correct is 3.0; allowed is 0 or 1"),
+        ([0.5, 1.2], [1, 0], "row 2: confidence .*1.2"),
+        ([0.5, float("nan")], [1, 0], "row 2: confidence .*nan"),
+        ([0.5, 0.5], [1, 3], "row 2: correct .*3.0"),
         ([0.5], [1, 0], r"\[N\] .*\[1\] and \[2\]"),
-        ([], [], r"N of at least 1"),
+        ([], [], r"at least 1"),
         ([[0.5, 0.5]], [[1, 0]], r"\[1, 2\]"),
     ],
 )

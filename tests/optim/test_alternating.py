@@ -149,18 +149,18 @@ def test_a_head_alone_and_an_adapter_alone():
 
 
 def test_nothing_to_optimise_is_refused():
-    with pytest.raises(InputError, match="no adapter sites and no head"):
+    with pytest.raises(InputError, match="no head"):
         build_optimizer([], [], LoRA(), 0.1)
 
 
 def test_orthonormal_factors_need_their_own_configuration():
-    with pytest.raises(InputError, match="orthonormal factors, which 'lora' cannot train"):
+    with pytest.raises(InputError, match="'lora'"):
         build_optimizer(Problem(CONFIGS["polar"]).sites, [], LoRA(), 0.1)
 
 
 def test_groups_from_outside_are_refused():
     optimizer = AlternatingOptimizer([SGD([nn.Parameter(torch.zeros(2))], lr=0.1)])
-    with pytest.raises(InputError, match="build a new optimiser"):
+    with pytest.raises(InputError, match="new optimiser"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
 
 

@@ -203,11 +203,11 @@ def test_a_resumed_run_of_other_layers_is_refused():
     policy(tower()).check_state(state)
     renamed = [Group(f"other.{n}", g.params, g.always) for n, g in enumerate(groups(tower()))]
     other = Lisa(lisa.options, renamed, 3, 1)
-    with pytest.raises(InputError, match=r"with active \['layers.*this one has \['other"):
+    with pytest.raises(InputError, match=r"\['layers.*\['other"):
         other.check_state(state)
-    with pytest.raises(InputError, match="with seed 1, this one has 2"):
+    with pytest.raises(InputError, match=r"seed 1.* 2"):
         policy(tower(), seed=2).check_state(state)
-    with pytest.raises(InputError, match="with interval 3, this one has 4"):
+    with pytest.raises(InputError, match=r"interval 3.* 4"):
         policy(tower(), interval=4).check_state(state)
     assert lisa.state_dict(0)["active"] == []
 
@@ -349,22 +349,22 @@ def test_the_record_counts_blocks_and_bytes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_active": 0}, "num_active must be an integer >= 1, got 0"),
-        ({"num_active": 2.0}, r"num_active must be an integer >= 1, got 2\.0"),
-        ({"num_active": True}, "num_active must be an integer >= 1, got True"),
-        ({"interval": 0}, r"interval must be an integer >= 1 or None .*, got 0"),
+        ({"num_active": 0}, "num_active .*got 0"),
+        ({"num_active": 2.0}, r"num_active .*got 2\.0"),
+        ({"num_active": True}, "num_active .*got True"),
+        ({"interval": 0}, r"interval .*got 0"),
         ({"interval": -3}, "interval .* got -3"),
-        ({"mode": "importance"}, "unknown mode 'importance'.*'cycle', 'fixed', 'uniform', 'weig"),
-        ({"state": "dropped"}, "unknown state 'dropped'.*choose from 'drop', 'keep', 'offload'"),
-        ({"ramp": -1}, "ramp must be an integer >= 0, got -1"),
-        ({"mode": "weighted"}, "mode 'weighted' needs weights"),
-        ({"weights": (1.0, 2.0)}, "weights are for mode 'weighted', and mode is 'uniform'"),
-        ({"mode": "weighted", "weights": (1, -0.5)}, r"finite numbers >= 0, got -0\.5"),
-        ({"mode": "weighted", "weights": (1, math.nan)}, "finite numbers >= 0, got nan"),
-        ({"mode": "weighted", "weights": (1, math.inf)}, "finite numbers >= 0, got inf"),
-        ({"mode": "weighted", "weights": (1, "a")}, "finite numbers >= 0, got 'a'"),
-        ({"mode": "weighted", "weights": 3}, "weights must be numbers >= 0, got 3"),
-        ({"mode": "weighted", "weights": (1, 0, 0)}, "at least num_active = 2 of the weights"),
+        ({"mode": "importance"}, "'importance'.*'cycle', 'fixed', 'uniform', 'weig"),
+        ({"state": "dropped"}, "'dropped'.*'drop', 'keep', 'offload'"),
+        ({"ramp": -1}, "ramp .*got -1"),
+        ({"mode": "weighted"}, "'weighted' needs weights"),
+        ({"weights": (1.0, 2.0)}, "weights .*'weighted'.*'uniform'"),
+        ({"mode": "weighted", "weights": (1, -0.5)}, r"numbers .*got -0\.5"),
+        ({"mode": "weighted", "weights": (1, math.nan)}, "numbers .*got nan"),
+        ({"mode": "weighted", "weights": (1, math.inf)}, "numbers .*got inf"),
+        ({"mode": "weighted", "weights": (1, "a")}, "numbers .*got 'a'"),
+        ({"mode": "weighted", "weights": 3}, "numbers .*got 3"),
+        ({"mode": "weighted", "weights": (1, 0, 0)}, "num_active = 2"),
     ],
 )
 def test_options_that_are_not_allowed(options, message):
@@ -373,9 +373,9 @@ def test_options_that_are_not_allowed(options, message):
 
 
 def test_options_that_do_not_fit_the_layers():
-    with pytest.raises(InputError, match=r"num_active must be from 1 to 5, the layers.*got 6"):
+    with pytest.raises(InputError, match=r"num_active .*1 to 5.*got 6"):
         policy(tower(), num_active=6)
-    with pytest.raises(InputError, match=r"weights must be 5 numbers, one for each.*got 2"):
+    with pytest.raises(InputError, match=r"weights .*5 .*got 2"):
         policy(tower(), mode="weighted", weights=(1.0, 1.0))
 
 

@@ -71,9 +71,9 @@ def test_names_options_and_objects_mean_the_same():
         Isotropic(prior_scale=3),
     ):
         assert bl.BayesianClassifier(posterior=value).posterior == Isotropic(prior_scale=3)
-    with pytest.raises(bl.InputError, match=r"posterior isotropic 'prior_scal' .*'prior_scale'"):
+    with pytest.raises(bl.InputError, match=r"'prior_scal'.*'prior_scale'"):
         bl.BayesianClassifier(posterior="isotropic:prior_scal=3")
-    with pytest.raises(bl.InputError, match="prior_scale must be > 0, got -1"):
+    with pytest.raises(bl.InputError, match=r"prior_scale.* 0, got -1"):
         bl.BayesianClassifier(posterior="isotropic:prior_scale=-1")
 
 
@@ -86,9 +86,9 @@ def test_it_is_fitted_saved_and_loaded_until_its_package_is_gone(llama, uninstal
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
     assert np.array_equal(loaded.predict(toy_rows(9, seed=8)).probs, predictions.probs)
     uninstall()
-    with pytest.raises(bl.InputError, match="'isotropic' is not built in and no installed package"):
+    with pytest.raises(bl.InputError, match=r"'isotropic'.*package"):
         bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu")
-    with pytest.raises(bl.InputError, match=r"unknown posterior 'isotropic'.*'vbll'"):
+    with pytest.raises(bl.InputError, match=r"'isotropic'.*'vbll'"):
         bl.BayesianClassifier(posterior="isotropic")
 
 

@@ -53,7 +53,7 @@ class TestTwoClasses(LastLayerLaws):
 
 
 def test_it_is_known_by_its_name_from_then_on():
-    with pytest.raises(bl.InputError, match="unknown posterior 'wide'"):
+    with pytest.raises(bl.InputError, match="'wide'"):
         resolve_posterior("wide")
     assert bl.register_posterior(Wide) is Wide
     assert resolve_posterior("wide:width=3") == Wide(3.0)
@@ -77,7 +77,7 @@ def test_a_function_makes_the_head():
 
 
 def test_an_object_of_a_class_that_is_not_registered_says_what_to_do():
-    with pytest.raises(bl.InputError, match=r"\.Wide is not registered; .*register_posterior"):
+    with pytest.raises(bl.InputError, match=r"\.Wide .*register_posterior"):
         bl.BayesianClassifier(posterior=Wide())
     bl.register_posterior(Wide)
     assert bl.BayesianClassifier(posterior=Wide()).posterior == Wide()
@@ -91,9 +91,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
     assert loaded.posterior == Wide(3.0)
     monkeypatch.setattr("bayeslora.posteriors.registry._registered", {})
-    with pytest.raises(
-        bl.InputError, match=r"posterior 'wide' is not built in .*register_posterior"
-    ):
+    with pytest.raises(bl.InputError, match=r"'wide'.*register_posterior"):
         bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
 
 
@@ -101,7 +99,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
 def test_names_of_built_in_posteriors_are_taken(name):
     theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
     theirs.name = name
-    with pytest.raises(bl.InputError, match=f"posterior '{name}' is built in; choose another"):
+    with pytest.raises(bl.InputError, match=f"'{name}'.*built in"):
         bl.register_posterior(theirs)
 
 
@@ -112,14 +110,14 @@ def test_a_class_replaces_its_own_earlier_self_alone():
     bl.register_posterior(again)
     assert type(resolve_posterior("wide")) is again
     other = dataclasses.make_dataclass("Other", [], bases=(Wide,), frozen=True)
-    with pytest.raises(bl.InputError, match=r"'wide' is registered already, by .*\.Wide"):
+    with pytest.raises(bl.InputError, match=r"'wide'.*registered.*\.Wide"):
         bl.register_posterior(other)
 
 
 def test_what_is_no_class_of_options_is_refused():
-    with pytest.raises(bl.InputError, match="must be a frozen dataclass of options, got 3"):
+    with pytest.raises(bl.InputError, match=r"frozen dataclass.*3"):
         bl.register_posterior(3)
-    with pytest.raises(bl.InputError, match="'wide' must be a frozen dataclass"):
+    with pytest.raises(bl.InputError, match=r"'wide'.*frozen dataclass"):
         bl.register_posterior(Wide())
 
 

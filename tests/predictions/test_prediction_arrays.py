@@ -84,18 +84,18 @@ def test_given_arrays_are_left_alone():
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (EVEN, {"kind": "prob"}, r"unknown kind 'prob' \(did you mean 'probs'\?\)"),
-        ([[1.0, 2.0]], {"kind": "probs"}, "row 1: probabilities sum to 3"),
-        ([[1.0, np.inf]], {"kind": "logits"}, "row 1, column 'logit_1': inf is not a finite"),
-        ([0.5, 0.5], {"kind": "probs"}, r"got shape \[2\]; where a model gives one number"),
-        ([["a", "b"]], {"kind": "probs"}, "must be an array of numbers"),
-        (EVEN, {"kind": "probs", "classes": ["a", "b", "c"]}, "3 classes for 2 columns"),
-        (EVEN, {"kind": "probs", "classes": ["a", "a"]}, "the name 'a' is already taken"),
-        (EVEN, {"kind": "probs", "labels": [0, 1]}, "2 labels for 3 rows"),
-        (EVEN, {"kind": "probs", "labels": [0, 1, 2]}, "row 3, column 'label': unknown label '2'"),
-        (EVEN, {"kind": "probs", "labels": [0, 1, 0.5]}, "row 3, column 'label': unknown label"),
-        (EVEN, {"kind": "probs", "labels": [[0], [1], [1]]}, "must be names or indices"),
-        (EVEN, {"kind": "probs", "ids": ["x"]}, "1 ids for 3 rows"),
+        (EVEN, {"kind": "prob"}, r"kind 'prob' .*'probs'"),
+        ([[1.0, 2.0]], {"kind": "probs"}, "row 1: .*sum to 3"),
+        ([[1.0, np.inf]], {"kind": "logits"}, "row 1, column 'logit_1': inf"),
+        ([0.5, 0.5], {"kind": "probs"}, r"shape \[2\]"),
+        ([["a", "b"]], {"kind": "probs"}, "array of numbers"),
+        (EVEN, {"kind": "probs", "classes": ["a", "b", "c"]}, "3 classes .*2 columns"),
+        (EVEN, {"kind": "probs", "classes": ["a", "a"]}, "'a'.*taken"),
+        (EVEN, {"kind": "probs", "labels": [0, 1]}, "2 labels .*3 rows"),
+        (EVEN, {"kind": "probs", "labels": [0, 1, 2]}, "row 3, column 'label'.*'2'"),
+        (EVEN, {"kind": "probs", "labels": [0, 1, 0.5]}, "row 3, column 'label'"),
+        (EVEN, {"kind": "probs", "labels": [[0], [1], [1]]}, "names or indices"),
+        (EVEN, {"kind": "probs", "ids": ["x"]}, "1 ids .*3 rows"),
     ],
 )
 def test_wrong_arrays_are_named(values, options, message):
@@ -158,12 +158,12 @@ def test_rows_that_transformers_ignores_have_no_label(output):
 @pytest.mark.parametrize(
     ("changes", "names", "message"),
     [
-        ({"predictions": np.zeros((30, 1))}, None, r"shape \[30, 1\]; regression"),
-        ({"predictions": np.zeros((30, 5, 3))}, None, "token classification are not supported"),
-        ({"label_ids": np.zeros((30, 3))}, None, "several labels a row are not supported"),
-        ({"label_ids": np.full(30, 3)}, None, "row 1: label 3 is outside 0 to 2"),
-        ({}, {0: "a", 2: "b"}, r"number the classes from 0, got \[0, 2\]"),
-        ({}, ["a", "b"], "2 classes for 3 columns"),
+        ({"predictions": np.zeros((30, 1))}, None, r"\[30, 1\].*regression"),
+        ({"predictions": np.zeros((30, 5, 3))}, None, "token classification"),
+        ({"label_ids": np.zeros((30, 3))}, None, "several labels"),
+        ({"label_ids": np.full(30, 3)}, None, "row 1: label 3 .*0 to 2"),
+        ({}, {0: "a", 2: "b"}, r"from 0, got \[0, 2\]"),
+        ({}, ["a", "b"], "2 classes .*3 columns"),
     ],
 )
 def test_outputs_of_other_tasks_are_refused(output, changes, names, message):
@@ -172,5 +172,5 @@ def test_outputs_of_other_tasks_are_refused(output, changes, names, message):
 
 
 def test_something_else_than_an_output_is_refused():
-    with pytest.raises(InputError, match=r"PredictionOutput of Trainer\.predict, got ndarray"):
+    with pytest.raises(InputError, match=r"PredictionOutput.*ndarray"):
         Predictions.from_prediction_output(EVEN)

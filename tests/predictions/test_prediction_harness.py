@@ -160,7 +160,7 @@ def test_fields_of_the_document_are_kept_where_they_are_asked_for(tmp_path):
     found = Predictions.load(toy(tmp_path), columns=["question", "source"])
     assert list(found.columns["question"]) == [question for question, *_ in QUESTIONS]
     assert list(found.columns["source"]) == ["book 0", "book 1", "book 2"]
-    with pytest.raises(InputError, match=r"unknown field of doc 'sauce' .*mean 'source'"):
+    with pytest.raises(InputError, match=r"'sauce'.*'source'"):
         Predictions.load(toy(tmp_path), columns=["sauce"])
 
 
@@ -183,20 +183,20 @@ LINE = sample(0, *QUESTIONS[0])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"filtered_resps": ["It barks."]}, "row 2: the response 'It barks.' is not a log-likel"),
+        ({"filtered_resps": ["It barks."]}, "row 2: .*'It barks.'"),
         (
             {"filtered_resps": [["42"]], "arguments": [["q", {"until": []}]]},
-            "the log-likelihood of",
+            "log-likelihood",
         ),
-        ({"filtered_resps": [["-1.0", "False"]]}, "row 2 has the log-likelihood of one text"),
-        ({"filtered_resps": []}, "row 2 has the log-likelihood of one text"),
-        ({"filtered_resps": [["-inf", "False"], ["-1", "False"]]}, "option 1: log-likelihood -inf"),
-        ({"target": "3"}, "row 2, 'target': '3' is not one of its 3 options"),
-        ({"target": "maybe"}, "row 2, 'target': 'maybe' is not one of its 3 options"),
-        ({"target": "[0, 2]"}, r"row 2, 'target': '\[0, 2\]' may name several right options"),
-        ({"target": [0, 2]}, "may name several right options"),
-        ({"filter": "strict"}, r"once a filter \('none', 'strict'\); keep the lines of one"),
-        ({"doc_id": 0}, "row 2: id '0' is already the id of row 1"),
+        ({"filtered_resps": [["-1.0", "False"]]}, "row 2 .*one text"),
+        ({"filtered_resps": []}, "row 2 .*one text"),
+        ({"filtered_resps": [["-inf", "False"], ["-1", "False"]]}, "option 1: .*-inf"),
+        ({"target": "3"}, "row 2, 'target': '3'"),
+        ({"target": "maybe"}, "row 2, 'target': 'maybe'"),
+        ({"target": "[0, 2]"}, r"row 2, 'target': '\[0, 2\]'"),
+        ({"target": [0, 2]}, "several right options"),
+        ({"filter": "strict"}, r"'none', 'strict'"),
+        ({"doc_id": 0}, "row 2: id '0' .*row 1"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, changes, message):
@@ -207,9 +207,9 @@ def test_a_wrong_line_is_named(tmp_path, changes, message):
 
 def test_lengths_need_texts(tmp_path):
     path = log(tmp_path, [sample(0, *QUESTIONS[0], texts=False)])
-    with pytest.raises(InputError, match="row 1 has an option without a text in 'arguments'"):
+    with pytest.raises(InputError, match=r"row 1 .*'arguments'"):
         Predictions.from_lm_eval(path, normalise="bytes")
-    with pytest.raises(InputError, match="unknown normalise 'tokens'"):
+    with pytest.raises(InputError, match="normalise 'tokens'"):
         Predictions.from_lm_eval(path, normalise="tokens")
 
 
@@ -219,5 +219,5 @@ def test_other_files_are_not_taken_for_logs(tmp_path):
     assert not is_sample_log(path)
     with pytest.raises(InputError, match="does not exist"):
         is_sample_log(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="is not a sample log"):
+    with pytest.raises(InputError, match="sample log"):
         Predictions.from_lm_eval(path)

@@ -79,9 +79,9 @@ def test_uncertainty_names_every_score_that_is_there():
         "logit_variance",
     )
     assert predictions.uncertainty("logit_variance").tolist() == [1.0, 2.0, 3.0]
-    with pytest.raises(InputError, match=r"score 'epistemics'.*mean 'epistemic'.*'logit_variance'"):
+    with pytest.raises(InputError, match=r"'epistemics'.*'epistemic'.*'logit_variance'"):
         predictions.uncertainty("epistemics")
-    with pytest.raises(InputError, match="unknown uncertainty score 'total'"):
+    with pytest.raises(InputError, match="'total'"):
         predictions.uncertainty("total")
 
 
@@ -115,7 +115,7 @@ def test_take_picks_every_part(rows):
 
 @pytest.mark.parametrize("rows", [[], np.zeros(0, dtype=bool), ()])
 def test_no_rows_cannot_be_taken(rows):
-    with pytest.raises(InputError, match="no rows are taken"):
+    with pytest.raises(InputError, match="no rows"):
         full().take(rows)
 
 
@@ -144,31 +144,31 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probs": [[0.5, 0.5, 0.0], [NAN, 0.5, 0.5]]}, r"row 2, class 'a': probability nan"),
-        ({"probs": [[0.5, INF, 0.0]]}, r"row 1, class 'b': probability inf"),
-        ({"probs": [[1.1, 0.0, -0.1]]}, r"row 1, class 'c': probability -0.1; allowed is 0 to 1"),
-        ({"probs": [PROBS[0], [0.5, 0.5, 0.1]]}, r"row 2: probabilities sum to 1.1; .* 1 ± 1e-05"),
-        ({"probs": [[0.5, 0.5, 2e-5]]}, r"row 1: probabilities sum to 1.00002"),
-        ({"probs": [0.5, 0.5]}, r"probs must be \[rows, 3 classes\].*\[2\]"),
-        ({"probs": np.empty((0, 3))}, r"at least 1 row, got shape \[0, 3\]"),
-        ({"probs": [["x", "y", "z"]]}, r"probs must be an array of numbers"),
-        ({"classes": ("a",)}, r"two or more names, got \('a',\)"),
-        ({"classes": ("a", "b", "a")}, r"class 3: the name 'a' is already taken"),
-        ({"classes": ("a", "", "c")}, r"class 2: .*non-empty string, got ''"),
-        ({"classes": ("a", 2, "c")}, r"class 2: .*non-empty string, got 2"),
-        ({"labels": [0, 3, 1]}, r"row 2: label 3 is outside 0 to 2"),
-        ({"labels": [0, 1, -2]}, r"row 3: label -2 is outside 0 to 2 \(-1: unlabelled\)"),
-        ({"labels": [0.0, 1.0, 2.0]}, r"labels must be 3 integers.*float64"),
-        ({"labels": [0, 1]}, r"labels must be 3 integers.*\[2\]"),
-        ({"ids": ["x", "y", "x"]}, r"row 3: id 'x' is already the id of row 1"),
-        ({"ids": ["x"]}, r"1 ids for 3 rows"),
-        ({"epistemic": [0, NAN, 0]}, r"row 2: epistemic is nan"),
-        ({"total": [0, 1]}, r"total must have shape \[3\], got \[2\]"),
-        ({"scores": {"s": [0, 0, INF]}}, r"row 3: score 's' is inf"),
-        ({"scores": {"entropy": [0, 0, 0]}}, r"cannot be called 'entropy'"),
-        ({"sets": np.eye(2, dtype=bool)}, r"booleans of shape \[3, 3\], got bool .*\[2, 2\]"),
-        ({"sets": np.eye(3)}, r"sets must be booleans .* got float64"),
-        ({"metadata": {"classes": "x"}}, r"metadata cannot hold 'classes'"),
+        ({"probs": [[0.5, 0.5, 0.0], [NAN, 0.5, 0.5]]}, r"row 2, class 'a': .*nan"),
+        ({"probs": [[0.5, INF, 0.0]]}, r"row 1, class 'b': .*inf"),
+        ({"probs": [[1.1, 0.0, -0.1]]}, r"row 1, class 'c': .*-0.1.*0 to 1"),
+        ({"probs": [PROBS[0], [0.5, 0.5, 0.1]]}, r"row 2: .*sum to 1.1.* 1 ± 1e-05"),
+        ({"probs": [[0.5, 0.5, 2e-5]]}, r"row 1: .*sum to 1.00002"),
+        ({"probs": [0.5, 0.5]}, r"probs .*3 classes.*\[2\]"),
+        ({"probs": np.empty((0, 3))}, r"1 row.*\[0, 3\]"),
+        ({"probs": [["x", "y", "z"]]}, r"probs .*numbers"),
+        ({"classes": ("a",)}, r"two or more .*\('a',\)"),
+        ({"classes": ("a", "b", "a")}, r"class 3: .*'a'.*taken"),
+        ({"classes": ("a", "", "c")}, r"class 2: .*got ''"),
+        ({"classes": ("a", 2, "c")}, r"class 2: .*got 2"),
+        ({"labels": [0, 3, 1]}, r"row 2: label 3 .*0 to 2"),
+        ({"labels": [0, 1, -2]}, r"row 3: label -2 .*0 to 2"),
+        ({"labels": [0.0, 1.0, 2.0]}, r"labels .*3 integers.*float64"),
+        ({"labels": [0, 1]}, r"labels .*3 integers.*\[2\]"),
+        ({"ids": ["x", "y", "x"]}, r"row 3: id 'x' .*row 1"),
+        ({"ids": ["x"]}, r"1 ids .*3 rows"),
+        ({"epistemic": [0, NAN, 0]}, r"row 2: epistemic .*nan"),
+        ({"total": [0, 1]}, r"total .*\[3\], got \[2\]"),
+        ({"scores": {"s": [0, 0, INF]}}, r"row 3: score 's' .*inf"),
+        ({"scores": {"entropy": [0, 0, 0]}}, r"'entropy'"),
+        ({"sets": np.eye(2, dtype=bool)}, r"\[3, 3\], got bool .*\[2, 2\]"),
+        ({"sets": np.eye(3)}, r"sets .*float64"),
+        ({"metadata": {"classes": "x"}}, r"metadata .*'classes'"),
     ],
 )
 def test_every_wrong_part_is_named(changes, message):

@@ -52,17 +52,15 @@ def test_files_are_read(tmp_path):
 
 
 def test_the_method_is_checked_before_anything_is_read():
-    with pytest.raises(
-        bl.InputError, match=r"'platt' \(did you mean 'vector'\?\); choose from 'beta'"
-    ):
+    with pytest.raises(bl.InputError, match=r"'platt'.*'vector'.*'beta'"):
         bl.recalibrate("nowhere.csv", "nowhere.csv", "platt")
 
 
 def test_rows_that_were_fitted_to_are_refused():
     fit = rows(60)
-    with pytest.raises(bl.InputError, match=r"same predictions; a recalibrator must not be"):
+    with pytest.raises(bl.InputError, match="same predictions"):
         bl.recalibrate(fit, fit)
-    with pytest.raises(bl.InputError, match="100 % of the rows of apply"):
+    with pytest.raises(bl.InputError, match="100 % of the rows"):
         bl.recalibrate(fit, fit.take(np.arange(40)))
 
 

@@ -146,28 +146,28 @@ def test_what_becomes_of_the_other_columns(method):
 
 @pytest.mark.parametrize("method", RECALIBRATORS)
 def test_refusals(method):
-    with pytest.raises(InputError, match="needs labels"):
+    with pytest.raises(InputError, match="labels"):
         build(method).fit(rows(5).replace(labels=None))
-    with pytest.raises(InputError, match="not fitted yet; call fit first"):
+    with pytest.raises(InputError, match="not fitted"):
         build(method).apply(rows(5))
-    with pytest.raises(InputError, match=r"fitted on classes \['a', 'b'\].*\['a', 'b', 'c'\]"):
+    with pytest.raises(InputError, match=r"\['a', 'b'\].*\['a', 'b', 'c'\]"):
         build(method).fit(rows(5, classes=2)).apply(rows(5))
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("temprature", "did you mean 'temperature'"),
-        ("temperature:temperature=2", "unknown option of method temperature 'temperature'"),
-        ("vector:prior_scale=0", "prior_scale must be > 0, got 0"),
+        ("temprature", "'temperature'"),
+        ("temperature:temperature=2", "temperature 'temperature'"),
+        ("vector:prior_scale=0", "prior_scale .*got 0"),
         ("matrix:off_diagonal_scale=cv", "cross-validation"),
-        ("matrix:prior_scale=-1", "prior_scale must be > 0"),
-        ("beta:prior_scale=no", "prior_scale must be > 0"),
-        ("histogram:num_bins=0", "num_bins must be a whole number >= 1, got 0"),
-        ("histogram:bins=even", "unknown bins 'even'"),
-        ("histogram:smoothing=-1", "smoothing must be >= 0, got -1"),
-        ("isotonic:smoothing=inf", "smoothing must be >= 0"),
-        ("isotonic:weights=1", "unknown option of method isotonic 'weights'"),
+        ("matrix:prior_scale=-1", "prior_scale"),
+        ("beta:prior_scale=no", "prior_scale"),
+        ("histogram:num_bins=0", "num_bins .*got 0"),
+        ("histogram:bins=even", "bins 'even'"),
+        ("histogram:smoothing=-1", "smoothing .*got -1"),
+        ("isotonic:smoothing=inf", "smoothing"),
+        ("isotonic:weights=1", "isotonic 'weights'"),
     ],
 )
 def test_wrong_options_are_refused(method, message):

@@ -118,7 +118,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatc
 def test_damaged_gzip_is_refused(tmp_path, damage):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(damage(gzip.compress(LINES.encode())))
-    with pytest.raises(InputError, match=r"a\.jsonl\.gz cannot be unpacked"):
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz"):
         read(path)
 
 

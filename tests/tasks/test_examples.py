@@ -120,5 +120,5 @@ def test_take_keeps_every_field_in_step():
 
 
 def test_fields_of_other_lengths_are_refused():
-    with pytest.raises(ValueError, match="2 texts but 1 ids"):
+    with pytest.raises(ValueError, match=r"2 texts.* 1 ids"):
         Examples(("i",), ("x", "y"), None, ("a", "b"), (1, 2), "<list>")

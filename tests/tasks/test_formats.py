@@ -157,9 +157,9 @@ def test_broken_files_are_explained(name, content, parts, tmp_path):
 
 
 def test_missing_files_and_directories(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.csv does not exist"):
+    with pytest.raises(InputError, match=r"nothing\.csv"):
         load_examples(tmp_path / "nothing.csv")
-    with pytest.raises(InputError, match=r"is a directory; name a file \(\.jsonl, \.json, \.csv"):
+    with pytest.raises(InputError, match=r"directory.*\.jsonl, \.json, \.csv"):
         load_examples(str(tmp_path))
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_the_system_refuses_to_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(path), "open", refuse)
-    with pytest.raises(InputError, match=r"a\.csv cannot be read: Permission denied"):
+    with pytest.raises(InputError, match=r"a\.csv.*Permission denied"):
         load_examples(path)
 
 
@@ -203,10 +203,10 @@ def test_parquet_whose_footer_counts_other_rows(tmp_path):
 def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
-    with pytest.raises(InputError, match=r"columns \('text'\) but no rows"):
+    with pytest.raises(InputError, match=r"'text'.*no rows"):
         load_examples(path)
     pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), path)
-    with pytest.raises(InputError, match="column 'text' more than once"):
+    with pytest.raises(InputError, match="'text' more than once"):
         load_examples(path)
 
 

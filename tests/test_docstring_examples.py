@@ -1,0 +1,27 @@
+"""Examples in docstrings say what the code does; what needs a model in them is skipped."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import bayeslora
+
+PACKAGE = Path(bayeslora.__file__).parent
+MODULES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    done = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert done.attempted > 0
+    assert done.failed == 0
+
+
+def test_examples_are_found():
+    assert "bayeslora.links" in MODULES
