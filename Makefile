@@ -21,8 +21,8 @@ help:
 	@echo "make docs    write the gallery of reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
 	@echo "             idle machine; SPEED=--quick: five)"
-	@echo "make bench   a benchmark (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes by"
-	@echo "             default, or another file of benchmarks/: docs/methods.md says what each asks)"
+	@echo "make bench   a study of benchmarks/ (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes"
+	@echo "             by default: benchmarks/README.md says what each asks and how long it takes)"
 
 setup: $(STAMP)
 
@@ -79,17 +79,17 @@ wording: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_gallery.py
 
-# What a benchmark is of: docs/methods.md, Benchmarks.
+# The studies: benchmarks/README.md.
 BENCH := regimes
-takes = $(shell grep -q -e '"$(1)"' benchmarks/$(BENCH).py && echo yes)
+takes = $(shell $(BIN)/python -m benchmarks.$(BENCH) --help | grep -q -e '$(1) ' && echo yes)
 BENCH_DATA = $(if $(DATA_DIR),$(if $(call takes,--data-dir),--data-dir $(DATA_DIR)),$(if $(call takes,--tasks),--tasks newsgroups))
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_DATA)
+	$(BIN)/python -m benchmarks.$(BENCH) $(BENCH_DATA)
 
 # SPEED=--quick takes five minutes; an idle machine, or the numbers say nothing.
 bench-speed: $(STAMP)
-	$(BIN)/python benchmarks/speed.py $(SPEED)
+	$(BIN)/python -m benchmarks.speed $(SPEED)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

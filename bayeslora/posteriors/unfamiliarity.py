@@ -7,7 +7,7 @@ of two classes have a low probability and an ordinary distance; rows far from al
 be classified confidently and lie farther off. Logarithms make the sum blind to the scale of the
 distance, which depends on features and rows. The weight was chosen on development sets: smaller
 ones serve far rows of a decoder better, larger ones near rows and those of an encoder
-(`benchmarks/unfamiliarity_weight.py`).
+(`benchmarks/unfamiliarity_weight`).
 """
 
 from __future__ import annotations

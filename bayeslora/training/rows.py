@@ -47,7 +47,7 @@ def prepare(
 SCALE_ROWS = 64
 """Texts that tell the scale of features: the root mean square of so many, and with it what a prior
 scale means, is within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all;
-`benchmarks/scale_rows.py`
+`benchmarks/scale_rows`
 found no cost in NLL."""
 
 

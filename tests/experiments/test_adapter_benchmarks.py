@@ -6,23 +6,26 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import adapter_arms
-import adapter_claims
-import adapter_memory
-import adapter_speed
-import adapter_training
-import causal_lm
-import dropped_components
 import pytest
-import quantisation_error
-import stable_rank
 import tiny
 import torch
-import verdicts
 from torch import nn
 
 from bayeslora import option_checks
 from bayeslora.files import read_json, write_json
+from benchmarks.adapter_memory import __main__ as adapter_memory
+from benchmarks.adapter_memory import summary as adapter_memory_summary
+from benchmarks.adapter_speed import __main__ as adapter_speed
+from benchmarks.adapter_speed import summary as adapter_speed_summary
+from benchmarks.claims import adapters as claims_adapters
+from benchmarks.dropped_components import __main__ as dropped_components
+from benchmarks.dropped_components import summary as dropped_components_summary
+from benchmarks.lib import adapter_arms, adapter_training, causal_lm, tables, verdicts
+from benchmarks.quantisation_error import __main__ as quantisation_error
+from benchmarks.quantisation_error import methods as quantisation_error_methods
+from benchmarks.quantisation_error import summary as quantisation_error_summary
+from benchmarks.stable_rank import __main__ as stable_rank
+from benchmarks.stable_rank import summary as stable_rank_summary
 
 STEPS, MARKS = 6, (3, 6)
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -153,13 +156,13 @@ def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
 
 
 def test_the_summary_names_every_arm_and_claim(bench, monkeypatch):
-    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
+    monkeypatch.setattr(adapter_speed_summary, "MARKS", MARKS)
     run_all(bench)
-    adapter_speed.write_summary(bench.out)
+    adapter_speed_summary.write_summary(bench.out)
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
     for name in bench.arms:
         assert f"| {name} ★ |" in text
-    found = adapter_speed.claims(bench.out)
+    found = adapter_speed_summary.claims(bench.out)
     assert all(len(claim.gains) == 2 for claim in found if "each at its best" in claim.text)
     assert {claim.method for claim in found} == {"PiSSA", "CorDA", "PoLAR", "S²FT", "LISA"}
 
@@ -175,15 +178,15 @@ def test_a_run_that_diverges_ends_early(bench, monkeypatch):
 
 
 def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
-    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
+    monkeypatch.setattr(adapter_speed_summary, "MARKS", MARKS)
     run_all(bench)
     (lr,) = bench.arms["lora"].rates
     file = bench.out / "runs" / f"lora-lr-{lr:g}-seed-1.json"
     write_json(file, read_json(file) | {"losses": [3.0], "marks": [], "finished": False})
     assert list(adapter_training.Runs(bench.out, MARKS).finished("lora", lr)) == [0]
-    adapter_speed.write_summary(bench.out)
+    adapter_speed_summary.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
-    claims = {claim.text: claim for claim in adapter_speed.claims(bench.out)}
+    claims = {claim.text: claim for claim in adapter_speed_summary.claims(bench.out)}
     best = "each at its best rate"
     for text in (
         f"pissa learns faster than lora, {best}",
@@ -195,21 +198,21 @@ def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
 
 
 def test_forgetting_is_compared_at_one_rate_and_at_every_rate_of_the_rival(bench, monkeypatch):
-    monkeypatch.setattr(adapter_speed, "MARKS", MARKS)
+    monkeypatch.setattr(adapter_speed_summary, "MARKS", MARKS)
     bench.arms["lora"] = replace(bench.arms["lora"], rates=(1e-3, 1e-2))
     bench.arms["corda-kpm"] = replace(bench.arms["corda-kpm"], rates=(1e-3,))
     bench.arms["s2ft"] = replace(bench.arms["s2ft"], rates=(3e-3,))
     run_all(bench)
-    adapter_speed.write_summary(bench.out)
+    adapter_speed_summary.write_summary(bench.out)
     text = (bench.out / "summary.md").read_text(encoding="utf-8").split("## Forgetting by")[1]
     rows = [line.split(" | ") for line in text.split("\n## ")[0].splitlines() if "| lora |" in line]
     assert [row[1:3] for row in rows] == [["0.001", "2"], ["0.01", "2"]]
-    claims = {claim.text: claim.gains for claim in adapter_speed.claims(bench.out)}
+    claims = {claim.text: claim.gains for claim in adapter_speed_summary.claims(bench.out)}
     start = "corda-kpm forgets less than"
     same = claims[f"{start} lora at equal loss, both at the best rate of corda-kpm"]
     runs, base = adapter_training.Runs(bench.out, MARKS), read_json(bench.out / "base.json")
     pairs = (runs.finished(arm, 1e-3) for arm in ("corda-kpm", "lora"))
-    assert same == adapter_training.gains(*pairs, partial(adapter_speed.forgets_less, base))
+    assert same == adapter_training.gains(*pairs, partial(adapter_speed_summary.forgets_less, base))
     assert len(same) == 2
     assert claims[f"{start} s2ft at equal loss, both at the best rate of corda-kpm"] == ()
 
@@ -222,12 +225,12 @@ def curve(points, losses=()):
 def test_forgetting_is_compared_at_the_target_loss_that_both_reach():
     base = {"target": 4.0, "generic": 3.0}
     far, near = curve([(3.0, 3.4), (2.0, 4.0)]), curve([(3.0, 3.2)])
-    assert adapter_speed.generic_at(base, far, 2.5) == pytest.approx(3.7)
+    assert adapter_speed_summary.generic_at(base, far, 2.5) == pytest.approx(3.7)
     # At 3.5, half-way to where the one that learned less ends.
-    assert adapter_speed.forgets_less(base, near, far) == pytest.approx(0.1)
-    assert adapter_speed.forgets_less(base, far, near) == pytest.approx(-0.1)
+    assert adapter_speed_summary.forgets_less(base, near, far) == pytest.approx(0.1)
+    assert adapter_speed_summary.forgets_less(base, far, near) == pytest.approx(-0.1)
     # Who never learns has nothing to have forgotten for.
-    assert adapter_speed.generic_at(base, curve([(4.5, 5.0)]), 4.0) == 3.0
+    assert adapter_speed_summary.generic_at(base, curve([(4.5, 5.0)]), 4.0) == 3.0
 
 
 @pytest.mark.parametrize("ends", [(2.0, 3.2), (3.2, 2.0)])
@@ -243,15 +246,15 @@ def test_how_far_a_run_went_is_not_taken_for_forgetting(ends):
     base = {"target": 4.0, "generic": 3.7}
     ours, rival = map(marked, ends)
     # The shorter curve rises by 0.05 · 0.8³ = 0.026; chords of an eighth are off by far less.
-    assert abs(adapter_speed.forgets_less(base, ours, rival)) < 2e-3
+    assert abs(adapter_speed_summary.forgets_less(base, ours, rival)) < 2e-3
 
 
 def test_steps_to_a_loss_are_of_the_trailing_mean():
     record = curve([], [5, 5, 5, 5, 5, 0, 0])
-    assert adapter_speed.steps_to(record, 5.0) == 5
-    assert adapter_speed.steps_to(record, 4.0) == 6
-    assert adapter_speed.steps_to(record, 1.0) == 7
-    assert adapter_speed.final_loss(record) == 3.0
+    assert adapter_speed_summary.steps_to(record, 5.0) == 5
+    assert adapter_speed_summary.steps_to(record, 4.0) == 6
+    assert adapter_speed_summary.steps_to(record, 1.0) == 7
+    assert adapter_speed_summary.final_loss(record) == 3.0
 
 
 def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
@@ -303,7 +306,7 @@ def test_verdicts(gains, exact, expected):
 
 def test_the_interval_is_students():
     # scipy's own ttest_1samp gives (0.0156, 3.9844) for these.
-    mean, half = verdicts.mean_and_half([1.0, 2.0, 3.0, 2.0])
+    mean, half = tables.mean_and_half([1.0, 2.0, 3.0, 2.0])
     assert mean == 2.0
     assert half == pytest.approx(3.182446 * (2 / 3) ** 0.5 / 2, rel=1e-6)
 
@@ -311,15 +314,15 @@ def test_the_interval_is_students():
 def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
     arms = {
         name: replace(arm, adapter=replace(arm.adapter, r=4))
-        for name, arm in stable_rank.ARMS.items()
+        for name, arm in stable_rank_summary.ARMS.items()
     }
     ranks = adapter_training.Bench(bench.setting, arms, tmp_path / "ranks", STEPS, MARKS)
-    monkeypatch.setattr(stable_rank, "MARKS", MARKS)
+    monkeypatch.setattr(stable_rank_summary, "MARKS", MARKS)
     run_all(ranks)
-    stable_rank.write_summary(ranks.out)
+    stable_rank_summary.write_summary(ranks.out)
     text = (ranks.out / "summary.md").read_text(encoding="utf-8")
     assert "| polar | 0.004 | 2 |" in text
-    claims = stable_rank.claims(ranks.out)
+    claims = stable_rank_summary.claims(ranks.out)
     assert all(len(claim.gains) == 2 for claim in claims)
     ends = [claim for claim in claims if "on other questions" in claim.text]
     assert len(ends) == 4
@@ -328,7 +331,9 @@ def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
     record = read_json(file)
     record["marks"][-1]["target"] = 99.0
     write_json(file, record)
-    noted = [claim.text for claim in stable_rank.claims(ranks.out) if "seed 1" in claim.notes]
+    noted = [
+        claim.text for claim in stable_rank_summary.claims(ranks.out) if "seed 1" in claim.notes
+    ]
     assert noted == [claim.text for claim in ends if claim.text.endswith("the same rate")]
 
 
@@ -369,11 +374,11 @@ def test_memory_by_adapter(memory):
     assert published["parameters"] > worst["parameters"]
     assert len(list((memory / "bytes").glob("lisa-seed-*.json"))) == 2
     assert len(read_json(memory / "times.json")["turns"]) == 2
-    adapter_memory.write_summary(memory)
+    adapter_memory_summary.write_summary(memory)
     text = (memory / "summary.md").read_text(encoding="utf-8")
     for name in adapter_arms.MEMORY_ARMS:
         assert f"| {name} |" in text
-    claims = {claim.text: claim for claim in adapter_memory.claims(memory)}
+    claims = {claim.text: claim for claim in adapter_memory_summary.claims(memory)}
     assert claims["lora keeps less than full fine-tuning in a step"].verdict == verdicts.REPRODUCED
 
 
@@ -382,7 +387,7 @@ def test_nf4_has_the_published_levels():
     published = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
     published += [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
     expected = torch.tensor(published, dtype=torch.float64)
-    assert torch.allclose(quantisation_error.nf4_levels(), expected, atol=2e-7, rtol=0)
+    assert torch.allclose(quantisation_error_methods.nf4_levels(), expected, atol=2e-7, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
@@ -390,16 +395,18 @@ def test_algebra_of_quantisation(shape):
     W = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     best = U[:, :3] * S[:3] @ Vh[:3]
-    assert torch.allclose(quantisation_error.best_of_rank(W, 3), best, atol=1e-10)
+    assert torch.allclose(quantisation_error_methods.best_of_rank(W, 3), best, atol=1e-10)
     # The Gram matrix squares the condition, which is small here.
-    assert quantisation_error.nuclear_norm(W) == pytest.approx(float(S.sum()), rel=1e-9)
-    for Q in quantisation_error.QUANTISERS.values():
+    assert quantisation_error_methods.nuclear_norm(W) == pytest.approx(float(S.sum()), rel=1e-9)
+    for Q in quantisation_error_methods.QUANTISERS.values():
         assert torch.allclose(Q(Q(W)), Q(W), atol=1e-12, rtol=0)
-        assert torch.allclose(quantisation_error.qpissa(W, Q, 3, 1), Q(W - best) + best, atol=1e-9)
+        assert torch.allclose(
+            quantisation_error_methods.qpissa(W, Q, 3, 1), Q(W - best) + best, atol=1e-9
+        )
         # Nothing is left to quantise of a weight of the adapter's own rank.
-        assert torch.allclose(quantisation_error.qpissa(best, Q, 3, 1), best, atol=1e-9)
-        first = Q(W) + quantisation_error.best_of_rank(W - Q(W), 3)
-        assert torch.allclose(quantisation_error.loftq(W, Q, 3, 1), first, atol=1e-9)
+        assert torch.allclose(quantisation_error_methods.qpissa(best, Q, 3, 1), best, atol=1e-9)
+        first = Q(W) + quantisation_error_methods.best_of_rank(W - Q(W), 3)
+        assert torch.allclose(quantisation_error_methods.loftq(W, Q, 3, 1), first, atol=1e-9)
 
 
 def test_quantisation_goes_on_where_it_was(setting, tmp_path):
@@ -413,13 +420,16 @@ def test_quantisation_goes_on_where_it_was(setting, tmp_path):
     for name, layer in before.items():
         assert {key: after[name][key] for key in layer} == layer
         assert after[name]["nf4 r=4"]["loftq-1"] > after[name]["nf4 r=2"]["loftq-1"] > 0
-    quantisation_error.write_summary(out)
+    quantisation_error_summary.write_summary(out)
     assert "| mlp.down_proj | 3 |" in (out / "summary.md").read_text(encoding="utf-8")
-    assert len(quantisation_error.claims(out)) == 4 * len(quantisation_error.COMPARISONS)
+    assert len(quantisation_error_summary.claims(out)) == 4 * len(
+        quantisation_error_summary.COMPARISONS
+    )
 
 
 def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
-    monkeypatch.setattr(dropped_components, "DROPPED", (2, 8))
+    for module in (dropped_components, dropped_components_summary):
+        monkeypatch.setattr(module, "DROPPED", (2, 8))
     model = causal_lm.open_model(setting.source)
     moments = dropped_components.context_moments(model, setting.texts.contexts["generic"])
     weights = {name: model.get_submodule(name).weight for name in moments}
@@ -437,7 +447,7 @@ def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
         assert torch.allclose(whole, weights[narrow], atol=1e-6)
     dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
     found = read_json(tmp_path / "dropped" / "scores.json")
-    assert len(found) == 1 + 2 * len(dropped_components.POWERS)
+    assert len(found) == 1 + 2 * len(dropped_components_summary.POWERS)
     assert found["none"] == dropped_components.block_losses(model, setting.texts.tests["generic"])
     assert all(losses != found["none"] for name, losses in found.items() if name != "none")
     monkeypatch.setattr(dropped_components, "open_model", None)
@@ -445,10 +455,10 @@ def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
 
 
 def test_all_claims_are_one_table(memory, tmp_path):
-    adapter_claims.write_summary(tmp_path)
+    claims_adapters.write_summary(tmp_path)
     text = (tmp_path / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
     sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
-    assert len(sections) == len(adapter_claims.PARTS)
+    assert len(sections) == len(claims_adapters.PARTS)
     # Of what is not stored nothing is said.
     ran = {name for name, part in sections.items() if f"| {verdicts.REPRODUCED} |" in part}
     assert ran == {"Memory and time"}
@@ -461,15 +471,17 @@ def command(monkeypatch, *options):
 
 def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeypatch):
     arms = {"lora": small(adapter_arms.ARMS["lora"])}
-    for module in (adapter_speed, stable_rank):
+    for module in (adapter_speed, adapter_speed_summary, stable_rank, stable_rank_summary):
         monkeypatch.setattr(module, "ARMS", arms)
         monkeypatch.setattr(module, "STEPS", 3)
         monkeypatch.setattr(module, "MARKS", (1, 2, 3))
-    monkeypatch.setattr(dropped_components, "DROPPED", (2, 4))
+    for module in (dropped_components, dropped_components_summary):
+        monkeypatch.setattr(module, "DROPPED", (2, 4))
     monkeypatch.setattr(dropped_components, "NUM_BLOCKS", 3)
-    for module in (adapter_speed, adapter_memory, dropped_components):
+    for module in (adapter_training, adapter_memory, dropped_components):
         monkeypatch.setattr(module, "embedded_directory", lambda _: setting.source)
-    monkeypatch.setattr(adapter_memory, "MEMORY_ARMS", arms)
+    for module in (adapter_memory, adapter_memory_summary):
+        monkeypatch.setattr(module, "MEMORY_ARMS", arms)
     trained = ["--data-dir", data_dir, "--seeds", 0, "--runs", tmp_path / "starts"]
     commands = {
         adapter_speed: trained,
@@ -479,12 +491,12 @@ def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeyp
         quantisation_error: ["--ranks", 2, "--backbones", setting.source],
     }
     for module, options in commands.items():
-        out = tmp_path / "reports" / module.__name__.replace("_", "-")
+        study = module.__name__.split(".")[1]
+        out = tmp_path / "reports" / study.replace("_", "-")
         command(monkeypatch, *options, "--out", out, "--threads", 1)
         module.main()
         assert (out / "summary.md").is_file()
-    command(monkeypatch, "--reports", tmp_path / "reports")
-    adapter_claims.main()
+    claims_adapters.write_summary(tmp_path / "reports")
     text = (tmp_path / "reports" / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
     assert f"| {verdicts.NOT_RUN} |" in text
     assert "QPiSSA" in text
@@ -494,8 +506,8 @@ def test_training_needs_data(monkeypatch, capsys):
     monkeypatch.delenv("BAYESLORA_DATA", raising=False)
     command(monkeypatch)
     with pytest.raises(SystemExit):
-        adapter_speed.arguments("What it does.", Path("out"), adapter_arms.ARMS)
+        adapter_training.arguments("What it does.", Path("out"), adapter_arms.ARMS)
     assert "--data-dir" in capsys.readouterr().err
     command(monkeypatch, "--data-dir", "here", "--arms", "lora")
-    args = adapter_speed.arguments("What it does.", Path("out"), adapter_arms.ARMS)
+    args = adapter_training.arguments("What it does.", Path("out"), adapter_arms.ARMS)
     assert (args.arms, args.threads, args.seeds) == (["lora"], 1, [0, 1, 2])

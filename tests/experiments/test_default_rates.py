@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-import default_rates
-
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.files import read_json
+from benchmarks.default_rates import __main__ as default_rates
 
 SMALL = {
     "lora": {"r": 2},

@@ -4,11 +4,11 @@ import json
 import random
 
 import pytest
-import task_rows
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.data import FAR, NEAR
 from bayeslora.tasks.newsgroups import DISTRIBUTION
+from benchmarks.lib import task_rows
 
 SIZES = {"num_train": 12, "num_validation": 6, "num_test": 8, "num_ood": 4}
 

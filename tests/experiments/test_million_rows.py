@@ -3,12 +3,12 @@
 import hashlib
 import threading
 
-import million_rows
 import pytest
 
 from bayeslora.cli import main
 from bayeslora.files import read_json
 from bayeslora.training import checked_rows
+from benchmarks.million_rows import __main__ as million_rows
 
 
 @pytest.fixture

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-import polar_vbll_claims as bench
 import pytest
-from verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
 
 from bayeslora.files import write_json
+from benchmarks.claims import polar_vbll
+from benchmarks.label_budget import methods as label_budget_methods
+from benchmarks.lib.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_what_the_stored_numbers_give():
-    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == bench.page(ROOT / "reports")
+    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == polar_vbll.page(
+        ROOT / "reports"
+    )
 
 
 def cell(folder, method, size, seed, **scores):
@@ -21,7 +24,7 @@ def cell(folder, method, size, seed, **scores):
 
 
 def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
-    ours, rival = bench.OURS, "lora-mle, cv"
+    ours, rival = label_budget_methods.OURS, "lora-mle, cv"
     for seed in range(3):
         scores = {"accuracy": 0.8, "ece": 0.1, "nll": 0.5 + seed}
         cell(tmp_path, ours, 128, seed, **scores)
@@ -29,10 +32,10 @@ def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
         cell(tmp_path, rival, 128, seed, **scores | better)
         cell(tmp_path, ours, 32, seed, **scores)
         cell(tmp_path, rival, 32, seed, **scores)
-    claims = {one.text: one for one in bench.ahead(bench.label_budget(tmp_path))}
-    words = bench.RIVALS[rival]
+    claims = {one.text: one for one in polar_vbll.ahead(polar_vbll.label_budget(tmp_path))}
+    words = polar_vbll.RIVALS[rival]
     nll = claims[f"lower NLL than {words}"]
     assert nll.gains == pytest.approx((0.1, 0.11, 0.12))
     assert nll.verdict == REPRODUCED
     assert claims[f"higher accuracy than {words}"].verdict == CONTRADICTED
-    assert claims[f"lower NLL than {bench.RIVALS['lora-laplace']}"].verdict == NOT_RUN
+    assert claims[f"lower NLL than {polar_vbll.RIVALS['lora-laplace']}"].verdict == NOT_RUN

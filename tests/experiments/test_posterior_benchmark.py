@@ -6,14 +6,6 @@ from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
-import ablations
-import adapter_grid
-import existing_classifier
-import posterior_distances
-import posterior_features
-import posteriors
-import posteriors_pareto
-import posteriors_summary
 import pytest
 import tiny
 
@@ -26,17 +18,27 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.readers import load_examples
 from bayeslora.testing.toy import toy
+from benchmarks.ablations import __main__ as ablations
+from benchmarks.adapter_grid import __main__ as adapter_grid
+from benchmarks.adapter_grid import summary as adapter_grid_summary
+from benchmarks.existing_classifier import __main__ as existing_classifier
+from benchmarks.lib import detection, fits
+from benchmarks.lib.fits import SCORES
+from benchmarks.posteriors import __main__ as posteriors
+from benchmarks.posteriors import distances as posteriors_distances
+from benchmarks.posteriors import pareto as posteriors_pareto
+from benchmarks.posteriors import summary as posteriors_summary
 
 SHORT_CHAINS = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
 SAME_PRIOR = sorted(
-    {name for names in posterior_distances.APPROXIMATIONS.values() for name in names}
+    {name for names in posteriors_distances.APPROXIMATIONS.values() for name in names}
 )
 RECIPES = sorted(
     {
         *posteriors.FITS,
         *set().union(*posteriors.FITS.values()),
         *posteriors.WIDER.values(),
-        posterior_distances.EXACT,
+        posteriors_distances.EXACT,
         *SAME_PRIOR,
         *(posterior for _, posterior in ablations.FITS.values()),
         *ablations.POLISHES.values(),
@@ -54,14 +56,14 @@ def test_every_recipe_is_a_posterior(recipe):
 def test_every_fit_has_its_adapter():
     assert set(posteriors.LEARNING_RATES) <= set(ADAPTERS)
     assert set(posteriors.TRAINED_AS) | set(posteriors.TRAINED_AS.values()) <= set(posteriors.FITS)
-    assert posteriors.LORA_ONLY | set(posterior_distances.APPROXIMATIONS) <= set(posteriors.FITS)
+    assert posteriors.LORA_ONLY | set(posteriors_distances.APPROXIMATIONS) <= set(posteriors.FITS)
     for adapter, _ in ablations.FITS.values():
         options.resolve("adapter", adapter, ADAPTERS)
 
 
 @pytest.mark.parametrize("recipe", SAME_PRIOR)
 def test_what_is_measured_from_the_chains_has_their_prior(recipe):
-    exact = resolve_posterior(posterior_distances.EXACT)
+    exact = resolve_posterior(posteriors_distances.EXACT)
     head = build(resolve_posterior(recipe), 4, 3)
     features, labels = toy(rows=30)
     head.fit(features, labels, toy(rows=30, seed=1))
@@ -75,16 +77,16 @@ PASSES = {"clora": 10, "mc_dropout": 10, "laplace_lora": 2}
 def cell(tmp_path, monkeypatch):
     monkeypatch.setattr(posteriors, "EPOCHS", 2)
     monkeypatch.setitem(posteriors.FITS, "map", ("laplace:structure=diag", SHORT_CHAINS))
-    for module in (posteriors, posterior_distances):
+    for module in (posteriors, posteriors_distances):
         monkeypatch.setattr(module, "EXACT", SHORT_CHAINS)
     measured = {"map": SAME_PRIOR[:1], "vbll": SAME_PRIOR[-1:]}
-    monkeypatch.setattr(posterior_distances, "APPROXIMATIONS", measured)
+    monkeypatch.setattr(posteriors_distances, "APPROXIMATIONS", measured)
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
     # Out of the distribution labels are no classes.
     far = replace(rows[3], labels=("elsewhere",) * len(rows[3]))
     data = ExperimentData("toy", *rows[:3], {"far": far}, {"far": "b"})
-    return posteriors.Cell(backbone, data, "lora", 0, tmp_path / "out")
+    return fits.Cell(backbone, data, "lora", 0, tmp_path / "out")
 
 
 @pytest.mark.parametrize("fit", ["map", "vbll", "clora", "mc_dropout"])
@@ -96,10 +98,10 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
         assert row["passes"] == PASSES.get(row["method"], 1)
         assert row["bytes"] > 0
         assert row["nll"] > 0
-        for score in posteriors.OOD_SCORES:
+        for score in fits.OOD_SCORES:
             assert 0 <= row[f"far {score}"] <= 1
     first, *others = content["rows"]
-    for score in posterior_features.FEATURE_DISTANCES:
+    for score in detection.FEATURE_DISTANCES:
         assert (f"far {score}" in first) == bool(others)
     assert ("distances" in content) == (fit in {"map", "vbll"})
     # The time of the fit is part of every calibration's.
@@ -112,24 +114,24 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
 
 def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
     small = {name: partial(ADAPTERS[name], num_layers=1) for name in ("lora", "polar")}
-    monkeypatch.setattr(posteriors, "ADAPTERS", small)
-    monkeypatch.setattr(posteriors, "LoRA", small["lora"])
+    monkeypatch.setattr(fits, "ADAPTERS", small)
+    monkeypatch.setattr(fits, "LoRA", small["lora"])
     polar = replace(cell, adapter="polar")
     write_json(cell.file("mle"), {})
-    ((one, fit),) = posteriors.warmed([(cell, "mle"), (polar, "mle")])
+    ((one, fit),) = fits.warmed([(cell, "mle"), (polar, "mle")], posteriors.is_stored)
     assert (one.adapter, fit) == ("polar", "mle")
     assert one.frozen_seconds > 0
     known = set(cell.backbone.prefix_states)
     # Whoever comes second is not cheaper for it.
-    (again, _), _ = posteriors.warmed([(cell, "vbll"), (polar, "vbll")])
+    (again, _), _ = fits.warmed([(cell, "vbll"), (polar, "vbll")], posteriors.is_stored)
     assert again.frozen_seconds > 0
     assert set(cell.backbone.prefix_states) == known
     assert len(known) == 4
     clf, _ = posteriors.fitted(one, fit, 1e-3)
-    row = posteriors.scored(one, clf, fit, 1.0)
+    row = fits.scored(one, clf, fit, 1.0)
     assert set(cell.backbone.prefix_states) == known
     assert row["predict_seconds"] > one.frozen_seconds
-    assert posteriors.warmed([(cell, "mle")]) == []
+    assert fits.warmed([(cell, "mle")], posteriors.is_stored) == []
 
 
 @pytest.mark.parametrize("fit", ["map", "vbll"])
@@ -140,12 +142,12 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
     def load():
         return type(clf).from_pretrained(cell.out / "fit", backbone=cell.backbone, progress=False)
 
-    rows = posterior_distances.distance_rows(cell.data, fit, load)
+    rows = posteriors_distances.distance_rows(cell.data, fit, load)
     chains, *others = rows
     assert (chains["method"], chains["tv"], chains["epistemic_ratio"]) == (SHORT_CHAINS, 0, 1)
     assert chains["chosen"]["max_rhat"] > 0
     point = ["map"] if fit == "map" else []
-    measured = posterior_distances.APPROXIMATIONS[fit]
+    measured = posteriors_distances.APPROXIMATIONS[fit]
     assert [row["method"] for row in others] == [*point, *measured]
     for row in others:
         assert 0 < row["tv"] < 1
@@ -154,7 +156,7 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
     # An answer that is there already is not asked for again: the chains are their own twin.
     twin = load().calibrate(cell.data.train, posterior=SHORT_CHAINS)
     known = ({"max_rhat": 7.0}, twin.predict(cell.data.test))
-    again = posterior_distances.distance_rows(cell.data, fit, load, known)
+    again = posteriors_distances.distance_rows(cell.data, fit, load, known)
     assert again[0]["chosen"] == {"max_rhat": 7.0}
     assert again[1:] == others
 
@@ -240,7 +242,7 @@ SMALL = {
     "corda": "corda:r=2",
     "s2ft": "s2ft:o_ratio=0.5,d_ratio=0.1",
     "lisa": "lisa:num_active=1",
-    adapter_grid.FIXED: "lisa:num_active=1,mode=fixed",
+    adapter_grid_summary.FIXED: "lisa:num_active=1,mode=fixed",
     "polar": "polar:r=2",
 }
 
@@ -249,16 +251,17 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert (
         set(SMALL)
         == set(adapter_grid.LEARNING_RATES)
-        == ({*ADAPTERS, adapter_grid.FIXED} - {"none"})
+        == ({*ADAPTERS, adapter_grid_summary.FIXED} - {"none"})
     )
     monkeypatch.setattr(adapter_grid, "EPOCHS", 1)
-    monkeypatch.setattr(adapter_grid, "MOST_RATES", 2)
+    for module in (adapter_grid, adapter_grid_summary):
+        monkeypatch.setattr(module, "MOST_RATES", 2)
     recipes = {name: f"{text},num_layers=2" for name, text in SMALL.items()}
     monkeypatch.setattr(adapter_grid, "RECIPES", recipes)
     seeds = {name: (0, 1) if name == "lora" else (0,) for name in SMALL}
     for adapter, seed in [(name, seed) for name, found in seeds.items() for seed in found]:
         adapter_grid.run(replace(cell, adapter=adapter, seed=seed), "mle")
-    adapter_grid.write_summary(cell.out)
+    adapter_grid_summary.write_summary(cell.out)
     text = (cell.out / "summary.md").read_text(encoding="utf-8")
     of_task = text.split("\n## ")[1]
     scores = of_task.split("\n### ")[0].splitlines()
@@ -273,7 +276,7 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     gains = of_task.split("### Last layers on toy")[1].splitlines()
     assert [line.split(" | ")[1] for line in gains if line.startswith("| laplace")] == sorted(SMALL)
     assert "| toy | lora | mle | 0.001: " in text.split("## Learning rates")[1]
-    claims = {claim.text.split("(")[1]: claim for claim in adapter_grid.claims(cell.out)}
+    claims = {claim.text.split("(")[1]: claim for claim in adapter_grid_summary.claims(cell.out)}
     assert len(claims["toy, mle)"].gains) == 1
 
 
@@ -323,7 +326,7 @@ def store_fits(out, task, fits):
     """Store fits of two seeds, given as NLLs of both seeds and seconds by adapter and method."""
     for seed in (0, 1):
         for (adapter, method), (nlls, seconds) in fits.items():
-            scores = dict.fromkeys(posteriors_summary.SCORES, 0.5) | {"nll": nlls[seed]}
+            scores = dict.fromkeys(SCORES, 0.5) | {"nll": nlls[seed]}
             costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0}
             row = {"method": method, "validation_nll": 0.7, "predict_seconds": seconds}
             content = {"task": task, "adapter": adapter, "seed": seed, "fit": method}
@@ -387,7 +390,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
         ]
         distances = [
             {
-                "method": posterior_distances.EXACT,
+                "method": posteriors_distances.EXACT,
                 "chosen": {"max_rhat": 1.009 + seed / 100, "min_ess": 500.0 + seed},
             },
             {"method": "map", "chosen": {}, "tv": tv},

@@ -1,13 +1,13 @@
 """The benchmark of regimes on a tiny backbone: complete tables, and features of the right state."""
 
 import pytest
-import regimes
 import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import read_json, write_json
 from bayeslora.tasks.readers import load_examples
+from benchmarks.regimes import __main__ as regimes
 
 
 @pytest.fixture

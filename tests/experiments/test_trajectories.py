@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import trajectories
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.experiments.data import FAR
@@ -17,6 +16,7 @@ from bayeslora.posteriors.config import PRIOR_SCALE_GRID
 from bayeslora.training.fit import train_network
 from bayeslora.training.predict import Answer, to_predictions
 from bayeslora.training.settings import TrainingSettings
+from benchmarks.lib import trajectories
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Studies, one folder each; README.md has the question and the command of each."""

@@ -1,0 +1,204 @@
+"""What does the adapter change in calibration? Six of them, each with three last layers.
+
+The same rows, seeds and epochs for all; epoch, learning rate (once for each kind of training) and
+the posterior's own number are chosen by validation NLL. Laplace
+is fitted around the point estimate, so two fits serve three last layers. A LISA whose layers are
+drawn once is the control of drawing them anew. Everything is stored as it comes; the same command
+goes on where it was interrupted. Several may run at once on data sets of their own (`--tasks`).
+
+    python -m benchmarks.adapter_grid --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import TypeAlias
+
+import torch
+
+import bayeslora as bl
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.backbones.load import load_backbone
+from bayeslora.files import read_json, write_json
+from bayeslora.options import resolve
+from benchmarks.adapter_grid.summary import FITS, FIXED, MOST_RATES, REFERENCE, best, write_summary
+from benchmarks.lib.fits import (
+    EPOCHS,
+    MAX_LENGTH,
+    NUM_OOD,
+    NUM_TEST,
+    Cell,
+    calibrate,
+    nll_of,
+    scored,
+    timed,
+    warmed,
+)
+from benchmarks.lib.task_rows import WHOLE_AND_RAW, load_experiment
+
+TASKS = ("newsgroups", "sst2_sentences")
+RECIPES = {FIXED: "lisa:mode=fixed"}
+"""What a name stands for, where it is not the adapter with its defaults."""
+# Two rates for each to start with; all adapters sit in the last six layers.
+LEARNING_RATES = {
+    "lora": (1e-3, 3e-3),
+    "pissa": (3e-4, 1e-3),
+    "corda": (3e-4, 1e-3),
+    "s2ft": (1e-3, 3e-3),
+    "lisa": (3e-5, 1e-4),
+    FIXED: (3e-5, 1e-4),
+    "polar": (4e-3, 1e-2),
+}
+RATE_SEED = 0
+
+Fitted: TypeAlias = tuple[bl.BayesianClassifier, float]
+"""A classifier and the processor seconds that its fit took."""
+
+
+def main() -> None:
+    """Run what is not there yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/adapter-grid"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--adapters", nargs="+", choices=LEARNING_RATES, default=[*LEARNING_RATES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    for seed, task in product(args.seeds, args.tasks):
+        data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
+        cell = Cell(backbone, data, REFERENCE, seed, args.out)
+        todo = [(replace(cell, adapter=name), fit) for name, fit in product(args.adapters, FITS)]
+        for one, fit in warmed(todo, is_stored):
+            run(one, fit)
+            write_summary(args.out)
+        backbone.prefix_states.clear()
+
+
+def is_stored(cell: Cell, fit: str) -> bool:
+    """Whether the scores of a fit at the rate of its kind are there."""
+    if not cell.file(fit).is_file():
+        return False
+    found = rates_tried(cell, fit)
+    return next_rate(cell.adapter, found) is None and read_json(cell.file(fit))["lr"] == best(found)
+
+
+def run(cell: Cell, fit: str) -> None:
+    """Choose the learning rate if it is not chosen yet, then fit, calibrate, score and store."""
+    tried: dict[float, Fitted] = {}
+    lr = chosen_rate(cell, fit, tried)
+    if is_stored(cell, fit):
+        return
+    clf, seconds = tried[lr] if lr in tried else fitted(cell, fit, lr)
+    adapter = changes(clf)
+    rows = [scored(cell, clf, fit, seconds)]
+    for posterior in FITS[fit]:
+        _, taken = timed(partial(calibrate, cell, clf, posterior))
+        rows.append(scored(cell, clf, posterior, seconds + taken))
+    place = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed}
+    content = {**place, "fit": fit, "lr": lr, "rows": [{**row, **adapter} for row in rows]}
+    write_json(cell.file(fit), content)
+
+
+def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
+    """Return mean stable rank and mean relative size of the changes, and how many numbers changed.
+
+    The means are over changed layers.
+    """
+    layers = [layer for layer in clf.spectrum()[0] if layer.norm > 0]
+    return {
+        "num_trained": clf.record.results["adapter"]["num_parameters"],
+        "stable_rank": fmean(layer.stable_rank for layer in layers),
+        "relative_norm": fmean(layer.relative_norm for layer in layers),
+    }
+
+
+def chosen_rate(cell: Cell, fit: str, tried: dict[float, Fitted]) -> float:
+    """Return the learning rate of lowest validation NLL, and put the fits made for it in `tried`.
+
+    It is chosen with one seed for all of them; fits of that seed alone are left in `tried`.
+    """
+    found = rates_tried(cell, fit)
+    while (lr := next_rate(cell.adapter, found)) is not None:
+        made = fitted(replace(cell, seed=RATE_SEED), fit, lr)
+        found[lr] = nll_of(made[0].predict(cell.data.validation))
+        content = {"lr": best(found), "seed": RATE_SEED, "validation_nll": list(found.items())}
+        write_json(rates_file(cell, fit), content)
+        if cell.seed == RATE_SEED:
+            tried[lr] = made
+    return best(found)
+
+
+def next_rate(adapter: str, found: Mapping[float, float]) -> float | None:
+    """Return what to try next: the first two, then beyond the end that is best until one is inside.
+
+    The steps are as wide as the first. Nothing is left to try where a rate is better than one
+    below it and one above it, or `MOST_RATES` were tried.
+    """
+    low, high = LEARNING_RATES[adapter]
+    for lr in (low, high):
+        if lr not in found:
+            return lr
+    tried = sorted(found)
+    if len(tried) >= MOST_RATES or tried[0] < best(found) < tried[-1]:
+        return None
+    further = tried[-1] * high / low if best(found) == tried[-1] else tried[0] * low / high
+    return float(f"{further:.1e}")
+
+
+def rates_tried(cell: Cell, fit: str) -> dict[float, float]:
+    """Return the validation NLL of every learning rate that was tried."""
+    file = rates_file(cell, fit)
+    return dict(read_json(file)["validation_nll"]) if file.is_file() else {}
+
+
+def rates_file(cell: Cell, fit: str) -> Path:
+    """Where the learning rates that were tried are."""
+    return cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
+
+
+def fitted(cell: Cell, fit: str, lr: float) -> Fitted:
+    """Return a classifier and the processor seconds that its fit took."""
+    recipe = RECIPES.get(cell.adapter, cell.adapter)
+    adapter = replace(resolve("adapter", recipe, ADAPTERS), lr=lr)
+    clf = bl.BayesianClassifier(
+        cell.backbone,
+        adapter,
+        fit,
+        seed=cell.seed,
+        max_length=MAX_LENGTH,
+        progress=False,
+        **WHOLE_AND_RAW,
+    )
+    data = cell.data
+    work = partial(clf.fit, data.train, data.validation, epochs=EPOCHS, patience=EPOCHS)
+    with empty_cache():
+        return clf, timed(work)[1]
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Let nothing be found in the cache: a context that was run before would cost no time."""
+    before = os.environ.get("BAYESLORA_CACHE")
+    with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
+        os.environ["BAYESLORA_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("BAYESLORA_CACHE")
+            if before is not None:
+                os.environ["BAYESLORA_CACHE"] = before
+
+
+if __name__ == "__main__":
+    main()

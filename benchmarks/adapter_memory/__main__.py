@@ -1,0 +1,151 @@
+"""What a training step keeps in memory, and how long it takes, by adapter.
+
+Bytes of the tensors that autograd saves, each storage counted once and those of the model left out;
+of the gradients; and of the optimiser's state. They are counted, not read off the process, so they
+are the same on every machine. Times are taken in turns, so that a disturbance meets every arm; they
+are for a machine that does nothing else.
+
+    python -m benchmarks.adapter_memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.files import read_json, write_json
+from benchmarks.adapter_memory.summary import ROWS, TOKENS, write_summary
+from benchmarks.lib.adapter_arms import LISA_ARM, MEMORY_ARMS, Arm, Setting, Trainee
+from benchmarks.lib.adapter_training import BACKBONE, one_step
+from benchmarks.lib.causal_lm import Texts, next_token_loss
+
+OUT = Path("reports/adapter-memory")
+REPEATS, NUM_DRAWS = 15, 10
+
+
+def main() -> None:
+    """Measure what is not there yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--runs", type=Path, default=Path("runs/adapter-starts"))
+    parser.add_argument("--arms", nargs="+", choices=MEMORY_ARMS, default=list(MEMORY_ARMS))
+    parser.add_argument("--draws", type=int, default=NUM_DRAWS, help="of LISA's layers")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    nothing = torch.zeros(0, 0, dtype=torch.int64)
+    setting = Setting(embedded_directory(BACKBONE), Texts(nothing, {}, {}), args.runs)
+    arms = {name: MEMORY_ARMS[name] for name in args.arms}
+    measure_bytes(setting, arms, args.draws, args.out)
+    measure_times(setting, arms, args.repeats, args.out)
+    write_summary(args.out)
+    print((args.out / "summary.md").read_text(encoding="utf-8"))
+
+
+def measure_bytes(setting: Setting, arms: dict[str, Arm], draws: int, out: Path) -> None:
+    """Count what one step of every arm keeps, where it is not there yet, and of some draws."""
+    for name, arm in arms.items():
+        for seed in range(draws if name == LISA_ARM else 1):
+            file = out / "bytes" / f"{name.replace(' ', '-')}-seed-{seed}.json"
+            if not file.is_file():
+                trainee = arm.begin(setting, arm, arm.rates[0], seed)
+                write_json(
+                    file, {"arm": name, "seed": seed, **step_bytes(trainee, tokens(trainee))}
+                )
+
+
+def measure_times(setting: Setting, arms: dict[str, Arm], repeats: int, out: Path) -> None:
+    """Time steps of all arms in turns, each turn kept as it comes; the first of each is left out.
+
+    Another set of arms is another comparison, and begins anew.
+    """
+    file = out / "times.json"
+    found: dict[str, Any] = read_json(file) if file.is_file() else {}
+    if found.get("arms") != list(arms):
+        found = {"arms": list(arms), "turns": []}
+    if len(found["turns"]) >= repeats:
+        return
+    trainees = {n: arm.begin(setting, arm, arm.rates[0], 0) for n, arm in arms.items()}
+    for trainee in trainees.values():
+        one_step(trainee, 0, tokens(trainee))
+    for turn in range(len(found["turns"]), repeats):
+        seconds = {name: step_seconds(trainee, turn + 1) for name, trainee in trainees.items()}
+        found["turns"].append(seconds)
+        write_json(file, found)
+
+
+def tokens(trainee: Trainee) -> Tensor:
+    """Return ids [ROWS, TOKENS]; what they say matters neither to bytes nor to seconds."""
+    size = trainee.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+    return torch.randint(size, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
+
+
+def step_seconds(trainee: Trainee, step: int) -> dict[str, float]:
+    """Return the processor's and the clock's seconds of one step."""
+    ids = tokens(trainee)
+    clock, processor = time.perf_counter(), time.process_time()
+    one_step(trainee, step, ids)
+    return {
+        "clock": round(time.perf_counter() - clock, 4),
+        "processor": round(time.process_time() - processor, 4),
+    }
+
+
+def step_bytes(trainee: Trainee, ids: Tensor) -> dict[str, int]:
+    """Take one step on ids [B, T] and return how many parameters train and what it keeps."""
+    trainee.before_step(0)
+    with counted(trainee.model) as saved:
+        loss = next_token_loss(trainee.model, ids)
+    loss.backward()
+    trainee.optimizer.step()
+    trained = [p for p in trainee.model.parameters() if p.requires_grad]
+    return {
+        "parameters": sum(p.numel() for p in trained),
+        "activations": sum(saved.values()),
+        "gradients": sum(p.grad.nbytes for p in trained if p.grad is not None),
+        "optimiser": state_bytes(trainee.optimizer),
+        "beside": trainee.beside,
+    }
+
+
+@contextmanager
+def counted(model: torch.nn.Module) -> Iterator[dict[int, int]]:
+    """Yield the sizes of the storages that autograd saves meanwhile, by address.
+
+    The graph keeps what it saves, so no address is used twice while it lives.
+    """
+    own = {v.untyped_storage().data_ptr() for v in (*model.parameters(), *model.buffers())}
+    sizes: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        yield sizes
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Return the size of all tensors in an optimiser's state."""
+    return sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+
+
+if __name__ == "__main__":
+    main()

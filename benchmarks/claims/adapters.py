@@ -1,0 +1,47 @@
+"""One table of what papers on adapters claim and what the studies of adapters found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bayeslora.files import atomic_file
+from benchmarks.adapter_grid import summary as adapter_grid
+from benchmarks.adapter_memory import summary as adapter_memory
+from benchmarks.adapter_speed import summary as adapter_speed
+from benchmarks.dropped_components import summary as dropped_components
+from benchmarks.lib.verdicts import claims_table
+from benchmarks.quantisation_error import summary as quantisation_error
+from benchmarks.stable_rank import summary as stable_rank
+
+PARTS = {
+    "adapter_speed": ("Speed and forgetting", adapter_speed.claims),
+    "stable_rank": ("Stable rank", stable_rank.claims),
+    "adapter_memory": ("Memory and time", adapter_memory.claims),
+    "dropped_components": ("Dropped components", dropped_components.claims),
+    "quantisation_error": ("Quantisation", quantisation_error.claims),
+    "adapter_grid": ("Classification", adapter_grid.claims),
+}
+"""By study: title of its section, and what returns its claims."""
+
+
+def write_summary(reports: Path) -> None:
+    """Write one section per study."""
+    parts = [
+        "# Claims of papers on adapters\n\n"
+        "On SmolLM2-135M (quantisation also on MiniLM), at the size of the benchmark that each "
+        "section names: nothing here speaks of larger models or longer training. A gain is above "
+        "0 where the claim holds, and paired where there is a rival. **reproduced**: the 95 % t "
+        "interval of the mean gain lies above 0; **reproduced in direction**: the mean alone does; "
+        "**not reproduced**: neither; **contradicted**: the interval lies below 0; **too few**: "
+        "less than three gains, as where runs diverged. Seeds differ in batches and random starts: "
+        "an interval over them says nothing of other texts, tasks or models. Each claim stands "
+        "alone: no correction for their number, and where there were no difference at all, "
+        "every second claim would come out as reproduced in direction. Made by `python "
+        "-m benchmarks.claims`."
+    ]
+    for study, (title, claims) in PARTS.items():
+        folder = study.replace("_", "-")
+        place = f"Numbers: `reports/{folder}/summary.md`, by `python -m benchmarks.{study}`."
+        parts.append(f"## {title}\n\n{place}\n\n{claims_table(claims(reports / folder))}")
+    with atomic_file(reports / "adapter-claims" / "summary.md") as aside:
+        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -1,0 +1,163 @@
+"""What the paper on PoLAR-VBLL claims, and what the studies found: the page `docs/claims.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bayeslora.files import read_json
+from benchmarks.label_budget.methods import BACKBONES, FEWEST_TO_LEAD, OURS
+from benchmarks.lib.task_rows import TASKS
+from benchmarks.lib.verdicts import Claim, claims_table
+from benchmarks.stable_rank import summary as stable_rank
+
+Row = dict[str, Any]
+Key = tuple[str, int, int, str]
+"""Task, labelled rows, seed and method of a cell of `label_budget`."""
+
+# One pass at prediction, and as many fits as ours takes or fewer.
+RIVALS = {
+    "lora-mle, cv": "LoRA with temperature by cross-validation",
+    "lora-temperature, split": "LoRA with temperature by a fifth of the rows",
+    "polar-mle, cv": "PoLAR with temperature by cross-validation",
+    "lora-vbll, cv": "LoRA-VBLL",
+    "lora-laplace": "LoRA with last-layer Laplace",
+    "last layer alone": "VBLL without an adapter",
+}
+JENSEN = "refit, bound jensen"
+SHORT = "tuned on validation rows, at most six epochs, after which PoLAR goes on learning"
+PAPER_GAP, FAR_ENOUGH = 0.35, 0.9
+
+
+def page(reports: Path) -> str:
+    """Return the page."""
+    parts = [
+        "# What PoLAR-VBLL is said to do, and what we found",
+        "Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), each with a verdict by one rule and "
+        "the numbers behind it. A gain is above 0 where the claim holds, and paired by set, rows "
+        "and seed where there is a rival. **reproduced**: the 95 % t interval of the mean gain "
+        "lies above 0; **reproduced in direction**: the mean alone does; **not reproduced**: "
+        "neither; **contradicted**: the interval lies below 0; **too few**: fewer than three "
+        "gains; **not run**: none. The paper's numbers are of 8-billion-parameter models on "
+        "multiple choice; these are of "
+        "SmolLM2-135M and MiniLM on classification, so they speak of small models. Made by "
+        "`python -m benchmarks.claims` from what is in `reports/`.",
+    ]
+    for backbone in BACKBONES:
+        cells = label_budget(reports / "label-budget" / "scores" / backbone)
+        parts += [
+            f"## One labelled file, {backbone}",
+            "Every method has the same labelled rows and nothing else, "
+            f"{FEWEST_TO_LEAD} or more; development rows of three sets, the default reading "
+            "([label-budget](../reports/label-budget/summary.md)).",
+            claims_table([*ahead(cells), *detects(cells)]),
+        ]
+    parts += [
+        "## Parts of the method",
+        "All layers and raw texts, 640 training and 320 validation rows "
+        "([ablations](../reports/ablations/summary.md), "
+        "[posteriors](../reports/posteriors/summary.md)).",
+        claims_table([*parts_of_it(reports)]),
+        "## Stable rank",
+        "SmolLM2-135M trained as a language model for 40 steps "
+        "([stable-rank](../reports/stable-rank/summary.md)).",
+        claims_table(
+            [one for one in stable_rank.claims(reports / "stable-rank") if "rank" in one.text]
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def label_budget(folder: Path) -> dict[Key, Row]:
+    """Return the cells of a backbone that count for a lead."""
+    rows = (read_json(file) for file in sorted(folder.glob("*/*.json")))
+    return {
+        (row["task"], row["size"], row["seed"], row["method"]): row
+        for row in rows
+        if row["size"] >= FEWEST_TO_LEAD
+    }
+
+
+def ahead(cells: dict[Key, Row]) -> Iterable[Claim]:
+    """Yield what is said of accuracy, NLL and ECE beside each method of one pass."""
+    scores = {"accuracy": ("higher", "", -1), "nll": ("lower", "nats", 1), "ece": ("lower", "", 1)}
+    for name, words in RIVALS.items():
+        for score, (which, unit, sign) in scores.items():
+            found = gains(cells, OURS, name, lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
+            label = score if score == "accuracy" else score.upper()
+            yield Claim("PoLAR-VBLL", f"{which} {label} than {words}", unit, found, "pairs")
+
+
+def detects(cells: dict[Key, Row]) -> Iterable[Claim]:
+    """Yield what is said of rows from elsewhere, by the score that `evaluate` takes."""
+    for task in TASKS:
+        found = tuple(
+            row["far unfamiliarity"] - FAR_ENOUGH
+            for (name, _, _, method), row in cells.items()
+            if name == task and method == OURS and "far unfamiliarity" in row
+        )
+        text = f"far AUROC of at least {FAR_ENOUGH} on {task}, default score"
+        yield Claim("PoLAR-VBLL", text, "", found, "fits")
+    near = tuple(
+        row["near unfamiliarity"] - row["near max_probability"]
+        for (*_, method), row in cells.items()
+        if method == OURS and "near unfamiliarity" in row
+    )
+    text = "near AUROC above that of the highest probability, default score"
+    yield Claim("PoLAR-VBLL", text, "", near, "fits")
+
+
+def parts_of_it(reports: Path) -> Iterable[Claim]:
+    """Yield what is said of Laplace after VBLL, of the bound, and of BLoB."""
+    cells = {
+        (row["task"], 0, row["seed"], one["method"]): one
+        for row in stored(reports / "ablations")
+        for one in row["rows"]
+    }
+    for score, unit in (("ece", ""), ("nll", "nats")):
+        for before, after, words in (
+            ("default", "Laplace refinement", "VBLL and Laplace than VBLL, our bound"),
+            (JENSEN, f"{JENSEN}, Laplace refinement", "VBLL and Laplace than VBLL, Jensen's bound"),
+        ):
+            found = gains(cells, after, before, lambda a, b, k=score: b[k] - a[k])
+            yield Claim("PoLAR-VBLL", f"lower {score.upper()} of {words}", unit, found, "pairs")
+    gap = tuple(
+        PAPER_GAP - row["chosen"]["bound_gap"]
+        for (*_, method), row in cells.items()
+        if method == JENSEN
+    )
+    text = f"gap of Jensen's bound below {PAPER_GAP} nats a row; the gain is what is left of them"
+    yield Claim("PoLAR-VBLL", text, "nats", gap, "fits")
+    posteriors = {
+        (row["task"], 0, row["seed"], one["method"]): one
+        for row in stored(reports / "posteriors")
+        if row["adapter"] == "polar"
+        for one in row["rows"]
+    }
+    for score, unit, sign in (("accuracy", "", -1), ("nll", "nats", 1), ("ece", "", 1)):
+        found = gains(posteriors, "vbll", "blob", lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
+        better = "higher accuracy" if score == "accuracy" else f"lower {score.upper()}"
+        text = f"{better} than BLoB on the same adapter"
+        yield Claim("PoLAR-VBLL", text, unit, found, "pairs", notes=SHORT)
+    seconds = gains(
+        posteriors, "vbll", "blob", lambda a, b: b["predict_seconds"] / a["predict_seconds"] - 1
+    )
+    text = "predictions faster than ten passes of BLoB"
+    yield Claim("PoLAR-VBLL", text, "times", seconds, "pairs")
+
+
+def stored(folder: Path) -> list[Row]:
+    """Return every stored file of scores."""
+    return [read_json(file) for file in sorted((folder / "scores").rglob("*.json"))]
+
+
+def gains(
+    cells: dict[Key, Row], ours: str, theirs: str, gain: Callable[[Row, Row], float]
+) -> Sequence[float]:
+    """Return the gain of each pair of the same set, rows and seed."""
+    return tuple(
+        gain(row, cells[*key, theirs])
+        for (*key, method), row in sorted(cells.items())
+        if method == ours and (*key, theirs) in cells
+    )

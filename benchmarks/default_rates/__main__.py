@@ -1,0 +1,180 @@
+"""Which learning rates should a fit without validation rows have, where nothing can be chosen?
+
+For LoRA and PoLAR a grid of the same size for each kind of last layer, over the adapter's rate and
+the last layer's; for the other adapters three rates with a point estimate, the last layer's at its
+default. Three data sets, five epochs (`default_epochs` has other numbers), means refitted at the
+end. The validation rows play the data sets to come: a fit does not see them, and what has the
+lowest NLL on them in the mean over data sets is meant to be the default. Nothing here looks at a
+test row.
+
+    python -m benchmarks.default_rates --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from bayeslora import MLE, VBLL
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.config_starts import CorDA, PiSSA
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
+from bayeslora.experiments.fits import FitSpec
+from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.training.procedure import DEFAULT_EPOCHS
+from benchmarks.lib.task_rows import TASKS, load_experiment
+from benchmarks.lib.trajectories import trajectory, validation_nll
+
+MAX_LENGTH = 32
+LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
+# The default, and one above it: the last layer starts at zero.
+POINT_RATES, VARIATIONAL_RATES = (2e-2, 1e-1), (5e-3, 2e-2)
+START_RATES, COLUMN_RATES, LAYER_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-5, 3e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A kind of fit and the grid of its rates.
+
+    Attributes:
+        adapter: Which adapter.
+        rates: Of the adapter.
+        head_rates: Of the last layer.
+        is_vbll: Whether the last layer is variational, else a point estimate.
+    """
+
+    adapter: Adapter
+    rates: tuple[float, ...]
+    head_rates: tuple[float, ...] = POINT_RATES[:1]
+    is_vbll: bool = False
+
+    def spec(self, rate: float, head_rate: float, seed: int) -> FitSpec:
+        """Return the fit at one place of the grid."""
+        adapter = replace(self.adapter, lr=rate)
+        if self.is_vbll:
+            posterior = VBLL(head_lr=head_rate)
+            return FitSpec(adapter, posterior, DEFAULT_EPOCHS, seed, MAX_LENGTH)
+        return FitSpec(adapter, MLE(), DEFAULT_EPOCHS, seed, MAX_LENGTH, head_rate)
+
+
+ARMS = {
+    "lora-mle": Arm(LoRA(dropout=0.1), LORA_RATES, POINT_RATES),
+    "polar-mle": Arm(PoLAR(), POLAR_RATES, POINT_RATES),
+    "polar-vbll": Arm(PoLAR(), POLAR_RATES, VARIATIONAL_RATES, is_vbll=True),
+    "lora-vbll": Arm(LoRA(dropout=0.1), LORA_RATES, VARIATIONAL_RATES, is_vbll=True),
+    "pissa-mle": Arm(PiSSA(), START_RATES),
+    "corda-mle": Arm(CorDA(), START_RATES),
+    "s2ft-mle": Arm(S2FT(), COLUMN_RATES),
+    "lisa-mle": Arm(LISA(), LAYER_RATES),
+}
+
+
+def main() -> None:
+    """Fit what is not there yet and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/default-rates"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/default-rates"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    for task in args.tasks:
+        data = load_experiment(task, num_test=100, num_ood=50, data_dir=args.data_dir)
+        for seed, name in product(args.seeds, args.arms):
+            arm = ARMS[name]
+            for rates in product(arm.rates, arm.head_rates):
+                run(Bench(backbone, data, args.runs, args.out), name, rates, seed)
+        backbone.prefix_states.clear()
+    write_table(args.out)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the runs on one data set share.
+
+    Attributes:
+        backbone: Loaded once.
+        data: The rows.
+        runs: Where trained tensors are kept.
+        out: Where scores are kept.
+    """
+
+    backbone: Backbone
+    data: ExperimentData
+    runs: Path
+    out: Path
+
+
+def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
+    """Fit at one place of the grid and store the NLL on rows that the fit has not seen."""
+    data, spec = bench.data, ARMS[name].spec(*rates, seed)
+    key = f"{name}-{rates[0]:g}-head-{rates[1]:g}-seed-{seed}"
+    file = bench.out / "scores" / data.name / f"{key}.json"
+    if file.is_file():
+        return
+    states = trajectory(bench.backbone, spec, data, bench.runs / data.name / key, title=key)
+    lab = Evaluation(bench.backbone, spec, data)
+    state = states[spec.epochs]
+    found = lab.features(state, [TRAIN, VALIDATION])
+    last = spec.posterior if isinstance(spec.posterior, VBLL) else None
+    nll = validation_nll(lab, state, found, last)
+    print(data.name, key, f"{nll:.4f}", flush=True)
+    row = {"task": data.name, "arm": name, "seed": seed, "nll": nll}
+    write_json(file, {**row, "lr": rates[0], "head_lr": rates[1]})
+
+
+def write_table(out: Path) -> None:
+    """Write the NLL at each place of the grid, and its mean over data sets."""
+    rows = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    tasks = sorted({row["task"] for row in rows})
+    lines = [
+        "# Learning rates where nothing can be chosen",
+        "",
+        f"NLL in nats of 320 rows that the fit has not seen: 640 training rows, {DEFAULT_EPOCHS} "
+        f"epochs, SmolLM2-135M, adapters of their default size in the last 6 layers, at most "
+        f"{MAX_LENGTH} tokens; the prior scale of a variational last layer by empirical Bayes. "
+        "Means over "
+        f"{len({row['seed'] for row in rows})} seed(s). "
+        "Made by `python -m benchmarks.default_rates --data-dir DIR`.",
+        "",
+        "| fit | lr | lr of the last layer | " + " | ".join(tasks) + " | mean |",
+        "|---" * (4 + len(tasks)) + "|",
+    ]
+    for name, arm in ARMS.items():
+        for rates in product(arm.rates, arm.head_rates):
+            values = [_mean(rows, task, name, rates) for task in tasks]
+            if any(value is None for value in values):
+                continue
+            known = [value for value in values if value is not None]
+            cells = [name, *(f"{rate:g}" for rate in rates), *(f"{value:.4f}" for value in known)]
+            lines.append(f"| {' | '.join(cells)} | {statistics.fmean(known):.4f} |")
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _mean(rows: list[dict], task: str, name: str, rates: tuple[float, float]) -> float | None:
+    place = (task, name, *rates)
+    found = [row["nll"] for row in rows if (*_task_arm(row), row["lr"], row["head_lr"]) == place]
+    return statistics.fmean(found) if found else None
+
+
+def _task_arm(row: dict) -> tuple[str, str]:
+    return row["task"], row["arm"]
+
+
+if __name__ == "__main__":
+    main()

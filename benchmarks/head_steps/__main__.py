@@ -1,0 +1,159 @@
+"""Which bound and which head step should be the default of PoLAR-VBLL?
+
+One fit for each (bound in the adapter's loss, head step) on each data set and seed; after every
+epoch the dense Knowles-Minka polish is fitted to the training features and scored by validation
+NLL. Nothing here looks at a test row.
+
+    python -m benchmarks.head_steps --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from bayeslora import VBLL
+from bayeslora.adapters.config import PoLAR
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
+from bayeslora.experiments.fits import FitSpec
+from bayeslora.files import atomic_file, read_json, write_json
+from benchmarks.lib.task_rows import TASKS, load_experiment
+from benchmarks.lib.trajectories import nll, training_options, trajectory
+
+EPOCHS, SCORED_EPOCHS, MAX_LENGTH = 8, (1, 2, 3, 4, 6, 8), 32
+
+
+def _gradient(bound: str, head_lr: float) -> VBLL:
+    return VBLL(
+        bound=bound,
+        head_step="gradient",
+        training_covariance="diagonal",
+        training_prior_scale=2.0,
+        head_lr=head_lr,
+    )
+
+
+def _refit(bound: str, scale: float) -> VBLL:
+    return VBLL(
+        bound=bound,
+        head_step="refit",
+        training_covariance="dense",
+        training_prior_scale=scale,
+    )
+
+
+VARIANTS = {
+    "jensen, gradient": _gradient("jensen", 5e-3),
+    "knowles_minka, gradient": _gradient("knowles_minka", 5e-3),
+    "jensen, gradient, fast head": _gradient("jensen", 2e-2),
+    "knowles_minka, gradient, fast head": _gradient("knowles_minka", 2e-2),
+    "knowles_minka, refit, scale 2": _refit("knowles_minka", 2.0),
+    "knowles_minka, refit, scale 0.5": _refit("knowles_minka", 0.5),
+    "jensen, refit, scale 2": _refit("jensen", 2.0),
+}
+
+
+def main() -> None:
+    """Run what is not there yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/head-steps"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/head-steps"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    for seed, task in product(range(args.seeds), args.tasks):
+        data = load_experiment(task, data_dir=args.data_dir)
+        for name in args.variants:
+            label = name.replace(", ", "-").replace(" ", "-")
+            file = args.out / "curves" / f"{task}-{label}-seed-{seed}.json"
+            if not file.is_file():
+                spec = FitSpec(PoLAR(), VARIANTS[name], EPOCHS, seed, MAX_LENGTH)
+                curve = curve_of(backbone, spec, data, args.runs / file.stem)
+                about = {"task": task, "variant": name, "spec": training_options(spec)}
+                write_json(file, {**about, "curve": curve})
+                write_summary(args.out)
+        backbone.prefix_states.clear()
+    write_summary(args.out)
+
+
+def curve_of(
+    backbone: Backbone, spec: FitSpec, data: ExperimentData, folder: Path
+) -> list[dict[str, float | str]]:
+    """Return the validation NLL of a fit's states, as trained and under several polishes."""
+    states = trajectory(backbone, spec, data, folder, title=folder.name)
+    lab = Evaluation(backbone, spec, data)
+    curve = []
+    for epoch in SCORED_EPOCHS:
+        found = lab.features(states[epoch], [TRAIN, VALIDATION])
+        train, held = found[TRAIN], found[VALIDATION]
+        trained = lab.network.head
+        logits = trained.predict(held.features)
+        row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.labels)}
+        for scale in (2.0, "validation", "empirical-bayes"):
+            config = VBLL(prior_scale=scale, polish_mean="refit")
+            head = fitted_head(config, trained, train, held)
+            logits = head.predict(held.features)
+            row[f"polished, {scale}"] = nll(logits, held.labels)
+            row[f"prior scale, {scale}"] = head.report()["prior_scale"]
+        curve.append(row)
+        print(folder.name, row, flush=True)
+    return curve
+
+
+def write_summary(out: Path) -> None:
+    """Write validation NLL of every variant by data set: means over seeds."""
+    found: dict[tuple[str, str], list[list[dict[str, float]]]] = defaultdict(list)
+    for file in sorted((out / "curves").glob("*.json")):
+        content = read_json(file)
+        found[content["task"], content["variant"]].append(content["curve"])
+    lines = [
+        "# Head steps of PoLAR-VBLL",
+        "",
+        f"Validation NLL in nats, {EPOCHS} epochs on 640 rows, {MAX_LENGTH} tokens, bfloat16. "
+        "Every state is scored under the dense Knowles-Minka polish. Best and last are over the "
+        "epochs scored; the prior scale of the polish is chosen on the same validation rows "
+        "(columns 4 to 6), is 2 (column 7), or is empirical Bayes (column 8), which look at no "
+        "validation row. Made by `python -m benchmarks.head_steps --data-dir DIR`.",
+        "",
+        "| data | bound, head step, prior scale in training | seeds | best (epochs) | mean | last "
+        "| last, scale 2 | last, empirical Bayes | last, as trained |",
+        "|" + "---|" * 9,
+    ]
+    for (task, variant), curves in sorted(found.items()):
+        chosen = [[row["polished, validation"] for row in curve] for curve in curves]
+        epochs = [
+            str(curve[values.index(min(values))]["epoch"])
+            for curve, values in zip(curves, chosen, strict=True)
+        ]
+        cells = [
+            f"{fmean(map(min, chosen)):.3f} ({', '.join(epochs)})",
+            f"{fmean(map(fmean, chosen)):.3f}",
+            *(
+                f"{fmean(curve[-1][key] for curve in curves):.3f}"
+                for key in (
+                    "polished, validation",
+                    "polished, 2.0",
+                    "polished, empirical-bayes",
+                    "trained",
+                )
+            ),
+        ]
+        lines.append("| " + " | ".join([task, variant, str(len(curves)), *cells]) + " |")
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

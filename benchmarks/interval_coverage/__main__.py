@@ -1,0 +1,386 @@
+"""How often do 95 % intervals hold the truth? Simulated data sets whose truth is known.
+
+A row has Gaussian logits z; its label is drawn from softmax(z). The calibrated model states
+softmax(z), the overconfident one softmax(1.6 z). Unfamiliar rows have logits half as wide. From
+each population data sets of n rows are drawn; the scores of each get their intervals, and it is
+counted how many of these hold the score of the population: the limit of infinitely many rows, bins
+included. Accuracy, NLL, Brier, AUROC and ECE are taken of 1,000 data sets, so that a share of 95 %
+is known to ± 1.4 points (twice its standard error), the other scores of fewer: they cost more.
+Prediction sets hold the classes whose stated probability is at least `IN_SET`; `near` averages
+detection over two out-of-distribution sets.
+
+    python -m benchmarks.interval_coverage
+    python -m benchmarks.interval_coverage --parts further printed --further-sets 100
+
+What is in scores.json already is kept; `--kinds` and `--parts` name what to simulate, for several
+processes that are started with an --out each, or one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
+from bayeslora.metrics.calibration import bin_places, bin_sums
+from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
+from bayeslora.metrics.chance import (
+    CHANCE_KEYS,
+    SIGNIFICANT,
+    ece_by_chance,
+    errors_by_chance,
+    p_values,
+)
+from bayeslora.metrics.detect import detect
+from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
+from bayeslora.metrics.near_far import grouped
+from bayeslora.metrics.ood import DETECTION, detection, thresholds
+from bayeslora.metrics.rowwise import CLAMP, LabelledRows, labelled_rows
+from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.sets import set_scores
+from bayeslora.metrics.statistics import statistic
+from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.uncertainties import uncertainty_means
+from bayeslora.predictions.record import Predictions
+
+CLASSES = 5
+WIDTH = 2.5
+MODELS = {"calibrated": 1.0, "overconfident": 1.6}
+SIZES = (200, 2000)
+METHODS = ("percentile", "bca", "reflected")
+POPULATION = 400_000
+BINS = 15
+KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
+FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
+FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
+SELECTIVE = ("aurc", "eaurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
+NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
+"""Width of the logits of each out-of-distribution set that `near` averages over."""
+IN_SET = 0.15
+TOO_RARELY = 0.85
+"""Share of intervals that hold the truth below which the table marks them."""
+PARTS = ("first", "further", "printed")
+"""Scores of many data sets; the other scores of labelled rows; what has one kind of interval."""
+
+Found = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
+"""Scores by key, p-values by chance of some, the statistic of resamples, sizes of its groups."""
+
+
+def main() -> None:
+    """Simulate, count, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/interval-coverage"))
+    parser.add_argument("--sets", type=int, default=1000)
+    parser.add_argument("--further-sets", type=int, default=50)
+    parser.add_argument("--resamples", type=int, default=199)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}
+    file = args.out / "scores.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    for kind in args.kinds:
+        model, size = KINDS[kind]
+        power = MODELS[model]
+        scores = simulated(power, size, args)
+        found = read_json(file)["found"] if file.is_file() else {}
+        found[kind] = {**found.get(kind, {}), **scores}
+        found = {name: found[name] for name in KINDS if name in found}
+        write_json(file, {**settings, "found": found})
+        with atomic_file(args.out / "summary.md") as aside:
+            aside.write_text(summary(found, settings), encoding="utf-8")
+        print(kind, flush=True)
+
+
+def simulated(power: float, size: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return what `coverage` and `printed_coverage` find, for the parts that were asked for."""
+    scores: dict[str, dict[str, float]] = {}
+    truth = population_scores(power)
+    for part, sets, scored in (
+        ("first", args.sets, first_scores),
+        ("further", args.further_sets, further_scores),
+    ):
+        if part in args.parts:
+            scores |= coverage(
+                truth, power, size, sets=sets, resamples=args.resamples, scored=scored
+            )
+    if "printed" in args.parts:
+        scores |= printed_coverage(power, size, args.further_sets, args.resamples)
+    return scores
+
+
+def draw(
+    generator: np.random.Generator, rows: int, power: float, width: float = WIDTH
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return true and stated probabilities, [rows, CLASSES] each."""
+    logits = generator.normal(scale=width, size=(rows, CLASSES))
+    return softmax(logits), softmax(power * logits)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities, row by row."""
+    values = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(values / values.sum(1, keepdims=True))
+
+
+def with_labels(
+    generator: np.random.Generator, true: NDArray[np.float64], stated: NDArray[np.float64]
+) -> LabelledRows:
+    """Return rows with labels drawn from the true probabilities."""
+    labels = (true.cumsum(1) > generator.random((len(true), 1))).argmax(1)
+    return labelled_rows(Predictions(stated, tuple("abcde"), labels))
+
+
+def population_scores(power: float) -> dict[str, float]:
+    """Return the scores of infinitely many rows.
+
+    Every label of a row counts with its probability, so that no error is due to drawn labels; the
+    scores of selective prediction, which need whole counts, take drawn ones.
+    """
+    generator = np.random.default_rng([0, int(10 * power)])
+    true, stated = draw(generator, POPULATION, power)
+    row, label = np.divmod(np.arange(POPULATION * CLASSES), CLASSES)
+    of_label = stated[row, label]
+    squares = (stated**2).sum(1)[row]
+    every = LabelledRows(
+        probs=stated[row],
+        labels=label,
+        confidence=stated.max(1)[row],
+        correct=(stated.argmax(1)[row] == label).astype(np.float64),
+        nll=-np.log(np.maximum(of_label, CLAMP)),
+        brier=squares - 2 * of_label + 1,
+        clamped=0,
+        index=row,
+    )
+    soft = statistic(every, BINS, "left")(true.reshape(-1))
+    drawn = statistic(with_labels(generator, true, stated), BINS, "left")(np.ones(POPULATION))
+    truth = dict(zip(SCORE_KEYS, soft.tolist(), strict=True))
+    truth |= {key: float(drawn[SCORE_KEYS.index(key)]) for key in SELECTIVE}
+    truth["ece_debiased"] = truth["ece"]
+    outside = draw(generator, POPULATION, power, WIDTH / 2)[1]
+    truth["auroc"] = float(detection(thresholds(1 - stated.max(1), 1 - outside.max(1)))[0])
+    return truth
+
+
+def coverage(
+    truth: dict[str, float],
+    power: float,
+    size: int,
+    *,
+    sets: int,
+    resamples: int,
+    scored: Callable[..., Found],
+) -> dict[str, dict[str, float]]:
+    """Return, for each score, the share of intervals that hold the truth, by kind, and its mean."""
+    held: dict[str, dict[str, float]] = {}
+    for one in range(sets):
+        generator = np.random.default_rng([1, size, int(10 * power), one])
+        rows = with_labels(generator, *draw(generator, size, power))
+        outside = 1 - draw(generator, size, power, WIDTH / 2)[1].max(1)
+        values, chance, prepare, sizes = scored(rows, outside, resamples, one)
+        spread = Resampling(resamples, one, "bca").spread(prepare, sizes)
+        for place, (key, value) in enumerate(values.items()):
+            kept = held.setdefault(key, {"truth": truth[key], "mean": 0.0})
+            kept["mean"] += value / sets
+            info = SCORES.get(key)
+            low, high = (info.low, info.high) if info else (0.0, 1.0)
+            used = "reflected" if info and info.reflected else "percentile"
+            for method in METHODS:
+                score = bootstrap_interval(
+                    value,
+                    spread.deviations[:, place],
+                    method,
+                    low,
+                    high,
+                    speed=float(spread.speed[place]),
+                )
+                count(kept, method, score, sets)
+                if method == used:
+                    noise = chance.get(key, 0.0) > SIGNIFICANT
+                    count(kept, "printed", from_zero(score) if noise else score, sets)
+        if "accuracy" in values:
+            low, high = wilson(rows.correct.sum(), size)
+            inside = bool(low <= truth["accuracy"] <= high)
+            held["accuracy"]["wilson"] = held["accuracy"].get("wilson", 0.0) + inside / sets
+    return held
+
+
+def count(kept: dict[str, float], method: str, score: Score, sets: int) -> None:
+    """Count an interval that holds the truth."""
+    inside = score.low - 1e-12 <= kept["truth"] <= score.high + 1e-12
+    kept[method] = kept.get(method, 0.0) + inside / sets
+
+
+def first_scores(
+    rows: LabelledRows, outside: NDArray[np.float64], resamples: int, seed: int
+) -> Found:
+    """Return accuracy, NLL, Brier, ECE and AUROC, as `coverage` takes them."""
+    inside = 1 - rows.confidence
+
+    def prepare(kept: Rows, kept_out: Rows) -> Statistic:
+        part = rows.take(kept)
+        means = part.means[:, :3].T
+        sums = bin_sums(top_label(part.confidence, part.correct), BINS)
+        areas = thresholds(inside[kept], outside[kept_out])
+
+        def scores(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+            linear = means @ ours / ours.sum(axis=0)
+            area = detection(areas, ours, theirs)[:1]
+            return np.concatenate([linear, sums(ours).ece[None], area])
+
+        return scores
+
+    sizes = [len(rows), len(outside)]
+    values = prepare(*map(np.arange, sizes))(*(np.ones(size) for size in sizes))
+    place = bin_places(rows.confidence, BINS)
+    drawn = ece_by_chance(rows.confidence, place, BINS, resamples, seed)
+    p = float(p_values(drawn, values[[FIRST.index("ece")]])[0])
+    return dict(zip(FIRST, values.tolist(), strict=True)), {"ece": p}, prepare, sizes
+
+
+def further_scores(
+    rows: LabelledRows, _outside: NDArray[np.float64], resamples: int, seed: int
+) -> Found:
+    """Return all other scores, as `coverage` takes them."""
+    places = [SCORE_KEYS.index(key) for key in FURTHER]
+
+    def prepare(kept: Rows) -> Statistic:
+        scores = statistic(rows.take(kept), BINS, "left")
+        return lambda counts: scores(counts)[places]
+
+    every = statistic(rows, BINS, "left")(np.ones(len(rows)))
+    values = dict(zip(SCORE_KEYS, every.tolist(), strict=True))
+    scoring = Scoring(BINS, "left", Resampling(resamples, seed))
+    observed = np.array([values[key] for key in CHANCE_KEYS])
+    p = p_values(errors_by_chance(rows, scoring), observed)
+    chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
+    return {key: values[key] for key in FURTHER}, chance, prepare, [len(rows)]
+
+
+def printed_coverage(
+    power: float, size: int, sets: int, resamples: int
+) -> dict[str, dict[str, float]]:
+    """Return the same for scores of detection, prediction sets and uncertainties, as printed."""
+    held: dict[str, dict[str, float]] = {}
+    truth = printed_truth(power)
+    for one in range(sets):
+        generator = np.random.default_rng([2, size, int(10 * power), one])
+        for key, score in printed_scores(generator, size, power, resamples, one).items():
+            kept = held.setdefault(key, {"truth": truth[key], "mean": 0.0})
+            kept["mean"] += score.value / sets
+            count(kept, "printed", score, sets)
+    return held
+
+
+def printed_scores(
+    generator: np.random.Generator, size: int, power: float, resamples: int, seed: int
+) -> dict[str, Score]:
+    """Return the scores of one data set with the intervals that `evaluate` gives them."""
+    true, stated = draw(generator, size, power)
+    labels = (true.cumsum(1) > generator.random((size, 1))).argmax(1)
+    inside = Predictions(
+        stated, tuple("abcde"), labels, sets=stated >= IN_SET, total=entropy(stated)
+    )
+    outside = {
+        name: Predictions(draw(generator, size, power, width)[1], tuple("abcde"))
+        for name, width in NEAR.items()
+    }
+    how = Resampling(resamples, seed)
+    detected = detect(inside, outside, "max_probability", how)
+    far, near = detected["far"].scores(), grouped(detected, {"near": tuple(NEAR)})["near"]
+    total = uncertainty_means(inside, how)["total"]
+    return {
+        **{key: far.by_score["max_probability"][key] for key in DETECTION[1:]},
+        **{f"near {key}": near.by_score["max_probability"][key] for key in DETECTION},
+        **set_scores(inside, how),
+        **{f"total, {part}": score for part, score in total.items()},
+    }
+
+
+def printed_truth(power: float) -> dict[str, float]:
+    """Return the same scores of infinitely many rows."""
+    generator = np.random.default_rng([3, int(10 * power)])
+    true, stated = draw(generator, POPULATION, power)
+    sets, total = stated >= IN_SET, entropy(stated)
+    right = np.take_along_axis(true, stated.argmax(1)[:, None], 1)[:, 0]
+    unsure = 1 - stated.max(1)
+    areas = [
+        detection(thresholds(unsure, 1 - draw(generator, POPULATION, power, width)[1].max(1)))
+        for width in NEAR.values()
+    ]
+    return {
+        **dict(zip(DETECTION, areas[0].tolist(), strict=True)),
+        **{
+            f"near {key}": value
+            for key, value in zip(DETECTION, np.mean(areas, 0).tolist(), strict=True)
+        },
+        "coverage": float((true * sets).sum(1).mean()),
+        "set_size": float(sets.sum(1).mean()),
+        "singletons": float((sets.sum(1) == 1).mean()),
+        "empty_sets": float((sets.sum(1) == 0).mean()),
+        "worst_class_coverage": float(((true * sets).sum(0) / true.sum(0)).min()),
+        "total, mean": float(total.mean()),
+        "total, right": float((total * right).sum() / right.sum()),
+        "total, wrong": float((total * (1 - right)).sum() / (1 - right).sum()),
+    }
+
+
+def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy of each row in nats."""
+    return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
+
+
+def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, int]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "# How often 95 % intervals hold the truth",
+        "",
+        f"Simulated data sets, {settings['sets']:,} of each kind for accuracy, NLL, Brier, ECE and "
+        f"AUROC, {settings['further_sets']:,} for the other scores; {settings['resamples']:,} "
+        f"bootstrap resamples each, {CLASSES} classes, {BINS} bins; made by "
+        "`python -m benchmarks.interval_coverage`. Per cent of the intervals that hold "
+        "the score of the population. *Printed* is the interval that `evaluate` gives by default: "
+        "percentile, or "
+        "reflected for scores that noise moves one way, and from zero on where a calibration error "
+        "is no larger than chance makes it. *Mean* is the mean of the score over the data sets: "
+        "where it is far from the truth, the score is biased at this number of rows. Bold: printed "
+        f"intervals that hold the truth in less than {100 * TOO_RARELY:.0f} %. *near* is the mean "
+        "over two out-of-distribution sets, *total* the mean total uncertainty of all, right and "
+        "wrong rows. A share from "
+        f"{settings['sets']:,} sets is known to ± {200 * (0.0475 / settings['sets']) ** 0.5:.1f} "
+        f"points, one from {settings['further_sets']:,} to "
+        f"± {200 * (0.0475 / settings['further_sets']) ** 0.5:.1f}.",
+    ]
+    for name, scores in found.items():
+        heading = "| score | truth | mean | printed | percentile | BCa | reflected | Wilson |"
+        model, size = KINDS[name]
+        lines += [
+            "",
+            f"## {model}, n = {size:,}",
+            "",
+            heading,
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        lines += [line(key, row) for key, row in scores.items()]
+    return "\n".join(lines) + "\n"
+
+
+def line(key: str, row: dict[str, float]) -> str:
+    """Return one row of the table."""
+    shares = [
+        f"{100 * row[method]:.1f}" if method in row else ""
+        for method in ("printed", *METHODS, "wilson")
+    ]
+    if row["printed"] < TOO_RARELY:
+        shares[0] = f"**{shares[0]}**"
+    return f"| `{key}` | {row['truth']:.4f} | {row['mean']:.4f} | {' | '.join(shares)} |"
+
+
+if __name__ == "__main__":
+    main()

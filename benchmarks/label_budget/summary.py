@@ -1,0 +1,171 @@
+"""One labelled file: tables and the figure from stored fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from bayeslora.files import atomic_file, read_json
+from benchmarks.label_budget.methods import BACKBONES, BEFORE, FEWEST_TO_LEAD, METHODS, OURS, ROWS
+from benchmarks.lib.tables import mean_and_half, shown, table
+
+_WORDS = {
+    "polar-vbll": "PoLAR-VBLL",
+    "polar-mle": "PoLAR",
+    "lora-mle": "LoRA",
+    "lora-vbll": "LoRA-VBLL",
+    "lora-temperature": "LoRA + temperature",
+    "lora-laplace": "LoRA + Laplace",
+}
+_SHOWN = (-0.15, 0.5)
+
+Found = dict[tuple[int, str, str], list[dict[str, float]]]
+"""Rows of each size, method and task."""
+
+
+def write_table(out: Path) -> None:
+    """Write `summary.md`: every method at every size, and PoLAR-VBLL against each."""
+    lines = [
+        "# One labelled file",
+        "NLL in nats / ECE (number of seeds) on development rows by labelled rows; the default "
+        "reading, texts of at most 32 tokens; fits that a method takes. *Before*: as `fit` was "
+        "until the factor multiplied means alone, and few steps no longer meant refitted means. "
+        "The figure has every pair of set, seed and size of at least "
+        f"{FEWEST_TO_LEAD} rows, their mean and its 95 % interval. Made by "
+        "`python -m benchmarks.label_budget --data-dir DIR`, whose first lines have the rules.",
+        "![NLL above that of PoLAR-VBLL, by method](leads.svg)",
+    ]
+    for backbone in BACKBONES:
+        found = _found(out / "scores" / backbone)
+        if found:
+            lines += [f"## {backbone}", *_tables(found)]
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "leads.svg") as aside:
+        aside.write_bytes(figure_svg(out))
+
+
+def figure_svg(out: Path) -> bytes:
+    """Return the figure: how far every method is behind `OURS`, with intervals, by backbone."""
+    options = {"svg.hashsalt": "label-budget", "svg.fonttype": "none", "font.size": 9}
+    with rc_context(options):
+        sheet = Figure(figsize=(8.0, 3.6), layout="constrained")
+        panels = sheet.subplots(1, len(BACKBONES), sharey=True, sharex=True)
+        names = [*METHODS][::-1]
+        for panel, backbone in zip(panels, BACKBONES, strict=True):
+            found = _found(out / "scores" / backbone)
+            for place, name in enumerate(names):
+                gaps = [
+                    -gap
+                    for size, task in sorted({key[::2] for key in found})
+                    if size >= FEWEST_TO_LEAD
+                    for gap in _paired(found, size, task, OURS, name)
+                ]
+                if name == OURS or not gaps:
+                    continue
+                middle, half = mean_and_half(gaps)
+                panel.plot(gaps, [place] * len(gaps), "|", color="0.6")
+                if len(gaps) > 1:
+                    panel.plot([middle - half, middle + half], [place] * 2, color="C0")
+                panel.plot(middle, place, "o", color="C0")
+            panel.axvline(0, color="0.3", linewidth=0.8)
+            panel.set_title(backbone)
+            panel.set_xlabel("NLL above PoLAR-VBLL's, nats")
+        panels[0].set_yticks(range(len(names)), map(_in_words, names))
+        panels[0].set_xlim(*_SHOWN)
+        stream = BytesIO()
+        sheet.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def _in_words(name: str) -> str:
+    method, comma, scheme = name.partition(",")
+    return _WORDS.get(method, method) + comma + scheme
+
+
+def _found(folder: Path) -> Found:
+    found: Found = {}
+    for file in sorted(folder.glob("*/*.json")):
+        row = read_json(file)
+        found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
+    return found
+
+
+def _tables(found: Found) -> list[str]:
+    tasks = sorted({task for *_, task in found})
+    rows = []
+    for size, name in product(sorted({size for size, *_ in found}), ROWS):
+        cells = [found.get((size, name, task), []) for task in tasks]
+        if any(cells):
+            written = [_cell(one) for one in cells]
+            full = [mean(row["nll"] for row in one) for one in cells if one]
+            over_sets = f"{mean(full):.3f}" if len(full) == len(tasks) else ""
+            fits = mean(row["fits"] for one in cells for row in one)
+            rows.append((str(size), name, *written, over_sets, f"{fits:.0f}"))
+    head = ("", "rows", *tasks, "all, ± half a 95 % interval")
+    return [
+        table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
+        "Scale by cross-validation less none, nats a row, paired by set and seed:",
+        table(head, _gains(found, tasks, ", cv", "")),
+        "The same before:",
+        table(head, _gains(found, tasks, f", cv{BEFORE}", BEFORE)),
+        "As it is less before, both with the scale:",
+        table(head, _gains(found, tasks, ", cv", f", cv{BEFORE}")),
+        f"{OURS} less each other method, nats a row, paired by set and seed:",
+        table(head, _leads(found, tasks)),
+    ]
+
+
+def _cell(rows: list[dict[str, float]]) -> str:
+    if not rows:
+        return ""
+    nll, ece = (mean(row[key] for row in rows) for key in ("nll", "ece"))
+    return f"{nll:.3f} / {ece:.3f} ({len(rows)})"
+
+
+def _gains(found: Found, tasks: Sequence[str], with_it: str, without: str) -> list[tuple[str, ...]]:
+    names = [one.removesuffix(", cv") for one in METHODS if one.endswith(", cv")]
+    return [
+        row
+        for name in names
+        for row in _by_size(found, tasks, name + with_it, name + without, label=name)
+    ]
+
+
+def _leads(found: Found, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    rivals = [name for name in ROWS if name != OURS]
+    return [
+        row
+        for name in rivals
+        for row in _by_size(found, tasks, OURS, name, label=name, least=FEWEST_TO_LEAD)
+    ]
+
+
+def _by_size(
+    found: Found, tasks: Sequence[str], ours: str, theirs: str, *, label: str, least: int = 0
+) -> list[tuple[str, ...]]:
+    """Return differences in NLL at each size of at least `least` rows, and over all of them."""
+    rows = []
+    pooled: list[float] = []
+    for size in sorted({size for size, *_ in found if size >= least}):
+        by_task = {task: _paired(found, size, task, ours, theirs) for task in tasks}
+        gaps = [gap for one in by_task.values() for gap in one]
+        pooled += gaps
+        if gaps:
+            written = [f"{mean(one):+.3f}" if one else "" for one in by_task.values()]
+            rows.append((label, str(size), *written, shown(gaps)))
+    return [*rows, (label, "all", *([""] * len(tasks)), shown(pooled))] if len(rows) > 1 else rows
+
+
+def _paired(found: Found, size: int, task: str, ours: str, theirs: str) -> list[float]:
+    first, second = (
+        {row["seed"]: row["nll"] for row in found.get((size, one, task), [])}
+        for one in (ours, theirs)
+    )
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]

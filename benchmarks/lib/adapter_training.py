@@ -1,0 +1,284 @@
+"""One short training of a language model, and what is recorded of it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.spectrum import drift, stable_rank
+from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.files import read_json, write_json
+from bayeslora.options import as_mapping
+from bayeslora.tasks.known import DATA_VARIABLE
+from benchmarks.lib.adapter_arms import Arm, Setting, Trainee
+from benchmarks.lib.causal_lm import (
+    GENERIC,
+    TARGET,
+    next_token_loss,
+    open_model,
+    read_texts,
+    test_losses,
+)
+
+BATCH = 2
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A set of runs.
+
+    Attributes:
+        setting: What all share.
+        arms: What is trained, by name.
+        out: Where records are kept.
+        steps: Of each run.
+        marks: Steps after which test losses and spectra are taken.
+    """
+
+    setting: Setting
+    arms: dict[str, Arm]
+    out: Path
+    steps: int
+    marks: tuple[int, ...]
+
+
+def run(bench: Bench, name: str, lr: float, seed: int) -> None:
+    """Train one arm with one rate and one seed, where there is no record of the same run.
+
+    `stable_rank` in the record is a mean over layers for every projection, `drift` the largest over
+    layers, `step_seconds` the processor's seconds of all steps without what the marks take.
+    """
+    file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
+    arm = bench.arms[name]
+    asked = {
+        "steps": bench.steps,
+        "marked": list(bench.marks),
+        "options": changed_options(arm.adapter),
+        "texts": bench.setting.texts.digest(),
+    }
+    if file.is_file() and asked.items() <= read_json(file).items():
+        return
+    trainee = arm.begin(bench.setting, arm, lr, seed)
+    record = {"arm": name, "lr": lr, "seed": seed, **asked, **train(bench, trainee, seed)}
+    write_json(file, record)
+    print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
+
+
+def changed_options(adapter: Any) -> dict[str, Any]:
+    """Return an adapter's name and what is not its default, so that new options change nothing."""
+    if adapter is None:
+        return {}
+    given, default = as_mapping(adapter), as_mapping(type(adapter)())
+    return {key: item for key, item in given.items() if key == "name" or item != default[key]}
+
+
+def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
+    """Return the loss of every step, and the state at every mark; a run that diverges ends early.
+
+    The batches of a seed are the same for every arm. The rate is constant.
+    """
+    losses: list[float] = []
+    marks: list[Record] = []
+    seconds, sound = 0.0, True
+    for step, ids in enumerate(batches(bench, seed)):
+        start = time.process_time()
+        loss = one_step(trainee, step, ids)
+        seconds += time.process_time() - start
+        sound = math.isfinite(loss)
+        if sound:
+            losses.append(loss)
+        if sound and step + 1 in bench.marks:
+            tested = test_losses(trainee.model, bench.setting.texts)
+            sound = math.isfinite(tested[TARGET] + tested[GENERIC])
+            if sound:
+                marks.append({"step": step + 1, **tested, **_shapes(trainee)})
+        if not sound:
+            break
+    found = {"losses": losses, "marks": marks, "finished": sound}
+    return {**found, "step_seconds": round(seconds, 2)}
+
+
+def one_step(trainee: Trainee, step: int, ids: Tensor) -> float:
+    """Take one step on blocks [B, T]; return the loss before it."""
+    trainee.before_step(step)
+    trainee.optimizer.zero_grad()
+    loss = next_token_loss(trainee.model, ids)
+    loss.backward()
+    trainee.optimizer.step()
+    return float(loss.detach())
+
+
+def batches(bench: Bench, seed: int) -> Iterator[Tensor]:
+    """Yield the blocks of each step, drawn without repeats."""
+    pool = bench.setting.texts.pool
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+    for step in range(bench.steps):
+        yield pool[order[step * BATCH : (step + 1) * BATCH]]
+
+
+def base_losses(bench: Bench) -> dict[str, float]:
+    """Return the test losses of the model before any training."""
+    file = bench.out / "base.json"
+    if not file.is_file():
+        model = open_model(bench.setting.source)
+        write_json(file, test_losses(model, bench.setting.texts))
+    found: dict[str, float] = read_json(file)
+    return found
+
+
+def _shapes(trainee: Trainee) -> Record:
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for site in trainee.sites:
+        if isinstance(site, LowRank) and math.isfinite(rank := stable_rank(site)):
+            ranks[site.name.rpartition(".")[2]].append(rank)
+    means = {kind: round(fmean(layers), 4) for kind, layers in ranks.items()}
+    return {"stable_rank": means, "drift": max(map(drift, trainee.sites), default=0.0)}
+
+
+class Runs:
+    """Finished runs by arm, rate and seed, and what is read off them.
+
+    Args:
+        out: Where the records are.
+        marks: Those of the runs to read; others, of another number of steps, are left out.
+    """
+
+    def __init__(self, out: Path, marks: Sequence[int]) -> None:
+        self._found: dict[str, dict[float, dict[int, Record]]] = {}
+        for file in sorted((out / "runs").glob("*.json")):
+            record = read_json(file)
+            if record["marked"] != list(marks):
+                continue
+            by_rate = self._found.setdefault(record["arm"], {})
+            by_rate.setdefault(record["lr"], {})[record["seed"]] = record
+
+    def rates(self, arm: str) -> list[float]:
+        """Return the rates that an arm was trained with, ascending."""
+        return sorted(self._found.get(arm, {}))
+
+    def records(self, arm: str, lr: float | None) -> dict[int, Record]:
+        """Return the runs by seed, none where there are no such."""
+        return {} if lr is None else self._found.get(arm, {}).get(lr, {})
+
+    def finished(self, arm: str, lr: float | None) -> dict[int, Record]:
+        """Return those that did not diverge."""
+        records = self.records(arm, lr)
+        return {seed: record for seed, record in records.items() if record["finished"]}
+
+    def best_rate(self, arm: str, without: int | None = None) -> float | None:
+        """Return the rate with the smallest mean area among those that have most finished seeds.
+
+        Args:
+            arm: Its name.
+            without: A seed that has no say, unless it is the only one.
+        """
+        found = {lr: self.finished(arm, lr) for lr in self.rates(arm)}
+        if any(records.keys() - {without} for records in found.values()):
+            found = {
+                lr: {seed: record for seed, record in records.items() if seed != without}
+                for lr, records in found.items()
+            }
+        most = max(map(len, found.values()), default=0)
+        if not most:
+            return None
+        return min(
+            (lr for lr, records in found.items() if len(records) == most),
+            key=lambda lr: fmean(area(record) for record in found[lr].values()),
+        )
+
+    def at_best(self, arm: str) -> dict[int, Record]:
+        """Return for every seed the run at the rate that is best on the other seeds.
+
+        So no run takes part in the choice that it is judged by.
+        """
+        seeds = {seed for lr in self.rates(arm) for seed in self.records(arm, lr)}
+        each = {seed: self.finished(arm, self.best_rate(arm, seed)) for seed in sorted(seeds)}
+        return {seed: records[seed] for seed, records in each.items() if seed in records}
+
+    def lost(self, arm: str, lr: float | None = None) -> str:
+        """Return a note of seeds whose run diverged, and so is in no comparison.
+
+        Args:
+            arm: Its name.
+            lr: The rate; None takes for every seed the one of `at_best`.
+        """
+        seeds = {seed for rate in self.rates(arm) for seed in self.records(arm, rate)}
+        chosen = {seed: self.best_rate(arm, seed) if lr is None else lr for seed in seeds}
+        gone = sorted(
+            seed
+            for seed, rate in chosen.items()
+            if not self.records(arm, rate).get(seed, {"finished": True})["finished"]
+        )
+        return f"{arm} diverged with seed {', '.join(map(str, gone))}" if gone else ""
+
+    def at_edge(self, arm: str) -> str:
+        """Return a note where the best rate is the smallest or largest that was tried."""
+        rates, best = self.rates(arm), self.best_rate(arm)
+        if len(rates) < 2 or best not in (rates[0], rates[-1]):
+            return ""
+        return f"best rate of {arm} at the end of its grid"
+
+
+def area(record: Record) -> float:
+    """Return the area under the loss curve a step: the mean training loss; NaN before the first."""
+    return fmean(record["losses"] or [math.nan])
+
+
+def gains(
+    better: dict[int, Record], worse: dict[int, Record], gain: Callable[[Record, Record], float]
+) -> tuple[float, ...]:
+    """Return a gain for every seed that both have, in the order of the seeds."""
+    return tuple(gain(better[seed], worse[seed]) for seed in sorted(better.keys() & worse.keys()))
+
+
+def mean_rank(record: Record, mark: int = -1) -> float:
+    """Return the mean stable rank over projections at a mark; NaN where nothing has one."""
+    return fmean(record["marks"][mark]["stable_rank"].values() or [math.nan])
+
+
+def smaller_area(ours: Record, rival: Record) -> float:
+    """Return how much less the area of one run is."""
+    return area(rival) - area(ours)
+
+
+NUM_SEEDS, STEPS, MARKS = 3, 30, (1, 3, 6, 10, 14, 18, 24, 30)
+BACKBONE = "smollm2-135m"
+
+
+def arguments(description: str, out: Path, arms: Collection[str]) -> argparse.Namespace:
+    """Read the command line of a benchmark that trains some arms."""
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    default = os.environ.get(DATA_VARIABLE)
+    parser.add_argument("--data-dir", type=Path, default=default, required=default is None)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--runs", type=Path, default=Path("runs/adapter-starts"))
+    parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def open_setting(args: argparse.Namespace) -> Setting:
+    """Return the model and texts of a run from the command line."""
+    torch.set_num_threads(args.threads)
+    source = embedded_directory(BACKBONE)
+    return Setting(source, read_texts(Path(args.data_dir), source), args.runs)
+
+
+def lower_target(ours: Record, rival: Record) -> float:
+    """Return how much lower our last loss is on questions that were not trained on."""
+    return float(rival["marks"][-1][TARGET] - ours["marks"][-1][TARGET])

@@ -1,0 +1,50 @@
+"""Out-of-distribution scores of `posteriors` that are fitted, not read off a prediction.
+
+Distances to the training rows see the features alone, so one fit serves every last layer on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bayeslora as bl
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.predictions.record import Predictions
+
+FEATURE_DISTANCES = ("mahalanobis", "relative_mahalanobis", "knn")
+
+
+def distance_detections(
+    data: ExperimentData, load: Callable[[], bl.BayesianClassifier]
+) -> dict[str, float]:
+    """Return the AUROC of every out-of-distribution set by distances to the training rows.
+
+    Args:
+        data: The rows.
+        load: Returns a classifier whose features are meant.
+    """
+    clf = load()
+    # The plain last layer costs nothing, and distances do not depend on it.
+    clf.calibrate(data.train, posterior="mle", feature_scores=FEATURE_DISTANCES)
+    outside = {name: clf.predict(rows, unknown_labels="ood") for name, rows in data.ood.items()}
+    return detections(clf.predict(data.test), outside, FEATURE_DISTANCES)
+
+
+def detections(
+    inside: Predictions, outside: Mapping[str, Predictions], scores: Iterable[str]
+) -> dict[str, float]:
+    """Return the AUROC of every out-of-distribution set by every score of the predictions."""
+    return {
+        f"{name} {score}": auroc(inside.uncertainty(score), item.uncertainty(score))
+        for score in scores
+        for name, item in outside.items()
+    }
+
+
+def auroc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """Return the probability that an outside row has the larger score."""
+    return float(detection(thresholds(inside, outside))[0])

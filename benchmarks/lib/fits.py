@@ -1,0 +1,165 @@
+"""Fits of one data set, adapter and seed: how they are made, scored and timed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bayeslora as bl
+from bayeslora import MLE
+from bayeslora.adapters.config import ADAPTERS, LoRA
+from bayeslora.backbones.load import Backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.predictions.record import Predictions
+from bayeslora.tasks.examples import Examples
+from bayeslora.training.assemble import build_network
+from bayeslora.training.predict import num_passes
+from benchmarks.lib.detection import detections
+
+MAX_LENGTH = 32
+NUM_TEST, NUM_OOD = 500, 250
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance", "energy", "max_logit")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set, adapter and seed.
+
+    Attributes:
+        backbone: Shared by all.
+        data: The rows.
+        adapter: `lora` or `polar`.
+        seed: Of the fit.
+        out: Where scores and predictions go.
+        frozen_seconds: Processor seconds of the frozen layers over the test rows; see `warmed`.
+    """
+
+    backbone: Backbone
+    data: ExperimentData
+    adapter: str
+    seed: int
+    out: Path
+    frozen_seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where this cell's results are."""
+        return self.out / "scores" / self.data.name / self.adapter
+
+    def file(self, fit: str) -> Path:
+        """Where the scores of a fit and what is calibrated on it are."""
+        return self.folder / f"{fit.replace(' ', '-')}-seed-{self.seed}.json"
+
+    def kept(self, method: str) -> Path:
+        """Where the predictions of a method are."""
+        return self.folder / "predictions" / f"{method.replace(':', '-')}-seed-{self.seed}"
+
+
+def warmed(
+    todo: Sequence[tuple[Cell, str]], done: Callable[[Cell, str], bool]
+) -> list[tuple[Cell, str]]:
+    """Return the fits of one data set that are not done yet, after a pass of the frozen layers.
+
+    Later fits and predictions find its states. Were it left to the first of them, that one would
+    look slow; so what the pass takes over the test rows is added to every prediction alike.
+    """
+    left = [(cell, fit) for cell, fit in todo if not done(cell, fit)]
+    seconds = {
+        name: frozen_seconds(cell) for name, cell in {one.adapter: one for one, _ in left}.items()
+    }
+    return [(replace(cell, frozen_seconds=seconds[cell.adapter]), fit) for cell, fit in left]
+
+
+def frozen_seconds(cell: Cell) -> float:
+    """Run the frozen layers over all rows; return the processor seconds that the test rows take."""
+    # A name may go on after a dash, with options that leave the layers where they are.
+    adapter = ADAPTERS.get(cell.adapter.partition("-")[0], LoRA)()
+    classes = len(cell.data.classes)
+    network = build_network(
+        cell.backbone, adapter, MLE(), num_classes=classes, seed=0, max_length=MAX_LENGTH
+    )
+
+    def states_of(rows: Examples) -> object:
+        return network.encoder.prepare(rows.texts, rows.pairs)
+
+    for rows in (cell.data.train, cell.data.validation, *cell.data.ood.values()):
+        states_of(rows)
+    # Another adapter with the same layers may have left the states of the test rows.
+    known = dict(cell.backbone.prefix_states)
+    cell.backbone.prefix_states.clear()
+    _, seconds = timed(partial(states_of, cell.data.test))
+    cell.backbone.prefix_states.update(known)
+    return seconds
+
+
+def calibrate(cell: Cell, clf: bl.BayesianClassifier, posterior: str) -> None:
+    """Give a classifier another last layer on the same adapter."""
+    if posterior == "temperature":
+        # Rows that the network was trained on would say that it is always right.
+        clf.calibrate(cell.data.validation, posterior=posterior)
+    else:
+        clf.calibrate(cell.data.train, cell.data.validation, posterior=posterior)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `work` returns and the processor seconds it took."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def nll_of(predictions: Predictions) -> float:
+    """Return the NLL of labelled rows, in nats."""
+    return float(bl.evaluate(predictions, num_resamples=1)["nll"].value)
+
+
+def scored(
+    cell: Cell, clf: bl.BayesianClassifier, method: str, fit_seconds: float
+) -> dict[str, Any]:
+    """Return a classifier's scores and costs, with its predictions kept."""
+    inside, predict_seconds = timed(lambda: clf.predict(cell.data.test))
+    outside = {
+        name: clf.predict(rows, unknown_labels="ood") for name, rows in cell.data.ood.items()
+    }
+    for name, item in {"test": inside, **outside}.items():
+        item.save(cell.kept(method) / f"{name}.parquet")
+    held = clf.predict(cell.data.validation)
+    return {
+        "method": method,
+        "validation_nll": nll_of(held),
+        "chosen": clf.record.results.get("posterior", {}),
+        "epoch": clf.record.results.get("best_epoch"),
+        "fit_seconds": fit_seconds,
+        "predict_seconds": cell.frozen_seconds + predict_seconds,
+        **costs(clf),
+        **{key: score.value for key, score in bl.evaluate(inside, num_resamples=1).items()},
+        **detections(inside, outside, OOD_SCORES),
+    }
+
+
+def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
+    """Return the passes of a prediction and the bytes of adapter and posterior on disk."""
+    with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
+        clf.save_pretrained(Path(folder) / "model")
+        files = (Path(folder) / "model").glob("*.safetensors")
+        size = sum(file.stat().st_size for file in files)
+    return {"passes": num_passes(clf.posterior, None, len(clf._known().members)), "bytes": size}
+
+
+EPOCHS = 6
+"""The most that a fit of this benchmark takes."""
+SCORES = (
+    "accuracy",
+    "nll",
+    "ece",
+    "overconfidence",
+    "near max_probability",
+    "near logit_variance",
+    "far max_probability",
+    "far logit_variance",
+)

@@ -1,0 +1,97 @@
+"""Rows to draw training rows from: pools that are developed on, and pools that judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bayeslora.backbones.load import Backbone
+from bayeslora.tasks.examples import (
+    Examples,
+    class_names,
+    encode_labels,
+    joined,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.tasks.known import load_known
+from bayeslora.tasks.newsgroups import load_newsgroups, read_texts
+from bayeslora.tasks.splits import stratified_sample
+from bayeslora.training.settings import TrainingSettings
+
+CLINC_SPLITS = ("train", "validation", "test", "oos_test")
+NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Rows to draw training rows from, rows that score, and rows from elsewhere by name."""
+
+    train: Examples
+    score: Examples
+    ood: dict[str, Examples]
+
+
+def development(task: str, data_dir: Path | None) -> Pools:
+    """Return the pools of a development task; no row is in two of them."""
+    if task == "newsgroups":
+        posts = load_newsgroups(
+            num_train=3200, num_validation=800, num_near=NUM_OOD, num_far=NUM_OOD
+        )
+        return Pools(posts.train, posts.validation, {"near": posts.near, "far": posts.far})
+    pool = without_duplicates(load_known(task, "train", data_dir))
+    if task == "sst2_sentences":
+        score = load_known(task, "validation", data_dir)
+    else:
+        score = drawn(pool, 1000, 1_000_003)
+    other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
+    far = drawn(load_known(other, "train", data_dir), NUM_OOD, 0)
+    return Pools(without_overlap(pool, score), score, {"far": far})
+
+
+def judgement(task: str, data_dir: Path | None) -> Pools:
+    """Return the pools of a set that judges, of at least 1,000 rows that score."""
+    far = drawn(load_known("sst2_sentences", "train", data_dir), NUM_OOD, 0)
+    if task == "reuters_r8":
+        score = read_texts("reuters-r8-test.tab")
+        pool = without_overlap(read_texts("reuters-r8-train.tab"), score)
+        return Pools(pool, score, {"far": far})
+    if task == "boolq_question_only":
+        score = load_known(task, "test", data_dir)
+        pool = without_duplicates(load_known(task, "train", data_dir))
+        return Pools(without_overlap(pool, score), score, {"far": far})
+    found = clinc(20, data_dir)
+    return Pools(found.train, found.score, found.ood | {"far": far})
+
+
+def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
+    """Return the pools of so many intents of clinc150, and requests out of its scope."""
+    splits = {split: load_known("clinc150", split, data_dir) for split in CLINC_SPLITS}
+    names = class_names(splits["train"])
+    intents = set(np.random.default_rng(seed).permutation(names)[:num_classes])
+    kept = {name: _only(splits[name], intents) for name in CLINC_SPLITS[:3]}
+    score = joined([kept["validation"], kept["test"]])
+    train = without_overlap(without_duplicates(kept["train"]), score)
+    return Pools(train, score, {"near": splits["oos_test"].take(range(NUM_OOD))})
+
+
+def _only(examples: Examples, classes: set[str]) -> Examples:
+    labels = examples.labels or ()
+    return examples.take([row for row, label in enumerate(labels) if label in classes])
+
+
+def drawn(examples: Examples, size: int, seed: int) -> Examples:
+    """Return a stratified draw of rows."""
+    labels = encode_labels(examples, class_names(examples))
+    return examples.take(stratified_sample(labels, size, seed))
+
+
+def frame_tokens(backbone: Backbone, frame: str) -> int:
+    """Return how many tokens a template has without a text."""
+    return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
+
+
+JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
+"""20 intents drawn once, questions whose class names say nothing, and newswire by topic."""

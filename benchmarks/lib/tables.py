@@ -1,0 +1,76 @@
+"""Tables in Markdown: means with intervals, and paired differences."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import t as student
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half its 95 % t interval, which is infinite for one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.inf
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean ± half the 95 % t interval; one value alone has none."""
+    if not values:
+        return ""
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
+    """Return whether the NLL is surely below or above the reference's."""
+    shared = rows.keys() & reference.keys()
+    if len(shared) < 2:
+        return ""
+    differences = [rows[seed]["nll"] - reference[seed]["nll"] for seed in shared]
+    mean, half = mean_and_half(differences)
+    if abs(mean) <= half:
+        return ""
+    return " <" if mean < 0 else " >"
+
+
+def difference(
+    rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]], column: str
+) -> str:
+    """Return the paired difference with its interval; nothing of the reference itself."""
+    shared = sorted(rows.keys() & reference.keys())
+    if not shared or rows is reference:
+        return ""
+    return shown([rows[seed][column] - reference[seed][column] for seed in shared])
+
+
+Rows = dict[int, dict[str, Any]]
+"""Rows by seed."""
+
+
+def is_blind(rows: Rows, column: str) -> bool:
+    """Return whether a score is missing, or an AUROC that of the same value for every row."""
+    values = [row.get(column) for row in rows.values()]
+    return None in values or (column.endswith("logit_variance") and set(values) == {0.5})
+
+
+def head_lines(columns: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table."""
+    return [line(columns), "|---" * len(columns) + "|"]
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a table."""
+    return "| " + " | ".join(cells) + " |"

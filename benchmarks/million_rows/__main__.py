@@ -1,0 +1,230 @@
+"""Does `bayeslora predict` keep its promises on a million rows?
+
+A tiny classifier is fitted, and short texts are predicted by the command line in a process of its
+own: few of them, then many, to compare the most memory that each process held. Beside that, the
+many are predicted by a process that is killed (SIGKILL) at random points and started again; its
+file must be the same in every byte.
+
+    python -m benchmarks.million_rows
+    python -m benchmarks.million_rows --rows 50000 --few 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.files import atomic_file, write_json
+from bayeslora.predictions.parts import PredictionParts
+from bayeslora.training.checked_rows import PIECE
+
+LIMIT = 1.10
+"""The most memory for many rows, as a multiple of that for few."""
+
+DRAWS = 100
+"""Of each row's logits."""
+
+_TOPICS = {
+    "animals": ("cat", "dog", "horse", "bird", "fish", "barks", "purrs", "swims"),
+    "food": ("bread", "soup", "cheese", "apple", "rice", "tasty", "salty", "fresh"),
+}
+_FILLERS = ("the", "a", "is", "was", "and", "in", "on", "today", "here", "very")
+_WORDS = [*_FILLERS, *(word for words in _TOPICS.values() for word in words)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prediction by the command line.
+
+    Attributes:
+        seconds: How long it took.
+        peak_mib: The most resident memory of its process.
+        sha256: Of the file that it wrote.
+        kills: How often it was killed on the way.
+    """
+
+    seconds: float
+    peak_mib: float
+    sha256: str
+    kills: int = 0
+
+
+def main() -> None:
+    """Predict few rows, many rows, and many rows with kills; write the numbers and a page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/million-rows"))
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--few", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--labelled", action="store_true", help="the rows have labels to score")
+    parser.add_argument("--seed", type=int, default=0, help="of the points to kill at")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="million-rows-") as name:
+        found = measure(
+            Path(name),
+            rows=args.rows,
+            few=args.few,
+            kills=args.kills,
+            labelled=args.labelled,
+            seed=args.seed,
+        )
+    write_json(args.out / "scores.json", found)
+    page = summary(found)
+    with atomic_file(args.out / "summary.md") as aside:
+        aside.write_text(page, encoding="utf-8")
+    print(page)
+    if not (found["equal"] and found["memory_ratio"] <= LIMIT):
+        sys.exit(1)
+
+
+def measure(
+    folder: Path, *, rows: int, few: int, kills: int, labelled: bool, seed: int
+) -> dict[str, Any]:
+    """Return what `main` writes; everything else is done in `folder`."""
+    model = fit_tiny(folder)
+    small = write_texts(folder / "few.jsonl", few, labelled=labelled)
+    large = write_texts(folder / "many.jsonl", rows, labelled=labelled)
+    pieces = -(-rows // PIECE)
+    points = (1 + np.random.default_rng(seed).permutation(pieces - 1)[:kills]).tolist()
+    few_run = predict(model, small, folder / "few.parquet")
+    with ThreadPoolExecutor() as pool:  # the waiting is for processes of their own
+        many = pool.submit(predict, model, large, folder / "many.parquet")
+        killed = pool.submit(predict, model, large, folder / "killed.parquet", kill_at=points)
+    runs = {"few": few_run, "many": many.result(), "killed": killed.result()}
+    return {
+        "rows": rows,
+        "few": few,
+        "piece": PIECE,
+        "labelled": labelled,
+        "data_bytes": large.stat().st_size,
+        "file_bytes": (folder / "many.parquet").stat().st_size,
+        "memory_ratio": round(runs["many"].peak_mib / runs["few"].peak_mib, 3),
+        "equal": runs["many"].sha256 == runs["killed"].sha256,
+        "runs": {name: vars(run) for name, run in runs.items()},
+    }
+
+
+def fit_tiny(folder: Path) -> Path:
+    """Return the directory of a classifier on a decoder of 2 layers and width 16."""
+    names = ["[PAD]", "[UNK]", "[SEP]", *_WORDS]
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]"}
+    known = {name: place for place, name in enumerate(names)}
+    words = Tokenizer(WordLevel(known, unk_token=special["unk_token"]))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        vocab_size=len(names),
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    clf = BayesianClassifier(folder / "backbone", "polar", "vbll", progress=False)
+    clf.fit(write_texts(folder / "train.jsonl", 200, labelled=True, seed=1), epochs=2, cv=0)
+    clf.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def write_texts(path: Path, rows: int, *, labelled: bool, seed: int = 0) -> Path:
+    """Write JSON lines with an id and a text of 3 to 8 words, most of them of one topic."""
+    generator = np.random.default_rng(seed)
+    topics = sorted(_TOPICS)
+    with path.open("w", encoding="utf-8") as out:
+        for row in range(rows):
+            topic = topics[row % len(topics)]
+            length = generator.integers(1, 7)
+            words = [*generator.choice(_TOPICS[topic], 2), *generator.choice(_WORDS, length)]
+            record = {"id": f"row-{row}", "text": " ".join(words)}
+            print(json.dumps(record | ({"label": topic} if labelled else {})), file=out)
+    return path
+
+
+def predict(model: Path, data: Path, out: Path, *, kill_at: Sequence[int] = ()) -> Run:
+    """Run the command until its file is there.
+
+    Args:
+        model: A model directory.
+        data: The rows.
+        out: The predictions file.
+        kill_at: Numbers of finished pieces at each of which the process is killed once.
+    """
+    verb = [sys.executable, "-m", "bayeslora", "predict", "--quiet", "--num-samples", DRAWS]
+    command = [*verb, model, data, "--out", out]
+    start = time.monotonic()
+    peak = 0.0
+    parts = PredictionParts(out)
+    for count in [*sorted(kill_at), None]:
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+        while count is not None and parts.num_finished() < count and process.poll() is None:
+            time.sleep(0.01)
+        if count is not None:
+            process.send_signal(signal.SIGKILL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != (0 if count is None else -signal.SIGKILL):
+            raise RuntimeError(f"{command} ended with {process.returncode}")
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+        peak = max(peak, usage.ru_maxrss / unit)
+    seconds = round(time.monotonic() - start, 1)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    return Run(seconds, round(peak, 1), digest, len(kill_at))
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return the numbers as a page in Markdown."""
+    what = {
+        "few": f"{found['few']:,} rows",
+        "many": f"{found['rows']:,} rows",
+        "killed": f"{found['rows']:,} rows, killed {found['runs']['killed']['kills']} times",
+    }
+    lines = [
+        "# Predicting a million rows",
+        "",
+        f"`bayeslora predict` on {'labelled' if found['labelled'] else 'unlabelled'} texts of 3 to "
+        f"8 words, two classes, with a decoder of 2 layers and width 16, {found['piece']:,} rows "
+        "at a time. Peak resident memory of the process, Python and its libraries included. Made "
+        "by `python -m benchmarks.million_rows`.",
+        "",
+        "| predicted | seconds | peak memory, MiB | SHA-256 of the file |",
+        "|---|---|---|---|",
+        *(
+            f"| {what[name]} | {run['seconds']:,.0f} | {run['peak_mib']:,.0f} "
+            f"| {run['sha256'][:16]}… |"
+            for name, run in found["runs"].items()
+        ),
+        "",
+        f"Memory for {found['rows']:,} rows is {found['memory_ratio']:.2f} times that for "
+        f"{found['few']:,} (allowed: {LIMIT:.2f}). The file of the run that was killed is "
+        f"{'the same in every byte' if found['equal'] else 'NOT the same'}; it holds "
+        f"{found['file_bytes'] / 2**20:.0f} MiB, the texts {found['data_bytes'] / 2**20:.0f} MiB.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

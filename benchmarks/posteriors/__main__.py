@@ -1,0 +1,218 @@
+"""Every posterior on LoRA and PoLAR: the same rows, seeds and epochs, tuned on validation rows.
+
+A fit serves all posteriors that leave its adapter alone: they are calibrated on it, with the time
+of the fit added to their own. Each kind of training takes the better of two learning rates, by
+validation NLL with the first seed; fits that train their adapter alike share the choice. Posteriors
+over adapter weights then take the better of two widths in the same way. On the features of such
+fits, distances to the training rows are tried as out-of-distribution scores, and approximations are
+measured against chains with the same prior. Everything is stored as it comes; the same command goes
+on where it was interrupted.
+
+    python -m benchmarks.posteriors --data-dir DIR
+
+Seconds are processor time of one thread, which other processes disturb less than time by the clock.
+Those of a prediction have the frozen layers in them; those of a fit have not, as one pass serves
+all fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+import bayeslora as bl
+from bayeslora.adapters.config import ADAPTERS
+from bayeslora.backbones.load import load_backbone
+from bayeslora.files import read_json, write_json
+from bayeslora.predictions.record import Predictions
+from benchmarks.lib.detection import distance_detections
+from benchmarks.lib.fits import (
+    EPOCHS,
+    MAX_LENGTH,
+    NUM_OOD,
+    NUM_TEST,
+    Cell,
+    calibrate,
+    nll_of,
+    scored,
+    timed,
+    warmed,
+)
+from benchmarks.lib.task_rows import TASKS, WHOLE_AND_RAW, load_experiment
+from benchmarks.posteriors.distances import APPROXIMATIONS, EXACT, Answer, distance_rows
+from benchmarks.posteriors.summary import write_summary
+
+Choice = TypeVar("Choice")
+LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
+
+# Fits, and the posteriors that are calibrated on each.
+FITS: dict[str, tuple[str, ...]] = {
+    "mle": ("temperature", "gvbll", "laplace_lora"),
+    "map": (
+        "laplace",
+        "laplace:prior_precision=marglik",
+        "laplace:structure=full",
+        "laplace:structure=diag",
+        EXACT,
+    ),
+    "vbll": (
+        "vbll:covariance=diagonal",
+        "vbll:polish_bound=jensen",
+        "vbll:laplace_refinement=true",
+    ),
+    "swag": (),
+    "tfb": (),
+    "blob": (),
+    "ivon": (),
+    "scalabl": (),
+    "clora": (),
+    "mc_dropout": (),
+    "ensemble": (),
+}
+LORA_ONLY = {"scalabl", "mc_dropout"}
+TRAINED_AS = {"map": "mle", "tfb": "mle", "mc_dropout": "mle", "ensemble": "mle"}
+"""Fits whose adapter trains on plain cross-entropy too, and so with the same learning rate."""
+WIDER = {
+    "swag": "swag:scale=2",
+    "tfb": "tfb:tolerance=0.03",
+    "blob": "blob:initial_std=0.01",
+    "ivon": "ivon:ess=1e6",
+    "scalabl": "scalabl:initial_std=0.2",
+    "clora": "clora:initial_std=0.2",
+    "mc_dropout": "mc_dropout:p=0.2",
+}
+"""Posteriors that do not choose their own width by validation rows, with a second one to try."""
+
+
+def main() -> None:
+    """Run what is not there yet, then write tables and figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/posteriors"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--fits", nargs="+", choices=list(FITS), default=list(FITS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    for seed, task in product(args.seeds, args.tasks):
+        data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
+        cell = Cell(backbone, data, next(iter(LEARNING_RATES)), seed, args.out)
+        todo = [
+            (replace(cell, adapter=adapter), fit)
+            for adapter, fit in product(LEARNING_RATES, args.fits)
+            if adapter == "lora" or fit not in LORA_ONLY
+        ]
+        for one, fit in warmed(todo, is_stored):
+            run(one, fit)
+            write_summary(args.out)
+        backbone.prefix_states.clear()
+
+
+def is_stored(cell: Cell, fit: str) -> bool:
+    """Tell whether a fit and all that is calibrated on it are there."""
+    return cell.file(fit).is_file()
+
+
+def run(cell: Cell, fit: str) -> None:
+    """Fit, calibrate, score and store."""
+    if cell.file(fit).is_file():
+        return
+    clf, seconds = at_best(cell, fit)
+    rows = [scored(cell, clf, fit, seconds)]
+    content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
+    with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
+        clf.save_pretrained(Path(folder) / "fit")
+        # A calibration starts from the trained mean, whatever was calibrated before.
+        load = partial(
+            bl.BayesianClassifier.from_pretrained,
+            Path(folder) / "fit",
+            backbone=cell.backbone,
+            progress=False,
+        )
+        for posterior in FITS[fit]:
+            more = load()
+            _, taken = timed(partial(calibrate, cell, more, posterior))
+            rows.append(scored(cell, more, posterior, seconds + taken))
+        if FITS[fit]:
+            rows[0] |= distance_detections(cell.data, load)
+        if fit in APPROXIMATIONS:
+            known = kept_answer(cell, rows, EXACT)
+            content["distances"] = distance_rows(cell.data, fit, load, known)
+    write_json(cell.file(fit), {**content, "rows": rows})
+
+
+def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answer | None:
+    """Return what a method among the rows chose and answered on the test rows."""
+    for row in rows:
+        if row["method"] == method:
+            return row["chosen"], Predictions.load(cell.kept(method) / "test.parquet")
+    return None
+
+
+def at_best(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
+    """Return a fit at the learning rate and the width chosen once by validation NLL."""
+    if fit not in WIDER:
+        return at_best_rate(cell, fit, fit)
+    file = cell.out / "widths" / cell.data.name / f"{cell.adapter}-{fit}.json"
+    if file.is_file():
+        return at_best_rate(cell, fit, str(read_json(file)["posterior"]))
+    tried = {recipe: at_best_rate(cell, fit, recipe) for recipe in (fit, WIDER[fit])}
+    best, found = lowest_nll(cell, tried)
+    write_json(file, {"posterior": best, "seed": cell.seed, "validation_nll": found})
+    return tried[best]
+
+
+def at_best_rate(cell: Cell, fit: str, recipe: str) -> tuple[bl.BayesianClassifier, float]:
+    """Return a fit with some options at the learning rate of its kind, chosen without them."""
+    kind = TRAINED_AS.get(fit, fit)
+    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{kind}.json"
+    if file.is_file():
+        return fitted(cell, recipe, float(read_json(file)["lr"]))
+    tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
+    best, found = lowest_nll(cell, tried)
+    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": found})
+    return tried[best] if kind == recipe else fitted(cell, recipe, best)
+
+
+def lowest_nll(
+    cell: Cell, tried: Mapping[Choice, tuple[bl.BayesianClassifier, float]]
+) -> tuple[Choice, list[tuple[Choice, float]]]:
+    """Return the choice of the lowest validation NLL, and those of all."""
+    held = cell.data.validation
+    found = {choice: nll_of(clf.predict(held)) for choice, (clf, _) in tried.items()}
+    return min(found, key=found.__getitem__), list(found.items())
+
+
+def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
+    """Return a classifier and the seconds that its fit took."""
+    adapter = ADAPTERS[cell.adapter](lr=lr)
+    # The dropout of this posterior is its own option.
+    if cell.adapter == "lora" and not fit.startswith("mc_dropout"):
+        adapter = replace(adapter, dropout=0.1)
+    clf = bl.BayesianClassifier(
+        cell.backbone,
+        adapter,
+        fit,
+        seed=cell.seed,
+        max_length=MAX_LENGTH,
+        progress=False,
+        **WHOLE_AND_RAW,
+    )
+    data = cell.data
+    _, seconds = timed(
+        partial(clf.fit, data.train, data.validation, epochs=EPOCHS, patience=EPOCHS)
+    )
+    return clf, seconds
+
+
+if __name__ == "__main__":
+    main()

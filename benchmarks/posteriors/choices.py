@@ -1,0 +1,110 @@
+"""Tables of what validation rows chose in `posteriors`: rates, widths, epochs, priors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayeslora.files import read_json
+from benchmarks.lib.tables import Rows, head_lines, line
+
+TITLE = (
+    "## What was chosen\n\n"
+    "Learning rate of each kind of training, the lower ↓ or upper ↑ of the two that were tried; "
+    "`map`, `tfb`, `mc_dropout` and `ensemble` train as `mle` does. Then the width of posteriors "
+    "over adapter weights, where the second of the two was the better."
+)
+PRIORS = (
+    "What last layers chose by themselves, by seed. A prior precision of 10,000 is the largest "
+    "that is tried: no uncertainty is left, and the method answers as `map` does (`laplace_lora` "
+    "as `mle`)."
+)
+EPOCHS = (
+    "Fits whose chosen epoch is the last: more epochs might have been better for them (without "
+    "`swag`, which always takes the last)."
+)
+FIXED_PRIOR = {"map", "nuts"}
+CHOSEN = ("temperature", "prior_precision", "prior_scale", "polish_mean", "shrinkage", "inflation")
+
+
+def choice_tables(out: Path, tasks: Mapping[str, Mapping[str, Rows]], epochs: int) -> list[str]:
+    """Return title and tables; nothing where no rates are stored.
+
+    Args:
+        out: Where the choices of rates and widths are stored.
+        tasks: Rows by data set and method.
+        epochs: The most epochs that a fit could take.
+    """
+    rates = _rates(out)
+    if not rates:
+        return []
+    parts = [TITLE, _table("training", sorted(tasks), rates)]
+    if last := _last_epochs(tasks, epochs):
+        parts += [EPOCHS, _table("adapter", sorted(tasks), last)]
+    if priors := _priors(tasks):
+        parts += [PRIORS, _table("method", sorted(tasks), priors)]
+    return parts
+
+
+def _table(first: str, columns: list[str], found: Mapping[str, Mapping[str, str]]) -> str:
+    lines = [line([name, *(row.get(key, "") for key in columns)]) for name, row in found.items()]
+    return "\n".join([*head_lines([first, *columns]), *lines])
+
+
+def _rates(out: Path) -> dict[str, dict[str, str]]:
+    """Return the chosen rate and width by training and data set."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for file in sorted((out / "learning-rates").glob("*/*.json")):
+        content = read_json(file)
+        lowest = content["lr"] == min(rate for rate, _ in content["validation_nll"])
+        found[_name(file)][file.parent.name] = f"{content['lr']:g} {'↓' if lowest else '↑'}"
+    for file in sorted((out / "widths").glob("*/*.json")):
+        _, _, wider = read_json(file)["posterior"].partition(":")
+        cells = [found[_name(file)].get(file.parent.name, ""), wider]
+        found[_name(file)][file.parent.name] = ", ".join(cell for cell in cells if cell)
+    return {name: row for name, row in sorted(found.items()) if any(row.values())}
+
+
+def _name(file: Path) -> str:
+    return file.stem.replace("-", " ", 1)
+
+
+def _last_epochs(tasks: Mapping[str, Mapping[str, Rows]], epochs: int) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for task, methods in tasks.items():
+        chosen: dict[str, list[int]] = defaultdict(list)
+        for name, rows in methods.items():
+            adapter, _, posterior = name.partition(" ")
+            kept = [row.get("epoch") for row in rows.values() if posterior != "swag"]
+            chosen[adapter] += [epoch for epoch in kept if epoch]
+        for adapter, each in sorted(chosen.items()):
+            if each:
+                found[adapter][task] = f"{sum(one == epochs for one in each)} of {len(each)}"
+    return found
+
+
+def _priors(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for task, methods in tasks.items():
+        for name, rows in methods.items():
+            if name.split()[1].partition(":")[0] in FIXED_PRIOR:
+                continue
+            chosen = [row.get("chosen", {}) for _, row in sorted(rows.items())]
+            for key in _keys(chosen[0]):
+                cells = [_short(row[key]) for row in chosen if key in row]
+                found[f"{name}: {key}"][task] = ", ".join(cells)
+    return dict(sorted(found.items()))
+
+
+def _keys(chosen: Mapping[str, Any]) -> list[str]:
+    # A prior scale beside a precision is the same number in other units.
+    found = [key for key in CHOSEN if key in chosen]
+    return [key for key in found if key != "prior_scale" or "prior_precision" not in found]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

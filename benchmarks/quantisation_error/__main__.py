@@ -1,0 +1,71 @@
+"""How much of a weight's 4-bit quantisation error do principal adapters take away?
+
+    1 − ‖W − (Q(W_f) + s·BA)‖_* / ‖W − Q(W)‖_*          for every linear layer
+
+‖·‖_* is the sum of singular values. PiSSA moves the principal part of W into the adapter before the
+rest is quantised (QPiSSA), once or in alternating steps (Meng, Wang & Zhang 2024,
+arXiv:2404.02948). LoftQ begins with Q(W) and lets the adapter follow the error (Li et al. 2023,
+arXiv:2310.08659). Nothing is trained and nothing is random.
+
+NF4 has 16 levels at quantiles of a normal distribution, relative to the largest entry of each group
+(Dettmers et al. 2023, arXiv:2305.14314); `symmetric` has the 15 whole numbers from −7 to 7 times a
+step. Scales are not quantised.
+
+    python -m benchmarks.quantisation_error
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.backbones.load import load_backbone
+from bayeslora.files import read_json, write_json
+from benchmarks.quantisation_error.methods import QUANTISERS, Scores, errors
+from benchmarks.quantisation_error.summary import write_summary
+
+BACKBONES = ("smollm2-135m", "minilm")
+RANKS = (16,)
+
+
+def main() -> None:
+    """Measure every layer that is not there yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/quantisation-error"))
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
+    parser.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for name in args.backbones:
+        run(name, args.ranks, args.out)
+        write_summary(args.out)
+    print((args.out / "summary.md").read_text(encoding="utf-8"))
+
+
+def run(backbone: str, ranks: Sequence[int], out: Path) -> None:
+    """Measure the layers of one backbone, keeping each as it comes."""
+    file = out / "scores" / f"{Path(backbone).name}.json"
+    found: dict[str, Scores] = read_json(file) if file.is_file() else {}
+    for name, weight in linear_weights(load_backbone(backbone, dtype="float32").model):
+        layer = found.setdefault(name, {})
+        for quantiser in QUANTISERS:
+            missing = [r for r in ranks if f"{quantiser} r={r}" not in layer]
+            layer |= errors(weight, quantiser, missing)
+            if missing:
+                write_json(file, found)
+
+
+def linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weight [out, in] of every linear layer in float64; a pooler is no part of it."""
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and "pooler" not in name:
+            yield name, module.weight.detach().double()
+
+
+if __name__ == "__main__":
+    main()

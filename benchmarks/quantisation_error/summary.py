@@ -1,0 +1,81 @@
+"""Quantisation error: tables and claims from stored errors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from bayeslora.files import atomic_file, read_json
+from benchmarks.lib.tables import shown, table
+from benchmarks.lib.verdicts import Claim
+from benchmarks.quantisation_error.methods import GROUP, STEPS, Scores
+
+# What the paper says, the method that should take more, and the one that should take less.
+COMPARISONS = (
+    ("smaller quantisation error than without an adapter", "pissa-1", "none"),
+    ("smaller than LoftQ's, both with one step", "pissa-1", "loftq-1"),
+    (f"smaller with {STEPS} alternating steps than with one", f"pissa-{STEPS}", "pissa-1"),
+    (f"smaller than LoftQ's, both with {STEPS} steps", f"pissa-{STEPS}", f"loftq-{STEPS}"),
+)
+METHODS = ("pissa-1", f"pissa-{STEPS}", "loftq-1", f"loftq-{STEPS}")
+
+
+def write_summary(out: Path) -> None:
+    """Write the tables from the scores that are there."""
+    parts = [
+        "# Quantisation error with principal adapters\n\n"
+        "Share of the nuclear norm of a 4-bit quantisation error that an adapter of rank r takes "
+        f"away, in %, groups of {GROUP} entries; means over linear layers ± half a 95 % t interval "
+        "over them (they are all layers of the model, so the interval speaks of layers like "
+        "these). `pissa-T` and `loftq-T` take T alternating steps. Weights of `smollm2-135m` were "
+        "4-bit when they were published (Q4_1, groups of 32), so they lie on a grid that neither "
+        "quantiser has; those of `minilm` were never quantised. Made by `python "
+        "-m benchmarks.quantisation_error`."
+    ]
+    for file in sorted((out / "scores").glob("*.json")):
+        found = read_json(file)
+        settings = sorted({key for layer in found.values() for key in layer}, key=_natural)
+        parts += [f"## {file.stem}, {key}\n\n{_table(found, key)}" for key in settings]
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _natural(setting: str) -> tuple[str, int]:
+    name, _, rank = setting.partition(" r=")
+    return name, int(rank)
+
+
+def _table(found: dict[str, Scores], setting: str) -> str:
+    kinds: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name, layer in found.items():
+        if setting in layer:
+            for kind in (_kind(name), "all"):
+                kinds[kind].append(layer[setting])
+    head = ["layer", "number", *METHODS, "worse than without: pissa-1", "loftq-1"]
+    rows = []
+    for kind, layers in sorted(kinds.items(), key=lambda item: item[0] == "all"):
+        cells = [shown([100 * layer[method] for layer in layers], 2) for method in METHODS]
+        worse = [str(sum(layer[key] < 0 for layer in layers)) for key in ("pissa-1", "loftq-1")]
+        rows.append([kind, str(len(layers)), *cells, *worse])
+    return table(head, rows)
+
+
+def _kind(name: str) -> str:
+    """Return what a layer is called inside its transformer layer."""
+    parts = name.split(".")
+    start = max((place + 1 for place, part in enumerate(parts) if part.isdigit()), default=0)
+    return ".".join(parts[start:])
+
+
+def claims(out: Path) -> list[Claim]:
+    """Return the paper's claims with what is stored."""
+    found = []
+    for file in sorted((out / "scores").glob("*.json")):
+        layers = read_json(file).values()
+        for setting in sorted({key for layer in layers for key in layer}, key=_natural):
+            rows = [layer[setting] for layer in layers if setting in layer]
+            place = f"{file.stem}, {setting}"
+            for text, better, worse in COMPARISONS:
+                gains = tuple(100 * (row[better] - row.get(worse, 0.0)) for row in rows)
+                found.append(Claim("QPiSSA", f"{text} ({place})", "%", gains, "layers", exact=True))
+    return found

@@ -1,0 +1,154 @@
+"""What the depth costs, and what `depth="auto"` chooses: seconds, regret, texts a second, memory.
+
+For each development set, with the rows of seed 0 and the default template: the seconds that the
+choice takes, the depth that it takes, and how much higher the NLL of a PoLAR-VBLL fit there is than
+at the best of its candidates (from the scores of `reading --depths 18 21 24 27 30`). For one fit
+at each of two depths: texts predicted a second (median of five) and the most memory, each in a
+process of its own. Times mean something on an idle machine alone.
+
+    python -m benchmarks.reading.cost --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bayeslora import BayesianClassifier
+from bayeslora.backbones.depth import read_as_asked, usual_depth
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.template import DEFAULT_FRAME
+from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.tasks.examples import class_names, encode_labels
+from bayeslora.training.auto_depth import SHARES, best_depth
+from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
+from benchmarks.lib.tables import table
+from benchmarks.lib.task_rows import TASKS
+from benchmarks.reading.summary import ALL_LAYERS
+
+DEPTHS = (24, ALL_LAYERS)
+_ROWS, _REPEATS = 640, 5
+
+
+def main() -> None:
+    """Measure what is not there yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--predict-at", type=int, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.predict_at is not None:
+        print(json.dumps(predicting(args.predict_at, args.data_dir)))
+        return
+    for task in TASKS:
+        file = args.out / "cost" / f"auto-{task}.json"
+        if not file.is_file():
+            write_json(file, choosing(task, args.data_dir))
+    for depth in DEPTHS:
+        file = args.out / "cost" / f"predict-{depth}.json"
+        if not file.is_file():
+            again = [
+                sys.executable,
+                "-m",
+                "benchmarks.reading.cost",
+                *sys.argv[1:],
+                "--predict-at",
+                str(depth),
+            ]
+            done = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True)
+            write_json(file, json.loads(done.stdout.splitlines()[-1]))
+    write_table(args.out)
+
+
+def choosing(task: str, data_dir: Path | None) -> dict[str, float]:
+    """Return the depth that `auto` takes, and its seconds."""
+    whole = load_backbone("smollm2-135m")
+    train = drawn(development(task, data_dir).train, _ROWS, 0)
+    labels = torch.as_tensor(encode_labels(train, class_names(train)))
+    length = TEXT_TOKENS + frame_tokens(whole, DEFAULT_FRAME)
+    asked, _ = read_as_asked(whole, 1.0, None, max_length=length)
+    start = time.perf_counter()
+    depth = best_depth(
+        asked,
+        (train, labels),
+        pooling="last",
+        max_length=length,
+        usual=usual_depth(asked, adapted=True),
+    )
+    return {"depth": depth, "seconds": time.perf_counter() - start}
+
+
+def predicting(depth: int, data_dir: Path | None) -> dict[str, float]:
+    """Return texts a second and the most memory, in MiB, of a short fit and its predictions."""
+    pools = development("ag_news_10k", data_dir)
+    backbone = load_backbone("smollm2-135m")
+    length = TEXT_TOKENS + frame_tokens(backbone, DEFAULT_FRAME)
+    clf = BayesianClassifier(
+        backbone,
+        depth=depth,
+        template=DEFAULT_FRAME,
+        verbaliser="none",
+        max_length=length,
+        progress=False,
+    ).fit(drawn(pools.train, 64, 0), epochs=1, cv=0)
+    rows = drawn(pools.score, 320, 0)
+    seconds = []
+    for _ in range(_REPEATS):
+        backbone.prefix_states.clear()
+        start = time.perf_counter()
+        clf.predict(rows)
+        seconds.append(time.perf_counter() - start)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"texts_per_second": len(rows) / median(seconds), "mib": most}
+
+
+def write_table(out: Path) -> None:
+    """Write `cost.md`."""
+    candidates = sorted({round(share * ALL_LAYERS) for share in SHARES})
+    rows = []
+    for task in TASKS:
+        found = read_json(out / "cost" / f"auto-{task}.json")
+        nll = {
+            depth: read_json(file)["nll"]
+            for depth in candidates
+            if (file := out / "scores" / task / _score_file(depth)).is_file()
+        }
+        chosen = found["depth"]
+        regret = f"{nll[chosen] - min(nll.values()):.3f}" if chosen in nll else ""
+        fits = [f"{nll[depth]:.3f}" if depth in nll else "" for depth in candidates]
+        rows.append((task, str(chosen), f"{found['seconds']:.0f}", *fits, regret))
+    head = ("set", "auto", "seconds", *(f"{depth} layers" for depth in candidates), "regret")
+    speed = [
+        (str(depth), f"{found['texts_per_second']:.1f}", f"{found['mib']:.0f}")
+        for depth in DEPTHS
+        for found in [read_json(out / "cost" / f"predict-{depth}.json")]
+    ]
+    lines = [
+        "# What the depth costs, and what `auto` chooses",
+        "NLL of PoLAR-VBLL fits to 640 rows of seed 0 by depth, with the default template; regret "
+        "is that of the depth that `auto` takes over the best of those that were fitted. Made by "
+        "`python -m benchmarks.reading.cost --data-dir DIR` from scores of `reading`.",
+        table(head, rows),
+        "Prediction of 320 texts of at most 38 tokens, and the most memory of the process:",
+        table(("layers", "texts a second", "MiB"), speed),
+    ]
+    with atomic_file(out / "cost.md") as aside:
+        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _score_file(depth: int) -> str:
+    return f"{_ROWS}-polar-vbll-generic-{depth}-zero-seed-0.json"
+
+
+if __name__ == "__main__":
+    main()

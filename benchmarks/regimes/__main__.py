@@ -1,0 +1,344 @@
+"""Methods side by side in three regimes, over seeds and data sets, on 640 training rows.
+
+fixed   15 epochs at the lower rate, nothing chosen: the papers' setting.
+tuned   epoch, learning rate and a choice of its own (temperature, prior precision, refit or
+        trained means) by validation NLL; the same grid of epochs and learning rates for every
+        method.
+none    no validation rows: epochs and rates of `fit`, priors from the training data alone.
+
+Every fit keeps all epochs, so that one fit serves several rows of the table. Everything is stored
+as it comes; the same command goes on where it was interrupted.
+
+    python -m benchmarks.regimes --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.experiments.data import ExperimentData
+from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
+from bayeslora.experiments.fits import FitSpec
+from bayeslora.files import read_json, write_json
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.posteriors.base import Posterior
+from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
+from bayeslora.training.rows import FeatureRows
+from benchmarks.lib.task_rows import TASKS, load_experiment
+from benchmarks.lib.trajectories import trajectory, validation_nll
+from benchmarks.regimes.summary import write_summary
+
+LONG, SHORT = 15, DEFAULT_EPOCHS
+NUM_SEEDS, NUM_MEMBERS = 5, 3
+NUM_TEST, NUM_OOD = 500, 250
+MAX_LENGTH = 32
+EPOCHS = (1, 2, 3, 4, 6, 8, 10, 15)
+LEARNING_RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
+REGIMES = ("tuned", "fixed", "none")
+OOD_SCORES = ("max_probability", "epistemic", "logit_variance")
+
+FAMILIES: dict[str, tuple[Adapter, Posterior]] = {
+    "lora-mle": (LoRA(dropout=0.1), MLE()),
+    "polar-mle": (PoLAR(), MLE()),
+    "lora-vbll": (LoRA(dropout=0.1), VBLL()),
+    "polar-vbll": (PoLAR(), VBLL()),
+}
+
+# What `fit` settles on without validation rows after many epochs, and after few.
+UNTUNED = VBLL(polish_mean="trained")
+REFIT = VBLL(polish_mean="refit")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: how predictions are made from a family's fit.
+
+    Attributes:
+        method: Its name.
+        family: Which fit.
+        tuned: The last layer in the tuned regime; None takes the head as it was trained.
+        untuned: The last layer in the other two.
+        unwatched: The last layer without validation rows where it is another than with a fixed
+            budget.
+        dropout: Monte Carlo dropout instead of a last layer.
+        regimes: Where it is shown; what needs validation labels is in one alone.
+    """
+
+    method: str
+    family: str
+    tuned: Posterior | None = None
+    untuned: Posterior | None = None
+    unwatched: Posterior | None = None
+    dropout: MCDropout | None = None
+    regimes: tuple[str, ...] = REGIMES
+
+
+ROWS = (
+    Row("lora-mle", "lora-mle"),
+    Row("lora-temperature", "lora-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
+    Row(
+        "lora-laplace",
+        "lora-mle",
+        tuned=Laplace(),
+        untuned=Laplace(),
+    ),
+    Row(
+        "lora-laplace, marglik",
+        "lora-mle",
+        tuned=Laplace(prior_precision="marglik"),
+        untuned=Laplace(prior_precision="marglik"),
+    ),
+    Row("lora-mc-dropout", "lora-mle", dropout=MCDropout(p=0.1, num_samples=5)),
+    Row("polar-mle", "polar-mle"),
+    Row("polar-temperature", "polar-mle", tuned=TemperatureScaling(), regimes=("tuned",)),
+    Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED, unwatched=REFIT),
+    Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
+    Row("polar-vbll, refit", "polar-vbll", tuned=REFIT, untuned=REFIT),
+    Row("polar-vbll, not polished", "polar-vbll"),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share.
+
+    Attributes:
+        backbone: Loaded once.
+        runs: Where trajectories are kept.
+        out: Where scores are kept.
+    """
+
+    backbone: Backbone
+    runs: Path
+    out: Path
+
+
+def main() -> None:
+    """Run what is not there yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bench = Bench(load_backbone("smollm2-135m", dtype="bfloat16"), args.runs, args.out)
+    sets = [rows_of(task, args.data_dir) for task in args.tasks]
+    for seed, data in product(args.seeds, sets):
+        for family in args.families:
+            run_family(bench, data, family, seed)
+        bench.backbone.prefix_states.clear()
+        write_summary(args.out)
+    has_ensembles = len(args.seeds) >= NUM_MEMBERS and "lora-mle" in args.families
+    for data in sets if has_ensembles else ():
+        for place in range(len(args.seeds)):
+            run_ensemble(bench, data, args.seeds, place)
+        bench.backbone.prefix_states.clear()
+    write_summary(args.out)
+
+
+def rows_of(task: str, data_dir: Path | None) -> ExperimentData:
+    """Return the rows that every method and seed sees."""
+    return load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=data_dir)
+
+
+def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
+    """Fit one family in all regimes and score every row that is built on it.
+
+    Rows that are stored with the rate that their regime has now are kept.
+    """
+    file = bench.out / "scores" / data.name / f"{family}-seed-{seed}.json"
+    stored = read_json(file)["rows"] if file.is_file() else []
+    known = {(row["regime"], row["method"]): row for row in stored}
+    fits = Fits(bench, data, family, seed)
+    head = {"task": data.name, "seed": seed, "family": family}
+    wanted = []
+    for row in ROWS:
+        if row.family != family:
+            continue
+        for regime in row.regimes:
+            place = (regime, row.method)
+            wanted.append(place)
+            if place not in known or is_stale(known[place], fits, regime):
+                known[place] = run_row(bench, fits, row, regime)
+                print(data.name, seed, row.method, known[place], flush=True)
+                write_json(file, {**head, "rows": list(known.values())})
+    write_json(file, {**head, "rows": [known[place] for place in wanted]})
+
+
+def is_stale(stored: dict, fits: Fits, regime: str) -> bool:
+    """Whether a stored row is of another rate or number of epochs than its regime has now."""
+    if stored["lr"] != fits.rate(regime):
+        return True
+    return regime != "tuned" and stored["epoch"] != fits.epochs(regime)
+
+
+def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
+    """Return a row's scores in a regime, with its predictions kept."""
+    lr, epochs = fits.rate(regime), fits.epochs(regime)
+    states, tuned = fits.states(epochs, lr), regime == "tuned"
+    epoch = fits.best_epoch(states, row) if tuned else epochs
+    config = row.tuned if tuned else row.untuned
+    config = row.unwatched or config if regime == "none" else config
+    outcome = fits.outcome(row, states[epoch], config, tuned=tuned)
+    save_predictions(bench, fits.data, f"{row.method}-{regime}-seed-{fits.seed}", outcome)
+    return {"regime": regime, "epoch": epoch, "lr": lr} | scores(outcome)
+
+
+def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place: int) -> None:
+    """Score an ensemble of the LoRA fits of a seed and the next ones, which costs no fit.
+
+    Ensembles of neighbouring seeds share members, so they vary less over seeds than fresh ones.
+    """
+    seed = seeds[place]
+    file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
+    members_of = [seeds[(place + k) % len(seeds)] for k in range(NUM_MEMBERS)]
+    fits = [Fits(bench, data, "lora-mle", member) for member in members_of]
+    stored = read_json(file) if file.is_file() else {"rows": [], "members": []}
+    rates = [(row["regime"], row["lr"]) for row in stored["rows"]]
+    if stored["members"] == members_of and rates == [(r, fits[0].rate(r)) for r in REGIMES]:
+        return
+    lab = fits[0].lab
+    records = []
+    for regime in REGIMES:
+        lr, epochs = fits[0].rate(regime), fits[0].epochs(regime)
+        members = []
+        for fit in fits:
+            states = fit.states(epochs, lr)
+            epoch = fit.best_epoch(states, ROWS[0]) if regime == "tuned" else epochs
+            members.append((states[epoch], lab.features(states[epoch], lab.scored)))
+        outcome = lab.ensemble("lora-ensemble", members)
+        records.append({"regime": regime, "epoch": epochs, "lr": lr} | scores(outcome))
+        save_predictions(bench, data, f"lora-ensemble-{regime}-seed-{seed}", outcome)
+    head = {"task": data.name, "seed": seed, "family": "lora-ensemble", "members": members_of}
+    write_json(file, {**head, "rows": records})
+
+
+class Fits:
+    """The trajectories of one family on one data set with one seed, and choices among them."""
+
+    def __init__(self, bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
+        self.bench, self.data, self.family, self.seed = bench, data, family, seed
+        self.adapter, self.posterior = FAMILIES[family]
+        self.rates = LEARNING_RATES[self.adapter.name]
+        self.lab = Evaluation(bench.backbone, self._spec(LONG, self.rates[0]), data)
+        self._known: dict[int, tuple[State, dict[str, FeatureRows]]] = {}
+        self._trajectories: dict[tuple[int, float], dict[int, State]] = {}
+
+    def states(self, epochs: int, lr: float) -> dict[int, State]:
+        """Return the states after each epoch of a fit, fitting it where it is not stored."""
+        name = f"{self.family}-{epochs}-lr-{lr:g}-seed-{self.seed}"
+        folder = self.bench.runs / self.data.name / name
+        title = f"{self.data.name} {name}"
+        key = (epochs, lr)
+        if key not in self._trajectories:
+            spec = self._spec(epochs, lr)
+            self._trajectories[key] = trajectory(
+                self.bench.backbone, spec, self.data, folder, title=title
+            )
+        return self._trajectories[key]
+
+    def rate(self, regime: str) -> float:
+        """Return the learning rate of a regime."""
+        if regime == "none":
+            return self.adapter.learning_rate(long=self._is_long)
+        return self.best_rate() if regime == "tuned" else self.rates[0]
+
+    def epochs(self, regime: str) -> int:
+        """Return the epochs that a regime trains for."""
+        return SHORT if regime == "none" and not self._is_long else LONG
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether `fit` trains for long without validation rows."""
+        epochs = default_epochs(self.adapter, self.posterior, validated=False)
+        return epochs > DEFAULT_EPOCHS
+
+    def best_rate(self) -> float:
+        """Return the learning rate of the tuned regime, chosen once with the first seed."""
+        file = self.bench.out / "learning-rates" / f"{self.data.name}-{self.family}.json"
+        if not file.is_file():
+            config = VBLL(prior_scale=2.0) if isinstance(self.posterior, VBLL) else None
+            found = {
+                f"{lr:g}": min(
+                    self._validation_nll(self.states(LONG, lr)[epoch], config) for epoch in EPOCHS
+                )
+                for lr in self.rates
+            }
+            best = min(self.rates, key=lambda lr: found[f"{lr:g}"])
+            write_json(file, {"lr": best, "seed": self.seed, "validation_nll": found})
+        return float(read_json(file)["lr"])
+
+    def best_epoch(self, states: dict[int, State], row: Row) -> int:
+        """Return the epoch with the best validation NLL under the row's own last layer.
+
+        A temperature, a prior precision, and whether means are refitted are chosen anew at each
+        epoch; epochs of a variational last layer compare under a prior scale of 2, as in `fit`.
+        """
+        config = row.tuned
+        if isinstance(config, VBLL):
+            config = replace(config, prior_scale=2.0)
+        return min(EPOCHS, key=lambda epoch: self._validation_nll(states[epoch], config))
+
+    def outcome(self, row: Row, state: State, config: Posterior | None, *, tuned: bool) -> Outcome:
+        """Return the predictions of a row from one state."""
+        if row.dropout is not None:
+            return self.lab.dropout(row.method, state, row.dropout)
+        splits = [TRAIN, VALIDATION] if tuned else [TRAIN]
+        found = self._features(state, [*splits, *self.lab.scored])
+        return self.lab.last_layer(row.method, state, found, config)
+
+    def _spec(self, epochs: int, lr: float) -> FitSpec:
+        return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed, MAX_LENGTH)
+
+    def _validation_nll(self, state: State, config: Posterior | None) -> float:
+        found = self._features(state, [TRAIN, VALIDATION])
+        return validation_nll(self.lab, state, found, config, tuned=config is not None)
+
+    def _features(self, state: State, splits: list[str]) -> dict[str, FeatureRows]:
+        # The state is kept beside its features, so that no other can take its identity.
+        _, known = self._known.setdefault(id(state), (state, {}))
+        missing = [name for name in splits if name not in known]
+        known |= self.lab.features(state, missing)
+        return {name: known[name] for name in splits}
+
+
+def scores(outcome: Outcome) -> dict[str, object]:
+    """Return a method's scores on the test rows and its OOD detection by every score."""
+    test = outcome.predictions[TEST]
+    values: dict[str, object] = {
+        "method": test.name,
+        "report": outcome.report,
+        **{key: score.value for key, score in evaluate(test, num_resamples=20).items()},
+    }
+    for split, outside in outcome.predictions.items():
+        if split == TEST:
+            continue
+        for name in OOD_SCORES:
+            pair = (test.uncertainty(name), outside.uncertainty(name))
+            values[f"{split} {name}"] = detection(thresholds(*pair))[0]
+    return values
+
+
+def save_predictions(bench: Bench, data: ExperimentData, name: str, outcome: Outcome) -> None:
+    """Keep every split's predictions, for paired comparisons and reports."""
+    for split, item in outcome.predictions.items():
+        item.save(bench.runs / data.name / name / "predictions" / f"{split}.parquet")
+
+
+if __name__ == "__main__":
+    main()

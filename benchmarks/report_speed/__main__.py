@@ -1,0 +1,79 @@
+"""How long does a report on a large predictions file take, and how much memory?
+
+A file of random predictions is written to a temporary directory, and `bayeslora report` runs on it
+several times, each in a process of its own: seconds of the clock, start of the program included,
+and the most memory that the process held.
+
+    python -m benchmarks.report_speed --rows 1000000 --classes 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bayeslora.files import atomic_file, write_json
+from benchmarks.lib.memory import peak, write_predictions
+
+LIMIT = 20.0
+"""Seconds that a report on a million rows of four classes may take."""
+
+
+def main() -> None:
+    """Measure, and write the numbers and a page on them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/report-speed"))
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--classes", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    found = measured(args.rows, args.classes, args.repeats)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "scores.json", found)
+    with atomic_file(args.out / "summary.md") as aside:
+        aside.write_text(summary(found), encoding="utf-8")
+    print(summary(found))
+
+
+def measured(rows: int, classes: int, repeats: int) -> dict[str, Any]:
+    """Return the seconds of each run, the most memory of any, and the size of what was written."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder) / "predictions.parquet", Path(folder) / "report"
+        write_predictions(file, rows, classes)
+        command = (sys.executable, "-m", "bayeslora", "report", str(file), "--out", str(out))
+        seconds, memory = [], 0.0
+        for _ in range(repeats):
+            start = time.perf_counter()
+            memory = max(memory, peak(*command, "--overwrite"))
+            seconds.append(round(time.perf_counter() - start, 2))
+        size = sum(part.stat().st_size for part in out.rglob("*") if part.is_file())
+    return {
+        "rows": rows,
+        "classes": classes,
+        "seconds": seconds,
+        "peak_gib": memory,
+        "report_mb": round(size / 1e6, 2),
+    }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return the numbers as a page in Markdown."""
+    seconds = found["seconds"]
+    return (
+        "# Time and memory of a report\n\n"
+        f"`bayeslora report` on a Parquet file of {found['rows']:,} rows and {found['classes']}"
+        " classes with ids and labels, 1,000 resamples, all of the program from start to end:"
+        f" **{median(seconds):.1f} s** by the clock, the median of {len(seconds)} runs"
+        f" ({min(seconds):.1f} to {max(seconds):.1f}; allowed are {LIMIT:g}), on a machine of two"
+        f" cores that did nothing else. At most {found['peak_gib']:.2f} GiB of resident memory; the"
+        f" report is {found['report_mb']:.1f} MB. Made by `python -m benchmarks.report_speed`.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""One measurement in a process of its own, and the machine that it was made on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.speed.work import THREADS
+
+
+def measured(module: str, case: str, side: str, package: Path | None = None) -> dict[str, float]:
+    """Return seconds and MiB of one side, in a process of its own with an empty cache.
+
+    Args:
+        module: Which takes `--measure`.
+        case: Its name.
+        side: Of the case.
+        package: A clone to take ours from; None for this one.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    command = [sys.executable, "-m", module, "--measure", case, side]
+    surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
+    if package is not None:
+        # The clone's package, but the benchmarks of this one: -P keeps this directory from going
+        # first. The clone has to be older than `benchmarks` as a package.
+        command.insert(1, "-P")
+        places = (package.absolute(), Path(__file__).parents[2])
+        surroundings["PYTHONPATH"] = os.pathsep.join(map(str, places))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return what the numbers depend on."""
+    names = ("torch", "transformers", "peft", "netcal", "torchmetrics")
+    model = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": f"{(model or [platform.processor()])[0]}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }

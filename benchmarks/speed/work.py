@@ -1,0 +1,422 @@
+"""The work that is timed, ours and that of other libraries.
+
+A function returns what makes everything ready, does the work and returns its seconds. Imports are
+in the functions, so that a process imports what it measures and nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH, ALL_LAYERS = 640, 320, 8, 2, 128, 30
+WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
+Run = Callable[[], float]
+
+
+def texts(split: str, count: int, words: int = WORDS) -> Any:
+    """Return rows whose texts are so many words long, or shorter."""
+    from dataclasses import replace
+
+    from bayeslora.tasks.newsgroups import load_newsgroups
+
+    pool = {"num_train": max(ROWS, count), "num_test": PREDICTED}
+    rows = getattr(load_newsgroups(**pool), split)
+    short = tuple(" ".join(text.split()[:words]) for text in rows.texts)
+    # Rows come class by class.
+    spread = np.linspace(0, len(rows) - 1, count).astype(int)
+    return replace(rows, texts=short).take(spread)
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def accepted(function: Callable[..., object], **options: Any) -> dict[str, Any]:
+    """Return the options that a function takes; an older version lacks some."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
+def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
+    """Return a fit, imports and loading included."""
+
+    def run() -> float:
+        rows = texts("train", ROWS)
+
+        def work() -> None:
+            from bayeslora import BayesianClassifier
+
+            options = accepted(BayesianClassifier, dtype=dtype, **WHOLE)
+            clf = BayesianClassifier("smollm2-135m", adapter, progress=False, **options)
+            clf.fit(rows, epochs=epochs, **accepted(clf.fit, cv=0))
+
+        return clock(work)
+
+    return run
+
+
+def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
+    """Return a fit as it is by default, of texts of 24 words."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones.load import load_backbone
+
+        rows, backbone = texts("train", ROWS, 24), load_backbone("smollm2-135m")
+        clf = BayesianClassifier(backbone, adapter, progress=False, **reading)
+        return clock(lambda: clf.fit(rows))
+
+    return run
+
+
+def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
+    """Return the same of peft under transformers' Trainer with batches of similar length."""
+
+    def run() -> float:
+        from bayeslora.backbones.embedded import embedded_directory
+
+        source, rows = str(embedded_directory("smollm2-135m")), texts("train", ROWS)
+        names = sorted(set(rows.labels))
+
+        def work() -> None:
+            import torch
+            from peft import LoraConfig, get_peft_model
+            from transformers import (
+                AutoModelForSequenceClassification,
+                AutoTokenizer,
+                DataCollatorWithPadding,
+                Trainer,
+                TrainingArguments,
+            )
+
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source, num_labels=len(names), dtype=getattr(torch, dtype)
+            )
+            model.config.pad_token_id = tokenizer.pad_token_id
+            layers = model.config.num_hidden_layers
+            config = LoraConfig(
+                task_type="SEQ_CLS",
+                r=8,
+                lora_alpha=16,
+                target_modules=["q_proj", "v_proj"],
+                layers_to_transform=list(range(layers - upper, layers)),
+            )
+            encoded = tokenizer(list(rows.texts), truncation=True, max_length=MAX_LENGTH)
+            data = [
+                {"input_ids": ids, "labels": names.index(label)}
+                for ids, label in zip(encoded["input_ids"], rows.labels, strict=True)
+            ]
+            with tempfile.TemporaryDirectory() as folder:
+                arguments = TrainingArguments(
+                    output_dir=folder,
+                    num_train_epochs=epochs,
+                    per_device_train_batch_size=16,
+                    learning_rate=3e-3,
+                    save_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                    use_cpu=True,
+                    dataloader_pin_memory=False,
+                    train_sampling_strategy="group_by_length",
+                )
+                Trainer(
+                    get_peft_model(model, config),
+                    arguments,
+                    train_dataset=data,
+                    data_collator=DataCollatorWithPadding(tokenizer),
+                ).train()
+
+        return clock(work)
+
+    return run
+
+
+def our_prediction(dtype: str, posterior: str) -> Run:
+    """Return predictions by a short fit, frozen layers included."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones.load import load_backbone
+
+        backbone = load_backbone("smollm2-135m", dtype=dtype)
+        options = accepted(BayesianClassifier, **WHOLE)
+        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **options)
+        clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, cv=0))
+        rows = texts("test", PREDICTED)
+        clf.predict(rows.take(range(32)))
+        kept = getattr(backbone, "prefix_states", None)
+        if kept is not None:
+            kept.clear()
+        return clock(lambda: clf.predict(rows))
+
+    return run
+
+
+def plain_prediction(dtype: str) -> Run:
+    """Return predictions by transformers alone, sorted by length, in batches of 32."""
+
+    def run() -> float:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from bayeslora.backbones.embedded import embedded_directory
+
+        source = str(embedded_directory("smollm2-135m"))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=8, dtype=getattr(torch, dtype)
+        ).eval()
+        model.config.pad_token_id = tokenizer.pad_token_id
+        rows = list(texts("test", PREDICTED).texts)
+
+        @torch.inference_mode()
+        def predict(rows: list[str]) -> None:
+            ids = tokenizer(rows, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+            ids = sorted(ids, key=len)
+            for start in range(0, len(ids), 32):
+                part = tokenizer.pad({"input_ids": ids[start : start + 32]}, return_tensors="pt")
+                model(**part).logits.float().softmax(-1)
+
+        predict(rows[:32])
+        return clock(lambda: predict(rows))
+
+    return run
+
+
+def head_fit(num_classes: int) -> Run:
+    """Return the closed-form fit of a variational last layer to 640 rows of 576 features."""
+
+    def run() -> float:
+        import torch
+
+        from bayeslora import VBLL
+        from bayeslora.posteriors.vbll import VBLLHead
+
+        try:
+            from bayeslora.posteriors.vbll_cost import settled
+        except ImportError:  # an older version, with dense covariances alone
+            settled = None
+
+        draw = torch.Generator().manual_seed(num_classes)
+        labels = torch.arange(ROWS) % num_classes
+        centres = 0.12 * torch.randn(num_classes, 576, generator=draw)
+        scale = torch.logspace(0, -1.5, 576)
+        features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
+        features = features * scale / scale.square().sum().sqrt()
+        config: Any = VBLL(polish_mean="refit")
+        config = config if settled is None else settled(config, num_classes, 576, ROWS)
+        head = VBLLHead(config, 576, num_classes)
+        return clock(lambda: head.fit(features, labels))
+
+    return run
+
+
+def drawn_predictions(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return overconfident probabilities [N, 5] and labels [N]."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(scale=2, size=(count, 5))
+    true, stated = (np.exp(scale * logits) for scale in (1.0, 1.3))
+    true, stated = (one / one.sum(1, keepdims=True) for one in (true, stated))
+    labels = (true.cumsum(1) < draw.random((count, 1))).sum(1).clip(0, 4)
+    return stated, labels
+
+
+def all_scores(count: int) -> Run:
+    """Return all scores of so many rows, with intervals."""
+
+    def run() -> float:
+        from bayeslora import Predictions, evaluate
+
+        probs, labels = drawn_predictions(count)
+        predictions = Predictions(probs=probs, classes=tuple("abcde"), labels=labels)
+        return clock(lambda: evaluate(predictions))
+
+    return run
+
+
+def our_ece() -> float:
+    """Return the seconds of one ECE."""
+    from bayeslora.metrics.calibration import ece
+    from bayeslora.metrics.top_label import top_label
+
+    probs, labels = drawn_predictions(1_000_000)
+
+    def work() -> float:
+        chosen = probs.argmax(1)
+        return ece(top_label(probs[np.arange(len(probs)), chosen], chosen == labels))
+
+    return clock(work)
+
+
+def netcal_ece() -> float:
+    """Return the seconds of one ECE by netcal."""
+    from netcal.metrics import ECE
+
+    probs, labels = drawn_predictions(1_000_000)
+    return clock(lambda: ECE(15).measure(probs, labels))
+
+
+def torchmetrics_ece() -> float:
+    """Return the seconds of one ECE by torchmetrics."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    probs, labels = map(torch.from_numpy, drawn_predictions(1_000_000))
+    return clock(lambda: multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15))
+
+
+def second_fit(adapter: str = "none", *, kept: bool) -> Run:
+    """Return another fit to rows that were fitted before, with and without the cache."""
+
+    def run() -> float:
+        from bayeslora import BayesianClassifier
+
+        rows = texts("train", ROWS)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["BAYESLORA_CACHE_GIB"] = "2" if kept else "0"
+            from bayeslora.backbones.embedded import embedded_directory
+            from bayeslora.backbones.load import load_backbone
+
+            source = str(embedded_directory("smollm2-135m"))
+            os.environ["BAYESLORA_CACHE"] = folder
+
+            def work(name: str) -> None:
+                clf = BayesianClassifier(load_backbone(source), name, "vbll", progress=False)
+                clf.fit(rows, **({} if name == "none" else {"epochs": 1, "cv": 0}))
+
+            work("none" if adapter == "none" else "polar")
+            return clock(lambda: work(adapter))
+
+    return run
+
+
+def manifold_steps() -> float:
+    """Return 100 steps of 120 orthonormal factors of 576 x 8, those of 60 adapted layers."""
+    import torch
+
+    from bayeslora.optim.riemannian import RiemannianAdamW
+
+    draw = torch.Generator().manual_seed(0)
+    starts = [torch.linalg.qr(torch.randn(576, 8, generator=draw)).Q for _ in range(120)]
+    factors = [torch.nn.Parameter(start.contiguous()) for start in starts]
+    for factor in factors:
+        factor.grad = torch.randn(factor.shape, generator=draw)
+    optimizer = RiemannianAdamW(factors)
+    optimizer.step()
+    return clock(lambda: [optimizer.step() for _ in range(100)])
+
+
+def laplace_features() -> tuple[Any, Any, Any]:
+    """Return [N, d] features, labels [N] and a layer fitted to them, for last-layer Laplace."""
+    import torch
+    from torch import nn
+
+    count, classes, size = 2000, 77, 576
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (count,), generator=draw)
+    centres = 1.5 * torch.randn(classes, size, generator=draw)
+    features = (centres[labels] + torch.randn(count, size, generator=draw)) / size**0.5
+    layer = nn.Linear(size, classes, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60)
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(layer(features), labels)
+        value = value + 0.5 / count * layer.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return features, labels, layer
+
+
+def our_laplace(*, predicts: bool) -> Run:
+    """Return a Kronecker-factored fit of a last layer, or 25 predictions of it by probit."""
+
+    def run() -> float:
+        from bayeslora import Laplace
+        from bayeslora.links import link_probabilities
+        from bayeslora.posteriors.laplace import LaplaceHead
+
+        features, labels, layer = laplace_features()
+        norm = float(features.square().sum(1).mean())
+        config = Laplace(structure="kron", prior_precision=1.0)
+        head = LaplaceHead(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
+        head.point.weight.data.copy_(layer.weight.data)
+        seconds = clock(lambda: head.fit(features, labels))
+        if not predicts:
+            return seconds
+        return clock(lambda: link_probabilities(head.predict(features[:25]), link="probit"))
+
+    return run
+
+
+def peer_laplace(*, predicts: bool) -> Run:
+    """Return the same of laplace-torch."""
+
+    def run() -> float:
+        from laplace import Laplace
+        from torch import nn
+        from torch.utils.data import DataLoader, TensorDataset
+
+        features, labels, layer = laplace_features()
+        found = Laplace(
+            nn.Sequential(nn.Identity(), layer),
+            "classification",
+            subset_of_weights="last_layer",
+            hessian_structure="kron",
+            prior_precision=1.0,
+        )
+        rows = DataLoader(TensorDataset(features, labels), batch_size=256)
+        seconds = clock(lambda: found.fit(rows))
+        return clock(lambda: found(features[:25], link_approx="probit")) if predicts else seconds
+
+    return run
+
+
+def process(*command: str) -> Run:
+    """Return a command, from its start to its end."""
+    return lambda: clock(
+        lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    )
+
+
+def cold_evaluation() -> float:
+    """Return `bayeslora evaluate` on 200 rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.csv"
+        lines = [f"{'ab'[n % 2]},{0.3 + 0.05 * (n % 7)},{0.7 - 0.05 * (n % 7)}" for n in range(200)]
+        file.write_text("\n".join(["label,prob_a,prob_b", *lines]) + "\n", encoding="utf-8")
+        return process("-m", "bayeslora", "evaluate", str(file))()
+
+
+def cold_prediction() -> float:
+    """Return `bayeslora predict` on 10 rows."""
+    from bayeslora import BayesianClassifier
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, data, out = (f"{folder}/{name}" for name in ("model", "rows.jsonl", "out.csv"))
+        clf = BayesianClassifier(
+            "smollm2-135m", progress=False, **accepted(BayesianClassifier, **WHOLE)
+        )
+        clf.fit(texts("train", 64), epochs=1, out=model, **accepted(clf.fit, cv=0))
+        rows = texts("test", 10).texts
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in rows)
+        Path(data).write_text(lines, encoding="utf-8")
+        return process("-m", "bayeslora", "predict", model, data, "--out", out, "--quiet")()
