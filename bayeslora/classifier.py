@@ -34,9 +34,7 @@ from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import MLE, VBLL
-from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.config import MLE
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -348,10 +346,12 @@ class BayesianClassifier:
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:
             return TrainingSettings.head_lr
-        if isinstance(self.posterior, VBLL):
+        posterior = self.posterior
+        if posterior.head_training().lr is not None:
             raise InputError(
-                "head_lr has no effect on 'vbll', whose rate is an option of its own: "
-                f"VBLL(head_lr={head_lr:g}), --posterior vbll:head_lr={head_lr:g}"
+                f"head_lr has no effect on {posterior.name!r}, whose rate is an option of its own: "
+                f"{type(posterior).__name__}(head_lr={head_lr:g}), "
+                f"--posterior {posterior.name}:head_lr={head_lr:g}"
             )
         return head_lr
 
@@ -519,7 +519,8 @@ class BayesianClassifier:
         rows = read_labelled(train, columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
         if learnt_from(config, has_validation=validation is not None) == "train":
-            check_labels(fitted.record, rows, moves=isinstance(config, VBLL | NUTS | GVBLL))
+            moves = config is not None and config.moves_mean
+            check_labels(fitted.record, rows, moves=moves)
         held = None if validation is None else read_validation(validation, columns, rows)
         self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)
         self.posterior = self._fitted.posterior

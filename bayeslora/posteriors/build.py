@@ -13,7 +13,6 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import MLE
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.ivon import IVONWeights
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
@@ -21,7 +20,7 @@ from bayeslora.posteriors.registry import described
 from bayeslora.posteriors.scalabl import ScalaBLWeights
 from bayeslora.posteriors.swag import SWAGWeights
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import LastLayer, LastLayerDefaults
 
 # Other numbers than those that the adapters start from.
 _SEED_STEP = 1 << 32
@@ -38,8 +37,11 @@ Weights = (
     | MCDropoutDraws
 )
 
+_DEFAULTS = {name: verb for name, verb in vars(LastLayerDefaults).items() if name[0] != "_"}
 _VERBS = sorted(
-    name for name in {*vars(LastLayer), *LastLayer.__annotations__} if not name.startswith("_")
+    name
+    for name in {*vars(LastLayer), *LastLayer.__annotations__} - {*_DEFAULTS}
+    if not name.startswith("_")
 )
 
 
@@ -54,8 +56,7 @@ def build(
 ) -> Head:
     """Return the head of a configuration: an `nn.Module` that satisfies `LastLayer`.
 
-    The configuration's class says in `head` who makes it. Posteriors that are random in other
-    weights say nothing there and have a plain MLE head.
+    Its `make_head` makes it, or, of another package's posterior, what its class names in `head`.
 
     Args:
         config: Which posterior, with its options.
@@ -72,6 +73,7 @@ def build(
     make = _factory(config)
     head: Head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     _check_head(config, head)
+    _complete(head)
     try:
         head.prepare(extra or {})
     except (KeyError, TypeError, ValueError) as error:
@@ -81,7 +83,9 @@ def build(
 
 def _factory(config: Posterior) -> Callable[..., Any]:
     # Looked up on the class, where a function is not bound to the options.
-    found: str | Callable[..., Any] = type(config).head or MLE.head
+    found: str | Callable[..., Any] = type(config).head
+    if not found:
+        return type(config).make_head
     if not isinstance(found, str):
         return found
     try:
@@ -91,6 +95,13 @@ def _factory(config: Posterior) -> Callable[..., Any]:
             f"the head of {described(config)}, {found!r}, cannot be loaded: {error}"
         ) from error
     return factory
+
+
+def _complete(head: object) -> None:
+    """Give the head of another package the verbs that it need not have."""
+    for name, verb in _DEFAULTS.items():
+        if not hasattr(head, name):
+            setattr(type(head), name, verb)
 
 
 def _check_head(config: Posterior, head: object) -> None:

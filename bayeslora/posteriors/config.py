@@ -6,6 +6,7 @@ mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,10 +21,26 @@ from bayeslora.option_checks import (
     check_share,
 )
 from bayeslora.option_values import LINKS, STRUCTURES, OnlyWith
-from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
+from bayeslora.posteriors.base import (
+    DEFAULT_PRIOR_SCALE,
+    FEW_ROWS,
+    FitPlan,
+    HeadTraining,
+    Posterior,
+)
+from bayeslora.posteriors.cost import FitCost
 
 if TYPE_CHECKING:
-    from bayeslora.posteriors.vbll_cost import FitCost
+    from torch import Tensor
+
+    from bayeslora.posteriors.types import LastLayer
+
+# How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
+# most; the rate up to which that of a head with few steps is raised for it; and the epochs that a
+# higher rate needs to fall again.
+_REACH = 2.5
+_FASTEST_HEAD = 0.05
+_ENOUGH_EPOCHS = 10
 
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CROSS_VALIDATION = "cross-validation"
@@ -51,7 +68,6 @@ class MLE(Posterior):
     source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:mle"
 
 
 @dataclass(frozen=True)
@@ -71,10 +87,23 @@ class MAP(Posterior):
     source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:map_estimate"
 
     def __post_init__(self) -> None:
         check_positive("prior_scale", self.prior_scale)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate under the prior."""
+        from bayeslora.posteriors.point import PointHead
+
+        return PointHead(
+            num_features, num_classes, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
+        )
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
 
 
 @dataclass(frozen=True)
@@ -142,7 +171,8 @@ class VBLL(Posterior):
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance a class"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:vbll"
+    moves_mean: ClassVar[bool] = True
+    settled_options: ClassVar[tuple[str, ...]] = ("covariance", "head_lr")
     only_with: ClassVar[OnlyWith] = {
         "rank": (("covariance", "low_rank"), ("training_covariance", "low_rank")),
         "num_bound_samples": (("bound", "mc"),),
@@ -185,6 +215,75 @@ class VBLL(Posterior):
         from bayeslora.posteriors.vbll_cost import vbll_variants
 
         return vbll_variants(self, num_classes, num_features, num_rows)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer, with covariances that fit into memory."""
+        from bayeslora.posteriors.vbll import VBLLHead
+        from bayeslora.posteriors.vbll_cost import affordable_covariance
+
+        check_classes(self, num_classes)
+        fitting = affordable_covariance(self, num_features, num_classes)
+        return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+    def head_training(self) -> HeadTraining:
+        """Return the step that was chosen, with the rate."""
+        count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
+        return HeadTraining(self.head_step, count, self.head_lr)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that the bounds are for so many classes."""
+        check_classes(self, plan.num_classes)
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true where the means are refitted, which they always are without an adapter."""
+        return not adapter_trains or self.polish_mean != "trained"
+
+    def start_from(self, head: LastLayer) -> Tensor:
+        """Return the mean weights of `head`.
+
+        Of another VBLL they are those that training left, so that they can be held here too.
+        """
+        from bayeslora.posteriors.vbll import VBLLHead
+
+        return head.mean.detach() if isinstance(head, VBLLHead) else head.mean_weight
+
+    def settled(self, plan: FitPlan) -> VBLL:
+        """Return the options with means, and the head's rate, where no validation rows choose them.
+
+        So is the prior of a last layer on frozen features of few rows.
+
+        Means that were trained are kept where held-out rows choose a factor for them, or where they
+        had the steps to grow: those of a closed-form fit are too large once the adapter has
+        separated the training rows. Where steps are few, the head's default rate is raised; where
+        nothing makes up for means that stayed small, they are refitted.
+        """
+        if plan.is_validated:
+            return self
+        config, few = self, plan.num_rows <= FEW_ROWS
+        if not plan.adapter_trains and few and self.prior_scale == AUTO:
+            config = replace(config, prior_scale=CROSS_VALIDATION)
+        if self.polish_mean != "validation":
+            return config
+        if not plan.adapter_trains or self.head_step == "refit":
+            return replace(config, polish_mean="refit")
+        reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
+        wanted = self.head_lr * max(1.0, _REACH / reach)
+        is_default = self.head_lr == VBLL.head_lr
+        may_rise = is_default and plan.epochs >= _ENOUGH_EPOCHS
+        grown = reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD)
+        if not (grown or plan.holds_out):
+            return replace(config, polish_mean="refit")
+        rate = min(_FASTEST_HEAD, wanted) if is_default else self.head_lr
+        return replace(config, head_lr=rate, polish_mean="trained")
+
+    def _reach(self, num_rows: int, batch_size: int) -> float:
+        """Return how far gradient steps of an epoch can move a weight of the head."""
+        steps = math.ceil(num_rows / batch_size)
+        if self.head_step == "gradient":
+            steps *= self.head_steps
+        return steps * self.head_lr
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
         """Return these options with the means and prior that a fit has chosen by validation rows.
@@ -230,7 +329,6 @@ class Laplace(Posterior):
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the last layer"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:laplace"
 
     def __post_init__(self) -> None:
         check_choice("structure", self.structure, STRUCTURES)
@@ -238,6 +336,18 @@ class Laplace(Posterior):
         check_positive("prior_scale", self.prior_scale)
         check_choice("link", self.link, LINKS)
         check_count("num_samples", self.num_samples, least=0)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer."""
+        from bayeslora.posteriors.laplace import LaplaceHead
+
+        return LaplaceHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
         """Return these options with the precision that a fit has chosen by validation rows."""
@@ -257,7 +367,22 @@ class TemperatureScaling(Posterior):
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:tempered"
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate with temperature 1."""
+        from bayeslora.posteriors.tempered import TemperedHead
+
+        return TemperedHead(num_features, num_classes)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that there are validation rows."""
+        if not plan.is_validated:
+            raise InputError(
+                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+                "that the network was trained on is too low"
+            )
 
 
 @dataclass(frozen=True)

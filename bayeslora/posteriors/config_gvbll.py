@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import check_count, check_positive, check_positive_or_name
-from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.base import FitPlan, Posterior
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.types import LastLayer
 
 SHRINKAGES = ("ledoit-wolf", "validation")
 INFLATIONS = ("validation",)
@@ -40,7 +43,7 @@ class GVBLL(Posterior):
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"
-    head: ClassVar[str] = "bayeslora.posteriors.gvbll:GVBLLHead"
+    moves_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive_or_name("shrinkage", self.shrinkage, SHRINKAGES)
@@ -54,3 +57,25 @@ class GVBLL(Posterior):
     def needs_held_out(self) -> bool:
         """Whether rows that the network was not trained on have to choose something."""
         return "validation" in (self.shrinkage, self.inflation)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer."""
+        from bayeslora.posteriors.gvbll import GVBLLHead
+
+        return GVBLLHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that validation rows choose what is to be chosen, and parts of the rows nothing."""
+        if plan.cross_validates:
+            raise InputError(
+                "cv has no effect on 'gvbll', whose logits do not grow with its features: "
+                "inflation says how sure it is; leave cv out"
+            )
+        if self.needs_held_out and plan.adapter_trains and not plan.is_validated:
+            raise InputError(
+                "posterior 'gvbll' needs validation data: features of rows that the network was "
+                "trained on are too well separated to choose shrinkage and inflation by; give "
+                "validation data, or two numbers"
+            )

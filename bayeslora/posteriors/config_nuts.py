@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bayeslora.option_checks import check_choice, check_count, check_positive, check_share
 from bayeslora.option_values import OnlyWith
 from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.types import LastLayer
 
 KERNELS = ("hmc", "nuts")
 
@@ -43,7 +46,7 @@ class NUTS(Posterior):
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
-    head: ClassVar[str] = "bayeslora.posteriors.nuts:NUTSHead"
+    moves_mean: ClassVar[bool] = True
     only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
 
     def __post_init__(self) -> None:
@@ -57,3 +60,15 @@ class NUTS(Posterior):
         # Each chain is split in two, and a variance takes two draws.
         check_count("num_samples", self.num_samples, least=4)
         check_share("target_accept", self.target_accept)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer."""
+        from bayeslora.posteriors.nuts import NUTSHead
+
+        return NUTSHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true: the chains know the features and the prior alone."""
+        return True

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,11 +55,9 @@ class NUTSHead(AroundPoint):
         max_rhat: Largest R-hat over all weights and the energy; NaN before chains were run.
         min_ess: Smallest bulk effective sample size over the same.
         divergences: Divergent steps of all chains.
-        advance: Called with the number of chain steps done, for a progress bar.
     """
 
     uses_training_features = True
-    refits = True
     draws: Tensor | None
     noise: Tensor | None
     basis: Tensor | None
@@ -82,14 +80,13 @@ class NUTSHead(AroundPoint):
         super().__init__(point)
         self.config = config
         self.seed = seed
-        self.advance: Callable[[int], object] = _ignore
         for name in ("draws", "noise", "basis"):
             self.register_buffer(name, None)
         for name in _MEASURED:
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
 
     @property
-    def num_steps(self) -> int:
+    def fit_steps(self) -> int:
         """Steps of all chains of a fit, warm-up included."""
         return self.config.num_chains * (self.config.num_warmup + self.config.num_samples)
 
@@ -221,7 +218,3 @@ class NUTSHead(AroundPoint):
             logger.warning(
                 "%d steps of the chains diverged; raise target_accept", chains.divergences
             )
-
-
-def _ignore(_: int) -> None:
-    """Show no progress."""

@@ -22,11 +22,12 @@ from torch.nn.functional import cross_entropy
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.types import LastLayerDefaults
 
 _STEPS = 200
 
 
-class PointHead(nn.Module):
+class PointHead(LastLayerDefaults, nn.Module):
     """Softmax regression, with a Gaussian prior where `prior_scale` is given.
 
     Attributes:
@@ -164,7 +165,7 @@ class PointHead(nn.Module):
         return {} if self.prior_scale is None else {"prior_scale": self.prior_scale}
 
 
-class AroundPoint(nn.Module):
+class AroundPoint(LastLayerDefaults, nn.Module):
     """What last layers share that train as a point estimate and are fitted around it at the end.
 
     Attributes:

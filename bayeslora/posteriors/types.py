@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.logits import Logits
+
+
+def _count(_: int) -> None:
+    """Show no progress."""
+
+
+class LastLayerDefaults:
+    """What a last layer need not say; the head of another package that lacks it is given these."""
+
+    advance: Callable[[int], object] = staticmethod(_count)
+    """Called by `fit` with the number of steps done; set while a bar is shown."""
+
+    @property
+    def fit_steps(self) -> int:
+        """Steps of a fit that takes so long that a bar shows them; 0 for no bar."""
+        return 0
+
+    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return what a fit to these training rows reached, beside `report`, JSON-ready.
+
+        Args:
+            features: [N, d].
+            labels: [N] int64.
+        """
+        return {}
 
 
 class LastLayer(Protocol):
@@ -25,6 +50,14 @@ class LastLayer(Protocol):
     uses_training_features: bool
     """Whether epochs are compared after a fit to training features, and not as training left the
     head. A `fit` that is for held-out rows, such as that of a temperature, is no reason."""
+
+    advance: Callable[[int], object]
+    """See `LastLayerDefaults`, also for `fit_steps` and `fit_report`."""
+
+    @property
+    def fit_steps(self) -> int:
+        """Steps of a fit that a bar shows."""
+        ...
 
     @property
     def mean_weight(self) -> Tensor:
@@ -101,6 +134,10 @@ class LastLayer(Protocol):
         """Return what the fit chose and reached, JSON-ready: the prior scale, the ELBO."""
         ...
 
+    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return what a fit to these training rows reached, beside `report`."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors by name, as every `nn.Module` does."""
         ...
@@ -119,6 +156,15 @@ class LastLayer(Protocol):
 
     def to(self, device: torch.device, /) -> Any:
         """Move all tensors, as every `nn.Module` does."""
+        ...
+
+
+@runtime_checkable
+class Refittable(Protocol):
+    """A last layer whose training state has an optimum in closed form, for `HeadTraining.step`."""
+
+    def refit(self, features: Tensor, labels: Tensor) -> None:
+        """Move the training state near its optimum for [N, d] features and labels [N]."""
         ...
 
 

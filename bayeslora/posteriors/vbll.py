@@ -34,6 +34,7 @@ from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.covariances import Covariance, Trainable, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
 from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
+from bayeslora.posteriors.types import LastLayerDefaults
 from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Start, polish
@@ -48,7 +49,7 @@ _INITIAL_LOGIT_STD = 0.1
 _STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
-class VBLLHead(nn.Module):
+class VBLLHead(LastLayerDefaults, nn.Module):
     """The head; a `LastLayer`.
 
     Attributes:
@@ -215,6 +216,10 @@ class VBLLHead(nn.Module):
         mean, covariance = self._posterior()
         return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
 
+    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return `bound_gap` on the training rows."""
+        return {"bound_gap": self.bound_gap(features, labels)}
+
     @torch.no_grad()
     def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
         """Return how far the bound is below the sampled log-likelihood, in nats a row."""
@@ -232,11 +237,6 @@ class VBLLHead(nn.Module):
             closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, known)
             total += float((sampled - closed).sum())
         return total / len(labels)
-
-    @property
-    def refits(self) -> bool:
-        """Whether the final fit may start over, from the features and the prior alone."""
-        return self.config.polish_mean != "trained"
 
     @property
     def mean_weight(self) -> Tensor:

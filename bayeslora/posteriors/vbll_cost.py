@@ -13,21 +13,21 @@ These are leading terms of the present code, in one place so that they can be re
 
 from __future__ import annotations
 
+import logging
 import math
-import time
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 from bayeslora.posteriors.config import AUTO, VBLL
+from bayeslora.posteriors.cost import ROUNDS, FitCost
 from bayeslora.posteriors.covariances import shapes
 
-ROUNDS = 25
-"""Rounds of a fit: measured 6 to 31 with empirical Bayes, at 2 to 100 classes."""
+logger = logging.getLogger(__name__)
 
-EFFICIENCY = 0.6
-"""Share of the rate of one product of matrices that a fit reaches: triangular solves are slower.
-With most rounds of a dense covariance in the eigenbasis and in float32, a fit takes .4 of what is
-estimated at 2 to 20 classes, and .9 at 77."""
+# A covariance is held a few times over while it is fitted.
+_MOST_BYTES = 1 << 30
+_SIMPLER = {"full": "dense", "dense": "eigenbasis", "low_rank": "eigenbasis"}
+_SIMPLER_IN_TRAINING = {"full": "dense", "dense": "diagonal", "low_rank": "diagonal"}
 
 MEAN_STEPS = 120
 """Products of rows and weights in the search for the means, in a round."""
@@ -35,37 +35,6 @@ MEAN_STEPS = 120
 TILT = 4e4
 """A tilt of the bound in a round, in multiplications of a product of matrices: Newton's method over
 special functions. Measured 3e4 to 4e4; it counts where classes are many and features few."""
-
-DENSE_LIMIT = 5e10
-"""Multiplications of a round up to which `auto` takes a dense covariance: at most three minutes a
-fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows
-3e11."""
-
-
-@dataclass(frozen=True)
-class FitCost:
-    """Cost of a final fit.
-
-    Attributes:
-        multiplications: Of a round.
-        numbers: Stored float32 numbers of the covariance.
-    """
-
-    multiplications: float
-    numbers: int
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the covariance."""
-        return 4 * self.numbers / 1e6
-
-    def seconds(self, rate: float) -> float:
-        """Return the time of a fit where a product of matrices has this rate a second."""
-        return ROUNDS * self.multiplications / (EFFICIENCY * rate)
-
-
-FREE = FitCost(0.0, 0)
-"""Of fits that take seconds at most."""
 
 
 def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> FitCost:
@@ -90,40 +59,13 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
     return FitCost(work, sum(map(math.prod, kept.values())))
 
 
-def variants(
-    config: Any, num_classes: int, num_features: int, num_rows: int
-) -> list[tuple[Any, FitCost]]:
-    """Return what the options may stand for here with the cost of each, the dearest first.
-
-    A posterior whose fit takes long has a method `variants` of its own.
-
-    Args:
-        config: Options of a posterior.
-        num_classes: C.
-        num_features: d.
-        num_rows: N.
-    """
-    own = getattr(config, "variants", None)
-    return [(config, FREE)] if own is None else own(num_classes, num_features, num_rows)
-
-
 def vbll_variants(
     config: VBLL, num_classes: int, num_features: int, num_rows: int
 ) -> list[tuple[VBLL, FitCost]]:
-    """Return the options with each covariance that they leave open; see `variants`."""
+    """Return the options with each covariance that they leave open."""
     families = ("dense", "eigenbasis") if config.covariance == AUTO else (config.covariance,)
     found = [with_family(config, family) for family in families]
     return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
-
-
-def settled(config: Any, num_classes: int, num_features: int, num_rows: int) -> Any:
-    """Return the options with the covariance that `auto` stands for here.
-
-    The rule counts multiplications and no seconds, so that every machine takes the same family.
-    """
-    known = variants(config, num_classes, num_features, num_rows)
-    fitting = [one for one, cost in known if cost.multiplications <= DENSE_LIMIT]
-    return fitting[0] if fitting else known[-1][0]
 
 
 def with_family(config: VBLL, family: str) -> VBLL:
@@ -131,17 +73,49 @@ def with_family(config: VBLL, family: str) -> VBLL:
     return replace(config, covariance=family) if config.covariance == AUTO else config
 
 
-def multiplication_rate(size: int = 384) -> float:
-    """Return the float64 multiplications a second of this machine, from one product of matrices.
+def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> VBLL:
+    """Return the configuration with simpler covariances where those asked for would not fit.
 
-    It takes some hundredths of a second; use it for what is shown, never for what is decided.
+    More directions than features say nothing more than as many.
+
+    Args:
+        config: What was asked for.
+        num_features: d.
+        num_classes: C.
     """
-    import torch
+    config = with_family(config, "dense")
 
-    matrix = torch.ones(size, size, dtype=torch.float64)
-    times = []
-    for _ in range(3):
-        before = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - before)
-    return size**3 / max(min(times), 1e-9)
+    def fitting(family: str, simpler: Mapping[str, str], *, closed_form: bool) -> str:
+        numbers = _numbers(family, num_classes, num_features, config.rank, closed_form=closed_form)
+        if family not in simpler or 8 * numbers <= _MOST_BYTES:
+            return family
+        logger.warning(
+            "covariance=%s of %d classes and %d features would take %.1f GiB; taking covariance=%s",
+            family,
+            num_classes,
+            num_features,
+            8 * numbers / 2**30,
+            simpler[family],
+        )
+        return fitting(simpler[family], simpler, closed_form=closed_form)
+
+    refits = config.head_step == "refit"
+    return replace(
+        config,
+        rank=min(config.rank, num_features),
+        covariance=fitting(config.covariance, _SIMPLER, closed_form=True),
+        training_covariance=fitting(
+            config.training_covariance, _SIMPLER_IN_TRAINING, closed_form=refits
+        ),
+    )
+
+
+def _numbers(
+    family: str, num_classes: int, num_features: int, rank: int, *, closed_form: bool
+) -> int:
+    """Return how many numbers a covariance takes, while it is fitted in closed form or after."""
+    stored = sum(map(math.prod, shapes(family, num_classes, num_features, rank).values()))
+    if family == "low_rank" and closed_form:
+        # The fit sees the precisions of all classes at once.
+        return max(stored, num_classes * num_features**2)
+    return stored

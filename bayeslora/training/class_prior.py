@@ -29,6 +29,7 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
 from bayeslora.layer_list import find_layers
+from bayeslora.posteriors.base import FEW_ROWS
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.network import Network
 from bayeslora.training.rows import LabelledTexts
@@ -39,8 +40,6 @@ _RIDGE = 0.1
 _NAME = re.compile(r"^(?!(?:label|class)\b)\D*[^\W\d_]{2}", re.IGNORECASE)
 # A lens of more texts is better by little.
 _ENOUGH_TEXTS = 256
-FEW_ROWS = 256
-"""Labelled rows that know less than the language model does."""
 _LARGEST_FACTOR = 4.0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.vbll_cost import FitCost, multiplication_rate, settled, variants
+from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
 from bayeslora.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
         sizes: Of the problem.
     """
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
-    chosen: Posterior = settled(posterior, classes, features, rows)
-    dearest, cost = variants(posterior, classes, features, rows)[0]
+    chosen: Posterior = affordable(posterior, classes, features, rows)
+    dearest, cost = posterior.variants(classes, features, rows)[0]
     if chosen != dearest:
         logger.warning(
             "a %s covariance of %d classes and %d features, fitted to %d rows, would take "
@@ -124,7 +124,7 @@ def announce_training(
 
 def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
     """Return the cost of a final fit, the dearest one where the posterior leaves it open."""
-    return variants(posterior, sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
+    return posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,6 @@ from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.nuts import NUTSHead
-from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.training.linearised import fit_laplace_lora
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
@@ -78,9 +76,7 @@ def fit_last_layer(
     features, labels = train.pair
     with _watched(network.head, shown=progress):
         fit_head(network, train.pair, None if held_out is None else held_out.pair)
-    chosen = network.head.report()
-    if isinstance(network.head, VBLLHead):
-        chosen["bound_gap"] = network.head.bound_gap(features, labels)
+    chosen = network.head.report() | network.head.fit_report(features, labels)
     if isinstance(network.weights, LaplaceLoRAWeights):
         held = None if held_out is None else held_out.source
         _fit_linearised(network, network.weights, train.source, held, shown=progress)
@@ -199,13 +195,13 @@ def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
 
 @contextmanager
 def _watched(head: Head, *, shown: bool) -> Iterator[None]:
-    """Show a bar of the chains' steps while the context lasts."""
-    if not isinstance(head, NUTSHead):
+    """Show a bar of the steps of a long fit, such as those of chains, while the context lasts."""
+    if not head.fit_steps:
         yield
         return
     ignore = head.advance
     try:
-        with progress_bar("chains", head.num_steps, shown=shown, unit="step") as head.advance:
+        with progress_bar("chains", head.fit_steps, shown=shown, unit="step") as head.advance:
             yield
     finally:
         head.advance = ignore

@@ -27,7 +27,6 @@ from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
 from bayeslora.optim.full_layers import build_full_optimizer
 from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.scores import nll
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.checkpoints import last_checkpoint
@@ -168,7 +167,7 @@ def train_network(
     passed = (time.perf_counter() - began) * len(train.labels) / num_passed
     # A final fit that starts over takes the prior mean for the features as they are by then: the
     # language model's answer would be a poor start of what adapters learn.
-    waits = getattr(network.head, "refits", False)
+    waits = posterior.starts_over(adapter_trains=True)
     factor = None if prior is None or waits else centre(network, prior, train)
     num_train = len(train.labels)
     held = validation if early_stopping else None
@@ -282,8 +281,9 @@ def _trainer(
 
 
 def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
-    network, adapter, posterior = fit.network, fit.adapter, fit.posterior
-    head_lr = posterior.head_lr if isinstance(posterior, VBLL) else fit.settings.head_lr
+    network, adapter = fit.network, fit.adapter
+    own = fit.posterior.head_training().lr
+    head_lr = fit.settings.head_lr if own is None else own
     if isinstance(adapter, LISA):
         if network.full is None:
             raise InputError("the network was not built for adapter 'lisa'")
@@ -324,15 +324,14 @@ def _validation(
 
 
 def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
-    posterior, labels = fit.posterior, fit.train.labels
-    if isinstance(posterior, VBLL) and posterior.head_step == "refit":
+    training, labels = fit.posterior.head_training(), fit.train.labels
+    if training.step == "refit":
         steps_per_epoch = math.ceil(len(labels) / fit.settings.batch_size)
-        every = max(1, steps_per_epoch // posterior.refits_per_epoch)
+        every = max(1, steps_per_epoch // training.count)
         return Refits(fit.network.head, every, rows, labels)
-    if isinstance(posterior, VBLL) and posterior.head_step == "joint":
+    if training.step == "joint":
         return JointSteps(len(labels))
-    steps = posterior.head_steps if isinstance(posterior, VBLL) else 1
-    return GradientSteps(steps, len(labels))
+    return GradientSteps(training.count, len(labels))
 
 
 class _AfterEpoch(TrainerCallback):

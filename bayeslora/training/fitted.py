@@ -21,12 +21,11 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head, build_weights, check_factors
-from bayeslora.posteriors.config import MLE, VBLL, Ensemble
+from bayeslora.posteriors.build import build_weights, check_factors
+from bayeslora.posteriors.config import MLE, Ensemble
 from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.posteriors.vbll import VBLLHead
 from bayeslora.predictions.joining import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -244,7 +243,7 @@ class Fitted:
         """
         self.check_takes(config)
         sites = self.network.sites
-        head = last_layer(config, _start(self.network.head, config), self.record.seed)
+        head = last_layer(config, config.start_from(self.network.head), self.record.seed)
         centre = self._prior_mean()
         if centre is not None and hasattr(head, "set_prior_mean"):
             head.set_prior_mean(centre, start=False)
@@ -411,13 +410,3 @@ def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
             len(labels),
         )
     return accuracy
-
-
-def _start(head: Head, config: Posterior) -> Tensor:
-    """Return the [C, d] weights that another posterior starts from.
-
-    A VBLL after a VBLL starts where training ended, so that its means can be held there too.
-    """
-    if isinstance(head, VBLLHead) and isinstance(config, VBLL):
-        return head.mean.detach()
-    return head.mean_weight

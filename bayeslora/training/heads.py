@@ -10,7 +10,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.posteriors.types import Refittable
 from bayeslora.training.network import Network
 
 
@@ -115,8 +115,10 @@ class Refits(HeadUpdate):
         Raises:
             TypeError: The head has no closed-form fit that goes on from where it is.
         """
-        if not isinstance(head, VBLLHead):
-            raise TypeError(f"only a VBLLHead is refitted in training, not {type(head).__name__}")
+        if not isinstance(head, Refittable):
+            raise TypeError(
+                f"only a head with refit is refitted in training, not {type(head).__name__}"
+            )
         self._head = head
         self._every = every
         self._rows = rows

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +64,7 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
 
 def as_chosen(posterior: Posterior, results: Sequence[FitResult]) -> Posterior:
     """Return the posterior's options with what the first of its networks chose by held-out rows."""
-    keep: Callable[[Any], Posterior] | None = getattr(posterior, "as_chosen", None)
-    return posterior if keep is None else keep(results[0].posterior)
+    return posterior.as_chosen(results[0].posterior)
 
 
 def what_was_chosen(

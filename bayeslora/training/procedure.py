@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,25 +20,14 @@ from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config import (
-    AUTO,
-    CROSS_VALIDATION,
-    MAP,
-    VBLL,
-    Laplace,
-    TemperatureScaling,
-    check_classes,
-)
-from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.config_nuts import NUTS
+from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
 from bayeslora.training.assemble import pooling_of, with_dropout
 from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
-from bayeslora.training.class_prior import FEW_ROWS, class_prior
+from bayeslora.training.class_prior import class_prior
 from bayeslora.training.context import read_context, recorded
 from bayeslora.training.cross_validation import cross_validate, held_out_parts
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
@@ -58,10 +46,6 @@ DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15
 # With fewer epochs, the higher rates have no time to fall.
 _LONG = 10
-# How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
-# most; and the rate up to which that of a head with few steps is raised for it.
-_REACH = 2.5
-_FASTEST_HEAD = 0.05
 
 
 def default_epochs(
@@ -91,45 +75,22 @@ def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
     return choices.adapter.with_rate(long=long)
 
 
-def _settled(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
-    """Return the choices with the means of the final fit, where no validation rows choose them.
+def _plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
+    """Return what the posterior may ask about the fit.
 
-    So is the prior of a last layer on frozen features of few rows.
-
-    Means that were trained are kept where held-out rows choose a factor for them, or where they had
-    the steps to grow: those of a closed-form fit are too large once the adapter has separated the
-    training rows. Where steps are few, the head's default rate is raised; where nothing makes up
-    for means that stayed small, they are refitted. The record keeps which means were asked for, so
-    that a later `calibrate` chooses by rows of its own.
+    Raises:
+        InputError: There are fewer rows than parts of them.
     """
-    posterior = choices.posterior
-    if not isinstance(posterior, VBLL) or data.validation is not None:
-        return choices
-    frozen, few = not choices.adapter.trains, len(data.train[0]) <= FEW_ROWS
-    if frozen and few and posterior.prior_scale == AUTO:
-        posterior = replace(posterior, prior_scale=CROSS_VALIDATION)
-    if posterior.polish_mean == "validation":
-        means = "refit"
-        if not frozen and posterior.head_step != "refit":
-            reach = settings.epochs * _reach(posterior, len(data.train[0]), settings.batch_size)
-            wanted = posterior.head_lr * max(1.0, _REACH / reach)
-            is_default = posterior.head_lr == VBLL.head_lr
-            may_rise = is_default and settings.epochs >= _LONG
-            grown = reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD)
-            if grown or held_out_parts(data.train[1].numpy(), settings.cv, settings.seed):
-                means = "trained"
-                rate = min(_FASTEST_HEAD, wanted) if is_default else posterior.head_lr
-                posterior = replace(posterior, head_lr=rate)
-        posterior = replace(posterior, polish_mean=means)
-    return replace(choices, posterior=posterior)
-
-
-def _reach(posterior: VBLL, num_train: int, batch_size: int) -> float:
-    """Return how far gradient steps of an epoch can move a weight of the head."""
-    steps = math.ceil(num_train / batch_size)
-    if posterior.head_step == "gradient":
-        steps *= posterior.head_steps
-    return steps * posterior.head_lr
+    return FitPlan(
+        num_classes=len(data.classes),
+        num_rows=len(data.train[0]),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        adapter_trains=choices.adapter.trains,
+        is_validated=data.validation is not None,
+        cross_validates=bool(settings.cv),
+        holds_out=bool(held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)),
+    )
 
 
 def fit_classifier(
@@ -171,25 +132,32 @@ def fit_classifier(
     adapter = read_context(adapter, data.columns, held)
     choices = replace(choices, adapter=adapter)
     planned = _planned(choices, final, settings)
-    choices = _settled(choices, data, settings)
+    # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
+    choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
     hashes = final.hashes()
     identity: dict[str, Any] = {**planned, **hashes}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     whole, backbone = _read(choices, data, load())
-    sizes = TrainingSizes(len(data.classes), backbone.num_features, len(final.train[0]))
-    posterior = settle_posterior(choices.posterior, sizes)
+    posterior = settle_posterior(
+        choices.posterior,
+        TrainingSizes(len(data.classes), backbone.num_features, len(final.train[0])),
+    )
     choices = replace(choices, posterior=posterior)
-    if isinstance(posterior, VBLL):
-        settled = {"covariance": posterior.covariance, "head_lr": posterior.head_lr}
-        planned["posterior"] = planned["posterior"] | settled
+    # `identity` keeps what was asked for.
+    settled = {name: getattr(posterior, name) for name in posterior.settled_options}
+    planned["posterior"] = planned["posterior"] | settled
     reading = recorded_reading(backbone)
     if choices.verbaliser is not None:
         reading["verbaliser"] = choices.verbaliser
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {name: reading.get(name) for name in ("depth", "template", "verbaliser")}
     prior = class_prior(
-        whole, data.classes, choices.verbaliser, data.train[0], at_once=_starts_over(choices)
+        whole,
+        data.classes,
+        choices.verbaliser,
+        data.train[0],
+        at_once=posterior.starts_over(adapter_trains=choices.adapter.trains),
     )
     fit = partial(
         fit_members,
@@ -277,15 +245,6 @@ def _kept_folds(
     return *folds.kept(), {"logit_scale": dataclasses.asdict(folds.scale)}
 
 
-def _starts_over(choices: Choices) -> bool:
-    """Return whether a last layer with a prior is fitted to features that no longer change."""
-    posterior = choices.posterior
-    if not choices.adapter.trains:
-        return isinstance(posterior, VBLL | NUTS | Laplace | MAP)
-    refits = isinstance(posterior, VBLL) and posterior.polish_mean != "trained"
-    return refits or isinstance(posterior, NUTS)
-
-
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     asked = choices.depth
@@ -320,12 +279,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "cv chooses by parts of the training rows what validation data choose; give one of the "
             "two"
         )
-    if settings.cv and isinstance(posterior, GVBLL):
-        raise InputError(
-            "cv has no effect on 'gvbll', whose logits do not grow with its features: inflation "
-            "says how sure it is; leave cv out"
-        )
-    held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)
+    plan = _plan(choices, data, settings)
     if settings.keep_folds:
         _check_keep_folds(choices)
     check_feature_scores(choices.feature_scores, posterior)
@@ -335,21 +289,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "text; leave that feature score out, or give more rows"
         )
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
-    if isinstance(posterior, VBLL):
-        check_classes(posterior, len(data.classes))
-    if data.validation is None and isinstance(posterior, TemperatureScaling):
-        raise InputError(
-            "posterior 'temperature' needs validation data: a temperature fitted to the rows "
-            "that the network was trained on is too low"
-        )
-    frozen = not choices.adapter.trains
-    needs_held_out = isinstance(posterior, GVBLL) and posterior.needs_held_out
-    if data.validation is None and needs_held_out and not frozen:
-        raise InputError(
-            "posterior 'gvbll' needs validation data: features of rows that the network was "
-            "trained on are too well separated to choose shrinkage and inflation by; give "
-            "validation data, or two numbers"
-        )
+    posterior.check_fit(plan)
     check_possible(posterior, len(data.train[0]), settings)
     if isinstance(choices.verbaliser, Mapping):
         class_words(data.classes, choices.verbaliser)

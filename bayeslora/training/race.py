@@ -23,7 +23,6 @@ from torch import Tensor
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import resolve_posterior
-from bayeslora.posteriors.vbll_cost import variants
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 from bayeslora.training.final_fit import drawing_of, fit_head
@@ -50,7 +49,7 @@ MOST_LOGITS = 1e7
 them some thirty times over. A few seconds on one core."""
 
 FIRST_LIMIT, LAST_LIMIT = 1e9, 2.5e9
-"""Multiplications a round (`vbll_cost.py`) of a long fit for `FOLDS` parts: up to the first a
+"""Multiplications a round (`posteriors/cost.py`) of a long fit for `FOLDS` parts: up to the first a
 variant is taken that has a cheaper one behind it, up to the second the cheapest is fitted at all. A
 few seconds on one core."""
 
@@ -121,7 +120,7 @@ class Race:
     def _costs(self, config: Posterior) -> list[tuple[Posterior, float]]:
         """Return what the options may stand for, and its work in a division."""
         classes, (rows, size) = len(self.fitted.record.classes), self.train.features.shape
-        found = variants(config, classes, size, rows)
+        found = config.variants(classes, size, rows)
         return [(one, cost.multiplications * self.num_folds / FOLDS) for one, cost in found]
 
     def _repeats(self, config: Posterior) -> int:

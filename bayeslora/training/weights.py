@@ -23,7 +23,6 @@ from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.blob import BLoBWeights
 from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config import Ensemble, MCDropout
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
@@ -114,8 +113,8 @@ def weight_training(
         return _contextual(posterior, weights, network, num_train, settings)
     if isinstance(posterior, IVON) and isinstance(weights, IVONWeights):
         return _natural(posterior, weights, adapter)
-    # Posteriors of the last layer name their head; these are random after training alone.
-    if posterior.head or isinstance(posterior, MCDropout | Ensemble | LaplaceLoRA):
+    # These are random after training alone.
+    if not posterior.weights or isinstance(posterior, LaplaceLoRA):
         return WeightTraining()
     raise TypeError(
         f"no training is known for posterior {posterior.name!r} with {type(weights).__name__}"

@@ -205,12 +205,12 @@ def head_fit(num_classes: int) -> Run:
         import torch
 
         from bayeslora import VBLL
-        from bayeslora.posteriors.vbll import VBLLHead
+        from bayeslora.posteriors.build import build
 
         try:
-            from bayeslora.posteriors.vbll_cost import settled
-        except ImportError:  # an older version, with dense covariances alone
-            settled = None
+            from bayeslora.posteriors.cost import affordable
+        except ImportError:  # an older version
+            from bayeslora.posteriors.vbll_cost import settled as affordable
 
         draw = torch.Generator().manual_seed(num_classes)
         labels = torch.arange(ROWS) % num_classes
@@ -218,9 +218,8 @@ def head_fit(num_classes: int) -> Run:
         scale = torch.logspace(0, -1.5, 576)
         features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
         features = features * scale / scale.square().sum().sqrt()
-        config: Any = VBLL(polish_mean="refit")
-        config = config if settled is None else settled(config, num_classes, 576, ROWS)
-        head = VBLLHead(config, 576, num_classes)
+        config = affordable(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
+        head: Any = build(config, 576, num_classes)
         return clock(lambda: head.fit(features, labels))
 
     return run
@@ -352,13 +351,13 @@ def our_laplace(*, predicts: bool) -> Run:
     def run() -> float:
         from bayeslora import Laplace
         from bayeslora.links import link_probabilities
-        from bayeslora.posteriors.laplace import LaplaceHead
+        from bayeslora.posteriors.build import build
 
         features, labels, layer = laplace_features()
         norm = float(features.square().sum(1).mean())
         config = Laplace(structure="kron", prior_precision=1.0)
-        head = LaplaceHead(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
-        head.point.weight.data.copy_(layer.weight.data)
+        head: Any = build(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
+        head.set_mean(layer.weight.data)
         seconds = clock(lambda: head.fit(features, labels))
         if not predicts:
             return seconds

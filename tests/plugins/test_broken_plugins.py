@@ -28,7 +28,7 @@ class Config:
     source: ClassVar[str] = ""
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
-    head: ClassVar[str] = "bayeslora.posteriors.heads:mle"
+    head: ClassVar[str] = "bayeslora.posteriors.point:PointHead"
 """
 
 
@@ -61,7 +61,7 @@ MISTAKES = {
     ),
     "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "lacks the class variables 'head';"),
     "head without a module": (
-        {"content": changed("bayeslora.posteriors.heads:mle", "mle")},
+        {"content": changed("bayeslora.posteriors.point:PointHead", "mle")},
         "lacks the class variables 'head';",
     ),
     "another name": (
@@ -153,7 +153,7 @@ def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     ("head", "message"),
     [
         ("acme_nowhere:Head", r"'theirs', 'acme_nowhere:Head'"),
-        ("bayeslora.posteriors.heads:no", "'no'"),
+        ("bayeslora.posteriors.point:no", "'no'"),
         ("not a module:Head", "'not a module:Head'"),
         (lambda *_, **__: {}, "dict"),
         ("acme_heads:linear", "Linear.*'data_loss', 'extra_config', 'fit', 'loss'"),
@@ -172,6 +172,6 @@ def test_a_head_that_is_none_is_refused(site, head, message):
 
 
 def test_a_head_of_a_package_is_refused_with_its_package(site):
-    offer(site, changed("bayeslora.posteriors.heads:mle", "acme_nowhere:Head"))
+    offer(site, changed("bayeslora.posteriors.point:PointHead", "acme_nowhere:Head"))
     with pytest.raises(InputError, match=r"'theirs'.*acme-broken 0\.3,"):
         build(resolve_posterior("theirs"), 4, 3)

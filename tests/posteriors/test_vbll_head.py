@@ -278,17 +278,17 @@ def test_quadrature_is_refused_for_three_classes():
 
 @pytest.mark.parametrize("asked", ["full", "dense"])
 def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplog):
-    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 500)
+    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 500)
     config = VBLL(covariance=asked, polish_bound="tilted")
     assert build(config, 4, 3).config.covariance == "dense"
     assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (asked == "full")
-    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 300)
+    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 300)
     assert build(config, 4, 3).config.covariance == "eigenbasis"
     assert "taking covariance=eigenbasis" in caplog.text
 
 
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
-    monkeypatch.setattr("bayeslora.posteriors.heads._MOST_BYTES", 8 * 3 * 4 * 3)
+    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 8 * 3 * 4 * 3)
     config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
     found = build(config, 4, 3).config
     assert found.covariance == "eigenbasis"

@@ -8,9 +8,10 @@ from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora import VBLL
-from bayeslora.posteriors import vbll_cost
+from bayeslora.posteriors import cost
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.vbll_cost import fit_cost, settled
+from bayeslora.posteriors.cost import affordable
+from bayeslora.posteriors.vbll_cost import fit_cost
 from bayeslora.training.estimate import duration
 from bayeslora.training.settings import TrainingSettings
 
@@ -45,10 +46,10 @@ def test_a_larger_problem_never_costs_less(family, sizes, place):
 
 def test_small_problems_stay_dense_and_400_classes_do_not():
     for sizes in ((2, 576, 640), (8, 576, 640), (20, 384, 1000), (77, 384, 1000)):
-        assert settled(VBLL(), *sizes).covariance == "dense"
-    assert settled(VBLL(), 400, 384, 2000).covariance == "eigenbasis"
+        assert affordable(VBLL(), *sizes).covariance == "dense"
+    assert affordable(VBLL(), 400, 384, 2000).covariance == "eigenbasis"
     for family in ("dense", "low_rank"):
-        assert settled(VBLL(covariance=family), 400, 384, 2000).covariance == family
+        assert affordable(VBLL(covariance=family), 400, 384, 2000).covariance == family
 
 
 def test_many_classes_cost_something_whatever_the_number_of_features():
@@ -93,7 +94,7 @@ def test_auto_is_settled_before_the_fit_and_kept_with_the_model(
         dense.predict(toy_rows(5)).probs,
     )
     assert "covariance" not in caplog.text
-    monkeypatch.setattr(vbll_cost, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(cost, "LARGEST_ROUND", 0)
     assert fit(llama, "vbll:covariance=dense", **options).record.posterior == dense.record.posterior
     assert "vbll:covariance=dense" not in caplog.text
     clf = fit(llama, **options)
