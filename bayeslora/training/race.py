@@ -188,7 +188,7 @@ class Race:
 
 
 def _with_few_draws(config: Any) -> Any:
-    if not hasattr(config, "link") or not hasattr(config, "num_samples"):
+    if config.link is None or config.num_samples is None:
         return config
     return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
 
