@@ -73,14 +73,14 @@ def fit_options(record: ModelRecord) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def learnt_from(config: Any, *, has_validation: bool) -> str:
+def learnt_from(config: Posterior | None, *, has_validation: bool) -> str:
     """Return the rows that a posterior's final fit sees: `train`, `validation` or `nothing`.
 
     Args:
-        config: Its options. `learns_from` says otherwise than `train` where that is so.
+        config: Its options, or None while the posterior is still to be chosen.
         has_validation: Whether there are validation rows, without which training rows stand in.
     """
-    rows = config.learns_from
+    rows = "train" if config is None else config.learns_from
     return "train" if rows == "validation" and not has_validation else rows
 
 
