@@ -26,20 +26,14 @@ if TYPE_CHECKING:
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.metrics.scores import Score, Scores
     from bayeslora.metrics.seeds import over_seeds
-    from bayeslora.posteriors.config import (
-        MAP,
-        MLE,
-        VBLL,
-        Ensemble,
-        Laplace,
-        MCDropout,
-        TemperatureScaling,
-    )
-    from bayeslora.posteriors.config_gvbll import GVBLL
+    from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
     from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-    from bayeslora.posteriors.config_nuts import NUTS
     from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
     from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+    from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
+    from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
+    from bayeslora.posteriors.last_layer.laplace.options import Laplace
+    from bayeslora.posteriors.last_layer.nuts.options import NUTS
     from bayeslora.posteriors.registry import register_posterior
     from bayeslora.predictions.record import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
@@ -65,22 +59,22 @@ _HOMES = {
     "CorDA": "bayeslora.adapters.config_starts",
     "Ensemble": "bayeslora.posteriors.config",
     "Frozen": "bayeslora.adapters.config_none",
-    "GVBLL": "bayeslora.posteriors.config_gvbll",
+    "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.lac",
     "LISA": "bayeslora.adapters.config_lisa",
-    "Laplace": "bayeslora.posteriors.config",
+    "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
     "LayerSampling": "bayeslora.adapters.config_lisa",
     "LoRA": "bayeslora.adapters.config",
-    "MAP": "bayeslora.posteriors.config",
+    "MAP": "bayeslora.posteriors.last_layer.estimates",
     "MCDropout": "bayeslora.posteriors.config",
-    "MLE": "bayeslora.posteriors.config",
+    "MLE": "bayeslora.posteriors.last_layer.estimates",
     "MatrixScaling": "bayeslora.recalibration.matrix",
-    "NUTS": "bayeslora.posteriors.config_nuts",
+    "NUTS": "bayeslora.posteriors.last_layer.nuts.options",
     "PiSSA": "bayeslora.adapters.config_starts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
@@ -93,7 +87,7 @@ _HOMES = {
     "Scores": "bayeslora.metrics.scores",
     "TFB": "bayeslora.posteriors.config_weights",
     "Temperature": "bayeslora.recalibration.temperature",
-    "TemperatureScaling": "bayeslora.posteriors.config",
+    "TemperatureScaling": "bayeslora.posteriors.last_layer.estimates",
     "VBLL": "bayeslora.posteriors.config",
     "VectorScaling": "bayeslora.recalibration.vector",
     "compare": "bayeslora.metrics.compare",

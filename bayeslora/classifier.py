@@ -34,7 +34,7 @@ from bayeslora.option_checks import as_seed
 from bayeslora.option_values import DTYPES, MAX_LENGTH
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.config import MLE
+from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions

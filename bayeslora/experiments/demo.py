@@ -19,7 +19,9 @@ from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.posteriors.config import MLE, VBLL, Ensemble, Laplace, MCDropout
+from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
+from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.training import data

@@ -20,7 +20,7 @@ from bayeslora.option_checks import (
     check_positive_or_name,
     check_share,
 )
-from bayeslora.option_values import LINKS, STRUCTURES, OnlyWith
+from bayeslora.option_values import LINKS, OnlyWith
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
     FEW_ROWS,
@@ -55,55 +55,6 @@ TRAINING_COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 AUTO = "auto"
 HEAD_STEPS = ("gradient", "joint", "refit")
 POLISH_MEANS = ("validation", "refit", "trained")
-
-
-@dataclass(frozen=True)
-class MLE(Posterior):
-    """Maximum likelihood: softmax regression on the features, no prior."""
-
-    name: ClassVar[str] = "mle"
-    is_point: ClassVar[bool] = True
-    learns_from: ClassVar[str] = "nothing"
-    summary: ClassVar[str] = "point estimate, plain cross-entropy"
-    source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
-    passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "none"
-
-
-@dataclass(frozen=True)
-class MAP(Posterior):
-    """Maximum a posteriori under a Gaussian prior on the head weights.
-
-    Attributes:
-        prior_scale: Prior standard deviation of a logit.
-    """
-
-    prior_scale: float = DEFAULT_PRIOR_SCALE
-
-    name: ClassVar[str] = "map"
-    is_point: ClassVar[bool] = True
-    learns_from: ClassVar[str] = "nothing"
-    summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
-    source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
-    passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "none"
-
-    def __post_init__(self) -> None:
-        check_positive("prior_scale", self.prior_scale)
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate under the prior."""
-        from bayeslora.posteriors.point import PointHead
-
-        return PointHead(
-            num_features, num_classes, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
-        )
-
-    def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true without an adapter: the weights are then the optimum for fixed features."""
-        return not adapter_trains
 
 
 @dataclass(frozen=True)
@@ -300,89 +251,6 @@ class VBLL(Posterior):
             training = DEFAULT_PRIOR_SCALE if training is None else training
             scale = chosen.get("prior_scale", scale)
         return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
-
-
-@dataclass(frozen=True)
-class Laplace(Posterior):
-    """Laplace approximation of the last layer around its trained weights.
-
-    Attributes:
-        structure: Covariance of all head weights: `full`, `kron` or `diag`.
-        prior_precision: Precision δ of the Gaussian prior on a weight; `validation` minimises the
-            validation NLL, and takes the precision of `prior_scale` where there are no validation
-            rows; `marglik` maximises the marginal likelihood, which presumes that the mean weights
-            are its optimum.
-        prior_scale: Prior standard deviation of a logit while the mean weights are trained.
-        link: How logits become probabilities; the same link is used for tuning.
-        num_samples: Draws of the `mc` link.
-    """
-
-    structure: str = "kron"
-    prior_precision: float | str = "validation"
-    prior_scale: float = DEFAULT_PRIOR_SCALE
-    link: str = "mc"
-    num_samples: int = 1000
-
-    name: ClassVar[str] = "laplace"
-    only_softens: ClassVar[bool] = True
-    summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
-    source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
-    passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "a covariance of the last layer"
-
-    def __post_init__(self) -> None:
-        check_choice("structure", self.structure, STRUCTURES)
-        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
-        check_positive("prior_scale", self.prior_scale)
-        check_choice("link", self.link, LINKS)
-        check_count("num_samples", self.num_samples, least=0)
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer."""
-        from bayeslora.posteriors.laplace import LaplaceHead
-
-        return LaplaceHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
-
-    def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true without an adapter: the weights are then the optimum for fixed features."""
-        return not adapter_trains
-
-    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
-        """Return these options with the precision that a fit has chosen by validation rows."""
-        if self.prior_precision != "validation":
-            return self
-        return replace(self, prior_precision=chosen["prior_precision"])
-
-
-@dataclass(frozen=True)
-class TemperatureScaling(Posterior):
-    """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
-
-    name: ClassVar[str] = "temperature"
-    is_point: ClassVar[bool] = True
-    learns_from: ClassVar[str] = "validation"
-    summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
-    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
-    passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "one"
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate with temperature 1."""
-        from bayeslora.posteriors.tempered import TemperedHead
-
-        return TemperedHead(num_features, num_classes)
-
-    def check_fit(self, plan: FitPlan) -> None:
-        """Check that there are validation rows."""
-        if not plan.is_validated:
-            raise InputError(
-                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
-                "that the network was trained on is too low"
-            )
 
 
 @dataclass(frozen=True)

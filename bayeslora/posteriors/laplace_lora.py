@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.laplace_prior import (
+from bayeslora.posteriors.last_layer.laplace.prior import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,

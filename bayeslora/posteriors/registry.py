@@ -14,20 +14,14 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_count
 from bayeslora.option_values import LINKS
 from bayeslora.posteriors.base import Posterior, completed
-from bayeslora.posteriors.config import (
-    MAP,
-    MLE,
-    VBLL,
-    Ensemble,
-    Laplace,
-    MCDropout,
-    TemperatureScaling,
-)
-from bayeslora.posteriors.config_gvbll import GVBLL
+from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_nuts import NUTS
 from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
 from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
+from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
+from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 
 T = TypeVar("T")

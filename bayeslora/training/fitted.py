@@ -22,8 +22,9 @@ from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights, check_factors
-from bayeslora.posteriors.config import MLE, Ensemble
+from bayeslora.posteriors.config import Ensemble
 from bayeslora.posteriors.config_weights import TFB
+from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.predictions.joining import joined

@@ -16,7 +16,7 @@ from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config import MLE
+from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network

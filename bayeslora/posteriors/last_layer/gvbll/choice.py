@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_gvbll import GVBLL
-from bayeslora.posteriors.gvbll_density import log_shares
-from bayeslora.posteriors.gvbll_scatter import Scatter
+from bayeslora.posteriors.last_layer.gvbll.density import log_shares
+from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
+from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 
 logger = logging.getLogger(__name__)
 

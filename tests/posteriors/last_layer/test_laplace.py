@@ -11,10 +11,14 @@ import torch
 from bayeslora import Laplace
 from bayeslora.errors import InputError
 from bayeslora.option_values import STRUCTURES
-from bayeslora.posteriors import laplace_full
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.laplace_full import FullCurvature, class_contrasts
-from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
+from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature, class_contrasts
+from bayeslora.posteriors.last_layer.laplace.prior import (
+    best_on_grid,
+    log_marginal_likelihood,
+    refine,
+)
 from bayeslora.row_slices import row_slices
 from bayeslora.testing.toy import toy
 
@@ -118,7 +122,7 @@ def test_chunks_of_rows_make_no_difference(monkeypatch):
     head, features, _ = fitted("full")
     whole = head.predict(features).covariance
     monkeypatch.setattr(
-        "bayeslora.posteriors.laplace_full.row_slices", partial(row_slices, most=64)
+        "bayeslora.posteriors.last_layer.laplace.curvature.row_slices", partial(row_slices, most=64)
     )
     chunked, _, _ = fitted("full")
     torch.testing.assert_close(chunked.predict(features).covariance, whole, atol=1e-12, rtol=0)

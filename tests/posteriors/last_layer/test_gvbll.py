@@ -14,17 +14,17 @@ from torch.testing import assert_close
 from bayeslora import GVBLL, MLE
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors import gvbll_density
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.gvbll_choice import SHRINKAGE_GRID, _folds
-from bayeslora.posteriors.gvbll_density import (
+from bayeslora.posteriors.last_layer.gvbll import density as gvbll_density
+from bayeslora.posteriors.last_layer.gvbll.choice import SHRINKAGE_GRID, _folds
+from bayeslora.posteriors.last_layer.gvbll.density import (
     Distances,
     draw_logits,
     label_bound,
     log_joint,
     log_shares,
 )
-from bayeslora.posteriors.gvbll_scatter import Scatter
+from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 from bayeslora.posteriors.scores import nll
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy

@@ -62,7 +62,7 @@ class GVBLL(Posterior):
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
         """Return an untrained last layer."""
-        from bayeslora.posteriors.gvbll import GVBLLHead
+        from bayeslora.posteriors.last_layer.gvbll.head import GVBLLHead
 
         return GVBLLHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 

@@ -23,12 +23,18 @@ from torch.nn.functional import cross_entropy
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.config import Laplace
 from bayeslora.posteriors.features import check_features, check_fit
-from bayeslora.posteriors.laplace_diag import DiagCurvature
-from bayeslora.posteriors.laplace_full import FullCurvature
-from bayeslora.posteriors.laplace_kron import KronCurvature
-from bayeslora.posteriors.laplace_prior import best_on_grid, log_marginal_likelihood, refine
+from bayeslora.posteriors.last_layer.laplace.curvature import (
+    DiagCurvature,
+    FullCurvature,
+    KronCurvature,
+)
+from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.last_layer.laplace.prior import (
+    best_on_grid,
+    log_marginal_likelihood,
+    refine,
+)
 from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.scores import nll
 

@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors.config_gvbll import GVBLL
 from bayeslora.posteriors.features import check_features, check_fit
-from bayeslora.posteriors.gvbll_choice import choose
-from bayeslora.posteriors.gvbll_density import (
+from bayeslora.posteriors.last_layer.gvbll.choice import choose
+from bayeslora.posteriors.last_layer.gvbll.density import (
     Distances,
     draw_logits,
     label_bound,
     log_joint,
     log_shares,
 )
-from bayeslora.posteriors.gvbll_scatter import Scatter
+from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
+from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 from bayeslora.posteriors.mahalanobis import TiedGaussian
 from bayeslora.posteriors.point import AroundPoint, PointHead
 

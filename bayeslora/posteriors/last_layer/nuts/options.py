@@ -65,7 +65,7 @@ class NUTS(Posterior):
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
         """Return an untrained last layer."""
-        from bayeslora.posteriors.nuts import NUTSHead
+        from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
 
         return NUTSHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 

@@ -10,11 +10,11 @@ import torch
 from bayeslora import NUTS, VBLL, Laplace
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, link_probabilities
-from bayeslora.posteriors import nuts
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.nuts_chains import Chains, run_chains
-from bayeslora.posteriors.nuts_target import Target
+from bayeslora.posteriors.last_layer.nuts import head as nuts
+from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
+from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -174,7 +174,7 @@ def test_draws_are_thinned_and_progress_is_told():
     head.advance = steps.append
     head.fit(features, labels)
     assert head.draws.shape == (10, 3, 4)
-    assert sum(steps) == head.num_steps == 100
+    assert sum(steps) == head.fit_steps == 100
     # Evenly over both chains.
     whole = fitted(features, labels, **QUICK)
     assert torch.equal(head.draws, whole.draws[::4])

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.bounds import CLOSED_FORM
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.nuts_target import Target
+from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.posteriors.rowspace import RowSpace
 from bayeslora.posteriors.vbll_polish import polish
 

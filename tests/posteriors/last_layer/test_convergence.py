@@ -8,7 +8,11 @@ import torch
 from scipy.stats import norm, rankdata
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.convergence import convergence, normal_scores, split_chains
+from bayeslora.posteriors.last_layer.nuts.convergence import (
+    convergence,
+    normal_scores,
+    split_chains,
+)
 
 
 def noise(chains, length, quantities=1, seed=0):
@@ -127,7 +131,7 @@ def test_halves_leave_out_the_middle():
 def test_many_quantities_in_parts_make_no_difference(monkeypatch):
     draws = noise(2, 40, quantities=7)
     whole = convergence(draws)
-    monkeypatch.setattr("bayeslora.posteriors.convergence._CHUNK", 200)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.nuts.convergence._CHUNK", 200)
     parts = convergence(draws)
     # Transforms of other shapes round differently.
     assert parts.max_rhat == pytest.approx(whole.max_rhat, abs=1e-12)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.config_nuts import NUTS
-from bayeslora.posteriors.nuts_target import Target
+from bayeslora.posteriors.last_layer.nuts.options import NUTS
+from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.random_state import restored_random_state
 
 # Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the

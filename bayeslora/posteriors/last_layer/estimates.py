@@ -1,0 +1,91 @@
+"""Options of point estimates of the last layer, with and without a temperature; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_positive
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitPlan, Posterior
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.types import LastLayer
+
+
+@dataclass(frozen=True)
+class MLE(Posterior):
+    """Maximum likelihood: softmax regression on the features, no prior."""
+
+    name: ClassVar[str] = "mle"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate, plain cross-entropy"
+    source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class MAP(Posterior):
+    """Maximum a posteriori under a Gaussian prior on the head weights.
+
+    Attributes:
+        prior_scale: Prior standard deviation of a logit.
+    """
+
+    prior_scale: float = DEFAULT_PRIOR_SCALE
+
+    name: ClassVar[str] = "map"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
+    source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        check_positive("prior_scale", self.prior_scale)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate under the prior."""
+        from bayeslora.posteriors.point import PointHead
+
+        return PointHead(
+            num_features, num_classes, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
+        )
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+
+@dataclass(frozen=True)
+class TemperatureScaling(Posterior):
+    """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
+
+    name: ClassVar[str] = "temperature"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "validation"
+    summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "one"
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate with temperature 1."""
+        from bayeslora.posteriors.last_layer.tempered import TemperedHead
+
+        return TemperedHead(num_features, num_classes)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that there are validation rows."""
+        if not plan.is_validated:
+            raise InputError(
+                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+                "that the network was trained on is too low"
+            )

@@ -1,0 +1,1 @@
+"""Laplace approximation of the last layer."""

@@ -1,0 +1,73 @@
+"""Options of the Laplace approximation of the last layer, free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayeslora.option_checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_positive_or_name,
+)
+from bayeslora.option_values import LINKS, STRUCTURES
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.types import LastLayer
+
+
+@dataclass(frozen=True)
+class Laplace(Posterior):
+    """Laplace approximation of the last layer around its trained weights.
+
+    Attributes:
+        structure: Covariance of all head weights: `full`, `kron` or `diag`.
+        prior_precision: Precision δ of the Gaussian prior on a weight; `validation` minimises the
+            validation NLL, and takes the precision of `prior_scale` where there are no validation
+            rows; `marglik` maximises the marginal likelihood, which presumes that the mean weights
+            are its optimum.
+        prior_scale: Prior standard deviation of a logit while the mean weights are trained.
+        link: How logits become probabilities; the same link is used for tuning.
+        num_samples: Draws of the `mc` link.
+    """
+
+    structure: str = "kron"
+    prior_precision: float | str = "validation"
+    prior_scale: float = DEFAULT_PRIOR_SCALE
+    link: str = "mc"
+    num_samples: int = 1000
+
+    name: ClassVar[str] = "laplace"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
+    source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "a covariance of the last layer"
+
+    def __post_init__(self) -> None:
+        check_choice("structure", self.structure, STRUCTURES)
+        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
+        check_positive("prior_scale", self.prior_scale)
+        check_choice("link", self.link, LINKS)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer."""
+        from bayeslora.posteriors.last_layer.laplace.head import LaplaceHead
+
+        return LaplaceHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
+        """Return these options with the precision that a fit has chosen by validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])

@@ -1,0 +1,1 @@
+"""The exact posterior of the last layer, by Markov chains."""
