@@ -43,10 +43,8 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.recalibrate import recalibrate
     from bayeslora.recalibration.temperature import Temperature
     from bayeslora.recalibration.vector import VectorScaling
-    from bayeslora.reporting.card_section import model_card_section
-    from bayeslora.reporting.model_card import update_model_card
-    from bayeslora.reporting.report import report
-    from bayeslora.reporting.result import Report
+    from bayeslora.reporting.model_card import model_card_section, update_model_card
+    from bayeslora.reporting.report import Report, report
 
 _HOMES = {
     "APS": "bayeslora.conformal.aps",
@@ -79,7 +77,7 @@ _HOMES = {
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.aps",
-    "Report": "bayeslora.reporting.result",
+    "Report": "bayeslora.reporting.report",
     "S2FT": "bayeslora.adapters.config_columns",
     "SWAG": "bayeslora.posteriors.config_weights",
     "ScalaBL": "bayeslora.posteriors.config_variational",
@@ -93,7 +91,7 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
-    "model_card_section": "bayeslora.reporting.card_section",
+    "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
     "recalibrate": "bayeslora.recalibration.recalibrate",
     "register_posterior": "bayeslora.posteriors.registry",

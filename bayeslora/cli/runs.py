@@ -13,8 +13,8 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
+    from bayeslora.predictions.collection import Method
     from bayeslora.predictions.reading import PredictionsReading
-    from bayeslora.reporting.inputs import Method
 
 TEST = "predictions/test.parquet"
 FITTED = frozenset({"train", "validation"})
@@ -37,7 +37,7 @@ class Scored:
 
     def methods(self, needed: Sequence[str] = ()) -> list[Method]:
         """Read everything, with the further columns that every method's file must have."""
-        from bayeslora.reporting.inputs import gather
+        from bayeslora.predictions.collection import gather
 
         return gather(self.files, self.ood, needed=needed, reading=self.reading)
 
@@ -52,7 +52,7 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
     Raises:
         InputError: A file is missing or wrong, or a set cannot be tied to a method.
     """
-    from bayeslora.reporting.inputs import labels_of
+    from bayeslora.predictions.collection import labels_of
 
     paths, reading = args.files, predictions_reading(args)
     files = [_test_file(Path(path)) for path in paths]

@@ -1,11 +1,15 @@
-"""Methods with their scores, and the few questions that tables and words both ask of them."""
+"""Methods with their scores, and the few questions that tables and words both ask of them.
+
+Fits of one method with several seeds count as one method where they share their rows.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +17,91 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.clusters import values_of
+from bayeslora.metrics.clusters import check_columns, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod
+from bayeslora.metrics.near_far import KINDS, check_kinds
+from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.scores import Bin, Score, Scores
-from bayeslora.reporting.asked import NOTHING, Asked
-from bayeslora.reporting.inputs import Method, named_predictions
+from bayeslora.metrics.seeds import over_seeds
+from bayeslora.predictions.collection import Method, by_group, named_predictions
+from bayeslora.predictions.names import unique_labels
+
+Names = str | Sequence[str] | None
+"""One name, several, or none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options of `evaluate` that a report passes on.
+
+    Attributes:
+        near: Names of out-of-distribution sets to average over as near ones.
+        far: Names of those to average over as far ones.
+        group_by: Columns whose values are scored apart.
+        by_class: Whether every class is scored.
+        cluster_by: Column whose equal values mark rows that are drawn together.
+        interval: Which bootstrap intervals.
+    """
+
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    group_by: tuple[str, ...] = ()
+    by_class: bool = False
+    cluster_by: str | None = None
+    interval: IntervalMethod = "percentile"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every method must have."""
+        return column_names([*self.group_by, *column_names(self.cluster_by)])
+
+    @property
+    def pairing(self) -> dict[str, Any]:
+        """The options that a paired comparison knows as well."""
+        return {"cluster_by": self.cluster_by, "interval": self.interval}
+
+    def as_given(self) -> dict[str, Any]:
+        """Return the options that differ from the default, as keyword arguments."""
+        default = asdict(NOTHING)
+        found = {key: value for key, value in asdict(self).items() if value != default[key]}
+        return {key: [*one] if isinstance(one, tuple) else one for key, one in found.items()}
+
+    def check(self, methods: Sequence[Method]) -> None:
+        """Complain of a set or a column that a method lacks, before anything is scored.
+
+        Raises:
+            InputError: It is so.
+        """
+        for one in methods:
+            check_kinds({kind: getattr(self, kind) for kind in KINDS}, [*one.ood])
+            check_columns(one.predictions, self.columns)
+
+
+NOTHING = Asked()
+"""The scores of all rows, and no more."""
+
+
+def asked_for(
+    *,
+    near: Names,
+    far: Names,
+    group_by: Names,
+    by_class: bool,
+    cluster_by: str | None,
+    interval: IntervalMethod,
+) -> Asked:
+    """Return the options, where one name may stand for a sequence of one."""
+    return Asked(
+        near=column_names(near),
+        far=column_names(far),
+        group_by=column_names(group_by),
+        by_class=by_class,
+        cluster_by=cluster_by,
+        interval=interval,
+    )
+
 
 CHANCE = 0.05
 """Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
@@ -263,3 +345,42 @@ def pair(
         )
     except InputError:  # rows, classes or labels differ: there are no pairs
         return None
+
+
+def pool(fits: Sequence[Assessed]) -> list[Assessed]:
+    """Return one entry a method: means over its seeds with t intervals, where it has several.
+
+    Fits are taken together where `by_group` says that they are seeds of one method, and all have
+    the same labelled rows. Others stay as they are.
+
+    Args:
+        fits: What was scored.
+    """
+    by_label = {one.label: one for one in fits}
+    found = []
+    for group, members in by_group([one.method for one in fits]).items():
+        own = [by_label[one.label] for one in members]
+        found += [_mean(group, own)] if len(own) > 1 and _on_the_same_rows(own) else own
+    labels = unique_labels([one.label for one in found])
+    return [
+        replace(one, method=replace(one.method, label=label)) if one.fits else one
+        for one, label in zip(found, labels, strict=True)
+    ]
+
+
+def every_fit(methods: Sequence[Assessed]) -> list[Assessed]:
+    """Return the fits of all methods, one after the other."""
+    return [fit for one in methods for fit in one.each]
+
+
+def _mean(label: str, fits: Sequence[Assessed]) -> Assessed:
+    scores = over_seeds([one.scores for one in fits], label)
+    return Assessed(replace(fits[0].method, label=label), scores, tuple(fits))
+
+
+def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:
+    try:
+        paired([one.method.predictions.replace(name=one.label) for one in fits])
+    except InputError:
+        return False
+    return True

@@ -12,12 +12,12 @@ from bayeslora.metrics.scores import TOO_FEW, Score, Scores
 from bayeslora.plain_text import counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.confused import confusion_tables
+from bayeslora.reporting.comparison import comparison_notes, difference_table
 from bayeslora.reporting.detectors import detector_notes, score_words
-from bayeslora.reporting.difference_table import comparison_notes, difference_table
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
     chance_cell,
+    confusion_tables,
     part_tables,
     with_chance,
 )
@@ -31,7 +31,7 @@ from bayeslora.reporting.score_tables import (
     score_table,
     sets_note,
 )
-from bayeslora.reporting.set_words import set_sentences
+from bayeslora.reporting.summary import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE
 

@@ -1,8 +1,11 @@
-"""The one call that turns predictions into a report."""
+"""The one call that turns predictions into a report, and its result, which a notebook shows."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,7 @@ from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
 from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.plain_text import clean
-from bayeslora.predictions.given import PredictionsLike, as_list
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.asked import Names, asked_for
-from bayeslora.reporting.assess import Assessed, assess, pair
-from bayeslora.reporting.contents import Contents, compose
-from bayeslora.reporting.examples import MOST
-from bayeslora.reporting.export import FORMAT_VERSION, scores_json, write_csv, write_figures
-from bayeslora.reporting.formats import FORMATS, check_formats
-from bayeslora.reporting.identity import python_call
-from bayeslora.reporting.inputs import (
+from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
     OodLike,
     check_column,
@@ -30,16 +24,63 @@ from bayeslora.reporting.inputs import (
     ood_names,
     paths_in,
 )
-from bayeslora.reporting.latex import render_latex
-from bayeslora.reporting.markdown import render_markdown
-from bayeslora.reporting.one_vs_rest import PerClass, check_classes
-from bayeslora.reporting.page import render_page
-from bayeslora.reporting.panels import Drawings, draw
-from bayeslora.reporting.pooled import every_fit, pool
-from bayeslora.reporting.record import Provenance
-from bayeslora.reporting.result import Report
-from bayeslora.reporting.spectra import SpectrumLike, adapter_changes
-from bayeslora.reporting.template import PageTemplate, load_template
+from bayeslora.predictions.given import PredictionsLike, as_list
+from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
+from bayeslora.reporting.assess import Assessed, Names, asked_for, assess, every_fit, pair, pool
+from bayeslora.reporting.document import Contents, compose
+from bayeslora.reporting.figures.drawings import Drawings, draw
+from bayeslora.reporting.figures.reliability import PerClass, check_classes
+from bayeslora.reporting.figures.rendering import FORMATS, check_formats
+from bayeslora.reporting.markup import render_latex, render_markdown
+from bayeslora.reporting.page import PageTemplate, load_template, render_page
+from bayeslora.reporting.run_record import Provenance, python_call
+from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
+from bayeslora.reporting.wrong_answers import MOST
+
+if sys.platform == "win32":  # a class of paths can be derived from the system's own class alone
+    from pathlib import WindowsPath as SystemPath
+else:
+    from pathlib import PosixPath as SystemPath
+
+HEIGHT = 640
+"""Height of the page in a notebook, in pixels."""
+
+
+class Report(SystemPath):
+    """The path of a report's `index.html`: a `pathlib.Path` in every respect.
+
+    In a notebook, as the last value of a cell, it shows the page in a frame that can reach neither
+    the notebook nor the network.
+    """
+
+    def _repr_html_(self) -> str | None:
+        """Return the page in a frame; None where this is no page, such as the directory."""
+        if self.suffix != ".html" or not self.is_file():
+            return None
+        page = escape(self.read_text(encoding="utf-8"), quote=True)
+        caption = escape(self._caption(), quote=True)
+        return (
+            f'<figure style="margin: 0"><figcaption>{caption}</figcaption>'
+            f'<iframe title="{caption}" sandbox="allow-scripts"'
+            f' style="width: 100%; height: {HEIGHT}px; border: 1px solid #d9dee3"'
+            f' srcdoc="{page}"></iframe></figure>'
+        )
+
+    def _caption(self) -> str:
+        """Return the title, the methods and their rows; the path where nothing says them."""
+        try:
+            content = json.loads(self.with_name("scores.json").read_text(encoding="utf-8"))
+            pooled = {label for one in content["over_seeds"] for label in one["fits"]}
+            methods = [*content["over_seeds"], *content["methods"]]
+            labels = [one["label"] for one in methods if one["label"] not in pooled]
+            sizes = sorted({one["n"] for one in methods})
+            title = content["title"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return str(self)
+        rows = " or ".join(f"{size:,}" for size in sizes)
+        return f"{title}: {', '.join(labels)}; {rows} rows"
+
 
 PAGE = "index.html"
 SCORES = "scores.json"

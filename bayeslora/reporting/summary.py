@@ -9,23 +9,101 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bayeslora.metrics.compare import Comparison
-from bayeslora.plain_text import counted
-from bayeslora.reporting.advice import advice
-from bayeslora.reporting.assess import Assessed, miscalibrated
+from bayeslora.metrics.scores import Scores
+from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.assess import Assessed, every_fit, miscalibrated
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.findings import (
     Finding,
+    advice,
     best_detector,
     bias,
     calibration,
     detection,
     ranking,
 )
-from bayeslora.reporting.pooled import every_fit
-from bayeslora.reporting.set_words import set_sentences
-from bayeslora.reporting.standing import standing_of
-from bayeslora.reporting.text import listed, named, shown, shown_points
+from bayeslora.reporting.ranking import standing_of
+from bayeslora.reporting.text import listed, named, number, percent, shown, shown_points
+
+
+def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
+    """Return what prediction sets say, a sentence each; nothing where there are none.
+
+    Args:
+        predictions: With or without sets.
+        scores: Their scores.
+    """
+    if "set_size" not in scores:
+        return []
+    if predictions.sets is not None and predictions.sets.all():
+        return [_says_nothing(predictions, scores)]
+    size = scores["set_size"].value
+    sentences = [
+        f"A set holds {number(size, digits=2)} of {predictions.num_classes} classes on average;"
+        f" {percent(scores['singletons'].value)} of the sets hold exactly one{_empty(scores)}."
+    ]
+    if "coverage" in scores:
+        sentences = [_coverage(scores), *sentences, *_worst_class(predictions, scores)]
+    return sentences
+
+
+def _says_nothing(predictions: Predictions, scores: Scores) -> str:
+    stated = scores.stated_coverage
+    where = "" if stated is None else f" at a coverage of {percent(stated)}"
+    return (
+        f"Every set holds all {predictions.num_classes} classes, so{where} the sets say nothing."
+        " Ask for less coverage (a larger alpha), or fit them on more rows."
+    )
+
+
+def _coverage(scores: Scores) -> str:
+    score, stated = scores["coverage"], scores.stated_coverage
+    found = (
+        f"The set holds the true class in {percent(score.value)} of"
+        f" {counted(scores.n_labelled, 'labelled row')} (95\N{NO-BREAK SPACE}% interval"
+        f" {percent(score.low)} to {percent(score.high)})"
+    )
+    if stated is None:
+        return f"{found}."
+    if score.high < stated:
+        return f"{found}, fewer than the {percent(stated)} asked for."
+    if score.low > stated:
+        return f"{found}, more than the {percent(stated)} asked for."
+    return f"{found}; {percent(stated)} was asked for, which is within chance."
+
+
+def _empty(scores: Scores) -> str:
+    share = scores["empty_sets"].value
+    return f" and {percent(share)} none" if share else ""
+
+
+def _worst_class(predictions: Predictions, scores: Scores) -> list[str]:
+    """Name the class whose rows are covered least, the first of equal ones."""
+    if predictions.sets is None or predictions.labels is None:
+        return []
+    rows = predictions.labelled
+    labels = predictions.labels[rows]
+    held = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
+    counts = np.bincount(labels, minlength=predictions.num_classes)
+    if np.count_nonzero(counts) < 2:
+        return []
+    hits = np.bincount(labels, held, minlength=predictions.num_classes)
+    shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
+    worst = int(np.argmin(shares))
+    score = scores["worst_class_coverage"]
+    name = named(shorten(clean(predictions.classes[worst])))
+    classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
+    advice = " One threshold per class (classwise=true) covers each class as asked."
+    return [
+        f"Coverage is an average over all rows. It is lowest for class {name}:"
+        f" {percent(shares[worst])} of {counted(int(counts[worst]), 'row')}"
+        f" (95\N{NO-BREAK SPACE}% interval of the lowest of all classes: {percent(score.low)} to"
+        f" {percent(score.high)}).{'' if classwise else advice}"
+    ]
 
 
 @dataclass(frozen=True)

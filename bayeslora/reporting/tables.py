@@ -1,14 +1,21 @@
-"""One model of a table, as Markdown or aligned text; the page's template reads it as well."""
+r"""One model of a table, as Markdown, LaTeX or aligned text; the page's template reads it as well.
+
+LaTeX has the rules of the package booktabs. A table is a `table` environment to `\input`: the
+intervals stand small under their values, bold marks what the page marks. Names from outside show as
+they are. pdfLaTeX knows Latin letters; names in other scripts need LuaLaTeX or XeLaTeX and a font
+that has them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bayeslora.metrics.scores import TOO_FEW
 from bayeslora.plain_text import display_columns
-from bayeslora.reporting.text import TOO_FEW_NOTE, pad
+from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE, pad
 
 
 @dataclass(frozen=True)
@@ -174,3 +181,131 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
         pad(cell, width, right=index >= left)
         for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
+
+
+PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
+
+MOST_COLUMNS = 4
+"""Columns of numbers beside each other, so that a long name fits a page as well."""
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "#": r"\#",
+    "$": r"\$",
+    "%": r"\%",
+    "&": r"\&",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\char34{}",
+    "`": r"{}\char96{}",
+    "\N{NO-BREAK SPACE}": "~",
+    "…": r"\ldots{}",
+    "−": "$-$",
+    "–": r"\textendash{}",
+    "·": r"$\cdot$",
+    "∞": r"$\infty$",
+    "→": r"$\to$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+_ESCAPES = str.maketrans(_SPECIAL)
+_LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
+
+
+def escape_latex(text: str) -> str:
+    """Return `text` so that LaTeX shows every character of it as it is."""
+    return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
+
+
+def to_latex(name: str, table: Table) -> str:
+    """Return a `table` environment; columns that a page is too narrow for follow below.
+
+    Args:
+        name: End of its label, `tab:bayeslora-<name>`.
+        table: What it shows.
+    """
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_sentence(table.caption)}}}",
+        rf"\label{{tab:bayeslora-{name}}}",
+        r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
+        "\n\\par\\medskip\n".join(map(_tabular, _latex_parts(table))),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_parts(table: Table) -> Iterator[Table]:
+    """Yield the table in parts of about equally many columns."""
+    columns = range(len(table.columns))
+    parts = max(1, -(-len(columns) // MOST_COLUMNS))
+    size = max(1, -(-len(columns) // parts))
+    yield from (table.with_columns(columns[start : start + size]) for start in columns[::size])
+
+
+def _tabular(table: Table) -> str:
+    aligned = "l" * len(table.headings) + "r" * len(table.columns)
+    lines = [
+        rf"\begin{{tabular}}{{{aligned}}}",
+        r"\toprule",
+        *_latex_heading(table),
+        r"\midrule",
+        *_latex_body(table),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_heading(table: Table) -> Iterator[str]:
+    yield _latex_cells([*map(_latex_group, table.headings), *map(_latex_column, table.columns)])
+    if any(column.detail for column in table.columns):
+        empty = [""] * len(table.headings)
+        yield _latex_cells([*empty, *(_latex_small(column.detail) for column in table.columns)])
+
+
+def _latex_body(table: Table) -> Iterator[str]:
+    for row, span in zip(table.rows, table.spans, strict=True):
+        yield from _latex_row(row, repeated=span == 0)
+
+
+def _latex_row(row: Row, *, repeated: bool) -> Iterator[str]:
+    first, *others = map(_latex_group, row.headings)
+    yield _latex_cells(["" if repeated else first, *others, *map(_latex_value, row.cells)])
+    for line in row.lines_below:
+        yield _latex_cells([*("" for _ in row.headings), *map(_latex_small, line)])
+    if row.lines_below:
+        yield r"\addlinespace[2pt]"
+
+
+def _latex_cells(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_group(text: str) -> str:
+    r"""Return a text in braces: after `\\`, a star or a bracket would belong to that command."""
+    return f"{{{escape_latex(text)}}}" if text else ""
+
+
+def _latex_column(column: Column) -> str:
+    return escape_latex(column.title_and_arrow)
+
+
+def _latex_small(text: str) -> str:
+    return rf"{{\scriptsize {escape_latex(text)}}}" if text else ""
+
+
+def _latex_value(cell: Cell) -> str:
+    value = escape_latex(cell.value)
+    return rf"\textbf{{{value}}}" if cell.best else value
+
+
+def _latex_sentence(text: str) -> str:
+    return escape_latex(text.replace(NAME_START, "").replace(NAME_END, ""))

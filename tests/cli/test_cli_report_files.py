@@ -7,7 +7,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.reporting.card_section import START
+from bayeslora.reporting.model_card import START
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from crashes import survivors
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
-from bayeslora.reporting.comparison_files import comparison_files, write_comparison
+from bayeslora.reporting.comparison import comparison_files, write_comparison
 from bayeslora.reporting.text import p_text
 
 LABELS = np.arange(240) % 4

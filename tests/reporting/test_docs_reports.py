@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from bayeslora.cli.parser import build_parser
-from bayeslora.reporting.contents import Contents
-from bayeslora.reporting.panels import Drawings
+from bayeslora.reporting.document import Contents
+from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.report import report
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")

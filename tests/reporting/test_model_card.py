@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.reporting.card_metadata import KEY, merged_front_matter, model_index
-from bayeslora.reporting.card_section import END, START, model_card_section
-from bayeslora.reporting.model_card import read_card, update_model_card
+from bayeslora.reporting.model_card import (
+    END,
+    KEY,
+    START,
+    merged_front_matter,
+    model_card_section,
+    model_index,
+    read_card,
+    update_model_card,
+)
 
 FRONT = """---
 license: mit  # as agreed

@@ -10,7 +10,7 @@ from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
-from bayeslora.reporting.result import Report
+from bayeslora.reporting.report import Report
 
 
 class Tags(HTMLParser):

@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from bayeslora.metrics.scores import Score
+from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Point, assess, bias_p, bins_p
-from bayeslora.reporting.inputs import gather
-from bayeslora.reporting.plain import in_plain_words
+from bayeslora.reporting.lay_summary import in_plain_words
 from bayeslora.reporting.summary import summarise
 
 DRAWS = 60

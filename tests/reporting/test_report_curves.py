@@ -13,18 +13,16 @@ from sklearn.metrics import roc_curve as reference_roc
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
-from bayeslora.reporting import plates
+from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.brier_parts import BrierPlate, brier_panel
-from bayeslora.reporting.curves import POINTS, panels_of, sampled_sizes, thinned
-from bayeslora.reporting.figures import METHODS
-from bayeslora.reporting.inputs import gather
-from bayeslora.reporting.one_vs_rest import MOST_CLASSES, class_panels
-from bayeslora.reporting.panels import draw
-from bayeslora.reporting.plates import brier_plates
-from bayeslora.reporting.risk_coverage import MARKED, Selective, risk_coverage_panel
-from bayeslora.reporting.roc import Detector, roc_curve, roc_panel
-from bayeslora.reporting.svg import render
+from bayeslora.reporting.figures import drawings
+from bayeslora.reporting.figures.brier import BrierPlate, brier_panel
+from bayeslora.reporting.figures.detection import Detector, roc_curve, roc_panel
+from bayeslora.reporting.figures.drawings import brier_plates, draw
+from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
+from bayeslora.reporting.figures.rendering import render
+from bayeslora.reporting.figures.selective import MARKED, Selective, risk_coverage_panel
+from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
 
 
 def selective(confidence, correct, label="m"):
@@ -145,9 +143,9 @@ def test_no_method_is_left_alone_in_a_panel(methods, sizes):
 
 def test_panels_of_one_figure_share_their_axis(make, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plates, "render_files", lambda panel, _: drawn.append(panel))
+    monkeypatch.setattr(drawings, "render_files", lambda panel, _: drawn.append(panel))
     labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
-    plates.risk_plates(labelled, [plates.surest_rows(one) for _, one in labelled], ())
+    drawings.risk_plates(labelled, [drawings.surest_rows(one) for _, one in labelled], ())
     first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
     assert first == second
     tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
+from bayeslora.predictions.collection import check_column, gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.cards import UNKNOWN, method_cards
-from bayeslora.reporting.examples import BEGINNING, LONGEST, MOST, wrong_answers
-from bayeslora.reporting.identity import content_hash, exact_command, python_call
-from bayeslora.reporting.inputs import check_column, gather
 from bayeslora.reporting.report import report
+from bayeslora.reporting.run_record import (
+    UNKNOWN,
+    content_hash,
+    exact_command,
+    method_cards,
+    python_call,
+)
+from bayeslora.reporting.wrong_answers import BEGINNING, LONGEST, MOST, wrong_answers
 
 
 def assessed(*items):

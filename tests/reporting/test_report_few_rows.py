@@ -11,9 +11,9 @@ from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import TOO_FEW
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.card_section import model_card_section
-from bayeslora.reporting.comparison_files import write_comparison
+from bayeslora.reporting.comparison import write_comparison
 from bayeslora.reporting.console import compare_table, scores_table
+from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.report import report
 from bayeslora.reporting.text import TOO_FEW_NOTE
 

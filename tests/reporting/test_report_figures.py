@@ -8,11 +8,11 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
-from bayeslora.reporting.confidence import confidence_panel
-from bayeslora.reporting.densities import OutsideSet, density_panel
-from bayeslora.reporting.figures import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG
-from bayeslora.reporting.reliability import reliability_panel
-from bayeslora.reporting.svg import render
+from bayeslora.reporting.figures.detection import OutsideSet, density_panel
+from bayeslora.reporting.figures.reliability import reliability_panel
+from bayeslora.reporting.figures.rendering import render
+from bayeslora.reporting.figures.selective import confidence_panel
+from bayeslora.reporting.figures.style import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG
 
 
 def relative_luminance(color):

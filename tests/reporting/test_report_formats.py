@@ -10,9 +10,14 @@ from PIL import Image
 
 from bayeslora.errors import InputError
 from bayeslora.reporting.assess import Point
-from bayeslora.reporting.formats import FORMATS, check_formats, render_files
-from bayeslora.reporting.reliability import reliability_panel
-from bayeslora.reporting.svg import drawing_style, filled
+from bayeslora.reporting.figures.reliability import reliability_panel
+from bayeslora.reporting.figures.rendering import (
+    FORMATS,
+    check_formats,
+    drawing_style,
+    filled,
+    render_files,
+)
 
 POINTS = [Point(0.8, 1.0, 50, 0.9, 0.7, 0.56, 0.81), Point(0.4, 0.6, 9, 0.5, 0.5, 0.2, 0.8)]
 HOSTILE = ["$x_1^2$ and \\alpha", "$\\undefined{", "bayesloraTitle", "猫 🐈", "{\\bf x}", "a\u0301"]

@@ -6,9 +6,8 @@ import pytest
 
 from bayeslora.metrics.by_class import CLASS_KEYS
 from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, root, row, sub
-from bayeslora.reporting.glossary import TERMS, terms_for
+from bayeslora.reporting.glossary import NEAR_AND_FAR, SPECTRUM, TERMS, UNFAMILIAR, terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
-from bayeslora.reporting.term import NEAR_AND_FAR, SPECTRUM, UNFAMILIAR
 
 FORMULAS = [formula for term in TERMS for formula in term.formulas]
 

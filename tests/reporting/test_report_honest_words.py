@@ -87,7 +87,7 @@ def test_cards_say_that_a_calibration_error_is_more_than_chance():
 
 
 def test_files_of_comparisons_hold_no_direction_marks(tmp_path):
-    from bayeslora.reporting.comparison_files import write_comparison
+    from bayeslora.reporting.comparison import write_comparison
 
     one, two = made(40, 0, name="good\u202e name"), made(40, 0, name="plain")
     comparison = bl.compare([one, two.replace(probs=two.probs[:, ::-1])], num_permutations=9, **FEW)

@@ -7,8 +7,15 @@ import subprocess
 
 import pytest
 
-from bayeslora.reporting.latex import MOST_COLUMNS, escape_latex, to_latex
-from bayeslora.reporting.tables import Cell, Column, Row, Table
+from bayeslora.reporting.tables import (
+    MOST_COLUMNS,
+    Cell,
+    Column,
+    Row,
+    Table,
+    escape_latex,
+    to_latex,
+)
 from bayeslora.reporting.text import named
 
 LATEX = shutil.which("pdflatex")

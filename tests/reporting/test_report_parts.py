@@ -11,12 +11,12 @@ import bayeslora as bl
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.scores import Score, Scores
+from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting import steps
+from bayeslora.reporting import lay_summary
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.card_section import model_card_section
 from bayeslora.reporting.findings import calibration
-from bayeslora.reporting.inputs import Method, Source
+from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.part_tables import uncertainty_table
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS, Named
@@ -212,6 +212,6 @@ def test_every_sentence_on_calibration_follows_from_one_test(p):
     one = assessed(p)
     card = model_card_section(one.scores)
     assert ("further off than chance explains" in card) == (p < 0.05 / 3)
-    advised = steps._percentages(one)
+    advised = lay_summary._percentages(one)
     assert ("Do not read" in advised) == (p < 0.05 / 3)
     assert ("Nothing here speaks against" in advised) == (p > 0.05)

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from bayeslora.predictions.collection import gather
 from bayeslora.reporting.answers import answers_of
 from bayeslora.reporting.assess import assess, pair
-from bayeslora.reporting.inputs import gather
-from bayeslora.reporting.plain import in_plain_words
+from bayeslora.reporting.lay_summary import in_plain_words
 
 JARGON = re.compile(r"NLL|ECE|AUROC|FPR|Brier|nats|posterior|entropy|calibrated|\bbins?\b")
 

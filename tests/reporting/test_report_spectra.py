@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.reporting.rendering import _sort_value
+from bayeslora.reporting.adapter_changes import adapter_changes, adapter_words
+from bayeslora.reporting.page import _sort_value
 from bayeslora.reporting.report import report
-from bayeslora.reporting.spectra import adapter_changes, adapter_words
 
 FEW = {"num_resamples": 2}
 

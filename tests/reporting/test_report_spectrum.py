@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from bayeslora.reporting.spectrum import spectrum_panel, write_spectrum
-from bayeslora.reporting.svg import drawing_style, render
+from bayeslora.reporting.adapter_changes import spectrum_panel, write_spectrum
+from bayeslora.reporting.figures.rendering import drawing_style, render
 
 
 def test_a_line_for_each_layer_that_changed():

@@ -6,7 +6,7 @@ import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
-from bayeslora.reporting.advice import advice
+from bayeslora.predictions.collection import Method, Source
 from bayeslora.reporting.assess import (
     Assessed,
     Point,
@@ -15,9 +15,8 @@ from bayeslora.reporting.assess import (
     pair,
 )
 from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
-from bayeslora.reporting.findings import detection
-from bayeslora.reporting.inputs import Method, Source
-from bayeslora.reporting.steps import _alarm
+from bayeslora.reporting.findings import advice, detection
+from bayeslora.reporting.lay_summary import _alarm
 from bayeslora.reporting.summary import summarise
 
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bayeslora.reporting.assess import Point
-from bayeslora.reporting.reliability import reliability_panel
-from bayeslora.reporting.svg import render
+from bayeslora.reporting.figures.reliability import reliability_panel
+from bayeslora.reporting.figures.rendering import render
 
 POINTS = [Point(0.8, 1.0, 50, 0.9, 0.7, 0.56, 0.81), Point(0.4, 0.6, 9, 0.5, 0.5, 0.2, 0.8)]
 HOSTILE = [

@@ -6,10 +6,9 @@ import re
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.reporting import template as template_module
-from bayeslora.reporting import template_process
+from bayeslora.reporting import page as page_module
+from bayeslora.reporting.page import load_template
 from bayeslora.reporting.report import report
-from bayeslora.reporting.template import load_template
 
 EXTENDS = '{% extends "bayeslora/report.html.j2" %}\n'
 
@@ -86,7 +85,7 @@ def test_errors_name_the_file_and_the_line(template, text, message):
     ],
 )
 def test_a_template_cannot_go_on_for_ever(template, monkeypatch, text):
-    monkeypatch.setattr(template_process, "SECONDS", 1)
+    monkeypatch.setattr(page_module, "SECONDS", 1)
     path = template(text)
     with pytest.raises(InputError, match=r"mine\.html\.j2"):
         load_template(path).render({})
@@ -99,14 +98,14 @@ def test_a_machine_that_gives_it_one_percent_of_a_core_is_waited_for(template, m
         waits.append(timeout)
         return run_before(*words, timeout=timeout, **options)
 
-    run_before = template_process.subprocess.run
-    monkeypatch.setattr(template_process.subprocess, "run", run)
+    run_before = page_module.subprocess.run
+    monkeypatch.setattr(page_module.subprocess, "run", run)
     load_template(template(EXTENDS))
-    assert min(waits) >= 100 * template_process.SECONDS
+    assert min(waits) >= 100 * page_module.SECONDS
 
 
 def test_a_huge_template_is_not_read(template, monkeypatch):
-    monkeypatch.setattr(template_module, "MOST_BYTES", 10)
+    monkeypatch.setattr(page_module, "MOST_TEMPLATE_BYTES", 10)
     with pytest.raises(InputError, match="at most 10"):
         load_template(template("x" * 11))
 

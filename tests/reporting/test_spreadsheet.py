@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.reporting.report import report
-from bayeslora.reporting.spreadsheet import quoted, read_rows, unquoted, write_rows
+from bayeslora.reporting.score_files import quoted, read_rows, unquoted, write_rows
 
 STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝")
 

@@ -25,7 +25,7 @@ from bayeslora.plain_text import quoted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bayeslora.reporting.inputs import Method
+    from bayeslora.predictions.collection import Method
 
 SUMMARY = "compare methods on the same rows: paired differences with intervals and p-values"
 
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
     """Compare all methods and print one table, or JSON."""
     from bayeslora.metrics.catalogue import chosen_keys
     from bayeslora.metrics.compare import compare
-    from bayeslora.reporting.comparison_files import comparison_files, write_comparison
+    from bayeslora.predictions.collection import named_predictions
+    from bayeslora.reporting.comparison import comparison_files, write_comparison
     from bayeslora.reporting.console import compare_table
-    from bayeslora.reporting.inputs import named_predictions
 
     if args.out is not None:
         comparison_files(args.out, overwrite=bool(args.overwrite))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bayeslora.metrics.scores import Scores
-    from bayeslora.reporting.inputs import Method
+    from bayeslora.predictions.collection import Method
 
 SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
@@ -93,7 +93,7 @@ def _scores(method: Method, options: dict[str, Any]) -> Scores:
 
 def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
     """Return the seeds of each method, at least two, by the method's name."""
-    from bayeslora.reporting.inputs import by_group
+    from bayeslora.predictions.collection import by_group
 
     groups = by_group(methods)
     for name, same in groups.items():

@@ -131,7 +131,7 @@ def _spectrum(args: argparse.Namespace) -> None:
 
     members = _members(str(args.model), given(args, *LOADING))
     if args.figure is not None:
-        from bayeslora.reporting.spectrum import write_spectrum
+        from bayeslora.reporting.adapter_changes import write_spectrum
 
         first = {site.name: site.singular_values for site in members[0]}
         write_spectrum(args.figure, str(args.model), first)

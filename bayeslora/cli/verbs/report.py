@@ -26,8 +26,8 @@ from bayeslora.files import read_json, refuse_inputs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bayeslora.reporting.inputs import Method
-    from bayeslora.reporting.record import Provenance
+    from bayeslora.predictions.collection import Method
+    from bayeslora.reporting.run_record import Provenance
 
 SUMMARY = "write a report that can be sent to somebody as one file"
 

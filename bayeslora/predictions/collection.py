@@ -1,4 +1,4 @@
-"""What a report is made from: predictions and out-of-distribution sets, as objects or files."""
+"""Predictions of several methods and their out-of-distribution sets, from objects or files."""
 
 from __future__ import annotations
 

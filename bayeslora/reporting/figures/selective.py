@@ -1,6 +1,7 @@
-"""Risk-coverage curves: the errors that remain when a method answers only where it is sure.
+"""Confidence and errors: a histogram of right and wrong answers, and risk-coverage curves.
 
-Geifman, Uziel and El-Yaniv (2019), arXiv:1805.08206. All methods share a panel, with what a perfect
+A risk-coverage curve shows the errors that remain when a method answers only where it is sure
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). All methods share a panel, with what a perfect
 and a random order of the rows would give. Rows of equal confidence enter in the mean of all their
 orders, as in AURC.
 """
@@ -13,23 +14,28 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from bayeslora.metrics.selective import risk_coverage
-from bayeslora.reporting.curves import ENTRY as ENTRY_HEIGHT
-from bayeslora.reporting.curves import Entry, add_entries, sampled_sizes
-from bayeslora.reporting.figures import (
+from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.style import ENTRY as ENTRY_HEIGHT
+from bayeslora.reporting.figures.style import (
     INK,
     KEY_ROW,
     MARKER_SIZE,
+    RIGHT,
     RULE,
     TITLE_SLOT,
+    WRONG,
+    Entry,
     Role,
+    add_entries,
     add_heading,
     add_key,
     figure_with_axes,
     name_slot,
+    sampled_sizes,
 )
-from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
@@ -37,6 +43,75 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bayeslora.metrics.top_label import TopLabel
+
+
+_ACCURACY = Role(INK, "-")
+_CERTAINTY = Role(INK, (0, (3, 2)))
+
+
+def confidence_panel(
+    name: str, label: str, confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
+) -> Panel:
+    """Return the histogram of one method.
+
+    Args:
+        name: Stem of the figure's file.
+        label: The method's label.
+        confidence: [N] highest class probability of the labelled rows.
+        correct: [N] whether the likeliest class was the label.
+        bins: Number of equal-width bins over 0 to 1.
+    """
+    accuracy, certainty = float(correct.mean()), float(confidence.mean())
+    right = int(np.count_nonzero(correct))
+    wrong = len(correct) - right
+    figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
+    add_heading(figure, f"{len(correct)} labelled rows")
+    add_key(figure, [(RIGHT, f"right ({right})"), (WRONG, f"wrong ({wrong})")], top=0.58)
+    means = [
+        (_ACCURACY, f"accuracy {number(accuracy)}"),
+        (_CERTAINTY, f"mean confidence {number(certainty)}"),
+    ]
+    add_key(figure, means, top=0.58, left=1.45)
+    _draw_histogram(axes, confidence, correct, bins)
+    for role, value in ((_ACCURACY, accuracy), (_CERTAINTY, certainty)):
+        axes.axvline(value, color=role.color, linewidth=1.3, linestyle=role.line)
+    sure = int(np.count_nonzero(confidence[~correct] >= 0.9))
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"Confidence of right and wrong answers of {label}",
+        description=(
+            f"{right} answers are right and {wrong} wrong; {sure} of the wrong ones have a"
+            f" confidence of 0.9 or more. Accuracy {number(accuracy)}, mean confidence"
+            f" {number(certainty)}."
+        ),
+        texts={TITLE_SLOT: label},
+    )
+
+
+def _draw_histogram(
+    axes: Axes, confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
+) -> None:
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    right, _ = np.histogram(confidence[correct], edges)
+    wrong, _ = np.histogram(confidence[~correct], edges)
+    # Wrong answers stand on the axis: they are few, and their heights are what one compares.
+    for heights, base, role in ((wrong, np.zeros(bins), WRONG), (right, wrong, RIGHT)):
+        shown = heights > 0
+        axes.bar(
+            edges[:-1][shown],
+            heights[shown],
+            bottom=base[shown],
+            width=1.0 / bins,
+            align="edge",
+            facecolor=role.area,
+            edgecolor=role.color,
+            hatch=role.hatch,
+            linewidth=0.6,
+        )
+    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
 
 MARKED = (0.8, 0.9, 0.95)
 """Coverages whose accuracy is marked and told."""
@@ -115,7 +190,7 @@ def risk_coverage_panel(
         (_PERFECT, f"rows{one}, all right ones first"),
     ]
     add_key(figure, lines, top=key)
-    _draw(axes, methods)
+    _draw_curves(axes, methods)
     highest = max(highest_risk(method) for _, method in methods) if top is None else top
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * highest) or 100.0))
     return Panel(
@@ -133,7 +208,7 @@ def _numbers(method: Selective) -> str:
     return f"{method.aurc}; accuracy {kept} at {shares} %"
 
 
-def _draw(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
+def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
     first = methods[0][1].rows
     sizes = sampled_sizes(len(first))
     right, rows = float(first.correct.sum()), len(first)

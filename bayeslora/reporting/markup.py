@@ -1,16 +1,15 @@
-"""The report as Markdown: words and tables inline, figures as links to the files beside it."""
+"""The report as Markdown, with figures as links to the files beside it, and its tables as LaTeX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayeslora.reporting.contents import Contents
-from bayeslora.reporting.formats import FORMATS
-from bayeslora.reporting.panels import Drawings
-from bayeslora.reporting.plates import Plates
-from bayeslora.reporting.svg import Drawing
-from bayeslora.reporting.tables import Table, escape_markdown, to_markdown
-from bayeslora.reporting.term import Term
+from bayeslora.plain_text import clean
+from bayeslora.reporting.document import Contents
+from bayeslora.reporting.figures.drawings import Drawings, Plates
+from bayeslora.reporting.figures.rendering import FORMATS, Drawing
+from bayeslora.reporting.glossary import Term
+from bayeslora.reporting.tables import PREAMBLE, Table, escape_markdown, to_latex, to_markdown
 from bayeslora.reporting.text import NAME_END, NAME_START
 
 
@@ -111,3 +110,22 @@ def _images(drawings: Sequence[Drawing], suffix: str) -> list[str]:
     return [
         f"{mark}[{escape_markdown(one.title)}](figures/{one.name}.{suffix})" for one in drawings
     ]
+
+
+def render_latex(contents: Contents) -> str:
+    """Return all tables of a report."""
+    tables = [("scores", contents.scores)]
+    if contents.detection is not None:
+        tables.append(("detection", contents.detection))
+    tables.append(("every", contents.every))
+    if contents.differences is not None:
+        tables.append(("differences", contents.differences))
+    if contents.uncertainties is not None:
+        tables.append(("uncertainties", contents.uncertainties))
+    tables += [(f"confused-{place}", one) for place, one in enumerate(contents.confused, start=1)]
+    tables += [(f"parts-{place}", table) for place, table in enumerate(contents.parts, start=1)]
+    tables += [(f"ood-{place}", table) for place, table in enumerate(contents.ood, start=1)]
+    spectra = enumerate(contents.spectra, start=1)
+    tables += [(f"spectrum-{place}", words.table) for place, words in spectra]
+    title = clean(contents.title).replace("\\", "/")
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(to_latex(*one) for one in tables)

@@ -1,7 +1,12 @@
-"""Where the uncertainty of in-distribution rows lies, and where that of other rows.
+"""Out-of-distribution detection: the densities of an uncertainty, and ROC curves.
 
-All sets share the bins of one panel, and each bar is a share of its own set's rows, so that sets of
+Densities show where the uncertainty of in-distribution rows lies, and where that of other rows. All
+sets share the bins of one panel, and each bar is a share of its own set's rows, so that sets of
 different sizes compare. A score that spreads over several powers of ten gets a logarithmic axis.
+
+In a ROC curve the positive class are the rows of the set; a higher uncertainty means "more likely
+of the set". All methods share the panel of a set, and each is judged by the uncertainty that its
+`auroc` is about.
 """
 
 from __future__ import annotations
@@ -14,23 +19,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bayeslora.reporting.figures import (
+from bayeslora.metrics.ood import thresholds
+from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.style import ENTRY as ENTRY_HEIGHT
+from bayeslora.reporting.figures.style import (
     IN_DISTRIBUTION,
+    INK,
     KEY_ROW,
+    MARKER_SIZE,
     OUTSIDE,
+    RULE,
     TITLE_SLOT,
+    Entry,
     Role,
+    add_entries,
     add_heading,
     add_key,
     figure_with_axes,
     name_slot,
+    thinned,
 )
-from bayeslora.reporting.svg import Panel
 from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -91,7 +105,7 @@ def density_panel(
     for index, (slot, item) in enumerate(zip(slots, outside, strict=True)):
         entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))
     add_key(figure, entries, top=0.58)
-    _draw(axes, edges, inside, [item.values for item in outside])
+    _draw_densities(axes, edges, inside, [item.values for item in outside])
     axes.set(ylabel="% of the set's rows", xlabel=axis)
     if logarithmic:
         _make_logarithmic(axes)
@@ -129,7 +143,7 @@ def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     return 100 * counts / max(1, len(values))
 
 
-def _draw(
+def _draw_densities(
     axes: Axes,
     edges: NDArray[np.float64],
     inside: NDArray[np.float64],
@@ -177,3 +191,110 @@ def _description(inside: NDArray[np.float64], outside: Sequence[OutsideSet]) -> 
         for item in outside
     ]
     return f"{', '.join(parts)}."
+
+
+DETECTED = 0.95
+"""Share of the set's rows that are flagged where the false alarms are marked, as in FPR95."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One method of the panel.
+
+    Attributes:
+        label: Its label.
+        score: The uncertainty in words.
+        inside: [N] uncertainty of in-distribution rows.
+        outside: [M] uncertainty of the set's rows.
+        auroc: Area under its curve.
+        fpr95: Share of in-distribution rows flagged where 95 % of the set's rows are.
+    """
+
+    label: str
+    score: str
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    auroc: float
+    fpr95: float
+
+
+def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -> Panel:
+    """Return the curves of some methods on one set.
+
+    Args:
+        name: Stem of the figure's file.
+        label: Label of the set.
+        methods: Methods with their roles.
+    """
+    key = 0.74 + len(methods) * ENTRY_HEIGHT
+    figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
+    add_heading(figure, _sizes([one for _, one in methods]))
+    figure.text(0.0176, 1 - 0.52 / (key + 3.16), _POSITIVE, fontsize=6.5, color=INK, va="center")
+    names = {name_slot(place): one.label for place, (_, one) in enumerate(methods)}
+    scores = {name_slot(place + 100): one.score for place, (_, one) in enumerate(methods)}
+    entries = [
+        Entry(role, slot, f"AUROC {number(one.auroc)}, FPR95 {number(one.fpr95)}, by {score}")
+        for slot, score, (role, one) in zip(names, scores, methods, strict=True)
+    ]
+    add_entries(figure, entries, top=0.74)
+    _draw_curves(axes, methods)
+    texts = {TITLE_SLOT: label, **names, **scores}
+    told = "; ".join(f"{one.name}: {one.detail}" for one in entries)
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"ROC of detecting {label}",
+        description=f"{_sizes([one for _, one in methods])}. {filled(told, texts)}.",
+        texts=texts,
+    )
+
+
+_POSITIVE = "points mark FPR95: 95 % of the unfamiliar rows flagged"
+
+
+def roc_curve(
+    inside: NDArray[np.float64], outside: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return [G + 1] shares of in-distribution rows and of the set's rows that are flagged.
+
+    One point a threshold, from none flagged to all; rows of equal uncertainty are flagged together,
+    and the straight line between two points gives ties the half that AUROC gives them.
+    """
+    rows = thresholds(inside, outside)
+    hits = np.cumsum(rows.is_out)[rows.ends]
+    alarms = rows.ends + 1 - hits
+    return (
+        np.concatenate([[0.0], alarms / len(inside)]),
+        np.concatenate([[0.0], hits / len(outside)]),
+    )
+
+
+def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    axes.axhline(DETECTED, color="#e6e6e6", linewidth=0.8, zorder=0)
+    for role, one in methods:
+        curve = thinned(*roc_curve(one.inside, one.outside))
+        axes.plot(*curve, color=role.color, linestyle=role.line, linewidth=1.4, clip_on=False)
+        axes.plot(
+            [one.fpr95],
+            [DETECTED],
+            color=role.color,
+            linestyle="none",
+            marker=role.marker,
+            markersize=MARKER_SIZE,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            zorder=3,
+            clip_on=False,
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("familiar rows flagged (false alarms)")
+    axes.set_ylabel("unfamiliar rows flagged")
+
+
+def _sizes(methods: Sequence[Detector]) -> str:
+    sizes = sorted({(len(one.inside), len(one.outside)) for one in methods})
+    counts = [
+        f"{outside:,} unfamiliar (positive), {inside:,} familiar" for inside, outside in sizes
+    ]
+    return f"Rows: {' or '.join(counts)}"

@@ -1,25 +1,34 @@
-"""Matplotlib figures as SVG text that can stand in a page beside others, and read aloud.
+"""Matplotlib figures as SVG that can stand in a page beside others, and as PNG or PDF files.
 
 Matplotlib only ever draws text that this package chose. Names from outside are put in afterwards,
 escaped, in place of short slots: so they cannot be taken for formulas, cannot lack a glyph and
 cannot break the page. The same figure gives the same bytes on every run.
+
+SVG keeps a name as text, which a browser shapes. In PNG and PDF matplotlib draws the letters, in
+the one font that comes with it: a character that the font lacks shows as �, and letters that run
+from right to left are neither joined nor reordered.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.reporting.svg_compact import FONTS, compact
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.reporting.text import named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
+
 
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -155,3 +164,125 @@ def _with_root(body: str, panel: Panel) -> str:
         f'<desc id="{panel.name}-desc">{escape(panel.description)}</desc>'
     )
     return root + body[end:]
+
+
+FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
+"""Fonts of all texts, named once at the root: the layout's own, then wide ones."""
+
+_COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"')
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_GROUP = re.compile(r"(<g\b[^>]*>|</g>)")
+_NO_TURN = re.compile(r' transform="rotate\(-?0 [^"]*\)"')
+_OWN_FONT = re.compile(r" font-family: 'DejaVu Sans'[^;\"]*;?")
+
+
+def compact(body: str) -> str:
+    """Return an SVG with short coordinates and without blanks, idle groups and repeated fonts.
+
+    Args:
+        body: What matplotlib wrote, before names from outside are in it.
+    """
+    body = _COORDINATES.sub(_shortened, body)
+    body = re.sub(r">\s+<", "><", _NO_TURN.sub("", body))
+    return _without_idle_groups(_OWN_FONT.sub("", body))
+
+
+def _shortened(attribute: re.Match[str]) -> str:
+    """Cut coordinates to a hundredth of a point, which no screen or printer resolves."""
+    short = _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", attribute[0])
+    return re.sub(r"\s+(?=\")", "", re.sub(r"\n", " ", short))
+
+
+def _without_idle_groups(body: str) -> str:
+    """Drop groups without attributes, which change nothing of what is in them."""
+    kept: list[str] = []
+    idle: list[bool] = []
+    for part in _GROUP.split(body):
+        if part == "</g>":
+            if idle.pop():
+                continue
+        elif _GROUP.fullmatch(part) and not part.endswith("/>"):
+            idle.append(part == "<g>")
+            if idle[-1]:
+                continue
+        kept.append(part)
+    return "".join(kept)
+
+
+FORMATS = ("svg", "png", "pdf")
+"""Formats of figure files; the first is the default."""
+
+DOTS_PER_INCH = 300
+"""Resolution of PNG files."""
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_AS_TEXT: Any = {"pdf.fonttype": 42}  # text in the PDF can be searched and copied
+
+
+def check_formats(figures: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats of figure files without repetition, in the order given.
+
+    Raises:
+        InputError: None is given, or one is unknown.
+    """
+    if isinstance(figures, str):
+        figures = (figures,)
+    for one in figures:
+        if one not in FORMATS:
+            raise unknown_choice("figure format", one, FORMATS)
+    if not figures:
+        raise InputError(f"figures names no format; choose from {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(figures))
+
+
+def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
+    """Return the panel as SVG for the page, with its files in the formats asked for."""
+    drawing = render(panel)
+    files = {
+        one: drawing.standalone.encode() if one == "svg" else _raster_or_pdf(panel, one)
+        for one in formats
+    }
+    return replace(drawing, files=files)
+
+
+def _raster_or_pdf(panel: Panel, kind: str) -> bytes:
+    from matplotlib import rc_context
+
+    about: dict[str, Any] = {"Title": panel.title}
+    if kind == "png":
+        about |= {"Description": panel.description, "Software": None}
+    else:
+        about |= {"Subject": panel.description, "Creator": None, "Producer": None}
+        about |= {"CreationDate": None}
+    buffer = io.BytesIO()
+    with drawing_style(), rc_context(_AS_TEXT), _names_in_place(panel):
+        panel.figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=about)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _names_in_place(panel: Panel) -> Iterator[None]:
+    """Fill the slots of the figure's texts as plain text, and take the names out again."""
+    from matplotlib.text import Text
+
+    before = [(text, text.get_text()) for text in panel.figure.findobj(Text)]
+    for text, words in before:
+        text.set_parse_math(False)
+        text.set_text(_drawable(filled(words, panel.texts)))
+    try:
+        yield
+    finally:
+        for text, words in before:
+            text.set_text(words)
+
+
+def _drawable(words: str) -> str:
+    font = _font()
+    return "".join(char if font.get_char_index(ord(char)) else _REPLACEMENT for char in words)
+
+
+@cache
+def _font() -> FT2Font:
+    from matplotlib.font_manager import findfont, get_font
+
+    return get_font(findfont("DejaVu Sans"))

@@ -1,4 +1,4 @@
-"""Figures that stand together under a heading and a caption, for the page and for Markdown."""
+"""All figures of a report, in the order of the page, with the headings and captions of groups."""
 
 from __future__ import annotations
 
@@ -7,16 +7,32 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
+from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
-from bayeslora.reporting.brier_parts import MOST_METHODS, BrierPlate, brier_panel
-from bayeslora.reporting.curves import panels_of
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.formats import render_files
-from bayeslora.reporting.one_vs_rest import MOST_CLASSES, PerClass, class_panels
-from bayeslora.reporting.reliability import EQUAL_MASS, reliability_panel
-from bayeslora.reporting.risk_coverage import Selective, highest_risk, risk_coverage_panel
-from bayeslora.reporting.roc import Detector, roc_panel
-from bayeslora.reporting.svg import Drawing, Panel
+from bayeslora.reporting.figures.brier import MOST_METHODS, BrierPlate, brier_panel
+from bayeslora.reporting.figures.detection import Detector, OutsideSet, density_panel, roc_panel
+from bayeslora.reporting.figures.reliability import (
+    EQUAL_MASS,
+    MOST_CLASSES,
+    PerClass,
+    class_panels,
+    reliability_panel,
+)
+from bayeslora.reporting.figures.rendering import (
+    FORMATS,
+    Drawing,
+    Panel,
+    drawing_style,
+    render_files,
+)
+from bayeslora.reporting.figures.selective import (
+    Selective,
+    confidence_panel,
+    highest_risk,
+    risk_coverage_panel,
+)
+from bayeslora.reporting.figures.style import panels_of
 from bayeslora.reporting.text import number, shown
 
 BRIER_KEYS = ("brier", "brier_reliability", "brier_resolution", "brier_uncertainty")
@@ -168,4 +184,149 @@ def _detector(one: Assessed, name: str) -> Detector:
         one.method.ood[name].predictions.uncertainty(found.score),
         found.auroc.value,
         found.fpr95.value,
+    )
+
+
+DRAWN_SCORES: Mapping[str, tuple[float, float] | None] = {
+    "max_probability": (0.0, 1.0),
+    "epistemic": None,
+    "logit_variance": None,
+}
+"""Uncertainties whose densities are drawn, with the ends of their axes where all share them."""
+
+UNITS = {"epistemic": " (nats)"}
+"""Units of the drawn uncertainties that have one."""
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Figures by section; the parts are empty where there is nothing to draw.
+
+    Attributes:
+        reliability: Reliability diagrams with bins of equal width.
+        equal_mass: The same with bins of equal mass.
+        per_class: One class against the rest.
+        brier: Parts of the Brier score.
+        confidence: Confidence of right and wrong answers.
+        selective: Risk-coverage curves.
+        roc: Detection of out-of-distribution rows.
+        densities: Uncertainties of in- and out-of-distribution rows.
+        spectra: Singular values of what each adapter changed.
+    """
+
+    reliability: tuple[Drawing, ...]
+    equal_mass: Plates
+    per_class: Plates
+    brier: Plates
+    confidence: tuple[Drawing, ...]
+    selective: Plates
+    roc: Plates
+    densities: tuple[Drawing, ...]
+    spectra: tuple[Drawing, ...]
+
+    @property
+    def all(self) -> tuple[Drawing, ...]:
+        """Every figure, in order."""
+        return (
+            self.reliability
+            + self.equal_mass.drawings
+            + self.per_class.drawings
+            + self.brier.drawings
+            + self.confidence
+            + self.selective.drawings
+            + self.roc.drawings
+            + self.densities
+            + self.spectra
+        )
+
+
+def draw(
+    methods: Sequence[Assessed],
+    sets: Mapping[str, str],
+    *,
+    formats: Sequence[str] = FORMATS[:1],
+    per_class: PerClass = False,
+    changes: Sequence[AdapterChange] = (),
+) -> Drawings:
+    """Draw every figure.
+
+    Args:
+        methods: What was scored.
+        sets: Label of each out-of-distribution set by its name.
+        formats: Formats of the figures' files; the page has SVG in any case.
+        per_class: Whether to draw one class against the rest, or the names of such classes.
+        changes: What adapters changed.
+    """
+    numbered = list(enumerate(methods, start=1))
+    labelled = [(index, one) for index, one in numbered if one.scores.bins]
+    rows = [surest_rows(one) for _, one in labelled]
+    with drawing_style():
+        return Drawings(
+            reliability=tuple(_reliability(*one, formats) for one in labelled),
+            equal_mass=equal_mass_plates(labelled, rows, formats),
+            per_class=per_class_plates(labelled, per_class, formats),
+            brier=brier_plates(labelled, formats),
+            confidence=tuple(_confidence(*one, formats) for one in labelled),
+            selective=risk_plates(labelled, rows, formats),
+            roc=roc_plates(methods, sets, formats),
+            densities=tuple(
+                render_files(panel, formats)
+                for index, one in numbered
+                for score in DRAWN_SCORES
+                if (panel := _density(index, one, score, sets)) is not None
+            ),
+            spectra=tuple(
+                render_files(_spectrum(index, change), formats)
+                for index, change in enumerate(changes, start=1)
+            ),
+        )
+
+
+def _reliability(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
+    note = f"ECE {shown(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
+    panel = reliability_panel(f"reliability-{index}", one.label, one.points, note)
+    return render_files(panel, formats)
+
+
+def _spectrum(index: int, change: AdapterChange) -> Panel:
+    spectra = {layer.name: layer.singular_values for layer in change.layers}
+    return spectrum_panel(f"spectrum-{index}", change.label, spectra)
+
+
+def _confidence(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
+    predictions = one.method.predictions
+    rows = predictions.labelled
+    if predictions.labels is None:
+        raise ValueError("a confidence histogram needs labels")
+    correct = (predictions.prediction == predictions.labels)[rows]
+    panel = confidence_panel(
+        f"confidence-{index}",
+        one.label,
+        predictions.confidence[rows],
+        correct,
+        one.scores.num_bins,
+    )
+    return render_files(panel, formats)
+
+
+def _density(index: int, one: Assessed, score: str, sets: Mapping[str, str]) -> Panel | None:
+    outside = [
+        OutsideSet(
+            sets[name],
+            source.predictions.uncertainty(score),
+            f"AUROC {number(one.scores.ood[name].by_score[score]['auroc'].value)}",
+        )
+        for name, source in one.method.ood.items()
+        if score in one.scores.ood[name].by_score
+    ]
+    if not outside:
+        return None
+    return density_panel(
+        f"{score.replace('_', '-')}-{index}",
+        one.label,
+        score_words(score),
+        one.method.predictions.uncertainty(score),
+        outside,
+        axis=score_words(score) + UNITS.get(score, ""),
+        limits=DRAWN_SCORES[score],
     )

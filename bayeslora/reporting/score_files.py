@@ -1,21 +1,70 @@
-"""What a report writes for programs and papers: numbers whole or one a line, figures as files."""
+"""What a report writes for programs and papers: numbers whole or one a line, figures as files.
+
+No cell of the CSV runs as a formula in a spreadsheet, which takes a cell that begins with `=`, `+`,
+`-` or `@` for one, also after a tab or a line break; and a class or a method can be called
+`=HYPERLINK(…)`. Such text gets an apostrophe in front, which spreadsheets read as "this is text";
+numbers stay numbers. `read_rows` takes it away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import clean
+from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.spectra import CHANGE_NUMBERS, AdapterChange
-from bayeslora.reporting.spreadsheet import write_rows
-from bayeslora.reporting.svg import Drawing
+from bayeslora.reporting.figures.rendering import Drawing
 from bayeslora.reporting.text import whole
+
+# Apostrophes count too, so that a name that has them itself is read back unchanged.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_SPECIAL = re.compile(r'[,"\r\n]')
+
+
+def write_rows(stream: TextIO, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows of text and numbers; the stream is opened with `newline=""`."""
+    for row in rows:
+        # Not csv.writer: with line feeds between rows it leaves a carriage return unquoted.
+        stream.write(",".join(_escaped(quoted(str(cell))) for cell in row) + "\n")
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a `scores.csv` or `comparison.csv` as text by column."""
+    with Path(path).open(encoding="utf-8", newline="") as stream:
+        return [
+            {name: unquoted(cell) for name, cell in row.items()} for row in csv.DictReader(stream)
+        ]
+
+
+def quoted(cell: str) -> str:
+    """Return a cell with an apostrophe in front where a spreadsheet would take it for a formula."""
+    return f"'{cell}" if _FORMULA.match(cell) and not _is_number(cell) else cell
+
+
+def unquoted(cell: str) -> str:
+    """Return what `quoted` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _escaped(cell: str) -> str:
+    return '"{}"'.format(cell.replace('"', '""')) if _SPECIAL.search(cell) else cell
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""

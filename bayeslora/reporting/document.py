@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.cards import Card, method_cards
-from bayeslora.reporting.confused import confusion_tables
-from bayeslora.reporting.difference_table import difference_table
-from bayeslora.reporting.examples import WrongAnswers, wrong_answers
+from bayeslora.reporting.adapter_changes import AdapterChange, AdapterWords, adapter_words
+from bayeslora.reporting.assess import Assessed, every_fit
+from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.findings import Finding
-from bayeslora.reporting.glossary import terms_for
+from bayeslora.reporting.glossary import (
+    BY_CHANCE,
+    NEAR_AND_FAR,
+    SPECTRUM,
+    UNFAMILIAR,
+    Term,
+    terms_for,
+)
+from bayeslora.reporting.lay_summary import in_plain_words
 from bayeslora.reporting.part_tables import (
     class_table,
+    confusion_tables,
     every_score_table,
     explained,
     group_tables,
@@ -23,19 +30,11 @@ from bayeslora.reporting.part_tables import (
     uncertainty_table,
     with_chance,
 )
-from bayeslora.reporting.plain import in_plain_words
-from bayeslora.reporting.pooled import every_fit
-from bayeslora.reporting.record import Part, Provenance, run_record
-from bayeslora.reporting.score_tables import (
-    Named,
-    detection_table,
-    ood_tables,
-    score_table,
-)
-from bayeslora.reporting.spectra import AdapterChange, AdapterWords, adapter_words
+from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
+from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.term import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, Term
+from bayeslora.reporting.wrong_answers import WrongAnswers, wrong_answers
 
 TITLE_COLUMNS = 160
 """Widest title, in columns of a terminal."""

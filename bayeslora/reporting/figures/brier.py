@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bayeslora.reporting.figures import (
+from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.style import (
     INK,
     KEY_ROW,
     MARKER_SIZE,
@@ -27,11 +28,11 @@ from bayeslora.reporting.figures import (
     figure_with_axes,
     name_slot,
 )
-from bayeslora.reporting.svg import Panel, filled
 from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 MOST_METHODS = 10
 """Methods in one panel."""

@@ -1,0 +1,379 @@
+"""The paired comparison: a table, how to read it, and files for a page, a paper and a program.
+
+A directory of the three files has `comparison.json` beside them, which marks it as ours to replace.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bayeslora._version import __version__
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file, check_writable, refuse_existing
+from bayeslora.layouts import Layout
+from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.output import atomic_directory, refuse_target
+from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.reporting.score_files import write_rows
+from bayeslora.reporting.score_tables import COLUMNS, score_cell
+from bayeslora.reporting.tables import (
+    PREAMBLE,
+    Cell,
+    Column,
+    Row,
+    Table,
+    escape_markdown,
+    to_latex,
+    to_markdown,
+)
+from bayeslora.reporting.text import NAME_END, NAME_START, interval, named, number, p_text, whole
+
+DISTANCE_COLUMNS: Mapping[str, Column] = {
+    "tv": Column("TV", "↓"),
+    "epistemic_ratio": Column("Epistemic ratio", "→1"),
+}
+"""Columns of a comparison that measures distances, by the key of their score."""
+
+
+def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
+    """Return paired differences from the reference, which has its own scores, best method first.
+
+    A cell holds the difference, its interval, and p. Distances, where they are measured, stand in
+    two more columns.
+
+    Args:
+        comparison: What was compared.
+        chosen_by: The score for which the reference was chosen on the same rows; empty where the
+            choice did not depend on them.
+    """
+    columns = [COLUMNS[key] for key in comparison.keys]
+    if comparison.distance_to is not None:
+        detail = f"to {shorten(clean(comparison.distance_to))}"
+        columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
+    rows = tuple(_row(row, comparison) for row in comparison.rows)
+    caption = " ".join(comparison_notes(comparison, chosen_by))
+    return Table(caption, ("Method",), tuple(columns), rows)
+
+
+def comparison_notes(
+    comparison: Comparison, chosen_by: str = "", mark: str = "Bold"
+) -> tuple[str, ...]:
+    """Return the sentences without which the table cannot be read, names marked by `text.named`.
+
+    Args:
+        comparison: What was compared.
+        chosen_by: As in `difference_table`.
+        mark: What marks a difference that is more than chance.
+    """
+    reference = _shown(comparison.reference)
+    grouped = ""
+    if comparison.num_clusters is not None:
+        column = named(clean(comparison.cluster_by or ""))
+        grouped = f" in {counted(comparison.num_clusters, 'cluster')} of equal {column}"
+    binned = any(SCORES[key].reflected for key in comparison.keys)
+    notes = [
+        f"Differences from {reference}, row by row on the same"
+        f" {counted(comparison.n, 'labelled row')}{grouped}: the method's score minus that of"
+        f" {reference}{f'; calibration errors with {comparison.num_bins} bins' if binned else ''}.",
+        _seeds(comparison),
+        _intervals(comparison),
+        _tests(comparison),
+        f"The reference was chosen for its {chosen_by} on these rows, which neither intervals nor p"
+        " account for."
+        if chosen_by
+        else "",
+        f"{mark}: the interval leaves out 0"
+        f"{' and the corrected p is below 0.05' if comparison.num_permutations else ''}.",
+        _distances(comparison),
+        f"NLL is cut off on {counted(comparison.nll_clamped, 'row')} of all fits, whose label has a"
+        " probability below 1e-12, which counts as 1e-12."
+        if comparison.nll_clamped and "nll" in comparison.keys
+        else "",
+    ]
+    return tuple(filter(None, notes))
+
+
+def heading(row: ComparisonRow) -> str:
+    """Return a method's name with the number of its seeds."""
+    return with_seeds(shorten(clean(row.name)), row.seeds)
+
+
+def with_seeds(name: str, seeds: Sequence[str]) -> str:
+    """Return a name, and the number of seeds where there are any."""
+    return f"{name} ({counted(len(seeds), 'seed')})" if seeds else name
+
+
+def _shown(name: str) -> str:
+    return named(shorten(clean(name)))
+
+
+def _seeds(comparison: Comparison) -> str:
+    several = [row for row in comparison.rows if row.seeds]
+    if not several:
+        return ""
+    counts = {len(row.seeds) for row in comparison.rows}
+    if len(several) == len(comparison.rows) and len(counts) == 1:
+        return f"Scores are means over {counts.pop()} seeds of each method."
+    each = ", ".join(f"{_shown(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
+    return f"Scores are means over seeds ({each})."
+
+
+def _intervals(comparison: Comparison) -> str:
+    uncorrected = "they are not corrected for multiplicity"
+    if comparison.intervals_over == "seeds":
+        how = "paired by seed" if comparison.same_seeds else "Welch's"
+        return (
+            f"Brackets: 95 % t intervals over seeds, {how}, on these rows as they are;"
+            f" {uncorrected}."
+        )
+    kind = {"percentile": "percentile", "bca": "BCa"}.get(comparison.interval, comparison.interval)
+    reflected = any(SCORES[key].reflected for key in comparison.keys)
+    fits = any(row.seeds for row in comparison.rows)
+    return (
+        f"Brackets: 95 % paired {kind} bootstrap intervals"
+        f"{' (of calibration errors in bins reflected ones)' if reflected else ''} over"
+        f" {'rows' if comparison.num_clusters is None else 'clusters'},"
+        f" {counted(comparison.num_resamples, 'resample')}, seed {comparison.seed}; {uncorrected}"
+        f"{', and say nothing of other seeds of the fits' if fits else ''}."
+    )
+
+
+def _tests(comparison: Comparison) -> str:
+    if not comparison.num_permutations:
+        return ""
+    exchanged = "rows" if comparison.num_clusters is None else "clusters"
+    family = "only comparison"
+    if comparison.num_comparisons > 1:
+        family = f"{comparison.num_comparisons} comparisons"
+    return (
+        f"p: two-sided permutation test, {exchanged} exchanged,"
+        f" {counted(comparison.num_permutations, 'permutation')}, seed {comparison.seed};"
+        f" Holm-corrected over the {family} with {_shown(comparison.reference)}, each score a"
+        " family of its own; in parentheses uncorrected."
+    )
+
+
+def _distances(comparison: Comparison) -> str:
+    if comparison.distance_to is None:
+        return ""
+    origin = _shown(comparison.distance_to)
+    return (
+        f"TV: mean total variation distance from the probabilities of {origin}; epistemic ratio:"
+        " mean epistemic uncertainty over its own."
+    )
+
+
+def _row(row: ComparisonRow, comparison: Comparison) -> Row:
+    title = heading(row)
+    if row.name == comparison.reference:
+        title = f"{title} (reference)"
+        cells = [_own_cell(key, row) for key in comparison.keys]
+    else:
+        cells = [_difference_cell(row, key) for key in comparison.keys]
+    if comparison.distance_to is not None:
+        cells += [_distance_cell(row, key, comparison.distance_to) for key in DISTANCE_COLUMNS]
+    return Row((title,), tuple(cells))
+
+
+def _own_cell(key: str, row: ComparisonRow) -> Cell:
+    return Cell(score_cell(key, row.scores[key]).value)
+
+
+def _distance_cell(row: ComparisonRow, key: str, origin: str) -> Cell:
+    if row.name == origin and key in row.distances:
+        return Cell(number(row.distances[key].value))
+    return score_cell(key, row.distances.get(key))
+
+
+def _difference_cell(row: ComparisonRow, key: str) -> Cell:
+    score = row.differences[key]
+    p = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" if key in row.p else ""
+    return Cell(
+        number(score.value, signed=True),
+        interval(score.low, score.high, signed=True),
+        row.is_clear(key),
+        p,
+    )
+
+
+STEM = "comparison"
+"""Name of the files in a directory, without the suffix."""
+
+FORMAT_VERSION = 1
+LAYOUT = Layout(
+    "a comparison",
+    f"{STEM}.json",
+    FORMAT_VERSION,
+    frozenset({"bayeslora", "reference", "rows"}),
+    tuple(f"{STEM}{suffix}" for suffix in (".md", ".tex", ".csv")),
+)
+"""What a comparison's directory holds."""
+
+CSV_COLUMNS = (
+    "method",
+    "reference",
+    "score",
+    "value",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "n",
+)
+"""Columns of the CSV; p-values follow where there are any, then `HOW_COLUMNS`."""
+
+HOW_COLUMNS = (
+    "seeds",
+    "reference_seeds",
+    "clusters",
+    "intervals",
+    "resamples",
+    "permutations",
+    "seed",
+    "holm_family",
+)
+"""How the numbers of a line were made.
+
+How many fits each of the two scores is the mean of; clusters, where rows were drawn in clusters;
+what the intervals are; what stands behind them and behind p; of how many p-values a score's Holm
+correction takes account. None of the intervals is corrected.
+"""
+
+
+def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Return the tables that a comparison is written to, before it is computed.
+
+    Args:
+        out: A file whose suffix says the format, or a directory for one of each.
+        overwrite: Whether what is there may be replaced.
+
+    Raises:
+        InputError: The suffix stands for no format, or `out` exists and may not be replaced, or
+            cannot be written.
+    """
+    target = Path(out)
+    is_directory = target.is_dir() or not target.suffix
+    if not is_directory and target.suffix not in _WRITERS:
+        raise InputError(
+            f"{target} has the suffix {target.suffix!r}; choose from {', '.join(_WRITERS)}, or name"
+            " a directory for all of them"
+        )
+    if is_directory and target.is_file():
+        raise InputError(f"{target} is in the way of a directory; choose another path")
+    check_writable(target)
+    if not is_directory:
+        refuse_existing(target, overwrite=overwrite)
+        return (target,)
+    refuse_target(target, LAYOUT, overwrite=overwrite)
+    return tuple(target / f"{STEM}{suffix}" for suffix in _WRITERS)
+
+
+def write_comparison(
+    comparison: Comparison, out: str | Path, *, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Write what `compare` returned, whole or not at all, and return the tables.
+
+    Args:
+        comparison: The paired differences.
+        out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three, which also
+            gets `comparison.json`.
+        overwrite: Whether a file, or the directory of an earlier comparison, may be replaced.
+
+    Raises:
+        InputError: As `comparison_files`.
+    """
+    files = comparison_files(out, overwrite=overwrite)
+    if len(files) == 1:
+        with atomic_file(out) as aside:
+            _write(aside, files[0].suffix, comparison)
+        return files
+    with atomic_directory(out, LAYOUT, overwrite=overwrite) as aside:
+        for file in files:
+            _write(aside / file.name, file.suffix, comparison)
+        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
+        # In ASCII, as names may hold marks that turn what follows them.
+        text = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
+        (aside / LAYOUT.marker).write_text(f"{text}\n", encoding="ascii")
+    return files
+
+
+def _write(path: Path, suffix: str, comparison: Comparison) -> None:
+    path.write_text(_WRITERS[suffix](comparison), encoding="utf-8", newline="\n")
+
+
+def _markdown(comparison: Comparison) -> str:
+    table = difference_table(comparison).noted()
+    caption = escape_markdown(table.caption).replace(NAME_START, "**").replace(NAME_END, "**")
+    return f"{caption}\n\n{to_markdown(table)}\n"
+
+
+def _latex(comparison: Comparison) -> str:
+    return f"{PREAMBLE}\n{to_latex('differences', difference_table(comparison).noted())}"
+
+
+def _csv(comparison: Comparison) -> str:
+    stream = io.StringIO()
+    tests = ("p", "p_holm") if comparison.num_permutations else ()
+    write_rows(stream, [(*CSV_COLUMNS, *tests, *HOW_COLUMNS)])
+    for row in comparison.rows:
+        write_rows(stream, _lines(row, comparison, tests))
+    return stream.getvalue()
+
+
+def _lines(
+    row: ComparisonRow, comparison: Comparison, tests: tuple[str, ...]
+) -> Iterator[tuple[object, ...]]:
+    for key, score in row.scores.items():
+        change = row.differences[key]
+        yield (
+            clean(row.name),
+            clean(comparison.reference),
+            key,
+            *map(whole, (score.value, score.low, score.high)),
+            *map(whole, (change.value, change.low, change.high)),
+            comparison.n,
+            *(_number(getattr(row, name), key) for name in tests),
+            *_how(row, comparison, SCORES[key].reflected),
+        )
+    for key, score in row.distances.items():
+        ends = map(whole, (score.value, score.low, score.high))
+        blank = ("",) * len(tests)
+        counts = (*[""] * 3, comparison.n, *blank)
+        how = _how(row, comparison, reflected=False)
+        yield (clean(row.name), clean(comparison.distance_to or ""), key, *ends, *counts, *how)
+
+
+def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
+    """Return the values of `HOW_COLUMNS`."""
+    over_seeds = comparison.intervals_over == "seeds"
+    [reference] = [one for one in comparison.rows if one.name == comparison.reference]
+    kind = "t, paired by seed" if comparison.same_seeds else "t (Welch)"
+    shape = "reflected" if reflected else comparison.interval
+    drawn = "rows" if comparison.num_clusters is None else "clusters"
+    return (
+        len(row.seeds) or 1,
+        len(reference.seeds) or 1,
+        "" if comparison.num_clusters is None else comparison.num_clusters,
+        f"{kind}, over seeds" if over_seeds else f"{shape} bootstrap over {drawn}",
+        "" if over_seeds else comparison.num_resamples,
+        comparison.num_permutations,
+        comparison.seed,
+        comparison.num_comparisons if comparison.num_permutations else "",
+    )
+
+
+def _number(values: Mapping[str, float], key: str) -> str:
+    return repr(values[key]) if key in values else ""
+
+
+_WRITERS: Mapping[str, Callable[[Comparison], str]] = {
+    ".md": _markdown,
+    ".tex": _latex,
+    ".csv": _csv,
+}
