@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from bayeslora.option_checks import check_count
 from bayeslora.threads import threaded
@@ -208,3 +210,20 @@ def _without_parts(units: int, generator: np.random.Generator) -> Counts:
     parts = min(units, JACKKNIFE_GROUPS)
     part = generator.permutation(np.arange(units) % parts)
     return np.asarray(part[:, None] != np.arange(parts), dtype=np.float64)
+
+
+def cell_matrix(
+    cell: NDArray[np.int64],
+    row: NDArray[np.int64],
+    value: NDArray[np.float64],
+    shape: tuple[int, int],
+) -> Any:
+    """Return the sparse matrix whose product with counts [N, R] is the sums of cells [K, R].
+
+    Args:
+        cell: [M] the cell that an entry belongs to.
+        row: [M] the row that it comes from.
+        value: [M] what the row adds to the cell; entries of the same row and cell are added.
+        shape: K and N.
+    """
+    return sparse.csr_array((value, (cell, row)), shape=shape)

@@ -21,14 +21,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import block_size
-from bayeslora.metrics.brier_parts import brier_parts
-from bayeslora.metrics.calibration import BinSums, bin_places, equal_mass_edges
-from bayeslora.metrics.cells import cell_matrix
-from bayeslora.metrics.classwise import ClasswiseSums
-from bayeslora.metrics.debiased import ece_debiased
-from bayeslora.metrics.rowwise import LabelledRows
-from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.bootstrap import block_size, cell_matrix
+from bayeslora.metrics.calibration import BinSums, bin_places, ece_debiased, equal_mass_edges
+from bayeslora.metrics.classwise import ClasswiseSums, brier_parts
+from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.smooth import fixed_points, grid_matrix
 from bayeslora.metrics.top_label import first_above, top_label
 from bayeslora.threads import threaded

@@ -1,15 +1,29 @@
-"""Class-wise calibration error: the probability of every class, not only of the predicted one."""
+"""Class-wise calibration error: the probability of every class, not only of the predicted one.
+
+The same bins take the Brier score apart, without a remainder:
+reliability − resolution + uncertainty.
+
+    uncertainty   Σ_c o_c (1 − o_c)                   the score of always stating the class shares o
+    reliability   Σ_c Σ_b (n_cb/n) (p_cb − o_cb)²     mean probability against share, in each bin
+    resolution    reliability + uncertainty − Brier   what the probabilities know beyond the shares
+
+Murphy (1973), Journal of Applied Meteorology 12, for probabilities that take few values. Sorted
+into bins, continuous ones vary within a bin, which leaves a remainder; it belongs to resolution
+(Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting 23, equation 12: generalised
+resolution), and with it the three parts add up exactly. As in every calibration error, few rows
+make reliability and resolution read high.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.bootstrap import cell_matrix
 from bayeslora.metrics.calibration import NUM_BINS, bin_places, equal_width_edges
-from bayeslora.metrics.cells import cell_matrix
 from bayeslora.metrics.top_label import Closed
 
 
@@ -112,3 +126,25 @@ def cwece(bins: ClasswiseBins, counts: NDArray[Any] | None = None) -> float:
         counts: [N] how often each row occurs; once where None.
     """
     return float(bins.sums(counts).cwece)
+
+
+class BrierParts(NamedTuple):
+    """The three parts, in the order of the printed scores; arrays [R] for R resamples."""
+
+    reliability: NDArray[np.float64]
+    resolution: NDArray[np.float64]
+    uncertainty: NDArray[np.float64]
+
+
+def brier_parts(sums: ClasswiseSums, brier: NDArray[np.float64]) -> BrierParts:
+    """Return the parts of a Brier score.
+
+    Args:
+        sums: From `ClasswiseBins.sums`.
+        brier: The score itself, [] or [R].
+    """
+    shares = sums.labels / sums.rows
+    uncertainty = (shares * (1 - shares)).sum(axis=0)
+    gaps = sums.gaps**2 / np.maximum(sums.sizes, 1)
+    reliability = gaps.sum(axis=(0, 1)) / sums.rows
+    return BrierParts(reliability, reliability + uncertainty - brier, uncertainty)

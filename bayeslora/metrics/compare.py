@@ -25,10 +25,9 @@ from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import values_of, without_gaps
-from bayeslora.metrics.differences import over_rows, over_seeds_of
-from bayeslora.metrics.distances import distances
-from bayeslora.metrics.fits import Contest, Fits, chosen_statistic, fits_of
+from bayeslora.metrics.differences import distances, over_rows, over_seeds_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
+from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.notebook import table_html
@@ -201,7 +200,7 @@ def compare(
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
         over_seeds: Whether to take fits of one method together.
         distance_to: Name of the method to measure each method's distance from, such as that of
-            exact chains; None measures none. See `bayeslora.metrics.distances`.
+            exact chains; None measures none. See `bayeslora.metrics.differences`.
         cluster_by: A column of the first predictions whose equal values mark rows that belong
             together; they are drawn and exchanged together.
         num_bins: Bins of the calibration errors.

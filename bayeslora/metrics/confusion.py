@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.bootstrap import cell_matrix
 from bayeslora.metrics.rowwise import LabelledRows
 
 Floats = NDArray[np.float64]

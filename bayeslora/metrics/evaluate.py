@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import MAX_ROWS
-from bayeslora.metrics.by_class import class_scores
 from bayeslora.metrics.calibration import (
     NUM_BINS,
     as_num_bins,
@@ -21,17 +20,15 @@ from bayeslora.metrics.calibration import (
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.confusion import confusion
-from bayeslora.metrics.detect import detect
-from bayeslora.metrics.groups import group_scores
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling
-from bayeslora.metrics.means import resampled_means
-from bayeslora.metrics.near_far import check_kinds, grouped
-from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, resampled_means
+from bayeslora.metrics.ood import detect
+from bayeslora.metrics.ood_groups import check_kinds, grouped
+from bayeslora.metrics.prediction_sets import SET_KEYS, set_scores, stated_coverage
+from bayeslora.metrics.rowwise import LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
-from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.selective import risk_curve
-from bayeslora.metrics.sets import SET_KEYS, set_scores, stated_coverage
 from bayeslora.metrics.statistics import all_scores
+from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.option_checks import as_seed

@@ -10,13 +10,15 @@ therefore gives
                         as the score's bounds allow; none of fewer rows
     any other score     none
 
-Of a share that is 0 or 1, the first two are the same. `few_mistakes` has what is known of rows that
-differ but of which hardly any is wrong.
+Of a share that is 0 or 1, the first two are the same. `with_rare_errors` has what is known of rows
+that differ but of which hardly any is wrong: their resamples have hardly a mistake either, however
+many rows to come would have.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -25,8 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import unknown_choice
-from bayeslora.metrics.bootstrap import Prepare, acceleration, bootstrap_deviations
-from bayeslora.metrics.catalogue import Kind
+from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic, acceleration, bootstrap_deviations
+from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.scores import LEAST_ROWS, Score
 from bayeslora.option_checks import as_seed
 
@@ -272,3 +274,82 @@ def bca_levels(deviations: NDArray[np.float64], speed: float) -> list[float]:
         # beyond 1 the formula turns round; the end of the draws is the limit before
         levels.append(normal.cdf(shift + z / (1 - speed * z)) if speed * z < 1 else float(z > 0))
     return levels
+
+
+Clusters = NDArray[np.int64] | None
+"""[N] cluster of each row, or None where rows are drawn one by one."""
+
+
+def in_order(keys: Sequence[NDArray[np.generic]], clusters: Clusters) -> tuple[Rows, Clusters]:
+    """Return [N] rows in an order of their own, and their clusters in it.
+
+    A seeded bootstrap of rows in this order does not depend on the order that they came in.
+
+    Args:
+        keys: [N] each, the last one first; of rows that are equal in all of them, the cluster.
+        clusters: Of the rows as they came.
+    """
+    if clusters is None:
+        return np.lexsort((*keys,)), None
+    order = np.lexsort((clusters, *keys))
+    return order, clusters[order]
+
+
+def resampled_means(
+    table: NDArray[np.float64],
+    keys: Sequence[NDArray[np.generic]],
+    how: Resampling,
+    clusters: Clusters,
+) -> tuple[NDArray[np.float64], Spread]:
+    """Return the table in the order of `in_order`, and the spread of its K means over rows.
+
+    Args:
+        table: [K, N].
+        keys: What the rows are put in order by.
+        how: How they are resampled.
+        clusters: Of the rows.
+    """
+    order, own = in_order(keys, clusters)
+    table = table[:, order]
+
+    def prepare(kept: Rows) -> Statistic:
+        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
+
+    return table, how.spread(prepare, [len(order)], [own])
+
+
+def with_rare_errors(scores: Mapping[str, Score], units: int) -> dict[str, Score]:
+    """Return scores with intervals that reach as far as mistakes too rare to be seen may take them.
+
+    Where fewer than `LEAST_ROWS` rows are wrong, or right, overconfidence is known at most as well
+    as the accuracy is by Wilson's interval, and no calibration error is less than it. Where none is
+    wrong, NLL and Brier are those of rows that are right, and may be as much higher as means of
+    rows that are all alike.
+
+    Args:
+        scores: By key, the accuracy among them.
+        units: Rows, or clusters, that they are of.
+    """
+    found = dict(scores)
+    accuracy = scores["accuracy"].value
+    rarer = min(accuracy, 1 - accuracy) * units
+    if units < LEAST_ROWS or rarer >= LEAST_ROWS:
+        return found
+    low, high = (float(end) for end in wilson(accuracy * units, units))
+    value = scores["overconfidence"].value
+    found["overconfidence"] = _hull(
+        scores["overconfidence"], value + accuracy - high, value + accuracy - low
+    )
+    gap = found["overconfidence"]
+    for key in scores.keys() & {"ece", "aece", "mce"}:
+        # no partition into bins makes less of the gap between mean confidence and accuracy
+        found[key] = _hull(scores[key], scores[key].value, max(-gap.low, gap.high))
+    if accuracy == 1:
+        for key in ("nll", "brier"):
+            value, ceiling = scores[key].value, SCORES[key].high
+            found[key] = _hull(scores[key], value, value + (1 - low) * (ceiling - value))
+    return found
+
+
+def _hull(score: Score, low: float, high: float) -> Score:
+    return Score(score.value, min(score.low, low), max(score.high, high))

@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.metrics.bootstrap import block_size
+from bayeslora.metrics.bootstrap import block_size, cell_matrix
 from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.cells import cell_matrix
-from bayeslora.metrics.fits import (
+from bayeslora.metrics.pairing import (
     MEANS,
     Contest,
     chosen_statistic,

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.differences import over_rows
-from bayeslora.metrics.fits import Contest, fits_of
 from bayeslora.metrics.intervals import LEVEL, Resampling
+from bayeslora.metrics.pairing import Contest, fits_of
 from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Score

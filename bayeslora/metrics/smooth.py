@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct, idct
 
-from bayeslora.metrics.cells import cell_matrix
+from bayeslora.metrics.bootstrap import cell_matrix
 from bayeslora.metrics.top_label import TopLabel
 
 GRID = 512

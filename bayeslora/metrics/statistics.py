@@ -8,18 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.brier_parts import brier_parts
-from bayeslora.metrics.calibration import adaptive_errors, bin_sums
+from bayeslora.metrics.calibration import adaptive_errors, bin_sums, ece_debiased
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
-from bayeslora.metrics.classwise import classwise_bins
+from bayeslora.metrics.classwise import brier_parts, classwise_bins
 from bayeslora.metrics.confusion import class_counts
-from bayeslora.metrics.debiased import ece_debiased
-from bayeslora.metrics.few_mistakes import with_few_mistakes
-from bayeslora.metrics.intervals import from_zero
-from bayeslora.metrics.rowwise import LabelledRows
+from bayeslora.metrics.intervals import from_zero, with_rare_errors
+from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import Score
-from bayeslora.metrics.scoring import Scoring
 from bayeslora.metrics.selective import COVERAGES, Selection
 from bayeslora.metrics.smooth import smooth_errors
 from bayeslora.metrics.top_label import Closed, top_label
@@ -59,7 +55,7 @@ def all_scores(
         )
         for place, (key, info) in enumerate(SCORES.items())
     }
-    scores = with_few_mistakes(scores, spread.units)
+    scores = with_rare_errors(scores, spread.units)
     observed = np.array([values[key] for key in CHANCE_KEYS])
     drawn = errors_by_chance(rows, scoring)
     p = p_values(drawn, observed)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.clusters import clusters_in
-from bayeslora.metrics.intervals import Resampling
-from bayeslora.metrics.means import in_order
+from bayeslora.metrics.intervals import Resampling, in_order
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions

@@ -21,7 +21,7 @@ from bayeslora.metrics.clusters import check_columns, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, IntervalMethod
-from bayeslora.metrics.near_far import KINDS, check_kinds
+from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds

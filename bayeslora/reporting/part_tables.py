@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.by_class import CLASS_KEYS
-from bayeslora.metrics.groups import GROUP_KEYS
 from bayeslora.metrics.scores import PartScores, Score, Scores
+from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES

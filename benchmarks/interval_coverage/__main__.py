@@ -36,14 +36,12 @@ from bayeslora.metrics.chance import (
     errors_by_chance,
     p_values,
 )
-from bayeslora.metrics.detect import detect
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
-from bayeslora.metrics.near_far import grouped
-from bayeslora.metrics.ood import DETECTION, detection, thresholds
-from bayeslora.metrics.rowwise import CLAMP, LabelledRows, labelled_rows
+from bayeslora.metrics.ood import DETECTION, detect, detection, thresholds
+from bayeslora.metrics.ood_groups import grouped
+from bayeslora.metrics.prediction_sets import set_scores
+from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import Score
-from bayeslora.metrics.scoring import Scoring
-from bayeslora.metrics.sets import set_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.uncertainties import uncertainty_means

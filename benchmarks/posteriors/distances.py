@@ -12,7 +12,7 @@ from typing import Any
 
 import bayeslora as bl
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.metrics.distances import DISTANCES, distances
+from bayeslora.metrics.differences import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.predictions.record import Predictions

@@ -17,8 +17,7 @@ from bayeslora.metrics.chance import (
 )
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import Resampling
-from bayeslora.metrics.rowwise import labelled_rows
-from bayeslora.metrics.scoring import Scoring
+from bayeslora.metrics.rowwise import Scoring, labelled_rows
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions

@@ -10,7 +10,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.fits import Contest, fits_of
+from bayeslora.metrics.pairing import Contest, fits_of
 from bayeslora.metrics.permutation import permutation_p
 from bayeslora.metrics.seeds import over_seeds, welch_interval
 from bayeslora.predictions.record import Predictions

@@ -5,8 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from bayeslora.metrics.calibration import bin_sums, ece
-from bayeslora.metrics.debiased import ece_debiased, folded_mean
+from bayeslora.metrics.calibration import bin_sums, ece, ece_debiased, folded_mean
 from bayeslora.metrics.top_label import top_label
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.compare import COMPARED, compare
-from bayeslora.metrics.fits import Contest, fits_of
+from bayeslora.metrics.pairing import Contest, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.top_label import top_label

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.calibration import ece, mce
-from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.metrics.standard import calibration_errors, detection_areas
+from bayeslora.metrics.calibration import calibration_errors, ece, mce
+from bayeslora.metrics.ood import detection, detection_areas, thresholds
 from bayeslora.metrics.top_label import top_label
 
 CONFIDENCES = st.lists(

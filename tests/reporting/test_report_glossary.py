@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bayeslora.metrics.by_class import CLASS_KEYS
+from bayeslora.metrics.subgroups import CLASS_KEYS
 from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, root, row, sub
 from bayeslora.reporting.glossary import NEAR_AND_FAR, SPECTRUM, TERMS, UNFAMILIAR, terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS

@@ -7,7 +7,7 @@ import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.compare import compare
-from bayeslora.metrics.distances import DISTANCES, distances
+from bayeslora.metrics.differences import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.predictions.record import Predictions
 

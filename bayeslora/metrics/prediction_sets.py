@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.catalogue import SET_SCORES, Kind
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import LEVEL, Resampling, wilson
-from bayeslora.metrics.means import resampled_means
+from bayeslora.metrics.intervals import LEVEL, Resampling, resampled_means, wilson
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 

@@ -1,8 +1,20 @@
-"""Scores of each group of rows, such as all rows of one source.
+"""Scores of parts of the rows: of groups, such as all rows of one source, and of classes.
 
 Rows are drawn within their group, so that every resample holds as many of each as the data; all
 groups and resamples are summed by one sparse product. Shares have Wilson intervals, unless rows
 come in clusters; ECE has the reflected bootstrap interval and the others the percentile one.
+
+The scores of a class say how often it is found, how often rightly named, how honest its probability
+is:
+
+    recall            share of the class's rows that are predicted as it
+    precision         share of the rows predicted as it that are it
+    f1                harmonic mean of the two
+    mean_probability  mean probability of the class over all rows; compare with n / all rows
+    ece               one-vs-rest calibration error of that probability, as in `cwece`
+
+F1 has the bootstrap's interval. Recall is missing where no row has the class, precision where none
+is predicted as it, F1 where neither is.
 """
 
 from __future__ import annotations
@@ -12,17 +24,28 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import block_size
+from bayeslora.metrics.bootstrap import Rows, Statistic, block_size, cell_matrix
 from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.catalogue import ALL_SCORES
-from bayeslora.metrics.cells import cell_matrix
-from bayeslora.metrics.chance import SIGNIFICANT, ece_by_chance, p_values
+from bayeslora.metrics.catalogue import ALL_SCORES, Kind
+from bayeslora.metrics.chance import (
+    SIGNIFICANT,
+    class_measure,
+    drawn_errors,
+    ece_by_chance,
+    p_values,
+)
+from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.clusters import clusters_in, without_gaps
-from bayeslora.metrics.few_mistakes import with_few_mistakes
-from bayeslora.metrics.intervals import IntervalMethod, from_zero, interval_of, wilson
-from bayeslora.metrics.rowwise import LabelledRows
+from bayeslora.metrics.confusion import class_counts
+from bayeslora.metrics.intervals import (
+    IntervalMethod,
+    from_zero,
+    interval_of,
+    wilson,
+    with_rare_errors,
+)
+from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import PartScores, Score
-from bayeslora.metrics.scoring import Scoring
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
 """The scores of a group, in order; the last two where there are prediction sets."""
@@ -45,7 +68,7 @@ def group_scores(
         sets: [N, C] prediction sets, or None.
     """
     present, group = np.unique(codes, return_inverse=True)
-    statistic = _statistic(rows, group, scoring, sets)
+    statistic = _group_statistic(rows, group, scoring, sets)
     values = statistic(np.ones((len(rows), 1)))[..., 0]
     deviations = _resampled(statistic, group, scoring) - values
     sizes = np.bincount(group)
@@ -70,7 +93,7 @@ def group_scores(
                 scores[key] = interval_of(
                     value, drawn, method, low, high, units=units[place], kind=info.kind
                 )
-        scores = with_few_mistakes(scores, units[place])
+        scores = with_rare_errors(scores, units[place])
         if chance[place] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
         found[names[code]] = PartScores(int(sizes[place]), scores)
@@ -83,7 +106,7 @@ def share_score(share: float, trials: int) -> Score:
     return Score(share, min(float(low), share), max(float(high), share))
 
 
-def _statistic(
+def _group_statistic(
     rows: LabelledRows,
     group: NDArray[np.int64],
     scoring: Scoring,
@@ -143,3 +166,87 @@ def _resampled(
         of_rows = counts.reshape(resamples, -1).T.astype(np.float64)[unit]
         parts.append(np.moveaxis(statistic(of_rows), -1, 0))
     return np.concatenate(parts)
+
+
+CLASS_KEYS = ("recall", "precision", "f1", "mean_probability", "ece")
+"""The scores of a class, in order."""
+
+_KINDS: dict[str, Kind] = {
+    "recall": "share",
+    "precision": "share",
+    "f1": "other",
+    "mean_probability": "mean",
+    "ece": "other",
+}
+
+
+def class_scores(
+    rows: LabelledRows,
+    names: tuple[str, ...],
+    scoring: Scoring,
+) -> dict[str, PartScores]:
+    """Return the scores of every class.
+
+    Args:
+        rows: N labelled rows.
+        names: Of the C classes.
+        scoring: Bins, intervals and clusters.
+    """
+    classes = len(names)
+
+    def prepare(kept: Rows) -> Statistic:
+        return _class_statistic(rows.take(kept), scoring)
+
+    values = prepare(np.arange(len(rows)))(np.ones(len(rows))).reshape(len(CLASS_KEYS), classes)
+    clusters, width = scoring.clusters, 2 * scoring.num_bins * classes
+    spread = scoring.how.spread(prepare, [len(rows)], [clusters], width=width)
+    sizes = clusters_in(rows.labels, None, classes).tolist()
+    trials = {
+        "recall": clusters_in(rows.labels, clusters, classes).tolist(),
+        "precision": clusters_in(rows.prediction, clusters, classes).tolist(),
+    }
+    # Clusters of either kind may be the same ones: the larger number never counts one twice.
+    trials["f1"] = list(map(max, trials["recall"], trials["precision"]))
+    measure = class_measure(rows, scoring)
+    how = scoring.how
+    drawn = drawn_errors(
+        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed, clusters
+    )
+    chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
+    found = {}
+    for c, name in enumerate(names):
+        scores = {}
+        for k, key in enumerate(CLASS_KEYS):
+            value = float(values[k, c])
+            if key in trials and not trials[key][c]:
+                continue
+            if _KINDS[key] == "share" and clusters is None:
+                scores[key] = share_score(value, trials[key][c])
+            else:
+                scores[key] = spread.score(
+                    k * classes + c,
+                    value,
+                    0.0,
+                    1.0,
+                    reflected=key == "ece",
+                    kind=_KINDS[key],
+                    units=trials[key][c] if key in trials else None,
+                )
+        if chance[c] > SIGNIFICANT:
+            scores["ece"] = from_zero(scores["ece"])
+        found[name] = PartScores(sizes[c], scores)
+    return found
+
+
+def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
+    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed)
+    per_class = class_counts(rows)
+
+    def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = bins.sums(counts)
+        counted = per_class(counts)
+        mean = rows.probs.T @ counts / sums.rows
+        shares = (counted.recall, counted.precision, counted.f1_by_class)
+        return np.concatenate([*shares, mean, sums.by_class])
+
+    return scores

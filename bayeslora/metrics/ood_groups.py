@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.detect import Detected, detection_scores
 from bayeslora.metrics.intervals import Spread
-from bayeslora.metrics.ood import DETECTION, common_first
+from bayeslora.metrics.ood import DETECTION, Detected, common_first, detection_scores
 from bayeslora.metrics.scores import OODGroup
 
 KINDS = ("near", "far")
