@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.config_none import Frozen
     from bayeslora.adapters.config_starts import CorDA, PiSSA
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.conformal.aps import APS, RAPS
-    from bayeslora.conformal.lac import LAC
+    from bayeslora.conformal.predictors import APS, LAC, RAPS
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import Comparison, compare
@@ -39,15 +38,14 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
     from bayeslora.recalibration.isotonic import IsotonicRegression
-    from bayeslora.recalibration.matrix import MatrixScaling
+    from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
     from bayeslora.recalibration.recalibrate import recalibrate
     from bayeslora.recalibration.temperature import Temperature
-    from bayeslora.recalibration.vector import VectorScaling
     from bayeslora.reporting.model_card import model_card_section, update_model_card
     from bayeslora.reporting.report import Report, report
 
 _HOMES = {
-    "APS": "bayeslora.conformal.aps",
+    "APS": "bayeslora.conformal.predictors",
     "BLoB": "bayeslora.posteriors.config_variational",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
@@ -62,7 +60,7 @@ _HOMES = {
     "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
-    "LAC": "bayeslora.conformal.lac",
+    "LAC": "bayeslora.conformal.predictors",
     "LISA": "bayeslora.adapters.config_lisa",
     "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
@@ -71,12 +69,12 @@ _HOMES = {
     "MAP": "bayeslora.posteriors.last_layer.estimates",
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.last_layer.estimates",
-    "MatrixScaling": "bayeslora.recalibration.matrix",
+    "MatrixScaling": "bayeslora.recalibration.linear",
     "NUTS": "bayeslora.posteriors.last_layer.nuts.options",
     "PiSSA": "bayeslora.adapters.config_starts",
     "PoLAR": "bayeslora.adapters.config",
     "Predictions": "bayeslora.predictions.record",
-    "RAPS": "bayeslora.conformal.aps",
+    "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
     "S2FT": "bayeslora.adapters.config_columns",
     "SWAG": "bayeslora.posteriors.config_weights",
@@ -87,7 +85,7 @@ _HOMES = {
     "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.last_layer.estimates",
     "VBLL": "bayeslora.posteriors.config",
-    "VectorScaling": "bayeslora.recalibration.vector",
+    "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",

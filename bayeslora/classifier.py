@@ -38,7 +38,7 @@ from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.tables import file_kind
+from bayeslora.predictions.writing import file_kind
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training import foreign, merged, restore
 from bayeslora.training.calibrate import calibrate

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted
+from bayeslora.predictions.collection import PredictionsLike, as_predictions
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.equal_rows import MOST_EQUAL, share_of_equal_rows
 from bayeslora.predictions.files import text_columns
-from bayeslora.predictions.given import PredictionsLike, as_predictions
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST_MESSAGE = 2000
 """Characters of a message on a terminal: some twenty lines, more hides what went wrong."""
@@ -138,3 +139,23 @@ def _char_columns(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
         return 0
     return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
+
+
+_WIDTH = 60
+
+
+def shown(value: object) -> str:
+    """Return the representation of a value, cut to 60 characters."""
+    if isinstance(value, str | bytes):
+        value = value[:_WIDTH]  # the representation of a text of megabytes takes seconds
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # deep nesting, or an integer of thousands of digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names in quotation marks with commas; of more than eight, the first eight."""
+    rest = f", … ({len(names)} in all)" if len(names) > 8 else ""
+    return ", ".join(map(shown, names[:8])) + rest

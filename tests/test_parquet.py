@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.parquet import is_intact
 from bayeslora.predictions.record import Predictions
+from bayeslora.tables.parquet import is_intact
 from bayeslora.tasks.readers import load_examples
 
 

@@ -9,7 +9,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from bayeslora.posteriors import vbll_low_rank_blocks
-from bayeslora.recalibration.optimum import minimise
+from bayeslora.recalibration.recalibrator import minimise
 from bayeslora.threads import MOST_WORKERS, threaded
 
 

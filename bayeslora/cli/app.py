@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from bayeslora.cli import config
+from bayeslora.cli import config_file
 from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, interruptible
 from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser
@@ -70,7 +70,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         args = _parsed(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
-            config.fill(args)
+            config_file.fill(args)
             before = _states(args)
             with _alone(args), stdin_as_file(args):
                 args.run(args)

@@ -11,7 +11,7 @@ from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
-    from bayeslora.predictions.reading import PredictionsReading
+    from bayeslora.predictions.columns import PredictionsReading
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
     from bayeslora.tasks.stream import ExampleStream
@@ -36,7 +36,7 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
     Raises:
         InputError: An option is not allowed.
     """
-    from bayeslora.predictions.reading import PredictionsReading, probability_columns
+    from bayeslora.predictions.columns import PredictionsReading, probability_columns
     from bayeslora.tables.reading import Reading
 
     return PredictionsReading(

@@ -91,7 +91,7 @@ def check_new_file(
         InputError: The suffix is not that of a predictions file, the file is one of `inputs`, or
             it exists.
     """
-    from bayeslora.predictions.tables import file_kind
+    from bayeslora.predictions.writing import file_kind
 
     target = Path(path)
     file_kind(target)

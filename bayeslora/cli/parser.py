@@ -1,14 +1,17 @@
-"""The arguments of every verb; nothing heavy is imported for them."""
+"""The arguments of every verb, and the script for the tab key; nothing heavy is imported for them.
+
+The script of `bayeslora --print-completion SHELL` is static: completing starts no Python.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import add_talk
-from bayeslora.cli.completion import SHELLS, PrintCompletion
 from bayeslora.cli.messages import say
 from bayeslora.cli.verbs import (
     cache,
@@ -27,6 +30,42 @@ from bayeslora.cli.verbs import (
     report,
     tasks,
 )
+
+SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+_PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")
+
+
+class PrintCompletion(argparse.Action):
+    """Prints the script and ends the command, as `--help` does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Print the script for the shell in `values`."""
+        try:
+            import shtab
+        except ImportError:
+            parser.error("completion needs shtab: pip install 'bayeslora[completion]'")
+        for action in _actions(parser):
+            # The metavar says it, so that no argument has to be marked a second time.
+            if any(path in str(action.metavar) for path in _PATHS):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        sys.stdout.write(shtab.complete(parser, shell=str(values)) + "\n")
+        parser.exit()
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield the arguments of a parser and of its verbs."""
+    for action in parser._actions:  # argparse has no public way
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _actions(verb)
 
 
 class Verb(Protocol):

@@ -14,7 +14,7 @@ from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
-    from bayeslora.predictions.reading import PredictionsReading
+    from bayeslora.predictions.columns import PredictionsReading
 
 TEST = "predictions/test.parquet"
 FITTED = frozenset({"train", "validation"})

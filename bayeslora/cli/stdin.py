@@ -63,7 +63,7 @@ def _replaced(value: str, path: str) -> str:
 
 def _spooled(folder: Path, encoding: str | None) -> Path:
     """Copy standard input to a file whose suffix says the format that its beginning looks like."""
-    from bayeslora.tables.sniff import suffix_of
+    from bayeslora.tables.reading import suffix_of
 
     if sys.stdin is None:
         raise InputError("standard input is closed, and '-' names it")

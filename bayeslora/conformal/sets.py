@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
-from bayeslora.conformal.aps import APS, RAPS
-from bayeslora.conformal.base import ConformalPredictor
 from bayeslora.conformal.config import CONFORMAL
-from bayeslora.conformal.lac import LAC
+from bayeslora.conformal.predictors import APS, LAC, RAPS, ConformalPredictor
 from bayeslora.held_out import held_out
-from bayeslora.predictions.given import PredictionsLike
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.collection import PredictionsLike
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 _METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)

@@ -33,7 +33,7 @@ from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.notebook import table_html
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted
-from bayeslora.predictions.given import PredictionsLike, as_predictions, is_single
+from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions
 

@@ -32,8 +32,8 @@ from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.option_checks import as_seed
+from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import further_columns
-from bayeslora.predictions.given import PredictionsLike, as_predictions
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]

@@ -20,8 +20,8 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.plain_text import quoted
+from bayeslora.predictions.names import Seeds, group_seeds
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import Seeds, group_seeds
 
 
 def paired(predictions: Sequence[Predictions]) -> list[Predictions]:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, RowError
+from bayeslora.plain_text import shown
+from bayeslora.predictions.columns import SUM_TOLERANCE
 from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
-from bayeslora.predictions.reading import SUM_TOLERANCE
-from bayeslora.tables.messages import shown
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""

@@ -1,4 +1,7 @@
-"""Predictions of several methods and their out-of-distribution sets, from objects or files."""
+"""Predictions as functions take them: one set, or those of several methods with their OOD sets.
+
+Each is the record, a file that holds one, or a data frame.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,59 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import shown_path
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.files import further_columns, read_notes
-from bayeslora.predictions.given import PredictionsLike, as_list, as_predictions
+from bayeslora.predictions.in_memory import is_frame
 from bayeslora.predictions.names import (
     Called,
+    by_number,
     called_like,
     file_labels,
     names_of,
     under_label,
     unique_labels,
 )
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import by_number
+
+PredictionsLike = Predictions | str | Path | Any
+"""Predictions, the path of a file, or a data frame; `as_predictions` refuses everything else."""
+
+
+def is_single(given: object) -> bool:
+    """Return whether `given` is one set of predictions rather than a sequence of them."""
+    return isinstance(given, Predictions | str | Path) or is_frame(given)
+
+
+def as_list(given: Any) -> list[PredictionsLike]:
+    """Return one set of predictions, or a sequence of them, as a list."""
+    return [given] if is_single(given) else list(given)
+
+
+def as_predictions(
+    given: PredictionsLike,
+    columns: Sequence[str] = (),
+    reading: PredictionsReading = AS_WRITTEN,
+) -> Predictions:
+    """Return predictions, read from a file or made of a data frame where they are not yet.
+
+    Args:
+        given: Predictions, the path of a file, or a data frame (see `Predictions.from_frame`).
+        columns: Further columns to keep of a file; a data frame keeps all.
+        reading: How to read a file that is not as this package writes it.
+
+    Raises:
+        InputError: It is something else, or a value in it is wrong.
+    """
+    if isinstance(given, Predictions):
+        return given
+    if isinstance(given, str | Path):
+        return Predictions.read(given, columns=tuple(dict.fromkeys(columns)), reading=reading)
+    return Predictions.from_frame(given)
+
 
 EXAMPLE_COLUMN = "text"
 """The further column that holds the texts of rows, where nothing else is said."""

@@ -34,7 +34,11 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import STDIN
+from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.columns import (
+    AS_WRITTEN,
+    SUM_TOLERANCE,
+    PredictionsReading,
     Where,
     id_names,
     is_plain,
@@ -45,8 +49,6 @@ from bayeslora.predictions.columns import (
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
 from bayeslora.predictions.matrix import Matrix, matrix_of
-from bayeslora.predictions.reading import AS_WRITTEN, SUM_TOLERANCE, PredictionsReading
-from bayeslora.tables.messages import listed, shown
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.table import Piece, RowNames, Table, check_spelling
 

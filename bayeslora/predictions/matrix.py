@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.predictions.columns import Where, softmax
-from bayeslora.predictions.reading import PredictionsReading
-from bayeslora.tables.messages import listed, shown
+from bayeslora.plain_text import listed, shown
+from bayeslora.predictions.columns import PredictionsReading, Where, softmax
 from bayeslora.tables.table import Table
 
 _PREFIXES = ("prob_", "logit_")

@@ -9,18 +9,61 @@ moves the file to its place: a directory without pieces and joined file has noth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.durable import hidden_name, replace_file
 from bayeslora.errors import InputError
 from bayeslora.files import file_mode, read_json, real_path, refuse_special, write_json
 from bayeslora.locks import writing_to
-from bayeslora.parquet import ROW_GROUP, is_intact, open_parquet
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.tables import write_tables
+from bayeslora.predictions.writing import write_tables
+from bayeslora.tables.parquet import ROW_GROUP, is_intact, open_parquet
+
+
+def joined(pieces: Sequence[Predictions]) -> Predictions:
+    """Return the rows of all pieces in order, with the name and the metadata of the first.
+
+    Args:
+        pieces: One or more, of one classifier: the same classes, uncertainties, scores and columns,
+            ids in all of them or in none. A piece without labels counts as unlabelled rows.
+
+    Raises:
+        InputError: An id is there twice.
+    """
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+
+    def column(name: str) -> Any:
+        parts = [getattr(one, name) for one in pieces]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    return first.replace(
+        probs=column("probs"),
+        labels=np.concatenate([_labels(one) for one in pieces]),
+        ids=None if first.ids is None else tuple(chain(*(one.ids or () for one in pieces))),
+        sets=column("sets"),
+        scores={
+            name: np.concatenate([one.scores[name] for one in pieces]) for name in first.scores
+        },
+        columns={
+            name: np.concatenate([one.columns[name] for one in pieces]) for name in first.columns
+        },
+        **{name: column(name) for name in UNCERTAINTIES},
+    )
+
+
+def _labels(piece: Predictions) -> NDArray[np.int64]:
+    return np.full(len(piece), -1) if piece.labels is None else piece.labels
+
 
 _IDENTITY = "predictions.json"
 _KEPT = re.compile(r"[0-9]+\.parquet|joined\.(?i:parquet|csv|jsonl)")

@@ -18,15 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions import checks
-from bayeslora.predictions.arrays import array_fields, output_fields
 from bayeslora.predictions.checks import COMPUTED
-from bayeslora.predictions.columns import Where, row_number
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, row_number
 from bayeslora.predictions.files import UNCERTAINTIES, read_fields
-from bayeslora.predictions.frames import frame_fields
 from bayeslora.predictions.harness import read_sample_log
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
-from bayeslora.predictions.rows import SHOWN_ROWS, PredictedRow, rows_html
-from bayeslora.predictions.writer import data_frame, write_fields
+from bayeslora.predictions.in_memory import array_fields, frame_fields, output_fields
+from bayeslora.predictions.predicted_row import SHOWN_ROWS, PredictedRow, rows_html
+from bayeslora.predictions.writing import data_frame, write_fields
 from bayeslora.tables.reading import Reading
 
 # More would not fit a line.

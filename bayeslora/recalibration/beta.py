@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.recalibration.base import Recalibrator
-from bayeslora.recalibration.common import (
+from bayeslora.recalibration.config import BetaOptions
+from bayeslora.recalibration.recalibrator import (
     FLOOR,
+    Recalibrator,
+    minimise,
     one_hot,
     renormalised,
 )
-from bayeslora.recalibration.config import BetaOptions
-from bayeslora.recalibration.optimum import minimise
 
 Array = NDArray[np.float64]
 

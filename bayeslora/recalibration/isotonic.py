@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.recalibration.base import Recalibrator
-from bayeslora.recalibration.common import (
+from bayeslora.recalibration.config import IsotonicOptions
+from bayeslora.recalibration.recalibrator import (
+    Recalibrator,
     base_rates,
     one_hot,
     renormalised,
 )
-from bayeslora.recalibration.config import IsotonicOptions
 
 Array = NDArray[np.float64]
 Knots = tuple[Array, Array]

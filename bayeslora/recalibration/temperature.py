@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from bayeslora.recalibration.base import Recalibrator
-from bayeslora.recalibration.common import (
+from bayeslora.recalibration.config import TemperatureOptions
+from bayeslora.recalibration.recalibrator import (
+    Recalibrator,
     log_probs,
 )
-from bayeslora.recalibration.config import TemperatureOptions
 
 Array = NDArray[np.float64]
 

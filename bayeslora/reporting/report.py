@@ -19,13 +19,14 @@ from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
     OodLike,
+    PredictionsLike,
+    as_list,
     check_column,
     gather,
     ood_names,
     paths_in,
 )
-from bayeslora.predictions.given import PredictionsLike, as_list
-from bayeslora.predictions.reading import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import Assessed, Names, asked_for, assess, every_fit, pair, pool
 from bayeslora.reporting.document import Contents, compose

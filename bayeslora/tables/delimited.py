@@ -1,13 +1,24 @@
-"""Rows of CSV and TSV files, with the line on which each begins."""
+"""Rows of CSV and TSV files, with the line on which each begins.
+
+Regular files are read fast: Arrow parses blocks whose structure has been checked. Arrow is twenty
+times faster than the csv module, but takes broken quotation marks for text and does not know the
+line of a row. Here NumPy finds where records end and checks every quotation mark of a block; what
+is not regular in the sense of RFC 4180 is left to the csv module, whose errors explain it.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import listed
+from bayeslora.plain_text import listed
 from bayeslora.tables.reading import ROW_LIMIT
 from bayeslora.tables.source import Source, too_long
 
@@ -94,3 +105,134 @@ def _long_fields() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(limit)
+
+
+_QUOTE, _NEWLINE, _RETURN = b'"\n\r'
+_BLOCK = 2**20  # bytes at least: smaller ones take longer for each
+_BYTES = 64  # for each row that is asked for: few rows at a time should take little memory
+_MARK = b"\xef\xbb\xbf"
+
+Ints = NDArray[np.int64]
+
+
+class IrregularError(Exception):
+    """A block is not regular, or Arrow cannot parse it."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Whole records.
+
+    Attributes:
+        data: Their bytes.
+        rows: The line on which each record that is not blank begins, from 1.
+        lines: How many lines they have.
+    """
+
+    data: bytes
+    rows: Ints
+    lines: int
+
+
+def arrow_records(
+    source: Source, names: Sequence[str], wanted: Sequence[str], size: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Yield the lines of rows below the header, and a `pyarrow.RecordBatch` of texts.
+
+    Args:
+        source: A file in UTF-8.
+        names: The header.
+        wanted: The columns to read.
+        size: The most rows at a time.
+
+    Raises:
+        IrregularError: The file goes on in a way that only the csv module can tell.
+    """
+    if source.reading.encoding is not None:
+        raise IrregularError
+    delimiter = source.reading.delimiter_of(source.path)
+    is_first = True
+    with source.binary() as stream:
+        for block in _blocks(stream, ord(delimiter), min(max(_BLOCK, _BYTES * size), ROW_LIMIT)):
+            table = _parsed(block, names, wanted, delimiter)
+            if table.num_rows != len(block.rows):
+                raise IrregularError
+            start = int(is_first)
+            is_first = False
+            for place in range(start, table.num_rows, size):
+                part = table.slice(place, size).combine_chunks().to_batches()
+                if part:
+                    yield block.rows[place : place + size].tolist(), part[0]
+
+
+def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    try:
+        return pa.csv.read_csv(
+            pa.BufferReader(block.data),
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, column_names=list(names), block_size=len(block.data) + 1
+            ),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=list(wanted),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowException as error:
+        raise IrregularError from error
+
+
+def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
+    """Yield runs of whole records, of about `size` bytes each."""
+    data = stream.read(size).removeprefix(_MARK)
+    line, step = 1, size
+    while data:
+        more = stream.read(step)
+        if not more and not data.endswith(b"\n"):
+            data += b"\n"
+        block, rest = _cut(data, delimiter, line)
+        # What holds no whole record is looked through again, so it should not grow by a little.
+        step = size if block is not None else 2 * step
+        if block is not None:
+            yield block
+            line += block.lines
+        elif not more or len(data) > ROW_LIMIT:
+            raise IrregularError
+        data = rest + more
+
+
+def _cut(data: bytes, delimiter: int, line: int) -> tuple[_Block | None, bytes]:
+    """Return the whole records at the beginning of the data, if any, and what is left."""
+    codes = np.frombuffer(data, np.uint8)
+    quotes, newlines = np.flatnonzero(codes == _QUOTE), np.flatnonzero(codes == _NEWLINE)
+    ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0] if len(quotes) else newlines
+    if not len(ends):
+        return None, data
+    stop = int(ends[-1]) + 1
+    if data.count(b"\r", 0, stop) != data.count(b"\r\n", 0, stop):
+        raise IrregularError
+    _check_quotes(codes, quotes[: np.searchsorted(quotes, stop)], delimiter)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts
+    is_blank = (lengths == 0) | ((lengths == 1) & (codes[starts] == _RETURN))
+    rows = line + np.searchsorted(newlines, starts[~is_blank])
+    lines = int(np.searchsorted(newlines, stop))
+    return _Block(data[:stop], rows, lines), data[stop:]
+
+
+def _check_quotes(codes: NDArray[np.uint8], quotes: Ints, delimiter: int) -> None:
+    """Raise IrregularError unless each quotation mark begins or ends a field, or is doubled."""
+    opening, closing = quotes[::2], quotes[1::2]
+    before = codes[np.maximum(opening - 1, 0)]
+    begins = (opening == 0) | (before == delimiter) | (before == _NEWLINE)
+    doubled = np.zeros(len(opening), dtype=bool)
+    doubled[1:] = opening[1:] == closing[: len(opening) - 1] + 1
+    after = codes[closing + 1]
+    ends = (after == delimiter) | (after == _NEWLINE) | (after == _RETURN) | (after == _QUOTE)
+    if not ((begins | doubled).all() and ends.all()):
+        raise IrregularError

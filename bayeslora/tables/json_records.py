@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import shown
+from bayeslora.plain_text import shown
 from bayeslora.tables.reading import ROW_LIMIT
 from bayeslora.tables.source import Source, too_long
 

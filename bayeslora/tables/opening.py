@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.tables.delimited import delimited_records, header_of
-from bayeslora.tables.delimited_blocks import IrregularError, arrow_records
+from bayeslora.plain_text import listed, shown
+from bayeslora.tables.delimited import IrregularError, arrow_records, delimited_records, header_of
 from bayeslora.tables.json_records import Record, json_records
-from bayeslora.tables.messages import listed, shown
 from bayeslora.tables.parquet import ParquetTable
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.source import Source, open_source

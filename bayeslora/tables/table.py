@@ -10,8 +10,7 @@ from itertools import chain
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.plain_text import is_hidden
-from bayeslora.tables.messages import shown
+from bayeslora.plain_text import is_hidden, shown
 from bayeslora.tables.parquet import python_values
 
 PIECE = 4096

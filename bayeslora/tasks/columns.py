@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import listed, shown
+from bayeslora.plain_text import listed, shown
 from bayeslora.tables.reading import ROW_LIMIT
 from bayeslora.tables.table import Piece, Table, check_spelling, plain_values
 from bayeslora.tasks.examples import Examples, Label

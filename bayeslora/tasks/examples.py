@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import listed, shown
+from bayeslora.plain_text import listed, shown
 
 Label = str | int | None
 

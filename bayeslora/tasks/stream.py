@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bayeslora.errors import InputError
-from bayeslora.tables.messages import shown
+from bayeslora.plain_text import shown
 from bayeslora.tables.table import PIECE
 from bayeslora.tasks.columns import RowChecks, as_integer, is_integer
 from bayeslora.tasks.examples import Examples, is_numbered, joined

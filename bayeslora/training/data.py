@@ -16,9 +16,8 @@ from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, encode_labels, is_numbered
-from bayeslora.tasks.readers import kept, load_examples, open_examples
+from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
-from bayeslora.tasks.typed import as_texts
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.predictions.joining import joined
+from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.adapters.config_starts import table_name

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bayeslora.metrics.distances import DISTANCES
+from bayeslora.metrics.differences import DISTANCES
 from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT
 from benchmarks.lib.detection import FEATURE_DISTANCES
 from benchmarks.lib.tables import Rows, head_lines, line, shown

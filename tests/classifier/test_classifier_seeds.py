@@ -5,8 +5,8 @@ import torch
 from tiny import toy_rows
 from usage import TEST, fitted, load, new
 
+from bayeslora.predictions.names import group_seeds
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import group_seeds
 from bayeslora.recalibration.recalibrate import recalibrate
 from bayeslora.training.notes import fit_options
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bayeslora as bl
-from bayeslora.conformal.aps import adaptive_scores
 from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal.predictors import adaptive_scores
 from bayeslora.conformal.sets import build
 
 METHODS = [*CONFORMAL, "aps:randomised=false", "raps:randomised=false,penalty=0.1"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.conformal.thresholds import (
+from bayeslora.conformal.predictors import (
     classwise_thresholds,
     marginal_threshold,
     quantile_rank,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.predictions import tables
+from bayeslora.predictions import writing
 from bayeslora.predictions.record import Predictions
 
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -95,7 +95,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         where.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(tables, "write_sealed", full_disk)
+    monkeypatch.setattr(writing, "write_sealed", full_disk)
     with pytest.raises(OSError, match="no space left"):
         random_predictions(3, ["c", "d"]).save(path)
     assert path.read_bytes() == before

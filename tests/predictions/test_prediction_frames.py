@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import bayeslora as bl
-from bayeslora.predictions.rows import PredictedRow
+from bayeslora.predictions.predicted_row import PredictedRow
 
 CLASSES = ("ham", "spam", "egg")
 

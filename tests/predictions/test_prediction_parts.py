@@ -39,7 +39,7 @@ def add_all(parts, whole, size=4, numbers=None):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_pieces_joined_are_the_bytes_of_the_whole(tmp_path, monkeypatch, suffix, labels):
     monkeypatch.setattr(module, "ROW_GROUP", 10)
-    monkeypatch.setattr("bayeslora.parquet.ROW_GROUP", 10)
+    monkeypatch.setattr("bayeslora.tables.parquet.ROW_GROUP", 10)
     whole = made(labels=labels)
     whole.save(tmp_path / f"whole{suffix}")
     parts = PredictionParts(tmp_path / f"p{suffix}")

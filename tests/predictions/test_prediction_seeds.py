@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bayeslora.predictions.collection import by_group, gather
+from bayeslora.predictions.names import group_seeds, seed_of
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.seeds import group_seeds, seed_of
 
 
 def made(name="lora", rows=3, classes=("a", "b"), **metadata):

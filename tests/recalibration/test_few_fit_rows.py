@@ -9,8 +9,7 @@ from faulty_rows import rows
 import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.recalibration.few_rows import LEAST_ROWS, ROWS_PER_PARAMETER
-from bayeslora.recalibration.recalibrate import build
+from bayeslora.recalibration.recalibrate import LEAST_ROWS, ROWS_PER_PARAMETER, build
 
 CLASSES = len(rows(3).classes)
 

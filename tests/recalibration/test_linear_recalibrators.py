@@ -9,10 +9,9 @@ from scipy.optimize import check_grad
 from scipy.optimize import minimize as scipy_minimize
 
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration import optimum
-from bayeslora.recalibration.matrix import GRID, MatrixScaling
-from bayeslora.recalibration.optimum import minimise
-from bayeslora.recalibration.vector import VectorScaling
+from bayeslora.recalibration import recalibrator
+from bayeslora.recalibration.linear import GRID, MatrixScaling, VectorScaling
+from bayeslora.recalibration.recalibrator import minimise
 
 # In log-probabilities no further from 0 than some 20 nats, a gradient of 1e-9 and a curvature of
 # at least 1 / N = 1/150 (the prior's) leave parameters within about 1e-6.
@@ -138,7 +137,7 @@ def test_the_search_minds_bounds_and_says_when_it_gives_up(monkeypatch, caplog):
     np.testing.assert_allclose(minimise(bowl, np.zeros(2)), [3, -2], atol=1e-8)
     bounded = minimise(bowl, np.zeros(2), [(0.0, 1.0), (0.0, None)])
     np.testing.assert_allclose(bounded, [1, 0], atol=1e-12)
-    monkeypatch.setattr(optimum, "MAX_STEPS", 1)
+    monkeypatch.setattr(recalibrator, "MAX_STEPS", 1)
     with caplog.at_level(logging.WARNING):
         MatrixScaling(off_diagonal_scale=1.0).fit(rows(50))
     assert "stopped after 1 steps" in caplog.text

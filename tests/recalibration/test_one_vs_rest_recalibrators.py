@@ -7,9 +7,9 @@ from scipy.optimize import minimize as scipy_minimize
 
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
-from bayeslora.recalibration.common import renormalised
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
+from bayeslora.recalibration.recalibrator import renormalised
 
 
 def two(stated, labels):

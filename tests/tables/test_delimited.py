@@ -5,9 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.tables import delimited_blocks, opening
-from bayeslora.tables.delimited import header_of
-from bayeslora.tables.delimited_blocks import IrregularError, arrow_records
+from bayeslora.tables import delimited, opening
+from bayeslora.tables.delimited import IrregularError, arrow_records, header_of
 from bayeslora.tables.reading import Reading
 from bayeslora.tables.source import open_source
 from bayeslora.tables.table import plain_values
@@ -49,8 +48,8 @@ def test_both_ways_agree(text, block, mark, tmp_path_factory):
         return
     slow = outcome(opening._plain_pieces(source, names, names, 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited_blocks, "_BLOCK", block)
-        patch.setattr(delimited_blocks, "_BYTES", 1)
+        patch.setattr(delimited, "_BLOCK", block)
+        patch.setattr(delimited, "_BYTES", 1)
         fast = outcome(opening._delimited_pieces(source, names, names, 2))
     assert fast == slow or (slow == [] and fast == "refused")
 

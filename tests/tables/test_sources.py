@@ -9,8 +9,7 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.tables import reading, source
 from bayeslora.tables.opening import open_table
-from bayeslora.tables.reading import Reading, kind_of
-from bayeslora.tables.sniff import suffix_of
+from bayeslora.tables.reading import Reading, kind_of, suffix_of
 from bayeslora.tables.table import plain_values
 
 ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
@@ -86,7 +85,7 @@ def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_rows_without_end_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, name):
-    for module in ("source", "delimited", "delimited_blocks", "json_records"):
+    for module in ("source", "delimited", "json_records"):
         monkeypatch.setattr(f"bayeslora.tables.{module}.ROW_LIMIT", 1000)
     monkeypatch.setattr("bayeslora.tables.json_records._PART", 100)
     path = tmp_path / name

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.tasks.readers import load_examples
-from bayeslora.tasks.typed import as_texts
+from bayeslora.tasks.readers import as_texts, load_examples
 
 TEXTS = (
     "A lovely film.",

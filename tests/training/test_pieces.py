@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.predictions.joining import joined
+from bayeslora.predictions.parts import joined
 from bayeslora.tasks.readers import load_examples
 from bayeslora.training import checked_rows
 

@@ -1,4 +1,9 @@
-"""What a recalibrator is: options and what a fit found in one dataclass, and three verbs."""
+"""What a recalibrator is, and what several of them need.
+
+It holds options and what a fit found in one dataclass, and has three verbs: `fit`, `apply`,
+`report`. Shared are logarithms, targets, base rates, normalisation, and the minimum of a smooth
+convex function by scipy's L-BFGS-B.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import dataclasses
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -16,10 +22,85 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.threads import one_blas_thread
+
+FLOOR = float(np.finfo(np.float64).eps)
+"""Probabilities closer to 0 than this count as this where a logarithm enters a regression."""
+
+
+def log_probs(probs: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.float64]:
+    """Return logarithms, with probabilities below `floor` read as that."""
+    return np.log(np.maximum(probs, floor))
+
+
+def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return [N, C] float64: 1 at the label, else 0."""
+    return np.asarray(labels[:, None] == np.arange(num_classes), dtype=np.float64)
+
+
+def base_rates(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return [C]: each class's share of the labels by Laplace's rule, (k + 1) / (N + C)."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.asarray((counts + 1) / (len(labels) + num_classes))
+
+
+def renormalised(values: NDArray[np.float64], stated: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what was fitted to each class against the rest as probabilities that sum to 1.
+
+    Args:
+        values: [N, C] from 0 on, each class for itself.
+        stated: [N, C] the probabilities before; a row whose values are all zero keeps them, since
+            nothing in it says how to share out the 1.
+    """
+    sums = values.sum(1, keepdims=True)
+    return np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), stated)
+
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+
+MAX_STEPS = 3000
+
+EXACT, ROUGH = 1e-9, 1e-5
+"""What is left of the gradient of a mean over rows: to print numbers; to choose between fits."""
+
+
+def minimise(
+    objective: Callable[[Array], tuple[float, Array]],
+    start: Array,
+    bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    tolerance: float = EXACT,
+) -> Array:
+    """Return where a convex function is lowest; say where the search stops short of it.
+
+    Args:
+        objective: Takes [P] and returns the value and the gradient [P].
+        start: [P].
+        bounds: Lower and upper end of every parameter; None is unbounded.
+        tolerance: Largest entry of the gradient at which the search ends.
+    """
+    from scipy.optimize import minimize
+
+    with one_blas_thread():
+        found = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={
+                "maxiter": MAX_STEPS,
+                "maxfun": 2 * MAX_STEPS,
+                "maxcor": 20,
+                "ftol": 1e-15 if tolerance == EXACT else tolerance**2,
+                "gtol": tolerance,
+            },
+        )
+    if found.nit >= MAX_STEPS:
+        left = float(np.abs(found.jac).max())
+        logger.warning("recalibration stopped after %d steps, gradient %.1e", found.nit, left)
+    return np.asarray(found.x, dtype=np.float64)
 
 
 @dataclass(eq=False)
