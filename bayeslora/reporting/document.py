@@ -1,9 +1,14 @@
-"""Everything that a report says, before it is written in one format or another."""
+"""Everything that a report says and in which order, before it is written in one format or another.
+
+`SECTIONS` is the order of the page, of its table of contents, of the Markdown and of the tables for
+LaTeX.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.plain_text import clean, counted, shorten
@@ -36,12 +41,52 @@ from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.wrong_answers import WrongAnswers, wrong_answers
 
+if TYPE_CHECKING:
+    from bayeslora.reporting.figures.drawings import Drawings
+
 TITLE_COLUMNS = 160
 """Widest title, in columns of a terminal."""
 
 
 @dataclass(frozen=True)
-class Contents:
+class Section:
+    """A section of a report.
+
+    Attributes:
+        key: The block of the template that writes it, and its anchor on the page.
+        title: Its heading.
+        short: What the table of contents calls it.
+    """
+
+    key: str
+    title: str
+    short: str
+
+
+def _section(key: str, title: str, short: str = "") -> Section:
+    return Section(key, title, short or title)
+
+
+SECTIONS = (
+    _section("plain", "In plain words"),
+    _section("findings", "Findings"),
+    _section("scores", "Which method to trust"),
+    _section("reliability", "Reliability diagrams", "Reliability"),
+    _section("confidence", "Confidence of right and wrong answers", "Confidence"),
+    _section("confused", "Which classes are confused", "Confused classes"),
+    _section("parts", "Parts of the rows"),
+    _section("ood", "Unfamiliar rows"),
+    _section("examples", "Most confidently wrong"),
+    _section("spectra", "What the adapter changed"),
+    _section("methods", "Methods"),
+    _section("run", "What was run"),
+    _section("terms", "Terms"),
+)
+"""Every section, in order; a report leaves out those that have nothing to say."""
+
+
+@dataclass(frozen=True)
+class Document:
     """Words and tables of a report.
 
     Attributes:
@@ -83,6 +128,47 @@ class Contents:
     record: tuple[Part, ...]
     terms: tuple[Term, ...]
 
+    def sections(self, drawings: Drawings) -> list[Section]:
+        """Return the sections that have something to say, in order."""
+        content = {
+            "plain": self.plain,
+            "reliability": drawings.reliability,
+            "confidence": drawings.confidence,
+            "confused": self.confused,
+            "parts": self.parts,
+            "ood": self.ood,
+            "examples": self.examples,
+            "spectra": self.spectra,
+        }
+        return [section for section in SECTIONS if content.get(section.key, True)]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table by its name, in the order of the sections."""
+        by_section: dict[str, dict[str, Table | None]] = {
+            "scores": {
+                "scores": self.scores,
+                "detection": self.detection,
+                "every": self.every,
+                "differences": self.differences,
+            },
+            "confidence": {"uncertainties": self.uncertainties},
+            "confused": _numbered("confused", self.confused),
+            "parts": _numbered("parts", self.parts),
+            "ood": _numbered("ood", self.ood),
+            "spectra": _numbered("spectrum", [words.table for words in self.spectra]),
+        }
+        return {
+            name: table
+            for section in SECTIONS
+            for name, table in by_section.get(section.key, {}).items()
+            if table is not None
+        }
+
+
+def _numbered(name: str, tables: Sequence[Table]) -> dict[str, Table | None]:
+    return {f"{name}-{place}": table for place, table in enumerate(tables, start=1)}
+
 
 def compose(
     title: str,
@@ -94,7 +180,7 @@ def compose(
     settings: Mapping[str, str],
     example_column: str | None = None,
     changes: Sequence[AdapterChange] = (),
-) -> Contents:
+) -> Document:
     """Put words and tables together.
 
     Args:
@@ -110,7 +196,7 @@ def compose(
     """
     named = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
-    return Contents(
+    return Document(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
         plain=in_plain_words(methods, comparison, sets),

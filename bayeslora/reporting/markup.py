@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bayeslora.plain_text import clean
-from bayeslora.reporting.document import Contents
+from bayeslora.reporting.document import Document
 from bayeslora.reporting.figures.drawings import Drawings, Plates
 from bayeslora.reporting.figures.rendering import FORMATS, Drawing
 from bayeslora.reporting.glossary import Term
@@ -14,69 +14,103 @@ from bayeslora.reporting.text import NAME_END, NAME_START
 
 
 def render_markdown(
-    contents: Contents, drawings: Drawings, formats: Sequence[str] = FORMATS[:1]
+    document: Document, drawings: Drawings, formats: Sequence[str] = FORMATS[:1]
 ) -> str:
     """Return the report; names from outside are escaped.
 
     Args:
-        contents: Words and tables.
+        document: Words and tables.
         drawings: Figures.
         formats: Formats of the figures' files; a picture is shown, a PDF is linked to.
     """
     suffix = next((one for one in ("svg", "png") if one in formats), "pdf")
-    blocks = [
-        f"# {escape_markdown(contents.title)}",
-        escape_markdown(contents.facts),
-        *_plain(contents),
-        "## Findings",
-        _sentence(contents.summary.lead),
-        *(_finding(one.topic, one.sentences) for one in contents.summary.findings),
-        "## Which method to trust",
-        *_table(contents.scores),
-        *([] if contents.detection is None else _table(contents.detection)),
-        "### All scores",
-        *_table(contents.every),
-    ]
-    if contents.differences is not None:
-        blocks += ["### Row by row", *_table(contents.differences)]
-    if drawings.reliability:
-        blocks += ["## Reliability diagrams", *_images(drawings.reliability, suffix)]
-        blocks += _plates(drawings.equal_mass, suffix) + _plates(drawings.per_class, suffix)
-        blocks += _plates(drawings.brier, suffix)
-        blocks += ["## Confidence of right and wrong answers"]
-        blocks += [*_images(drawings.confidence, suffix), *_plates(drawings.selective, suffix)]
-        if contents.uncertainties is not None:
-            blocks += ["### Uncertainty of right and wrong answers"]
-            blocks += _table(contents.uncertainties)
-    if contents.confused:
-        blocks.append("## Which classes are confused")
-        blocks += [block for table in contents.confused for block in _table(table)]
-    if contents.parts:
-        blocks.append("## Parts of the rows")
-        blocks += [block for table in contents.parts for block in _table(table)]
-    if contents.ood:
-        blocks.append("## Unfamiliar rows")
-        blocks += [block for table in contents.ood for block in _table(table)]
-        blocks += _plates(drawings.roc, suffix)
-        blocks += _images(drawings.densities, suffix)
-    if contents.spectra:
-        blocks.append("## What the adapter changed")
-        for words, drawing in zip(contents.spectra, drawings.spectra, strict=True):
-            blocks += [f"### {escape_markdown(words.label)}", _sentence(words.summary)]
-            blocks += [*_table(words.table), *_images([drawing], suffix)]
-    blocks.append("## What was run")
-    for part in contents.record:
-        rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]
-        blocks += [f"### {escape_markdown(part.title)}", "\n".join(rows)]
-    blocks.append("## Terms")
-    blocks += map(_term, contents.terms)
+    blocks = [f"# {escape_markdown(document.title)}", escape_markdown(document.facts)]
+    for section in document.sections(drawings):
+        if (write := _WRITERS.get(section.key)) is not None:
+            blocks += [f"## {section.title}", *write(document, drawings, suffix)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _plain(contents: Contents) -> list[str]:
-    if not contents.plain:
-        return []
-    return ["## In plain words", *(_finding(one.topic, one.sentences) for one in contents.plain)]
+def _plain(document: Document, _: Drawings, __: str) -> list[str]:
+    return [_finding(one.topic, one.sentences) for one in document.plain]
+
+
+def _findings(document: Document, _: Drawings, __: str) -> list[str]:
+    summary = document.summary
+    found = [_finding(one.topic, one.sentences) for one in summary.findings]
+    return [_sentence(summary.lead), *found]
+
+
+def _scores(document: Document, _: Drawings, __: str) -> list[str]:
+    blocks = _table(document.scores)
+    if document.detection is not None:
+        blocks += _table(document.detection)
+    blocks += ["### All scores", *_table(document.every)]
+    if document.differences is not None:
+        blocks += ["### Row by row", *_table(document.differences)]
+    return blocks
+
+
+def _reliability(_: Document, drawings: Drawings, suffix: str) -> list[str]:
+    groups = (drawings.equal_mass, drawings.per_class, drawings.brier)
+    blocks = [block for group in groups for block in _plates(group, suffix)]
+    return [*_images(drawings.reliability, suffix), *blocks]
+
+
+def _confidence(document: Document, drawings: Drawings, suffix: str) -> list[str]:
+    blocks = [*_images(drawings.confidence, suffix), *_plates(drawings.selective, suffix)]
+    if document.uncertainties is not None:
+        blocks += ["### Uncertainty of right and wrong answers", *_table(document.uncertainties)]
+    return blocks
+
+
+def _confused(document: Document, _: Drawings, __: str) -> list[str]:
+    return _tables(document.confused)
+
+
+def _parts(document: Document, _: Drawings, __: str) -> list[str]:
+    return _tables(document.parts)
+
+
+def _ood(document: Document, drawings: Drawings, suffix: str) -> list[str]:
+    figures = [*_plates(drawings.roc, suffix), *_images(drawings.densities, suffix)]
+    return [*_tables(document.ood), *figures]
+
+
+def _spectra(document: Document, drawings: Drawings, suffix: str) -> list[str]:
+    blocks = []
+    for words, drawing in zip(document.spectra, drawings.spectra, strict=True):
+        blocks += [f"### {escape_markdown(words.label)}", _sentence(words.summary)]
+        blocks += [*_table(words.table), *_images([drawing], suffix)]
+    return blocks
+
+
+def _run(document: Document, _: Drawings, __: str) -> list[str]:
+    blocks = []
+    for part in document.record:
+        rows = [f"- **{escape_markdown(key)}**: {escape_markdown(text)}" for key, text in part.rows]
+        blocks += [f"### {escape_markdown(part.title)}", "\n".join(rows)]
+    return blocks
+
+
+def _terms(document: Document, _: Drawings, __: str) -> list[str]:
+    return [*map(_term, document.terms)]
+
+
+_WRITERS: Mapping[str, Callable[[Document, Drawings, str], list[str]]] = {
+    "plain": _plain,
+    "findings": _findings,
+    "scores": _scores,
+    "reliability": _reliability,
+    "confidence": _confidence,
+    "confused": _confused,
+    "parts": _parts,
+    "ood": _ood,
+    "spectra": _spectra,
+    "run": _run,
+    "terms": _terms,
+}
+"""What writes each section; examples and the cards of methods are on the page alone."""
 
 
 def _term(term: Term) -> str:
@@ -99,6 +133,10 @@ def _table(table: Table) -> list[str]:
     return [_sentence(table.caption), to_markdown(table)]
 
 
+def _tables(tables: Iterable[Table]) -> list[str]:
+    return [block for table in tables for block in _table(table)]
+
+
 def _plates(plates: Plates, suffix: str) -> list[str]:
     if not plates.drawings:
         return []
@@ -112,20 +150,7 @@ def _images(drawings: Sequence[Drawing], suffix: str) -> list[str]:
     ]
 
 
-def render_latex(contents: Contents) -> str:
+def render_latex(document: Document) -> str:
     """Return all tables of a report."""
-    tables = [("scores", contents.scores)]
-    if contents.detection is not None:
-        tables.append(("detection", contents.detection))
-    tables.append(("every", contents.every))
-    if contents.differences is not None:
-        tables.append(("differences", contents.differences))
-    if contents.uncertainties is not None:
-        tables.append(("uncertainties", contents.uncertainties))
-    tables += [(f"confused-{place}", one) for place, one in enumerate(contents.confused, start=1)]
-    tables += [(f"parts-{place}", table) for place, table in enumerate(contents.parts, start=1)]
-    tables += [(f"ood-{place}", table) for place, table in enumerate(contents.ood, start=1)]
-    spectra = enumerate(contents.spectra, start=1)
-    tables += [(f"spectrum-{place}", words.table) for place, words in spectra]
-    title = clean(contents.title).replace("\\", "/")
-    return f"% {title}\n{PREAMBLE}\n" + "\n".join(to_latex(*one) for one in tables)
+    title = clean(document.title).replace("\\", "/")
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(to_latex(*one) for one in document.tables.items())

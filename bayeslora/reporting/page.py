@@ -41,28 +41,32 @@ from bayeslora.reporting.text import NAME_END, NAME_START
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bayeslora.reporting.document import Contents
+    from bayeslora.reporting.document import Document
     from bayeslora.reporting.figures.drawings import Drawings
 
 
 def render_page(
-    contents: Contents, drawings: Drawings, template: PageTemplate | None = None
+    document: Document, drawings: Drawings, template: PageTemplate | None = None
 ) -> str:
     """Return the page; every text in it is escaped by the template engine.
 
     Args:
-        contents: Words and tables.
+        document: Words and tables.
         drawings: Figures.
         template: Ours where None.
 
     Raises:
         InputError: The template is a user's and wrong.
     """
+    from bayeslora.reporting.document import SECTIONS  # not for the process of a template
+
     script = _asset("report.js")
     # Only texts and tables of texts go in: a user's template could call whatever methods it finds.
     values = {
-        "page": contents,
+        "page": document,
         "drawings": drawings,
+        "sections": document.sections(drawings),
+        "titles": {section.key: section.title for section in SECTIONS},
         "style": _asset("report.css"),
         "script": script,
         "policy": content_policy(script),

@@ -29,7 +29,7 @@ from bayeslora.predictions.collection import (
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import Assessed, Names, asked_for, assess, every_fit, pair, pool
-from bayeslora.reporting.document import Contents, compose
+from bayeslora.reporting.document import Document, compose
 from bayeslora.reporting.figures.drawings import Drawings, draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
@@ -221,7 +221,7 @@ def report(
         )
         # A spectrum is a value of the session, which no call written down can give.
         told = {"command": call} if call and not changes else {}
-        contents = compose(
+        document = compose(
             title,
             methods,
             comparison,
@@ -234,9 +234,9 @@ def report(
         drawings = draw(
             every_fit(methods), sets, formats=formats, per_class=per_class, changes=changes
         )
-        _write_pages(aside, contents, drawings, look, formats)
+        _write_pages(aside, document, drawings, look, formats)
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
-        found = scores_json(contents.title, fits, comparison, methods, changes)
+        found = scores_json(document.title, fits, comparison, methods, changes)
         write_json(aside / SCORES, {**found, "files": listed_files(aside)})
     return Report(target / PAGE)
 
@@ -304,16 +304,16 @@ def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]
 
 def _write_pages(
     folder: Path,
-    contents: Contents,
+    document: Document,
     drawings: Drawings,
     look: PageTemplate,
     formats: tuple[str, ...],
 ) -> None:
     """Write what people read: the page, its figures, the Markdown and the LaTeX tables."""
     write_figures(folder / "figures", drawings.all)
-    _write(folder / PAGE, render_page(contents, drawings, look))
-    _write(folder / "report.md", render_markdown(contents, drawings, formats))
-    _write(folder / "tables.tex", render_latex(contents))
+    _write(folder / PAGE, render_page(document, drawings, look))
+    _write(folder / "report.md", render_markdown(document, drawings, formats))
+    _write(folder / "tables.tex", render_latex(document))
 
 
 def _write(path: Path, text: str) -> None:

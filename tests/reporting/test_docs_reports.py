@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bayeslora.cli.parser import build_parser
-from bayeslora.reporting.document import Contents
+from bayeslora.reporting.document import Document
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.report import report
 
@@ -68,7 +68,7 @@ def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
     assert {stem(file.stem) for folder in folders for file in folder.iterdir()} == listed
 
 
-@pytest.mark.parametrize("given", [Contents, Drawings])
+@pytest.mark.parametrize("given", [Document, Drawings])
 def test_everything_that_a_template_is_given_is_listed(given):
     listed = set(re.findall(r"`(\w+)`", TEXT.split("Given are `page`")[1].split("`style`")[0]))
     assert {field.name for field in dataclasses.fields(given)} <= listed
