@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
+from bayeslora.reporting.answers import Answers, answers_of
 
 Names = str | Sequence[str] | None
 """One name, several, or none."""
@@ -169,6 +171,11 @@ class Assessed:
         """The seeds, or the one fit that there is."""
         return self.fits or (self,)
 
+    @cached_property
+    def answers(self) -> Answers:
+        """The labelled rows, of which there is at least one; of several seeds, the first one's."""
+        return answers_of(self.method.predictions, clusters_of(self))
+
     @property
     def points(self) -> list[Point]:
         """The bins that hold rows."""
@@ -301,6 +308,33 @@ def miscalibration_p(scores: Scores) -> float:
     return min(1.0, _TESTS * min(found))
 
 
+def labelled(methods: Sequence[Assessed]) -> list[Assessed]:
+    """Return the methods that have labelled rows."""
+    return [one for one in methods if "nll" in one.scores]
+
+
+Bias = Literal["over", "under", "none"]
+
+
+def bias(method: Assessed) -> Bias:
+    """Say whether the mean confidence is off the accuracy by more than the interval allows.
+
+    Of several seeds, whether every one of them is.
+    """
+    if method.fits:
+        found = {bias(fit) for fit in method.fits}
+        return found.pop() if len(found) == 1 else "none"
+    return bias_of(method.scores)
+
+
+def bias_of(scores: Scores) -> Bias:
+    """Say the same of the scores of one fit."""
+    gap = scores["overconfidence"]
+    if gap.low > 0:
+        return "over"
+    return "under" if gap.high < 0 else "none"
+
+
 def miscalibrated(method: Assessed) -> bool:
     """Return whether the confidence is off by more than chance explains, of any of the seeds."""
     return any(miscalibration_p(one.scores) < SIGNIFICANT for one in method.each)
@@ -324,20 +358,20 @@ def pair(
 
     None where there are fewer than two, or where they are not about the same rows.
     """
-    labelled = [one for one in methods if "nll" in one.scores]
-    place = best_index("nll", [one.scores["nll"] for one in labelled])
-    if place is None or len(labelled) < 2:
+    known = labelled(methods)
+    place = best_index("nll", [one.scores["nll"] for one in known])
+    if place is None or len(known) < 2:
         return None
     records = [
         named_predictions(replace(fit.method, group=one.label), over_seeds=bool(one.fits))
-        for one in labelled
+        for one in known
         for fit in one.each
     ]
     try:
         return compare(
             records,
-            reference=labelled[place].label,
-            over_seeds=any(one.fits for one in labelled),
+            reference=known[place].label,
+            over_seeds=any(one.fits for one in known),
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,

@@ -27,11 +27,11 @@ from bayeslora.reporting.tables import (
     Column,
     Row,
     Table,
-    escape_markdown,
+    sentence_to_markdown,
     to_latex,
     to_markdown,
 )
-from bayeslora.reporting.text import NAME_END, NAME_START, interval, named, number, p_text, whole
+from bayeslora.reporting.text import interval, named, number, p_text, whole
 
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
@@ -309,8 +309,7 @@ def _write(path: Path, suffix: str, comparison: Comparison) -> None:
 
 def _markdown(comparison: Comparison) -> str:
     table = difference_table(comparison).noted()
-    caption = escape_markdown(table.caption).replace(NAME_START, "**").replace(NAME_END, "**")
-    return f"{caption}\n\n{to_markdown(table)}\n"
+    return f"{sentence_to_markdown(table.caption)}\n\n{to_markdown(table)}\n"
 
 
 def _latex(comparison: Comparison) -> str:

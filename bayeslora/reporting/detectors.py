@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from bayeslora.metrics.detector import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import OODScores
 from bayeslora.plain_text import clean, shorten
@@ -44,6 +46,31 @@ def score_words(score: str) -> str:
 def is_usable(result: OODScores) -> bool:
     """Return whether nothing speaks against flagging rows by the score: doubt, or a better one."""
     return not result.better and not (result.doubt and result.score == EPISTEMIC)
+
+
+def is_blind(result: OODScores) -> bool:
+    """Return whether the rows are not shown to be more uncertain than familiar ones."""
+    return result.auroc.low <= 0.5
+
+
+def is_reversed(result: OODScores) -> bool:
+    """Return whether the rows are shown to be less uncertain than familiar ones."""
+    return result.auroc.high < 0.5
+
+
+def verdict(result: OODScores) -> Literal["beaten", "blind", "doubtful", "costly", "usable"]:
+    """Return whether to flag rows by the judged score, and if not, the first reason against it.
+
+    Another score separates them better; it is blind to them; its values say nothing; or catching
+    95 % of them flags more than `MOST_FLAGGED` of the familiar rows.
+    """
+    if result.better:
+        return "beaten"
+    if is_blind(result):
+        return "blind"
+    if not is_usable(result):
+        return "doubtful"
+    return "costly" if result.fpr95.value > MOST_FLAGGED else "usable"
 
 
 def instead_of(result: OODScores) -> str:

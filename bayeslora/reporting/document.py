@@ -35,6 +35,7 @@ from bayeslora.reporting.part_tables import (
     uncertainty_table,
     with_chance,
 )
+from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.summary import Summary, summarise
@@ -196,11 +197,12 @@ def compose(
     """
     named = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
+    facts = facts_of(methods, comparison, sets)
     return Document(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
-        plain=in_plain_words(methods, comparison, sets),
-        summary=summarise(methods, comparison, sets),
+        plain=in_plain_words(facts),
+        summary=summarise(facts),
         scores=explained(with_chance(score_table(named, {}), named)).noted(),
         detection=next(iter(_with_rows(detection_table(named, sets))), None),
         every=every_score_table(named).noted(),

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import (
     CHANCE,
     Assessed,
+    bias,
     doubtful,
     every_fit,
     miscalibrated,
     misses_more_than_chance,
 )
 from bayeslora.reporting.detectors import (
-    MOST_FLAGGED,
     detector_notes,
     instead_of,
+    is_blind,
+    is_reversed,
     is_usable,
     score_words,
+    verdict,
 )
-from bayeslora.reporting.ranking import Standing, over_rows_too, standing, standing_of
+from bayeslora.reporting.ranking import Facts, Standing
 from bayeslora.reporting.text import listed, named, number, p_text, percent, shown, shown_points
 
 MAYBE_CHANCE = (
@@ -50,10 +52,8 @@ class Finding:
     kind: Kind = "plain"
 
 
-def ranking(methods: Sequence[Assessed], comparison: Comparison | None) -> Finding:
+def ranking(nll: Standing, accuracy: Standing) -> Finding:
     """Say which method has the lowest NLL and which the highest accuracy."""
-    nll = standing_of("nll", methods, comparison)
-    accuracy = standing_of("accuracy", methods, comparison)
     if not nll.others:
         words = f"Accuracy {shown(accuracy.score)}, NLL {shown(nll.score)} nats."
         return Finding("Quality of the predictions", (words,))
@@ -66,20 +66,6 @@ def ranking(methods: Sequence[Assessed], comparison: Comparison | None) -> Findi
             f"{accuracy.clause}.",
         ),
     )
-
-
-def bias(method: Assessed) -> Literal["over", "under", "none"]:
-    """Say whether the mean confidence is off the accuracy by more than the interval allows.
-
-    Of several seeds, whether every one of them is.
-    """
-    if method.fits:
-        found = {bias(fit) for fit in method.fits}
-        return found.pop() if len(found) == 1 else "none"
-    score = method.scores["overconfidence"]
-    if score.low > 0:
-        return "over"
-    return "under" if score.high < 0 else "none"
 
 
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
@@ -111,11 +97,11 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     return found
 
 
-def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
+def detection(facts: Facts, name: str) -> Finding:
     """Say how well the methods tell one out-of-distribution set from familiar rows."""
-    best, result = best_detector(methods, name)
-    tested = [one for one in methods if name in one.scores.ood]
-    blind = [named(one.label) for one in tested if one.scores.ood[name].auroc.low <= 0.5]
+    best, result = facts.detectors[name]
+    tested = [one for one in facts.methods if name in one.scores.ood]
+    blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]
     opening = "Best separation" if best.others else "Separation"
     sentences = [
         f"{opening}: {named(best.label)} by {score_words(result.score)}, AUROC {shown(best.score)}"
@@ -131,7 +117,7 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         for note in detector_notes(one.scores.ood[name])
     ]
     sentences += _afterthought(tested, name, best.score)
-    wrong_way = [named(one.label) for one in tested if one.scores.ood[name].auroc.high < 0.5]
+    wrong_way = [named(one.label) for one in tested if is_reversed(one.scores.ood[name])]
     open_still = [label for label in blind if label not in wrong_way]
     if open_still and len(open_still) == len(tested):
         sentences.append(
@@ -146,20 +132,7 @@ def detection(methods: Sequence[Assessed], name: str, label: str) -> Finding:
         )
     unfit = len(blind) == len(tested) or not is_usable(result)
     kind: Kind = "warning" if unfit else "plain"
-    return Finding(f"Unfamiliar rows: {named(label)}", tuple(sentences), kind)
-
-
-def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
-    """Return who separates a set best, and its results on that set."""
-    results = {one.label: one.scores.ood[name] for one in methods if name in one.scores.ood}
-    tested = [one for one in methods if one.label in results]
-    wide = [
-        over_rows_too(results[one.label].auroc, [fit.scores.ood[name].auroc for fit in one.fits])
-        for one in tested
-    ]
-    aurocs = [result.auroc for result in results.values()]
-    best = standing("auroc", list(results), aurocs, wide)
-    return best, results[best.label]
+    return Finding(f"Unfamiliar rows: {named(facts.sets[name])}", tuple(sentences), kind)
 
 
 def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
@@ -242,30 +215,22 @@ WIDE_ECE = 0.01
 """Half-width of an ECE's interval from which more rows are worth asking for."""
 
 
-def advice(
-    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
-) -> list[Finding]:
-    """Return what to do, or nothing where there is nothing to advise.
-
-    Args:
-        methods: At least one method.
-        comparison: Paired differences from the method of lowest NLL, if there are any.
-        sets: Label of each out-of-distribution set by its name.
-    """
-    labelled = [method for method in methods if "nll" in method.scores]
-    sentences = [*_choice(labelled, comparison), *_recalibrate(labelled)]
-    sentences += [line for name, label in sets.items() for line in _flags(methods, name, label)]
-    sentences += _more_rows(labelled)
+def advice(facts: Facts) -> list[Finding]:
+    """Return what to do, or nothing where there is nothing to advise."""
+    sentences = [*_choice(facts), *_recalibrate(facts.labelled)]
+    for name, label in facts.sets.items():
+        sentences += _flags(*facts.detectors[name], label)
+    sentences += _more_rows(facts.labelled)
     return (
         [Finding("What follows from the scores", tuple(sentences), "advice")] if sentences else []
     )
 
 
-def _choice(methods: Sequence[Assessed], comparison: Comparison | None) -> list[str]:
+def _choice(facts: Facts) -> list[str]:
+    methods, nll = facts.labelled, facts.nll
     # Without intervals nothing tells the methods apart, and no cost should decide on a handful.
-    if len(methods) < 2 or not all(one.scores["nll"].has_interval for one in methods):
+    if nll is None or not nll.others or not all(one.scores["nll"].has_interval for one in methods):
         return []
-    nll = standing_of("nll", methods, comparison)
     leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
     chosen = [one for one in leaders if not miscalibrated(one)]
     sound = [named(one.label) for one in chosen]
@@ -302,21 +267,21 @@ def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
     ]
 
 
-def _flags(methods: Sequence[Assessed], name: str, label: str) -> list[str]:
-    best, result = best_detector(methods, name)
-    if result.better:
+def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
+    why = verdict(result)
+    if why == "beaten":
         return [
             f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
             f" {named(best.label)}. {instead_of(result)}"
         ]
-    if best.score.low <= 0.5:
+    if why == "blind":
         return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
-    if not is_usable(result):
+    if why == "doubtful":
         return [
             f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
             f" {named(best.label)}; the reasons are given below."
         ]
-    if result.fpr95.value > MOST_FLAGGED:
+    if why == "costly":
         who = f", even with {named(best.label)}" if best.others else ""
         return [
             f"Do not try to catch 95 % of rows like {named(label)}: that would flag"

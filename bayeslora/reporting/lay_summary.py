@@ -7,53 +7,47 @@ cannot show is said to be open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.reporting.answers import SURE, Answers, answers_of
+from bayeslora.reporting.answers import SURE, Answers
 from bayeslora.reporting.assess import (
     Assessed,
     Point,
-    clusters_of,
+    bias,
     doubtful,
     miscalibrated,
     misses_more_than_chance,
 )
-from bayeslora.reporting.detectors import MOST_FLAGGED, instead_of, is_usable, score_words
-from bayeslora.reporting.findings import Finding, Kind, bias
-from bayeslora.reporting.ranking import Standing, standing_of
+from bayeslora.reporting.detectors import (
+    instead_of,
+    is_blind,
+    is_reversed,
+    score_words,
+    verdict,
+)
+from bayeslora.reporting.findings import Finding, Kind
+from bayeslora.reporting.ranking import Facts, Standing
 from bayeslora.reporting.text import listed, named, number, percent
 
 
-def in_plain_words(
-    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
-) -> tuple[Finding, ...]:
-    """Return the answers to a reader's questions; nothing where no row has a label.
-
-    Args:
-        methods: At least one method.
-        comparison: Paired differences from the method of lowest NLL, if there are any.
-        sets: Label of each out-of-distribution set by its name.
-    """
-    labelled = [one for one in methods if "nll" in one.scores]
-    if not labelled:
+def in_plain_words(facts: Facts) -> tuple[Finding, ...]:
+    """Return the answers to a reader's questions; nothing where no row has a label."""
+    method, nll = facts.leader, facts.nll
+    if method is None or nll is None:
         return ()
-    standing = standing_of("nll", labelled, comparison)
-    method = next(one for one in labelled if one.label == standing.label)
     leader = method.each[0]
-    answers = answers_of(leader.method.predictions, clusters_of(leader))
     found = [
-        Finding("How right is it?", (_how_right(leader, answers),)),
+        Finding("How right is it?", (_how_right(leader),)),
         Finding("How sure is it, and may it be?", (_how_sure(leader),)),
-        where_not_to_trust(leader, answers, sets),
-        Finding("What to do", tuple(steps(leader, answers, sets)), "advice"),
+        where_not_to_trust(leader, facts.sets),
+        Finding("What to do", tuple(steps(leader, facts.sets)), "advice"),
     ]
-    if standing.others or method.fits:
-        found.insert(0, Finding("Which method is this about?", (_which(method, standing),)))
+    if nll.others or method.fits:
+        found.insert(0, Finding("Which method is this about?", (_which(method, nll),)))
     return tuple(found)
 
 
@@ -78,8 +72,8 @@ def _which(method: Assessed, standing: Standing) -> str:
     return f"{opening}, by more than chance explains."
 
 
-def _how_right(leader: Assessed, answers: Answers) -> str:
-    score = leader.scores["accuracy"]
+def _how_right(leader: Assessed) -> str:
+    score, answers = leader.scores["accuracy"], leader.answers
     common = float(answers.class_counts.max() / answers.class_counts.sum())
     found = (
         f"It names the right class for {percent(score.value)} of the"
@@ -143,7 +137,7 @@ ALWAYS = (
 )
 
 
-def where_not_to_trust(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> Finding:
+def where_not_to_trust(leader: Assessed, sets: Mapping[str, str]) -> Finding:
     """Return every limit that the rows show, and the one that always holds.
 
     A warning only where the confidence is shown to be wrong, or unfamiliar rows go unnoticed: the
@@ -151,35 +145,32 @@ def where_not_to_trust(leader: Assessed, answers: Answers, sets: Mapping[str, st
 
     Args:
         leader: The method.
-        answers: Its labelled rows.
         sets: Label of each out-of-distribution set by its name.
     """
-    levels = _levels(leader, answers)
+    levels = _levels(leader)
     sentences = (
         *levels,
-        *_sure_and_wrong(answers),
-        *_weak_class(leader, answers),
+        *_sure_and_wrong(leader.answers),
+        *_weak_class(leader),
         *(line for name, label in sets.items() for line in _unfamiliar(leader, name, label)),
         ALWAYS,
     )
-    is_blind = any(_is_blind(leader, name) for name in sets)
-    kind: Kind = "warning" if levels or is_blind else "plain"
+    ood = leader.scores.ood
+    unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
+    kind: Kind = "warning" if levels or unnoticed else "plain"
     return Finding("Where not to trust it", sentences, kind)
 
 
-def _is_blind(leader: Assessed, name: str) -> bool:
-    """Return whether unfamiliar rows are not shown to be more uncertain than familiar ones."""
-    return name in leader.scores.ood and leader.scores.ood[name].auroc.low <= 0.5
-
-
-def _levels(leader: Assessed, answers: Answers) -> list[str]:
+def _levels(leader: Assessed) -> list[str]:
     """Name the level of confidence that promises too much, for most rows times points."""
     if not miscalibrated(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
     broken = [
-        (one, high) for one in points if (high := _upper(one, answers, level)) < one.confidence
+        (one, high)
+        for one in points
+        if (high := _upper(one, leader.answers, level)) < one.confidence
     ]
     if not broken:
         return []
@@ -210,8 +201,8 @@ def _sure_and_wrong(answers: Answers) -> list[str]:
     ]
 
 
-def _weak_class(leader: Assessed, answers: Answers) -> list[str]:
-    found = answers.weakest_class()
+def _weak_class(leader: Assessed) -> list[str]:
+    found = leader.answers.weakest_class()
     if found is None:
         return []
     index, share = found
@@ -233,9 +224,9 @@ def _unfamiliar(leader: Assessed, name: str, label: str) -> list[str]:
         f" least {_SURELY} sure on {percent(surely)} of these {counted(len(outside), 'row')}"
     )
     unnoticed = ""
-    if _is_blind(leader, name):
+    if is_blind(leader.scores.ood[name]):
         unnoticed = ", and it is not shown to notice that they are unfamiliar"
-    if leader.scores.ood[name].auroc.high < 0.5:
+    if is_reversed(leader.scores.ood[name]):
         unnoticed = ", and it is surer of them than of familiar rows"
     return [f"On unfamiliar rows such as {named(label)}: {said}{unnoticed}."]
 
@@ -245,17 +236,16 @@ WIDE = 0.02
 rows are worth asking for."""
 
 
-def steps(leader: Assessed, answers: Answers, sets: Mapping[str, str]) -> list[str]:
+def steps(leader: Assessed, sets: Mapping[str, str]) -> list[str]:
     """Return what the numbers advise, at least one sentence.
 
     Args:
         leader: The method.
-        answers: Its labelled rows.
         sets: Label of each out-of-distribution set by its name.
     """
     return [
         _percentages(leader),
-        *_person(answers),
+        *_person(leader.answers),
         *(line for name, label in sets.items() for line in _alarm(leader, name, label)),
         *_more_rows(leader),
     ]
@@ -303,23 +293,24 @@ def _alarm(leader: Assessed, name: str, label: str) -> list[str]:
     result = leader.scores.ood.get(name)
     if result is None:
         return []
-    if result.better:
+    why_not = verdict(result)
+    if why_not == "beaten":
         return [
             f"Do not flag rows like {named(label)} by its {score_words(result.score)}."
             f" {instead_of(result)}"
         ]
-    if result.auroc.low <= 0.5:
+    if why_not == "blind":
         why = "these rows do not show that its uncertainty tells"
-        if result.auroc.high < 0.5:
+        if is_reversed(result):
             why = "it is surer of such rows than of familiar ones"
         return [f"Check by other means whether a row is like {named(label)}: {why}."]
-    if not is_usable(result):
+    if why_not == "doubtful":
         return [
             f"Do not flag rows like {named(label)} by its {score_words(result.score)}: it says too"
             " little here."
         ]
     flagged = result.fpr95
-    if flagged.value > MOST_FLAGGED:
+    if why_not == "costly":
         return [
             f"Check by other means whether a row is like {named(label)}: a threshold that catches"
             f" 95 of 100 of them would also flag {percent(flagged.value)} of familiar rows."

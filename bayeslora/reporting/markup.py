@@ -9,8 +9,14 @@ from bayeslora.reporting.document import Document
 from bayeslora.reporting.figures.drawings import Drawings, Plates
 from bayeslora.reporting.figures.rendering import FORMATS, Drawing
 from bayeslora.reporting.glossary import Term
-from bayeslora.reporting.tables import PREAMBLE, Table, escape_markdown, to_latex, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START
+from bayeslora.reporting.tables import (
+    PREAMBLE,
+    Table,
+    escape_markdown,
+    sentence_to_markdown,
+    to_latex,
+    to_markdown,
+)
 
 
 def render_markdown(
@@ -38,7 +44,7 @@ def _plain(document: Document, _: Drawings, __: str) -> list[str]:
 def _findings(document: Document, _: Drawings, __: str) -> list[str]:
     summary = document.summary
     found = [_finding(one.topic, one.sentences) for one in summary.findings]
-    return [_sentence(summary.lead), *found]
+    return [sentence_to_markdown(summary.lead), *found]
 
 
 def _scores(document: Document, _: Drawings, __: str) -> list[str]:
@@ -80,7 +86,7 @@ def _ood(document: Document, drawings: Drawings, suffix: str) -> list[str]:
 def _spectra(document: Document, drawings: Drawings, suffix: str) -> list[str]:
     blocks = []
     for words, drawing in zip(document.spectra, drawings.spectra, strict=True):
-        blocks += [f"### {escape_markdown(words.label)}", _sentence(words.summary)]
+        blocks += [f"### {escape_markdown(words.label)}", sentence_to_markdown(words.summary)]
         blocks += [*_table(words.table), *_images([drawing], suffix)]
     return blocks
 
@@ -120,17 +126,13 @@ def _term(term: Term) -> str:
 
 
 def _finding(topic: str, sentences: tuple[str, ...]) -> str:
-    lines = [f"### {_sentence(topic)}", ""]
-    lines += [f"- {_sentence(sentence)}" for sentence in sentences]
+    lines = [f"### {sentence_to_markdown(topic)}", ""]
+    lines += [f"- {sentence_to_markdown(sentence)}" for sentence in sentences]
     return "\n".join(lines)
 
 
-def _sentence(text: str) -> str:
-    return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
-
-
 def _table(table: Table) -> list[str]:
-    return [_sentence(table.caption), to_markdown(table)]
+    return [sentence_to_markdown(table.caption), to_markdown(table)]
 
 
 def _tables(tables: Iterable[Table]) -> list[str]:

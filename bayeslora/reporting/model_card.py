@@ -19,7 +19,7 @@ from bayeslora.files import atomic_file, check_readable, read_json
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import clean
-from bayeslora.reporting.assess import miscalibration_p, occupied
+from bayeslora.reporting.assess import bias_of, miscalibration_p, occupied
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.tables import escape_markdown
 from bayeslora.reporting.text import brief, interval, number, p_text, shown_points
@@ -95,14 +95,13 @@ def _ends(score: Score, key: str = "") -> str:
 
 
 def _bias(scores: Scores) -> str:
-    bias, together = scores["overconfidence"], miscalibration_p(scores)
-    points = shown_points(bias, signed=True)
+    gap, together = scores["overconfidence"], miscalibration_p(scores)
+    points = shown_points(gap, signed=True)
     perhaps = "" if together < SIGNIFICANT else ", or this is chance"
-    if bias.low > 0:
-        words = f"The model is overconfident{perhaps}: mean confidence minus accuracy is {points}."
-    elif bias.high < 0:
-        words = f"The model is underconfident{perhaps}: mean confidence minus accuracy is {points}."
-    elif bias.has_interval:
+    way = bias_of(scores)
+    if way != "none":
+        words = f"The model is {way}confident{perhaps}: mean confidence minus accuracy is {points}."
+    elif gap.has_interval:
         words = f"Mean confidence and accuracy agree within the interval: {points}."
     else:
         words = f"Mean confidence minus accuracy is {points}."

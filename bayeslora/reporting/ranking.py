@@ -8,12 +8,12 @@ methods whose intervals overlap are tied.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import Score
-from bayeslora.reporting.assess import Assessed, best_index, overlaps
+from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.reporting.assess import Assessed, best_index, labelled, overlaps
 from bayeslora.reporting.text import listed, named
 
 
@@ -123,3 +123,69 @@ def standing_of(
     )
     how = "over seeds and row by row" if comparison.intervals_over == "seeds" else "row by row"
     return replace(alone, tied=tied, paired=how)
+
+
+def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
+    """Return who separates a set best, and its results on that set."""
+    results = {one.label: one.scores.ood[name] for one in methods if name in one.scores.ood}
+    tested = [one for one in methods if one.label in results]
+    wide = [
+        over_rows_too(results[one.label].auroc, [fit.scores.ood[name].auroc for fit in one.fits])
+        for one in tested
+    ]
+    aurocs = [result.auroc for result in results.values()]
+    best = standing("auroc", list(results), aurocs, wide)
+    return best, results[best.label]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What several sections of a report say, found out once for all of them.
+
+    Attributes:
+        methods: All methods.
+        labelled: Those that have labelled rows.
+        comparison: Paired differences from the method of lowest NLL, if there are any.
+        sets: Label of each out-of-distribution set by its name.
+        nll: Who has the lowest NLL; None where no row has a label.
+        accuracy: Who has the highest accuracy; None where no row has a label.
+        detectors: Who separates each set best, and its results on that set, by the set's name.
+    """
+
+    methods: Sequence[Assessed]
+    labelled: Sequence[Assessed]
+    comparison: Comparison | None
+    sets: Mapping[str, str]
+    nll: Standing | None
+    accuracy: Standing | None
+    detectors: Mapping[str, tuple[Standing, OODScores]]
+
+    @property
+    def leader(self) -> Assessed | None:
+        """The method of lowest NLL."""
+        if self.nll is None:
+            return None
+        return next(one for one in self.labelled if one.label == self.nll.label)
+
+
+def facts_of(
+    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
+) -> Facts:
+    """Find out what the sections of a report say.
+
+    Args:
+        methods: At least one method.
+        comparison: Paired differences from the method of lowest NLL; None where methods were not
+            scored on the same rows.
+        sets: Label of each out-of-distribution set by its name.
+    """
+    known = labelled(methods)
+    return Facts(
+        methods=methods,
+        labelled=known,
+        comparison=comparison,
+        sets=sets,
+        nll=standing_of("nll", known, comparison) if known else None,
+        accuracy=standing_of("accuracy", known, comparison) if known else None,
+        detectors={name: best_detector(methods, name) for name in sets},
+    )

@@ -6,7 +6,7 @@ that cannot be told from it, and biased only where its interval leaves out zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,16 @@ from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed, every_fit, miscalibrated
-from bayeslora.reporting.detectors import score_words
+from bayeslora.reporting.assess import Assessed, bias, every_fit, miscalibrated
+from bayeslora.reporting.detectors import is_blind, is_reversed, score_words
 from bayeslora.reporting.findings import (
     Finding,
     advice,
-    best_detector,
-    bias,
     calibration,
     detection,
     ranking,
 )
-from bayeslora.reporting.ranking import standing_of
+from bayeslora.reporting.ranking import Facts, Standing
 from bayeslora.reporting.text import listed, named, number, percent, shown, shown_points
 
 
@@ -119,31 +117,21 @@ class Summary:
     findings: tuple[Finding, ...]
 
 
-def summarise(
-    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
-) -> Summary:
-    """Put the scores into words.
-
-    Args:
-        methods: At least one method.
-        comparison: Paired differences from the method of lowest NLL; None where methods were not
-            scored on the same rows.
-        sets: Label of each out-of-distribution set by its name.
-    """
-    labelled = [method for method in methods if "nll" in method.scores]
-    sentences = [_what_was_scored(methods, comparison)]
+def summarise(facts: Facts) -> Summary:
+    """Put the scores into words."""
+    sentences = [_what_was_scored(facts.methods, facts.comparison)]
     found: list[Finding] = []
-    if labelled:
-        sentences += [_leader(labelled, comparison), _biases(labelled)]
-        found += [ranking(labelled, comparison), *calibration(every_fit(labelled))]
-    else:
+    leader, nll, accuracy = facts.leader, facts.nll, facts.accuracy
+    if leader is None or nll is None or accuracy is None:
         sentences.append("No row has a label, so accuracy and calibration cannot be judged.")
-    if sets:
-        sentences.append(_unfamiliar(methods, sets))
-    found += _sets(methods)
-    found += [detection(methods, name, label) for name, label in sets.items()]
-    first = advice(methods, comparison, sets)
-    return Summary(lead=" ".join(sentences), findings=(*first, *found))
+    else:
+        sentences += [_leader(nll, accuracy), _biases(leader, facts.labelled)]
+        found += [ranking(nll, accuracy), *calibration(every_fit(facts.labelled))]
+    if facts.sets:
+        sentences.append(_unfamiliar(facts))
+    found += _sets(facts.methods)
+    found += [detection(facts, name) for name in facts.sets]
+    return Summary(lead=" ".join(sentences), findings=(*advice(facts), *found))
 
 
 def _sets(methods: Sequence[Assessed]) -> list[Finding]:
@@ -175,17 +163,13 @@ def _what_was_scored(methods: Sequence[Assessed], comparison: Comparison | None)
     )
 
 
-def _leader(methods: Sequence[Assessed], comparison: Comparison | None) -> str:
-    nll = standing_of("nll", methods, comparison)
+def _leader(nll: Standing, accuracy: Standing) -> str:
     if not nll.others:
-        accuracy = standing_of("accuracy", methods)
         return f"Its accuracy is {shown(accuracy.score)}, its NLL {shown(nll.score)}."
     return f"{named(nll.label)} has the lowest NLL, {shown(nll.score)}{nll.clause}."
 
 
-def _biases(methods: Sequence[Assessed]) -> str:
-    best = standing_of("nll", methods).label
-    leader = next(one for one in methods if one.label == best)
+def _biases(leader: Assessed, methods: Sequence[Assessed]) -> str:
     rest = [one for one in methods if one is not leader]
     others = [*filter(None, (_others(rest, way) for way in ("over", "under")))]
     if leader.fits:
@@ -200,7 +184,7 @@ def _biases(methods: Sequence[Assessed]) -> str:
     if way != "none":
         verdict = f"is {way}confident on average, by {size}"
         verdict += "" if miscalibrated(leader) else ", which may be chance"
-    subject = "It" if len(methods) == 1 else named(best)
+    subject = "It" if len(methods) == 1 else named(leader.label)
     return " ".join([f"{subject} {verdict}.", *others])
 
 
@@ -221,24 +205,24 @@ def _others(methods: Sequence[Assessed], way: str) -> str:
     return f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} {way}confident."
 
 
-def _unfamiliar(methods: Sequence[Assessed], sets: Mapping[str, str]) -> str:
+def _unfamiliar(facts: Facts) -> str:
     parts = []
-    for name, label in sets.items():
-        best, result = best_detector(methods, name)
+    for name, label in facts.sets.items():
+        best, result = facts.detectors[name]
         where = f"on {named(label)}"
-        if result.better and best.score.low <= 0.5:
+        if result.better and is_blind(result):
             ours, simple = score_words(result.score), result.by_score[result.better]["auroc"]
             parts.append(
                 f"with an AUROC of {shown(simple)} {where} by {score_words(result.better)}, not by"
                 f" {ours}"
             )
-        elif best.score.high < 0.5:
+        elif is_reversed(result):
             parts.append(f"not at all {where}, of which all are surer than of familiar rows")
-        elif best.score.low <= 0.5:
+        elif is_blind(result):
             parts.append(f"no better than by a coin {where}, as far as these rows tell")
         else:
             by = f"by {named(best.label)}, " if best.others else ""
             score = score_words(result.score)
             parts.append(f"with an AUROC of {shown(best.score)} {where} ({by}{score})")
-    most = " best" if len(methods) > 1 else ""
+    most = " best" if len(facts.methods) > 1 else ""
     return f"Unfamiliar rows are recognised{most} {', and '.join(parts)}."

@@ -158,6 +158,11 @@ def escape_markdown(text: str) -> str:
     return text.translate(_MARKDOWN)
 
 
+def sentence_to_markdown(text: str) -> str:
+    """Return a sentence, names in it in bold."""
+    return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
+
+
 _MARKDOWN = str.maketrans(
     {char: f"\\{char}" for char in "\\`*_{}[]#|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Assessed, labelled
 from bayeslora.reporting.text import percent
 
 MOST = 10
@@ -74,9 +74,8 @@ def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswer
         methods: What was scored.
         column: The further column that holds the rows' texts, where it is there.
     """
-    labelled = [one for one in methods if "nll" in one.scores]
-    labelled.sort(key=lambda one: one.scores["nll"].value)
-    return tuple(_of_method(one, column) for one in labelled)
+    best_first = sorted(labelled(methods), key=lambda one: one.scores["nll"].value)
+    return tuple(_of_method(one, column) for one in best_first)
 
 
 def _of_method(one: Assessed, column: str) -> WrongAnswers:

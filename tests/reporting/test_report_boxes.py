@@ -11,6 +11,7 @@ from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Point, assess, bias_p, bins_p
 from bayeslora.reporting.lay_summary import in_plain_words
+from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.summary import summarise
 
 DRAWS = 60
@@ -32,7 +33,8 @@ def boxes(predictions, ood=None):
         gather(predictions, ood), ood_score=None, num_bins=15, seed=0, num_resamples=50
     )
     sets = dict.fromkeys(ood or {}, "far")
-    words = (*in_plain_words(methods, None, sets), *summarise(methods, None, sets).findings)
+    facts = facts_of(methods, None, sets)
+    words = (*in_plain_words(facts), *summarise(facts).findings)
     return [finding.topic for finding in words if finding.kind == "warning"]
 
 

@@ -9,6 +9,7 @@ from bayeslora.predictions.collection import gather
 from bayeslora.reporting.answers import answers_of
 from bayeslora.reporting.assess import assess, pair
 from bayeslora.reporting.lay_summary import in_plain_words
+from bayeslora.reporting.ranking import facts_of
 
 JARGON = re.compile(r"NLL|ECE|AUROC|FPR|Brier|nats|posterior|entropy|calibrated|\bbins?\b")
 
@@ -18,7 +19,8 @@ def words(items, ood=None, num_resamples=100):
     gathered = gather(items, ood)
     options = {"num_bins": 15, "num_resamples": num_resamples, "seed": 0}
     methods = assess(gathered, ood_score=None, **options)
-    found = in_plain_words(methods, pair(methods, **options), {name: name for name in ood or {}})
+    facts = facts_of(methods, pair(methods, **options), {name: name for name in ood or {}})
+    found = in_plain_words(facts)
     marks = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "})
     return {one.topic: " ".join(one.sentences).translate(marks) for one in found}
 

@@ -17,6 +17,7 @@ from bayeslora.reporting.assess import (
 from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
 from bayeslora.reporting.findings import advice, detection
 from bayeslora.reporting.lay_summary import _alarm
+from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.summary import summarise
 
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
@@ -68,7 +69,7 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
 
 def words(methods, comparison=None, sets=None):
     """Return the lead and the sentences by topic, without the marks around names."""
-    summary = summarise(methods, comparison, sets or {})
+    summary = summarise(facts_of(methods, comparison, sets or {}))
 
     def plain(text):
         text = text.replace("\N{NO-BREAK SPACE}", " ")
@@ -227,9 +228,10 @@ def test_no_threshold_is_advised_that_flags_half_the_familiar_rows_or_by_a_usele
 ):
     method = assessed("m", ood={"far": result})
     assert ("pass on those" in _alarm(method, "far", "far")[0]) == is_advised
-    advised = [one for one in advice([method], None, {"far": "far"}) if one.kind == "advice"]
+    facts = facts_of([method], None, {"far": "far"})
+    advised = [one for one in advice(facts) if one.kind == "advice"]
     assert any("far" in sentence for sentence in advised[0].sentences) != is_advised
-    found = detection([method], "far", "far")
+    found = detection(facts, "far")
     assert (found.kind == "warning") == (not is_usable(result))
     assert len(detector_notes(result)) == (not is_usable(result))
 

@@ -63,12 +63,7 @@ def surest_rows(one: Assessed) -> TopLabel:
     Raises:
         ValueError: It has no labels.
     """
-    predictions = one.method.predictions
-    if predictions.labels is None:
-        raise ValueError("calibration and risk need labels")
-    kept = predictions.labelled
-    correct = predictions.prediction[kept] == predictions.labels[kept]
-    return top_label(predictions.confidence[kept], correct)
+    return top_label(one.answers.confidence, one.answers.correct)
 
 
 def equal_mass_plates(
@@ -294,16 +289,12 @@ def _spectrum(index: int, change: AdapterChange) -> Panel:
 
 
 def _confidence(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
-    predictions = one.method.predictions
-    rows = predictions.labelled
-    if predictions.labels is None:
-        raise ValueError("a confidence histogram needs labels")
-    correct = (predictions.prediction == predictions.labels)[rows]
+    answers = one.answers
     panel = confidence_panel(
         f"confidence-{index}",
         one.label,
-        predictions.confidence[rows],
-        correct,
+        answers.confidence,
+        answers.correct,
         one.scores.num_bins,
     )
     return render_files(panel, formats)
