@@ -54,6 +54,11 @@ class Adapter:
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = None
 
+    @property
+    def no_gate(self) -> str:
+        """Why nothing can stand between the factors while they train; empty where it can."""
+        return ""
+
     def learning_rate(self, *, long: bool = False) -> float:
         """Return the learning rate.
 

@@ -129,6 +129,17 @@ class PoLAR(Adapter):
         check_number("max_rotation", self.max_rotation, above=0.0)
 
     @property
+    def no_gate(self) -> str:
+        """Why nothing can stand between the factors: drift that is moved past it into the core."""
+        if self.constraint == "retraction" or not self.absorb_every:
+            return ""
+        return (
+            "moving their drift past it into the core (constraint "
+            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change what the network "
+            "computes; choose constraint='retraction' or absorb_every=0"
+        )
+
+    @property
     def scale(self) -> float:
         """The factor s in front of the change."""
         return self.alpha / self.r

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.option_values import OnlyWith
 from bayeslora.posteriors.cost import FREE, FitCost
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from bayeslora.posteriors.types import LastLayer
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.logits import GaussianLogits, SampledLogits
+    from bayeslora.posteriors.training import FinalFit, TrainingRun, WeightTraining
+    from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
 
 T = TypeVar("T")
 
@@ -48,6 +53,11 @@ class FitPlan:
     cross_validates: bool
     holds_out: bool
 
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of a training that nothing stops early."""
+        return self.epochs * math.ceil(self.num_rows / self.batch_size)
+
 
 @dataclass(frozen=True)
 class HeadTraining:
@@ -79,7 +89,6 @@ class Posterior:
         parameters: What the method adds to a model, for lists.
         head: Makes the last layer of another package's posterior, `module:object` or the object;
             empty where `make_head` does.
-        weights: Makes the posterior over adapter weights, `module:object`; empty for none.
         only_with: Options that have no effect without another.
         is_point: Whether it is one network with one softmax, and nothing is random.
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
@@ -97,6 +106,10 @@ class Posterior:
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
+        has_members: Whether it consists of networks that are trained apart, even if of one.
+        chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
+            takes few epochs by default, as nothing would stop a long one.
+        not_idle: Why every adapter has to train at least once; empty where it need not.
     """
 
     name: ClassVar[str]
@@ -106,7 +119,6 @@ class Posterior:
     parameters: ClassVar[str]
 
     head: ClassVar[str | Callable[..., Any]] = ""
-    weights: ClassVar[str] = ""
     only_with: ClassVar[OnlyWith] = {}
 
     is_point: ClassVar[bool] = False
@@ -122,6 +134,9 @@ class Posterior:
     from_start: ClassVar[str] = ""
     no_resting: ClassVar[str] = ""
     not_on_layers: ClassVar[str] = ""
+    has_members: ClassVar[bool] = False
+    chooses_epoch: ClassVar[bool] = True
+    not_idle: ClassVar[str] = ""
 
     link: str | None = None
     num_samples: int | None = None
@@ -154,6 +169,7 @@ class Posterior:
 
         Raises:
             InputError: The posterior cannot be fitted so.
+            MissingAssetError: A package that it needs is not installed.
         """
 
     def settled(self, plan: FitPlan) -> Self:
@@ -181,6 +197,124 @@ class Posterior:
             chosen: What its last layer reports.
         """
         return self
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter as this posterior needs it.
+
+        Raises:
+            InputError: The two cannot go together.
+        """
+        return adapter
+
+    def over_weights(
+        self, network: Network, *, seed: int, fitted: bool = False
+    ) -> nn.Module | None:
+        """Return the posterior over a network's weights; None if only the last layer is random.
+
+        Its tensors are saved, loaded and check-pointed with the adapter's. If `is_sampled`, it is
+        a `WeightPosterior`; if it has `report`, the result goes into the record.
+
+        Args:
+            network: Fresh or trained, complete but for this posterior.
+            seed: Of a random start.
+            fitted: Whether tensors of a fitted posterior will be loaded into it.
+
+        Raises:
+            InputError: The network is not one that this method is for.
+        """
+        return None
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return what the posterior trains beside each adapter site, and rests when it rests."""
+        return [() for _ in network.sites]
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return how the posterior takes part in training; by default it does not."""
+        from bayeslora.posteriors.training import WeightTraining
+
+        return WeightTraining()
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Fit what precedes the fit of the last layer, in a trained or finished network.
+
+        Returns:
+            Whether the network's features are no longer those of before.
+        """
+        return False
+
+    def after_last_layer(self, fit: FinalFit) -> None:
+        """Fit what follows the fit of the last layer."""
+
+    def num_draws(self, num_samples: int | None = None) -> int:
+        """Return the draws of a prediction.
+
+        Args:
+            num_samples: What was asked for; None takes the posterior's own number.
+        """
+        return (self.num_samples or 0) if num_samples is None else num_samples
+
+    def num_passes(self, num_samples: int | None = None) -> int:
+        """Return the passes of the adapted layers in a prediction, backward ones apart.
+
+        Args:
+            num_samples: As in `num_draws`.
+        """
+        return max(1, self.num_draws(num_samples)) if self.is_sampled else 1
+
+    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
+        """Return what draws a network's weights, if `is_sampled`; by default its `weights`.
+
+        Args:
+            network: Trained.
+            texts: That will be predicted.
+        """
+        return cast("WeightPosterior", network.weights)
+
+    def sampled_logits(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        *,
+        num_samples: int | None,
+        seed: int,
+        advance: Callable[[int], object],
+    ) -> SampledLogits | None:
+        """Return the logits of texts under draws of the weights; None if none are drawn.
+
+        Args:
+            network: In evaluation mode.
+            texts: N texts.
+            num_samples: As in `num_draws`.
+            seed: Of the draws.
+            advance: Called with the number of texts after each batch of a pass.
+        """
+        from bayeslora.posteriors.draws import sampled_logits
+
+        count = self.num_draws(num_samples)
+        if not self.is_sampled or count <= 0:
+            return None
+        draws = self.draws(network, texts)
+        return sampled_logits(network, draws, texts, count, seed=seed, advance=advance)
+
+    def gaussian_logits(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        features: Tensor,
+        *,
+        num_samples: int | None,
+        advance: Callable[[int], object],
+    ) -> GaussianLogits | None:
+        """Return Gaussian logits of texts; None if the last layer alone gives them.
+
+        Args:
+            network: In evaluation mode.
+            texts: N texts.
+            features: [N, d] of the mean network, as the last layer sees them.
+            num_samples: As in `num_draws`.
+            advance: Called with the number of texts after each batch of a pass.
+        """
+        return None
 
 
 def completed(config: type[T]) -> type[T]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import BLoB
 from bayeslora.posteriors.random_layers import RandomLayer, check_texts_apart
-from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import (
     gaussian_kl,
     initial_root,
@@ -65,12 +64,6 @@ class BLoBWeights(nn.Module):
             initial_root(layer.weight.shape, config.initial_std, generator)
             for layer in self._layers
         )
-
-    @classmethod
-    def on(cls, config: BLoB, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del head
-        return cls(config, sites, seed)
 
     def kl(self) -> Tensor:
         """Return the KL to the prior in nats, over all sites."""

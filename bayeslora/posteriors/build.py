@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
 from torch import nn
 
-from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.dropout import MCDropoutDraws
-from bayeslora.posteriors.ivon import IVONWeights
-from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import described
-from bayeslora.posteriors.scalabl import ScalaBLWeights
-from bayeslora.posteriors.swag import SWAGWeights
-from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.posteriors.types import LastLayer, LastLayerDefaults
+from bayeslora.posteriors.types import LastLayer, LastLayerDefaults, Network
 
 # Other numbers than those that the adapters start from.
 _SEED_STEP = 1 << 32
 
 Head = LastLayer
-Weights = (
-    SWAGWeights
-    | TFBWeights
-    | BLoBWeights
-    | IVONWeights
-    | ScalaBLWeights
-    | CLoRAWeights
-    | LaplaceLoRAWeights
-    | MCDropoutDraws
-)
 
 _DEFAULTS = {name: verb for name, verb in vars(LastLayerDefaults).items() if name[0] != "_"}
 _VERBS = sorted(
@@ -118,31 +99,33 @@ def _check_head(config: Posterior, head: object) -> None:
 
 
 def build_weights(
-    config: Posterior, sites: Sequence[Site], head: Head, seed: int = 0
-) -> Weights | None:
-    """Return the posterior over adapter weights of a configuration, an `nn.Module`.
-
-    The configuration's class says in `weights` who makes it, and in `over_factors` whether its
-    sites have to be low-rank. It has `draw`, except for a Laplace approximation, which is
-    linearised instead. None where the configuration has none, where it is not of the sites alone
-    (MC dropout), and for ensembles.
+    config: Posterior, network: Network, seed: int = 0, *, fitted: bool = False
+) -> nn.Module | None:
+    """Return the posterior over the weights of a network; None if only its last layer is random.
 
     Args:
         config: Which posterior, with its options.
-        sites: The adapters, inside their model already.
-        head: The last layer.
+        network: Complete but for this posterior.
         seed: Of a random start.
+        fitted: Whether tensors of a fitted posterior will be loaded into it.
 
     Raises:
-        InputError: There are too many weights for the structure that was asked for, or the
-            posterior needs low-rank factors and the sites have none.
+        InputError: There are too many weights for the structure that was asked for, the posterior
+            needs low-rank factors and the sites have none, or a third party's is not what such a
+            posterior must be.
     """
-    found = config.weights
-    if not found:
+    if config.over_factors:
+        check_factors(config, low_rank=all(site.has_factors for site in network.sites))
+    weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
+    if weights is None:
         return None
-    make: Callable[..., Weights] = resolve_name(found)
-    check_factors(config, low_rank=all(site.has_factors for site in sites))
-    return make(config, sites, head, seed + _SEED_STEP)
+    if not isinstance(weights, nn.Module) or (config.is_sampled and not hasattr(weights, "draw")):
+        raise InputError(
+            f"the weights of {described(config)} must be a torch.nn.Module"
+            + (" with a method draw" if config.is_sampled else "")
+            + f", got {type(weights).__name__}"
+        )
+    return weights
 
 
 def check_factors(config: Posterior, *, low_rank: bool) -> None:

@@ -24,18 +24,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.real_tokens import real_tokens
+from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora_gate import PositionNoise, StateNoise, TokenGate, fresh_noise
 from bayeslora.posteriors.config_variational import CLoRA
+from bayeslora.posteriors.kl_steps import KLWeight, kl_weight
 from bayeslora.posteriors.random_layers import check_texts_apart
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.training import TrainingRun, WeightTraining, own_weights
+from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights import gaussian_kl
 
 Seen = list[list[Tensor]]
@@ -43,6 +47,8 @@ Seen = list[list[Tensor]]
 
 # Its logarithm is finite, and no gradient pushes at an exact zero.
 _LEAST_STD = 1e-8
+
+_BATCH = 64
 
 
 class CLoRAWeights(nn.Module):
@@ -70,12 +76,6 @@ class CLoRAWeights(nn.Module):
         self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
         for site, gate in zip(sites, self._gates, strict=True):
             site.attach(gate)
-
-    @classmethod
-    def on(cls, config: CLoRA, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del head
-        return cls(config, sites, seed)
 
     def kl(self, seen: Seen, mask: Tensor) -> Tensor:
         """Return the KL to the prior in nats: the mean over real tokens, summed over sites.
@@ -160,3 +160,59 @@ def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
         # The noise of a prediction goes by position in a text.
         check_texts_apart(name, z, len(mask))
     return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])
+
+
+class KLGradient(TrainerCallback):
+    """Adds the gradient of the weighted KL to that of each pass; the optimiser sees their sum.
+
+    It keeps no count of the steps: the Trainer's is in the checkpoints.
+    """
+
+    def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
+        self._weights = weights
+        self._weight = weight
+        self._step = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look up how many steps were taken."""
+        self._step = state.global_step
+
+    @contextmanager
+    def noise(self, batch: Batch) -> Iterator[None]:
+        """Run a pass, forward and backward, under noise; then add the KL's gradient."""
+        with self._weights.noise(), self._weights.watching() as seen:
+            yield
+        kl = self._weights.kl(seen, batch["attention_mask"])
+        (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def measure(network: Network, weights: CLoRAWeights, texts: PreparedTexts) -> None:
+    """Store what the posterior reports of itself, as means over the real tokens of texts.
+
+    Args:
+        network: Trained.
+        weights: Its posterior.
+        texts: The training texts.
+    """
+    network.eval()
+    total, num_tokens = torch.zeros(3, dtype=torch.float64), 0
+    for rows in network.encoder.batches(texts.tokens.lengths, _BATCH):
+        batch = texts.collate(rows)
+        with weights.watching() as seen:
+            network(batch)
+        mask = batch["attention_mask"]
+        count = int(mask.sum())
+        total += count * weights.figures(seen, mask)
+        num_tokens += count
+    weights.measured.copy_(total / num_tokens)
+
+
+def clora_training(config: CLoRA, run: TrainingRun) -> WeightTraining:
+    """Return a training under noise, whose gradients have that of the KL added."""
+    weights = own_weights(run.network, CLoRAWeights)
+    weight = kl_weight(config.kl_weights, run.num_train, run.batch_size)
+    gradient = KLGradient(weights, weight)
+    return WeightTraining(
+        noise=gradient.noise, callbacks=(gradient,), parameters=tuple(weights.parameters())
+    )

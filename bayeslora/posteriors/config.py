@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     check_choice,
@@ -31,9 +32,10 @@ from bayeslora.posteriors.base import (
 from bayeslora.posteriors.cost import FitCost
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from bayeslora.posteriors.types import LastLayer
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
 
 # How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
 # most; the rate up to which that of a head with few steps is raised for it; and the epochs that a
@@ -280,6 +282,43 @@ class MCDropout(Posterior):
         check_share("p", self.p)
         check_count("num_samples", self.num_samples, least=0)
 
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter with dropout, where it can have one.
+
+        Raises:
+            InputError: A probability is asked for that the adapter has no place for, or has already
+                as another one.
+        """
+        if adapter.has_dropout:
+            options: Any = adapter
+            if options.dropout not in (0.0, self.p):
+                raise InputError(
+                    f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
+                    "posterior 'mc_dropout' are one dropout; leave dropout out, or give both the "
+                    "same value"
+                )
+            with_dropout: Adapter = replace(options, dropout=self.p)
+            return with_dropout
+        if self.p != MCDropout.p:
+            raise InputError(
+                f"p={self.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
+                f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
+                "backbone's dropout is sampled, or choose 'lora'"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return draws from the dropouts that a pass after the cached lower layers runs."""
+        from bayeslora.posteriors.dropout import live_dropouts
+
+        return live_dropouts(network)
+
+    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
+        """Return draws of masks, also for a network that was trained for another posterior."""
+        from bayeslora.posteriors.dropout import dropout_draws
+
+        return dropout_draws(network, texts)
+
 
 @dataclass(frozen=True)
 class Ensemble(Posterior):
@@ -297,6 +336,7 @@ class Ensemble(Posterior):
     passes: ClassVar[str] = "num_members"
     parameters: ClassVar[str] = "an adapter and a last layer a member"
     from_start: ClassVar[str] = "consists of several trained networks"
+    has_members: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("num_members", self.num_members, least=1, most=1000)  # a fit each

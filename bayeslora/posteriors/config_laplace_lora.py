@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayeslora.option_checks import (
     check_choice,
@@ -14,6 +14,14 @@ from bayeslora.option_checks import (
 )
 from bayeslora.option_values import LINKS, STRUCTURES
 from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.logits import GaussianLogits
+    from bayeslora.posteriors.training import FinalFit
+    from bayeslora.posteriors.types import Network
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,6 @@ class LaplaceLoRA(Posterior):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and a backward one a class"
     parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
-    weights: ClassVar[str] = "bayeslora.posteriors.laplace_lora:LaplaceLoRAWeights.on"
 
     def __post_init__(self) -> None:
         check_choice("structure", self.structure, STRUCTURES)
@@ -64,3 +71,50 @@ class LaplaceLoRA(Posterior):
         if self.prior_precision != "validation":
             return self
         return replace(self, prior_precision=chosen["prior_precision"])
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return an empty curvature of the adapter's weights and the last layer's."""
+        from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+
+        classes, width = network.head.mean_weight.shape
+        weights = LaplaceLoRAWeights(self, network.sites, (classes, width))
+        if fitted:
+            weights.prepare()
+        return weights
+
+    def after_last_layer(self, fit: FinalFit) -> None:
+        """Fit the curvature around the trained weights, and choose the prior precision."""
+        from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+        from bayeslora.posteriors.linearised import fit_laplace_lora
+        from bayeslora.posteriors.training import own_weights
+
+        weights = own_weights(fit.network, LaplaceLoRAWeights)
+        total = len(fit.train[0])
+        if fit.held_out is not None and self.prior_precision == "validation":
+            total += len(fit.held_out[0])
+        with fit.open_bar("curvature", total) as advance:
+            fit_laplace_lora(fit.network, weights, fit.train, fit.held_out, advance)
+
+    def num_passes(self, num_samples: int | None = None) -> int:
+        """Return 2 forward passes: the mean is computed alone, to be the same in every bit."""
+        return 2 if self.num_draws(num_samples) > 0 else 1
+
+    def gaussian_logits(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        features: Tensor,
+        *,
+        num_samples: int | None,
+        advance: Callable[[int], object],
+    ) -> GaussianLogits | None:
+        """Return the logits linearised in the random weights; None if the mean is asked for."""
+        from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+        from bayeslora.posteriors.linearised import linearised_logits
+        from bayeslora.posteriors.training import own_weights
+
+        if self.num_draws(num_samples) <= 0:
+            return None
+        weights = own_weights(network, LaplaceLoRAWeights)
+        mean: Tensor = network.head.predict(features).mean
+        return linearised_logits(network, weights, texts, mean, advance)

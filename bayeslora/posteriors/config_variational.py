@@ -7,11 +7,20 @@ point estimate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
 from bayeslora.option_checks import check_choice, check_count, check_positive
 from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.training import FinalFit, TrainingRun, WeightTraining
+    from bayeslora.posteriors.types import Network
 
 KL_WEIGHTS = ("cyclic", "uniform")
 
@@ -45,12 +54,35 @@ class BLoB(Posterior):
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
-    weights: ClassVar[str] = "bayeslora.posteriors.blob:BLoBWeights.on"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std", "kl_lr")
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return a Gaussian over one factor of each adapter."""
+        from bayeslora.posteriors.blob import BLoBWeights
+        from bayeslora.posteriors.training import low_rank_sites
+
+        return BLoBWeights(self, low_rank_sites(network), seed)
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the root of each site's standard deviations."""
+        from bayeslora.posteriors.blob import BLoBWeights
+        from bayeslora.posteriors.training import own_weights
+
+        weights = own_weights(network, BLoBWeights)
+        return [[root] for root in weights.roots]
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        from bayeslora.posteriors.blob import BLoBWeights
+        from bayeslora.posteriors.kl_steps import noise_and_kl_steps
+        from bayeslora.posteriors.training import own_weights
+
+        weights = own_weights(run.network, BLoBWeights)
+        return noise_and_kl_steps(weights, run, kl_lr=self.kl_lr, kl_weights=self.kl_weights)
 
 
 @dataclass(frozen=True)
@@ -80,7 +112,6 @@ class ScalaBL(Posterior):
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "3 r a layer"
-    weights: ClassVar[str] = "bayeslora.posteriors.scalabl:ScalaBLWeights.on"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (
@@ -89,6 +120,36 @@ class ScalaBL(Posterior):
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std", "kl_lr")
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Its first factor is not free to be scaled.
+        """
+        if not adapter.is_free:
+            why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
+            raise InputError(
+                "posterior 'scalabl' scales the free first factor of adapter 'lora'; "
+                f"{adapter.name!r} {why if adapter.from_weight else 'has none'}"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return a Gaussian over the scales of each adapter."""
+        from bayeslora.posteriors.scalabl import ScalaBLWeights
+        from bayeslora.posteriors.training import low_rank_sites
+
+        return ScalaBLWeights(self, low_rank_sites(network), seed)
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        from bayeslora.posteriors.kl_steps import noise_and_kl_steps
+        from bayeslora.posteriors.scalabl import ScalaBLWeights
+        from bayeslora.posteriors.training import own_weights
+
+        weights = own_weights(run.network, ScalaBLWeights)
+        return noise_and_kl_steps(weights, run, kl_lr=self.kl_lr, kl_weights=self.kl_weights)
 
 
 @dataclass(frozen=True)
@@ -116,13 +177,61 @@ class CLoRA(Posterior):
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
-    weights: ClassVar[str] = "bayeslora.posteriors.clora:CLoRAWeights.on"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
 
     def __post_init__(self) -> None:
         _check(self, "prior_std", "initial_std")
         check_count("num_hidden", self.num_hidden, least=1)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Noise between its factors would act on a part of the pretrained weight, or
+                its training moves what passes between them.
+        """
+        if adapter.from_weight:
+            raise InputError(
+                "posterior 'clora' puts noise between the factors, and those of "
+                f"{adapter.name!r} carry a part of the pretrained weight, which would be noisy "
+                "from the start; choose 'lora' or 'polar'"
+            )
+        if adapter.no_gate:
+            raise InputError(
+                f"posterior 'clora' puts a gate between the factors of {adapter.name!r}, and "
+                f"{adapter.no_gate}"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return gates between the factors of each adapter, which are attached here."""
+        from bayeslora.posteriors.clora import CLoRAWeights
+        from bayeslora.posteriors.training import low_rank_sites
+
+        return CLoRAWeights(self, low_rank_sites(network), seed)
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the parameters of each site's gate."""
+        from bayeslora.posteriors.clora import CLoRAWeights
+        from bayeslora.posteriors.training import own_weights
+
+        weights = own_weights(network, CLoRAWeights)
+        return [list(gate.parameters()) for gate in weights.gates]
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, whose gradients have that of the KL added."""
+        from bayeslora.posteriors.clora import clora_training
+
+        return clora_training(self, run)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Measure what the posterior reports of itself, on the training rows."""
+        from bayeslora.posteriors.clora import CLoRAWeights, measure
+        from bayeslora.posteriors.training import own_weights
+
+        measure(fit.network, own_weights(fit.network, CLoRAWeights), fit.train[0])
+        return False
 
 
 def _check(config: BLoB | ScalaBL | CLoRA, *positive: str) -> None:

@@ -7,8 +7,9 @@ pass of the mean weights. Their last layer is a plain point estimate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     check_below_one,
@@ -16,7 +17,13 @@ from bayeslora.option_checks import (
     check_count,
     check_positive,
 )
-from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.base import FitPlan, Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.training import FinalFit, TrainingRun, WeightTraining
+    from bayeslora.posteriors.types import Network
 
 ANCHOR_LABELS = ("mean", "true")
 METRICS = ("accuracy", "nll")
@@ -52,12 +59,12 @@ class SWAG(Posterior):
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "2 + rank numbers a trained weight"
-    weights: ClassVar[str] = "bayeslora.posteriors.swag:SWAGWeights.on"
     from_start: ClassVar[str] = "averages the weights that training passes through"
     not_on_layers: ClassVar[str] = (
         "would take the spread of weights that rest most of the time: it says when a layer was "
         "drawn and not how uncertain it is"
     )
+    chooses_epoch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count("num_snapshots", self.num_snapshots, least=2)
@@ -66,6 +73,33 @@ class SWAG(Posterior):
         check_positive("scale", self.scale)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_count("num_samples", self.num_samples, least=0)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Raise InputError if the training has room for fewer than two snapshots."""
+        from bayeslora.posteriors.swag import snapshot_steps
+
+        snapshot_steps(self, plan.num_steps)
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return running moments of all weights that are trained, the last layer's too."""
+        from bayeslora.posteriors.swag import SWAGWeights
+
+        adapter = [item for site in network.sites for item in site.trainable().values()]
+        return SWAGWeights(self, [*adapter, *network.head.parameters()])
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training that is looked at after some of its steps."""
+        from bayeslora.posteriors.swag import swag_training
+
+        return swag_training(self, run)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Put the mean of the snapshots in place."""
+        from bayeslora.posteriors.swag import SWAGWeights
+        from bayeslora.posteriors.training import own_weights
+
+        own_weights(fit.network, SWAGWeights).put_mean()
+        return True
 
 
 @dataclass(frozen=True)
@@ -104,8 +138,8 @@ class TFB(Posterior):
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
-    weights: ClassVar[str] = "bayeslora.posteriors.tfb:TFBWeights.on"
     over_factors: ClassVar[bool] = True
+    not_idle: ClassVar[str] = "adds noise along what adapters learned"
 
     def __post_init__(self) -> None:
         for field in ("tolerance", "sigma_min", "sigma_max"):
@@ -119,6 +153,20 @@ class TFB(Posterior):
         for field in ("num_anchors", "num_steps", "num_search_samples"):
             check_count(field, getattr(self, field), least=1)
         check_count("num_samples", self.num_samples, least=0)
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return noise on the first factor of each adapter; none before the search."""
+        from bayeslora.posteriors.tfb import TFBWeights
+        from bayeslora.posteriors.training import low_rank_sites
+
+        return TFBWeights(low_rank_sites(network))
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Search for the widest noise that some of the rows allow; see `choose_sigma`."""
+        from bayeslora.posteriors.tfb_search import choose_sigma
+
+        choose_sigma(self, fit)
+        return True
 
 
 @dataclass(frozen=True)
@@ -153,7 +201,6 @@ class IVON(Posterior):
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one an adapter weight"
-    weights: ClassVar[str] = "bayeslora.posteriors.ivon:IVONWeights.on"
     from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (
         "moves all weights at every step by one running mean, so that no layer could rest"
@@ -170,3 +217,42 @@ class IVON(Posterior):
         if self.weight_decay != 0:
             check_positive("weight_decay", self.weight_decay)
         check_count("num_samples", self.num_samples, least=0)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: It has a weight decay beside that of the optimiser, which moves its weights,
+                or decay would shrink a part of the pretrained weight.
+        """
+        if adapter.weight_decay:
+            raise InputError(
+                "posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
+                f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
+                f"{adapter.name!r} out, got {adapter.weight_decay:g}"
+            )
+        if self.weight_decay and adapter.from_weight:
+            raise InputError(
+                f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} "
+                "starts from a part of the pretrained weight, which it would shrink; leave it at "
+                f"0, or choose 'lora', got {self.weight_decay!r}"
+            )
+        return adapter
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Raise MissingAssetError if the optimiser's package is not installed."""
+        from bayeslora.optim.ivon import require_ivon
+
+        require_ivon()
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return the curvature of the adapter's weights that live on no manifold."""
+        from bayeslora.posteriors.ivon import IVONWeights
+
+        return IVONWeights(self, network.sites)
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training by IVON, each pass at a draw of the weights."""
+        from bayeslora.posteriors.ivon import ivon_training
+
+        return ivon_training(self, run)

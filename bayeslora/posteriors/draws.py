@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors.types import WeightPosterior
+from bayeslora.posteriors.types import Network, WeightPosterior
 
 Item = TypeVar("Item")
+
+_BATCH = 64
 
 
 @torch.no_grad()
@@ -57,3 +60,39 @@ def sample_logits(
         with posterior.draw(generator):
             draws.append(logits())
     return SampledLogits(torch.stack(draws))
+
+
+def sampled_logits(
+    network: Network,
+    draws: WeightPosterior,
+    texts: PreparedTexts,
+    passes: int,
+    *,
+    seed: int,
+    rows: Sequence[int] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> SampledLogits:
+    """Return the logits [S, N, C] of each text under draws of the network's weights.
+
+    Args:
+        network: In evaluation mode.
+        draws: What to draw from.
+        texts: N texts, whose frozen prefix all draws share.
+        passes: Draws S; 0 is one pass of the mean weights.
+        seed: Of the draws.
+        rows: Numbers of the texts to take; None takes all N.
+        advance: Called with the number of texts after each batch of a pass.
+    """
+    chosen = range(len(texts)) if rows is None else rows
+    lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
+    batches = list(network.encoder.batches(lengths, _BATCH))
+
+    def logits(places: list[int]) -> Tensor:
+        batch = texts.collate([chosen[place] for place in places])
+        mean = network.head.predict(network(batch)).mean
+        advance(len(places))
+        return mean
+
+    found = sample_logits(draws, logits, batches, passes, seed)
+    order = torch.tensor([place for places in batches for place in places])
+    return SampledLogits(found.samples[:, torch.argsort(order)])

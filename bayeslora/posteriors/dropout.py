@@ -22,7 +22,9 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
+from bayeslora.posteriors.types import Network, WeightPosterior
 from bayeslora.random_state import restored_random_state
 
 _DROPOUTS = frozenset(
@@ -104,6 +106,38 @@ class MCDropoutDraws(nn.Module):
     def report(self) -> dict[str, float | str]:
         """Return the names of the live dropouts."""
         return {"live_dropouts": ", ".join(self.live)}
+
+
+def live_dropouts(network: Network) -> MCDropoutDraws:
+    """Return draws from the dropouts that a pass after the cached lower layers runs.
+
+    Raises:
+        InputError: None of them drops anything.
+    """
+    encoder: Any = network.encoder
+    try:
+        return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
+    except InputError:
+        first = encoder.first_running_layer
+        where = f"from layer {first} on, the first that runs then," if first else "of the backbone"
+        raise InputError(
+            "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter has "
+            f"none, and no layer {where} has a dropout probability > 0; choose 'lora', or a "
+            "backbone whose configuration has one (hidden_dropout_prob)"
+        ) from None
+
+
+def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:
+    """Return draws of a network's masks, found anew if it was trained for another posterior.
+
+    Args:
+        network: Trained.
+        texts: One of them is run.
+    """
+    if isinstance(network.weights, MCDropoutDraws):
+        return network.weights
+    module: Any = network
+    return MCDropoutDraws(module, lambda: network(texts.collate([0])))
 
 
 @torch.no_grad()

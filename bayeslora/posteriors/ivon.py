@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback
 
 from bayeslora.adapters.site import Site
+from bayeslora.optim.ivon import build_ivon, sampled
 from bayeslora.optim.stiefel import euclidean_parameters
 from bayeslora.posteriors.config_weights import IVON
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.training import TrainingRun, WeightTraining, own_weights
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 
@@ -43,12 +46,6 @@ class IVONWeights(nn.Module):
         self._weights = tuple(euclidean_parameters(sites))
         size = sum(item.numel() for item in self._weights)
         self.register_buffer("hess", torch.full((size,), config.hess_init))
-
-    @classmethod
-    def on(cls, config: IVON, sites: Sequence[Site], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del head, seed
-        return cls(config, sites)
 
     @property
     def std(self) -> Tensor:
@@ -71,3 +68,41 @@ class IVONWeights(nn.Module):
     def report(self) -> dict[str, float | str]:
         """Return the root mean square standard deviation of a weight."""
         return {"weight_std": float(self.std.square().mean().sqrt())}
+
+
+class Curvature(TrainerCallback):
+    """Keeps the posterior's curvature equal to the optimiser's."""
+
+    def __init__(self, weights: IVONWeights, optimizers: list[Optimizer]) -> None:
+        self._weights = weights
+        self._optimizers = optimizers
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Copy what the last step found."""
+        self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
+
+
+def ivon_training(config: IVON, run: TrainingRun) -> WeightTraining:
+    """Return a training in which each pass sees a draw, and IVON moves the adapter."""
+    weights = own_weights(run.network, IVONWeights)
+    optimizers: list[Optimizer] = []
+
+    def build(parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer = build_ivon(
+            parameters,
+            lr=config.lr or run.adapter.learning_rate() / config.clip_radius,
+            ess=config.ess,
+            hess_init=config.hess_init,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            weight_decay=config.weight_decay,
+            clip_radius=config.clip_radius,
+        )
+        optimizers.append(optimizer)
+        return optimizer
+
+    return WeightTraining(
+        noise=lambda _: sampled(optimizers[-1]),
+        callbacks=(Curvature(weights, optimizers),),
+        optimizer=build,
+    )

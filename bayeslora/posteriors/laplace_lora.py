@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,6 @@ from bayeslora.posteriors.layer_curvature import (
 )
 from bayeslora.posteriors.layer_gradients import LayerGradients
 from bayeslora.posteriors.random_layers import affordable_structure, random_layers
-from bayeslora.posteriors.types import LastLayer
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +81,6 @@ class LaplaceLoRAWeights(nn.Module):
         self.curvature: AnyLayers | None = None
         for name in ("prior_precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
-
-    @classmethod
-    def on(cls, config: LaplaceLoRA, sites: Sequence[Site], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del seed
-        classes, width = head.mean_weight.shape
-        return cls(config, sites, (classes, width))
 
     @property
     def num_weights(self) -> int:

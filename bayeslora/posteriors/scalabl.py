@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.config_variational import ScalaBL
 from bayeslora.posteriors.random_layers import check_texts_apart
-from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import gaussian_kl, replaced, standard_normal
 
 
@@ -52,12 +51,6 @@ class ScalaBLWeights(nn.Module):
         self.log_mean = nn.Parameter(means)
         self.log_std = nn.Parameter(stds.log().to(means.device))
         self.register_buffer("held", means.detach().clone())
-
-    @classmethod
-    def on(cls, config: ScalaBL, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del head
-        return cls(config, sites, seed)
 
     def kl(self) -> Tensor:
         """Return the KL to the prior in nats, over all sites."""

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
-from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_weights import SWAG
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.training import TrainingRun, WeightTraining, own_weights
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 
@@ -78,13 +78,6 @@ class SWAGWeights(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("deviations", torch.zeros(config.rank, size))
-
-    @classmethod
-    def on(cls, config: SWAG, sites: Sequence[Site], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del seed
-        adapter = [item for site in sites for item in site.trainable().values()]
-        return cls(config, [*adapter, *head.parameters()])
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -144,3 +137,27 @@ class SWAGWeights(nn.Module):
                 f"posterior 'swag' has {int(self.count)} snapshots of the weights and needs at "
                 "least 2"
             )
+
+
+class Snapshots(TrainerCallback):
+    """Shows SWAG the weights after given steps."""
+
+    def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
+        self._weights = weights
+        self._steps = frozenset(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Collect a snapshot where its turn has come."""
+        if state.global_step in self._steps:
+            self._weights.collect()
+
+
+def swag_training(config: SWAG, run: TrainingRun) -> WeightTraining:
+    """Return a training that takes snapshots, all epochs long.
+
+    Raises:
+        InputError: There is room for fewer than 2.
+    """
+    weights = own_weights(run.network, SWAGWeights)
+    steps = snapshot_steps(config, run.num_steps)
+    return WeightTraining(callbacks=(Snapshots(weights, steps),), schedule=config.schedule)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.posteriors.config_weights import TFB
-from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights import replaced, standard_normal
 
 logger = logging.getLogger(__name__)
@@ -48,12 +46,6 @@ class TFBWeights(nn.Module):
         super().__init__()
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
-
-    @classmethod
-    def on(cls, config: TFB, sites: Sequence[LowRank], head: LastLayer, seed: int) -> Self:
-        """Return the posterior over the adapters `sites` of a network; see `build_weights`."""
-        del config, head, seed
-        return cls(sites)
 
     def fit(self, config: TFB, degradation: Callable[[], float]) -> None:
         """Turn the factors to their singular directions and choose σ.

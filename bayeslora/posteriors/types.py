@@ -1,14 +1,16 @@
-"""What a last-layer posterior and a weight posterior must be able to do."""
+"""What a last-layer posterior, a weight posterior and their network must be able to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.site import Site
+from bayeslora.backbones.encoder import Batch, FeatureExtractor
 from bayeslora.logits import Logits
 
 
@@ -173,4 +175,40 @@ class WeightPosterior(Protocol):
 
     def draw(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Put one draw of the weights in place while the context lasts, then restore them."""
+        ...
+
+
+class Network(Protocol):
+    """An adapted backbone with its last layer, as a posterior over its weights sees it."""
+
+    @property
+    def encoder(self) -> FeatureExtractor:
+        """From texts to features, adapters included."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The adapters, inside the encoder; none where whole layers train."""
+        ...
+
+    @property
+    def head(self) -> LastLayer:
+        """The last layer."""
+        ...
+
+    @property
+    def weights(self) -> nn.Module | None:
+        """The posterior over its weights, where there is one."""
+        ...
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return the features [B, d] of a batch as the last layer sees them."""
+        ...
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Return [N, d] features of the encoder as the last layer sees them."""
+        ...
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +14,8 @@ from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
-from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.training.linearised import fit_laplace_lora
+from bayeslora.posteriors.training import FinalFit
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
@@ -25,6 +25,7 @@ _LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
 
 def fit_posterior(
     network: Network,
+    posterior: Posterior,
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
@@ -36,6 +37,7 @@ def fit_posterior(
     """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
     return fit_last_layer(
         network,
+        posterior,
         feature_rows(network, train),
         None if validation is None else feature_rows(network, validation),
         feature_scores=feature_scores,
@@ -47,6 +49,7 @@ def fit_posterior(
 
 def fit_last_layer(
     network: Network,
+    posterior: Posterior,
     train: FeatureRows,
     held_out: FeatureRows | None,
     *,
@@ -57,10 +60,11 @@ def fit_last_layer(
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the finished adapter; return what it chose.
 
-    A Laplace approximation over the adapter's weights is fitted here too.
+    What a posterior over the adapter's weights fits after it is fitted here too.
 
     Args:
         network: Holds the last layer.
+        posterior: Of the network.
         train: Rows to fit to.
         held_out: Held-out rows, for choosing the prior.
         feature_scores: Names of scores to fit to the same features; None takes the usual ones.
@@ -77,9 +81,8 @@ def fit_last_layer(
     with _watched(network.head, shown=progress):
         fit_head(network, train.pair, None if held_out is None else held_out.pair)
     chosen = network.head.report() | network.head.fit_report(features, labels)
-    if isinstance(network.weights, LaplaceLoRAWeights):
-        held = None if held_out is None else held_out.source
-        _fit_linearised(network, network.weights, train.source, held, shown=progress)
+    held = None if held_out is None else held_out.source
+    posterior.after_last_layer(final_fit(network, train.source, held, seed=seed, shown=progress))
     centre = getattr(network.head, "prior_mean", None)
     if centre is not None:
         chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
@@ -96,7 +99,8 @@ def fit_last_layer(
             labels,
             seed,
         )
-    return chosen if network.weights is None else chosen | network.weights.report()
+    report: Callable[[], dict[str, float | str]] = getattr(network.weights, "report", dict)
+    return chosen | report()
 
 
 def scale_by(head: Head, held_out: FeatureRows) -> float:
@@ -171,19 +175,26 @@ def _check_scale(features: Tensor) -> None:
         )
 
 
-def _fit_linearised(
+def final_fit(
     network: Network,
-    weights: LaplaceLoRAWeights,
     train: LabelledTexts,
-    validation: LabelledTexts | None,
+    held_out: LabelledTexts | None,
     *,
+    seed: int,
     shown: bool,
-) -> None:
-    held = None if validation is None else (validation.texts, validation.labels)
-    tunes = weights.config.prior_precision == "validation" and validation is not None
-    total = len(train.texts) + (len(validation.texts) if validation is not None and tunes else 0)
-    with progress_bar("curvature", total, shown=shown, unit="text") as advance:
-        fit_laplace_lora(network, weights, (train.texts, train.labels), held, advance)
+) -> FinalFit:
+    """Return what a posterior over weights is told of its final fit.
+
+    Args:
+        network: Trained.
+        train: Rows to fit to.
+        held_out: Held-out rows, or None.
+        seed: Of what the fit draws.
+        shown: Whether to show bars on stderr.
+    """
+    held = None if held_out is None else (held_out.texts, held_out.labels)
+    open_bar = partial(progress_bar, shown=shown, unit="text")
+    return FinalFit(network, (train.texts, train.labels), held, seed, open_bar)
 
 
 def drawing_of(posterior: Posterior | None) -> dict[str, Any]:

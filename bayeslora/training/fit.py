@@ -28,12 +28,14 @@ from bayeslora.optim.full_layers import build_full_optimizer
 from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.training import TrainingRun, WeightTraining
 from bayeslora.random_state import restored_random_state
+from bayeslora.training.callbacks import Patience, StopAfter, TrainingBar, what_is_left
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.class_prior import ClassPrior, centre
 from bayeslora.training.context import begin_from_context
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, announce_training
-from bayeslora.training.final_fit import drawing_of, fit_posterior
+from bayeslora.training.final_fit import drawing_of, final_fit, fit_posterior
 from bayeslora.training.heads import (
     GradientSteps,
     HeadUpdate,
@@ -43,7 +45,6 @@ from bayeslora.training.heads import (
 )
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.training.network import Network
-from bayeslora.training.patience import Patience, StopAfter, what_is_left
 from bayeslora.training.progress import quiet_transformers
 from bayeslora.training.rows import (
     LabelledTexts,
@@ -58,8 +59,6 @@ from bayeslora.training.trainer import (
     Validate,
     nothing_to_restore,
 )
-from bayeslora.training.watchers import TrainingBar
-from bayeslora.training.weights import WeightTraining, weight_training
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +176,9 @@ def train_network(
         sizes = TrainingSizes(classes, features, num_train, num_held)
         announce_training(settings, posterior, sizes, pass_seconds=passed)
         announce_final_fit(posterior, sizes, shown=fit_last)
-    weights = weight_training(posterior, network, adapter, num_train, settings, progress=shown)
+    steps = settings.num_steps(num_train)
+    run = TrainingRun(network, adapter, num_train, steps, settings.batch_size)
+    weights = posterior.training(run)
     sampler = layer_sampler(network, adapter, posterior, settings, num_train)
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         if network.encoder.backbone.device.type == "cuda":
@@ -199,12 +200,15 @@ def train_network(
         trainer.load_best()
     chosen: dict[str, float | str] = {}
     if fit_last:
-        weights.finish(train.texts, train.labels)
+        posterior.before_last_layer(
+            final_fit(network, train, validation, seed=settings.seed, shown=shown)
+        )
         if prior is not None and waits:
             network.eval()
             factor = centre(network, prior, train, start=False)
         chosen = fit_posterior(
             network,
+            posterior,
             train,
             validation,
             feature_scores=feature_scores,
@@ -258,7 +262,7 @@ def _trainer(
     """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
     network, train = fit.network, fit.train
     rows = TrainingFeatures(train.texts)
-    validate = _validation(fit, rows, held, weights)
+    validate = _validation(fit, rows, held)
     return AlternatingTrainer(
         network,
         _optimizer(fit, weights),
@@ -298,13 +302,11 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(
-    fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None, weights: WeightTraining
-) -> Validate | None:
+def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -> Validate | None:
     """Return the measure that chooses the epoch; None where nothing does."""
     if held is None:
         return None
-    if not weights.early_stopping:
+    if not fit.posterior.chooses_epoch:
         logger.warning(
             "posterior %r trains for all its epochs: the validation rows choose nothing",
             fit.posterior.name,

@@ -22,19 +22,15 @@ from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights, check_factors
-from bayeslora.posteriors.config import Ensemble
-from bayeslora.posteriors.config_weights import TFB
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import provider, stored_posterior
-from bayeslora.posteriors.tfb import TFBWeights
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
-from bayeslora.training.anchors import choose_sigma
 from bayeslora.training.checked_rows import split
 from bayeslora.training.data import Unknown, columns_of, encode_for
-from bayeslora.training.final_fit import fit_last_layer
+from bayeslora.training.final_fit import final_fit, fit_last_layer
 from bayeslora.training.last_layer import check_last_layer, last_layer
 from bayeslora.training.network import Network
 from bayeslora.training.notes import fit_options, learnt_from, method_name, method_notes
@@ -196,7 +192,7 @@ class Fitted:
             raise InputError(
                 f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)"
             )
-        if number is not None and count == 1 and not isinstance(self.posterior, Ensemble):
+        if number is not None and count == 1 and not self.posterior.has_members:
             raise InputError(
                 f"{self.name} is no ensemble, and member={number} (--member) names a network of "
                 "one; leave it out"
@@ -243,13 +239,12 @@ class Fitted:
             InputError: As `check_takes`.
         """
         self.check_takes(config)
-        sites = self.network.sites
         head = last_layer(config, config.start_from(self.network.head), self.record.seed)
         centre = self._prior_mean()
         if centre is not None and hasattr(head, "set_prior_mean"):
             head.set_prior_mean(centre, start=False)
-        weights = build_weights(config, sites, head, self.record.seed)
-        network = Network(self.network.encoder, sites, head, weights, self.network.full)
+        network = Network(self.network.encoder, self.network.sites, head, self.network.full)
+        network.weights = build_weights(config, network, self.record.seed)
         network.to(self.network.feature_scale.device)
         network.feature_scale.copy_(self.network.feature_scale)
         record = replace(
@@ -280,17 +275,19 @@ class Fitted:
         """
         network, rows = self.network, train.rows
         config = self.posterior
-        if isinstance(config, TFB) and isinstance(network.weights, TFBWeights):
-            texts, seed = rows.source, self.record.seed
-            choose_sigma(config, network, network.weights, texts, seed=seed, shown=self.progress)
-            rows = feature_rows(network, texts)
+        held = None if validation is None else validation.rows.source
+        seed = self.record.seed
+        fit = final_fit(network, rows.source, held, seed=seed, shown=self.progress)
+        if config.before_last_layer(fit):
+            rows = feature_rows(network, rows.source)
         accuracy = _accuracy(network, rows, train.examples.source)
         chosen = fit_last_layer(
             network,
+            config,
             rows,
             None if validation is None else validation.rows,
             feature_scores=feature_scores,
-            seed=self.record.seed,
+            seed=seed,
             progress=self.progress,
         )
         old = self.record.results

@@ -25,7 +25,6 @@ from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, libra
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights
-from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.training.last_layer import check_last_layer, last_layer, over_adapters
 from bayeslora.training.network import Network
@@ -89,9 +88,9 @@ def _around(
 ) -> tuple[Network, ModelRecord]:
     backbone = encoder.backbone
     head = last_layer(posterior, encoder.weight)
-    found = sites or []
-    weights = build_weights(posterior, found, head)
-    network = Network(encoder, found, head, weights).to(backbone.device).eval()
+    network = Network(encoder, sites or [], head)
+    network.weights = build_weights(posterior, network)
+    network.to(backbone.device).eval()
     record = ModelRecord(
         backbone={
             "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
@@ -206,11 +205,9 @@ def _restored(
 ) -> Network:
     posterior = stored_posterior(record.posterior)
     head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
-    found = sites or []
-    weights = build_weights(posterior, found, head)
-    if isinstance(weights, LaplaceLoRAWeights):
-        weights.prepare()
-    return Network(encoder, found, head, weights).to(encoder.backbone.device)
+    network = Network(encoder, sites or [], head)
+    network.weights = build_weights(posterior, network, fitted=True)
+    return network.to(encoder.backbone.device)
 
 
 def check_backbone(record: ModelRecord, found: Backbone) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from bayeslora.posteriors.base import Posterior
 from bayeslora.random_state import restored_random_state
 from bayeslora.training.class_prior import ClassPrior, centre
 from bayeslora.training.final_fit import fit_last_layer
@@ -18,6 +19,7 @@ from bayeslora.training.rows import FeatureRows, LabelledTexts
 @restored_random_state()
 def fit_frozen(
     network: Network,
+    posterior: Posterior,
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
@@ -34,6 +36,7 @@ def fit_frozen(
 
     Args:
         network: Without adapters.
+        posterior: Of its last layer.
         train: Training rows.
         validation: Held-out rows, for what the posterior chooses by them.
         prior: What the language model says of the classes; None for a prior mean of zero.
@@ -56,6 +59,7 @@ def fit_frozen(
         network.head.solve(*rows[0].pair)
     chosen = fit_last_layer(
         network,
+        posterior,
         rows[0],
         rows[1] if len(rows) > 1 else None,
         feature_scores=feature_scores,

@@ -15,9 +15,6 @@ from bayeslora.adapters.targets import layer_index
 from bayeslora.errors import InputError
 from bayeslora.optim.lisa import Group, Lisa
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.blob import BLoBWeights
-from bayeslora.posteriors.clora import CLoRAWeights
-from bayeslora.posteriors.config_weights import TFB
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
@@ -76,25 +73,25 @@ def layer_sampler(
     options = adapter if isinstance(adapter, LISA) else settings.layer_sampling
     if options is None:
         return None
-    groups = _groups(network)
+    groups = _groups(network, posterior)
     num_layers = sum(not group.always for group in groups)
     options.check_layers(num_layers)
     num_steps = settings.num_steps(num_train)
     sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
     # Those that start from the weight itself have directions to add noise along from the start.
-    if isinstance(posterior, TFB) and not adapter.from_weight:
-        _check_all_drawn(sampler, num_steps)
+    if posterior.not_idle and not adapter.from_weight:
+        _check_all_drawn(sampler, num_steps, posterior)
     return sampler
 
 
-def _check_all_drawn(sampler: Lisa, num_steps: int) -> None:
+def _check_all_drawn(sampler: Lisa, num_steps: int, posterior: Posterior) -> None:
     record = sampler.record(num_steps)
     resting = [
         name for name, draws in zip(record["layers"], record["draws"], strict=True) if not draws
     ]
     if resting:
         raise InputError(
-            "posterior 'tfb' adds noise along what adapters learned, and with this layer_sampling "
+            f"posterior {posterior.name!r} {posterior.not_idle}, and with this layer_sampling "
             f"{', '.join(resting)} would never train in {num_steps} steps; take mode=cycle, a "
             "larger num_active, a shorter interval, or more epochs"
         )
@@ -186,7 +183,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": self._sampler.state_dict(self._step)}
 
 
-def _groups(network: Network) -> list[Group]:
+def _groups(network: Network, posterior: Posterior) -> list[Group]:
     if network.full is not None:
         return [
             Group(name, tuple(items.values()), always=name == ALWAYS)
@@ -194,7 +191,8 @@ def _groups(network: Network) -> list[Group]:
         ]
     members: dict[int, list[nn.Parameter]] = {}
     always: list[nn.Parameter] = []
-    for site, more in zip(network.sites, _more(network), strict=True):
+    beside = posterior.site_parameters(network)
+    for site, more in zip(network.sites, beside, strict=True):
         number = layer_index(site.name)
         home = always if number is None else members.setdefault(number, [])
         home += [*site.trainable().values(), *more]
@@ -203,13 +201,3 @@ def _groups(network: Network) -> list[Group]:
         Group(f"layer {number}", tuple(items)) for number, items in sorted(members.items()) if items
     ]
     return [*layers, *([Group(ALWAYS, tuple(always), always=True)] if always else [])]
-
-
-def _more(network: Network) -> list[list[nn.Parameter]]:
-    """Return what a posterior trains beside each site."""
-    weights = network.weights
-    if isinstance(weights, BLoBWeights):
-        return [[root] for root in weights.roots]
-    if isinstance(weights, CLoRAWeights):
-        return [list(gate.parameters()) for gate in weights.gates]
-    return [[] for _ in network.sites]

@@ -189,6 +189,7 @@ def _trained(
     if not adapter.trains:
         return fit_frozen(
             network,
+            choices.posterior,
             *rows,
             prior=prior,
             feature_scores=choices.feature_scores,

@@ -13,7 +13,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.errors import DivergedError
-from bayeslora.posteriors.build import Head, Weights
+from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
 
 
@@ -22,6 +22,7 @@ class Network(nn.Module):
 
     Attributes:
         feature_scores: Out-of-distribution scores fitted to the features of training rows.
+        weights: A posterior over its weights, where there is one; built for the whole network.
     """
 
     def __init__(
@@ -29,7 +30,6 @@ class Network(nn.Module):
         encoder: Encoder | FinalLayerEncoder,
         sites: list[Site],
         head: Head,
-        weights: Weights | None = None,
         full: FullLayers | None = None,
     ) -> None:
         """Put the parts together.
@@ -38,7 +38,6 @@ class Network(nn.Module):
             encoder: From texts to features.
             sites: The adapters, inside `encoder` already.
             head: The last layer.
-            weights: A posterior over the weights of `sites`, where there is one.
             full: The layers of `encoder` that are trained themselves, where there are no sites.
         """
         super().__init__()
@@ -47,7 +46,7 @@ class Network(nn.Module):
         self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
-        self.weights = weights
+        self.weights: nn.Module | None = None
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 

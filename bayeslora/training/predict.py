@@ -16,14 +16,8 @@ from bayeslora.links import link_probabilities
 from bayeslora.logits import AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.draws import sample_logits
-from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.posteriors.feature_scores import FeatureScores
-from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
-from bayeslora.posteriors.types import WeightPosterior
 from bayeslora.predictions.record import Predictions
-from bayeslora.training.linearised import linearised_logits
 from bayeslora.training.network import Network
 
 _BATCH = 64
@@ -46,12 +40,7 @@ class Answer:
 
 def num_passes(posterior: Posterior, num_samples: int | None, num_members: int) -> int:
     """Return how many passes of the adapted layers a prediction takes, backward ones apart."""
-    if posterior.is_sampled:
-        return max(1, _num_draws(posterior, num_samples))
-    if isinstance(posterior, LaplaceLoRA):
-        # The mean is computed as without the posterior, to be the same in every bit.
-        return 2 if _num_draws(posterior, num_samples) > 0 else 1
-    return num_members
+    return num_members * posterior.num_passes(num_samples)
 
 
 @torch.no_grad()
@@ -81,30 +70,23 @@ def answer(
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
-    passes = num_passes(posterior, num_samples, len(members))
-    weights = network.weights
     if len(members) > 1:
         yield from _of_members(network, members, texts, num_samples, advance)
         return
-    draws: WeightPosterior | None = None
-    if posterior.is_sampled and _num_draws(posterior, num_samples) > 0:
-        if weights is None or isinstance(weights, LaplaceLoRAWeights):
-            # A network that was trained for another posterior is asked for its dropout.
-            draws = MCDropoutDraws(network, lambda: network(texts.collate([0])))
-        else:
-            draws = weights
-    if draws is not None:
-        logits = sampled_logits(network, draws, texts, passes, seed=seed, advance=advance)
-        yield Answer(logits)
+    sampled = posterior.sampled_logits(
+        network, texts, num_samples=num_samples, seed=seed, advance=advance
+    )
+    if sampled is not None:
+        yield Answer(sampled)
         return
     if features is None:
         raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
         features = network.scaled(raw)
-    if isinstance(weights, LaplaceLoRAWeights) and passes > 1:
-        mean = network.head.predict(features).mean
-        yield Answer(
-            linearised_logits(network, weights, texts, mean, advance), _scores(network, features)
-        )
+    gaussian = posterior.gaussian_logits(
+        network, texts, features, num_samples=num_samples, advance=advance
+    )
+    if gaussian is not None:
+        yield Answer(gaussian, _scores(network, features))
         return
     for rows in torch.split(features, _ROWS):
         yield Answer(_last_layer_logits(network.head, rows, num_samples), _scores(network, rows))
@@ -146,10 +128,6 @@ def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
     """Return the scores [N] by name that a head has of [N, d] features, where it has any."""
     scores: Callable[[Tensor], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
     return {} if scores is None else scores(features)
-
-
-def _num_draws(posterior: Posterior, num_samples: int | None) -> int:
-    return (posterior.num_samples or 0) if num_samples is None else num_samples
 
 
 def to_predictions(
@@ -222,39 +200,3 @@ def _of_mean_logits(logits: AnyLogits) -> dict[str, Tensor]:
 def _array(parts: Sequence[Tensor]) -> NDArray[np.float64]:
     array: NDArray[np.float64] = torch.cat([*parts]).detach().cpu().double().numpy()
     return array
-
-
-def sampled_logits(
-    network: Network,
-    draws: WeightPosterior,
-    texts: PreparedTexts,
-    passes: int,
-    *,
-    seed: int,
-    rows: Sequence[int] | None = None,
-    advance: Callable[[int], object] = lambda _: None,
-) -> SampledLogits:
-    """Return the logits [S, N, C] of each text under draws of the network's weights.
-
-    Args:
-        network: In evaluation mode.
-        draws: What to draw from.
-        texts: N texts, whose frozen prefix all draws share.
-        passes: Draws S; 0 is one pass of the mean weights.
-        seed: Of the draws.
-        rows: Numbers of the texts to take; None takes all N.
-        advance: Called with the number of texts after each batch of a pass.
-    """
-    chosen = range(len(texts)) if rows is None else rows
-    lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
-    batches = list(network.encoder.batches(lengths, _BATCH))
-
-    def logits(places: list[int]) -> Tensor:
-        batch = texts.collate([chosen[place] for place in places])
-        mean = network.head.predict(network(batch)).mean
-        advance(len(places))
-        return mean
-
-    found = sample_logits(draws, logits, batches, passes, seed)
-    order = torch.tensor([place for places in batches for place in places])
-    return SampledLogits(found.samples[:, torch.argsort(order)])

@@ -22,9 +22,8 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
-from bayeslora.posteriors.config_weights import SWAG
 from bayeslora.posteriors.registry import provider
-from bayeslora.training.assemble import pooling_of, with_dropout
+from bayeslora.training.assemble import adapter_for, pooling_of
 from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import class_prior
@@ -40,7 +39,6 @@ from bayeslora.training.network import Network
 from bayeslora.training.resume import abandon, claim, refuse, restored
 from bayeslora.training.settings import TrainingSettings, check_one_process
 from bayeslora.training.trainer import nothing_to_restore
-from bayeslora.training.weights import check_possible
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15
@@ -65,13 +63,13 @@ def default_epochs(
         validated: Whether there are validation rows.
     """
     lasts = validated or isinstance(adapter, PoLAR)
-    long = lasts and not isinstance(posterior, SWAG)
+    long = lasts and posterior.chooses_epoch
     return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
     """Return the adapter with its learning rate, which depends on how long it trains."""
-    long = settings.epochs >= _LONG and not isinstance(choices.posterior, SWAG)
+    long = settings.epochs >= _LONG and choices.posterior.chooses_epoch
     return choices.adapter.with_rate(long=long)
 
 
@@ -128,7 +126,7 @@ def fit_classifier(
         scores = ()
     choices = replace(choices, feature_scores=scores)
     held = None if data.validation is None else data.validation[0]
-    adapter = with_dropout(_rated(choices, settings), choices.posterior)
+    adapter = adapter_for(_rated(choices, settings), choices.posterior)
     adapter = read_context(adapter, data.columns, held)
     choices = replace(choices, adapter=adapter)
     planned = _planned(choices, final, settings)
@@ -290,7 +288,6 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
         )
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     posterior.check_fit(plan)
-    check_possible(posterior, len(data.train[0]), settings)
     if isinstance(choices.verbaliser, Mapping):
         class_words(data.classes, choices.verbaliser)
 

@@ -62,7 +62,7 @@ def begin_columns(
         _choose(network, adapter, train, shown=shown)
     else:
         return
-    weights = build_weights(posterior, network.sites, network.head, seed)
+    weights = build_weights(posterior, network, seed)
     if weights is not None:
         network.weights = weights.to(network.feature_scale.device)
 

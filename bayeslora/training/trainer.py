@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.durable import naming_full_disk
 from bayeslora.errors import InputError
 from bayeslora.optim.alternating import AlternatingOptimizer
+from bayeslora.posteriors.training import PassNoise
 from bayeslora.training.arguments import training_arguments
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
 from bayeslora.training.checkpoints import (
@@ -42,9 +43,6 @@ from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
 
 Validate = Callable[[Network, int], dict[str, float]]
-PassNoise = Callable[[Batch], AbstractContextManager[object]]
-"""Opens what a training pass of a batch happens under, such as a draw of the weights."""
-
 Restore = Callable[[], bool]
 """Makes the directory of the checkpoints again if it is gone; returns whether it was."""
 

@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev
 from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.laplace_lora import LaplaceLoRAWeights
+from bayeslora.posteriors.linearised import fit_laplace_lora, linearised_logits
 from bayeslora.posteriors.point import PointHead
-from bayeslora.training.linearised import fit_laplace_lora, linearised_logits
 
 F64 = torch.float64
 SITES = {"lora": lora_site, "polar": polar_site, "columns": columns_site}

@@ -7,8 +7,8 @@ import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
+from bayeslora.posteriors.linearised import linearised_logits, mean_logits
 from bayeslora.testing.prediction_laws import PredictionLaws
-from bayeslora.training.linearised import linearised_logits, mean_logits
 
 
 class OneTokenTexts:

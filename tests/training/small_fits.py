@@ -8,6 +8,7 @@ from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
 from bayeslora.adapters.config import PoLAR
+from bayeslora.posteriors.training import TrainingRun
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.training.assemble import build_network
@@ -66,6 +67,13 @@ def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
         for count, seed in ((num_train, 0), (18, 1))
     )
     return Fit(network, train, validation, adapter, posterior, options)
+
+
+def training_run(fit):
+    """Return what a posterior over weights is told before the training of a fit."""
+    num_train = len(fit.train.labels)
+    steps = fit.settings.num_steps(num_train)
+    return TrainingRun(fit.network, fit.adapter, num_train, steps, fit.settings.batch_size)
 
 
 def equal_states(first, second):

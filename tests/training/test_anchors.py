@@ -6,9 +6,9 @@ from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.config import LoRA
-from bayeslora.training.anchors import degradation_on_anchors
+from bayeslora.posteriors.tfb_search import degradation_on_anchors
+from bayeslora.training.final_fit import final_fit
 from bayeslora.training.predict import answer
-from bayeslora.training.weights import weight_training
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
 
 def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys, terminal):
     fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
-    training = weight_training(fit.posterior, fit.network, fit.adapter, 30, fit.settings)
     fit.run(tmp_path, fit_last=False)
     assert capsys.readouterr().err == ""
-    training.finish(fit.train.texts, fit.train.labels)
+    quiet = final_fit(fit.network, fit.train, None, seed=0, shown=False)
+    fit.posterior.before_last_layer(quiet)
     assert capsys.readouterr().err == ""
-    loud = weight_training(fit.posterior, fit.network, fit.adapter, 30, fit.settings, progress=True)
-    loud.finish(fit.train.texts, fit.train.labels)
+    loud = final_fit(fit.network, fit.train, None, seed=0, shown=True)
+    fit.posterior.before_last_layer(loud)
     shown = capsys.readouterr()
     assert "search for sigma" in shown.err
     assert shown.out == ""

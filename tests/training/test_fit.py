@@ -17,10 +17,10 @@ from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.training import fit as fit_module
+from bayeslora.training.callbacks import epochs_without_gain
 from bayeslora.training.checkpoints import seal
 from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.fit import validation_metrics
-from bayeslora.training.patience import epochs_without_gain
 from bayeslora.training.rows import scaled_features
 
 RECIPES = {
@@ -240,7 +240,7 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     # It is the NLL of a fit under the prior of the training.
     other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
-    fit_posterior(other.network, other.train, None)
+    fit_posterior(other.network, other.posterior, other.train, None)
     again = validation_metrics(other.network, None, other.validation)
     assert metrics == pytest.approx(again, rel=1e-9)
 

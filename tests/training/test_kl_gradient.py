@@ -10,8 +10,8 @@ from small_fits import fresh
 from bayeslora import CLoRA
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
+from bayeslora.posteriors.clora import KLGradient, measure
 from bayeslora.training.assemble import build_network
-from bayeslora.training.kl_gradient import KLGradient, measure
 
 LORA = LoRA(r=2, num_layers=2)
 
@@ -63,7 +63,7 @@ def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatc
         assert (name, num_train, batch_size) == ("cyclic", 30, 8)
         return lambda step: asked.append(step) or 1 / 30
 
-    monkeypatch.setattr("bayeslora.training.weights.kl_weight", weight)
+    monkeypatch.setattr("bayeslora.posteriors.clora.kl_weight", weight)
     fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
     assert asked == list(range(8))
 

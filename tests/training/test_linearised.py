@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import equal_states, fresh, rows
+from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.training import linearised
+from bayeslora.posteriors import linearised
+from bayeslora.posteriors.training import WeightTraining
 from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.rows import prepare
-from bayeslora.training.weights import WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
@@ -75,7 +75,7 @@ def refitted(backbone, fit, posterior):
     other.network.load_trained_state(
         state | {f"weights.{name}": item for name, item in own.items()}
     )
-    fit_posterior(other.network, other.train, None)
+    fit_posterior(other.network, posterior, other.train, None)
     return other
 
 
@@ -127,8 +127,7 @@ def test_training_is_that_of_maximum_likelihood(encoder, fitted, tmp_path, adapt
     state = fit.network.trained_state()
     for name, item in plain.network.trained_state().items():
         assert torch.equal(state[name], item), name
-    found = weight_training(fit.posterior, fit.network, adapter, 30, fit.settings)
-    assert found == WeightTraining()
+    assert fit.posterior.training(training_run(fit)) == WeightTraining()
 
 
 @ADAPTERS

@@ -12,12 +12,13 @@ from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
+from bayeslora.posteriors.draws import sampled_logits
 from bayeslora.posteriors.dropout import MCDropoutDraws
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.training.assemble import build_network, with_dropout
+from bayeslora.training.assemble import adapter_for, build_network
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.members import fit_members, member_seeds, prepare
-from bayeslora.training.predict import answer, num_passes, sampled_logits
+from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.rows import LabelledTexts
 from bayeslora.training.settings import TrainingSettings
 
@@ -145,12 +146,12 @@ def test_progress_counts_every_pass(encoder, ensemble):
 
 
 def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
-    assert with_dropout(LORA, MCDropout(p=0.3)).dropout == 0.3
-    assert with_dropout(replace(LORA, dropout=0.3), MCDropout(p=0.3)).dropout == 0.3
+    assert adapter_for(LORA, MCDropout(p=0.3)).dropout == 0.3
+    assert adapter_for(replace(LORA, dropout=0.3), MCDropout(p=0.3)).dropout == 0.3
     with pytest.raises(InputError, match=r"dropout=0.5 of adapter 'lora' and p=0.1 .* one dropout"):
-        with_dropout(replace(LORA, dropout=0.5), MCDropout())
-    assert with_dropout(LORA, MLE()) == LORA
-    assert with_dropout(PoLAR(), MCDropout()) == PoLAR()
+        adapter_for(replace(LORA, dropout=0.5), MCDropout())
+    assert adapter_for(LORA, MLE()) == LORA
+    assert adapter_for(PoLAR(), MCDropout()) == PoLAR()
     network = build_network(decoder, LORA, MCDropout(), num_classes=3, seed=0, max_length=32)
     assert network.weights.live == tuple(
         f"layers.{layer}.self_attn.{name}.dropout"
@@ -161,8 +162,8 @@ def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
 
 def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
     message = (
-        "posterior 'mc_dropout' needs a dropout that is live at prediction: adapter 'polar' is "
-        "defined without, and no layer from layer 1 on, the first that runs then, has a dropout "
+        "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter "
+        "has none, and no layer from layer 1 on, the first that runs then, has a dropout "
         "probability > 0; choose 'lora'"
     )
     with pytest.raises(InputError, match=message):

@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import equal_states, fresh, rows
+from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
 from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
-from bayeslora.training import weights as weights_module
+from bayeslora.posteriors import swag as swag_module
+from bayeslora.posteriors.swag import Snapshots
+from bayeslora.posteriors.training import WeightTraining
 from bayeslora.training.assemble import build_network
 from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.rows import prepare
-from bayeslora.training.weights import Snapshots, WeightTraining, weight_training
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
@@ -195,15 +196,14 @@ def test_other_posteriors_train_as_without_all_this(encoder, posterior):
     fit = fresh(encoder, posterior, LORA)
     assert fit.network.weights is None
     assert not any(name.startswith("weights") for name in fit.network.trained_state())
-    found = weight_training(posterior, fit.network, LORA, 30, fit.settings)
-    assert found == WeightTraining()
+    assert posterior.training(training_run(fit)) == WeightTraining()
 
 
-def test_a_posterior_over_weights_does_not_train_as_nothing(encoder):
+@pytest.mark.parametrize("posterior", [SWAG(), BLoB(), IVON(), CLoRA(), ScalaBL()])
+def test_a_posterior_over_weights_does_not_train_as_nothing(encoder, posterior):
     fit = fresh(encoder, MLE(), LORA)
-
-    with pytest.raises(TypeError, match="'swag' with NoneType"):
-        weight_training(SWAG(), fit.network, LORA, 30, fit.settings)
+    with pytest.raises(TypeError, match="got NoneType"):
+        posterior.training(training_run(fit))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
             rates.append(group["lr"] / group["initial_lr"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights_module, "Snapshots", Rates)
+        patch.setattr(swag_module, "Snapshots", Rates)
         fit.run(tmp_path)
     assert len(rates) == 8
     assert rates[0] == 1

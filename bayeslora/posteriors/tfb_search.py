@@ -10,43 +10,30 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.posteriors.config_weights import TFB
+from bayeslora.posteriors.draws import sampled_logits
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.tfb import TFBWeights
-from bayeslora.posteriors.types import WeightPosterior
-from bayeslora.training.network import Network
-from bayeslora.training.predict import sampled_logits
-from bayeslora.training.progress import progress_bar
-from bayeslora.training.rows import LabelledTexts
+from bayeslora.posteriors.training import FinalFit, own_weights
+from bayeslora.posteriors.types import Network, WeightPosterior
 
 
-def choose_sigma(
-    config: TFB,
-    network: Network,
-    weights: TFBWeights,
-    rows: LabelledTexts,
-    *,
-    seed: int,
-    shown: bool = False,
-) -> None:
+def choose_sigma(config: TFB, fit: FinalFit) -> None:
     """Search for the widest noise on a network's adapters that some labelled rows allow.
 
     Args:
         config: Options of the search.
-        network: Trained; it holds the mean weights.
-        weights: Its posterior, which keeps what was found.
-        rows: Where the anchors are taken from.
-        seed: Of their choice, and of the noise.
-        shown: Whether to show a bar on stderr.
+        fit: A network with the mean weights; the anchors are taken from its training rows.
 
     Raises:
         InputError: An adapter's factors are rank deficient.
     """
+    weights = own_weights(fit.network, TFBWeights)
+    texts, labels = fit.train
     # The mean's pass, the upper end of the search, and its steps.
     passes = 1 + config.num_search_samples * (1 + config.num_steps)
-    total = passes * min(config.num_anchors, len(rows.labels))
-    with progress_bar("search for sigma", total, shown=shown, unit="text") as advance:
+    with fit.open_bar("search for sigma", passes * min(config.num_anchors, len(labels))) as advance:
         degradation = degradation_on_anchors(
-            config, network, weights, rows.texts, rows.labels, seed=seed, advance=advance
+            config, fit.network, weights, texts, labels, seed=fit.seed, advance=advance
         )
         weights.fit(config, degradation)
 

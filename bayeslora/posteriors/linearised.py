@@ -21,10 +21,8 @@ from bayeslora.posteriors.laplace_lora import LAST_LAYER, LaplaceLoRAWeights
 from bayeslora.posteriors.layer_curvature import fisher_root
 from bayeslora.posteriors.layer_gradients import LayerGradients, backward, watched
 from bayeslora.posteriors.scores import nll
-from bayeslora.training.network import Network
-
-Advance = Callable[[int], object]
-Rows = tuple[PreparedTexts, Tensor]
+from bayeslora.posteriors.training import Advance, Rows
+from bayeslora.posteriors.types import Network
 
 _BATCH = 64
 # Numbers of gradients or Jacobians held at a time: 256 MB in float64.

@@ -1,6 +1,6 @@
-"""Stopping before the schedule ends, which an interruption does not make forget.
+"""Callbacks of a training: what stops it before its schedule ends, and what shows its progress.
 
-What it needs is in the Trainer's log, which checkpoints hold; it keeps no count of its own.
+Stopping survives an interruption: what it needs is in the Trainer's log, which checkpoints hold.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 
 from bayeslora.files import read_json
+from bayeslora.training.bars import open_bar
 from bayeslora.training.settings import TrainingSettings
 
 _METRIC = "eval_nll"
@@ -54,6 +55,58 @@ class StopAfter(TrainerCallback):
         """Stop where that epoch is over."""
         if round(state.epoch or 0) >= self._epochs:
             control.should_training_stop = True
+
+
+class TrainingBar(TrainerCallback):
+    """Steps done, and the last validation NLL beside them."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._bar: Any = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Open the bar where a resumed run left off."""
+        self._bar = open_bar(
+            self._description, state.max_steps, unit="step", done=state.global_step
+        )
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Advance by one step."""
+        self._bar.update(1)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the epoch's validation NLL."""
+        if self._bar is not None and metrics:
+            self._bar.set_postfix({"validation NLL": f"{metrics['eval_nll']:.3f}"})
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
 
 
 def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from torch import nn
 from transformers import TrainerCallback
 
 from bayeslora.option_checks import check_count
+from bayeslora.posteriors.training import TrainingRun, WeightTraining
 
 # N^(π/8), with the published digits of π.
 _CYCLE_EXPONENT = 3.14159 / 8
 
 
-class HasKL(Protocol):
-    """A posterior that can move towards its prior."""
+class MovesToPrior(Protocol):
+    """A posterior over weights that trains by noise and can move towards its prior."""
 
     def kl_step(self, rate: float) -> None:
         """Take a gradient step of length `rate` on the KL."""
+
+    def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
+        """Let each of the texts in a pass see a draw of its own."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what trains beside the adapter."""
 
 
 KLWeight = Callable[[int], float]
@@ -58,7 +67,7 @@ class KLSteps(TrainerCallback):
     It keeps no count: the Trainer's is in the checkpoints.
     """
 
-    def __init__(self, weights: HasKL, lr: float, weight: KLWeight) -> None:
+    def __init__(self, weights: MovesToPrior, lr: float, weight: KLWeight) -> None:
         self._weights = weights
         self._lr = lr
         self._weight = weight
@@ -68,3 +77,22 @@ class KLSteps(TrainerCallback):
         group = kwargs["optimizer"].param_groups[0]
         share = group["lr"] / group["initial_lr"]
         self._weights.kl_step(self._lr * share * self._weight(state.global_step))
+
+
+def noise_and_kl_steps(
+    weights: MovesToPrior, run: TrainingRun, *, kl_lr: float, kl_weights: str
+) -> WeightTraining:
+    """Return a training under noise, with a step on the KL after each of the adapter's.
+
+    Args:
+        weights: The posterior.
+        run: The training.
+        kl_lr: Length of a step on the KL, before the schedule.
+        kl_weights: `cyclic` or `uniform`.
+    """
+    weight = kl_weight(kl_weights, run.num_train, run.batch_size)
+    return WeightTraining(
+        noise=lambda batch: weights.noise(len(batch["attention_mask"])),
+        callbacks=(KLSteps(weights, kl_lr, weight),),
+        parameters=tuple(weights.parameters()),
+    )
