@@ -30,8 +30,7 @@ from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.scores import Scores
 from bayeslora.notebook import table_html
-from bayeslora.option_checks import as_seed
-from bayeslora.option_values import DTYPES, MAX_LENGTH
+from bayeslora.option_checks import DTYPES, MAX_LENGTH, as_seed
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.last_layer.estimates import MLE

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from bayeslora.errors import unknown_choice
 from bayeslora.logits import AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
-from bayeslora.option_values import LINKS
-from bayeslora.row_slices import row_slices
+from bayeslora.option_checks import LINKS
+from bayeslora.runtime import row_slices
 
 # Draws x rows x classes held at a time: 32 MB in float64.
 _AT_A_TIME = 1 << 22

@@ -1,13 +1,29 @@
-"""Checks of option values: `InputError` names the field, the value and what is allowed."""
+"""Checks of option values, and the names that options of several rooms accept; free of torch.
+
+`InputError` names the field, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral
 from typing import TypeGuard
 
 from bayeslora.errors import InputError, unknown_choice
+
+DTYPES = ("auto", "float32", "bfloat16")
+"""What the frozen weights can be asked to be."""
+LINKS = ("mc", "probit", "bridge")
+"""From logits to probabilities."""
+MAX_LENGTH = 128
+"""Tokens kept of a text where nothing else is asked for."""
+STRUCTURES = ("diag", "full", "kron")
+"""Of the curvature in a Laplace approximation."""
+
+OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
+"""Options that have no effect without another: by name, pairs of the other's name and value."""
+
 
 LARGEST_SEED = 2**32 - 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.option_values import DTYPES
+from bayeslora.option_checks import DTYPES
 
 # What the mappings of a record must hold, and the least value of its numbers.
 _MAPPINGS: dict[str, set[str]] = {

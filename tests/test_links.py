@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, entropy, link_probabilities, probit
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.option_values import LINKS
+from bayeslora.option_checks import LINKS
 
 F64 = torch.float64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-from bayeslora.option_values import OnlyWith
+from bayeslora.option_checks import OnlyWith
 
 
 class Adapter:

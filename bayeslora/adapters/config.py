@@ -16,8 +16,7 @@ from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.config_lisa import LISA
 from bayeslora.adapters.config_none import Frozen
 from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
-from bayeslora.option_values import OnlyWith
+from bayeslora.option_checks import OnlyWith, check_choice, check_flag, check_integer, check_number
 
 CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
 """How PoLAR's direction factors are kept orthonormal."""

@@ -8,8 +8,7 @@ from typing import ClassVar
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.config_checks import check_names, check_shared
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice, check_flag, check_integer, check_number
-from bayeslora.option_values import OnlyWith
+from bayeslora.option_checks import OnlyWith, check_choice, check_flag, check_integer, check_number
 
 SELECTIONS = ("activation", "gradient", "product", "random", "weight")
 """What the heads and channels are ranked by."""

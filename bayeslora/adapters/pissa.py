@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from bayeslora.adapters.init import Factors, check_rank
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 
 # Directions beyond the r that are asked for: with them, a few iterations separate the r well.
 _OVERSAMPLING = 8

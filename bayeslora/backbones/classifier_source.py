@@ -23,7 +23,7 @@ from bayeslora.backbones.untrusted import (
     reading,
 )
 from bayeslora.errors import InputError
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 
 IN_MEMORY = "a model in memory"
 """Name of a classifier that was passed as a module without a place of its own."""

@@ -27,9 +27,8 @@ from bayeslora.backbones.untrusted import (
     reading,
 )
 from bayeslora.errors import InputError, first_line, unknown_choice
-from bayeslora.option_checks import check_choice
-from bayeslora.option_values import DTYPES
-from bayeslora.random_state import restored_random_state
+from bayeslora.option_checks import DTYPES, check_choice
+from bayeslora.runtime import restored_random_state
 
 Kind = Literal["decoder", "encoder"]
 # Settings that change nothing in what finished weights compute.

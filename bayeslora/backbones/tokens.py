@@ -16,7 +16,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import PAIR, Template
 from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
-from bayeslora.option_values import MAX_LENGTH
+from bayeslora.option_checks import MAX_LENGTH
 
 _AT_A_TIME = 4096  # texts that are tokenised at a time
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayeslora.option_checks import (
+    OnlyWith,
     as_seed,
     check_count,
     check_flag,
     check_not_negative,
     check_share,
 )
-from bayeslora.option_values import OnlyWith
 
 ALPHA = 0.1
 """The share of labels that may be missed, where none is asked for."""

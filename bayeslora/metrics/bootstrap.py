@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from bayeslora.option_checks import check_count
-from bayeslora.threads import threaded
+from bayeslora.runtime import threaded
 
 MAX_ROWS = 50_000
 """The number of rows above which resamples are drawn from a random part of them."""

@@ -27,7 +27,7 @@ from bayeslora.metrics.classwise import ClasswiseSums, brier_parts
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.smooth import fixed_points, grid_matrix
 from bayeslora.metrics.top_label import first_above, top_label
-from bayeslora.threads import threaded
+from bayeslora.runtime import threaded
 
 CHANCE_KEYS = (
     "ece",

@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.option_values import LINKS
+from bayeslora.option_checks import LINKS
 from bayeslora.predictions.record import Predictions
 
 NEGLIGIBLE = 1e-3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.option_values import OnlyWith
+from bayeslora.option_checks import OnlyWith
 from bayeslora.posteriors.cost import FREE, FitCost
 
 if TYPE_CHECKING:

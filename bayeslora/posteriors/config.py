@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
+    LINKS,
+    OnlyWith,
     check_choice,
     check_count,
     check_flag,
@@ -21,7 +23,6 @@ from bayeslora.option_checks import (
     check_positive_or_name,
     check_share,
 )
-from bayeslora.option_values import LINKS, OnlyWith
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
     FEW_ROWS,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.types import Network, WeightPosterior
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 
 _DROPOUTS = frozenset(
     {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 NEIGHBOUR = 10
 """k, or the number of kept rows where that is smaller."""

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from bayeslora import options
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice, check_count
-from bayeslora.option_values import LINKS
+from bayeslora.option_checks import LINKS, check_choice, check_count
 from bayeslora.posteriors.base import Posterior, completed
 from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
 from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA

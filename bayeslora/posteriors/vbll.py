@@ -39,7 +39,7 @@ from bayeslora.posteriors.vbll_choice import Polisher
 from bayeslora.posteriors.vbll_cost import with_family
 from bayeslora.posteriors.vbll_polish import Start, polish
 from bayeslora.posteriors.vbll_pyro import negative_elbo
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
 

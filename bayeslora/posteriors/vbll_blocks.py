@@ -28,7 +28,7 @@ from bayeslora.posteriors.covariances import (
     precision_factor,
     precision_to_lower,
 )
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 
 class Blocks(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayeslora.posteriors.covariances import Covariance, DiagonalPlusLowRank
 from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, class_precisions
-from bayeslora.threads import one_blas_thread
+from bayeslora.runtime import one_blas_thread
 
 _MAX_STEPS = 40
 # Up to k deviations of a class may want to be zero, where the directions alone keep |S| above it.

@@ -22,7 +22,7 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.threads import one_blas_thread
+from bayeslora.runtime import one_blas_thread
 
 FLOOR = float(np.finfo(np.float64).eps)
 """Probabilities closer to 0 than this count as this where a logarithm enters a regression."""

@@ -29,7 +29,7 @@ from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.training import TrainingRun, WeightTraining
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 from bayeslora.training.callbacks import Patience, StopAfter, TrainingBar, what_is_left
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.class_prior import ClassPrior, centre

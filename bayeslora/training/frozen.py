@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from bayeslora.posteriors.base import Posterior
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 from bayeslora.training.class_prior import ClassPrior, centre
 from bayeslora.training.final_fit import fit_last_layer
 from bayeslora.training.fit import FitResult

@@ -21,7 +21,7 @@ from bayeslora.posteriors.free_covariance import (
     to_free,
 )
 from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 CLASSES, SIZE, RANK = 3, 5, 2
 

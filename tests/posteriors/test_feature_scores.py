@@ -23,7 +23,7 @@ from bayeslora.posteriors.config_scores import (
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
 from bayeslora.posteriors.nearest import NearestRows
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

@@ -18,7 +18,7 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import MARGINAL_BOUNDS
 from bayeslora.posteriors.vbll_pyro import negative_elbo
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

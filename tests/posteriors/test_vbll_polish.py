@@ -20,7 +20,7 @@ from bayeslora.posteriors.vbll_blocks import DenseBlocks, EigenbasisBlocks, weig
 from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
 from bayeslora.posteriors.vbll_choice import WIDE_PRIOR_SCALE, Polisher
 from bayeslora.posteriors.vbll_polish import Start, polish
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

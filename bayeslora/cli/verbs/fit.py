@@ -27,7 +27,7 @@ from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.option_values import DTYPES
+from bayeslora.option_checks import DTYPES
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord

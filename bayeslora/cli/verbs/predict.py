@@ -21,7 +21,7 @@ from bayeslora.cli.arguments import (
 from bayeslora.cli.data import columns_for, open_rows
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
-from bayeslora.option_values import LINKS
+from bayeslora.option_checks import LINKS
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:

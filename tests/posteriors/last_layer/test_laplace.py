@@ -10,7 +10,7 @@ import torch
 
 from bayeslora import Laplace
 from bayeslora.errors import InputError
-from bayeslora.option_values import STRUCTURES
+from bayeslora.option_checks import STRUCTURES
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
 from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature, class_contrasts
@@ -19,7 +19,7 @@ from bayeslora.posteriors.last_layer.laplace.prior import (
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

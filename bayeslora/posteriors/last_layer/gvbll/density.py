@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bayeslora.links import antithetic_noise
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 # Draws x rows x classes at a time, a few of which are held: 8 MB in float64.
 _AT_A_TIME = 1 << 20

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bayeslora.errors import InputError
 from bayeslora.posteriors.covariances import precision_factor
 from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.row_slices import row_slices
+from bayeslora.runtime import row_slices
 
 # A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.
 _LARGEST = 16384

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayeslora.option_checks import (
+    LINKS,
+    STRUCTURES,
     check_choice,
     check_count,
     check_positive,
     check_positive_or_name,
 )
-from bayeslora.option_values import LINKS, STRUCTURES
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import Target
-from bayeslora.random_state import restored_random_state
+from bayeslora.runtime import restored_random_state
 
 # Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the
 # target nearly is, is 2π: after a whole one a weight is where it was, after a half one where it was

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bayeslora.option_checks import check_choice, check_count, check_positive, check_share
-from bayeslora.option_values import OnlyWith
+from bayeslora.option_checks import OnlyWith, check_choice, check_count, check_positive, check_share
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:

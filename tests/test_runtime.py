@@ -1,4 +1,7 @@
-"""Optimisers of small problems use one BLAS thread; blocks of resamples use several threads."""
+"""Optimisers of small problems use one BLAS thread; blocks of resamples use several threads.
+
+Slices hold every row once, in order, and none is larger than asked for.
+"""
 
 import threading
 import time
@@ -6,11 +9,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from bayeslora.posteriors import vbll_low_rank_blocks
 from bayeslora.recalibration.recalibrator import minimise
-from bayeslora.threads import MOST_WORKERS, threaded
+from bayeslora.runtime import MOST_WORKERS, row_slices, threaded
 
 
 def blas_threads():
@@ -80,3 +85,14 @@ def test_tasks_are_made_one_by_one_in_the_callers_thread_and_few_of_them_wait():
 def test_the_first_error_of_a_task_is_raised():
     with pytest.raises(ZeroDivisionError):
         list(threaded(lambda task: 1 // task, [2, 1, 0, 1]))
+
+
+@given(st.integers(0, 200), st.integers(0, 50), st.integers(1, 300))
+def test_slices_cover_the_rows_in_order(rows, elements, most):
+    found = list(row_slices(rows, elements, most))
+    assert [row for one in found for row in range(rows)[one]] == list(range(rows))
+    assert all(len(range(rows)[one]) <= max(1, most // max(1, elements)) for one in found)
+
+
+def test_no_rows_are_one_empty_slice():
+    assert list(row_slices(0, 5)) == [slice(0, 0)]

@@ -1,12 +1,13 @@
-"""Threads: how many linear algebra takes, and work on arrays by several at once."""
+"""How work runs: threads, rows in slices that keep memory small, the caller's random state."""
 
 from __future__ import annotations
 
 import os
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -45,3 +46,37 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
+
+
+def row_slices(rows: int, elements_per_row: int, most: int = 1 << 23) -> Iterator[slice]:
+    """Yield slices that cover the rows in order; an empty one where there are no rows.
+
+    Args:
+        rows: How many there are.
+        elements_per_row: Of the intermediate.
+        most: Elements of the intermediate at a time, unless a single row has more; 64 MB in
+            float64 by default.
+    """
+    size = max(1, most // max(1, elements_per_row))
+    for start in range(0, max(1, rows), size):
+        yield slice(start, min(start + size, rows))
+
+
+@contextmanager
+def restored_random_state() -> Iterator[None]:
+    """Give the global generators of Python, NumPy and torch back as they were, on every device.
+
+    What libraries draw from them, and seed them for, does not reach the caller's own draws then.
+    """
+    import numpy as np
+    import torch
+
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if started else ()
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
