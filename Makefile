@@ -18,7 +18,7 @@ help:
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
 	@echo "make lint    style, types and import direction only"
 	@echo "make wording write the errors that users meet first again, to be reviewed as a diff"
-	@echo "make docs    write the gallery of reports again"
+	@echo "make docs    build the documentation site, docs/_build/html; make gallery writes its reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
 	@echo "             idle machine; SPEED=--quick: five)"
 	@echo "make bench   a study of benchmarks/ (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes"
@@ -77,6 +77,11 @@ wording: $(STAMP)
 	$(BIN)/python tests/cli/test_cli_wording.py
 
 docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -c docs . docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+gallery: $(STAMP)
 	$(BIN)/python docs/make_gallery.py
 
 # The studies: benchmarks/README.md.

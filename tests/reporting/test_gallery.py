@@ -120,10 +120,10 @@ def test_pages_show_the_scores_of_what_makes_them(gallery, kept, name):
 def test_pages_look_as_the_report_does_now(kept, name):
     for asset in ("report.css", "report.js"):
         text = files("bayeslora.reporting").joinpath("templates", asset).read_text("utf-8")
-        assert text.strip() in kept(name), f"{asset} has changed: make docs"
+        assert text.strip() in kept(name), f"{asset} has changed: make gallery"
 
 
 def test_what_took_long_to_train_was_trained_by_the_present_code(gallery, kept):
     trained = [name for name, page in gallery.PAGES.items() if page.kept]
     assert trained == ["transformers"]
-    assert gallery.foreign_predictions.recipe() in kept("transformers"), "make docs"
+    assert gallery.foreign_predictions.recipe() in kept("transformers"), "make gallery"

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a line a method, the options of those that are named, or all of it as JSON."""
-    found = _found()
+    found = catalogue()
     if args.names:
         found = _named(found, args.names)
     if args.json:
@@ -110,7 +110,8 @@ def _as_typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _found() -> dict[str, list[dict[str, Any]]]:
+def catalogue() -> dict[str, list[dict[str, Any]]]:
+    """Return every method by kind, with its options, their defaults and meanings."""
     from bayeslora.adapters.config import ADAPTERS
     from bayeslora.adapters.config_lisa import LayerSampling
     from bayeslora.conformal.config import CONFORMAL

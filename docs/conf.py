@@ -1,0 +1,105 @@
+"""Sphinx configuration: `make docs` builds the site in docs/_build/html, without network.
+
+The source directory is the repository, so that links from pages to reports work in both.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import bayeslora
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "bayeslora"
+author = "The bayeslora developers"
+project_copyright = author
+release = bayeslora.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "directives",
+]
+source_suffix = {".md": "myst-nb"}
+root_doc = "docs/index"
+include_patterns = ["docs/**", "reports/*/**", "CONTRIBUTING.md", "CHANGELOG.md"]
+exclude_patterns = ["docs/_build", "reports/demo"]
+html_theme = "furo"
+html_title = "bayeslora"
+html_static_path: list[str] = []
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_output_stderr = "remove"
+
+autodoc_default_options = {"members": True}
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_use_ivar = True
+
+nitpicky = True
+# Names of other libraries: no inventory can be fetched without network.
+nitpick_ignore_regex = [("py:.*", r"(?!bayeslora).*")]
+
+
+def _public_names() -> dict[str, str]:
+    """Return where the documentation has each class: by the name that its module gives it."""
+    found = {}
+    for name in bayeslora.__all__:
+        item = getattr(bayeslora, name)
+        module = getattr(item, "__module__", None)
+        if module is not None:
+            found[f"{module}.{item.__qualname__}"] = f"bayeslora.{name}"
+    return found
+
+
+def _resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Link a name to the public one, and leave names that are not public without a link."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not target.startswith("bayeslora."):
+        return None
+    public = app.bayeslora_names.get(target)
+    if public is None:
+        owner, _, _ = target.rpartition(".")
+        return content if _is_private(owner) else None
+    domain = env.get_domain("py")
+    builder = app.builder
+    return domain.resolve_xref(env, node["refdoc"], builder, "obj", public, node, content)
+
+
+def _is_private(owner: str) -> bool:
+    """Tell whether a module of ours holds a name, so that it exists but is not documented."""
+    try:
+        import_module(owner)
+    except ImportError:
+        return False
+    return owner != "bayeslora"
+
+
+def _redirect(app: Any, exception: Exception | None) -> None:
+    """Let the root of the site lead to its first page."""
+    if exception is None and app.builder.name == "html":
+        page = '<!doctype html><meta http-equiv="refresh" content="0; url=docs/index.html">'
+        (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
+
+
+def setup(app: Any) -> None:
+    """Resolve references to public classes by their public names."""
+    app.bayeslora_names = _public_names()
+    app.connect("missing-reference", _resolve)
+    app.connect("build-finished", _redirect)
