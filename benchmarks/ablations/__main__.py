@@ -28,7 +28,7 @@ import torch
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.fits import (
     MAX_LENGTH,
     NUM_OOD,
@@ -40,10 +40,12 @@ from benchmarks.lib.fits import (
     timed,
     warmed,
 )
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, shown
 from benchmarks.lib.task_rows import TASKS, WHOLE_AND_RAW, load_experiment
 
 DEFAULT = "default"
+KEY = ("task", "fit", "seed")
 
 # Adapter and posterior of every fit.
 FITS: dict[str, tuple[str, str]] = {
@@ -113,17 +115,24 @@ def main() -> None:
             run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
+    Results(args.out, KEY).sort()
 
 
 def is_done(cell: Cell, fit: str) -> bool:
     """Tell whether a fit is stored, and of the default all that is polished from it."""
-    return cell.file(fit).is_file() and not (fit == DEFAULT and missing(cell))
+    return stored(cell, fit) is not None and not (fit == DEFAULT and missing(cell))
+
+
+def stored(cell: Cell, fit: str) -> dict[str, Any] | None:
+    """Return the row of a fit."""
+    return Results(cell.out, KEY).get(task=cell.data.name, fit=fit, seed=cell.seed)
 
 
 def missing(cell: Cell) -> dict[str, str]:
     """Return the polishes that are not stored with the default."""
-    stored = {row["method"] for row in read_json(cell.file(DEFAULT))["rows"]}
-    return {name: polish for name, polish in POLISHES.items() if name not in stored}
+    known = stored(cell, DEFAULT) or {"rows": ()}
+    methods = {row["method"] for row in known["rows"]}
+    return {name: polish for name, polish in POLISHES.items() if name not in methods}
 
 
 def run(cell: Cell, fit: str) -> None:
@@ -134,8 +143,8 @@ def run(cell: Cell, fit: str) -> None:
     """
     if is_done(cell, fit):
         return
-    file = cell.file(fit)
-    rows = read_json(file)["rows"] if file.is_file() else []
+    results, known = Results(cell.out, KEY), stored(cell, fit)
+    rows = known["rows"] if known else []
     left = missing(cell) if rows else POLISHES
     adapter, posterior = FITS[fit]
     clf = bl.BayesianClassifier(
@@ -150,11 +159,14 @@ def run(cell: Cell, fit: str) -> None:
     _, seconds = timed(partial(clf.fit, cell.data.train, cell.data.validation))
     row = {**scored(cell, clf, fit, seconds), "method": fit}
     if rows and abs(rows[0]["nll"] - row["nll"]) > _SAME:
-        raise RuntimeError(f"this machine fits otherwise than the one before; delete {file}")
+        raise RuntimeError(
+            f"this machine fits otherwise than the one before; delete the row of {fit!r} with seed "
+            f"{cell.seed} from {results.path}"
+        )
     rows = rows or [row]
     if fit == DEFAULT:
         rows += polished(cell, clf, left, rows[0])
-    write_json(file, {"task": cell.data.name, "seed": cell.seed, "fit": fit, "rows": rows})
+    results.append({"task": cell.data.name, "seed": cell.seed, "fit": fit, "rows": rows})
 
 
 def polished(
@@ -177,8 +189,7 @@ def polished(
 def write_summary(out: Path) -> None:
     """Write one table a data set: means over seeds, and differences from the default by seed."""
     found: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
-    for file in sorted((out / "scores").glob("*/*/*.json")):
-        content = read_json(file)
+    for content in Results(out, KEY).rows():
         for row in content["rows"]:
             found[content["task"]][row["method"]][content["seed"]] = row
     parts = [

@@ -28,9 +28,16 @@ import torch
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.files import read_json, write_json
 from bayeslora.options import resolve
-from benchmarks.adapter_grid.summary import FITS, FIXED, MOST_RATES, REFERENCE, best, write_summary
+from benchmarks.adapter_grid.summary import (
+    FITS,
+    FIXED,
+    KEY,
+    MOST_RATES,
+    REFERENCE,
+    best,
+    write_summary,
+)
 from benchmarks.lib.fits import (
     EPOCHS,
     MAX_LENGTH,
@@ -43,6 +50,7 @@ from benchmarks.lib.fits import (
     timed,
     warmed,
 )
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import WHOLE_AND_RAW, load_experiment
 
 TASKS = ("newsgroups", "sst2_sentences")
@@ -83,14 +91,21 @@ def main() -> None:
             run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
+    Results(args.out, KEY).sort()
 
 
 def is_stored(cell: Cell, fit: str) -> bool:
     """Whether the scores of a fit at the rate of its kind are there."""
-    if not cell.file(fit).is_file():
+    stored = Results(cell.out, KEY).get(kind="fit", **place_of(cell, fit), seed=cell.seed)
+    if stored is None:
         return False
     found = rates_tried(cell, fit)
-    return next_rate(cell.adapter, found) is None and read_json(cell.file(fit))["lr"] == best(found)
+    return next_rate(cell.adapter, found) is None and stored["lr"] == best(found)
+
+
+def place_of(cell: Cell, fit: str) -> dict[str, str]:
+    """Return the columns that rows of a fit have in common with those of its learning rates."""
+    return {"task": cell.data.name, "adapter": cell.adapter, "fit": fit}
 
 
 def run(cell: Cell, fit: str) -> None:
@@ -105,9 +120,8 @@ def run(cell: Cell, fit: str) -> None:
     for posterior in FITS[fit]:
         _, taken = timed(partial(calibrate, cell, clf, posterior))
         rows.append(scored(cell, clf, posterior, seconds + taken))
-    place = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed}
-    content = {**place, "fit": fit, "lr": lr, "rows": [{**row, **adapter} for row in rows]}
-    write_json(cell.file(fit), content)
+    row = {"kind": "fit", **place_of(cell, fit), "seed": cell.seed, "lr": lr}
+    Results(cell.out, KEY).append({**row, "rows": [{**row, **adapter} for row in rows]})
 
 
 def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
@@ -132,8 +146,8 @@ def chosen_rate(cell: Cell, fit: str, tried: dict[float, Fitted]) -> float:
     while (lr := next_rate(cell.adapter, found)) is not None:
         made = fitted(replace(cell, seed=RATE_SEED), fit, lr)
         found[lr] = nll_of(made[0].predict(cell.data.validation))
-        content = {"lr": best(found), "seed": RATE_SEED, "validation_nll": list(found.items())}
-        write_json(rates_file(cell, fit), content)
+        row = {"kind": "rate", **place_of(cell, fit), "seed": RATE_SEED, "lr": best(found)}
+        Results(cell.out, KEY).append({**row, "validation_nll": list(found.items())})
         if cell.seed == RATE_SEED:
             tried[lr] = made
     return best(found)
@@ -158,13 +172,8 @@ def next_rate(adapter: str, found: Mapping[float, float]) -> float | None:
 
 def rates_tried(cell: Cell, fit: str) -> dict[float, float]:
     """Return the validation NLL of every learning rate that was tried."""
-    file = rates_file(cell, fit)
-    return dict(read_json(file)["validation_nll"]) if file.is_file() else {}
-
-
-def rates_file(cell: Cell, fit: str) -> Path:
-    """Where the learning rates that were tried are."""
-    return cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{fit}.json"
+    row = Results(cell.out, KEY).get(kind="rate", **place_of(cell, fit))
+    return dict(row["validation_nll"]) if row else {}
 
 
 def fitted(cell: Cell, fit: str, lr: float) -> Fitted:

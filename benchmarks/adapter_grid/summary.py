@@ -8,8 +8,9 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.fits import EPOCHS, MAX_LENGTH, SCORES
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import Rows, difference, is_blind, shown, table
 from benchmarks.lib.verdicts import Claim, claims_table
 
@@ -19,6 +20,7 @@ MOST_RATES = 5
 # Fits, and what is calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
+KEY = ("kind", "task", "adapter", "fit", "seed")
 CHANGED = ("accuracy", "nll", "ece", "far max_probability")
 """Columns in which last layers are compared with the point estimate."""
 
@@ -43,15 +45,20 @@ def write_summary(out: Path) -> None:
 def _read(out: Path) -> dict[str, dict[tuple[str, str], Rows]]:
     """Return the rows by data set, last layer and adapter, of fits at the rate of their kind."""
     tasks: dict[str, dict[tuple[str, str], Rows]] = defaultdict(lambda: defaultdict(dict))
-    for file in sorted((out / "scores").glob("*/*/*.json")):
-        content = read_json(file)
-        kind = f"{content['adapter']}-{content['fit']}.json"
-        if content["lr"] != read_json(out / "learning-rates" / content["task"] / kind)["lr"]:
+    results = Results(out, KEY)
+    rates = {_kind(row): row["lr"] for row in results.rows(kind="rate")}
+    for content in results.rows(kind="fit"):
+        if content["lr"] != rates[_kind(content)]:
             continue
         for row in content["rows"]:
             place = (row["method"], content["adapter"])
             tasks[content["task"]][place][content["seed"]] = row
     return tasks
+
+
+def _kind(row: Mapping[str, str]) -> tuple[str, str]:
+    """Return the data set, and the adapter with the fit, which share one learning rate."""
+    return row["task"], f"{row['adapter']}-{row['fit']}"
 
 
 def claims(out: Path) -> list[Claim]:
@@ -83,14 +90,15 @@ def _gains(methods: Mapping[tuple[str, str], Rows]) -> str:
 def _rates(out: Path) -> str:
     """Return the validation NLL of every rate that was tried, the chosen one in bold."""
     rows = []
-    for file in sorted((out / "learning-rates").glob("*/*.json")):
-        found = dict(sorted(read_json(file)["validation_nll"]))
+    for stored in sorted(Results(out, KEY).rows(kind="rate"), key=_kind):
+        found = dict(sorted(stored["validation_nll"]))
         tried = [
             f"**{lr:g}: {nll:.3f}**" if lr == best(found) else f"{lr:g}: {nll:.3f}"
             for lr, nll in found.items()
         ]
         edge = "the best is at the end" if best(found) in (min(found), max(found)) else ""
-        rows.append([file.parent.name, *file.stem.rsplit("-", 1), ", ".join(tried), edge])
+        place = [stored[column] for column in ("task", "adapter", "fit")]
+        rows.append([*place, ", ".join(tried), edge])
     return table(["data set", "adapter", "fit", "rate: validation NLL", ""], rows) if rows else ""
 
 

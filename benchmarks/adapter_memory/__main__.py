@@ -15,18 +15,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.files import read_json, write_json
-from benchmarks.adapter_memory.summary import ROWS, TOKENS, write_summary
+from benchmarks.adapter_memory.summary import KEY, ROWS, TOKENS, write_summary
 from benchmarks.lib.adapter_arms import LISA_ARM, MEMORY_ARMS, Arm, Setting, Trainee
 from benchmarks.lib.adapter_training import BACKBONE, one_step
 from benchmarks.lib.causal_lm import Texts, next_token_loss
+from benchmarks.lib.results import Results
 
 OUT = Path("reports/adapter-memory")
 REPEATS, NUM_DRAWS = 15, 10
@@ -48,20 +47,20 @@ def main() -> None:
     arms = {name: MEMORY_ARMS[name] for name in args.arms}
     measure_bytes(setting, arms, args.draws, args.out)
     measure_times(setting, arms, args.repeats, args.out)
+    Results(args.out, KEY).sort()
     write_summary(args.out)
     print((args.out / "summary.md").read_text(encoding="utf-8"))
 
 
 def measure_bytes(setting: Setting, arms: dict[str, Arm], draws: int, out: Path) -> None:
     """Count what one step of every arm keeps, where it is not there yet, and of some draws."""
+    results = Results(out, KEY)
     for name, arm in arms.items():
         for seed in range(draws if name == LISA_ARM else 1):
-            file = out / "bytes" / f"{name.replace(' ', '-')}-seed-{seed}.json"
-            if not file.is_file():
+            cell = {"kind": "bytes", "arm": name, "seed": seed}
+            if results.get(**cell) is None:
                 trainee = arm.begin(setting, arm, arm.rates[0], seed)
-                write_json(
-                    file, {"arm": name, "seed": seed, **step_bytes(trainee, tokens(trainee))}
-                )
+                results.append(cell | step_bytes(trainee, tokens(trainee)))
 
 
 def measure_times(setting: Setting, arms: dict[str, Arm], repeats: int, out: Path) -> None:
@@ -69,10 +68,10 @@ def measure_times(setting: Setting, arms: dict[str, Arm], repeats: int, out: Pat
 
     Another set of arms is another comparison, and begins anew.
     """
-    file = out / "times.json"
-    found: dict[str, Any] = read_json(file) if file.is_file() else {}
-    if found.get("arms") != list(arms):
-        found = {"arms": list(arms), "turns": []}
+    results = Results(out, KEY)
+    found = results.get(kind="times")
+    if found is None or found["arms"] != list(arms):
+        found = {"kind": "times", "arms": list(arms), "turns": []}
     if len(found["turns"]) >= repeats:
         return
     trainees = {n: arm.begin(setting, arm, arm.rates[0], 0) for n, arm in arms.items()}
@@ -81,7 +80,7 @@ def measure_times(setting: Setting, arms: dict[str, Arm], repeats: int, out: Pat
     for turn in range(len(found["turns"]), repeats):
         seconds = {name: step_seconds(trainee, turn + 1) for name, trainee in trainees.items()}
         found["turns"].append(seconds)
-        write_json(file, found)
+        results.append(found)
 
 
 def tokens(trainee: Trainee) -> Tensor:

@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.adapter_arms import LISA_ARM, LOWEST, MEMORY_ARMS, PUBLISHED, RANK
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.verdicts import Claim, claims_table
 
+KEY = ("kind", "arm", "seed")
 ROWS, TOKENS = 2, 128
 PARTS, BESIDES = ("activations", "gradients", "optimiser"), ("parameters", "beside")
 FULL, LORA = "full fine-tuning", "lora"
@@ -110,8 +112,7 @@ def _total(item: dict[str, float]) -> float:
 def _read(out: Path) -> dict[str, dict[str, float]]:
     """Return the bytes of every arm that is there, means over draws, in the arms' order."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for file in sorted((out / "bytes").glob("*.json")):
-        item = read_json(file)
+    for item in Results(out, KEY).rows(kind="bytes"):
         found[item["arm"]].append(item)
     return {
         name: {key: fmean(item[key] for item in found[name]) for key in (*PARTS, *BESIDES)}
@@ -121,6 +122,6 @@ def _read(out: Path) -> dict[str, dict[str, float]]:
 
 
 def _times(out: Path) -> list[dict[str, dict[str, float]]]:
-    file = out / "times.json"
-    turns: list[dict[str, dict[str, float]]] = read_json(file)["turns"] if file.is_file() else []
+    row = Results(out, KEY).get(kind="times")
+    turns: list[dict[str, dict[str, float]]] = row["turns"] if row else []
     return turns

@@ -18,6 +18,7 @@ from __future__ import annotations
 from benchmarks.adapter_speed.summary import OUT, write_summary
 from benchmarks.lib.adapter_arms import ARMS
 from benchmarks.lib.adapter_training import (
+    KEY,
     MARKS,
     STEPS,
     Bench,
@@ -26,6 +27,7 @@ from benchmarks.lib.adapter_training import (
     open_setting,
     run,
 )
+from benchmarks.lib.results import Results
 
 
 def main() -> None:
@@ -39,6 +41,7 @@ def main() -> None:
             for lr in arm.rates:
                 run(bench, name, lr, seed)
             write_summary(args.out)
+    Results(args.out, KEY).sort()
 
 
 if __name__ == "__main__":

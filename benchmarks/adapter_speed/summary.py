@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
 from benchmarks.lib.adapter_arms import ARMS
 from benchmarks.lib.adapter_training import (
     MARKS,
@@ -20,6 +21,7 @@ from benchmarks.lib.adapter_training import (
     lower_target,
     mean_rank,
     smaller_area,
+    stored_base,
 )
 from benchmarks.lib.causal_lm import GENERIC, NUM_TEST, TARGET
 from benchmarks.lib.tables import shown, table
@@ -55,7 +57,9 @@ FORGETS_LESS = (
 
 def write_summary(out: Path) -> None:
     """Write the tables from the runs that are there."""
-    runs, base = Runs(out, MARKS), read_json(out / "base.json")
+    runs, base = Runs(out, MARKS), stored_base(out)
+    if base is None:
+        raise InputError(f"{out} has no losses of the model before training")
     parts = [
         "# Learning and forgetting of adapters in a few steps\n\n"
         f"SmolLM2-135M in float32, {STEPS} steps on 2 × 64 tokens of OpenBookQA with its answers, "
@@ -104,9 +108,9 @@ def _forgetting_table(runs: Runs, base: dict[str, float]) -> str:
 
 def claims(out: Path) -> list[Claim]:
     """Return the papers' claims with what is stored."""
-    if not (out / "base.json").is_file():
+    runs, base = Runs(out, MARKS), stored_base(out)
+    if base is None:
         return []
-    runs, base = Runs(out, MARKS), read_json(out / "base.json")
     found = []
     for method, name, rival in FASTER:
         pair = runs.at_best(name), runs.at_best(rival)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import read_json
-from benchmarks.label_budget.methods import BACKBONES, FEWEST_TO_LEAD, OURS
+from benchmarks.ablations.__main__ import KEY as ABLATIONS_KEY
+from benchmarks.label_budget.methods import BACKBONES, FEWEST_TO_LEAD, KEY, OURS
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS
 from benchmarks.lib.verdicts import Claim, claims_table
+from benchmarks.posteriors.choices import KEY as POSTERIORS_KEY
 from benchmarks.stable_rank import summary as stable_rank
 
 Row = dict[str, Any]
@@ -45,7 +47,7 @@ def page(reports: Path) -> str:
         "`python -m benchmarks.claims` from what is in `reports/`.",
     ]
     for backbone in BACKBONES:
-        cells = label_budget(reports / "label-budget" / "scores" / backbone)
+        cells = label_budget(reports / "label-budget", backbone)
         parts += [
             f"## One labelled file, {backbone}",
             "Every method has the same labelled rows and nothing else, "
@@ -69,12 +71,11 @@ def page(reports: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def label_budget(folder: Path) -> dict[Key, Row]:
+def label_budget(out: Path, backbone: str) -> dict[Key, Row]:
     """Return the cells of a backbone that count for a lead."""
-    rows = (read_json(file) for file in sorted(folder.glob("*/*.json")))
     return {
         (row["task"], row["size"], row["seed"], row["method"]): row
-        for row in rows
+        for row in Results(out, KEY).rows(backbone=backbone)
         if row["size"] >= FEWEST_TO_LEAD
     }
 
@@ -112,7 +113,7 @@ def parts_of_it(reports: Path) -> Iterable[Claim]:
     """Yield what is said of Laplace after VBLL, of the bound, and of BLoB."""
     cells = {
         (row["task"], 0, row["seed"], one["method"]): one
-        for row in stored(reports / "ablations")
+        for row in Results(reports / "ablations", ABLATIONS_KEY).rows()
         for one in row["rows"]
     }
     for score, unit in (("ece", ""), ("nll", "nats")):
@@ -131,8 +132,7 @@ def parts_of_it(reports: Path) -> Iterable[Claim]:
     yield Claim("PoLAR-VBLL", text, "nats", gap, "fits")
     posteriors = {
         (row["task"], 0, row["seed"], one["method"]): one
-        for row in stored(reports / "posteriors")
-        if row["adapter"] == "polar"
+        for row in Results(reports / "posteriors", POSTERIORS_KEY).rows(kind="fit", adapter="polar")
         for one in row["rows"]
     }
     for score, unit, sign in (("accuracy", "", -1), ("nll", "nats", 1), ("ece", "", 1)):
@@ -145,11 +145,6 @@ def parts_of_it(reports: Path) -> Iterable[Claim]:
     )
     text = "predictions faster than ten passes of BLoB"
     yield Claim("PoLAR-VBLL", text, "times", seconds, "pairs")
-
-
-def stored(folder: Path) -> list[Row]:
-    """Return every stored file of scores."""
-    return [read_json(file) for file in sorted((folder / "scores").rglob("*.json"))]
 
 
 def gains(

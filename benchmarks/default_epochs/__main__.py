@@ -24,12 +24,14 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.posteriors.base import Posterior
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import nll, trajectory
 from benchmarks.regimes.__main__ import FAMILIES, MAX_LENGTH, NUM_OOD, NUM_TEST
 
+KEY = ("task", "family", "num_train", "epochs", "lr", "seed")
 EPOCHS = (5, 10, 15)
 NUM_TRAIN = 640
 RATES = {"lora": (1e-3, 3e-3), "polar": (4e-3, 1e-2)}
@@ -57,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    results = Results(args.out, KEY)
     for task in args.tasks:
         data = load_experiment(
             task,
@@ -71,14 +74,14 @@ def main() -> None:
                 spec = FitSpec(replace(adapter, lr=lr), posterior, epochs, seed, MAX_LENGTH)
                 size = "" if args.num_train == NUM_TRAIN else f"-rows-{args.num_train}"
                 name = f"{family}-{epochs}-lr-{lr:g}-seed-{seed}{size}"
-                file = args.out / "scores" / task / f"{name}.json"
-                if not file.is_file():
+                cell = {"task": task, "family": family, "num_train": args.num_train}
+                cell |= {"epochs": epochs, "lr": lr, "seed": seed}
+                if results.get(**cell) is None:
                     found = losses(backbone, data, spec, args.runs / task / name)
                     print(task, name, found, flush=True)
-                    about = {"task": task, "family": family, "epochs": epochs, "seed": seed}
-                    about |= {"num_train": args.num_train, "lr": lr}
-                    write_json(file, {**about, "nll": found})
+                    results.append(cell | {"nll": found})
         backbone.prefix_states.clear()
+    results.sort()
     write_table(args.out)
 
 
@@ -102,7 +105,7 @@ def losses(
 
 def write_table(out: Path) -> None:
     """Write the NLL of every kind of fit, and its mean over data sets."""
-    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    records = Results(out, KEY).rows()
     tasks = sorted({record["task"] for record in records})
     lines = [
         "# Epochs and final fits where nothing can be chosen",

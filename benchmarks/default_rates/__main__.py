@@ -30,11 +30,13 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.training.procedure import DEFAULT_EPOCHS
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import trajectory, validation_nll
 
+KEY = ("task", "arm", "lr", "head_lr", "seed")
 MAX_LENGTH = 32
 LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
 # The default, and one above it: the last layer starts at zero.
@@ -99,6 +101,7 @@ def main() -> None:
             for rates in product(arm.rates, arm.head_rates):
                 run(Bench(backbone, data, args.runs, args.out), name, rates, seed)
         backbone.prefix_states.clear()
+    Results(args.out, KEY).sort()
     write_table(args.out)
 
 
@@ -123,8 +126,9 @@ def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
     """Fit at one place of the grid and store the NLL on rows that the fit has not seen."""
     data, spec = bench.data, ARMS[name].spec(*rates, seed)
     key = f"{name}-{rates[0]:g}-head-{rates[1]:g}-seed-{seed}"
-    file = bench.out / "scores" / data.name / f"{key}.json"
-    if file.is_file():
+    results, cell = Results(bench.out, KEY), {"task": data.name, "arm": name, "seed": seed}
+    cell |= {"lr": rates[0], "head_lr": rates[1]}
+    if results.get(**cell) is not None:
         return
     states = trajectory(bench.backbone, spec, data, bench.runs / data.name / key, title=key)
     lab = Evaluation(bench.backbone, spec, data)
@@ -133,13 +137,12 @@ def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
     last = spec.posterior if isinstance(spec.posterior, VBLL) else None
     nll = validation_nll(lab, state, found, last)
     print(data.name, key, f"{nll:.4f}", flush=True)
-    row = {"task": data.name, "arm": name, "seed": seed, "nll": nll}
-    write_json(file, {**row, "lr": rates[0], "head_lr": rates[1]})
+    results.append(cell | {"nll": nll})
 
 
 def write_table(out: Path) -> None:
     """Write the NLL at each place of the grid, and its mean over data sets."""
-    rows = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    rows = Results(out, KEY).rows()
     tasks = sorted({row["task"] for row in rows})
     lines = [
         "# Learning rates where nothing can be chosen",

@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,19 @@ from bayeslora.adapters.corda import corda
 from bayeslora.adapters.init import Factors
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.files import read_json, write_json
 from bayeslora.tasks.known import DATA_VARIABLE
-from benchmarks.dropped_components.summary import DROPPED, POWERS, Losses, write_summary
+from benchmarks.dropped_components.summary import (
+    DROPPED,
+    KEY,
+    NOTHING,
+    POWERS,
+    stored,
+    write_summary,
+)
 from benchmarks.lib.adapter_arms import ARMS, moments_of
 from benchmarks.lib.adapter_training import BACKBONE
 from benchmarks.lib.causal_lm import GENERIC, Texts, next_token_loss, open_model, read_texts
+from benchmarks.lib.results import Results
 
 OUT = Path("reports/dropped-components")
 NUM_BLOCKS = 24
@@ -50,13 +58,13 @@ def main() -> None:
 
 def run(source: Path, texts: Texts, out: Path) -> None:
     """Measure each way to choose, keeping it as it comes."""
-    file = out / "scores.json"
-    found: Losses = read_json(file) if file.is_file() else {}
-    missing = [c for c in POWERS if any(f"{c}, {k}" not in found for k in DROPPED)]
+    results, found = Results(out, KEY), stored(out)
+    missing = [c for c in POWERS if any((c, k) not in found for k in DROPPED)]
     if not missing:
         return
     model, blocks = open_model(source), texts.tests[GENERIC]
-    found.setdefault("none", block_losses(model, blocks))
+    if NOTHING not in found:
+        results.append(row(*NOTHING, block_losses(model, blocks)))
     moments = context_moments(model, texts.contexts[GENERIC])
     weights = {name: _weight(model, name).clone() for name in moments}
     for choice in missing:
@@ -64,8 +72,13 @@ def run(source: Path, texts: Texts, out: Path) -> None:
         for k in DROPPED:
             for name, factors in components.items():
                 _weight(model, name).copy_(weights[name] - product(factors, k))
-            found[f"{choice}, {k}"] = block_losses(model, blocks)
-            write_json(file, found)
+            results.append(row(choice, k, block_losses(model, blocks)))
+    results.sort()
+
+
+def row(choice: str, dropped: int, losses: list[float]) -> dict[str, Any]:
+    """Return a row of the results."""
+    return {"choice": choice, "dropped": dropped, "losses": losses}
 
 
 def context_moments(model: nn.Module, context: Tensor) -> Mapping[str, SecondMoment]:

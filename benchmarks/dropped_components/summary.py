@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from statistics import fmean
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim, claims_table
 
@@ -14,16 +15,25 @@ DROPPED = (8, 32, 128)
 # Of the second moment that the weight is multiplied by.
 POWERS = {"plain": 0.0, "context": 1.0, "context, root": 0.5}
 
-Losses = dict[str, list[float]]
+KEY = ("choice", "dropped")
+NOTHING = ("none", 0)
+
+Losses = dict[tuple[str, int], list[float]]
+"""Losses of all blocks by the way to choose components and the number that is dropped."""
+
+
+def stored(out: Path) -> Losses:
+    """Return what is there."""
+    return {(row["choice"], row["dropped"]): row["losses"] for row in Results(out, KEY).rows()}
 
 
 def write_summary(out: Path) -> None:
     """Write the table from what is there."""
-    found: Losses = read_json(out / "scores.json")
-    before = fmean(found["none"])
+    found = stored(out)
+    before = fmean(found[NOTHING])
     rows = []
     for choice in POWERS:
-        known = [found.get(f"{choice}, {k}", []) for k in DROPPED]
+        known = [found.get((choice, k), []) for k in DROPPED]
         cells = [f"{math.exp(fmean(losses)):.1f}" if losses else "" for losses in known]
         rows.append([choice, *cells, *(shown(losses) for losses in known)])
     head = ["chosen by", *(f"perplexity, {k} dropped" for k in DROPPED)]
@@ -33,7 +43,7 @@ def write_summary(out: Path) -> None:
         "SmolLM2-135M in float32, the smallest components of all linear layers dropped, of 192 on "
         "key and value and 576 on the others. Loss in nats a token on Wikipedia passages that are "
         f"not in the context: {before:.3f} with everything, perplexity {math.exp(before):.1f}. "
-        f"Means over {len(found['none'])} blocks ± half a 95 % t interval. `context, root` takes "
+        f"Means over {len(found[NOTHING])} blocks ± half a 95 % t interval. `context, root` takes "
         "the root of the second moment, which is best for each layer's outputs and is not CorDA. "
         "Made by `python -m benchmarks.dropped_components --data-dir DIR`.",
         table(head, rows),
@@ -45,11 +55,10 @@ def write_summary(out: Path) -> None:
 
 def claims(out: Path) -> list[Claim]:
     """Return the paper's claims with what is stored."""
-    file = out / "scores.json"
-    found: Losses = read_json(file) if file.is_file() else {}
+    found = stored(out)
     listed = []
     for k in DROPPED:
-        pair = zip(found.get(f"plain, {k}", ()), found.get(f"context, {k}", ()), strict=True)
+        pair = zip(found.get(("plain", k), []), found.get(("context", k), []), strict=True)
         gains = tuple(plain - context for plain, context in pair)
         text = f"dropping {k} components that a context chooses costs less than the plain smallest"
         listed.append(Claim("CorDA", text, "nats a token", gains, "blocks"))

@@ -25,11 +25,12 @@ from transformers import (
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.output import atomic_directory
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.tasks.splits import stratified_split
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, shown
 from benchmarks.lib.task_rows import TASKS, load_experiment
 
@@ -43,6 +44,7 @@ POSTERIORS = (
 )
 CHOOSING = {"laplace", "vbll"}
 """What chooses a prior or its means by validation rows, for which it gets half of the rows."""
+KEY = ("task", "seed")
 BEFORE = "before"
 COLUMNS = ("accuracy", "nll", "ece", "far max_probability", "far logit_variance")
 
@@ -58,16 +60,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    results = Results(args.out, KEY)
     for seed, task in product(args.seeds, args.tasks):
-        file = args.out / "scores" / f"{task}-seed-{seed}.json"
-        if not file.is_file():
+        if results.get(task=task, seed=seed) is None:
             data = load_experiment(task, data_dir=args.data_dir)
             folder = args.runs / f"{task}-seed-{seed}"
             if not folder.is_dir():
                 fine_tune(data, seed, folder)
             rows = [scored(data, folder, posterior) for posterior in ("mle", *POSTERIORS)]
-            write_json(file, {"task": task, "seed": seed, "rows": rows})
+            results.append({"task": task, "seed": seed, "rows": rows})
         write_summary(args.out)
+    results.sort()
 
 
 def fine_tune(data: ExperimentData, seed: int, folder: Path) -> None:
@@ -136,7 +139,7 @@ def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, floa
 
 def write_summary(out: Path) -> None:
     """Write means over seeds with intervals."""
-    contents = [read_json(file) for file in sorted((out / "scores").glob("*.json"))]
+    contents = Results(out, KEY).rows()
     lines = [
         "# A classifier fine-tuned without us",
         "",

@@ -21,11 +21,13 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.posteriors.base import Posterior
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import nll, trajectory
 
+KEY = ("task", "fit", "seed")
 EPOCHS, MAX_LENGTH = 15, 32
 SHOWN = (4, 6, 8, 10, 15)
 PRIOR_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -50,15 +52,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    results = Results(args.out, KEY)
     for task in args.tasks:
         data = load_experiment(task, num_test=100, num_ood=50, data_dir=args.data_dir)
         for name, posterior in FITS.items():
-            file = args.out / "scores" / f"{task}-{name}.json"
+            cell = {"task": task, "fit": name, "seed": args.seed}
             spec = FitSpec(PoLAR(lr=args.lr), posterior, EPOCHS, args.seed, MAX_LENGTH)
-            if not file.is_file():
+            if results.get(**cell) is None:
                 found = losses(backbone, data, spec, args.runs / task / name)
-                write_json(file, {"task": task, "fit": name, "seed": args.seed, "nll": found})
+                results.append(cell | {"nll": found})
         backbone.prefix_states.clear()
+    results.sort()
     write_table(args.out)
 
 
@@ -93,8 +97,7 @@ def write_table(out: Path) -> None:
         "one of empirical Bayes. "
         "Made by `python -m benchmarks.final_fits --data-dir DIR --seed 4`.",
     ]
-    for file in sorted((out / "scores").glob("*.json")):
-        content = read_json(file)
+    for content in Results(out, KEY).rows():
         columns = [TRAINED, *FINAL]
         lines += ["", f"## {content['task']}, trained with {content['fit']}", ""]
         lines += [f"| epoch | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]

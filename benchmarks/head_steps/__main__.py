@@ -23,10 +23,12 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import nll, training_options, trajectory
 
+KEY = ("task", "variant", "seed")
 EPOCHS, SCORED_EPOCHS, MAX_LENGTH = 8, (1, 2, 3, 4, 6, 8), 32
 
 
@@ -73,18 +75,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+    results = Results(args.out, KEY)
     for seed, task in product(range(args.seeds), args.tasks):
         data = load_experiment(task, data_dir=args.data_dir)
         for name in args.variants:
-            label = name.replace(", ", "-").replace(" ", "-")
-            file = args.out / "curves" / f"{task}-{label}-seed-{seed}.json"
-            if not file.is_file():
+            cell = {"task": task, "variant": name, "seed": seed}
+            if results.get(**cell) is None:
                 spec = FitSpec(PoLAR(), VARIANTS[name], EPOCHS, seed, MAX_LENGTH)
-                curve = curve_of(backbone, spec, data, args.runs / file.stem)
-                about = {"task": task, "variant": name, "spec": training_options(spec)}
-                write_json(file, {**about, "curve": curve})
+                label = name.replace(", ", "-").replace(" ", "-")
+                curve = curve_of(backbone, spec, data, args.runs / f"{task}-{label}-seed-{seed}")
+                results.append(cell | {"spec": training_options(spec), "curve": curve})
                 write_summary(args.out)
         backbone.prefix_states.clear()
+    results.sort()
     write_summary(args.out)
 
 
@@ -115,8 +118,7 @@ def curve_of(
 def write_summary(out: Path) -> None:
     """Write validation NLL of every variant by data set: means over seeds."""
     found: dict[tuple[str, str], list[list[dict[str, float]]]] = defaultdict(list)
-    for file in sorted((out / "curves").glob("*.json")):
-        content = read_json(file)
+    for content in Results(out, KEY).rows():
         found[content["task"], content["variant"]].append(content["curve"])
     lines = [
         "# Head steps of PoLAR-VBLL",

@@ -12,8 +12,8 @@ detection over two out-of-distribution sets.
     python -m benchmarks.interval_coverage
     python -m benchmarks.interval_coverage --parts further printed --further-sets 100
 
-What is in scores.json already is kept; `--kinds` and `--parts` name what to simulate, for several
-processes that are started with an --out each, or one after the other.
+What is in results.jsonl already is kept; `--kinds` and `--parts` name what to simulate, for several
+processes that are started at once, or one after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_places, bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
@@ -46,7 +46,9 @@ from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.results import Results
 
+KEY = ("kind",)
 CLASSES = 5
 WIDTH = 2.5
 MODELS = {"calibrated": 1.0, "overconfident": 1.6}
@@ -81,19 +83,21 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
     settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}
-    file = args.out / "scores.json"
+    results = Results(args.out, KEY)
     args.out.mkdir(parents=True, exist_ok=True)
     for kind in args.kinds:
         model, size = KINDS[kind]
         power = MODELS[model]
         scores = simulated(power, size, args)
-        found = read_json(file)["found"] if file.is_file() else {}
-        found[kind] = {**found.get(kind, {}), **scores}
+        known = results.get(kind=kind)
+        scores = (known["scores"] if known else {}) | scores
+        results.append({"kind": kind, **settings, "scores": scores})
+        found = {row["kind"]: row["scores"] for row in results.rows()}
         found = {name: found[name] for name in KINDS if name in found}
-        write_json(file, {**settings, "found": found})
         with atomic_file(args.out / "summary.md") as aside:
             aside.write_text(summary(found, settings), encoding="utf-8")
         print(kind, flush=True)
+    results.sort()
 
 
 def simulated(power: float, size: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:

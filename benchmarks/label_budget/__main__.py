@@ -52,22 +52,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.files import write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.training.final_fit import scale_logits
-from benchmarks.label_budget.methods import BACKBONES, METHODS
+from benchmarks.label_budget.methods import BACKBONES, KEY, METHODS
 from benchmarks.label_budget.summary import write_table
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens
+from benchmarks.lib.results import Results, import_cells
 from benchmarks.lib.task_rows import TASKS
 
 SIZES, _FEWEST_TO_SPLIT = (32, 128, 640), 128
@@ -86,29 +84,34 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--import-cells",
+        type=Path,
+        metavar="FOLDER",
+        help="take cells from FOLDER/BACKBONE/TASK/*.json, with one fit each, and fit nothing",
+    )
     args = parser.parse_args()
+    results = Results(args.out, KEY)
+    if args.import_cells is not None:
+        print(import_cells(results, args.import_cells, ("backbone", "task")))
+        write_table(args.out)
+        return
     torch.set_num_threads(args.threads)
     backbone = load_backbone(args.backbone)
     pools = {task: development(task, args.data_dir) for task in args.tasks}
     for seed, size, task in product(args.seeds, args.sizes, args.tasks):
         for name in args.methods:
             method = METHODS[name]
-            folder = args.out / "scores" / args.backbone / task
-            about = {"task": task, "size": size, "seed": seed}
-            if _file(folder, name, about).is_file() or (
-                method.is_split and size < _FEWEST_TO_SPLIT
-            ):
+            cell = {"backbone": args.backbone, "task": task, "size": size, "seed": seed}
+            is_done = results.get(**cell, method=name) is not None
+            if is_done or (method.is_split and size < _FEWEST_TO_SPLIT):
                 continue
             for one, row in fit(backbone, name, pools[task], size, seed).items():
-                write_json(_file(folder, one, about), {**about, "method": one, **row})
+                results.append({**cell, "method": one, **row})
                 print(task, size, one, {key: round(row[key], 3) for key in _PRINTED}, flush=True)
         backbone.prefix_states.clear()
         write_table(args.out)
-
-
-def _file(folder: Path, name: str, about: Mapping[str, Any]) -> Path:
-    written = name.replace(", ", "-").replace(" ", "-")
-    return folder / f"{about['size']}-{written}-seed-{about['seed']}.json"
+    results.sort()
 
 
 def fit(

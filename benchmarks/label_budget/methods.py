@@ -56,5 +56,6 @@ ROWS = (
     *METHODS,
     *(f"{name}{BEFORE}" for name in ("polar-vbll", "lora-vbll", *METHODS) if "vbll" in name),
 )
+KEY = ("backbone", "task", "size", "method", "seed")
 BACKBONES = ("smollm2-135m", "minilm")
 OURS, FEWEST_TO_LEAD = "polar-vbll, cv", 128

@@ -11,8 +11,17 @@ from statistics import mean
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from bayeslora.files import atomic_file, read_json
-from benchmarks.label_budget.methods import BACKBONES, BEFORE, FEWEST_TO_LEAD, METHODS, OURS, ROWS
+from bayeslora.files import atomic_file
+from benchmarks.label_budget.methods import (
+    BACKBONES,
+    BEFORE,
+    FEWEST_TO_LEAD,
+    KEY,
+    METHODS,
+    OURS,
+    ROWS,
+)
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import mean_and_half, shown, table
 
 _WORDS = {
@@ -42,7 +51,7 @@ def write_table(out: Path) -> None:
         "![NLL above that of PoLAR-VBLL, by method](leads.svg)",
     ]
     for backbone in BACKBONES:
-        found = _found(out / "scores" / backbone)
+        found = _found(out, backbone)
         if found:
             lines += [f"## {backbone}", *_tables(found)]
     with atomic_file(out / "summary.md") as aside:
@@ -59,7 +68,7 @@ def figure_svg(out: Path) -> bytes:
         panels = sheet.subplots(1, len(BACKBONES), sharey=True, sharex=True)
         names = [*METHODS][::-1]
         for panel, backbone in zip(panels, BACKBONES, strict=True):
-            found = _found(out / "scores" / backbone)
+            found = _found(out, backbone)
             for place, name in enumerate(names):
                 gaps = [
                     -gap
@@ -89,10 +98,9 @@ def _in_words(name: str) -> str:
     return _WORDS.get(method, method) + comma + scheme
 
 
-def _found(folder: Path) -> Found:
+def _found(out: Path, backbone: str) -> Found:
     found: Found = {}
-    for file in sorted(folder.glob("*/*.json")):
-        row = read_json(file)
+    for row in Results(out, KEY).rows(backbone=backbone):
         found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
     return found
 

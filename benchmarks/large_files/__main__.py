@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import atomic_file, write_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.memory import peak, write_predictions
+from benchmarks.lib.results import Results
 
 SHAPES = ("100000x5", "1000000x5", "10000000x4", "1000000x150")
 LIMIT = 8.0
@@ -46,8 +47,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     found = [measure(*map(int, shape.split("x")), args.resamples) for shape in args.shapes]
-    content = {"limit_gib": LIMIT, "num_resamples": args.resamples, "files": found}
-    write_json(args.out / "scores.json", content)
+    results = Results(args.out, ("rows", "classes"))
+    for row in found:
+        results.append(row | {"num_resamples": args.resamples, "limit_gib": LIMIT})
+    results.sort()
     page = summary(found, args.resamples)
     with atomic_file(args.out / "summary.md") as aside:
         aside.write_text(page, encoding="utf-8")

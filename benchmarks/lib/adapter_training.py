@@ -19,7 +19,6 @@ from torch import Tensor
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import drift, stable_rank
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.files import read_json, write_json
 from bayeslora.options import as_mapping
 from bayeslora.tasks.known import DATA_VARIABLE
 from benchmarks.lib.adapter_arms import Arm, Setting, Trainee
@@ -31,7 +30,9 @@ from benchmarks.lib.causal_lm import (
     read_texts,
     test_losses,
 )
+from benchmarks.lib.results import Results
 
+KEY = ("kind", "arm", "lr", "seed")
 BATCH = 2
 
 Record = dict[str, Any]
@@ -62,19 +63,20 @@ def run(bench: Bench, name: str, lr: float, seed: int) -> None:
     `stable_rank` in the record is a mean over layers for every projection, `drift` the largest over
     layers, `step_seconds` the processor's seconds of all steps without what the marks take.
     """
-    file = bench.out / "runs" / f"{name}-lr-{lr:g}-seed-{seed}.json"
-    arm = bench.arms[name]
+    results, arm = Results(bench.out, KEY), bench.arms[name]
+    cell = {"kind": "run", "arm": name, "lr": lr, "seed": seed}
+    known = results.get(**cell)
     asked = {
         "steps": bench.steps,
         "marked": list(bench.marks),
         "options": changed_options(arm.adapter),
         "texts": bench.setting.texts.digest(),
     }
-    if file.is_file() and asked.items() <= read_json(file).items():
+    if known is not None and asked.items() <= known.items():
         return
     trainee = arm.begin(bench.setting, arm, lr, seed)
-    record = {"arm": name, "lr": lr, "seed": seed, **asked, **train(bench, trainee, seed)}
-    write_json(file, record)
+    record = {**cell, **asked, **train(bench, trainee, seed)}
+    results.append(record)
     print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
 
 
@@ -132,12 +134,18 @@ def batches(bench: Bench, seed: int) -> Iterator[Tensor]:
 
 def base_losses(bench: Bench) -> dict[str, float]:
     """Return the test losses of the model before any training."""
-    file = bench.out / "base.json"
-    if not file.is_file():
+    found = stored_base(bench.out)
+    if found is None:
         model = open_model(bench.setting.source)
-        write_json(file, test_losses(model, bench.setting.texts))
-    found: dict[str, float] = read_json(file)
+        found = test_losses(model, bench.setting.texts)
+        Results(bench.out, KEY).append({"kind": "base", **found})
     return found
+
+
+def stored_base(out: Path) -> dict[str, float] | None:
+    """Return the test losses before any training where they are stored."""
+    row = Results(out, KEY).get(kind="base")
+    return row and {name: row[name] for name in (TARGET, GENERIC)}
 
 
 def _shapes(trainee: Trainee) -> Record:
@@ -159,8 +167,7 @@ class Runs:
 
     def __init__(self, out: Path, marks: Sequence[int]) -> None:
         self._found: dict[str, dict[float, dict[int, Record]]] = {}
-        for file in sorted((out / "runs").glob("*.json")):
-            record = read_json(file)
+        for record in Results(out, KEY).rows(kind="run"):
             if record["marked"] != list(marks):
                 continue
             by_rate = self._found.setdefault(record["arm"], {})

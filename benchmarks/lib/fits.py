@@ -46,18 +46,10 @@ class Cell:
     out: Path
     frozen_seconds: float = 0.0
 
-    @property
-    def folder(self) -> Path:
-        """Where this cell's results are."""
-        return self.out / "scores" / self.data.name / self.adapter
-
-    def file(self, fit: str) -> Path:
-        """Where the scores of a fit and what is calibrated on it are."""
-        return self.folder / f"{fit.replace(' ', '-')}-seed-{self.seed}.json"
-
     def kept(self, method: str) -> Path:
         """Where the predictions of a method are."""
-        return self.folder / "predictions" / f"{method.replace(':', '-')}-seed-{self.seed}"
+        name = f"{method.replace(':', '-')}-seed-{self.seed}"
+        return self.out / "predictions" / self.data.name / self.adapter / name
 
 
 def warmed(

@@ -22,11 +22,13 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import FAR, NEAR, ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation, fitted_head
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.training.rows import FeatureRows, set_feature_scale
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 
+KEY = ("task", "tokens")
 LENGTHS = (32, 64, 128)
 HEADS = {
     "Knowles-Minka, scale 0.5": VBLL(prior_scale=0.5),
@@ -45,19 +47,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    file = args.out / "auroc.json"
-    found = read_json(file) if file.is_file() else {}
+    results = Results(args.out, KEY)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     for task in args.tasks:
         data = load_experiment(task, num_test=400, num_ood=250, data_dir=args.data_dir)
         for length in LENGTHS:
-            key = f"{task}, {length} tokens"
-            if key not in found:
-                found[key] = areas(backbone, data, length)
-                write_json(file, found)
-                write_table(args.out / "summary.md", found)
-                print(key, found[key], flush=True)
+            cell = {"task": task, "tokens": length}
+            if results.get(**cell) is None:
+                found = areas(backbone, data, length)
+                results.append(cell | {"auroc": found})
+                print(task, length, found, flush=True)
             backbone.prefix_states.clear()
+    results.sort()
+    write_table(args.out)
 
 
 def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, dict[str, float]]:
@@ -96,7 +98,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float(detection(thresholds(np.asarray(inside), np.asarray(outside)))[0])
 
 
-def write_table(path: Path, found: dict[str, dict[str, dict[str, float]]]) -> None:
+def write_table(out: Path) -> None:
     """Write the areas as Markdown."""
     lines = [
         "# Detection by logit variance on features before fine-tuning",
@@ -108,12 +110,17 @@ def write_table(path: Path, found: dict[str, dict[str, dict[str, float]]]) -> No
         "| data | set | leverage | " + " | ".join(HEADS) + " |",
         "|---" * (3 + len(HEADS)) + "|",
     ]
-    for key, scores in found.items():
+    for row in Results(out, KEY).rows():
+        scores = row["auroc"]
         for split in (NEAR, FAR):
             if split in scores["leverage"]:
                 values = [f"{scores[name][split]:.3f}" for name in ("leverage", *HEADS)]
-                lines.append("| " + " | ".join([key, split, *values]) + " |")
-    with atomic_file(path) as aside:
+                lines.append(
+                    "| "
+                    + " | ".join([f"{row['task']}, {row['tokens']} tokens", split, *values])
+                    + " |"
+                )
+    with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

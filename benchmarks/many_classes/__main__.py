@@ -23,15 +23,17 @@ import torch
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import Examples
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, clinc, drawn, frame_tokens
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 
 CASES = ((20, 640), (40, 800), (77, 1000), (150, 1500))
 """Intents, and training rows."""
 FAMILIES = ("dense", "eigenbasis", "diagonal")
+KEY = ("classes", "family", "seed")
 _DENSE_UP_TO = 77
 SCORES = ("nll", "accuracy", "ece")
 OOD_SCORES = ("logit_variance", "epistemic", "max_probability")
@@ -47,22 +49,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m")
+    results = Results(args.out, KEY)
     for seed in args.seeds:
         for classes, rows in CASES:
             for family in FAMILIES:
-                file = args.out / "scores" / f"{classes}-{family}-seed-{seed}.json"
-                if file.is_file() or (family == "dense" and classes > _DENSE_UP_TO):
+                cell = {"classes": classes, "family": family, "seed": seed}
+                is_done = results.get(**cell) is not None
+                if is_done or (family == "dense" and classes > _DENSE_UP_TO):
                     continue
                 pools = clinc(classes, args.data_dir, seed)
                 train = drawn(pools.train, rows, seed)
                 row = fit(
                     backbone, family, train, replace(pools, score=drawn(pools.score, 1000, 0))
                 )
-                cell = {"classes": classes, "rows": rows, "family": family, "seed": seed}
-                write_json(file, cell | row)
-                print(file.stem, {key: round(value, 3) for key, value in row.items()}, flush=True)
+                results.append(cell | {"rows": rows} | row)
+                print(cell, {key: round(value, 3) for key, value in row.items()}, flush=True)
         backbone.prefix_states.clear()
         write_table(args.out)
+    results.sort()
 
 
 def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[str, float]:
@@ -102,7 +106,7 @@ def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[
 
 def write_table(out: Path) -> None:
     """Write `summary.md`."""
-    records = [read_json(file) for file in sorted((out / "scores").glob("*.json"))]
+    records = Results(out, KEY).rows()
     columns = ("seconds", "megabytes", *SCORES, *OOD_SCORES)
     rows = []
     for classes, size in CASES:

@@ -34,9 +34,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.files import atomic_file, write_json
+from bayeslora.files import atomic_file
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.training.checked_rows import PIECE
+from benchmarks.lib.results import Results
 
 LIMIT = 1.10
 """The most memory for many rows, as a multiple of that for few."""
@@ -88,7 +89,9 @@ def main() -> None:
             labelled=args.labelled,
             seed=args.seed,
         )
-    write_json(args.out / "scores.json", found)
+    results = Results(args.out, ("rows", "few", "labelled"))
+    results.append(found)
+    results.sort()
     page = summary(found)
     with atomic_file(args.out / "summary.md") as aside:
         aside.write_text(page, encoding="utf-8")

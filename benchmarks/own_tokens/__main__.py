@@ -26,13 +26,14 @@ from bayeslora import VBLL, BayesianClassifier
 from bayeslora.backbones.encoder import last_places, model_inputs, pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from bayeslora.training.last_layer import last_layer
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens, judgement
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
 from benchmarks.reading.summary import ALL_LAYERS
@@ -41,6 +42,7 @@ SETS = (*TASKS, "boolq_question_only")
 READINGS = {"template": (DEFAULT_FRAME, 24), "raw": (RAW, ALL_LAYERS)}
 PLACES = {"read": "token that the head reads", "own": "mean of own tokens", "end": "last own token"}
 SCORES = ("mahalanobis", "knn", "logit_variance")
+KEY = ("task", "reading", "seed")
 _ROWS, _SCORED, _BATCH = 640, 1000, 32
 
 
@@ -54,15 +56,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m")
+    results = Results(args.out, KEY)
     for seed, task, reading in product(args.seeds, SETS, READINGS):
-        file = args.out / "scores" / f"{task}-{reading}-seed-{seed}.json"
-        if not file.is_file():
+        cell = {"task": task, "reading": reading, "seed": seed}
+        if results.get(**cell) is None:
             pools = (development if task in TASKS else judgement)(task, args.data_dir)
             found = areas(backbone, reading, pools, seed)
-            write_json(file, {"task": task, "reading": reading, "seed": seed, **found})
+            results.append(cell | found)
             print(task, reading, seed, {key: round(area, 3) for key, area in found.items()})
         backbone.prefix_states.clear()
         write_table(args.out)
+    results.sort()
 
 
 def areas(backbone: Backbone, reading: str, pools: Pools, seed: int) -> dict[str, float]:
@@ -152,8 +156,7 @@ def scores(states: dict[str, Tensor], labels: Tensor) -> dict[str, dict[str, Ten
 def write_table(out: Path) -> None:
     """Write the means over seeds of what was scored."""
     cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for file in sorted((out / "scores").glob("*.json")):
-        row = read_json(file)
+    for row in Results(out, KEY).rows():
         for key, area in row.items():
             if isinstance(area, float):
                 ood, score, place = key.split(" ")

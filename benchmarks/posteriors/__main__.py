@@ -31,7 +31,6 @@ import torch
 import bayeslora as bl
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.files import read_json, write_json
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.detection import distance_detections
 from benchmarks.lib.fits import (
@@ -46,7 +45,9 @@ from benchmarks.lib.fits import (
     timed,
     warmed,
 )
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, WHOLE_AND_RAW, load_experiment
+from benchmarks.posteriors.choices import KEY
 from benchmarks.posteriors.distances import APPROXIMATIONS, EXACT, Answer, distance_rows
 from benchmarks.posteriors.summary import write_summary
 
@@ -115,20 +116,27 @@ def main() -> None:
             run(one, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
+    Results(args.out, KEY).sort()
 
 
 def is_stored(cell: Cell, fit: str) -> bool:
     """Tell whether a fit and all that is calibrated on it are there."""
-    return cell.file(fit).is_file()
+    stored = Results(cell.out, KEY).get(kind="fit", **place_of(cell, fit), seed=cell.seed)
+    return stored is not None
+
+
+def place_of(cell: Cell, fit: str) -> dict[str, str]:
+    """Return the columns that rows of a fit have in common with those of choices for it."""
+    return {"task": cell.data.name, "adapter": cell.adapter, "fit": fit}
 
 
 def run(cell: Cell, fit: str) -> None:
     """Fit, calibrate, score and store."""
-    if cell.file(fit).is_file():
+    if is_stored(cell, fit):
         return
     clf, seconds = at_best(cell, fit)
     rows = [scored(cell, clf, fit, seconds)]
-    content = {"task": cell.data.name, "adapter": cell.adapter, "seed": cell.seed, "fit": fit}
+    content = {"kind": "fit", **place_of(cell, fit), "seed": cell.seed}
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         clf.save_pretrained(Path(folder) / "fit")
         # A calibration starts from the trained mean, whatever was calibrated before.
@@ -147,7 +155,7 @@ def run(cell: Cell, fit: str) -> None:
         if fit in APPROXIMATIONS:
             known = kept_answer(cell, rows, EXACT)
             content["distances"] = distance_rows(cell.data, fit, load, known)
-    write_json(cell.file(fit), {**content, "rows": rows})
+    Results(cell.out, KEY).append({**content, "rows": rows})
 
 
 def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answer | None:
@@ -162,24 +170,24 @@ def at_best(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
     """Return a fit at the learning rate and the width chosen once by validation NLL."""
     if fit not in WIDER:
         return at_best_rate(cell, fit, fit)
-    file = cell.out / "widths" / cell.data.name / f"{cell.adapter}-{fit}.json"
-    if file.is_file():
-        return at_best_rate(cell, fit, str(read_json(file)["posterior"]))
+    results, place = Results(cell.out, KEY), {"kind": "width", **place_of(cell, fit)}
+    if chosen := results.get(**place):
+        return at_best_rate(cell, fit, str(chosen["posterior"]))
     tried = {recipe: at_best_rate(cell, fit, recipe) for recipe in (fit, WIDER[fit])}
     best, found = lowest_nll(cell, tried)
-    write_json(file, {"posterior": best, "seed": cell.seed, "validation_nll": found})
+    results.append({**place, "seed": cell.seed, "posterior": best, "validation_nll": found})
     return tried[best]
 
 
 def at_best_rate(cell: Cell, fit: str, recipe: str) -> tuple[bl.BayesianClassifier, float]:
     """Return a fit with some options at the learning rate of its kind, chosen without them."""
     kind = TRAINED_AS.get(fit, fit)
-    file = cell.out / "learning-rates" / cell.data.name / f"{cell.adapter}-{kind}.json"
-    if file.is_file():
-        return fitted(cell, recipe, float(read_json(file)["lr"]))
+    results, place = Results(cell.out, KEY), {"kind": "rate", **place_of(cell, kind)}
+    if chosen := results.get(**place):
+        return fitted(cell, recipe, float(chosen["lr"]))
     tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
     best, found = lowest_nll(cell, tried)
-    write_json(file, {"lr": best, "seed": cell.seed, "validation_nll": found})
+    results.append({**place, "seed": cell.seed, "lr": best, "validation_nll": found})
     return tried[best] if kind == recipe else fitted(cell, recipe, best)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import read_json
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import Rows, head_lines, line
 
 TITLE = (
@@ -25,6 +25,8 @@ EPOCHS = (
     "Fits whose chosen epoch is the last: more epochs might have been better for them (without "
     "`swag`, which always takes the last)."
 )
+KEY = ("kind", "task", "adapter", "fit", "seed")
+"""Of fits, and of the learning rates and widths that were chosen for them."""
 FIXED_PRIOR = {"map", "nuts"}
 CHOSEN = ("temperature", "prior_precision", "prior_scale", "polish_mean", "shrinkage", "inflation")
 
@@ -56,19 +58,19 @@ def _table(first: str, columns: list[str], found: Mapping[str, Mapping[str, str]
 def _rates(out: Path) -> dict[str, dict[str, str]]:
     """Return the chosen rate and width by training and data set."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
-    for file in sorted((out / "learning-rates").glob("*/*.json")):
-        content = read_json(file)
-        lowest = content["lr"] == min(rate for rate, _ in content["validation_nll"])
-        found[_name(file)][file.parent.name] = f"{content['lr']:g} {'↓' if lowest else '↑'}"
-    for file in sorted((out / "widths").glob("*/*.json")):
-        _, _, wider = read_json(file)["posterior"].partition(":")
-        cells = [found[_name(file)].get(file.parent.name, ""), wider]
-        found[_name(file)][file.parent.name] = ", ".join(cell for cell in cells if cell)
+    results = Results(out, KEY)
+    for row in results.rows(kind="rate"):
+        lowest = row["lr"] == min(rate for rate, _ in row["validation_nll"])
+        found[_name(row)][row["task"]] = f"{row['lr']:g} {'↓' if lowest else '↑'}"
+    for row in results.rows(kind="width"):
+        _, _, wider = row["posterior"].partition(":")
+        cells = [found[_name(row)].get(row["task"], ""), wider]
+        found[_name(row)][row["task"]] = ", ".join(cell for cell in cells if cell)
     return {name: row for name, row in sorted(found.items()) if any(row.values())}
 
 
-def _name(file: Path) -> str:
-    return file.stem.replace("-", " ", 1)
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['adapter']} {row['fit']}"
 
 
 def _last_epochs(tasks: Mapping[str, Mapping[str, Rows]], epochs: int) -> dict[str, dict[str, str]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.fits import EPOCHS, SCORES
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import Rows, difference, head_lines, is_blind, line, shown
-from benchmarks.posteriors.choices import choice_tables
+from benchmarks.posteriors.choices import KEY, choice_tables
 from benchmarks.posteriors.in_short import short_table
 from benchmarks.posteriors.more_tables import detection_table, distance_table
 from benchmarks.posteriors.pareto import (
@@ -35,7 +36,7 @@ COSTS = ("passes", "fit s", "predict s", "MB")
 
 def write_summary(out: Path) -> None:
     """Write `summary.md` and a figure a data set from the scores that are there."""
-    contents = [read_json(file) for file in sorted((out / "scores").glob("*/*/*.json"))]
+    contents = Results(out, KEY).rows(kind="fit")
     tasks = _by_method(contents)
     parts = [_preamble(tasks)]
     (out / "figures").mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.files import read_json, write_json
-from benchmarks.quantisation_error.methods import QUANTISERS, Scores, errors
-from benchmarks.quantisation_error.summary import write_summary
+from benchmarks.lib.results import Results
+from benchmarks.quantisation_error.methods import QUANTISERS, errors
+from benchmarks.quantisation_error.summary import KEY, write_summary
 
 BACKBONES = ("smollm2-135m", "minilm")
 RANKS = (16,)
@@ -49,15 +49,16 @@ def main() -> None:
 
 def run(backbone: str, ranks: Sequence[int], out: Path) -> None:
     """Measure the layers of one backbone, keeping each as it comes."""
-    file = out / "scores" / f"{Path(backbone).name}.json"
-    found: dict[str, Scores] = read_json(file) if file.is_file() else {}
-    for name, weight in linear_weights(load_backbone(backbone, dtype="float32").model):
-        layer = found.setdefault(name, {})
+    results, model = Results(out, KEY), load_backbone(backbone, dtype="float32").model
+    of_model = {"backbone": Path(backbone).name}
+    known = {(row["layer"], row["quantiser"], row["r"]) for row in results.rows(**of_model)}
+    for place, (name, weight) in enumerate(linear_weights(model)):
         for quantiser in QUANTISERS:
-            missing = [r for r in ranks if f"{quantiser} r={r}" not in layer]
-            layer |= errors(weight, quantiser, missing)
-            if missing:
-                write_json(file, found)
+            missing = [r for r in ranks if (name, quantiser, r) not in known]
+            for r, scores in errors(weight, quantiser, missing).items():
+                layer = {"place": place, "layer": name, "quantiser": quantiser, "r": r}
+                results.append(of_model | layer | scores)
+    results.sort()
 
 
 def linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,11 +13,10 @@ GROUP = 64
 STEPS = 5
 
 Quantiser = Callable[[Tensor], Tensor]
-Scores = dict[str, dict[str, float]]
 
 
-def errors(weight: Tensor, quantiser: str, ranks: Sequence[int]) -> Scores:
-    """Return, by quantiser and rank, the norm without an adapter and the share each method takes.
+def errors(weight: Tensor, quantiser: str, ranks: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Return, by rank, the norm without an adapter and the share that each method takes away.
 
     Args:
         weight: [out, in] float64.
@@ -28,14 +27,14 @@ def errors(weight: Tensor, quantiser: str, ranks: Sequence[int]) -> Scores:
         return {}
     Q = QUANTISERS[quantiser]
     plain = nuclear_norm(weight - Q(weight))
-    found: Scores = {}
+    found = {}
     for r in ranks:
         scores = {"norm": plain}
         for kind, method in (("pissa", qpissa), ("loftq", loftq)):
             for steps in (1, STEPS):
                 error = nuclear_norm(weight - method(weight, Q, r, steps))
                 scores[f"{kind}-{steps}"] = 1 - error / plain
-        found[f"{quantiser} r={r}"] = scores
+        found[r] = scores
     return found
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results, Row
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim
-from benchmarks.quantisation_error.methods import GROUP, STEPS, Scores
+from benchmarks.quantisation_error.methods import GROUP, STEPS
 
 # What the paper says, the method that should take more, and the one that should take less.
 COMPARISONS = (
@@ -17,6 +18,7 @@ COMPARISONS = (
     (f"smaller with {STEPS} alternating steps than with one", f"pissa-{STEPS}", "pissa-1"),
     (f"smaller than LoftQ's, both with {STEPS} steps", f"pissa-{STEPS}", f"loftq-{STEPS}"),
 )
+KEY = ("backbone", "quantiser", "r", "place")
 METHODS = ("pissa-1", f"pissa-{STEPS}", "loftq-1", f"loftq-{STEPS}")
 
 
@@ -32,25 +34,25 @@ def write_summary(out: Path) -> None:
         "quantiser has; those of `minilm` were never quantised. Made by `python "
         "-m benchmarks.quantisation_error`."
     ]
-    for file in sorted((out / "scores").glob("*.json")):
-        found = read_json(file)
-        settings = sorted({key for layer in found.values() for key in layer}, key=_natural)
-        parts += [f"## {file.stem}, {key}\n\n{_table(found, key)}" for key in settings]
+    parts += [f"## {title}\n\n{_table(rows)}" for title, rows in _settings(out).items()]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _natural(setting: str) -> tuple[str, int]:
-    name, _, rank = setting.partition(" r=")
-    return name, int(rank)
+def _settings(out: Path) -> dict[str, list[Row]]:
+    """Return the rows of all layers by model, quantiser and rank."""
+    found: dict[str, list[Row]] = {}
+    for row in Results(out, KEY).rows():
+        title = f"{row['backbone']}, {row['quantiser']} r={row['r']}"
+        found.setdefault(title, []).append(row)
+    return found
 
 
-def _table(found: dict[str, Scores], setting: str) -> str:
-    kinds: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for name, layer in found.items():
-        if setting in layer:
-            for kind in (_kind(name), "all"):
-                kinds[kind].append(layer[setting])
+def _table(found: list[Row]) -> str:
+    kinds: dict[str, list[Row]] = defaultdict(list)
+    for row in found:
+        for kind in (_kind(row["layer"]), "all"):
+            kinds[kind].append(row)
     head = ["layer", "number", *METHODS, "worse than without: pissa-1", "loftq-1"]
     rows = []
     for kind, layers in sorted(kinds.items(), key=lambda item: item[0] == "all"):
@@ -70,12 +72,8 @@ def _kind(name: str) -> str:
 def claims(out: Path) -> list[Claim]:
     """Return the paper's claims with what is stored."""
     found = []
-    for file in sorted((out / "scores").glob("*.json")):
-        layers = read_json(file).values()
-        for setting in sorted({key for layer in layers for key in layer}, key=_natural):
-            rows = [layer[setting] for layer in layers if setting in layer]
-            place = f"{file.stem}, {setting}"
-            for text, better, worse in COMPARISONS:
-                gains = tuple(100 * (row[better] - row.get(worse, 0.0)) for row in rows)
-                found.append(Claim("QPiSSA", f"{text} ({place})", "%", gains, "layers", exact=True))
+    for title, rows in _settings(out).items():
+        for text, better, worse in COMPARISONS:
+            gains = tuple(100 * (row[better] - row.get(worse, 0.0)) for row in rows)
+            found.append(Claim("QPiSSA", f"{text} ({title})", "%", gains, "layers", exact=True))
     return found

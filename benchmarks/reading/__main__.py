@@ -56,7 +56,6 @@ import torch
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
-from bayeslora.files import write_json
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import (
     Examples,
@@ -74,8 +73,9 @@ from benchmarks.lib.pools import (
     frame_tokens,
     judgement,
 )
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS
-from benchmarks.reading.summary import DECODER, write_everything, write_summary
+from benchmarks.reading.summary import DECODER, KEY, write_everything, write_summary
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--backbone", default=DECODER, help="another one has a table of its own")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS + JUDGED, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["polar-vbll", "lora-mle"])
     parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=list(TEMPLATES))
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    out = args.out or Path("reports", "reading", "" if args.backbone == DECODER else args.backbone)
+    results = Results(args.out, KEY)
     backbone = load_backbone(args.backbone)
     pools = {
         task: (judgement if task in JUDGED else development)(task, args.data_dir)
@@ -166,17 +166,18 @@ def main() -> None:
         train = drawn(pools[task].train, size or NUM_UNLABELLED, seed)
         for method, prior in product(args.methods, args.priors):
             cell = Cell(task, size, method, template, prior, depth, seed)
-            file = out / "scores" / task / f"{cell.name}.json"
-            if not file.is_file():
+            columns = {"kind": "fit", "backbone": args.backbone, **asdict(cell)}
+            if results.get(**columns) is None:
                 row = fit(backbone, cell, train, pools[task])
-                write_json(file, {**asdict(cell), **row})
+                results.append(columns | row)
                 shown = {key: round(row[key], 3) for key in ("fit_seconds", "nll", "accuracy")}
-                print(task, cell.name, shown, flush=True)
+                print(cell, shown, flush=True)
         backbone.prefix_states.clear()
         if args.backbone == DECODER:
-            write_summary(out)
+            write_summary(args.out)
         else:
-            write_everything(out, args.backbone)
+            write_everything(args.out, args.backbone)
+    results.sort()
 
 
 @dataclass(frozen=True)
@@ -190,12 +191,6 @@ class Cell:
     prior: str
     depth: int
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its file."""
-        reading = f"{self.template}-{self.depth}-{self.prior}"
-        return f"{self.size}-{self.method}-{reading}-seed-{self.seed}"
 
 
 def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[str, float]:

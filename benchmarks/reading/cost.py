@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -26,16 +27,20 @@ from bayeslora import BayesianClassifier
 from bayeslora.backbones.depth import read_as_asked, usual_depth
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import class_names, encode_labels
 from bayeslora.training.auto_depth import SHARES, best_depth
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
-from benchmarks.reading.summary import ALL_LAYERS
+from benchmarks.reading.summary import ALL_LAYERS, DECODER, KEY
 
 DEPTHS = (24, ALL_LAYERS)
 _ROWS, _REPEATS = 640, 5
+_FIT = {"backbone": DECODER, "size": _ROWS, "method": "polar-vbll", "template": "generic"}
+_FIT |= {"prior": "zero", "seed": 0}
 
 
 def main() -> None:
@@ -50,13 +55,14 @@ def main() -> None:
     if args.predict_at is not None:
         print(json.dumps(predicting(args.predict_at, args.data_dir)))
         return
+    results = Results(args.out, KEY)
     for task in TASKS:
-        file = args.out / "cost" / f"auto-{task}.json"
-        if not file.is_file():
-            write_json(file, choosing(task, args.data_dir))
+        cell = {"kind": "auto", "task": task}
+        if results.get(**cell) is None:
+            results.append(cell | choosing(task, args.data_dir))
     for depth in DEPTHS:
-        file = args.out / "cost" / f"predict-{depth}.json"
-        if not file.is_file():
+        cell = {"kind": "predict", "depth": depth}
+        if results.get(**cell) is None:
             again = [
                 sys.executable,
                 "-m",
@@ -66,7 +72,8 @@ def main() -> None:
                 str(depth),
             ]
             done = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True)
-            write_json(file, json.loads(done.stdout.splitlines()[-1]))
+            results.append(cell | json.loads(done.stdout.splitlines()[-1]))
+    results.sort()
     write_table(args.out)
 
 
@@ -115,14 +122,11 @@ def predicting(depth: int, data_dir: Path | None) -> dict[str, float]:
 def write_table(out: Path) -> None:
     """Write `cost.md`."""
     candidates = sorted({round(share * ALL_LAYERS) for share in SHARES})
-    rows = []
+    results, rows = Results(out, KEY), []
     for task in TASKS:
-        found = read_json(out / "cost" / f"auto-{task}.json")
-        nll = {
-            depth: read_json(file)["nll"]
-            for depth in candidates
-            if (file := out / "scores" / task / _score_file(depth)).is_file()
-        }
+        found = _stored(results, kind="auto", task=task)
+        fitted = results.rows(kind="fit", **_FIT, task=task)
+        nll = {row["depth"]: row["nll"] for row in fitted if row["depth"] in candidates}
         chosen = found["depth"]
         regret = f"{nll[chosen] - min(nll.values()):.3f}" if chosen in nll else ""
         fits = [f"{nll[depth]:.3f}" if depth in nll else "" for depth in candidates]
@@ -131,7 +135,7 @@ def write_table(out: Path) -> None:
     speed = [
         (str(depth), f"{found['texts_per_second']:.1f}", f"{found['mib']:.0f}")
         for depth in DEPTHS
-        for found in [read_json(out / "cost" / f"predict-{depth}.json")]
+        for found in [_stored(results, kind="predict", depth=depth)]
     ]
     lines = [
         "# What the depth costs, and what `auto` chooses",
@@ -146,8 +150,11 @@ def write_table(out: Path) -> None:
         aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _score_file(depth: int) -> str:
-    return f"{_ROWS}-polar-vbll-generic-{depth}-zero-seed-0.json"
+def _stored(results: Results, **columns: Any) -> dict[str, Any]:
+    row = results.get(**columns)
+    if row is None:
+        raise InputError(f"{results.path} has no row of {columns}")
+    return row
 
 
 if __name__ == "__main__":

@@ -12,13 +12,16 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.pools import JUDGED
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.task_rows import TASKS
 
 DECODER = "smollm2-135m"
 ALL_LAYERS = 30
+KEY = ("kind", "backbone", "task", "size", "method", "template", "depth", "prior", "seed")
+"""Of rows: `fit`; `auto`, what `depth="auto"` chose; `predict`, what a depth costs."""
 NEW, OLD = ("generic", 24, "zero"), ("raw", ALL_LAYERS, "zero")
 CURVE_SIZES = (0, 8, 32, 128, 640, 2000)
 FEW, FEWEST = 256, 48
@@ -76,7 +79,7 @@ LINES = (
 
 def write_summary(out: Path) -> None:
     """Write `summary.md` and `curves.svg` from the scores that are there."""
-    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    records = Results(out, KEY).rows(kind="fit", backbone=DECODER)
     parts = [
         "# What a fit reads, and knows before the first label",
         "NLL in nats and accuracy after fits to texts of at most 32 tokens, SmolLM2-135M cut after "
@@ -110,8 +113,8 @@ def write_summary(out: Path) -> None:
 
 
 def write_everything(out: Path, backbone: str) -> None:
-    """Write `summary.md` of a backbone beside the study."""
-    records = [read_json(file) for file in sorted((out / "scores").glob("*/*.json"))]
+    """Write the page of a backbone beside the study."""
+    records = Results(out, KEY).rows(kind="fit", backbone=backbone)
     parts = [
         f"# Depth and template of {backbone}",
         "NLL in nats / accuracy of development rows by layers read, number of seeds in brackets; "
@@ -119,7 +122,7 @@ def write_everything(out: Path, backbone: str) -> None:
         f"`python -m benchmarks.reading --data-dir DIR --backbone {backbone}`.",
         _everything(records),
     ]
-    with atomic_file(out / "summary.md") as aside:
+    with atomic_file(out / f"{backbone}.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -29,15 +29,15 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
 from bayeslora.experiments.fits import FitSpec
-from bayeslora.files import read_json, write_json
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
 from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
 from bayeslora.training.rows import FeatureRows
+from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import trajectory, validation_nll
-from benchmarks.regimes.summary import write_summary
+from benchmarks.regimes.summary import KEY, write_summary
 
 LONG, SHORT = 15, DEFAULT_EPOCHS
 NUM_SEEDS, NUM_MEMBERS = 5, 3
@@ -148,6 +148,7 @@ def main() -> None:
         for place in range(len(args.seeds)):
             run_ensemble(bench, data, args.seeds, place)
         bench.backbone.prefix_states.clear()
+    Results(args.out, KEY).sort()
     write_summary(args.out)
 
 
@@ -161,11 +162,11 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
 
     Rows that are stored with the rate that their regime has now are kept.
     """
-    file = bench.out / "scores" / data.name / f"{family}-seed-{seed}.json"
-    stored = read_json(file)["rows"] if file.is_file() else []
-    known = {(row["regime"], row["method"]): row for row in stored}
+    results = Results(bench.out, KEY)
+    head = {"kind": "fit", "task": data.name, "family": family, "seed": seed}
+    stored = results.get(**head) or {"rows": []}
+    known = {(row["regime"], row["method"]): row for row in stored["rows"]}
     fits = Fits(bench, data, family, seed)
-    head = {"task": data.name, "seed": seed, "family": family}
     wanted = []
     for row in ROWS:
         if row.family != family:
@@ -176,8 +177,9 @@ def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> No
             if place not in known or is_stale(known[place], fits, regime):
                 known[place] = run_row(bench, fits, row, regime)
                 print(data.name, seed, row.method, known[place], flush=True)
-                write_json(file, {**head, "rows": list(known.values())})
-    write_json(file, {**head, "rows": [known[place] for place in wanted]})
+                results.append({**head, "rows": list(known.values())})
+    if (rows := [known[place] for place in wanted]) != stored["rows"]:
+        results.append({**head, "rows": rows})
 
 
 def is_stale(stored: dict, fits: Fits, regime: str) -> bool:
@@ -205,10 +207,11 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
     Ensembles of neighbouring seeds share members, so they vary less over seeds than fresh ones.
     """
     seed = seeds[place]
-    file = bench.out / "scores" / data.name / f"lora-ensemble-seed-{seed}.json"
+    results = Results(bench.out, KEY)
+    head = {"kind": "fit", "task": data.name, "family": "lora-ensemble", "seed": seed}
     members_of = [seeds[(place + k) % len(seeds)] for k in range(NUM_MEMBERS)]
     fits = [Fits(bench, data, "lora-mle", member) for member in members_of]
-    stored = read_json(file) if file.is_file() else {"rows": [], "members": []}
+    stored = results.get(**head) or {"rows": [], "members": []}
     rates = [(row["regime"], row["lr"]) for row in stored["rows"]]
     if stored["members"] == members_of and rates == [(r, fits[0].rate(r)) for r in REGIMES]:
         return
@@ -224,8 +227,7 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
         outcome = lab.ensemble("lora-ensemble", members)
         records.append({"regime": regime, "epoch": epochs, "lr": lr} | scores(outcome))
         save_predictions(bench, data, f"lora-ensemble-{regime}-seed-{seed}", outcome)
-    head = {"task": data.name, "seed": seed, "family": "lora-ensemble", "members": members_of}
-    write_json(file, {**head, "rows": records})
+    results.append({**head, "members": members_of, "rows": records})
 
 
 class Fits:
@@ -270,8 +272,10 @@ class Fits:
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""
-        file = self.bench.out / "learning-rates" / f"{self.data.name}-{self.family}.json"
-        if not file.is_file():
+        results = Results(self.bench.out, KEY)
+        place = {"kind": "rate", "task": self.data.name, "family": self.family}
+        chosen = results.get(**place)
+        if chosen is None:
             config = VBLL(prior_scale=2.0) if isinstance(self.posterior, VBLL) else None
             found = {
                 f"{lr:g}": min(
@@ -280,8 +284,9 @@ class Fits:
                 for lr in self.rates
             }
             best = min(self.rates, key=lambda lr: found[f"{lr:g}"])
-            write_json(file, {"lr": best, "seed": self.seed, "validation_nll": found})
-        return float(read_json(file)["lr"])
+            chosen = {**place, "seed": self.seed, "lr": best, "validation_nll": found}
+            results.append(chosen)
+        return float(chosen["lr"])
 
     def best_epoch(self, states: dict[int, State], row: Row) -> int:
         """Return the epoch with the best validation NLL under the row's own last layer.

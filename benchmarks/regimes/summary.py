@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from bayeslora.files import atomic_file, read_json
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, mark, shown
 
+KEY = ("kind", "task", "family", "seed")
 REFERENCE = "polar-vbll"
 COLUMNS = (
     "accuracy",
@@ -36,7 +36,7 @@ Cells = dict[tuple[str, str, str], dict[int, dict[str, float]]]
 
 
 def write_summary(out: Path) -> None:
-    """Write `summary.md` and `scores.csv` from the scores that are there."""
+    """Write `summary.md` from the scores that are there."""
     cells = _read(out)
     tasks = sorted({task for task, _, _ in cells})
     parts = [_preamble(), "## In short", _legend()]
@@ -46,13 +46,11 @@ def write_summary(out: Path) -> None:
         parts += [_table(cells, task, regime) for task in tasks]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    _write_csv(out / "scores.csv", cells)
 
 
 def _read(out: Path) -> Cells:
     cells: Cells = defaultdict(dict)
-    for file in sorted((out / "scores").glob("*/*.json")):
-        content = read_json(file)
+    for content in Results(out, KEY).rows(kind="fit"):
         for row in content["rows"]:
             key = (content["task"], row["regime"], row["method"])
             cells[key][content["seed"]] = row
@@ -145,15 +143,3 @@ def _table(cells: Cells, task: str, regime: str) -> str:
         name = method + _unfinished(rows)
         lines.append("| " + " | ".join([name, str(len(rows)), *values, *deltas]) + " |")
     return "\n".join(lines)
-
-
-def _write_csv(path: Path, cells: Cells) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "regime", "method", "seed", "epoch", *COLUMNS])
-    for (task, regime, method), rows in sorted(cells.items()):
-        for seed, row in sorted(rows.items()):
-            values = [f"{row[column]:.6f}" if column in row else "" for column in COLUMNS]
-            writer.writerow([task, regime, method, seed, row["epoch"], *values])
-    with atomic_file(path) as aside:
-        aside.write_text(text.getvalue(), encoding="utf-8")

@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bayeslora.files import atomic_file, write_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.memory import peak, write_predictions
+from benchmarks.lib.results import Results
 
 LIMIT = 20.0
 """Seconds that a report on a million rows of four classes may take."""
@@ -33,8 +34,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     found = measured(args.rows, args.classes, args.repeats)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "scores.json", found)
+    results = Results(args.out, ("rows", "classes"))
+    results.append(found)
+    results.sort()
     with atomic_file(args.out / "summary.md") as aside:
         aside.write_text(summary(found), encoding="utf-8")
     print(summary(found))

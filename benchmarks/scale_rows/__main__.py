@@ -20,9 +20,10 @@ import torch
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from bayeslora.training import rows
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.task_rows import TASKS
 
@@ -39,13 +40,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cells = [(name, task, seed) for name in SIZES for task in TASKS for seed in SEEDS]
-    found = {}
+    results, found = Results(args.out, ("backbone", "task", "seed")), {}
     for name, task, seed in cells:
-        file = args.out / "scores" / f"{name}-{task}-{seed}.json"
-        if not file.is_file():
-            write_json(file, compared(name, task, seed, args.data_dir))
-        found[name, task, seed] = read_json(file)
+        cell = {"backbone": name, "task": task, "seed": seed}
+        if results.get(**cell) is None:
+            results.append(cell | compared(name, task, seed, args.data_dir))
+        found[name, task, seed] = results.get(**cell)
         print(name, task, seed, found[name, task, seed], flush=True)
+    results.sort()
     lines = []
     for name, (size, _) in SIZES.items():
         for task in TASKS:

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from bayeslora.files import atomic_file, write_json
+from bayeslora.files import atomic_file
 from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.statistics import statistic
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.results import Results
 
 RESAMPLES = 1000
 FEW, MORE = 4, 44
@@ -62,8 +63,9 @@ def main() -> None:
         "ratio_least": min(loop) / max(ours),
         "ratio_most": max(loop) / min(ours),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "scores.json", found)
+    results = Results(args.out, ("rows", "classes"))
+    results.append(found)
+    results.sort()
     with atomic_file(args.out / "summary.md") as aside:
         aside.write_text(summary(found), encoding="utf-8")
     print(summary(found))

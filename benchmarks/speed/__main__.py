@@ -22,10 +22,11 @@ import resource
 from pathlib import Path
 from statistics import median
 
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.cases import CASES
-from benchmarks.speed.measuring import machine, measured
+from benchmarks.speed.measuring import KEY, machine, measured
 from benchmarks.speed.work import ROWS, WORDS
 
 # Runs of another version, and seconds of one that is enough.
@@ -51,16 +52,19 @@ def main() -> None:
         found["mib"] = resource.getrusage(who).ru_maxrss / 1024
         print(json.dumps(found))
         return
+    results = Results(args.out, KEY)
     for name in args.cases:
         case = CASES[name]
         if args.quick and not case.quick:
             continue
-        file = args.out / "results" / f"{name}.json"
-        known = read_json(file) if file.is_file() else {}
-        if known.get("machine") != machine():
-            known = {"machine": machine(), "sides": {}}
+        place = {"kind": "case", "name": name}
+        known = results.get(**place)
+        if known is None or known["machine"] != machine():
+            known = {**place, "machine": machine(), "sides": {}}
         elif all(side in known["sides"] for side in case.sides) and args.before is None:
-            print(f"{name}: measured on this machine; delete {file} to measure it again")
+            print(
+                f"{name}: measured here before; to measure again, delete its row in {results.path}"
+            )
         if args.before is not None:
             side = next(iter(case.sides))
             found = known.setdefault("before", [])
@@ -69,7 +73,7 @@ def main() -> None:
             ):
                 found.append(measured(MODULE, name, side, args.before))
                 print(name, "before", found[-1], flush=True)
-                write_json(file, known)
+                results.append(known)
             continue
         for _ in range(1 if args.quick else case.repeats):
             for side in case.sides:
@@ -77,19 +81,19 @@ def main() -> None:
                 if len(found) < (1 if args.quick else case.repeats):
                     found.append(measured(MODULE, name, side))
                     print(name, side, found[-1], flush=True)
-                    write_json(file, known)
+                    results.append(known)
         write_table(args.out)
+    results.sort()
     write_table(args.out)
 
 
 def write_table(out: Path) -> None:
     """Write `summary.md`."""
-    rows, machines = [], {}
+    results, rows, machines = Results(out, KEY), [], {}
     for name, case in CASES.items():
-        file = out / "results" / f"{name}.json"
-        if not file.is_file():
+        known = results.get(kind="case", name=name)
+        if known is None:
             continue
-        known = read_json(file)
         machines[", ".join(f"{key} {value}" for key, value in known["machine"].items())] = None
         ours = ""
         earlier = [one["seconds"] for one in known.get("before", [])]

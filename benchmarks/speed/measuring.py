@@ -12,6 +12,9 @@ from pathlib import Path
 
 from benchmarks.speed.work import THREADS
 
+KEY = ("kind", "name")
+"""Of rows of the study: `case` or `growth`, and what is measured."""
+
 
 def measured(module: str, case: str, side: str, package: Path | None = None) -> dict[str, float]:
     """Return seconds and MiB of one side, in a process of its own with an empty cache.

@@ -12,7 +12,8 @@ adapters do at rank 16 and at several rates is in `adapter_speed`.
 
 from __future__ import annotations
 
-from benchmarks.lib.adapter_training import Bench, arguments, base_losses, open_setting, run
+from benchmarks.lib.adapter_training import KEY, Bench, arguments, base_losses, open_setting, run
+from benchmarks.lib.results import Results
 from benchmarks.stable_rank.summary import ARMS, MARKS, OUT, STEPS, write_summary
 
 
@@ -27,6 +28,7 @@ def main() -> None:
             for lr in arm.rates:
                 run(bench, name, lr, seed)
         write_summary(args.out)
+    Results(args.out, KEY).sort()
 
 
 if __name__ == "__main__":

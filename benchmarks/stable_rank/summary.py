@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.files import atomic_file, read_json
+from bayeslora.errors import InputError
+from bayeslora.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm
 from benchmarks.lib.adapter_training import (
     Record,
@@ -19,6 +20,7 @@ from benchmarks.lib.adapter_training import (
     lower_target,
     mean_rank,
     smaller_area,
+    stored_base,
 )
 from benchmarks.lib.causal_lm import GENERIC, TARGET
 from benchmarks.lib.tables import shown, table
@@ -43,7 +45,9 @@ ARMS = {
 
 def write_summary(out: Path) -> None:
     """Write the tables from the runs that are there."""
-    runs, base = Runs(out, MARKS), read_json(out / "base.json")
+    runs, base = Runs(out, MARKS), stored_base(out)
+    if base is None:
+        raise InputError(f"{out} has no losses of the model before training")
     parts = [
         "# Stable rank and convergence of PoLAR\n\n"
         "SmolLM2-135M in float32, r = 8, alpha = 32 on query, key, value, up and down projections "
@@ -66,8 +70,7 @@ def write_summary(out: Path) -> None:
 
 def claims(out: Path) -> list[Claim]:
     """Return the paper's claims with what is stored."""
-    runs, before = Runs(out, MARKS), out / "base.json"
-    base = read_json(before) if before.is_file() else {TARGET: math.inf}
+    runs, base = Runs(out, MARKS), stored_base(out) or {TARGET: math.inf}
     found = []
     rates = ((LOW, "published rates"), (HIGH, "the same rate"))
     for name, (rate, words) in product(("polar", LANDING), rates):

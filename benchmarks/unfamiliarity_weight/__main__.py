@@ -26,15 +26,17 @@ from numpy.typing import NDArray
 from bayeslora import BayesianClassifier, Predictions
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.files import atomic_file, read_json, write_json
+from bayeslora.files import atomic_file
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens
+from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0)
 OTHERS = ("max_probability", "epistemic", "logit_variance")
 RUNS = {"minilm": ((128, 640), (0, 1)), "smollm2-135m": ((128,), (0, 1))}
+KEY = ("backbone", "task", "size", "seed")
 _TAKEN, _SCORED = 0.25, 1000
 
 
@@ -47,17 +49,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pools = {task: development(task, args.data_dir) for task in TASKS}
+    results = Results(args.out, KEY)
     for name, (sizes, seeds) in RUNS.items():
         backbone = load_backbone(name)
         for size, seed, task in product(sizes, seeds, TASKS):
-            file = args.out / "scores" / f"{name}-{task}-{size}-seed-{seed}.json"
-            if file.is_file():
+            cell = {"backbone": name, "task": task, "size": size, "seed": seed}
+            if results.get(**cell) is not None:
                 continue
             found = areas(backbone, pools[task], size, seed)
-            write_json(file, {"backbone": name, "task": task, "size": size, "seed": seed, **found})
+            results.append(cell | found)
             print(name, task, size, seed, {key: round(area, 3) for key, area in found.items()})
             backbone.prefix_states.clear()
             write_table(args.out)
+    results.sort()
     write_table(args.out)
 
 
@@ -92,8 +96,7 @@ def scores(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
 def write_table(out: Path) -> None:
     """Write `summary.md`: far and near AUROC of every weight."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for file in sorted((out / "scores").glob("*.json")):
-        row = read_json(file)
+    for row in Results(out, KEY).rows():
         for kind in ("far", "near"):
             if f"{kind} 0" in row:
                 key = (kind, f"{row['backbone']}, {row['size']} rows", row["task"])

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from bayeslora import option_checks
-from bayeslora.files import read_json, write_json
 from benchmarks.adapter_memory import __main__ as adapter_memory
 from benchmarks.adapter_memory import summary as adapter_memory_summary
 from benchmarks.adapter_speed import __main__ as adapter_speed
@@ -21,6 +20,7 @@ from benchmarks.claims import adapters as claims_adapters
 from benchmarks.dropped_components import __main__ as dropped_components
 from benchmarks.dropped_components import summary as dropped_components_summary
 from benchmarks.lib import adapter_arms, adapter_training, causal_lm, tables, verdicts
+from benchmarks.lib.results import Results
 from benchmarks.quantisation_error import __main__ as quantisation_error
 from benchmarks.quantisation_error import methods as quantisation_error_methods
 from benchmarks.quantisation_error import summary as quantisation_error_summary
@@ -66,6 +66,14 @@ def setting(tmp_path, data_dir, monkeypatch):
 def bench(setting, tmp_path):
     arms = {name: small(arm) for name, arm in adapter_arms.ARMS.items()}
     return adapter_training.Bench(setting, arms, tmp_path / "speed", STEPS, MARKS)
+
+
+def results_of(bench):
+    return Results(bench.out, adapter_training.KEY)
+
+
+def runs_of(bench, **columns):
+    return results_of(bench).rows(kind="run", **columns)
 
 
 def run_all(bench, seeds=(0, 1)):
@@ -119,10 +127,10 @@ def test_the_loss_is_that_of_transformers(setting):
 
 def test_every_arm_starts_as_the_model_and_learns(bench):
     run_all(bench)
-    records = {file.stem: read_json(file) for file in (bench.out / "runs").glob("*.json")}
+    records = runs_of(bench)
     assert len(records) == 2 * len(bench.arms)
     for seed in (0, 1):
-        of_seed = {r["arm"]: r for r in records.values() if r["seed"] == seed}
+        of_seed = {r["arm"]: r for r in records if r["seed"] == seed}
         for record in of_seed.values():
             assert len(record["losses"]) == STEPS
             assert [mark["step"] for mark in record["marks"]] == list(MARKS)
@@ -148,8 +156,8 @@ def test_runs_and_starts_are_not_made_again(bench, monkeypatch):
     # Another number of steps is another run.
     shorter = replace(bench, steps=3, marks=(3,))
     adapter_training.run(shorter, "lora", bench.arms["lora"].rates[0], 0)
-    (record,) = (bench.out / "runs").glob("lora-*-seed-0.json")
-    assert len(read_json(record)["losses"]) == 3
+    (record,) = runs_of(bench, arm="lora", seed=0)
+    assert len(record["losses"]) == 3
     adapter_training.run(bench, "lora", bench.arms["lora"].rates[0], 0)
     monkeypatch.setattr(adapter_training, "train", None)
     run_all(bench)
@@ -171,8 +179,7 @@ def test_a_run_that_diverges_ends_early(bench, monkeypatch):
     monkeypatch.setattr(option_checks, "LARGEST_NUMBER", 1e30)  # no rate within it diverges here
     bench.arms["lora"] = replace(bench.arms["lora"], rates=(1e30,))
     adapter_training.run(bench, "lora", 1e30, 0)
-    (file,) = (bench.out / "runs").iterdir()
-    record = read_json(file)
+    (record,) = runs_of(bench)
     assert not record["finished"]
     assert 1 <= len(record["losses"]) < STEPS
 
@@ -181,8 +188,8 @@ def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
     monkeypatch.setattr(adapter_speed_summary, "MARKS", MARKS)
     run_all(bench)
     (lr,) = bench.arms["lora"].rates
-    file = bench.out / "runs" / f"lora-lr-{lr:g}-seed-1.json"
-    write_json(file, read_json(file) | {"losses": [3.0], "marks": [], "finished": False})
+    (record,) = runs_of(bench, arm="lora", seed=1)
+    results_of(bench).append(record | {"losses": [3.0], "marks": [], "finished": False})
     assert list(adapter_training.Runs(bench.out, MARKS).finished("lora", lr)) == [0]
     adapter_speed_summary.write_summary(bench.out)
     assert "1, 1 diverged" in (bench.out / "summary.md").read_text(encoding="utf-8")
@@ -210,7 +217,7 @@ def test_forgetting_is_compared_at_one_rate_and_at_every_rate_of_the_rival(bench
     claims = {claim.text: claim.gains for claim in adapter_speed_summary.claims(bench.out)}
     start = "corda-kpm forgets less than"
     same = claims[f"{start} lora at equal loss, both at the best rate of corda-kpm"]
-    runs, base = adapter_training.Runs(bench.out, MARKS), read_json(bench.out / "base.json")
+    runs, base = adapter_training.Runs(bench.out, MARKS), adapter_training.stored_base(bench.out)
     pairs = (runs.finished(arm, 1e-3) for arm in ("corda-kpm", "lora"))
     assert same == adapter_training.gains(*pairs, partial(adapter_speed_summary.forgets_less, base))
     assert len(same) == 2
@@ -260,7 +267,7 @@ def test_steps_to_a_loss_are_of_the_trailing_mean():
 def test_the_best_rate_is_among_those_with_all_seeds(tmp_path):
     for lr, seed, loss in ((0.1, 0, 2.0), (0.1, 1, 3.0), (1.0, 0, 1.0), (0.01, 0, 3), (0.01, 1, 4)):
         record = {"arm": "a", "lr": lr, "seed": seed, "marked": [], **curve([], [loss])}
-        write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
+        Results(tmp_path, adapter_training.KEY).append({"kind": "run"} | record)
     runs = adapter_training.Runs(tmp_path, [])
     assert runs.best_rate("a") == 0.1
     assert runs.at_edge("a") == ""
@@ -272,13 +279,17 @@ def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
     for lr, losses in areas.items():
         for seed, loss in enumerate(losses):
             record = {"arm": "a", "lr": lr, "seed": seed, "marked": [], **curve([], [loss])}
-            write_json(tmp_path / "runs" / f"a-{lr}-{seed}.json", record)
+            Results(tmp_path, adapter_training.KEY).append({"kind": "run"} | record)
     runs = adapter_training.Runs(tmp_path, [])
     # Seed 2 is best at 1.0, which the other two do not know.
     assert [record["lr"] for record in runs.at_best("a").values()] == [1.0, 1.0, 0.1]
     assert adapter_training.Runs(tmp_path, [3]).at_best("a") == {}
     # A run that is not there yet has not diverged.
-    (tmp_path / "runs" / "a-0.1-2.json").unlink()
+    results = Results(tmp_path, adapter_training.KEY)
+    others = [row for row in results.rows() if (row["lr"], row["seed"]) != (0.1, 2)]
+    results.path.unlink()
+    for row in others:
+        results.append(row)
     assert adapter_training.Runs(tmp_path, []).at_best("a").keys() == {0, 1}
     assert adapter_training.Runs(tmp_path, []).lost("a") == ""
 
@@ -327,10 +338,9 @@ def test_stable_rank_fills_its_table(bench, monkeypatch, tmp_path):
     ends = [claim for claim in claims if "on other questions" in claim.text]
     assert len(ends) == 4
     assert not any(claim.notes for claim in ends)
-    file = ranks.out / "runs" / "lora-lr-0.004-seed-1.json"
-    record = read_json(file)
+    (record,) = runs_of(ranks, arm="lora", lr=0.004, seed=1)
     record["marks"][-1]["target"] = 99.0
-    write_json(file, record)
+    results_of(ranks).append(record)
     noted = [
         claim.text for claim in stable_rank_summary.claims(ranks.out) if "seed 1" in claim.notes
     ]
@@ -355,7 +365,9 @@ def memory(setting, tmp_path):
 
 
 def test_memory_by_adapter(memory):
-    found = {item["arm"]: item for item in map(read_json, (memory / "bytes").glob("*.json"))}
+    results = Results(memory, adapter_memory_summary.KEY)
+    counted = results.rows(kind="bytes")
+    found = {item["arm"]: item for item in counted}
     full, lora = found["full fine-tuning"], found["lora"]
     for item in (full, lora):
         assert item["gradients"] == 4 * item["parameters"]
@@ -372,8 +384,8 @@ def test_memory_by_adapter(memory):
     assert found["pissa"]["beside"] == 8 * found["pissa"]["parameters"]
     published = found[adapter_arms.PUBLISHED]
     assert published["parameters"] > worst["parameters"]
-    assert len(list((memory / "bytes").glob("lisa-seed-*.json"))) == 2
-    assert len(read_json(memory / "times.json")["turns"]) == 2
+    assert len([item for item in counted if item["arm"] == "lisa"]) == 2
+    assert len(results.get(kind="times")["turns"]) == 2
     adapter_memory_summary.write_summary(memory)
     text = (memory / "summary.md").read_text(encoding="utf-8")
     for name in adapter_arms.MEMORY_ARMS:
@@ -412,14 +424,16 @@ def test_algebra_of_quantisation(shape):
 def test_quantisation_goes_on_where_it_was(setting, tmp_path):
     out = tmp_path / "quantisation"
     quantisation_error.run(str(setting.source), [2], out)
-    file = out / "scores" / "llama.json"
-    before = read_json(file)
-    assert len(before) == 21
+    results = Results(out, quantisation_error_summary.KEY)
+    before = results.rows()
+    assert len(before) == 21 * len(quantisation_error_methods.QUANTISERS)
     quantisation_error.run(str(setting.source), [2, 4], out)
-    after = read_json(file)
-    for name, layer in before.items():
-        assert {key: after[name][key] for key in layer} == layer
-        assert after[name]["nf4 r=4"]["loftq-1"] > after[name]["nf4 r=2"]["loftq-1"] > 0
+    assert results.rows(r=2) == before
+    for small, large in zip(
+        results.rows(r=2, quantiser="nf4"), results.rows(r=4, quantiser="nf4"), strict=True
+    ):
+        assert small["layer"] == large["layer"]
+        assert large["loftq-1"] > small["loftq-1"] > 0
     quantisation_error_summary.write_summary(out)
     assert "| mlp.down_proj | 3 |" in (out / "summary.md").read_text(encoding="utf-8")
     assert len(quantisation_error_summary.claims(out)) == 4 * len(
@@ -446,10 +460,11 @@ def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
         whole = dropped_components.product(factors, 8)
         assert torch.allclose(whole, weights[narrow], atol=1e-6)
     dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
-    found = read_json(tmp_path / "dropped" / "scores.json")
+    found = dropped_components_summary.stored(tmp_path / "dropped")
     assert len(found) == 1 + 2 * len(dropped_components_summary.POWERS)
-    assert found["none"] == dropped_components.block_losses(model, setting.texts.tests["generic"])
-    assert all(losses != found["none"] for name, losses in found.items() if name != "none")
+    none = found["none", 0]
+    assert none == dropped_components.block_losses(model, setting.texts.tests["generic"])
+    assert all(losses != none for place, losses in found.items() if place != ("none", 0))
     monkeypatch.setattr(dropped_components, "open_model", None)
     dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from bayeslora.adapters.config import ADAPTERS
-from bayeslora.files import read_json
 from benchmarks.default_rates import __main__ as default_rates
+from benchmarks.lib.results import Results
 
 SMALL = {
     "lora": {"r": 2},
@@ -38,6 +38,7 @@ def test_every_adapter_gets_a_default(backbone, data, tmp_path, monkeypatch):
         line.split(" | ") for line in text.splitlines() if "-mle | " in line or "-vbll" in line
     ]
     assert {row[0].strip("| ") for row in found} == {name for name, *_ in places}
-    stored = {f["arm"]: f["nll"] for f in map(read_json, bench.out.glob("scores/*/*.json"))}
+    rows = Results(bench.out, default_rates.KEY).rows()
+    stored = {row["arm"]: row["nll"] for row in rows}
     for row in found:
         assert row[-1].rstrip(" |") == f"{stored[row[0].strip('| ')]:.4f}"

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from bayeslora.cli import main
-from bayeslora.files import read_json
 from bayeslora.training import checked_rows
+from benchmarks.lib.results import Results
 from benchmarks.million_rows import __main__ as million_rows
 
 
@@ -34,7 +34,7 @@ def test_it_says_whether_memory_and_bytes_are_the_same(in_process, tmp_path, mon
     words = ["--rows", "40", "--few", "16", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["million_rows.py", *words])
     million_rows.main()
-    found = read_json(tmp_path / "scores.json")
+    (found,) = Results(tmp_path, ()).rows()
     assert (found["equal"], found["memory_ratio"]) == (True, 1.0)
     assert len(set(in_process)) == 2
     assert all(1 <= point < 5 for point in in_process)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bayeslora.files import write_json
 from benchmarks.claims import polar_vbll
 from benchmarks.label_budget import methods as label_budget_methods
+from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
 
 ROOT = Path(__file__).parents[2]
@@ -19,8 +19,8 @@ def test_the_page_is_what_the_stored_numbers_give():
 
 
 def cell(folder, method, size, seed, **scores):
-    row = {"task": "sst2", "size": size, "seed": seed, "method": method, **scores}
-    write_json(folder / "sst2" / f"{method}-{size}-{seed}.json", row)
+    place = {"backbone": "minilm", "task": "sst2", "size": size, "seed": seed, "method": method}
+    Results(folder, label_budget_methods.KEY).append(place | scores)
 
 
 def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
@@ -32,7 +32,9 @@ def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
         cell(tmp_path, rival, 128, seed, **scores | better)
         cell(tmp_path, ours, 32, seed, **scores)
         cell(tmp_path, rival, 32, seed, **scores)
-    claims = {one.text: one for one in polar_vbll.ahead(polar_vbll.label_budget(tmp_path))}
+    claims = {
+        one.text: one for one in polar_vbll.ahead(polar_vbll.label_budget(tmp_path, "minilm"))
+    }
     words = polar_vbll.RIVALS[rival]
     nll = claims[f"lower NLL than {words}"]
     assert nll.gains == pytest.approx((0.1, 0.11, 0.12))

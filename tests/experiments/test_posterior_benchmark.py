@@ -13,7 +13,6 @@ from bayeslora import options
 from bayeslora.adapters.config import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import read_json, write_json
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.readers import load_examples
@@ -24,6 +23,7 @@ from benchmarks.adapter_grid import summary as adapter_grid_summary
 from benchmarks.existing_classifier import __main__ as existing_classifier
 from benchmarks.lib import detection, fits
 from benchmarks.lib.fits import SCORES
+from benchmarks.lib.results import Results
 from benchmarks.posteriors import __main__ as posteriors
 from benchmarks.posteriors import distances as posteriors_distances
 from benchmarks.posteriors import pareto as posteriors_pareto
@@ -92,7 +92,8 @@ def cell(tmp_path, monkeypatch):
 @pytest.mark.parametrize("fit", ["map", "vbll", "clora", "mc_dropout"])
 def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     posteriors.run(cell, fit)
-    content = read_json(cell.file(fit))
+    results = Results(cell.out, posteriors.KEY)
+    content = results.get(kind="fit")
     assert [row["method"] for row in content["rows"]] == [fit, *posteriors.FITS[fit]]
     for row in content["rows"]:
         assert row["passes"] == PASSES.get(row["method"], 1)
@@ -107,9 +108,9 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
     # The time of the fit is part of every calibration's.
     assert all(row["fit_seconds"] > first["fit_seconds"] for row in others)
     # What is stored is not made again.
-    before = cell.file(fit).read_bytes()
+    before = results.path.read_bytes()
     posteriors.run(cell, fit)
-    assert cell.file(fit).read_bytes() == before
+    assert results.path.read_bytes() == before
 
 
 def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
@@ -117,7 +118,8 @@ def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
     monkeypatch.setattr(fits, "ADAPTERS", small)
     monkeypatch.setattr(fits, "LoRA", small["lora"])
     polar = replace(cell, adapter="polar")
-    write_json(cell.file("mle"), {})
+    place = {"kind": "fit", **posteriors.place_of(cell, "mle"), "seed": cell.seed}
+    Results(cell.out, posteriors.KEY).append(place)
     ((one, fit),) = fits.warmed([(cell, "mle"), (polar, "mle")], posteriors.is_stored)
     assert (one.adapter, fit) == ("polar", "mle")
     assert one.frozen_seconds > 0
@@ -187,16 +189,17 @@ def test_ablations_add_final_fits_to_a_stored_fit(cell, monkeypatch):
     both = {"diagonal": "vbll:covariance=diagonal", "refit": "vbll:polish_mean=refit"}
     monkeypatch.setattr(ablations, "POLISHES", both)
     ablations.run(at, "default")
-    whole = read_json(at.file("default"))["rows"]
-    at.file("default").unlink()
+    results = Results(at.out, ablations.KEY)
+    whole = results.get()["rows"]
+    results.path.unlink()
     for polishes in ({"diagonal": both["diagonal"]}, both):
         monkeypatch.setattr(ablations, "POLISHES", polishes)
         ablations.run(at, "default")
-    found = read_json(at.file("default"))["rows"]
+    found = results.get()["rows"]
     assert [row["method"] for row in found] == ["default", "diagonal", "refit"]
     assert [row["nll"] for row in found] == [row["nll"] for row in whole]
     found[0]["nll"] += 1
-    write_json(at.file("default"), {**read_json(at.file("default")), "rows": found[:2]})
+    results.append({**results.get(), "rows": found[:2]})
     with pytest.raises(RuntimeError, match=r"delete .*default"):
         ablations.run(at, "default")
 
@@ -217,7 +220,7 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch)
     low, high = posteriors.LEARNING_RATES["lora"]
     expected = [(0, "mle", low), (0, "mle", high), (0, "ensemble", high), (5, "mle", high)]
     assert tried == [*expected, (0, "vbll", low), (0, "vbll", high)]
-    assert read_json(cell.out / "learning-rates" / "toy" / "lora-mle.json")["seed"] == 0
+    assert Results(cell.out, posteriors.KEY).get(kind="rate", fit="mle")["seed"] == 0
 
 
 def test_the_width_is_chosen_once_at_the_better_rate(cell, monkeypatch):
@@ -313,8 +316,9 @@ def test_the_grid_fits_again_where_a_better_rate_was_found(cell, monkeypatch):
     adapter_grid.run(other, "vbll")
     assert made[4:] == [(0, 3e-3)]
     # What was chosen from two rates is fitted again only where the third is better.
-    file = adapter_grid.rates_file(cell, "vbll")
-    write_json(file, {"lr": 1e-3, "seed": 0, "validation_nll": [(1e-3, 2.0), (3.3e-4, 3.0)]})
+    rate = {"kind": "rate", **adapter_grid.place_of(cell, "vbll"), "seed": 0, "lr": 1e-3}
+    rate["validation_nll"] = [(1e-3, 2.0), (3.3e-4, 3.0)]
+    Results(cell.out, adapter_grid.KEY).append(rate)
     assert not adapter_grid.is_stored(cell, "vbll")
     adapter_grid.run(other, "vbll")
     assert made[5:] == [(0, 3e-3), (0, 9e-3)]
@@ -329,9 +333,9 @@ def store_fits(out, task, fits):
             scores = dict.fromkeys(SCORES, 0.5) | {"nll": nlls[seed]}
             costs = {"passes": 1, "bytes": 2_000_000, "fit_seconds": 9.0}
             row = {"method": method, "validation_nll": 0.7, "predict_seconds": seconds}
-            content = {"task": task, "adapter": adapter, "seed": seed, "fit": method}
-            file = out / "scores" / task / adapter / f"{method}-seed-{seed}.json"
-            write_json(file, {**content, "rows": [{**row, **scores, **costs}]})
+            content = {"kind": "fit", "task": task, "adapter": adapter, "fit": method}
+            rows = [{**row, **scores, **costs}]
+            Results(out, posteriors.KEY).append({**content, "seed": seed, "rows": rows})
 
 
 def table_below(out, title):
@@ -396,9 +400,9 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
             {"method": "map", "chosen": {}, "tv": tv},
             {"method": "vbll", "chosen": {}, "tv": tv / 2, "epistemic_ratio": 1.5},
         ]
-        content = {"task": "toy", "adapter": "polar", "seed": seed, "fit": "map", "rows": rows}
-        file = tmp_path / "scores" / "toy" / "polar" / f"map-seed-{seed}.json"
-        write_json(file, {**content, "distances": distances})
+        content = {"kind": "fit", "task": "toy", "adapter": "polar", "fit": "map", "seed": seed}
+        content |= {"rows": rows, "distances": distances}
+        Results(tmp_path, posteriors.KEY).append(content)
     posteriors_summary.write_summary(tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "τ = 2" in text
@@ -434,8 +438,8 @@ def test_a_classifier_before_and_after(tmp_path):
         return [{"method": name, "far max_probability": 0.6} | row for name, row in methods.items()]
 
     for seed in (0, 1):
-        file = tmp_path / "scores" / f"newsgroups-seed-{seed}.json"
-        write_json(file, {"task": "newsgroups", "seed": seed, "rows": rows(seed)})
+        row = {"task": "newsgroups", "seed": seed, "rows": rows(seed)}
+        Results(tmp_path, existing_classifier.KEY).append(row)
     existing_classifier.write_summary(tmp_path)
     lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
     before, after = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:])
@@ -450,16 +454,18 @@ def test_a_classifier_before_and_after(tmp_path):
 def test_the_summary_tells_what_was_chosen(tmp_path):
     fits = {("polar", "vbll"): ((0.4, 0.5), 1.0), ("lora", "mle"): ((0.4, 0.5), 1.0)}
     store_fits(tmp_path, "toy", fits)
+    results = Results(tmp_path, posteriors.KEY)
     for seed, (epoch, prior) in enumerate(((6, 1.25), (3, 12345.0))):
-        file = tmp_path / "scores" / "toy" / "polar" / f"vbll-seed-{seed}.json"
-        content = read_json(file)
+        content = results.get(adapter="polar", seed=seed)
         content["rows"][0] |= {"epoch": epoch, "chosen": {"prior_precision": prior}}
-        write_json(file, content)
-    rate = {"lr": 0.004, "seed": 0, "validation_nll": [[0.004, 0.5], [0.01, 0.6]]}
-    write_json(tmp_path / "learning-rates" / "toy" / "polar-vbll.json", rate)
+        results.append(content)
+    place = {"task": "toy", "adapter": "polar", "fit": "vbll", "seed": 0}
+    rate = {"lr": 0.004, "validation_nll": [[0.004, 0.5], [0.01, 0.6]]}
+    results.append({"kind": "rate", **place, **rate})
     for posterior in ("tfb", "tfb:tolerance=0.03"):
         adapter = "lora" if ":" in posterior else "polar"
-        write_json(tmp_path / "widths" / "toy" / f"{adapter}-tfb.json", {"posterior": posterior})
+        width = {"adapter": adapter, "fit": "tfb", "posterior": posterior}
+        results.append({"kind": "width", **place, **width})
     posteriors_summary.write_summary(tmp_path)
     table = table_below(tmp_path, "What was chosen")
     assert table["polar vbll"] == ["polar vbll", "0.004 ↓"]

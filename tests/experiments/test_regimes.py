@@ -5,8 +5,8 @@ import tiny
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
-from bayeslora.files import read_json, write_json
 from bayeslora.tasks.readers import load_examples
+from benchmarks.lib.results import Results
 from benchmarks.regimes import __main__ as regimes
 
 
@@ -41,7 +41,7 @@ def test_features_belong_to_the_state_that_is_asked_for(bench, data):
 def test_a_family_fills_all_regimes_and_the_summary(bench, data):
     for family in ("lora-mle", "polar-vbll"):
         regimes.run_family(bench, data, family, 0)
-    rows = read_json(bench.out / "scores" / "toy" / "polar-vbll-seed-0.json")["rows"]
+    rows = Results(bench.out, regimes.KEY).get(family="polar-vbll", kind="fit")["rows"]
     assert {(row["regime"], row["method"]) for row in rows} >= {
         (regime, "polar-vbll") for regime in ("fixed", "tuned", "none")
     }
@@ -54,15 +54,15 @@ def test_a_family_fills_all_regimes_and_the_summary(bench, data):
 
 def test_rows_of_another_rate_are_made_anew_and_all_others_kept(bench, data, monkeypatch):
     regimes.run_family(bench, data, "lora-mle", 0)
-    file = bench.out / "scores" / "toy" / "lora-mle-seed-0.json"
-    before = read_json(file)
+    results = Results(bench.out, regimes.KEY)
+    before = results.get(kind="fit")
     rate = before["rows"][2]["lr"]
     stale = [{**row, "nll": -1.0} for row in before["rows"]]
     for row in stale:
         row["lr"] = 2 * rate if row["regime"] == "none" else row["lr"]
-    write_json(file, {**before, "rows": stale})
+    results.append({**before, "rows": stale})
     regimes.run_family(bench, data, "lora-mle", 0)
-    after = read_json(file)["rows"]
+    after = results.get(kind="fit")["rows"]
     assert [row["nll"] == -1.0 for row in after] == [row["regime"] != "none" for row in after]
     assert [row for row in after if row["regime"] == "none"] == [
         row for row in before["rows"] if row["regime"] == "none"
