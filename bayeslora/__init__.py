@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.config import LoRA, PoLAR
-    from bayeslora.adapters.config_columns import S2FT
-    from bayeslora.adapters.config_lisa import LISA, LayerSampling
-    from bayeslora.adapters.config_none import Frozen
-    from bayeslora.adapters.config_starts import CorDA, PiSSA
+    from bayeslora.adapters.corda.adapter import CorDA
+    from bayeslora.adapters.frozen import Frozen
+    from bayeslora.adapters.lisa.adapter import LISA, LayerSampling
+    from bayeslora.adapters.lora import LoRA
+    from bayeslora.adapters.pissa import PiSSA
+    from bayeslora.adapters.polar.adapter import PoLAR
+    from bayeslora.adapters.s2ft.adapter import S2FT
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.predictors import APS, LAC, RAPS
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
@@ -52,31 +54,31 @@ _HOMES = {
     "CLoRA": "bayeslora.posteriors.config_variational",
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal.sets",
-    "CorDA": "bayeslora.adapters.config_starts",
+    "CorDA": "bayeslora.adapters.corda.adapter",
     "Ensemble": "bayeslora.posteriors.config",
-    "Frozen": "bayeslora.adapters.config_none",
+    "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "IVON": "bayeslora.posteriors.config_weights",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.predictors",
-    "LISA": "bayeslora.adapters.config_lisa",
+    "LISA": "bayeslora.adapters.lisa.adapter",
     "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
     "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
-    "LayerSampling": "bayeslora.adapters.config_lisa",
-    "LoRA": "bayeslora.adapters.config",
+    "LayerSampling": "bayeslora.adapters.lisa.adapter",
+    "LoRA": "bayeslora.adapters.lora",
     "MAP": "bayeslora.posteriors.last_layer.estimates",
     "MCDropout": "bayeslora.posteriors.config",
     "MLE": "bayeslora.posteriors.last_layer.estimates",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "NUTS": "bayeslora.posteriors.last_layer.nuts.options",
-    "PiSSA": "bayeslora.adapters.config_starts",
-    "PoLAR": "bayeslora.adapters.config",
+    "PiSSA": "bayeslora.adapters.pissa",
+    "PoLAR": "bayeslora.adapters.polar.adapter",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
-    "S2FT": "bayeslora.adapters.config_columns",
+    "S2FT": "bayeslora.adapters.s2ft.adapter",
     "SWAG": "bayeslora.posteriors.config_weights",
     "ScalaBL": "bayeslora.posteriors.config_variational",
     "Score": "bayeslora.metrics.scores",

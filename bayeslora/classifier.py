@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora import options
-from bayeslora.adapters.config import ADAPTERS
-from bayeslora.adapters.config_lisa import resolve_sampling
+from bayeslora.adapters.lisa.adapter import resolve_sampling
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from numbers import Integral
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 from bayeslora.errors import InputError, unknown_choice
 
@@ -20,6 +20,9 @@ MAX_LENGTH = 128
 """Tokens kept of a text where nothing else is asked for."""
 STRUCTURES = ("diag", "full", "kron")
 """Of the curvature in a Laplace approximation."""
+
+Pooling = Literal["last", "mean"]
+"""Which state of a text is its feature: that of the last token, or the mean over tokens."""
 
 OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
 """Options that have no effect without another: by name, pairs of the other's name and value."""

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from bayeslora import options
-from bayeslora.adapters.config import ADAPTERS
-from bayeslora.adapters.config_lisa import LayerSampling
+from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LARGEST_COUNT

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora import VBLL
-from bayeslora.adapters.config import ADAPTERS, LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.config import BOUNDS

@@ -2,17 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from bayeslora.option_checks import OnlyWith
+from bayeslora import options
+from bayeslora.errors import InputError
+from bayeslora.option_checks import OnlyWith, Pooling, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.lisa.adapter import LayerSampling
+    from bayeslora.adapters.lisa.layers import FullLayers
+    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
+    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.stats import SecondMoment
+
+
+class Adapted(Protocol):
+    """A network with an adapter, as an optimiser sees it."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The adapted layers."""
+
+    @property
+    def full(self) -> FullLayers | None:
+        """The layers that train whole, where there are no sites."""
+
+
+class TrainingRows(Protocol):
+    """What an adapter may ask of the engine when its start depends on the training rows."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The adapted layers, which change nothing yet."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone with these layers in it."""
+
+    def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
+        """Return the second moments of the inputs of each site, by the site's name.
+
+        Args:
+            count: Rows that are run, at most, evenly spread.
+            texts: Run in the place of the training rows.
+        """
+
+    def backward(self, count: int) -> None:
+        """Leave the gradient of the loss of a last layer that is fitted to the frozen features.
+
+        Args:
+            count: Rows that are run, at most, evenly spread.
+        """
 
 
 class Adapter:
     """Options of an adapter: a frozen dataclass that says what the method is and what it offers.
 
-    Subclasses set the class variables that differ from the defaults here. The engine reads these
-    and calls the methods, and knows no adapter by its class.
+    Subclasses set the class variables that differ from the defaults here and override methods. The
+    engine reads these and calls the methods, and knows no adapter by its class. Methods import
+    torch when they are called, so that listing adapters stays quick.
 
     Attributes:
         name: Of the method on the command line and in files.
@@ -28,8 +82,10 @@ class Adapter:
         is_free: Whether the first factor is free and starts at random, as LoRA's.
         from_weight: Whether the factors start from a part of the pretrained weight.
         trains: Whether anything of the backbone changes.
+        trains_long: Whether more epochs help where no validation rows stop the training.
         lr: Learning rate that was given.
         weight_decay: Decoupled weight decay.
+        dropout: Probability that an input of the change is dropped while training.
         target_modules: Which linear layers carry the adapter; None takes the architecture's own.
         num_layers: On how many of the last transformer layers; None means all.
     """
@@ -48,16 +104,26 @@ class Adapter:
     is_free: ClassVar[bool] = False
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    trains_long: ClassVar[bool] = False
 
     lr: float | None = None
     weight_decay: float = 0.0
+    dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = None
 
-    @property
-    def no_gate(self) -> str:
-        """Why nothing can stand between the factors while they train; empty where it can."""
-        return ""
+    def __post_init__(self) -> None:
+        """Check the options that all adapters share.
+
+        Raises:
+            InputError: One of them is not allowed.
+        """
+        if self.num_layers is not None:
+            check_integer("num_layers", self.num_layers, low=1, otherwise=" or None (all layers)")
+        if self.lr is not None:
+            check_number("lr", self.lr, above=0.0, otherwise=" or None (the adapter's default)")
+        check_number("weight_decay", self.weight_decay, low=0.0)
+        check_names(self, "target_modules", "modules")
 
     def learning_rate(self, *, long: bool = False) -> float:
         """Return the learning rate.
@@ -71,6 +137,276 @@ class Adapter:
 
     def with_rate(self, *, long: bool) -> Self:
         """Return these options with their learning rate written out; see `learning_rate`."""
-        options: Any = self
-        found: Self = replace(options, lr=self.learning_rate(long=long)) if self.trains else self
-        return found
+        return self._with(lr=self.learning_rate(long=long)) if self.trains else self
+
+    def with_dropout(self, p: float) -> Self:
+        """Return these options with a dropout probability, for adapters that have one."""
+        return self._with(dropout=p)
+
+    def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
+        """Return these options with the texts that they name by a file.
+
+        Args:
+            read: Returns the texts of a data file.
+            held_out: Texts that choose or judge the model.
+
+        Raises:
+            InputError: The file cannot be read, or the texts are among those held out.
+        """
+        return self
+
+    def _with(self, **changes: Any) -> Self:
+        own: Any = self
+        changed: Self = replace(own, **changes)
+        return changed
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Data files that are read, which a model must not be written over."""
+        return ()
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options for a model's record, JSON-ready."""
+        return options.as_mapping(self)
+
+    @classmethod
+    def table_name(cls, recorded: Mapping[str, Any]) -> str:
+        """Return what tables and reports call the adapter; most often its name.
+
+        Args:
+            recorded: The options as they are in a model's record.
+        """
+        return str(recorded["name"])
+
+    @property
+    def layer_sampling(self) -> LayerSampling | None:
+        """Which layers train at a time, where the adapter itself decides; None for all."""
+        return None
+
+    @property
+    def start_alike(self) -> str:
+        """How to tell members of an ensemble apart, where all would start alike; else empty."""
+        return "'lora' and 'polar' start at random" if self.from_weight else ""
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Whether the start depends on texts, so that `begin` is called before training."""
+        return False
+
+    @property
+    def no_gate(self) -> str:
+        """Why nothing can stand between the factors while they train; empty where it can."""
+        return ""
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return the list of transformer layers and the first whose output training changes.
+
+        Args:
+            model: The backbone.
+            names: Of the sites.
+            is_cut: Whether the backbone's upper layers were dropped.
+
+        Returns:
+            The dotted name of the list, empty where none is known, and the number of the layer:
+            those below it run once for each text.
+        """
+        from bayeslora.adapters.targets import first_adapted_layer, layers_path
+
+        return layers_path(names), first_adapted_layer(names)
+
+    def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
+        """Return which state of a text is its feature, `last` or `mean`.
+
+        Args:
+            usual: Of a backbone of this kind.
+            reads_end: Whether a template's end is where the class would be named.
+        """
+        return usual
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the dotted names of the linear layers to adapt, in the model's own order.
+
+        Raises:
+            InputError: See `find_targets`.
+        """
+        from bayeslora.adapters.targets import find_targets
+
+        return find_targets(model, self.target_modules, self.num_layers)
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        moments: Mapping[str, SecondMoment] | None = None,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return the adapted layers, which are not in the model yet and change nothing.
+
+        Args:
+            model: The backbone.
+            hosts: The linear layers to adapt, by their dotted names.
+            generator: Source of randomness, on the CPU.
+            moments: Second moments of the layers' inputs by name, for starts that need them.
+            blank: Whether to leave out work that loaded tensors or `begin` will replace.
+
+        Raises:
+            InputError: The adapter does not fit a layer, or a second moment is missing.
+        """
+        raise NotImplementedError
+
+    def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Raise InputError where a start from rows cannot be, before any row is run.
+
+        Args:
+            model: The backbone with the sites in it.
+            names: Of the sites.
+        """
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Give the sites of a fresh network the start that training rows decide about.
+
+        Args:
+            rows: The rows and the sites.
+
+        Raises:
+            InputError: The rows do not give such a start.
+        """
+
+    def full_layers(
+        self, model: nn.Module, after: Callable[[], Collection[str]]
+    ) -> FullLayers | None:
+        """Return the layers of the backbone that train whole; None for adapters with sites.
+
+        Args:
+            model: The backbone; parameters that train become copies of its own.
+            after: Returns the names of the modules that run after the layers.
+
+        Raises:
+            InputError: The backbone has no such layers.
+        """
+        return None
+
+    def optimizer(
+        self,
+        network: Adapted,
+        head_parameters: Iterable[nn.Parameter],
+        head_lr: float,
+        *,
+        more: Iterable[nn.Parameter] = (),
+        euclidean: Euclidean | None = None,
+    ) -> AlternatingOptimizer:
+        """Return the optimiser of an adapted network; see `optimizers.build_optimizer`.
+
+        Raises:
+            InputError: There is nothing to optimise, or the network was built for another adapter.
+        """
+        from bayeslora.adapters.optimizers import build_optimizer
+
+        return build_optimizer(
+            network.sites, head_parameters, self, head_lr, more=more, euclidean=euclidean
+        )
+
+    def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
+        """Return the optimiser, of one group, of the parameters that live on a manifold.
+
+        Raises:
+            InputError: The adapter has none.
+        """
+        raise InputError(f"the sites have orthonormal factors, which {self.name!r} cannot train")
+
+
+class LowRankAdapter(Adapter):
+    """An adapter whose sites are `LowRank`: it says by `start` where their factors begin.
+
+    Attributes:
+        r: Rank of the factors.
+        scale: The factor s in front of the product of the factors.
+    """
+
+    has_factors: ClassVar[bool] = True
+    r: int = 1
+
+    def __post_init__(self) -> None:
+        """Check `r` and the options that all adapters share.
+
+        Raises:
+            InputError: One of them is not allowed.
+        """
+        check_integer("r", self.r, low=1)
+        super().__post_init__()
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the product of the factors."""
+        raise NotImplementedError
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return the factors that the adapter starts from on one layer; the change is zero there.
+
+        Args:
+            weight: [out, in], frozen.
+            generator: Source of randomness, on the CPU.
+            moment: Of the layer's inputs, where the start needs it.
+
+        Raises:
+            InputError: The rank exceeds the layer's size, or the second moment is missing.
+        """
+        raise NotImplementedError
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        moments: Mapping[str, SecondMoment] | None = None,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `LowRank` for each layer; see `Adapter.make_sites`."""
+        from bayeslora.adapters.factors import blank_factors
+        from bayeslora.adapters.low_rank import LowRank
+
+        starts = []
+        for name, host in hosts.items():
+            try:
+                # A start that is read off the weight costs a decomposition; a random one nothing.
+                starts.append(
+                    blank_factors(host.out_features, host.in_features, self.r)
+                    if blank and self.from_weight
+                    else self.start(host.weight, generator, (moments or {}).get(name))
+                )
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+        return [
+            LowRank(name, host, factors, self.scale, self.dropout)
+            for (name, host), factors in zip(hosts.items(), starts, strict=True)
+        ]
+
+
+def check_names(config: object, field: str, what: str) -> None:
+    """Let one string stand for a tuple of one, and refuse anything but non-empty strings or None.
+
+    Args:
+        config: A frozen dataclass; the tuple is put into it.
+        field: Which of its fields.
+        what: What the strings name, for the message.
+
+    Raises:
+        InputError: The value is something else.
+    """
+    value: Any = getattr(config, field)
+    if value is None:
+        return
+    items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, tuple | list) or not items:
+        raise InputError(f"{field} must be names of {what} or None, got {value!r}")
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise InputError(f"{field} must hold non-empty strings, got {item!r}")
+    object.__setattr__(config, field, tuple(items))

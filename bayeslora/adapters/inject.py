@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.columns import Columns
-from bayeslora.adapters.config import LoRA
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.selection import choose_columns, column_targets, units_at
 from bayeslora.adapters.site import Site
-from bayeslora.adapters.start import start
 from bayeslora.adapters.stats import SecondMoment
-from bayeslora.adapters.targets import find_targets
 from bayeslora.errors import InputError
 
 
@@ -50,11 +42,7 @@ def inject(
         InputError: See `find_targets`; or the rank exceeds a layer's size, or a second moment is
             missing; or S²FT selects by gradients. The model is then left as it was.
     """
-    if isinstance(config, S2FT):
-        names = column_targets(model, config)
-    else:
-        names = find_targets(model, config.target_modules, config.num_layers)
-    return inject_at(model, names, config, seed, moments=moments, blank=blank)
+    return inject_at(model, config.targets(model), config, seed, moments=moments, blank=blank)
 
 
 def inject_at(
@@ -71,36 +59,9 @@ def inject_at(
     Raises:
         InputError: The rank exceeds a layer's size, or heads cannot be told apart.
     """
-    generator = Generator().manual_seed(seed)
     hosts = {name: linear_at(model, name) for name in names}
-    if isinstance(config, S2FT):
-        columns: Mapping[str, Tensor] = {}
-        if not blank:
-            units = units_at(model, names, config)
-            weights = {name: host.get_parameter("weight") for name, host in hosts.items()}
-            columns = choose_columns(units, weights, config, generator, moments)
-        none = torch.zeros(0, dtype=torch.int64)
-        return put(model, [Columns(n, host, columns.get(n, none)) for n, host in hosts.items()])
-    return put(model, _low_rank_sites(hosts, config, generator, moments=moments, blank=blank))
-
-
-def _low_rank_sites(
-    hosts: Mapping[str, nn.Linear],
-    config: Any,
-    generator: Generator,
-    *,
-    moments: Mapping[str, SecondMoment] | None,
-    blank: bool,
-) -> list[LowRank]:
-    starts = [
-        start(name, host, config, generator, moments=moments, blank=blank)
-        for name, host in hosts.items()
-    ]
-    dropout = config.dropout if isinstance(config, LoRA) else 0.0
-    return [
-        LowRank(name, host, factors, config.scale, dropout)
-        for (name, host), factors in zip(hosts.items(), starts, strict=True)
-    ]
+    generator = Generator().manual_seed(seed)
+    return put(model, config.make_sites(model, hosts, generator, moments=moments, blank=blank))
 
 
 def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:

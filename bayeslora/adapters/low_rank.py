@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.init import Factors
+from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.layers import trained_layer
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bayeslora.adapters.init import Factors
+from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import put
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.peft_files import PeftCheckpoint, read_peft

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_targets import Targets, read_targets
 from bayeslora.errors import InputError
 from bayeslora.files import read_json

@@ -13,14 +13,72 @@ Martinsson and Tropp 2011, arXiv 0909.4061.
 
 from __future__ import annotations
 
-import torch
-from torch import Generator, Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from bayeslora.adapters.init import Factors, check_rank
-from bayeslora.runtime import restored_random_state
+from bayeslora.adapters.base import LowRankAdapter
+from bayeslora.option_checks import check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.stats import SecondMoment
 
 # Directions beyond the r that are asked for: with them, a few iterations separate the r well.
 _OVERSAMPLING = 8
+
+
+@dataclass(frozen=True)
+class PiSSA(LowRankAdapter):
+    """Two free factors that start at the principal singular vectors of the weight.
+
+    Attributes:
+        r: Rank of the subspace that is trained; the change has rank 2r at most.
+        alpha: The product of the factors is multiplied by `alpha / r`; None takes `r`.
+        niter: Power iterations of a randomised singular value decomposition; None takes the exact
+            one, of under a second for a layer of a small model.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes the architecture's own query and value projections.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
+        weight_decay: Decoupled weight decay of both factors towards their start.
+    """
+
+    name: ClassVar[str] = "pissa"
+    from_weight: ClassVar[bool] = True
+    summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
+    source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
+    parameters: ClassVar[str] = "r (in + out) a layer"
+    default_lr: ClassVar[float] = 1e-3
+    long_lr: ClassVar[float] = 1e-3
+
+    r: int = 16
+    alpha: float | None = None
+    niter: int | None = None
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
+        if self.niter is not None:
+            # A few are enough, and a large layer takes a second for each.
+            check_integer("niter", self.niter, low=0, high=1000, otherwise=" or None (exact)")
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the product of the factors."""
+        return 1.0 if self.alpha is None else self.alpha / self.r
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return the principal part of the weight."""
+        return pissa(weight, self.r, self.scale, generator, self.niter)
 
 
 def pissa(
@@ -38,6 +96,10 @@ def pissa(
     Raises:
         InputError: The rank is not between 1 and min(out, in).
     """
+    import torch
+
+    from bayeslora.adapters.factors import balanced, check_rank
+
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
     matrix = weight.detach().double()
@@ -48,29 +110,14 @@ def pissa(
     return balanced(U[:, :r], S[:r], Vh[:r], scale)
 
 
-def balanced(U: Tensor, S: Tensor, Vh: Tensor, scale: float) -> Factors:
-    """Return factors with `s·B·A = U diag(S) Vh`, the root of S in each, float32.
-
-    The largest entry of each column of U is made positive, so that a start does not depend on the
-    signs that a decomposition happens to give.
-
-    Args:
-        U: [out, r].
-        S: [r], not negative.
-        Vh: [r, in].
-        scale: s > 0.
-    """
-    largest = U.gather(0, U.abs().argmax(0, keepdim=True))[0]
-    signs = torch.where(largest < 0, -1.0, 1.0).to(U)
-    roots = (S / scale).sqrt()
-    A, B = (signs * roots)[:, None] * Vh, U * (signs * roots)
-    return Factors(A.float(), B.float(), None, orthonormal=False, centred=True)
-
-
 def _randomised_svd(
     matrix: Tensor, r: int, niter: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return U, S and Vᵀ of the r largest singular values and a few more, about."""
+    import torch
+
+    from bayeslora.runtime import restored_random_state
+
     seed = int(torch.randint(2**62, (), generator=generator))
     width = min(r + _OVERSAMPLING, *matrix.shape)
     # On the CPU, where a seed means the same on every machine; the products are thin.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.full_layers import FullLayers
+from bayeslora.adapters.lisa.layers import FullLayers
 from bayeslora.adapters.site import Site
 
 

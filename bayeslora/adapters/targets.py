@@ -108,6 +108,14 @@ def layer_index(name: str) -> int | None:
     return None if found is None else found[1]
 
 
+def layers_path(names: Iterable[str]) -> str:
+    """Return the dotted name of the list of layers that the first of `names` in one is in.
+
+    Empty where none is; no layer can then be run beforehand.
+    """
+    return next((found[0] for found in map(split_at_layer, names) if found), "")
+
+
 def first_adapted_layer(names: Iterable[str]) -> int:
     """Return the first transformer layer whose output depends on an adapter.
 

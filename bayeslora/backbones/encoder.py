@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,11 +28,11 @@ from bayeslora.backbones.tokens import (
 )
 from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.errors import InputError
+from bayeslora.option_checks import Pooling
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-Pooling = Literal["last", "mean"]
 POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean"}
 """Which state of a text is its feature, where nothing else is asked for."""
 _PREFIX_BATCH = 32

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
+from bayeslora.adapters.optimizers import euclidean_parameters
 from bayeslora.adapters.site import Site
 from bayeslora.optim.ivon import build_ivon, sampled
-from bayeslora.optim.stiefel import euclidean_parameters
 from bayeslora.posteriors.config_weights import IVON
 from bayeslora.posteriors.training import TrainingRun, WeightTraining, own_weights
 from bayeslora.posteriors.weights import replaced, standard_normal

@@ -8,18 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config_columns import LEARNED, S2FT
-from bayeslora.adapters.config_lisa import LISA
-from bayeslora.adapters.config_none import Frozen
-from bayeslora.adapters.config_starts import CorDA
-from bayeslora.adapters.full_layers import FullLayers, first_layer
 from bayeslora.adapters.inject import inject, lay_out
-from bayeslora.adapters.selection import free_units, units_at
-from bayeslora.adapters.targets import first_adapted_layer, split_at_layer
-from bayeslora.backbones.encoder import POOLING, Encoder, Pooling
+from bayeslora.adapters.site import Site
+from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.errors import InputError
-from bayeslora.layer_list import find_layers
+from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights, check_factors
 from bayeslora.training.last_layer import check_last_layer
@@ -56,65 +50,46 @@ def build_network(
     """
     chosen = adapter_for(adapter, posterior)
     clone = backbone.clone()
-    if isinstance(chosen, Frozen):
-        head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
-        return Network(_frozen(clone, chosen, max_length), [], head).to(backbone.device)
-    if isinstance(chosen, LISA):
-        encoder, full = _full(clone, chosen, max_length)
-        head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
-        network = Network(encoder, [], head, full)
-        network.weights = build_weights(posterior, network, seed)
-        return network.to(backbone.device)
-    # What was fitted is never decomposed again: a random start would come out another. What starts
-    # from a context begins once that has been run, through this very network.
-    blank = extra is not None or _is_learned(chosen)
-    sites = inject(clone.model, chosen, seed, blank=blank)
-    if extra is None and isinstance(chosen, S2FT):
-        # Columns that rows choose are chosen once the frozen layers have run.
-        free_units(units_at(clone.model, [site.name for site in sites], chosen), chosen)
+    sites = _sites(clone, chosen, seed, is_fresh=extra is None)
     lay_out(sites, under("adapter.", trained or {}))
     names = [site.name for site in sites]
+    path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
     encoder = Encoder(
         clone,
-        layers_path=_layers_path(names),
-        start=first_adapted_layer(names),
+        layers_path=path,
+        start=start,
         max_length=max_length,
+        pooling=pooling_of(clone, chosen),
     )
-    if posterior.calls_once:
+    full = chosen.full_layers(clone.model, encoder.behind)
+    if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
-    network = Network(encoder, sites, head)
-    network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
+    network = Network(encoder, sites, head, full)
+    if chosen.trains:
+        network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
     return network.to(backbone.device)
+
+
+def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:
+    """Return the sites of an adapter, put into a backbone.
+
+    What was fitted is never decomposed again: a random start would come out another. What starts
+    from rows begins once they have been run, through the network of these very sites.
+    """
+    if not adapter.has_sites:
+        return []
+    blank = not is_fresh or adapter.starts_from_rows
+    sites = inject(clone.model, adapter, seed, blank=blank)
+    if is_fresh:
+        adapter.check_start(clone.model, [site.name for site in sites])
+    return sites
 
 
 def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
     """Return which state of a text is its feature beside an adapter, or without one."""
-    if not isinstance(adapter, Frozen):
-        return POOLING[backbone.kind]
     reads_end = backbone.kind == "decoder" and backbone.template is not None
-    auto: Pooling = "last" if reads_end else "mean"
-    found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
-    return found[adapter.pooling]
-
-
-def _frozen(clone: Backbone, config: Frozen, max_length: int) -> Encoder:
-    """Return the encoder of a backbone that nothing changes.
-
-    Of one that is cut, states before the last layer are kept, from where the layers above can go
-    on; of a whole one none need be.
-    """
-    pooling = pooling_of(clone, config)
-    path, start = ("", 0) if clone.depth is None else (find_layers(clone.model)[0], clone.depth - 1)
-    return Encoder(clone, layers_path=path, start=start, max_length=max_length, pooling=pooling)
-
-
-def _full(clone: Backbone, config: LISA, max_length: int) -> tuple[Encoder, FullLayers]:
-    """Return the encoder of a clone whose upper layers may train, and those layers."""
-    path, layers = find_layers(clone.model)
-    start = 0 if config.train_embedding else first_layer(config, len(layers))
-    encoder = Encoder(clone, layers_path=path, start=start, max_length=max_length)
-    return encoder, FullLayers(clone.model, config, encoder.behind())
+    return adapter.pooling_of(POOLING[backbone.kind], reads_end=reads_end)
 
 
 def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
@@ -130,13 +105,6 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     return posterior.adapter_for(adapter)
 
 
-def _is_learned(adapter: Adapter) -> bool:
-    """Tell whether an adapter begins once texts have been run."""
-    return isinstance(adapter, CorDA) or (
-        isinstance(adapter, S2FT) and adapter.selection in LEARNED
-    )
-
-
 def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Posterior) -> None:
     calls = encoder.count_calls()
     shared = [name for name in names if calls[name] > 1]
@@ -147,11 +115,3 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
             "weights at each call, as if they were different ones; choose a posterior of the last "
             "layer, 'ensemble', 'swag', 'tfb' or 'ivon'"
         )
-
-
-def _layers_path(names: Sequence[str]) -> str:
-    """Return the dotted name of the list of layers that the first of `names` in one is in.
-
-    Empty where none is; the frozen prefix is then empty too.
-    """
-    return next((found[0] for found in map(split_at_layer, names) if found), "")

@@ -13,9 +13,10 @@ import math
 import torch
 
 from bayeslora.backbones.depth import cut, num_layers
-from bayeslora.backbones.encoder import Encoder, Pooling
+from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.layer_list import find_layers
+from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config import VBLL
 from bayeslora.tasks.splits import stratified_sample

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.adapters.config_starts import table_name
+from bayeslora.adapters.registry import table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.registry import stored_posterior

@@ -17,23 +17,18 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_lisa import LISA
-from bayeslora.adapters.config_starts import CorDA
+from bayeslora.adapters.lisa.policy import Lisa
+from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.adapters.spectrum import summary
-from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
-from bayeslora.optim.full_layers import build_full_optimizer
-from bayeslora.optim.lisa import Lisa
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.training import TrainingRun, WeightTraining
 from bayeslora.runtime import restored_random_state
+from bayeslora.training.adapter_start import begin_adapter
 from bayeslora.training.callbacks import Patience, StopAfter, TrainingBar, what_is_left
 from bayeslora.training.checkpoints import last_checkpoint
 from bayeslora.training.class_prior import ClassPrior, centre
-from bayeslora.training.context import begin_from_context
 from bayeslora.training.estimate import TrainingSizes, announce_final_fit, announce_training
 from bayeslora.training.final_fit import drawing_of, final_fit, fit_posterior
 from bayeslora.training.heads import (
@@ -51,7 +46,6 @@ from bayeslora.training.rows import (
     feature_rows,
     set_feature_scale,
 )
-from bayeslora.training.selection import begin_columns
 from bayeslora.training.settings import TrainingSettings, plain_environment
 from bayeslora.training.trainer import (
     AlternatingTrainer,
@@ -160,7 +154,9 @@ def train_network(
     torch.manual_seed(settings.seed)
     shown = description is not None
     fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
-    _begin(fit, shown=shown)
+    begin_adapter(
+        network, adapter, posterior, train, seed=settings.seed, last=fit.last, shown=shown
+    )
     began = time.perf_counter()
     num_passed = set_feature_scale(network, train.texts)
     passed = (time.perf_counter() - began) * len(train.labels) / num_passed
@@ -238,16 +234,6 @@ class _Fit:
     last: str | None
 
 
-def _begin(fit: _Fit, *, shown: bool) -> None:
-    """Let adapters begin that texts decide about."""
-    network, adapter, train = fit.network, fit.adapter, fit.train
-    if isinstance(adapter, CorDA) and fit.last is None:
-        begin_from_context(network, adapter, train.texts, shown=shown)
-    if isinstance(adapter, S2FT):
-        seed = fit.settings.seed
-        begin_columns(network, adapter, fit.posterior, train, seed=seed, last=fit.last, shown=shown)
-
-
 def _trainer(
     fit: _Fit,
     held: LabelledTexts | None,
@@ -288,14 +274,9 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
     own = fit.posterior.head_training().lr
     head_lr = fit.settings.head_lr if own is None else own
-    if isinstance(adapter, LISA):
-        if network.full is None:
-            raise InputError("the network was not built for adapter 'lisa'")
-        return build_full_optimizer(network.full, network.head.parameters(), adapter, head_lr)
-    return build_optimizer(
-        network.sites,
+    return adapter.optimizer(
+        network,
         list(network.head.parameters()),
-        adapter,
         head_lr,
         more=weights.parameters,
         euclidean=weights.optimizer,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.types import Refittable
 from bayeslora.training.network import Network

@@ -9,11 +9,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config_lisa import LISA, LayerSampling
-from bayeslora.adapters.full_layers import ALWAYS
+from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.policy import Group, Lisa
 from bayeslora.adapters.targets import layer_index
 from bayeslora.errors import InputError
-from bayeslora.optim.lisa import Group, Lisa
 from bayeslora.posteriors.base import Posterior
 from bayeslora.training.network import Network
 from bayeslora.training.settings import TrainingSettings
@@ -28,18 +28,18 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
     Raises:
         InputError: The posterior cannot, or layers are to be sampled in two ways.
     """
-    if isinstance(adapter, LISA):
+    if adapter.layer_sampling is not None:
         if sampling is not None:
             raise InputError(
-                "adapter 'lisa' samples layers by its own options; leave layer_sampling "
+                f"adapter {adapter.name!r} samples layers by its own options; leave layer_sampling "
                 "(--layer-sampling) out, which is for the sites of other adapters"
             )
         reason = _not_on_layers(posterior)
         if reason:
             raise InputError(
-                f"posterior {posterior.name!r} cannot go with adapter 'lisa': it {reason}; choose "
-                "a posterior of the last layer (such as 'vbll' or 'laplace'), 'ensemble', or "
-                "another adapter, maybe with layer_sampling"
+                f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
+                f"{reason}; choose a posterior of the last layer (such as 'vbll' or 'laplace'), "
+                "'ensemble', or another adapter, maybe with layer_sampling"
             )
         return
     reason = posterior.no_resting
@@ -70,7 +70,7 @@ def layer_sampler(
         InputError: There are fewer layers than are to be active, or not as many as weights; or the
             posterior needs adapters that never train.
     """
-    options = adapter if isinstance(adapter, LISA) else settings.layer_sampling
+    options = adapter.layer_sampling or settings.layer_sampling
     if options is None:
         return None
     groups = _groups(network, posterior)

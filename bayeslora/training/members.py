@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config_columns import S2FT
 from bayeslora.backbones.load import Backbone
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.base import Posterior
@@ -161,15 +160,12 @@ def _say_layers(adapter: Adapter, backbone: Backbone) -> None:
 
 
 def _say_alike(adapter: Adapter, num_members: int) -> None:
-    is_chosen = isinstance(adapter, S2FT) and adapter.selection != "random"
-    if num_members > 1 and (is_chosen or adapter.from_weight):
+    if num_members > 1 and adapter.start_alike:
         logger.warning(
             "members with adapter %r start alike: the order of the rows is all that tells them "
             "apart; %s",
             adapter.name,
-            "'selection=random' gives each columns of its own"
-            if is_chosen
-            else "'lora' and 'polar' start at random",
+            adapter.start_alike,
         )
 
 

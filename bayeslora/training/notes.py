@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from bayeslora.adapters.config import ADAPTERS
-from bayeslora.adapters.config_starts import table_name
+from bayeslora.adapters.registry import ADAPTERS, table_name
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import stored_posterior

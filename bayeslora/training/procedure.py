@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config import PoLAR
 from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
@@ -23,11 +22,11 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import provider
+from bayeslora.training.adapter_start import read_texts
 from bayeslora.training.assemble import adapter_for, pooling_of
 from bayeslora.training.auto_depth import best_depth
 from bayeslora.training.choices import Choices, TrainingData
 from bayeslora.training.class_prior import class_prior
-from bayeslora.training.context import read_context, recorded
 from bayeslora.training.cross_validation import cross_validate, held_out_parts
 from bayeslora.training.estimate import TrainingSizes, settle_posterior
 from bayeslora.training.fit import FitResult
@@ -54,15 +53,14 @@ def default_epochs(
 ) -> int:
     """Return the passes over the data where none are asked for.
 
-    Where no validation rows stop it, PoLAR alone trains for long: other adapters have separated the
-    training rows by then.
+    Where no validation rows stop it, most adapters have separated the training rows early.
 
     Args:
         adapter: Which adapter.
         posterior: Which posterior.
         validated: Whether there are validation rows.
     """
-    lasts = validated or isinstance(adapter, PoLAR)
+    lasts = validated or adapter.trains_long
     long = lasts and posterior.chooses_epoch
     return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
@@ -127,7 +125,7 @@ def fit_classifier(
     choices = replace(choices, feature_scores=scores)
     held = None if data.validation is None else data.validation[0]
     adapter = adapter_for(_rated(choices, settings), choices.posterior)
-    adapter = read_context(adapter, data.columns, held)
+    adapter = read_texts(adapter, data.columns, held)
     choices = replace(choices, adapter=adapter)
     planned = _planned(choices, final, settings)
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
@@ -352,7 +350,7 @@ def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     """Return the part of the record that is known before the fit."""
     return {
         "backbone": {"name": choices.backbone, "dtype": choices.dtype},
-        "adapter": recorded(choices.adapter),
+        "adapter": choices.adapter.recorded(),
         "posterior": options.as_mapping(choices.posterior),
         "classes": list(data.classes),
         "columns": dataclasses.asdict(data.columns),

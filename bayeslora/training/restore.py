@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayeslora import options
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.load import Backbone, load_backbone, pick_device
 from bayeslora.backbones.module import Encode

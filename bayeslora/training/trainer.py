@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.durable import naming_full_disk
 from bayeslora.errors import InputError
-from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.posteriors.training import PassNoise
 from bayeslora.training.arguments import training_arguments
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from bayeslora import options
-from bayeslora.adapters.config_none import Frozen
+from bayeslora.adapters.frozen import Frozen
 from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length

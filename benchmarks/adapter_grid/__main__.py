@@ -26,7 +26,7 @@ from typing import TypeAlias
 import torch
 
 import bayeslora as bl
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.options import resolve
 from benchmarks.adapter_grid.summary import (

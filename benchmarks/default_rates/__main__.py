@@ -22,10 +22,12 @@ import torch
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_lisa import LISA
-from bayeslora.adapters.config_starts import CorDA, PiSSA
+from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.s2ft.adapter import S2FT
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation

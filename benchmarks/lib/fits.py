@@ -12,7 +12,8 @@ from typing import Any
 
 import bayeslora as bl
 from bayeslora import MLE
-from bayeslora.adapters.config import ADAPTERS, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import Backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.predictions.record import Predictions

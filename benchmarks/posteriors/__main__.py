@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import torch
 
 import bayeslora as bl
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.detection import distance_detections

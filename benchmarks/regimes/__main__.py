@@ -24,7 +24,8 @@ import torch
 
 from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State

@@ -308,7 +308,7 @@ def manifold_steps() -> float:
     """Return 100 steps of 120 orthonormal factors of 576 x 8, those of 60 adapted layers."""
     import torch
 
-    from bayeslora.optim.riemannian import RiemannianAdamW
+    from bayeslora.adapters.polar.riemannian import RiemannianAdamW
 
     draw = torch.Generator().manual_seed(0)
     starts = [torch.linalg.qr(torch.randn(576, 8, generator=draw)).Q for _ in range(120)]

@@ -15,9 +15,9 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
     remove,
 )
+from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
-from bayeslora.optim.alternating import build_optimizer
 
 
 class SiteLaws:

@@ -6,10 +6,14 @@ import sys
 
 import pytest
 
-from bayeslora.adapters.config import ADAPTERS, LISA, LoRA, PoLAR
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_none import Frozen
-from bayeslora.adapters.config_starts import CorDA, PiSSA, table_name
+from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.registry import ADAPTERS, table_name
+from bayeslora.adapters.s2ft.adapter import S2FT
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 
@@ -185,5 +189,5 @@ def test_only_the_published_power_is_called_corda():
 
 
 def test_importing_the_options_loads_no_torch():
-    code = "import sys, bayeslora.adapters.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, bayeslora.adapters.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.adapters.init import kaiming_zero, polar
+from bayeslora.adapters.lora import kaiming_zero
+from bayeslora.adapters.polar.stiefel import random_factors
 from bayeslora.errors import InputError
 
 
@@ -17,7 +18,7 @@ def seeded(seed=0):
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_polar_is_orthonormal_with_a_zero_core(rows, columns, data):
     r = data.draw(st.integers(1, min(rows, columns)))
-    A, B, core, orthonormal, centred = polar(rows, columns, r, seeded())
+    A, B, core, orthonormal, centred = random_factors(rows, columns, r, seeded())
     assert not centred
     assert A.shape == (r, columns)
     assert B.shape == (rows, r)
@@ -34,7 +35,7 @@ def test_polar_directions_are_uniform():
 
     Over 400 draws, the mean of an entry of variance 1/4 has deviation 0.025; 0.125 is five.
     """
-    draws = torch.stack([polar(4, 4, 2, seeded(seed)).B for seed in range(400)])
+    draws = torch.stack([random_factors(4, 4, 2, seeded(seed)).B for seed in range(400)])
     assert draws.mean(0).abs().max() < 0.125
     assert (draws.square().mean(0) - 1 / 4).abs().max() < 0.08
 
@@ -50,20 +51,20 @@ def test_kaiming_zero_by_its_moments():
     assert A.std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("make", [kaiming_zero, polar])
+@pytest.mark.parametrize("make", [kaiming_zero, random_factors])
 def test_seeds_decide(make):
     assert torch.equal(make(6, 7, 3, seeded(1)).A, make(6, 7, 3, seeded(1)).A)
     assert not torch.equal(make(6, 7, 3, seeded(1)).A, make(6, 7, 3, seeded(2)).A)
 
 
-@pytest.mark.parametrize("make", [kaiming_zero, polar])
+@pytest.mark.parametrize("make", [kaiming_zero, random_factors])
 def test_the_global_generator_is_left_alone(make):
     before = torch.get_rng_state()
     make(6, 7, 3, seeded())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("make", [kaiming_zero, polar])
+@pytest.mark.parametrize("make", [kaiming_zero, random_factors])
 @pytest.mark.parametrize("r", [0, 5])
 def test_impossible_ranks_are_refused(make, r):
     with pytest.raises(InputError) as caught:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tiny_hosts import randomise, stack
 from torch import nn
 
-from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.adapters.init import Factors
+from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import inject
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.adapters.spectrum import drift, singular_values, spectrum, stable_rank, summary
 
 

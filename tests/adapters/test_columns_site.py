@@ -6,8 +6,6 @@ from tiny_hosts import output, randomise, stack, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.columns import Columns
-from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.inject import (
     adapter_state,
     export,
@@ -16,6 +14,8 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
     remove,
 )
+from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.columns import Columns
 from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.errors import InputError
 

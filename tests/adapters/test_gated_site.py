@@ -7,9 +7,10 @@ import torch
 from tiny_hosts import randomise, stack
 from torch import nn
 
-from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state, export, inject, remove
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 
 CONFIGS = pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny_hosts import randomise, stack, tiny_llama
 
-from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import (
     adapter_state,
     find_sites,
@@ -12,6 +11,8 @@ from bayeslora.adapters.inject import (
     inject_at,
     load_adapter_state,
 )
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 
 

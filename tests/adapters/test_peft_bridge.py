@@ -5,11 +5,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
 
-from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.s2ft.adapter import S2FT
 from bayeslora.errors import InputError
 
 # PEFT asks transformers for an attribute by a name that transformers has deprecated.

@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from tiny_hosts import output, stack, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.config_starts import PiSSA
 from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.optimizers import build_optimizer
+from bayeslora.adapters.pissa import PiSSA, pissa
 from bayeslora.errors import InputError
-from bayeslora.optim.alternating import build_optimizer
 
 
 def seeded(seed=0):

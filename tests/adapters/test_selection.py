@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from tiny_hosts import moments_on, output, randomise, stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.config_columns import S2FT
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.selection import (
+from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.selection import (
     ADAPTER_FILE,
     Units,
     begin_by_gradient,

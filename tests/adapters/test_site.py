@@ -6,13 +6,16 @@ from site_laws import SiteLaws
 from tiny_hosts import moments_on, stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.config import LoRA, PoLAR
-from bayeslora.adapters.config_columns import S2FT
-from bayeslora.adapters.config_starts import CorDA, PiSSA
-from bayeslora.adapters.init import Factors, kaiming_zero, polar
+from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import inject
+from bayeslora.adapters.lora import LoRA, kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.selection import column_targets
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.stiefel import random_factors
+from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.selection import column_targets
 from bayeslora.adapters.targets import find_targets
 
 
@@ -195,7 +198,9 @@ def test_dropout_acts_on_the_adapter_alone():
 
 def test_the_gradient_reaches_only_the_core_at_the_start():
     host = nn.Linear(5, 4)
-    site = LowRank("here", host, polar(4, 5, 2, torch.Generator().manual_seed(0)), scale=4.0)
+    site = LowRank(
+        "here", host, random_factors(4, 5, 2, torch.Generator().manual_seed(0)), scale=4.0
+    )
     x = torch.randn(3, 5)
     G = torch.randn(3, 4)
     (site(x) * G).sum().backward()
@@ -208,7 +213,9 @@ def test_the_gradient_reaches_only_the_core_at_the_start():
 
 def test_gauge_changes_leave_the_function_alone():
     host = nn.Linear(7, 6).double()
-    site = LowRank("here", host, polar(6, 7, 3, torch.Generator().manual_seed(0)), 4.0).double()
+    site = LowRank(
+        "here", host, random_factors(6, 7, 3, torch.Generator().manual_seed(0)), 4.0
+    ).double()
     site.core.weight.data = torch.randn(3, 3, dtype=torch.float64)
     x = torch.randn(4, 7, dtype=torch.float64)
     before = site(x)

@@ -5,8 +5,8 @@ import torch
 from tiny_hosts import stack, tiny_bert, tiny_llama
 from torch import nn
 
-from bayeslora.adapters.config import LoRA
 from bayeslora.adapters.inject import inject
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.targets import (
     find_targets,
     first_adapted_layer,

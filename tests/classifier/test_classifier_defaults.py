@@ -4,7 +4,8 @@ import pytest
 import torch
 from usage import new, toy_rows
 
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.training import procedure
 
 

@@ -5,7 +5,7 @@ import json
 import torch
 
 from bayeslora import __version__
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.posteriors.config_scores import FEATURE_SCORES
 from bayeslora.posteriors.registry import POSTERIORS

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from benchmarks.default_rates import __main__ as default_rates
 from benchmarks.lib.results import Results
 

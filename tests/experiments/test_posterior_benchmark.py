@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from bayeslora import options
-from bayeslora.adapters.config import ADAPTERS
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.posteriors.build import build

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import MissingAssetError
-from bayeslora.optim.alternating import AlternatingOptimizer
 from bayeslora.optim.ivon import build_ivon, require_ivon, sampled
 
 OPTIONS = {

@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from bayeslora.adapters.columns import Columns
-from bayeslora.adapters.init import kaiming_zero, polar
+from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.polar.stiefel import random_factors
+from bayeslora.adapters.s2ft.columns import Columns
 
 
 def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
@@ -18,7 +19,7 @@ def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
 def polar_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
     """Return a PoLAR site whose core is not zero."""
     generator = torch.Generator().manual_seed(seed)
-    return _site(polar(out, inputs, r, generator), "core", scale, generator)
+    return _site(random_factors(out, inputs, r, generator), "core", scale, generator)
 
 
 def columns_site(out=5, inputs=4, seed=0):

@@ -8,7 +8,7 @@ import torch
 from small_fits import equal_states, fresh
 from transformers import TrainerCallback
 
-from bayeslora.optim.lisa import draw
+from bayeslora.adapters.lisa.policy import draw
 from bayeslora.training import fit as fit_module
 
 

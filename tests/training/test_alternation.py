@@ -8,8 +8,8 @@ from small_fits import GRADIENT, POLAR, equal_states, fresh
 from tiny import CLASSES
 
 from bayeslora import MAP, MLE, VBLL, Laplace
-from bayeslora.adapters.config import LoRA
-from bayeslora.optim.alternating import build_optimizer
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.training import rows
 from bayeslora.training.assemble import build_network
 from bayeslora.training.heads import GradientSteps, JointSteps, Moment, Refits, TrainingFeatures

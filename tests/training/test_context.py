@@ -11,14 +11,14 @@ from test_fit import KilledError, die_after
 from tiny import toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.config_starts import CorDA
-from bayeslora.adapters.corda import corda
+from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.start import corda
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
-from bayeslora.training import context as context_module
-from bayeslora.training.context import begin_from_context, read_context, recorded
+from bayeslora.training import adapter_start
+from bayeslora.training.adapter_start import begin_adapter, read_texts
 
 CORDA = CorDA(r=4, num_layers=2)
 KEPT = tuple(row["text"] for row in toy_rows(40, 8))
@@ -35,7 +35,7 @@ def begin(backbone, adapter=CORDA):
 
 
 def started(fit):
-    begin_from_context(fit.network, fit.adapter, fit.train.texts)
+    begin_adapter(fit.network, fit.adapter, fit.posterior, fit.train, seed=0)
     return fit.network.trained_state()
 
 
@@ -159,7 +159,7 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(decoder, tmp_path, m
     def never(*_, **__):
         raise AssertionError("the context is run again")
 
-    monkeypatch.setattr(context_module, "second_moments", never)
+    monkeypatch.setattr(adapter_start, "second_moments", never)
     resumed = begin(decoder)
     assert resumed.run(tmp_path / "again") == expected
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
@@ -169,14 +169,14 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     path = tmp_path / "generic.jsonl"
     path.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
     adapter = CorDA(mode="kpm", context=str(path))
-    found = read_context(adapter, DataColumns("sentence", "label", None))
+    found = read_texts(adapter, DataColumns("sentence", "label", None))
     assert found.context == ("a cat", "rain")
-    assert recorded(found)["context"].startswith("2 texts, sha256 ")
-    assert recorded(adapter)["context"] == str(path)
+    assert found.recorded()["context"].startswith("2 texts, sha256 ")
+    assert adapter.recorded()["context"] == str(path)
     with pytest.raises(InputError, match="no column 'text'"):
-        read_context(adapter, DataColumns())
+        read_texts(adapter, DataColumns())
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
-        read_context(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
+        read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
     held = load_examples([{"sentence": "rain"}], text_column="sentence")
     with pytest.raises(InputError, match="holds 1 of the validation texts, such as 'rain'"):
-        read_context(adapter, DataColumns("sentence", "label", None), held)
+        read_texts(adapter, DataColumns("sentence", "label", None), held)

@@ -12,7 +12,8 @@ import torch
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE

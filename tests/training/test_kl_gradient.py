@@ -8,7 +8,8 @@ import torch
 from small_fits import fresh
 
 from bayeslora import CLoRA
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors.clora import KLGradient, measure
 from bayeslora.training.assemble import build_network

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_fits import fresh
 
 from bayeslora import BLoB
-from bayeslora.adapters.config import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.errors import InputError
 from bayeslora.posteriors.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
 

@@ -12,11 +12,14 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
-from bayeslora.adapters.config import LISA, S2FT, LoRA, PiSSA, PoLAR
-from bayeslora.adapters.config_lisa import LayerSampling
-from bayeslora.adapters.full_layers import ALWAYS
+from bayeslora.adapters.lisa.adapter import LISA, LayerSampling
+from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.s2ft.adapter import S2FT
 from bayeslora.errors import InputError
-from bayeslora.optim.lisa import Group, Lisa
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)

@@ -9,7 +9,8 @@ from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors import linearised
 from bayeslora.posteriors.training import WeightTraining

@@ -9,7 +9,8 @@ import torch
 from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.draws import sampled_logits

@@ -9,7 +9,8 @@ from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
-from bayeslora.adapters.config import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors import swag as swag_module

@@ -300,7 +300,7 @@ def _check_path(args: argparse.Namespace) -> None:
 def _methods(args: argparse.Namespace) -> dict[str, Any]:
     """Return the adapter and the posterior that were named, as keyword arguments."""
     from bayeslora import options
-    from bayeslora.adapters.config import ADAPTERS
+    from bayeslora.adapters.registry import ADAPTERS
     from bayeslora.posteriors.registry import resolve_posterior
 
     named = given(args, "adapter", "posterior")
@@ -316,7 +316,7 @@ def _methods(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sampling(args: argparse.Namespace) -> Any:
-    from bayeslora.adapters.config_lisa import resolve_sampling
+    from bayeslora.adapters.lisa.adapter import resolve_sampling
 
     return resolve_sampling(args.layer_sampling)
 

@@ -112,8 +112,8 @@ def _as_typed(value: object) -> str:
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options, their defaults and meanings."""
-    from bayeslora.adapters.config import ADAPTERS
-    from bayeslora.adapters.config_lisa import LayerSampling
+    from bayeslora.adapters.lisa.adapter import LayerSampling
+    from bayeslora.adapters.registry import ADAPTERS
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.optim.alternating import build_optimizer
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import build_optimizer
+from bayeslora.adapters.polar.adapter import PoLAR
 
 CONFIGS = {
     "lora": LoRA(r=2, weight_decay=0.1),

@@ -6,20 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.spectrum import drift
-from bayeslora.optim.stiefel import (
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import euclidean_parameters, manifold_parameters
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.stiefel import (
     absorb,
-    euclidean_parameters,
     landing_field,
-    manifold_parameters,
     penalty,
     polar_decomposition,
     polar_retraction,
     tall,
     tangent,
 )
+from bayeslora.adapters.spectrum import drift
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99)).filter(
     lambda shape: shape[0] >= shape[1]

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
-from bayeslora.adapters.config_lisa import LISA
+from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 
@@ -118,6 +120,38 @@ class FullLayers:
             "num_parameters": float(sum(value.numel() for value in self.tensors().values())),
             "delta_norm": squared**0.5,
         }
+
+
+def full_optimizer(
+    full: FullLayers, head_parameters: Iterable[nn.Parameter], config: LISA, head_lr: float
+) -> AlternatingOptimizer:
+    """Return AdamW on everything that may train, and on a head.
+
+    All layers are in it from the start, in up to four groups: a scheduler knows no others later,
+    and a layer that is added after it rested would never move. Matrices decay, biases and
+    normalisations do not.
+
+    Args:
+        full: The layers and what trains with them, by group.
+        head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
+        config: Learning rate and weight decay.
+        head_lr: Learning rate of the head.
+    """
+    layers = [
+        item for group, items in full.groups.items() if group != ALWAYS for item in items.values()
+    ]
+    others = [*full.groups.get(ALWAYS, {}).values()]
+    groups = [
+        {"params": chosen, "name": name, "weight_decay": decay}
+        for name, items in (("adapter", layers), ("outside", others))
+        for decay, matrices in ((config.weight_decay, True), (0.0, False))
+        if (chosen := [item for item in items if (item.ndim > 1) == matrices])
+    ]
+    head = {"params": list(head_parameters), "name": "head"}
+    return AlternatingOptimizer(
+        [AdamW(groups, lr=config.learning_rate())],
+        [AdamW([head], lr=head_lr, weight_decay=0.0)] if head["params"] else [],
+    )
 
 
 def first_layer(config: LISA, num_layers: int) -> int:

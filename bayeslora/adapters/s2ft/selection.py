@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.columns import Columns, check_columns
-from bayeslora.adapters.config_columns import S2FT
+from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.columns import Columns, check_columns
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
@@ -113,7 +113,7 @@ def choose_columns(
     if config.selection == "gradient":
         raise InputError(
             "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and call "
-            "bayeslora.adapters.selection.begin_by_gradient (a fit does so itself)"
+            "bayeslora.adapters.s2ft.selection.begin_by_gradient (a fit does so itself)"
         )
     squares = {
         unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments)

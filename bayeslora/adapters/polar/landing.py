@@ -16,10 +16,10 @@ import torch
 from torch.optim import AdamW
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.optim.stiefel import (
+from bayeslora.adapters.optimizers import manifold_parameters
+from bayeslora.adapters.polar.stiefel import (
     absorb,
     landing_field,
-    manifold_parameters,
     penalty,
     tall,
     tangent,

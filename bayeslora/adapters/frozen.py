@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.option_checks import check_choice
+from bayeslora.option_checks import Pooling, check_choice
+
+if TYPE_CHECKING:
+    from torch import nn
 
 POOLINGS = ("auto", "last", "mean")
 """Which state of a text is its feature."""
@@ -33,3 +37,23 @@ class Frozen(Adapter):
 
     def __post_init__(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return the last layer of a backbone that is cut, where a later depth goes on from.
+
+        Of a whole backbone no states need be kept.
+        """
+        from bayeslora.layer_list import find_layers
+
+        if not is_cut:
+            return "", 0
+        path, layers = find_layers(model)
+        return path, len(layers) - 1
+
+    def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
+        """Return the feature that was asked for."""
+        auto: Pooling = "last" if reads_end else "mean"
+        found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
+        return found[self.pooling]

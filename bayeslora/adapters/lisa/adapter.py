@@ -6,21 +6,25 @@ says which of them rest; over the backbone's own layers it is LISA.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayeslora import options
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config_checks import check_rate
+from bayeslora.adapters.base import Adapted, Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     check_choice,
     check_flag,
     check_integer,
-    check_number,
     is_number,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.adapters.lisa.layers import FullLayers
+    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
 
 SAMPLING_MODES = ("cycle", "fixed", "uniform", "weighted")
 """How the layers of a block are drawn."""
@@ -128,14 +132,53 @@ class LISA(LayerSampling, Adapter):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        LayerSampling.__post_init__(self)
+        Adapter.__post_init__(self)
         if self.num_layers is not None:
-            check_integer("num_layers", self.num_layers, low=1, otherwise=" or None (all layers)")
             # As many weights as layers: a backbone may have fewer than `num_layers`.
             self._check_active(self.num_layers)
         check_flag("train_embedding", self.train_embedding)
-        check_rate(self)
-        check_number("weight_decay", self.weight_decay, low=0.0)
+
+    @property
+    def layer_sampling(self) -> LayerSampling:
+        """These options themselves."""
+        return self
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return the list of layers, and the lowest that may train; 0 where the embedding may."""
+        from bayeslora.adapters.lisa.layers import first_layer
+        from bayeslora.layer_list import find_layers
+
+        path, layers = find_layers(model)
+        return path, 0 if self.train_embedding else first_layer(self, len(layers))
+
+    def full_layers(self, model: nn.Module, after: Callable[[], Collection[str]]) -> FullLayers:
+        """Return the upper layers, with parameters of their own."""
+        from bayeslora.adapters.lisa.layers import FullLayers
+
+        return FullLayers(model, self, after())
+
+    def optimizer(
+        self,
+        network: Adapted,
+        head_parameters: Iterable[nn.Parameter],
+        head_lr: float,
+        *,
+        more: Iterable[nn.Parameter] = (),
+        euclidean: Euclidean | None = None,
+    ) -> AlternatingOptimizer:
+        """Return AdamW on everything that may train, and on the head; see `full_optimizer`.
+
+        Raises:
+            InputError: The network was built for another adapter.
+        """
+        from bayeslora.adapters.lisa.layers import full_optimizer
+
+        if network.full is None:
+            raise InputError("the network was not built for adapter 'lisa'")
+        return full_optimizer(network.full, head_parameters, self, head_lr)
 
 
 def resolve_sampling(value: Any) -> LayerSampling | None:

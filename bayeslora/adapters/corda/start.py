@@ -19,14 +19,20 @@ Source: Yang, Li, Zhou, Song, Wu, Nie and Ghanem 2024, arXiv 2406.05223.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.init import Factors, check_rank
-from bayeslora.adapters.pissa import balanced
+from bayeslora.adapters.factors import Factors, balanced, check_rank
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+# The official advice is to have several tokens for each input.
+_TOKENS_PER_INPUT = 4
 _CONDITION_LIMIT = 1e8
 """Largest condition number of C̃ that is inverted, in float64."""
 
@@ -82,3 +88,18 @@ def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
         damping *= 2
     return values + damping, basis
+
+
+def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:
+    """Log a warning where the context has too few tokens for the inputs of a layer."""
+    name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
+    width = len(moment.matrix)
+    if moment.count < _TOKENS_PER_INPUT * width:
+        logger.warning(
+            "the context has %d tokens for the %d inputs of %s; with fewer than %d the start "
+            "follows their accidents: give a longer context",
+            moment.count,
+            width,
+            name,
+            _TOKENS_PER_INPUT * width,
+        )

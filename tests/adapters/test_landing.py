@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.config import PoLAR
 from bayeslora.adapters.inject import inject
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.landing import LandingAdamW
+from bayeslora.adapters.polar.stiefel import landing_field
 from bayeslora.adapters.spectrum import drift
-from bayeslora.optim.landing import LandingAdamW
-from bayeslora.optim.stiefel import landing_field
 
 
 def sites_of(size, r):

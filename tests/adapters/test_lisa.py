@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.config_lisa import LayerSampling
+from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.lisa.policy import Group, Lisa, draw, inclusion
 from bayeslora.errors import InputError
-from bayeslora.optim.lisa import Group, Lisa, draw, inclusion
 
 STATES = ("drop", "keep", "offload")
 
@@ -140,7 +140,7 @@ def test_kept_moments_grow_to_all_layers_ever_drawn(state):
 
 def test_offloaded_moments_leave_the_device_and_come_back(monkeypatch):
     """The device of parameters is a pretended one: what counts is where moments are sent."""
-    from bayeslora.optim import lisa as module
+    from bayeslora.adapters.lisa import policy as module
 
     sent = []
     monkeypatch.setattr(module, "_move", lambda _, p, device: sent.append((id(p), device.type)))

@@ -1,8 +1,7 @@
-"""One optimiser that a training loop owns, for an adapter and a head that take turns.
+"""The optimiser of an adapted network: an adapter and a head that take turns.
 
 `step()` moves the adapter, `head_step()` the head; a scheduler, a checkpoint and `zero_grad()`
-see both. Inside, each kind of parameter has the optimiser that suits it: Riemannian AdamW or a
-landing field for orthonormal factors, AdamW for everything else.
+see both. Inside, each kind of parameter has the optimiser that suits it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.config import PoLAR
-from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
-from bayeslora.optim.centred import CentredAdamW
-from bayeslora.optim.landing import LandingAdamW
-from bayeslora.optim.riemannian import RiemannianAdamW
-from bayeslora.optim.stiefel import euclidean_parameters, manifold_parameters
 
 Euclidean = Callable[[list[nn.Parameter]], Optimizer]
 """From parameters to the optimiser, of one group, that moves them."""
@@ -126,8 +119,6 @@ def build_optimizer(
     """
     adapter: list[Optimizer] = []
     free, factors = euclidean_parameters(sites), manifold_parameters(sites)
-    if factors and not isinstance(config, PoLAR):
-        raise InputError(f"the sites have orthonormal factors, which {config.name!r} cannot train")
     if free and euclidean is not None:
         adapter.append(_named("adapter", euclidean(free)))
     elif free and any(site.centred for site in sites):
@@ -140,30 +131,64 @@ def build_optimizer(
         group = {"params": spreads, "name": "posterior"}
         adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=0.0))
     # After the cores, so that absorption is the last thing that a step does.
-    if isinstance(config, PoLAR) and factors:
-        adapter.append(_factor_optimizer(sites, config))
+    if factors:
+        adapter.append(_named("factors", config.manifold_optimizer(sites)))
     head_group = {"params": list(head_parameters), "name": "head"}
     head = [AdamW([head_group], lr=head_lr, weight_decay=0.0)] if head_group["params"] else []
     return AlternatingOptimizer(adapter, head)
 
 
-def _factor_optimizer(sites: Sequence[Site], config: PoLAR) -> Optimizer:
-    """Return the optimiser that the configured constraint asks for."""
-    inner: Optimizer
-    if config.constraint == "retraction":
-        factors = manifold_parameters(sites)
-        inner = RiemannianAdamW(
-            factors, lr=config.learning_rate(), max_rotation=config.max_rotation
-        )
-    else:
-        inner = LandingAdamW(
-            [site for site in sites if isinstance(site, LowRank)],
-            lr=config.learning_rate(),
-            landing_lambda=config.landing_lambda,
-            absorb_every=config.absorb_every,
-            project=config.constraint == "landing",
-        )
-    return _named("factors", inner)
+class CentredAdamW(AdamW):
+    """AdamW on the free factors of sites, with decoupled decay towards where they started.
+
+        θ ← θ_0 + (1 − lr·λ) (θ − θ_0), then AdamW's step without decay
+
+    Plain decay pulls towards zero. Where an adapter starts from a part of the pretrained weight,
+    zero is not the pretrained model; θ_0 is (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
+
+    Args:
+        sites: The adapters.
+        lr: Learning rate.
+        weight_decay: λ.
+    """
+
+    def __init__(self, sites: Sequence[Site], lr: float, weight_decay: float) -> None:
+        self._free = [
+            (site, key) for site in sites for key in site.trainable() if key not in site.manifold()
+        ]
+        group = {
+            "params": [site.trainable()[key] for site, key in self._free],
+            "decay_to_start": weight_decay,
+        }
+        super().__init__([group], lr=lr, weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Decay, then step."""
+        (group,) = self.param_groups
+        rate = group["lr"] * group["decay_to_start"]
+        if rate:
+            for site, key in self._free:
+                # As AdamW, which leaves alone what has no gradient.
+                if site.trainable()[key].grad is not None:
+                    site.trainable()[key].lerp_(site.origin()[key], rate)
+        loss: float | None = super().step(closure)
+        return loss
+
+
+def manifold_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
+    """Return the parameters that live on a manifold, site by site."""
+    return [site.trainable()[key] for site in sites for key in site.manifold()]
+
+
+def euclidean_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
+    """Return the parameters that live on none, site by site."""
+    return [
+        value
+        for site in sites
+        for key, value in site.trainable().items()
+        if key not in site.manifold()
+    ]
 
 
 def _named(name: str, inner: Optimizer) -> Optimizer:

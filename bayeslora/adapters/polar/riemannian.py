@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayeslora.adapters.polar.stiefel import polar_retraction, tall, tangent
 from bayeslora.errors import InputError
-from bayeslora.optim.stiefel import polar_retraction, tall, tangent
 
 
 class RiemannianAdamW(Optimizer):

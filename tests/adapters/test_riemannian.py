@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from bayeslora.adapters.polar.riemannian import RiemannianAdamW, directions
+from bayeslora.adapters.polar.stiefel import polar_retraction, tangent
 from bayeslora.errors import InputError
-from bayeslora.optim.riemannian import RiemannianAdamW, directions
-from bayeslora.optim.stiefel import polar_retraction, tangent
 
 
 def random(*shape, seed=0, dtype=torch.float64):

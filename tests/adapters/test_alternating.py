@@ -6,13 +6,17 @@ from alternation import CONFIGS, Problem, changed
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from bayeslora.adapters.config import LoRA, PoLAR
 from bayeslora.adapters.inject import adapter_state
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import (
+    AlternatingOptimizer,
+    build_optimizer,
+    euclidean_parameters,
+)
+from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.riemannian import RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
-from bayeslora.optim.alternating import AlternatingOptimizer, build_optimizer
-from bayeslora.optim.riemannian import RiemannianAdamW
-from bayeslora.optim.stiefel import euclidean_parameters
 
 
 @pytest.fixture(params=CONFIGS)

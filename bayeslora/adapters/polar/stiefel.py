@@ -1,4 +1,4 @@
-"""Steps on the Stiefel manifold of matrices with orthonormal columns, O(n r²) each.
+"""Starts and steps on the Stiefel manifold of matrices with orthonormal columns, O(n r²) each.
 
 `Z` is always tall, [n, r] with n ≥ r. PoLAR keeps two such factors a site: `B.weight` is the
 left one, `A.weight` the transpose of the right one.
@@ -9,13 +9,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
+from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.site import Site
 
 _CONDITION_LIMIT = 1e-6
 """Smallest ratio of eigenvalues of ZᵀZ for which its inverse square root is trusted."""
+
+
+def random_factors(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
+    """Return PoLAR's start: random orthonormal factors around a zero core.
+
+    The factors follow the uniform distribution on the Stiefel manifold
+    (Lion, Zhang, Li & He 2025, arXiv:2506.03133).
+
+    Args:
+        out_features: Number of outputs of the adapted layer.
+        in_features: Number of its inputs.
+        r: Rank, at most the smaller of the two.
+        generator: Source of randomness, on the CPU.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in).
+    """
+    check_rank(out_features, in_features, r)
+    X = random_orthonormal(out_features, r, generator)
+    Y = random_orthonormal(in_features, r, generator)
+    return Factors(Y.mT.contiguous(), X, torch.zeros(r, r), orthonormal=True)
+
+
+def random_orthonormal(rows: int, columns: int, generator: Generator) -> Tensor:
+    """Return [rows, columns] float32 with orthonormal columns.
+
+    Only with the signs of R's diagonal fixed is Q uniform and independent of the QR kernel's
+    conventions. The factorisation is in float64 so that rounding to float32 is the only error.
+    """
+    gaussian = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    Q, R = torch.linalg.qr(gaussian)
+    signs = torch.where(torch.diagonal(R) < 0, -1.0, 1.0)
+    oriented: Tensor = Q * signs
+    return oriented.float()
 
 
 def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,21 +118,6 @@ def absorb(sites: Sequence[LowRank]) -> None:
         site.core.weight.copy_(Px @ site.core.weight @ Py)
         site.B.weight.copy_(Qx)
         site.A.weight.copy_(Qy.mT)
-
-
-def manifold_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
-    """Return the parameters that live on a manifold, site by site."""
-    return [site.trainable()[key] for site in sites for key in site.manifold()]
-
-
-def euclidean_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
-    """Return the parameters that live on none, site by site."""
-    return [
-        value
-        for site in sites
-        for key, value in site.trainable().items()
-        if key not in site.manifold()
-    ]
 
 
 def tall(matrix: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""CorDA: factors that start where a context needs the weight."""

@@ -1,0 +1,191 @@
+"""CorDA: two free factors that start at the weight's singular vectors as a context sees them.
+
+    y = x W0ᵀ + b + s · x (B A − B_0 A_0)ᵀ ,   s = alpha / r
+
+Source: Yang et al. 2024, arXiv 2406.05223; `start.py` has the formulas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from bayeslora.adapters.base import LowRankAdapter, TrainingRows
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_choice, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.low_rank import LowRank
+    from bayeslora.adapters.stats import SecondMoment
+
+MODES = ("ipm", "kpm")
+"""Instruction-previewed and knowledge-preserved adaptation."""
+
+
+@dataclass(frozen=True)
+class CorDA(LowRankAdapter):
+    """Two free factors that start at the weight's singular vectors as a context sees them.
+
+    The context is run once before training, and the second moments of the layers' inputs on it
+    are kept in the cache directory. Never take rows that the model will be judged by.
+
+    Attributes:
+        r: Rank of the subspace that is trained; the change has rank 2r at most.
+        alpha: The product of the factors is multiplied by `alpha / r`; None takes `r`.
+        mode: `ipm` trains what matters most on the context, `kpm` what matters least, so that what
+            the context needs is kept.
+        context: A data file, whose texts are in the column of the training texts; or the texts
+            themselves. None takes the training rows, for `ipm` only.
+        context_rows: Texts of the context that are run, at most, evenly spread over it.
+        power: Of the second moment that the weight is multiplied by. 1 is CorDA, 0.5 the best
+            approximation of the layer's outputs, 0 PiSSA; reports say so where it is not 1.
+        damping: Added to the second moment's diagonal, relative to the mean of that.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes the architecture's own query and value projections.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
+        weight_decay: Decoupled weight decay of both factors towards their start.
+    """
+
+    name: ClassVar[str] = "corda"
+    from_weight: ClassVar[bool] = True
+    summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
+    parameters: ClassVar[str] = "r (in + out) a layer"
+    default_lr: ClassVar[float] = 3e-3
+    long_lr: ClassVar[float] = 3e-3
+
+    r: int = 16
+    alpha: float | None = None
+    mode: str = "ipm"
+    context: str | tuple[str, ...] | None = None
+    context_rows: int = 1000
+    power: float = 1.0
+    damping: float = 0.01
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
+        check_choice("mode", self.mode, MODES)
+        _check_context(self)
+        check_integer("context_rows", self.context_rows, low=1)
+        check_number("power", self.power, low=0.0)
+        if self.power > 1:
+            raise InputError(f"power must be a number from 0 to 1, got {self.power!r}")
+        check_number("damping", self.damping, above=0.0)
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the product of the factors."""
+        return 1.0 if self.alpha is None else self.alpha / self.r
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file of the context, where it is one."""
+        return (self.context,) if isinstance(self.context, str) else ()
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Always: from the training rows, or from a context that is run like them."""
+        return True
+
+    @classmethod
+    def table_name(cls, recorded: Mapping[str, Any]) -> str:
+        """Return the adapter's name where `power` is 1, as published."""
+        power = recorded.get("power", 1)
+        return cls.name if power == 1 else f"context-svd-{power:g}"
+
+    def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
+        """Return these options with the texts of the context in the place of the file's name.
+
+        Raises:
+            InputError: The file cannot be read, or the context holds texts of `held_out`.
+        """
+        if self.context is None:
+            return self
+        texts = read(self.context) if isinstance(self.context, str) else self.context
+        shared = set(texts) & set(held_out)
+        if shared:
+            raise InputError(
+                f"the context holds {len(shared)} of the validation texts, such as "
+                f"{min(shared)[:40]!r}: rows that judge a model may not shape it; take other texts"
+            )
+        return self._with(context=tuple(texts))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options with the number and a hash of the context's texts in their place."""
+        mapping = super().recorded()
+        texts = mapping["context"]
+        if isinstance(texts, list):
+            digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+            mapping["context"] = f"{len(texts)} texts, sha256 {digest}"
+        return mapping
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return the part of the weight that matters most, or least, on the context."""
+        if moment is None:
+            raise InputError(
+                "adapter 'corda' starts from second moments of the layer's inputs; pass moments, "
+                "from bayeslora.adapters.stats.second_moments (a fit gathers them itself)"
+            )
+        from bayeslora.adapters.corda.start import corda
+
+        return corda(
+            weight,
+            moment,
+            self.r,
+            self.scale,
+            mode=self.mode,
+            power=self.power,
+            damping=self.damping,
+        )
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Start every site from the second moment of its inputs on the context."""
+        from torch import Generator
+
+        from bayeslora.adapters.corda.start import warn_of_few
+
+        context = self.context if isinstance(self.context, tuple) else None
+        moments = rows.moments(self.context_rows, context)
+        warn_of_few(moments)
+        for site in rows.sites:
+            try:
+                cast("LowRank", site).begin(
+                    self.start(site.weight, Generator(), moments[site.name])
+                )
+            except InputError as error:
+                raise InputError(f"{site.name}: {error}") from None
+
+
+def _check_context(config: CorDA) -> None:
+    """Complain about a context that is neither a path nor texts; keep texts as a tuple."""
+    context: Any = config.context
+    if context is None:
+        if config.mode == "kpm":
+            raise InputError(
+                "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list "
+                "of texts in Python"
+            )
+        return
+    texts = (context,) if isinstance(context, str) else context
+    if not isinstance(texts, tuple | list) or not texts:
+        raise InputError(f"context must be a file, a list of texts or None, got {context!r}")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"context must hold texts that are not blank, got {text!r}")
+    if not isinstance(context, str):
+        object.__setattr__(config, "context", tuple(texts))

@@ -1,0 +1,1 @@
+"""LISA: whole layers train, a few at a time."""

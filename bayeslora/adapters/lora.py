@@ -1,0 +1,98 @@
+"""LoRA: two free factors of the change, the second of which starts at zero.
+
+    y = x Wᵀ + b + s · x (B A)ᵀ ,   s = alpha / r, or alpha / √r
+
+Source: Hu et al. 2021, arXiv 2106.09685; √r: Kalajdzievski 2023, arXiv 2312.03732.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import LowRankAdapter
+from bayeslora.option_checks import check_flag, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.stats import SecondMoment
+
+
+@dataclass(frozen=True)
+class LoRA(LowRankAdapter):
+    """Two free factors, the second starting at zero.
+
+    Attributes:
+        r: Rank of the change of every adapted weight.
+        alpha: The change is multiplied by `alpha / r`.
+        dropout: Probability that an input of the first factor is dropped while training.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes the architecture's own query and value projections.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`, or `long_lr` where
+            `fit` trains for ten epochs or more.
+        weight_decay: Decoupled weight decay of both factors.
+        use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
+            step does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).
+    """
+
+    name: ClassVar[str] = "lora"
+    has_dropout: ClassVar[bool] = True
+    is_free: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "low-rank change of frozen weights with two free factors; use_rslora=true for large r"
+    )
+    source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    parameters: ClassVar[str] = "r (in + out) a layer"
+    default_lr: ClassVar[float] = 3e-3
+    long_lr: ClassVar[float] = 3e-3
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+    use_rslora: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("alpha", self.alpha, above=0.0)
+        check_number("dropout", self.dropout, low=0.0, below=1.0)
+        check_flag("use_rslora", self.use_rslora)
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the change."""
+        return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return a random first factor and a second one of zeros."""
+        out_features, in_features = weight.shape
+        return kaiming_zero(out_features, in_features, self.r, generator)
+
+
+def kaiming_zero(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
+    """Return LoRA's start: `A` uniform on ±1/√in, `B` zero (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        out_features: Number of outputs of the adapted layer.
+        in_features: Number of its inputs.
+        r: Rank, at most the smaller of the two.
+        generator: Source of randomness, on the CPU.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in).
+    """
+    import torch
+
+    from bayeslora.adapters.factors import Factors, check_rank
+
+    check_rank(out_features, in_features, r)
+    A = (2 * torch.rand(r, in_features, generator=generator) - 1) / in_features**0.5
+    return Factors(A, torch.zeros(out_features, r), None, orthonormal=False)

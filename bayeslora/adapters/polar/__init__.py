@@ -1,0 +1,1 @@
+"""PoLAR: orthonormal factors around a free core."""

@@ -1,0 +1,125 @@
+"""PoLAR: two orthonormal factors of directions around a free core.
+
+    y = x Wᵀ + b + s · x (X Θ Yᵀ)ᵀ ,   XᵀX = YᵀY = I ,   s = alpha / r
+
+Source: Lion, Zhang, Li and He 2025, arXiv 2506.03133.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import LowRankAdapter
+from bayeslora.option_checks import OnlyWith, check_choice, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch.optim import Optimizer
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.stats import SecondMoment
+
+CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
+"""How the direction factors are kept orthonormal."""
+
+
+@dataclass(frozen=True)
+class PoLAR(LowRankAdapter):
+    """Two orthonormal factors around a free r × r core that starts at zero.
+
+    Attributes:
+        r: Rank of the change of every adapted weight.
+        alpha: The change is multiplied by `alpha / r`.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes the architecture's own query and value projections.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of the factors and of the core; `None` takes `default_lr`, or `long_lr`
+            where `fit` trains for ten epochs or more (not under `SWAG`, which averages its way).
+        weight_decay: Decoupled weight decay of the core, which is exactly that of the change.
+        constraint: `retraction` (Riemannian AdamW, exactly orthonormal after every step),
+            `landing` (a field that attracts to the manifold, under AdamW) or
+            `euclidean-penalty` (gradient plus penalty, under AdamW).
+        landing_lambda: Weight of the attraction in the last two.
+        absorb_every: In the last two, orthonormality is restored without changing the function
+            every so many steps; 0 means never.
+        max_rotation: Largest step of a factor in radians under `retraction`.
+    """
+
+    name: ClassVar[str] = "polar"
+    trains_long: ClassVar[bool] = True
+    summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
+    source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
+    parameters: ClassVar[str] = "r (in + out + r) a layer"
+    default_lr: ClassVar[float] = 4e-3
+    long_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "max_rotation": (("constraint", "retraction"),),
+    }
+
+    r: int = 8
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+    constraint: str = "retraction"
+    landing_lambda: float = 5e-3
+    absorb_every: int = 1
+    max_rotation: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("alpha", self.alpha, above=0.0)
+        check_choice("constraint", self.constraint, CONSTRAINTS)
+        check_number("landing_lambda", self.landing_lambda, low=0.0)
+        check_integer("absorb_every", self.absorb_every, low=0)
+        check_number("max_rotation", self.max_rotation, above=0.0)
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the change."""
+        return self.alpha / self.r
+
+    @property
+    def no_gate(self) -> str:
+        """Why nothing can stand between the factors: drift that is moved past it into the core."""
+        if self.constraint == "retraction" or not self.absorb_every:
+            return ""
+        return (
+            "moving their drift past it into the core (constraint "
+            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change what the network "
+            "computes; choose constraint='retraction' or absorb_every=0"
+        )
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return random orthonormal factors around a core of zeros."""
+        from bayeslora.adapters.polar.stiefel import random_factors
+
+        out_features, in_features = weight.shape
+        return random_factors(out_features, in_features, self.r, generator)
+
+    def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
+        """Return the optimiser that the constraint asks for."""
+        from bayeslora.adapters.low_rank import LowRank
+        from bayeslora.adapters.optimizers import manifold_parameters
+        from bayeslora.adapters.polar.landing import LandingAdamW
+        from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+
+        if self.constraint == "retraction":
+            return RiemannianAdamW(
+                manifold_parameters(sites), lr=self.learning_rate(), max_rotation=self.max_rotation
+            )
+        return LandingAdamW(
+            [site for site in sites if isinstance(site, LowRank)],
+            lr=self.learning_rate(),
+            landing_lambda=self.landing_lambda,
+            absorb_every=self.absorb_every,
+            project=self.constraint == "landing",
+        )

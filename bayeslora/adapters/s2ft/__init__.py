@@ -1,0 +1,1 @@
+"""S²FT: some columns of the weights themselves."""

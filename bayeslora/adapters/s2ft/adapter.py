@@ -1,0 +1,171 @@
+"""S²FT: some columns of the weights themselves, those of a few heads and channels.
+
+    y = x Wᵀ + b + x[…, idx] Dᵀ
+
+Source: Yang et al. 2024, arXiv 2412.06289; `columns.py` has the layer, `selection.py` the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from bayeslora.adapters.base import Adapter, TrainingRows, check_names
+from bayeslora.errors import InputError
+from bayeslora.option_checks import OnlyWith, check_choice, check_flag, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from bayeslora.adapters.s2ft.columns import Columns
+    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.stats import SecondMoment
+
+SELECTIONS = ("activation", "gradient", "product", "random", "weight")
+"""What the heads and channels are ranked by."""
+
+LEARNED = ("activation", "gradient", "product")
+"""Those that training rows are run for."""
+
+
+@dataclass(frozen=True)
+class S2FT(Adapter):
+    """A few attention heads and feed-forward channels, trained in full while the rest is frozen.
+
+    A head is its columns of the attention's output projection, a channel its column of the
+    feed-forward down projection. Both budgets are shares of all adapted layers together: some
+    layers get more than others, and some none.
+
+    Attributes:
+        o_ratio: Share of the attention heads that are trained, at least one; 0 leaves attention as
+            it is.
+        d_ratio: Share of the feed-forward channels, likewise.
+        selection: `random`; or by the norm of the columns (`weight`), of the inputs that they meet
+            on training rows (`activation`), of both together (`product`), or of the loss's
+            gradient there (`gradient`).
+        largest: Whether the largest are taken, or the smallest.
+        avoid: Model directories, whose columns are left alone, so that their changes and this one
+            can be added to one weight. The budgets stay shares of all heads and channels.
+        context_rows: Training rows that are run for a selection, at most, evenly spread over them.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes the architecture's own output and down projections. An attention output is
+            cut into heads and everything else into channels.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of AdamW on the columns; `None` takes `default_lr`.
+        weight_decay: Decoupled weight decay of their change, so towards the pretrained columns.
+    """
+
+    name: ClassVar[str] = "s2ft"
+    summary: ClassVar[str] = "a few heads and channels of the weights themselves, the rest frozen"
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
+    parameters: ClassVar[str] = "out a column"
+    default_lr: ClassVar[float] = 1e-2
+    long_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "largest": tuple(("selection", name) for name in SELECTIONS if name != "random"),
+        "context_rows": tuple(
+            ("selection", name) for name in ("activation", "product", "gradient")
+        ),
+    }
+
+    o_ratio: float = 0.052
+    d_ratio: float = 0.02
+    selection: str = "random"
+    largest: bool = True
+    avoid: tuple[str, ...] | None = None
+    context_rows: int = 1000
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("o_ratio", "d_ratio"):
+            check_number(field, getattr(self, field), low=0.0)
+            if getattr(self, field) > 1:
+                raise InputError(
+                    f"{field} must be a number from 0 to 1, got {getattr(self, field)!r}"
+                )
+        if not self.o_ratio and not self.d_ratio:
+            raise InputError("o_ratio and d_ratio are both 0, so nothing would be trained")
+        check_choice("selection", self.selection, SELECTIONS)
+        check_flag("largest", self.largest)
+        check_names(self, "avoid", "model directories")
+        check_integer("context_rows", self.context_rows, low=1)
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Whether training rows choose the columns."""
+        return self.selection in LEARNED
+
+    @property
+    def start_alike(self) -> str:
+        """All choices but the random one give every member the same columns."""
+        return (
+            "" if self.selection == "random" else "'selection=random' gives each columns of its own"
+        )
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the layers whose columns can be chosen; see `column_targets`."""
+        from bayeslora.adapters.s2ft.selection import column_targets
+
+        return column_targets(model, self)
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        moments: Mapping[str, SecondMoment] | None = None,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `Columns` for each layer, without columns where it is blank."""
+        import torch
+
+        from bayeslora.adapters.s2ft.columns import Columns
+        from bayeslora.adapters.s2ft.selection import choose_columns, units_at
+
+        columns: Mapping[str, Tensor] = {}
+        if not blank:
+            units = units_at(model, list(hosts), self)
+            weights = {name: host.get_parameter("weight") for name, host in hosts.items()}
+            columns = choose_columns(units, weights, self, generator, moments)
+        none = torch.zeros(0, dtype=torch.int64)
+        return [Columns(name, host, columns.get(name, none)) for name, host in hosts.items()]
+
+    def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Check that the models to avoid leave enough columns; see `free_units`."""
+        from bayeslora.adapters.s2ft.selection import free_units, units_at
+
+        free_units(units_at(model, names, self), self)
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Give the sites the columns that the training rows choose."""
+        import torch
+
+        from bayeslora.adapters.s2ft.selection import (
+            begin_by_gradient,
+            choose_columns,
+            free_units,
+            units_at,
+        )
+
+        sites = [cast("Columns", site) for site in rows.sites]
+        units = units_at(rows.model, [site.name for site in sites], self)
+        if self.selection == "gradient":
+            begin_by_gradient(
+                sites,
+                units,
+                lambda: rows.backward(self.context_rows),
+                largest=self.largest,
+                free=free_units(units, self),
+            )
+            return
+        moments = rows.moments(self.context_rows)
+        weights: dict[str, Tensor] = {site.name: site.weight for site in sites}
+        chosen = choose_columns(units, weights, self, torch.Generator(), moments)
+        for site in sites:
+            site.begin(chosen[site.name])
