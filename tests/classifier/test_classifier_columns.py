@@ -154,7 +154,7 @@ def test_posteriors_over_factors_are_refused(backbone, tmp_path, posterior):
 
 
 def test_dropout_is_the_backbones(backbone, tmp_path):
-    with pytest.raises(InputError, match="'s2ft'"):
+    with pytest.raises(InputError, match="'mc_dropout'"):
         fitted(backbone, "mc_dropout")
     with pytest.raises(InputError, match=r"'s2ft'.*dropout"):
         fitted(backbone, "mc_dropout:p=0.2")

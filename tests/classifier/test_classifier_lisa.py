@@ -141,7 +141,7 @@ def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason
 
 
 def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
-    with pytest.raises(InputError, match=r"dropout.*'lisa'"):
+    with pytest.raises(InputError, match="'mc_dropout'"):
         fitted(backbone, posterior="mc_dropout")
     clf = fitted(str(tiny_bert(tmp_path / "bert")), posterior="mc_dropout:num_samples=3")
     assert clf.predict(toy_rows(9)).epistemic.min() > 0
