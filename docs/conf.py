@@ -28,7 +28,14 @@ extensions = [
 ]
 source_suffix = {".md": "myst-nb"}
 root_doc = "docs/index"
-include_patterns = ["docs/**", "reports/*/**", "CONTRIBUTING.md", "CHANGELOG.md"]
+include_patterns = [
+    "docs/**",
+    "reports/README.md",
+    "reports/*/**",
+    "benchmarks/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+]
 exclude_patterns = ["docs/_build", "reports/demo"]
 html_theme = "furo"
 html_title = "bayeslora"
