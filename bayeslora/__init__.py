@@ -27,15 +27,21 @@ if TYPE_CHECKING:
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.metrics.scores import Score, Scores
     from bayeslora.metrics.seeds import over_seeds
-    from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
-    from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-    from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-    from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+    from bayeslora.posteriors.config import VBLL
     from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
     from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
     from bayeslora.posteriors.last_layer.laplace.options import Laplace
     from bayeslora.posteriors.last_layer.nuts.options import NUTS
     from bayeslora.posteriors.registry import register_posterior
+    from bayeslora.posteriors.weights.blob.options import BLoB
+    from bayeslora.posteriors.weights.clora.options import CLoRA
+    from bayeslora.posteriors.weights.dropout.options import MCDropout
+    from bayeslora.posteriors.weights.ensemble import Ensemble
+    from bayeslora.posteriors.weights.ivon.options import IVON
+    from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
+    from bayeslora.posteriors.weights.scalabl.options import ScalaBL
+    from bayeslora.posteriors.weights.swag.options import SWAG
+    from bayeslora.posteriors.weights.tfb.options import TFB
     from bayeslora.predictions.record import Predictions
     from bayeslora.recalibration.beta import BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning
@@ -48,28 +54,28 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "APS": "bayeslora.conformal.predictors",
-    "BLoB": "bayeslora.posteriors.config_variational",
+    "BLoB": "bayeslora.posteriors.weights.blob.options",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
-    "CLoRA": "bayeslora.posteriors.config_variational",
+    "CLoRA": "bayeslora.posteriors.weights.clora.options",
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal.sets",
     "CorDA": "bayeslora.adapters.corda.adapter",
-    "Ensemble": "bayeslora.posteriors.config",
+    "Ensemble": "bayeslora.posteriors.weights.ensemble",
     "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
     "HistogramBinning": "bayeslora.recalibration.histogram",
-    "IVON": "bayeslora.posteriors.config_weights",
+    "IVON": "bayeslora.posteriors.weights.ivon.options",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.predictors",
     "LISA": "bayeslora.adapters.lisa.adapter",
     "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
-    "LaplaceLoRA": "bayeslora.posteriors.config_laplace_lora",
+    "LaplaceLoRA": "bayeslora.posteriors.weights.laplace_lora.options",
     "LayerSampling": "bayeslora.adapters.lisa.adapter",
     "LoRA": "bayeslora.adapters.lora",
     "MAP": "bayeslora.posteriors.last_layer.estimates",
-    "MCDropout": "bayeslora.posteriors.config",
+    "MCDropout": "bayeslora.posteriors.weights.dropout.options",
     "MLE": "bayeslora.posteriors.last_layer.estimates",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "NUTS": "bayeslora.posteriors.last_layer.nuts.options",
@@ -79,11 +85,11 @@ _HOMES = {
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
     "S2FT": "bayeslora.adapters.s2ft.adapter",
-    "SWAG": "bayeslora.posteriors.config_weights",
-    "ScalaBL": "bayeslora.posteriors.config_variational",
+    "SWAG": "bayeslora.posteriors.weights.swag.options",
+    "ScalaBL": "bayeslora.posteriors.weights.scalabl.options",
     "Score": "bayeslora.metrics.scores",
     "Scores": "bayeslora.metrics.scores",
-    "TFB": "bayeslora.posteriors.config_weights",
+    "TFB": "bayeslora.posteriors.weights.tfb.options",
     "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.last_layer.estimates",
     "VBLL": "bayeslora.posteriors.config",

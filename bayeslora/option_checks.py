@@ -14,6 +14,8 @@ from bayeslora.errors import InputError, unknown_choice
 
 DTYPES = ("auto", "float32", "bfloat16")
 """What the frozen weights can be asked to be."""
+KL_WEIGHTS = ("cyclic", "uniform")
+"""Of the KL in the steps of a variational posterior."""
 LINKS = ("mc", "probit", "bridge")
 """From logits to probabilities."""
 MAX_LENGTH = 128

@@ -20,9 +20,11 @@ from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
+from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.weights.dropout.options import MCDropout
+from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.training import data

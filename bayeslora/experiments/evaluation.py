@@ -18,7 +18,8 @@ from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.config import Ensemble, MCDropout
+from bayeslora.posteriors.weights.dropout.options import MCDropout
+from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
 from bayeslora.training.final_fit import scale_by

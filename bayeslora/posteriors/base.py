@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
-    from bayeslora.posteriors.training import FinalFit, TrainingRun, WeightTraining
     from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
+    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
 
 T = TypeVar("T")
 
@@ -230,7 +230,7 @@ class Posterior:
 
     def training(self, run: TrainingRun) -> WeightTraining:
         """Return how the posterior takes part in training; by default it does not."""
-        from bayeslora.posteriors.training import WeightTraining
+        from bayeslora.posteriors.weights.training import WeightTraining
 
         return WeightTraining()
 
@@ -288,7 +288,7 @@ class Posterior:
             seed: Of the draws.
             advance: Called with the number of texts after each batch of a pass.
         """
-        from bayeslora.posteriors.draws import sampled_logits
+        from bayeslora.posteriors.weights.draws import sampled_logits
 
         count = self.num_draws(num_samples)
         if not self.is_sampled or count <= 0:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     LINKS,
@@ -21,7 +20,6 @@ from bayeslora.option_checks import (
     check_flag,
     check_positive,
     check_positive_or_name,
-    check_share,
 )
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
@@ -33,10 +31,9 @@ from bayeslora.posteriors.base import (
 from bayeslora.posteriors.cost import FitCost
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from bayeslora.backbones.encoder import PreparedTexts
-    from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
+    from bayeslora.posteriors.types import LastLayer
 
 # How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
 # most; the rate up to which that of a head with few steps is raised for it; and the epochs that a
@@ -254,93 +251,6 @@ class VBLL(Posterior):
             training = DEFAULT_PRIOR_SCALE if training is None else training
             scale = chosen.get("prior_scale", scale)
         return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
-
-
-@dataclass(frozen=True)
-class MCDropout(Posterior):
-    """Monte Carlo dropout: the network's own dropout kept alive while predicting.
-
-    Attributes:
-        p: Dropout probability on the input of LoRA; other adapters have none, and the backbone's
-            dropout keeps its own probability.
-        num_samples: Passes through the network.
-    """
-
-    p: float = 0.1
-    num_samples: int = 10
-
-    name: ClassVar[str] = "mc_dropout"
-    is_sampled: ClassVar[bool] = True
-    summary: ClassVar[str] = "dropout left on while predicting, several passes"
-    source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
-    passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "none"
-    from_start: ClassVar[str] = (
-        "runs a network that was trained with dropout, and learns nothing from rows"
-    )
-
-    def __post_init__(self) -> None:
-        check_share("p", self.p)
-        check_count("num_samples", self.num_samples, least=0)
-
-    def adapter_for(self, adapter: Adapter) -> Adapter:
-        """Return the adapter with dropout, where it can have one.
-
-        Raises:
-            InputError: A probability is asked for that the adapter has no place for, or has already
-                as another one.
-        """
-        if adapter.has_dropout:
-            options: Any = adapter
-            if options.dropout not in (0.0, self.p):
-                raise InputError(
-                    f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
-                    "posterior 'mc_dropout' are one dropout; leave dropout out, or give both the "
-                    "same value"
-                )
-            with_dropout: Adapter = replace(options, dropout=self.p)
-            return with_dropout
-        if self.p != MCDropout.p:
-            raise InputError(
-                f"p={self.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
-                f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
-                "backbone's dropout is sampled, or choose 'lora'"
-            )
-        return adapter
-
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return draws from the dropouts that a pass after the cached lower layers runs."""
-        from bayeslora.posteriors.dropout import live_dropouts
-
-        return live_dropouts(network)
-
-    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
-        """Return draws of masks, also for a network that was trained for another posterior."""
-        from bayeslora.posteriors.dropout import dropout_draws
-
-        return dropout_draws(network, texts)
-
-
-@dataclass(frozen=True)
-class Ensemble(Posterior):
-    """Several adapters and heads, trained from different seeds on one frozen backbone.
-
-    Attributes:
-        num_members: How many.
-    """
-
-    num_members: int = 3
-
-    name: ClassVar[str] = "ensemble"
-    summary: ClassVar[str] = "independently trained adapters, averaged"
-    source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
-    passes: ClassVar[str] = "num_members"
-    parameters: ClassVar[str] = "an adapter and a last layer a member"
-    from_start: ClassVar[str] = "consists of several trained networks"
-    has_members: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("num_members", self.num_members, least=1, most=1000)  # a fit each
 
 
 def check_classes(config: VBLL, num_classes: int) -> None:

@@ -13,15 +13,21 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LINKS, check_choice, check_count
 from bayeslora.posteriors.base import Posterior, completed
-from bayeslora.posteriors.config import VBLL, Ensemble, MCDropout
-from bayeslora.posteriors.config_laplace_lora import LaplaceLoRA
-from bayeslora.posteriors.config_variational import BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.config_weights import IVON, SWAG, TFB
+from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.plugins import Offer, check_options_class, offers
+from bayeslora.posteriors.weights.blob.options import BLoB
+from bayeslora.posteriors.weights.clora.options import CLoRA
+from bayeslora.posteriors.weights.dropout.options import MCDropout
+from bayeslora.posteriors.weights.ensemble import Ensemble
+from bayeslora.posteriors.weights.ivon.options import IVON
+from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
+from bayeslora.posteriors.weights.scalabl.options import ScalaBL
+from bayeslora.posteriors.weights.swag.options import SWAG
+from bayeslora.posteriors.weights.tfb.options import TFB
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """The laws that every posterior over the weights of a network obeys, as a suite to inherit.
 
 They are those of the protocol `bayeslora.posteriors.types.WeightPosterior`, and need no training:
-`bayeslora.posteriors.draws.sample_logits` predicts with whatever obeys them.
+`bayeslora.posteriors.weights.draws.sample_logits` predicts with whatever obeys them.
 
     class TestTheirs(WeightPosteriorLaws):
         num_inputs = 4

@@ -15,7 +15,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.training import FinalFit
+from bayeslora.posteriors.weights.training import FinalFit
 from bayeslora.training.network import Network
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows

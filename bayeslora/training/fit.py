@@ -23,7 +23,7 @@ from bayeslora.adapters.spectrum import summary
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
-from bayeslora.posteriors.training import TrainingRun, WeightTraining
+from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 from bayeslora.runtime import restored_random_state
 from bayeslora.training.adapter_start import begin_adapter
 from bayeslora.training.callbacks import Patience, StopAfter, TrainingBar, what_is_left

@@ -27,7 +27,7 @@ from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.backbones.encoder import Batch, PreparedTexts
 from bayeslora.durable import naming_full_disk
 from bayeslora.errors import InputError
-from bayeslora.posteriors.training import PassNoise
+from bayeslora.posteriors.weights.training import PassNoise
 from bayeslora.training.arguments import training_arguments
 from bayeslora.training.batches import Collator, LengthBatchSampler, RowNumbers
 from bayeslora.training.checkpoints import (

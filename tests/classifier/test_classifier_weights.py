@@ -9,7 +9,7 @@ from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.optim import ivon
+from bayeslora.posteriors.weights.ivon import training as ivon
 
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 POSTERIORS = (*WITH_PLAIN_MEAN, "clora")
@@ -118,7 +118,7 @@ def test_a_saved_ivon_model_predicts_without_the_package(bert, tmp_path, monkeyp
 
 
 def test_an_interrupted_fit_goes_on_in_its_directory(bert, tmp_path, monkeypatch, caplog):
-    from bayeslora.posteriors.swag import SWAGWeights
+    from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
 
     collect = SWAGWeights.collect
     seen = []

@@ -8,7 +8,7 @@ from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
 from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.posteriors.training import TrainingRun
+from bayeslora.posteriors.weights.training import TrainingRun
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.training.assemble import build_network

@@ -6,7 +6,7 @@ from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.posteriors.tfb_search import degradation_on_anchors
+from bayeslora.posteriors.weights.tfb.search import degradation_on_anchors
 from bayeslora.training.final_fit import final_fit
 from bayeslora.training.predict import answer
 

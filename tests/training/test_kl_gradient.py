@@ -11,7 +11,7 @@ from bayeslora import CLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors.clora import KLGradient, measure
+from bayeslora.posteriors.weights.clora.training import KLGradient, measure
 from bayeslora.training.assemble import build_network
 
 LORA = LoRA(r=2, num_layers=2)
@@ -64,7 +64,7 @@ def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatc
         assert (name, num_train, batch_size) == ("cyclic", 30, 8)
         return lambda step: asked.append(step) or 1 / 30
 
-    monkeypatch.setattr("bayeslora.posteriors.clora.kl_weight", weight)
+    monkeypatch.setattr("bayeslora.posteriors.weights.clora.training.kl_weight", weight)
     fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
     assert asked == list(range(8))
 

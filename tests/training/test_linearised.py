@@ -12,8 +12,8 @@ from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
-from bayeslora.posteriors import linearised
-from bayeslora.posteriors.training import WeightTraining
+from bayeslora.posteriors.weights.laplace_lora import linearised
+from bayeslora.posteriors.weights.training import WeightTraining
 from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import fit_posterior
 from bayeslora.training.predict import answer, num_passes
@@ -204,9 +204,9 @@ def test_batches_of_one_row_give_the_same(fitted, monkeypatch, adapter):
 
 
 def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, monkeypatch):
-    from bayeslora.posteriors import random_layers
+    from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
 
-    monkeypatch.setattr(random_layers, "MOST_FULL", 100)
+    monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
     posterior = LaplaceLoRA(structure="full")
     with pytest.raises(InputError, match="at most 100 random weights"):
         build_network(encoder, LORA, posterior, num_classes=3, seed=0, max_length=32)

@@ -13,8 +13,8 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.draws import sampled_logits
-from bayeslora.posteriors.dropout import MCDropoutDraws
+from bayeslora.posteriors.weights.draws import sampled_logits
+from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.assemble import adapter_for, build_network
 from bayeslora.training.choices import Choices, TrainingData

@@ -13,9 +13,9 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
-from bayeslora.posteriors import swag as swag_module
-from bayeslora.posteriors.swag import Snapshots
-from bayeslora.posteriors.training import WeightTraining
+from bayeslora.posteriors.weights.swag import training as swag_module
+from bayeslora.posteriors.weights.swag.training import Snapshots
+from bayeslora.posteriors.weights.training import WeightTraining
 from bayeslora.training.assemble import build_network
 from bayeslora.training.predict import answer, num_passes
 from bayeslora.training.rows import prepare

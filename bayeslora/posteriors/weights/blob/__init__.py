@@ -1,0 +1,1 @@
+"""BLoB: a Gaussian over one factor, trained with the adapter."""

@@ -1,0 +1,79 @@
+"""Options of BLoB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+
+
+@dataclass(frozen=True)
+class BLoB(Posterior):
+    """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
+
+    With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
+
+    Attributes:
+        prior_std: Standard deviation of the prior on an entry.
+        initial_std: Largest standard deviation of an entry at the start; the smallest is half.
+        kl_lr: Learning rate of the gradient steps on the KL, which follow the adapter's own; it
+            rises and falls with the adapter's.
+        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, doubling from step
+            to step in cycles in which the weights sum to one, as published.
+        num_samples: Draws of a prediction.
+    """
+
+    prior_std: float = 0.2
+    initial_std: float = 2.5e-3
+    kl_lr: float = 0.01
+    kl_weights: str = "uniform"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "blob"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
+    source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+
+    def __post_init__(self) -> None:
+        for field in ("prior_std", "initial_std", "kl_lr"):
+            check_positive(field, getattr(self, field))
+        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return a Gaussian over one factor of each adapter."""
+        from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
+        from bayeslora.posteriors.weights.training import low_rank_sites
+
+        return BLoBWeights(self, low_rank_sites(network), seed)
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the root of each site's standard deviations."""
+        from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        weights = own_weights(network, BLoBWeights)
+        return [[root] for root in weights.roots]
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
+        from bayeslora.posteriors.weights.kl_steps import noise_and_kl_steps
+        from bayeslora.posteriors.weights.training import own_weights
+
+        weights = own_weights(run.network, BLoBWeights)
+        return noise_and_kl_steps(weights, run, kl_lr=self.kl_lr, kl_weights=self.kl_weights)

@@ -1,0 +1,1 @@
+"""C-LoRA: a Gaussian inside each adapter that follows the input."""

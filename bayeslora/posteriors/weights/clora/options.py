@@ -1,0 +1,104 @@
+"""Options of C-LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
+from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
+
+
+@dataclass(frozen=True)
+class CLoRA(Posterior):
+    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token.
+
+    Attributes:
+        prior_std: Standard deviation of the prior on an entry; its mean is the identity.
+        initial_std: Largest standard deviation of an entry at the start; the smallest is half.
+        num_hidden: Hidden units of the small network that gives mean and standard deviation.
+        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, as for BLoB.
+        num_samples: Draws of a prediction.
+    """
+
+    prior_std: float = 0.2
+    initial_std: float = 0.05
+    num_hidden: int = 64
+    kl_weights: str = "uniform"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "clora"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian inside each adapter whose mean and spread follow the input"
+    source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+
+    def __post_init__(self) -> None:
+        for field in ("prior_std", "initial_std"):
+            check_positive(field, getattr(self, field))
+        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
+        check_count("num_samples", self.num_samples, least=0)
+        check_count("num_hidden", self.num_hidden, least=1)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Noise between its factors would act on a part of the pretrained weight, or
+                its training moves what passes between them.
+        """
+        if adapter.from_weight:
+            raise InputError(
+                "posterior 'clora' puts noise between the factors, and those of "
+                f"{adapter.name!r} carry a part of the pretrained weight, which would be noisy "
+                "from the start; choose 'lora' or 'polar'"
+            )
+        if adapter.no_gate:
+            raise InputError(
+                f"posterior 'clora' puts a gate between the factors of {adapter.name!r}, and "
+                f"{adapter.no_gate}"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return gates between the factors of each adapter, which are attached here."""
+        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+        from bayeslora.posteriors.weights.training import low_rank_sites
+
+        return CLoRAWeights(self, low_rank_sites(network), seed)
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the parameters of each site's gate."""
+        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        weights = own_weights(network, CLoRAWeights)
+        return [list(gate.parameters()) for gate in weights.gates]
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, whose gradients have that of the KL added."""
+        from bayeslora.posteriors.weights.clora.training import clora_training
+
+        return clora_training(self, run)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Measure what the posterior reports of itself, on the training rows."""
+        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+        from bayeslora.posteriors.weights.clora.training import measure
+        from bayeslora.posteriors.weights.training import own_weights
+
+        measure(fit.network, own_weights(fit.network, CLoRAWeights), fit.train[0])
+        return False

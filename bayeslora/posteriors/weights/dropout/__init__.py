@@ -1,0 +1,1 @@
+"""Monte Carlo dropout: the network's own dropout, alive while it predicts."""

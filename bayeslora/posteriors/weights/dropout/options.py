@@ -1,0 +1,82 @@
+"""Options of Monte Carlo dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_count, check_share
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.posteriors.types import Network, WeightPosterior
+
+
+@dataclass(frozen=True)
+class MCDropout(Posterior):
+    """Monte Carlo dropout: the network's own dropout kept alive while predicting.
+
+    Attributes:
+        p: Dropout probability on the input of LoRA; other adapters have none, and the backbone's
+            dropout keeps its own probability.
+        num_samples: Passes through the network.
+    """
+
+    p: float = 0.1
+    num_samples: int = 10
+
+    name: ClassVar[str] = "mc_dropout"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "dropout left on while predicting, several passes"
+    source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "none"
+    from_start: ClassVar[str] = (
+        "runs a network that was trained with dropout, and learns nothing from rows"
+    )
+
+    def __post_init__(self) -> None:
+        check_share("p", self.p)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter with dropout, where it can have one.
+
+        Raises:
+            InputError: A probability is asked for that the adapter has no place for, or has already
+                as another one.
+        """
+        if adapter.has_dropout:
+            options: Any = adapter
+            if options.dropout not in (0.0, self.p):
+                raise InputError(
+                    f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
+                    "posterior 'mc_dropout' are one dropout; leave dropout out, or give both the "
+                    "same value"
+                )
+            with_dropout: Adapter = replace(options, dropout=self.p)
+            return with_dropout
+        if self.p != MCDropout.p:
+            raise InputError(
+                f"p={self.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
+                f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
+                "backbone's dropout is sampled, or choose 'lora'"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return draws from the dropouts that a pass after the cached lower layers runs."""
+        from bayeslora.posteriors.weights.dropout.draws import live_dropouts
+
+        return live_dropouts(network)
+
+    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
+        """Return draws of masks, also for a network that was trained for another posterior."""
+        from bayeslora.posteriors.weights.dropout.draws import dropout_draws
+
+        return dropout_draws(network, texts)

@@ -1,0 +1,31 @@
+"""An ensemble: several networks, trained from different seeds, that answer together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bayeslora.option_checks import check_count
+from bayeslora.posteriors.base import Posterior
+
+
+@dataclass(frozen=True)
+class Ensemble(Posterior):
+    """Several adapters and heads, trained from different seeds on one frozen backbone.
+
+    Attributes:
+        num_members: How many.
+    """
+
+    num_members: int = 3
+
+    name: ClassVar[str] = "ensemble"
+    summary: ClassVar[str] = "independently trained adapters, averaged"
+    source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
+    passes: ClassVar[str] = "num_members"
+    parameters: ClassVar[str] = "an adapter and a last layer a member"
+    from_start: ClassVar[str] = "consists of several trained networks"
+    has_members: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("num_members", self.num_members, least=1, most=1000)  # a fit each

@@ -1,0 +1,1 @@
+"""IVON: the curvature that the optimiser estimates."""

@@ -1,0 +1,106 @@
+"""Options of IVON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_below_one, check_count, check_positive
+from bayeslora.posteriors.base import FitPlan, Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+
+
+@dataclass(frozen=True)
+class IVON(Posterior):
+    """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains.
+
+    Attributes:
+        ess: Effective number of rows: the larger, the narrower the posterior. The training rows'
+            own number would be exact; the published recipe takes 1e6 to 1e8.
+        hess_init: Curvature h of the loss at the start.
+        lr: Learning rate; None takes the adapter's, divided by `clip_radius`: no entry then moves
+            further in a step than the adapter's learning rate.
+        clip_radius: Limit on each entry of the Newton step before the learning rate.
+        beta1: Decay rate of the running gradient.
+        beta2: Decay rate of the running curvature.
+        weight_decay: δ, which adds `ess` · δ to the precision of every weight.
+        num_samples: Draws of a prediction.
+    """
+
+    ess: float = 1e7
+    hess_init: float = 1e-3
+    lr: float | None = None
+    clip_radius: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.99999
+    weight_decay: float = 0.0
+    num_samples: int = 10
+
+    name: ClassVar[str] = "ivon"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian with the curvature that the optimiser IVON estimates"
+    source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one an adapter weight"
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "moves all weights at every step by one running mean, so that no layer could rest"
+    )
+    not_on_layers: ClassVar[str] = no_resting
+
+    def __post_init__(self) -> None:
+        for field in ("ess", "hess_init", "clip_radius"):
+            check_positive(field, getattr(self, field))
+        if self.lr is not None:
+            check_positive("lr", self.lr)
+        for field in ("beta1", "beta2"):
+            check_below_one(field, getattr(self, field))
+        if self.weight_decay != 0:
+            check_positive("weight_decay", self.weight_decay)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: It has a weight decay beside that of the optimiser, which moves its weights,
+                or decay would shrink a part of the pretrained weight.
+        """
+        if adapter.weight_decay:
+            raise InputError(
+                "posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
+                f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
+                f"{adapter.name!r} out, got {adapter.weight_decay:g}"
+            )
+        if self.weight_decay and adapter.from_weight:
+            raise InputError(
+                f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} "
+                "starts from a part of the pretrained weight, which it would shrink; leave it at "
+                f"0, or choose 'lora', got {self.weight_decay!r}"
+            )
+        return adapter
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Raise MissingAssetError if the optimiser's package is not installed."""
+        from bayeslora.posteriors.weights.ivon.training import require_ivon
+
+        require_ivon()
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return the curvature of the adapter's weights that live on no manifold."""
+        from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
+
+        return IVONWeights(self, network.sites)
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training by IVON, each pass at a draw of the weights."""
+        from bayeslora.posteriors.weights.ivon.training import ivon_training
+
+        return ivon_training(self, run)

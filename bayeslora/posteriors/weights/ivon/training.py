@@ -1,0 +1,140 @@
+"""Training by IVON of the package `ivon-opt`, made fit for check-points and exceptions.
+
+    σ² = 1 / (ess (h + δ)),   θ = m + σ ε,   ĝ = ∇ℓ(θ),   ĥ = ĝ (θ − m) / σ²
+    g ← β1 g + (1 − β1) ĝ
+    h ← β2 h + (1 − β2) ĥ + ½ (1 − β2)² (h − ĥ)² / (h + δ)
+    m ← m − lr · clip( (g / (1 − β1^t) + δ m) / (h + δ) )
+
+What the package leaves open: its number of steps t is in no state dictionary, so a resumed run
+would correct g for bias once more; a pass that raises leaves the drawn weights in place; a
+parameter without a gradient raises; and running averages stay where a check-point was loaded.
+
+Source: Shen et al. 2024, arXiv 2402.17641.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback
+
+from bayeslora.errors import MissingAssetError
+from bayeslora.posteriors.weights.ivon.options import IVON
+from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
+from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining, own_weights
+
+_STEPS = "steps"
+
+
+def require_ivon() -> None:
+    """Complain where the package is not installed.
+
+    Raises:
+        MissingAssetError: It is not.
+    """
+    if find_spec("ivon") is None:
+        raise MissingAssetError(
+            "posterior 'ivon' trains with the package ivon-opt, which is not installed: "
+            "pip install bayeslora[ivon]"
+        )
+
+
+def build_ivon(parameters: Sequence[nn.Parameter], **options: Any) -> Optimizer:
+    """Return IVON with one group, whose `hess` [P] holds h of all parameters, end to end.
+
+    Args:
+        parameters: All on one device and of one precision.
+        options: `lr`, `ess`, `hess_init`, `beta1`, `beta2`, `weight_decay` (δ), `clip_radius`. The
+            learning rate is taken as it is, not multiplied by `hess_init`.
+
+    Raises:
+        MissingAssetError: The package is not installed.
+    """
+    require_ivon()
+    import ivon
+
+    optimizer: Optimizer = ivon.IVON(list(parameters), rescale_lr=False, **options)
+    optimizer.param_groups[0][_STEPS] = 0
+    optimizer.register_step_pre_hook(_recall_steps)
+    optimizer.register_step_post_hook(_keep_steps)
+    return optimizer
+
+
+@contextmanager
+def sampled(optimizer: Any) -> Iterator[None]:
+    """Hold a draw of the weights for one forward and backward pass, then the mean again.
+
+    The draw is from torch's global generator. The optimiser's next step uses the gradients that
+    the pass left behind. After an exception the mean is back and no gradient was seen.
+    """
+    group = optimizer.param_groups[0]
+    for name in ("hess", "momentum"):
+        group[name] = group[name].to(group["params"][0].device)
+    # They are kept by name in a state that the optimisers of a fit share and replace.
+    optimizer._reset_samples()
+    mean = [parameter.detach().clone() for parameter in group["params"]]
+    try:
+        with optimizer.sampled_params(train=True):
+            yield
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in zip(group["params"], mean, strict=True):
+                parameter.copy_(value)
+        raise
+
+
+class Curvature(TrainerCallback):
+    """Keeps the posterior's curvature equal to the optimiser's."""
+
+    def __init__(self, weights: IVONWeights, optimizers: list[Optimizer]) -> None:
+        self._weights = weights
+        self._optimizers = optimizers
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Copy what the last step found."""
+        self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
+
+
+def ivon_training(config: IVON, run: TrainingRun) -> WeightTraining:
+    """Return a training in which each pass sees a draw, and IVON moves the adapter."""
+    weights = own_weights(run.network, IVONWeights)
+    optimizers: list[Optimizer] = []
+
+    def build(parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer = build_ivon(
+            parameters,
+            lr=config.lr or run.adapter.learning_rate() / config.clip_radius,
+            ess=config.ess,
+            hess_init=config.hess_init,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            weight_decay=config.weight_decay,
+            clip_radius=config.clip_radius,
+        )
+        optimizers.append(optimizer)
+        return optimizer
+
+    return WeightTraining(
+        noise=lambda _: sampled(optimizers[-1]),
+        callbacks=(Curvature(weights, optimizers),),
+        optimizer=build,
+    )
+
+
+def _recall_steps(optimizer: Any, args: Any, kwargs: Any) -> None:
+    del args, kwargs
+    optimizer.current_step = optimizer.param_groups[0][_STEPS]
+
+
+def _keep_steps(optimizer: Any, args: Any, kwargs: Any) -> None:
+    del args, kwargs
+    optimizer.param_groups[0][_STEPS] = optimizer.current_step

@@ -1,0 +1,98 @@
+"""Gradient steps on a KL beside those on the likelihood, and how much each of them weighs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import nn
+from transformers import TrainerCallback
+
+from bayeslora.option_checks import check_count
+from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+
+# N^(π/8), with the published digits of π.
+_CYCLE_EXPONENT = 3.14159 / 8
+
+
+class MovesToPrior(Protocol):
+    """A posterior over weights that trains by noise and can move towards its prior."""
+
+    def kl_step(self, rate: float) -> None:
+        """Take a gradient step of length `rate` on the KL."""
+
+    def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
+        """Let each of the texts in a pass see a draw of its own."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what trains beside the adapter."""
+
+
+KLWeight = Callable[[int], float]
+"""From the number of steps taken to the weight of the KL in the next, for a loss a row."""
+
+
+def uniform_weight(num_train: int) -> KLWeight:
+    """Return 1 / N for every step: the mean loss of a row plus KL / N is the negative ELBO / N."""
+    return lambda _: 1 / num_train
+
+
+def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
+    """Return weights 2^(i − 1) / (2^M − 1) of the steps i = 1 … M of a cycle; they sum to one.
+
+    M = 100 N^(π/8) / batch size. Nearly all of the weight is in the last ten steps of a cycle.
+    Source: Wang et al. 2024, arXiv 2406.11675; the form is that of Blundell et al. 2015,
+    arXiv 1505.05424, backwards.
+    """
+    length = max(1, int(100 * num_train**_CYCLE_EXPONENT / batch_size))
+    # With negative exponents, since 2^M overflows.
+    return lambda step: 2.0 ** (step % length - length) / (1 - 2.0**-length)
+
+
+def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
+    """Return the `cyclic` or `uniform` weights, as the option `kl_weights` names them.
+
+    Raises:
+        InputError: `num_train` is not a number of rows.
+    """
+    check_count("num_train", num_train, least=1, most=math.inf)
+    return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
+
+
+class KLSteps(TrainerCallback):
+    """Takes a step on the KL after each step of the adapter, in its schedule.
+
+    It keeps no count: the Trainer's is in the checkpoints.
+    """
+
+    def __init__(self, weights: MovesToPrior, lr: float, weight: KLWeight) -> None:
+        self._weights = weights
+        self._lr = lr
+        self._weight = weight
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the posterior towards its prior."""
+        group = kwargs["optimizer"].param_groups[0]
+        share = group["lr"] / group["initial_lr"]
+        self._weights.kl_step(self._lr * share * self._weight(state.global_step))
+
+
+def noise_and_kl_steps(
+    weights: MovesToPrior, run: TrainingRun, *, kl_lr: float, kl_weights: str
+) -> WeightTraining:
+    """Return a training under noise, with a step on the KL after each of the adapter's.
+
+    Args:
+        weights: The posterior.
+        run: The training.
+        kl_lr: Length of a step on the KL, before the schedule.
+        kl_weights: `cyclic` or `uniform`.
+    """
+    weight = kl_weight(kl_weights, run.num_train, run.batch_size)
+    return WeightTraining(
+        noise=lambda batch: weights.noise(len(batch["attention_mask"])),
+        callbacks=(KLSteps(weights, kl_lr, weight),),
+        parameters=tuple(weights.parameters()),
+    )

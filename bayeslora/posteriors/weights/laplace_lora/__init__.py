@@ -1,0 +1,1 @@
+"""Laplace-LoRA: a linearised Laplace approximation over adapter weights."""

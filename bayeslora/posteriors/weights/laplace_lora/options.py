@@ -1,0 +1,121 @@
+"""Options of Laplace-LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayeslora.option_checks import (
+    LINKS,
+    STRUCTURES,
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive_or_name,
+)
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.logits import GaussianLogits
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import FinalFit
+
+
+@dataclass(frozen=True)
+class LaplaceLoRA(Posterior):
+    """Laplace approximation over the adapter's weights, linearised for prediction.
+
+    Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
+    network is trained by maximum likelihood and stays as it is.
+
+    Attributes:
+        structure: Curvature: `kron`, two Kronecker factors a layer; `diag`; or `full`, one matrix
+            over all random weights, for few of them.
+        prior_precision: Precision δ of the Gaussian prior on every random weight; `validation`
+            minimises the validation NLL, and does as `marglik` where there are no validation rows;
+            `marglik` maximises the marginal likelihood, which presumes that the mean weights are
+            its optimum.
+        last_layer: Whether the last layer is random too.
+        link: How logits become probabilities; the same link is used for tuning.
+        num_samples: Draws of the `mc` link; 0 predicts with the mean weights.
+    """
+
+    structure: str = "kron"
+    prior_precision: float | str = "validation"
+    last_layer: bool = True
+    link: str = "mc"
+    num_samples: int = 1000
+
+    name: ClassVar[str] = "laplace_lora"
+    calls_once: ClassVar[bool] = True
+    over_trained: ClassVar[bool] = True
+    not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
+    passes: ClassVar[str] = "2, and a backward one a class"
+    parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
+
+    def __post_init__(self) -> None:
+        check_choice("structure", self.structure, STRUCTURES)
+        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
+        check_flag("last_layer", self.last_layer)
+        check_choice("link", self.link, LINKS)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
+        """Return these options with the precision that a fit has chosen by validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return an empty curvature of the adapter's weights and the last layer's."""
+        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
+
+        classes, width = network.head.mean_weight.shape
+        weights = LaplaceLoRAWeights(self, network.sites, (classes, width))
+        if fitted:
+            weights.prepare()
+        return weights
+
+    def after_last_layer(self, fit: FinalFit) -> None:
+        """Fit the curvature around the trained weights, and choose the prior precision."""
+        from bayeslora.posteriors.weights.laplace_lora.linearised import fit_laplace_lora
+        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        weights = own_weights(fit.network, LaplaceLoRAWeights)
+        total = len(fit.train[0])
+        if fit.held_out is not None and self.prior_precision == "validation":
+            total += len(fit.held_out[0])
+        with fit.open_bar("curvature", total) as advance:
+            fit_laplace_lora(fit.network, weights, fit.train, fit.held_out, advance)
+
+    def num_passes(self, num_samples: int | None = None) -> int:
+        """Return 2 forward passes: the mean is computed alone, to be the same in every bit."""
+        return 2 if self.num_draws(num_samples) > 0 else 1
+
+    def gaussian_logits(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        features: Tensor,
+        *,
+        num_samples: int | None,
+        advance: Callable[[int], object],
+    ) -> GaussianLogits | None:
+        """Return the logits linearised in the random weights; None if the mean is asked for."""
+        from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits
+        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        if self.num_draws(num_samples) <= 0:
+            return None
+        weights = own_weights(network, LaplaceLoRAWeights)
+        mean: Tensor = network.head.predict(features).mean
+        return linearised_logits(network, weights, texts, mean, advance)

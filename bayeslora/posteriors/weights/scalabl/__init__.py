@@ -1,0 +1,1 @@
+"""ScalaBL: a Gaussian over the scales of each adapter."""

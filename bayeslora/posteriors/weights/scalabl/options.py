@@ -1,0 +1,87 @@
+"""Options of ScalaBL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
+from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+
+
+@dataclass(frozen=True)
+class ScalaBL(Posterior):
+    """Gaussian over the r scales of each LoRA adapter: a few numbers a layer are random.
+
+    Attributes:
+        prior_std: Standard deviation of the prior on a scale.
+        initial_std: Largest standard deviation of a scale at the start; the smallest is 1 / √2 of
+            it.
+        kl_lr: Learning rate of the gradient steps on the KL, which follow the adapter's own; it
+            rises and falls with the adapter's.
+        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, as for BLoB.
+        num_samples: Draws of a prediction.
+    """
+
+    prior_std: float = 1.0
+    initial_std: float = 0.05
+    kl_lr: float = 0.2
+    kl_weights: str = "uniform"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "scalabl"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
+    source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "3 r a layer"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "keeps the scales of all adapters in one parameter, which cannot rest in part"
+    )
+
+    def __post_init__(self) -> None:
+        for field in ("prior_std", "initial_std", "kl_lr"):
+            check_positive(field, getattr(self, field))
+        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Its first factor is not free to be scaled.
+        """
+        if not adapter.is_free:
+            why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
+            raise InputError(
+                "posterior 'scalabl' scales the free first factor of adapter 'lora'; "
+                f"{adapter.name!r} {why if adapter.from_weight else 'has none'}"
+            )
+        return adapter
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return a Gaussian over the scales of each adapter."""
+        from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
+        from bayeslora.posteriors.weights.training import low_rank_sites
+
+        return ScalaBLWeights(self, low_rank_sites(network), seed)
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        from bayeslora.posteriors.weights.kl_steps import noise_and_kl_steps
+        from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        weights = own_weights(run.network, ScalaBLWeights)
+        return noise_and_kl_steps(weights, run, kl_lr=self.kl_lr, kl_weights=self.kl_weights)

@@ -1,0 +1,1 @@
+"""SWAG: a Gaussian with the moments of late training."""

@@ -1,0 +1,89 @@
+"""Options of SWAG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.option_checks import check_below_one, check_choice, check_count, check_positive
+from bayeslora.posteriors.base import FitPlan, Posterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.posteriors.types import Network
+    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class SWAG(Posterior):
+    """A Gaussian with the mean and covariance of the weights that training passes through.
+
+    Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
+
+    Attributes:
+        num_snapshots: Snapshots taken, evenly spaced.
+        start: Share of the training after which the first may be taken.
+        rank: Newest deviations from the running mean that are kept for the covariance.
+        scale: Factor of the covariance; 0.5 makes diagonal and low-rank part count half each.
+        schedule: Learning rate after the warm-up: `constant`, so that snapshots spread as wide at
+            the end as at the start, or `cosine`.
+        num_samples: Draws of a prediction.
+    """
+
+    num_snapshots: int = 20
+    start: float = 0.5
+    rank: int = 5
+    scale: float = 0.5
+    schedule: str = "constant"
+    num_samples: int = 10
+
+    name: ClassVar[str] = "swag"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
+    source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "2 + rank numbers a trained weight"
+    from_start: ClassVar[str] = "averages the weights that training passes through"
+    not_on_layers: ClassVar[str] = (
+        "would take the spread of weights that rest most of the time: it says when a layer was "
+        "drawn and not how uncertain it is"
+    )
+    chooses_epoch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_count("num_snapshots", self.num_snapshots, least=2)
+        check_count("rank", self.rank, least=2)
+        check_below_one("start", self.start)
+        check_positive("scale", self.scale)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_count("num_samples", self.num_samples, least=0)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Raise InputError if the training has room for fewer than two snapshots."""
+        from bayeslora.posteriors.weights.swag.training import snapshot_steps
+
+        snapshot_steps(self, plan.num_steps)
+
+    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
+        """Return running moments of all weights that are trained, the last layer's too."""
+        from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
+
+        adapter = [item for site in network.sites for item in site.trainable().values()]
+        return SWAGWeights(self, [*adapter, *network.head.parameters()])
+
+    def training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training that is looked at after some of its steps."""
+        from bayeslora.posteriors.weights.swag.training import swag_training
+
+        return swag_training(self, run)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Put the mean of the snapshots in place."""
+        from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
+        from bayeslora.posteriors.weights.training import own_weights
+
+        own_weights(fit.network, SWAGWeights).put_mean()
+        return True

@@ -1,0 +1,116 @@
+"""SWAG: a Gaussian with the moments of the weights that training passes through.
+
+    θ = θ̄ + √scale · ( σ ∘ z1 + D z2 / √(K − 1) ),   z1, z2 ~ N(0, I)
+
+θ̄ and σ² are mean and variance of all snapshots, entry by entry; the columns of D are the newest K
+snapshots minus the running mean of their time. All trained weights take part, the last layer's
+too: an averaged adapter needs the average of the heads that went with it. The average of the
+factors of ΔW is not the average of ΔW, so the snapshots have to come from one trajectory.
+
+Source: Maddox, Izmailov, Garipov, Vetrov and Wilson 2019, arXiv 1902.02476, algorithm 1; for
+adapters Onal, Flöge, Caldwell, Sheverdin and Fortuin 2024, arXiv 2405.03425.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.weights.swag.options import SWAG
+
+
+class SWAGWeights(nn.Module):
+    """Running moments of weights, and draws from the Gaussian that they describe.
+
+    Attributes:
+        count: Snapshots so far.
+        mean: [P] float64, the running mean of all weights, end to end.
+        squares: [P] float64, the sum of squared deviations from the mean.
+        deviations: [K, P] float32, the newest deviations, oldest first once all are there.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+    deviations: Tensor
+
+    def __init__(self, config: SWAG, parameters: Sequence[nn.Parameter]) -> None:
+        """Begin without a snapshot.
+
+        Args:
+            config: Rank K and scale.
+            parameters: The weights, which stay where they are.
+        """
+        super().__init__()
+        self.scale = config.scale
+        # In a tuple, they are not parameters of this module.
+        self._weights = tuple(parameters)
+        size = sum(parameter.numel() for parameter in parameters)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("deviations", torch.zeros(config.rank, size))
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Take the present weights as the next snapshot."""
+        weights = torch.cat([item.detach().flatten().double() for item in self._weights])
+        self.count += 1
+        change = weights - self.mean
+        # Welford's update: constant weights leave exactly no variance.
+        self.mean += change / self.count
+        self.squares += change * (weights - self.mean)
+        self.deviations.copy_(torch.roll(self.deviations, -1, dims=0))
+        self.deviations[-1] = weights - self.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """[P] float64: the variance of all snapshots, entry by entry."""
+        self._check()
+        return self.squares / self.count
+
+    @torch.no_grad()
+    def put_mean(self) -> None:
+        """Let the network hold the mean of the snapshots.
+
+        Raises:
+            InputError: There are fewer than 2.
+        """
+        self._check()
+        for parameter, value in zip(self._weights, self._split(self.mean), strict=True):
+            parameter.copy_(value)
+
+    @contextmanager
+    def draw(self, generator: torch.Generator) -> Iterator[None]:
+        """Put one draw of the weights in place, and the mean back afterwards.
+
+        Raises:
+            InputError: There are fewer than 2 snapshots.
+        """
+        self._check()
+        known = self.deviations[-min(int(self.count), len(self.deviations)) :].double()
+        diagonal = self.variance.sqrt() * standard_normal(self.mean, generator)
+        along = standard_normal(known[:, 0], generator) @ known / (len(known) - 1) ** 0.5
+        with replaced(self._weights, self._split(self.mean + self.scale**0.5 * (diagonal + along))):
+            yield
+
+    def report(self) -> dict[str, float | str]:
+        """Return the number of snapshots and the root mean square deviation of a weight."""
+        spread = float(self.variance.mean().sqrt())
+        return {"num_snapshots": float(self.count), "weight_std": spread}
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        parts = torch.split(flat, [item.numel() for item in self._weights])
+        return [part.view_as(item) for part, item in zip(parts, self._weights, strict=True)]
+
+    def _check(self) -> None:
+        if self.count < 2:
+            raise InputError(
+                f"posterior 'swag' has {int(self.count)} snapshots of the weights and needs at "
+                "least 2"
+            )

@@ -1,0 +1,1 @@
+"""TFB: noise on a trained adapter."""

@@ -1,0 +1,157 @@
+"""TFB, training-free Bayesianisation: the widest noise on a trained adapter that does no harm.
+
+    B Θ = U diag(d) Vᵀ,   B' = U diag(d),   A' = Vᵀ A          (the same ΔW = s B' A')
+    A'_ij ~ N(A'_ij, (σ / (s d_i))²)   ⇒   ΔW + σ U E,   E_ij ~ N(0, 1)
+
+Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest of a range for which a metric on
+some training rows, the anchors, gets worse by no more than a tolerance. It is that of ΔW itself:
+the factor s is divided out here, where the published code leaves it in.
+
+A PoLAR site stays one: U and A' = Vᵀ Yᵀ are orthonormal, and diag(d) is the new core.
+
+Source: Shi, Wang, Han, Zhang and Wang 2024, arXiv 2412.05723.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.weights.tfb.options import TFB
+
+logger = logging.getLogger(__name__)
+
+# Singular values of float32 factors are not known to more than this, relative to the largest.
+_LEAST_RATIO = 1e-6
+
+
+class TFBWeights(nn.Module):
+    """One standard deviation for the noise on all adapters.
+
+    Attributes:
+        sigma: σ, float64; 0 before the fit.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, sites: Sequence[LowRank]) -> None:
+        """Begin without noise on the adapters `sites`, which stay where they are."""
+        super().__init__()
+        self._sites = tuple(sites)
+        self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
+
+    def fit(self, config: TFB, degradation: Callable[[], float]) -> None:
+        """Turn the factors to their singular directions and choose σ.
+
+        Args:
+            config: Range and tolerance.
+            degradation: Returns by how much, relatively, the metric is worse under draws with the
+                present σ than under the mean.
+
+        Raises:
+            InputError: A site's `B·core` is rank deficient.
+        """
+        turned = [_turned(site) for site in self._sites]
+        for site, factors in zip(self._sites, turned, strict=True):
+            _put(site, factors)
+
+        def accepts(sigma: float) -> bool:
+            self.sigma.fill_(sigma)
+            return degradation() <= config.tolerance
+
+        self.sigma.fill_(
+            largest_accepted(accepts, config.sigma_min, config.sigma_max, config.num_steps)
+        )
+
+    @contextmanager
+    def draw(self, generator: torch.Generator) -> Iterator[None]:
+        """Put one draw of the factors `A` in place, and the mean back afterwards."""
+        factors = [site.A.get_parameter("weight") for site in self._sites]
+        values = [
+            factor.detach() + self._scales(site) * standard_normal(factor, generator)
+            for site, factor in zip(self._sites, factors, strict=True)
+        ]
+        with replaced(factors, values):
+            yield
+
+    def report(self) -> dict[str, float | str]:
+        """Return σ."""
+        return {"sigma": float(self.sigma)}
+
+    @torch.no_grad()
+    def _scales(self, site: LowRank) -> Tensor:
+        """Return σ / (s d) as a column [r, 1]; once turned, d are the norms of `B·core`."""
+        norms = site.factors()[1].norm(dim=0)
+        sigma = float(self.sigma)
+        scales: Tensor = (sigma / (site.scale * norms))[:, None] if sigma else norms[:, None] * 0
+        return scales
+
+
+@torch.no_grad()
+def turn(site: LowRank) -> None:
+    """Turn a site's factors so that the columns of `B·core` are orthogonal; ΔW stays the same.
+
+    Raises:
+        InputError: `B·core` is rank deficient, so that noise on some direction would have to be
+            infinite.
+    """
+    _put(site, _turned(site))
+
+
+@torch.no_grad()
+def _turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [out, r], d [r] and the new first factor [r, in], float64."""
+    A, B = (item.detach().double() for item in site.factors())
+    U, d, Vh = torch.linalg.svd(B, full_matrices=False)
+    if not d[-1] > _LEAST_RATIO * d[0]:
+        raise InputError(
+            f"posterior 'tfb' needs adapters of full rank: the factor of {site.name} has singular "
+            f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
+            "train for longer"
+        )
+    return U, d, Vh @ A
+
+
+@torch.no_grad()
+def _put(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
+    U, d, A = factors
+    site.A.weight.copy_(A)
+    site.B.weight.copy_(U * d if site.core is None else U)
+    if site.core is not None:
+        site.core.weight.copy_(torch.diag(d))
+
+
+def largest_accepted(
+    accepts: Callable[[float], bool], low: float, high: float, num_steps: int
+) -> float:
+    """Return the largest σ that was tried and accepted, by bisection of log σ; 0 if none was.
+
+    Args:
+        accepts: Whether a σ is small enough; if it accepts one, it should accept smaller ones.
+        low: Lower end of the search, tried last where nothing was accepted before.
+        high: Upper end, tried first.
+        num_steps: Bisections.
+    """
+    if accepts(high):
+        logger.warning("posterior 'tfb': even sigma_max=%g is accepted", high)
+        return high
+    best, bottom = 0.0, low
+    for _ in range(num_steps):
+        middle = (bottom * high) ** 0.5
+        if accepts(middle):
+            best = bottom = middle
+        else:
+            high = middle
+    if best or accepts(low):
+        return best or low
+    logger.warning(
+        "posterior 'tfb': not even sigma_min=%g is accepted, so all draws are the mean weights", low
+    )
+    return 0.0

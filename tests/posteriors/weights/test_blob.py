@@ -1,0 +1,252 @@
+"""BLoB: the KL and its steps, flipout, and draws."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_sites import centred_site, drawn, lora_site, polar_site
+from torch.distributions import Normal, kl_divergence
+
+from bayeslora import BLoB
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
+from bayeslora.posteriors.weights.gaussian import step_root
+
+SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
+
+
+def random_factor(site):
+    return site.A if site.core is None else site.core
+
+
+@SITES
+def test_the_kl_is_that_of_torch(make):
+    """In float64, where only the order of the sums differs."""
+    sites = [make(seed=seed).double() for seed in range(2)]
+    weights = BLoBWeights(BLoB(prior_std=0.3), sites).double()
+    expected = sum(
+        kl_divergence(
+            Normal(random_factor(site).weight, root.square()),
+            Normal(torch.tensor(0.0).double(), torch.tensor(0.3, dtype=torch.float64)),
+        ).sum()
+        for site, root in zip(sites, weights.roots, strict=True)
+    )
+    torch.testing.assert_close(weights.kl(), expected, rtol=1e-12, atol=0)
+
+
+def test_the_prior_of_a_centred_factor_is_around_its_start():
+    """At the start the mean costs nothing, whatever the size of the factor; steps end there."""
+    site = centred_site()
+    weights = BLoBWeights(BLoB(prior_std=0.3), [site])
+    expected = kl_divergence(Normal(0.0, weights.roots[0].square()), Normal(0.0, 0.3)).sum()
+    torch.testing.assert_close(weights.kl(), expected)
+    weights.kl_step(1e-3)
+    assert torch.equal(site.A.weight, site.A0)
+    site.A.weight.data += 1.0
+    weights.kl_step(1e-3)
+    step = 1 - 1e-3 / 0.3**2
+    torch.testing.assert_close(site.A.weight - site.A0, torch.full_like(site.A0, step))
+
+
+@SITES
+def test_a_short_step_on_the_kl_follows_its_gradient(make):
+    """The step is exact to first order: its error is of order rate² over the values (0.05)."""
+    site = make().double()
+    weights = BLoBWeights(BLoB(), [site]).double()
+    moved = [random_factor(site).weight, weights.roots[0]]
+    gradients = torch.autograd.grad(weights.kl(), moved)
+    before = [item.detach().clone() for item in moved]
+    weights.kl_step(1e-8)
+    for item, old, gradient in zip(moved, before, gradients, strict=True):
+        torch.testing.assert_close((old - item) / 1e-8, gradient, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    start=st.floats(-1.0, 1.0),
+    rate=st.floats(1e-7, 1e-3),
+    prior_std=st.floats(0.1, 2.0),
+)
+def test_steps_on_the_kl_settle_at_the_prior_from_anywhere(start, rate, prior_std):
+    """Also from 0, where the derivative is infinite; the root never leaps past the prior's."""
+    root = torch.tensor([start], dtype=torch.float64)
+    highest = max(abs(start), prior_std**0.5)
+    for _ in range(20):
+        step_root(root, rate, prior_std)
+        assert abs(float(root)) <= highest * 1.001 + 1e-12
+    far = abs(float(root.square()) - prior_std)
+    step_root(root, rate, prior_std)
+    assert abs(float(root.square()) - prior_std) <= far + 1e-12
+
+
+def test_steps_on_the_kl_end_at_the_prior():
+    roots = torch.tensor([-0.7, 0.0, 1e-9, 0.05, 0.9], dtype=torch.float64)
+    for _ in range(2000):
+        step_root(roots, 2e-3, 0.2)
+    torch.testing.assert_close(roots.square(), torch.full((5,), 0.2).double(), rtol=1e-6, atol=0)
+
+
+@SITES
+def test_without_spread_a_noisy_pass_is_the_plain_one(make):
+    site = make()
+    weights = BLoBWeights(BLoB(), [site])
+    weights.roots[0].data.zero_()
+    x = torch.randn(3, 6, 4)
+    with weights.noise():
+        assert torch.equal(site(x), site(x))
+        noisy = site(x)
+    assert torch.equal(noisy, site(x))
+    factor = random_factor(site).weight.detach().clone()
+    draw = drawn(weights, lambda: random_factor(site).weight, 1)[0]
+    assert torch.equal(draw.float(), factor)
+
+
+@SITES
+def test_flipout_has_the_variance_of_drawn_weights(make):
+    """Direct draws of the weights, 4,000 of each: the standard error of a variance is
+    √(2 / 4000) = 2.2 % of it, so two of them differ by less than 5 · √2 · 2.2 % = 15.8 %.
+    """
+    site = make(out=3, inputs=4)
+    weights = BLoBWeights(BLoB(initial_std=0.4), [site])
+    x = torch.randn(1, 2, 4)
+    direct = drawn(weights, lambda: site(x), 4000)
+    torch.manual_seed(0)
+    with weights.noise(), torch.no_grad():
+        # One E for the batch would tie its rows together; these passes have one row each.
+        flipped = torch.stack([site(x) for _ in range(4000)]).double()
+    torch.testing.assert_close(flipped.var(0), direct.var(0), rtol=0.158, atol=0)
+    # The tokens of a text see the same weights, so they vary together as they do directly.
+    for out in range(3):
+        one = flipped[:, 0, :, out].T.cov()
+        other = direct[:, 0, :, out].T.cov()
+        torch.testing.assert_close(one, other, rtol=0, atol=0.158 * float(other.diagonal().max()))
+
+
+def test_texts_of_a_batch_vary_independently():
+    """Equal texts under one E: random signs make their noise uncorrelated."""
+    site = lora_site(out=3, inputs=4)
+    weights = BLoBWeights(BLoB(initial_std=0.4), [site])
+    x = torch.randn(1, 4).repeat(2, 1)
+    torch.manual_seed(0)
+    with weights.noise(), torch.no_grad():
+        found = torch.stack([site(x)[:, 0] for _ in range(4000)]).double()
+    correlation = float(torch.corrcoef(found.T)[0, 1])
+    assert abs(correlation) < 5 / 4000**0.5
+
+
+@SITES
+def test_draws_have_the_means_and_spreads(make):
+    """5 standard errors of mean and standard deviation from 4,000 draws."""
+    site = make()
+    weights = BLoBWeights(BLoB(initial_std=0.4), [site])
+    factor = random_factor(site).weight
+    mean, std = factor.detach().double(), weights.roots[0].detach().double().square()
+    found = drawn(weights, lambda: factor, 4000)
+    assert ((found.mean(0) - mean) / std).abs().max() < 5 / 4000**0.5
+    torch.testing.assert_close(found.std(0), std, rtol=5 / 8000**0.5, atol=0)
+    assert torch.equal(factor.detach().double(), mean)
+
+
+@SITES
+def test_noise_reaches_mean_and_spread_and_then_stops(make):
+    site = make()
+    weights = BLoBWeights(BLoB(), [site])
+    with weights.noise():
+        site(torch.randn(3, 4)).square().sum().backward()
+    assert weights.roots[0].grad.abs().min() > 0
+    assert random_factor(site).weight.grad.abs().max() > 0
+
+    def fail():
+        with weights.noise():
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert not any(layer._forward_hooks for layer in site.linears().values())
+
+
+def normal_equations(site, x, y):
+    """Σ JᵀJ and Σ Jᵀ(y − f(x; 0)) of the outputs, which are linear in the random factor."""
+    weight = random_factor(site).weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+        rest = site(x)
+        columns = []
+        for place in range(weight.numel()):
+            weight.zero_()
+            weight.view(-1)[place] = 1.0
+            columns.append((site(x) - rest).flatten())
+        weight.copy_(kept)
+        jacobian = torch.stack(columns, 1)
+        return jacobian.T @ jacobian, jacobian.T @ (y - rest).flatten()
+
+
+@SITES
+def test_steps_on_a_quadratic_loss_end_at_the_best_mean_field_gaussian(make):
+    """Loss λ/2 Σ ‖f − y‖², curvature H = λ Σ JᵀJ: the ELBO is highest at the ridge solution and
+    at variances 1 / (H_ii + 1/σp²), which are not the variances of the exact posterior.
+
+    Plain gradient steps for both parts, as AdamW would rescale one of them. The average over
+    1,500 steps has a deviation of about √(2 / 1500) = 4 % in a variance and 1 / √1500 of a standard
+    deviation in a mean; 5 of each are allowed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    site = make(out=3, inputs=3).double()
+    weights = BLoBWeights(BLoB(prior_std=0.5, initial_std=0.4), [site]).double()
+    mix = torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.0, 0.7]], dtype=torch.float64)
+    x = torch.randn(8, 3, generator=generator, dtype=torch.float64) @ mix
+    y = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    square, right = normal_equations(site, x, y)
+    scale = 20 / float(square.diagonal().mean())
+    precision = scale * square + torch.eye(len(square)).double() / 0.5**2
+    mean = torch.linalg.solve(precision, scale * right)
+    variance = 1 / precision.diagonal()
+    factor, root = random_factor(site).weight, weights.roots[0]
+    means, variances, rate = [], [], 2e-3
+    torch.manual_seed(0)
+    for step in range(2000):
+        with weights.noise():
+            loss = 0.5 * scale * (site(x) - y).square().sum()
+        slopes = torch.autograd.grad(loss, (factor, root))
+        with torch.no_grad():
+            factor.sub_(rate * slopes[0])
+            root.sub_(rate * slopes[1])
+        weights.kl_step(rate)
+        if step >= 500:
+            means.append(factor.detach().flatten().clone())
+            variances.append(root.detach().flatten() ** 4)
+    apart = (torch.stack(means).mean(0) - mean) / variance.sqrt()
+    assert apart.abs().max() < 5 / 1500**0.5
+    found, tolerance = torch.stack(variances).mean(0), 5 * (2 / 1500) ** 0.5
+    torch.testing.assert_close(found, variance, rtol=tolerance, atol=0)
+    # The weights are correlated enough for the difference to the exact posterior to be seen.
+    exact = torch.linalg.inv(precision).diagonal()
+    assert (exact / variance).max() > 1 + tolerance
+
+
+def test_spreads_start_small_and_follow_from_the_seed():
+    sites = [lora_site(out=30, inputs=40)]
+    first, again, other = (BLoBWeights(BLoB(), sites, seed) for seed in (1, 1, 2))
+    stds = first.roots[0].detach().square().numpy()
+    np.testing.assert_array_less(stds, 2.5e-3 * (1 + 1e-6))
+    np.testing.assert_array_less(1.25e-3 * (1 - 1e-6), stds)
+    assert torch.equal(first.roots[0], again.roots[0])
+    assert not torch.equal(first.roots[0], other.roots[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"prior_std": 0.0}, ["prior_std must be > 0"]),
+        ({"initial_std": -1.0}, ["initial_std must be > 0", "-1.0"]),
+        ({"kl_lr": 0.0}, ["kl_lr must be > 0"]),
+        ({"kl_weights": "linear"}, ["unknown kl_weights 'linear'", "'cyclic', 'uniform'"]),
+        ({"num_samples": -1}, ["num_samples must be a whole number >= 0"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options, parts):
+    with pytest.raises(InputError) as caught:
+        BLoB(**options)
+    for part in parts:
+        assert part in str(caught.value)

@@ -1,0 +1,344 @@
+"""C-LoRA: the function of a gated site, its noise, draws by position, and the KL."""
+
+import pytest
+import torch
+from small_sites import lora_site, polar_site
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from bayeslora import CLoRA
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.clora.gate import PositionNoise
+from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+
+F64 = torch.float64
+SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
+
+
+def made(make=lora_site, count=1, *, trained=True, **options):
+    """Return sites and weights in float64; a trained gate depends on its input."""
+    sites = [make(seed=seed).double() for seed in range(count)]
+    weights = CLoRAWeights(CLoRA(num_hidden=6, **options), sites).double()
+    if trained:
+        generator = torch.Generator().manual_seed(5)
+        for gate in weights.gates:
+            for item in gate.output.parameters():
+                item.data += 0.3 * torch.randn(item.shape, generator=generator, dtype=F64)
+    return sites, weights
+
+
+def states(*shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, 4, generator=generator, dtype=F64)
+
+
+def moments(site, weights, x):
+    """Return mean and covariance of the site's output for one input [in], by explicit matrices."""
+    A, B = site.A.weight, site.B.weight
+    if site.core is not None:
+        B = B @ site.core.weight
+    z = A @ x
+    change, std = (item.detach() for item in weights.gates[0].moments(z))
+    base = nn.functional.linear(x, site.weight, site.bias)
+    mean = base + site.scale * (B @ ((torch.eye(2, dtype=F64) + change) @ z))
+    inner = torch.diag(std.square() @ z.square())
+    return mean.detach(), (site.scale**2 * B @ inner @ B.T).detach()
+
+
+def sampled(site, x, context, count):
+    """Return the outputs for one input under `count` openings of a context, [count, out]."""
+    found = []
+    for _ in range(count):
+        with context(), torch.no_grad():
+            found.append(site(x))
+    return torch.stack(found)
+
+
+@SITES
+def test_the_mean_pass_is_that_of_the_formula(make):
+    """s B core (I + M(z)) z for each token, in float64, where only the order of sums differs."""
+    (site,), weights = made(make)
+    x = states(3, 5)
+    with torch.no_grad():
+        found = site(x)
+    for row in range(3):
+        for token in range(5):
+            mean, _ = moments(site, weights, x[row, token])
+            torch.testing.assert_close(found[row, token], mean, rtol=1e-12, atol=1e-12)
+
+
+@SITES
+def test_it_starts_as_the_plain_adapter(make):
+    """Bit by bit, with standard deviations between half of initial_std and all of it."""
+    plain = make().double()
+    (site,), weights = made(make, trained=False, initial_std=0.3)
+    x = states(3, 5)
+    assert torch.equal(site(x), plain(x))
+    change, std = (item.detach() for item in weights.gates[0].moments(site.A(x)))
+    assert not change.any()
+    assert 0.15 - 1e-6 <= float(std.min()) < float(std.max()) <= 0.3 + 1e-6
+
+
+def test_the_start_follows_from_the_seed_and_moves_no_other_generator():
+    site = lora_site()
+    state = torch.get_rng_state()
+    first, again, other = (CLoRAWeights(CLoRA(), [site], seed) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    values = [nn.utils.parameters_to_vector(item.parameters()) for item in (first, again, other)]
+    assert torch.isfinite(values[0]).all()
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+
+
+@SITES
+def test_a_noisy_pass_has_the_mean_and_covariance_of_e(make):
+    """Of 4,000 tokens alike, each with a draw of its own: 5 standard errors of a mean, and of a
+    covariance, √(C_ii C_jj + C_ij²) / √4000 ≤ √2 max C / √4000, against the closed form.
+    """
+    (site,), weights = made(make)
+    x = states()
+    mean, covariance = moments(site, weights, x)
+    torch.manual_seed(0)
+    with weights.noise(), torch.no_grad():
+        found = site(x.expand(40, 100, 4)).reshape(4000, -1)
+    error = 5 / 4000**0.5
+    assert ((found.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
+    largest = float(covariance.diagonal().max())
+    torch.testing.assert_close(found.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
+
+
+@SITES
+def test_a_draw_has_the_mean_and_covariance_of_e(make):
+    """As above, over 4,000 draws of one token at the second position of a text."""
+    (site,), weights = made(make)
+    x = states(1, 2)
+    mean, covariance = moments(site, weights, x[0, 1])
+    generator = torch.Generator().manual_seed(0)
+    found = sampled(site, x, lambda: weights.draw(generator), 4000)[:, 0, 1]
+    error = 5 / 4000**0.5
+    assert ((found.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
+    largest = float(covariance.diagonal().max())
+    torch.testing.assert_close(found.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
+
+
+def test_in_a_draw_texts_share_the_noise_of_a_position_and_positions_do_not():
+    """Correlations of 2,000 draws: 1 to rounding, and 0 within 5 standard errors."""
+    (site,), weights = made()
+    x = states().expand(2, 3, 4)
+    generator = torch.Generator().manual_seed(0)
+    found = sampled(site, x, lambda: weights.draw(generator), 2000)
+    torch.testing.assert_close(found[:, 0], found[:, 1], rtol=1e-12, atol=1e-12)
+    correlation = torch.corrcoef(found[:, 0, :, 0].T)
+    assert (correlation - torch.eye(3)).abs().max() < 5 / 2000**0.5
+
+
+def test_sites_have_noise_of_their_own():
+    _, weights = made(count=2, trained=False)
+    weights.gates[1].load_state_dict(weights.gates[0].state_dict())
+    z = states()[:2]
+    with weights.draw(torch.Generator().manual_seed(0)):
+        first, second = (gate(z[None, None]) for gate in weights.gates)
+    assert not torch.equal(first, second)
+
+
+def test_a_text_is_predicted_the_same_alone_and_in_any_batch():
+    """Whatever is padded behind it, and whether a longer text came before it in the draw."""
+    (site,), weights = made()
+    x = states(3, 150)
+
+    def under(seed, look):
+        with weights.draw(torch.Generator().manual_seed(seed)), torch.no_grad():
+            return look()
+
+    alone = under(3, lambda: site(x[1:2, :7]))
+    together = under(3, lambda: site(x))[1:2, :7]
+    after = under(3, lambda: (site(x), site(x[1:2, :7]))[1])
+    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
+    assert torch.equal(alone, after)
+
+
+def test_the_first_positions_do_not_depend_on_the_longest():
+    short, long = PositionNoise(4), PositionNoise(4)
+    z = torch.zeros(1, 200, 2)
+    whole = long(z)
+    assert whole.shape == (200, 2, 2)
+    for length in (1, 5, 64, 65, 130):
+        assert torch.equal(short(z[:, :length]), whole[:length])
+    # One state a text counts as the first position.
+    assert torch.equal(short(z[0]), whole[0])
+    assert not torch.equal(PositionNoise(5)(z), whole)
+
+
+@SITES
+def test_without_spread_noise_and_draws_give_the_mean(make):
+    (site,), weights = made(make)
+    output = weights.gates[0].output
+    # The second half of the outputs is G, the root of the standard deviation.
+    output.weight.data[4:] = 0
+    output.bias.data[4:] = 0
+    x = states(3, 5)
+    mean = site(x)
+    with weights.noise():
+        assert torch.equal(site(x), mean)
+    with weights.draw(torch.Generator()):
+        assert torch.equal(site(x), mean)
+
+
+def test_noise_reaches_adapter_mean_and_spread_and_then_stops():
+    (site,), weights = made()
+    x = states(3, 5)
+    mean = site(x).detach()
+    with weights.noise():
+        noisy = site(x)
+    noisy.square().sum().backward()
+    for item in (site.A.weight, site.B.weight, *weights.parameters()):
+        assert item.grad.abs().max() > 0
+    assert not torch.equal(noisy, mean)
+
+    def fail(context):
+        with context:
+            raise RuntimeError("inside")
+
+    for context in (weights.noise(), weights.watching(), weights.draw(torch.Generator())):
+        with pytest.raises(RuntimeError, match="inside"):
+            fail(context)
+    assert torch.equal(site(x), mean)
+    assert all(gate.noise is None and gate.seen is None for gate in weights.gates)
+
+
+def test_gradients_of_a_noisy_pass_are_those_of_the_formula():
+    """Of s B (I + M + σ ∘ ε) A x, with the very same ε, through M, σ, A and B."""
+    (site,), weights = made()
+    x = states(3)
+    torch.manual_seed(1)
+    with weights.noise():
+        site(x).square().sum().backward()
+    found = {name: item.grad.clone() for name, item in weights.named_parameters()}
+    found |= {"A": site.A.weight.grad.clone(), "B": site.B.weight.grad.clone()}
+    for item in (*weights.parameters(), site.A.weight, site.B.weight):
+        item.grad = None
+    torch.manual_seed(1)
+    noise = torch.randn(3, 2, 2, dtype=F64)
+    z = x @ site.A.weight.T
+    change, std = weights.gates[0].moments(z)
+    E = torch.eye(2, dtype=F64) + change + std * noise
+    code = torch.einsum("nij,nj->ni", E, z)
+    base = nn.functional.linear(x, site.weight, site.bias)
+    (base + site.scale * code @ site.B.weight.T).square().sum().backward()
+    expected = {name: item.grad for name, item in weights.named_parameters()}
+    expected |= {"A": site.A.weight.grad, "B": site.B.weight.grad}
+    for name, item in expected.items():
+        torch.testing.assert_close(found[name], item, rtol=1e-10, atol=1e-12)
+
+
+def kl_by_torch(gate, z, prior_std):
+    """Return the KL of a token's E to N(I, σp²), the mean over tokens [n, r]."""
+    change, std = gate.moments(z)
+    eye = torch.eye(2, dtype=F64)
+    q, p = Normal(eye + change, std), Normal(eye, torch.tensor(prior_std, dtype=F64))
+    return kl_divergence(q, p).sum((1, 2)).mean()
+
+
+@SITES
+def test_the_kl_is_that_of_torch_over_the_real_tokens(make):
+    """In float64, where only the order of the sums differs; padding holds other numbers."""
+    sites, weights = made(make, count=2, prior_std=0.3)
+    x = states(2, 3)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    with weights.watching() as seen:
+        for site in sites:
+            site(x)
+    real = x[mask.bool()]
+    expected = sum(
+        kl_by_torch(gate, site.A(real), 0.3)
+        for site, gate in zip(sites, weights.gates, strict=True)
+    )
+    torch.testing.assert_close(weights.kl(seen, mask), expected, rtol=1e-12, atol=0)
+
+
+def test_the_kl_knows_tokens_and_one_state_a_row():
+    (site,), weights = made()
+    x = states(2, 3)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    found = []
+    for inputs in (x, x[:, 0]):
+        with weights.watching() as seen:
+            site(inputs)
+        found.append(weights.kl(seen, mask))
+    real = x[mask.bool()]
+    for value, inputs in zip(found, (real, x[:, 0]), strict=True):
+        expected = kl_by_torch(weights.gates[0], site.A(inputs), 0.2)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+
+
+def test_the_gradient_of_the_kl_reaches_the_gates_alone():
+    """Also where the inputs are the output of another site."""
+    first, second = lora_site(out=4).double(), polar_site(seed=1).double()
+    weights = CLoRAWeights(CLoRA(), [first, second]).double()
+    with weights.noise(), weights.watching() as seen:
+        second(first(states(2, 3)))
+    weights.kl(seen, torch.ones(2, 3)).backward()
+    for site in (first, second):
+        assert all(item.grad is None for item in site.trainable().values())
+    for gate in weights.gates:
+        assert gate.output.weight.grad.abs().max() > 0
+        assert gate.hidden.weight.grad is not None
+
+
+def test_the_kl_is_least_at_the_prior():
+    """Gradient descent on it alone ends at E ~ N(I, σp²), where it is 0."""
+    (site,), weights = made(prior_std=0.3)
+    x, mask = states(4, 6), torch.ones(4, 6)
+    optimizer = torch.optim.Adam(weights.parameters(), lr=0.02)
+    for _ in range(800):
+        optimizer.zero_grad()
+        with weights.watching() as seen:
+            site(x)
+        weights.kl(seen, mask).backward()
+        optimizer.step()
+    kl, change, std = weights.figures(seen, mask).tolist()
+    assert abs(kl) < 1e-6
+    assert change**0.5 < 1e-3
+    assert std**0.5 == pytest.approx(0.3, rel=1e-3)
+
+
+def test_a_spread_of_zero_gives_a_finite_kl_and_gradient():
+    (site,), weights = made()
+    output = weights.gates[0].output
+    output.weight.data[4:] = 0
+    output.bias.data[4:] = 0
+    with weights.watching() as seen:
+        site(states(2, 3))
+    kl = weights.kl(seen, torch.ones(2, 3))
+    kl.backward()
+    assert torch.isfinite(kl)
+    assert all(torch.isfinite(item.grad).all() for item in weights.parameters())
+
+
+def test_what_is_neither_tokens_nor_rows_is_refused():
+    (site,), weights = made()
+    with weights.watching() as seen:
+        pass
+    with pytest.raises(InputError, match=r"layer\.0\.query took no part"):
+        weights.kl(seen, torch.ones(2, 3))
+    with weights.watching() as seen:
+        site(states(5, 3))
+    with pytest.raises(InputError, match=r"\[5, 3, 2\].*do not begin with the 2 texts"):
+        weights.kl(seen, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"prior_std": 0.0}, ["prior_std must be > 0"]),
+        ({"initial_std": -0.1}, ["initial_std must be > 0", "-0.1"]),
+        ({"num_hidden": 0}, ["num_hidden must be a whole number >= 1"]),
+        ({"kl_weights": "none"}, ["unknown kl_weights 'none'", "'cyclic', 'uniform'"]),
+        ({"num_samples": -1}, ["num_samples must be a whole number >= 0"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options, parts):
+    with pytest.raises(InputError) as caught:
+        CLoRA(**options)
+    for part in parts:
+        assert part in str(caught.value)

@@ -1,0 +1,228 @@
+"""The loop over draws, dropout draws and ensemble draws."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.draws import sample_logits
+from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws
+
+
+class TinyAttention(nn.Module):
+    """Passes its probability to a kernel and looks at its own `training` flag."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.attention_dropout = p
+
+    def forward(self, inputs):
+        return nn.functional.dropout(inputs, self.attention_dropout, self.training)
+
+
+class OwnedAttention(nn.Module):
+    """Owns a dropout module, but hands its probability to a kernel."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, inputs):
+        return nn.functional.dropout(inputs, self.dropout.p, self.training)
+
+
+def network(attention=0.0, residual=0.0, owned=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 8),
+        TinyAttention(attention),
+        OwnedAttention(owned),
+        nn.BatchNorm1d(8),
+        nn.Dropout(residual),
+        nn.Linear(8, 3),
+    ).eval()
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(n, 6, generator=generator) for n in (5, 2)]
+
+
+def draws_of(model, among=None):
+    return MCDropoutDraws(model, lambda: model(batches()[0]), among)
+
+
+@pytest.mark.parametrize(
+    ("kind", "live"),
+    [("attention", ("1",)), ("owned", ("2",)), ("residual", ("4",))],
+)
+def test_each_kind_of_dropout_alone_gives_spread(kind, live):
+    model = network(**{kind: 0.5})
+    draws = draws_of(model)
+    assert draws.live == live
+    logits = sample_logits(draws, model, batches(), num_samples=4, seed=0)
+    assert logits.samples.shape == (4, 7, 3)
+    assert logits.samples.dtype == torch.float64
+    assert logits.variance.max() > 0
+
+
+def test_draws_follow_from_the_seed_alone():
+    model = network(residual=0.5)
+    draws = draws_of(model)
+    first = sample_logits(draws, model, batches(), 3, seed=5).samples
+    torch.rand(10)
+    assert torch.equal(sample_logits(draws, model, batches(), 3, seed=5).samples, first)
+    assert not torch.equal(sample_logits(draws, model, batches(), 3, seed=6).samples, first)
+
+
+def test_global_random_state_and_modes_are_restored():
+    model = network(attention=0.5, residual=0.5)
+    buffers = {name: item.clone() for name, item in model.named_buffers()}
+    state = torch.get_rng_state()
+    sample_logits(draws_of(model), model, batches(), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for module in model.modules())
+    for name, item in model.named_buffers():
+        assert torch.equal(item, buffers[name])
+
+
+def fail_inside(draws, condition):
+    """Raise within a draw, after checking what holds there."""
+    with draws.draw(torch.Generator()):
+        assert condition()
+        raise RuntimeError("inside")
+
+
+def test_modes_are_restored_after_an_exception():
+    model = network(attention=0.5)
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside(draws_of(model), lambda: model[1].training and not model[3].training)
+    assert not model[1].training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_modules_that_do_not_run_stay_quiet():
+    model = network(attention=0.5, residual=0.5)
+    assert draws_of(model, among=["0", "4", "5"]).live == ("4",)
+    with pytest.raises(InputError, match="no dropout is live"):
+        draws_of(model, among=["0", "5"])
+
+
+def test_no_live_dropout_is_refused():
+    with pytest.raises(InputError, match=r"no dropout is live.*probability > 0"):
+        draws_of(network())
+
+
+class Functional(nn.Module):
+    """As decoders do whose layers call the function: no module of a telling name drops."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.inner = nn.Linear(6, 3)
+        self.p = p
+
+    def forward(self, x):
+        return nn.functional.dropout(self.inner(x), p=self.p, training=self.training)
+
+
+def test_layers_that_call_the_function_are_found():
+    model = nn.Sequential(Functional(0.5), nn.BatchNorm1d(3)).eval()
+    draws = draws_of(model)
+    assert draws.live == ("0",)
+    assert sample_logits(draws, model, batches(), 3).variance.max() > 0
+    with pytest.raises(InputError, match=r"they run with 0: 0\)"):
+        draws_of(nn.Sequential(Functional(0.0)))
+
+
+def test_finding_them_changes_neither_modes_nor_random_numbers():
+    model = network(attention=0.5, residual=0.5)
+    model[1].train()
+    state, modes = torch.get_rng_state(), [part.training for part in model.modules()]
+    draws_of(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_a_decoder_that_drops_in_its_layers_is_sampled_whole(tmp_path):
+    from tiny import tiny_opt
+
+    from bayeslora.backbones.load import load_backbone
+
+    model = load_backbone(str(tiny_opt(tmp_path, dropout=0.3)), device="cpu").model
+    tokens = torch.arange(12).view(2, 6)
+    draws = MCDropoutDraws(model, lambda: model(tokens))
+    assert [name for name in draws.live if name.count(".") == 2] == [
+        f"decoder.layers.{number}" for number in range(3)
+    ]
+
+
+def test_multihead_attention_of_torch_is_live():
+    attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True).eval()
+    inputs = torch.randn(2, 3, 4)
+
+    def forward(batch):
+        return attention(batch, batch, batch)[0].mean(1)
+
+    draws = MCDropoutDraws(attention, lambda: forward(inputs))
+    assert sample_logits(draws, forward, [inputs], 3).variance.max() > 0
+
+
+def test_bert_attention_dropout_alone_is_live():
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.5,
+    )
+    model = BertModel(config).eval()
+    tokens = torch.arange(12).view(2, 6)
+
+    def forward(batch):
+        return model(batch).last_hidden_state[:, 0]
+
+    draws = MCDropoutDraws(model, lambda: forward(tokens))
+    assert sample_logits(draws, forward, [tokens], 3).variance.max() > 0
+
+
+def test_zero_samples_is_one_quiet_pass():
+    model = network(residual=0.5)
+    logits = sample_logits(draws_of(model), model, batches(), 0)
+    expected = torch.cat([model(batch) for batch in batches()]).double()
+    assert torch.equal(logits.samples, expected[None])
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "given", "message"),
+    [
+        (-1, batches(), "num_samples must be a whole number >= 0, got -1"),
+        (2, [], "no rows to predict"),
+    ],
+)
+def test_refusals_of_the_loop(num_samples, given, message):
+    model = network(residual=0.5)
+    with pytest.raises(InputError, match=message):
+        sample_logits(draws_of(model), model, given, num_samples)
+
+
+def test_every_draw_lasts_for_all_batches():
+    entered = []
+
+    class Counting:
+        @contextmanager
+        def draw(self, generator):
+            entered.append(torch.rand((), generator=generator).item())
+            yield
+
+    seen = []
+    sample_logits(Counting(), lambda batch: seen.append(len(entered)) or batch, batches(), 3)
+    assert seen == [1, 1, 2, 2, 3, 3]
+    assert len(set(entered)) == 3

@@ -1,0 +1,153 @@
+"""IVON: curvature, positivity, and the traps of the package that are stepped around."""
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.errors import MissingAssetError
+from bayeslora.posteriors.weights.ivon.training import build_ivon, require_ivon, sampled
+
+OPTIONS = {
+    "lr": 0.1,
+    "ess": 100.0,
+    "hess_init": 1.0,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "weight_decay": 0.0,
+    "clip_radius": 1e3,
+}
+
+
+def parameters(size=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(size, generator=generator).double())]
+
+
+def step(optimizer, loss, owner=None):
+    (owner or optimizer).zero_grad()
+    with sampled(optimizer):
+        loss().backward()
+    (owner or optimizer).step()
+
+
+def test_curvature_converges_to_that_of_a_quadratic_and_the_mean_to_its_minimum():
+    """ĥ has relative variance 2 at the minimum, and h averages over 2 / (1 − β2) = 2000 of them:
+    5 standard errors are 5 · √(2 / 2000) = 16 %.
+    """
+    torch.manual_seed(0)
+    (theta,) = weights = parameters()
+    curvature = torch.tensor([0.3, 1.0, 4.0]).double()
+    minimum = torch.tensor([1.0, -2.0, 0.5]).double()
+    optimizer = build_ivon(weights, **OPTIONS)
+    for _ in range(6000):
+        step(optimizer, lambda: 0.5 * (curvature * (theta - minimum).square()).sum())
+    found = optimizer.param_groups[0]["hess"]
+    torch.testing.assert_close(found, curvature, rtol=0.16, atol=0)
+    torch.testing.assert_close(theta.detach(), minimum, atol=0.1, rtol=0)
+
+
+def test_curvature_stays_positive_where_the_loss_curves_down():
+    torch.manual_seed(0)
+    (theta,) = weights = parameters()
+    optimizer = build_ivon(weights, **OPTIONS | {"beta2": 0.9, "clip_radius": 0.1})
+    for _ in range(300):
+        step(optimizer, lambda: -theta.square().sum())
+        assert optimizer.param_groups[0]["hess"].min() > 0
+
+
+def test_a_huge_ess_is_a_deterministic_newton_step():
+    """Against the update written out, at constant curvature; the noise that is left is 1e-10."""
+    torch.manual_seed(0)
+    (theta,) = weights = parameters()
+    curvature = torch.tensor([0.3, 1.0, 4.0]).double()
+    options = OPTIONS | {"ess": 1e20, "beta2": 1.0, "weight_decay": 0.5, "clip_radius": 0.7}
+    optimizer = build_ivon(weights, **options)
+    mean, running = theta.detach().clone(), torch.zeros(3).double()
+    for count in range(1, 6):
+        step(optimizer, lambda: 0.5 * (curvature * theta.square()).sum())
+        running = 0.9 * running + 0.1 * curvature * mean
+        newton = (running / (1 - 0.9**count) + 0.5 * mean) / (1.0 + 0.5)
+        mean = mean - 0.1 * newton.clamp(-0.7, 0.7)
+        torch.testing.assert_close(theta.detach(), mean, atol=1e-7, rtol=0)
+
+
+def test_draws_have_the_width_of_the_formula():
+    """10,000 draws: 5 standard errors of a standard deviation are 5 / √20000 = 3.5 %."""
+    torch.manual_seed(0)
+    (theta,) = weights = parameters(size=10_000)
+    optimizer = build_ivon(weights, **OPTIONS | {"weight_decay": 0.25, "hess_init": 2.0})
+    before = theta.detach().clone()
+    with sampled(optimizer):
+        noise = theta.detach() - before
+    assert float(noise.std()) == pytest.approx((100 * 2.25) ** -0.5, rel=0.035)
+    assert torch.equal(theta, before)
+
+
+def pair():
+    """Return parameters of an adapter and a head, with the optimiser around both."""
+    (theta,), (head,) = parameters(seed=1), parameters(seed=2)
+    ivon = build_ivon([theta], **OPTIONS)
+    return theta, head, ivon, AlternatingOptimizer([ivon], [torch.optim.AdamW([head])])
+
+
+def run(parts, count):
+    theta, head, ivon, both = parts
+    for _ in range(count):
+        step(ivon, lambda: 0.5 * theta.square().sum() + head.square().sum(), owner=both)
+        both.head_step()
+
+
+def test_a_resumed_run_takes_the_same_steps(tmp_path):
+    """The bias of the running gradient depends on the number of steps, which must come back."""
+    whole, first, second = pair(), pair(), pair()
+    torch.manual_seed(5)
+    run(whole, 3)
+    middle = torch.get_rng_state()
+    run(whole, 3)
+    torch.manual_seed(5)
+    run(first, 3)
+    torch.save(first[3].state_dict(), tmp_path / "optimizer.pt")
+    second[3].load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    for old, new in zip(first[:2], second[:2], strict=True):
+        new.data.copy_(old.data)
+    torch.manual_seed(99)
+    torch.set_rng_state(middle)
+    run(second, 3)
+    for one, other in zip(whole[:2], second[:2], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(whole[2].param_groups[0]["hess"], second[2].param_groups[0]["hess"])
+    assert second[2].current_step == 6
+
+
+def test_an_exception_in_a_pass_brings_the_mean_back():
+    (theta,) = weights = parameters()
+    optimizer = build_ivon(weights, **OPTIONS)
+    before = theta.detach().clone()
+
+    def fail():
+        with sampled(optimizer):
+            raise RuntimeError(f"moved: {not torch.equal(theta, before)}")
+
+    with pytest.raises(RuntimeError, match="moved: True"):
+        fail()
+    assert torch.equal(theta, before)
+    # And training can go on.
+    step(optimizer, lambda: theta.square().sum())
+
+
+def test_a_parameter_without_a_gradient_counts_as_flat():
+    used, idle = parameters()[0], parameters(seed=3)[0]
+    before = idle.detach().clone()
+    optimizer = build_ivon([used, idle], **OPTIONS)
+    step(optimizer, lambda: used.square().sum())
+    assert torch.equal(idle, before)
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch):
+    from bayeslora.posteriors.weights.ivon import training as ivon
+
+    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
+    for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):
+        with pytest.raises(MissingAssetError, match=r"ivon-opt.*bayeslora\[ivon\]"):
+            act()

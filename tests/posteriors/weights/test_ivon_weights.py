@@ -1,0 +1,51 @@
+"""Draws of IVON's posterior, and which weights are random."""
+
+import pytest
+import torch
+from small_sites import drawn, lora_site, polar_site
+
+from bayeslora import IVON
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
+
+
+def test_draws_have_the_curvatures_width():
+    """5 standard errors of a standard deviation from 10,000 draws are 5 / √20000 = 3.5 %."""
+    site = lora_site()
+    weights = IVONWeights(IVON(ess=50, weight_decay=0.5), [site])
+    weights.hess.copy_(torch.linspace(0.1, 5, len(weights.hess)))
+    means = torch.cat([site.A.weight.flatten(), site.B.weight.flatten()]).detach().double()
+    found = drawn(
+        weights, lambda: torch.cat([site.A.weight.flatten(), site.B.weight.flatten()]), 10_000
+    )
+    expected = (50 * (weights.hess.double() + 0.5)).rsqrt()
+    torch.testing.assert_close(found.std(0), expected, rtol=0.036, atol=0)
+    assert ((found.mean(0) - means) / expected).abs().max() < 5 / 100
+
+
+def test_of_polar_the_core_alone_is_random():
+    site = polar_site()
+    weights = IVONWeights(IVON(ess=10, hess_init=1.0), [site])
+    assert weights.hess.shape == (4,)
+    for layer, moves in ((site.A, False), (site.B, False), (site.core, True)):
+        found = drawn(weights, lambda layer=layer: layer.weight, 2)
+        assert bool((found[0] != found[1]).any()) == moves
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"ess": 0.0}, ["ess must be > 0"]),
+        ({"hess_init": -1.0}, ["hess_init must be > 0", "-1.0"]),
+        ({"lr": 0.0}, ["lr must be > 0"]),
+        ({"clip_radius": 0.0}, ["clip_radius must be > 0"]),
+        ({"beta2": 1.0}, ["beta2 must be at least 0 and below 1", "1.0"]),
+        ({"weight_decay": -0.1}, ["weight_decay must be > 0", "-0.1"]),
+        ({"num_samples": 2.5}, ["num_samples must be a whole number >= 0"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options, parts):
+    with pytest.raises(InputError) as caught:
+        IVON(**options)
+    for part in parts:
+        assert part in str(caught.value)

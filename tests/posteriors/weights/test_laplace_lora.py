@@ -1,0 +1,301 @@
+"""Laplace over adapter weights against brute force in float64, and the laws it keeps to."""
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_network import (
+    F64,
+    SmallNetwork,
+    SmallTexts,
+    covariance,
+    fitted,
+    gauss_newton,
+    jacobians,
+    labels_of,
+    parameter_names,
+    posterior_of,
+    small_texts,
+)
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.laplace_lora import linearised
+from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
+from bayeslora.posteriors.weights.laplace_lora.curvature import LAYER_STRUCTURES, fisher_root
+from bayeslora.posteriors.weights.laplace_lora.gradients import LayerGradients, backward, watched
+
+STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
+ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar", "columns"])
+OTHERS = small_texts(5, seed=9)
+# Sums of some thousand products of numbers near 1 in another order.
+EXACT = {"atol": 1e-10, "rtol": 1e-9}
+
+
+def expected_covariance(network, weights, texts, hessian, precision=0.7):
+    jacobian = jacobians(network, parameter_names(network, weights), texts)
+    inverse = torch.linalg.inv(hessian + precision * torch.eye(len(hessian), dtype=F64))
+    return jacobian @ inverse @ jacobian.mT
+
+
+@ADAPTERS
+@pytest.mark.parametrize("last_layer", [True, False])
+def test_the_full_curvature_is_the_gauss_newton_matrix(adapter, last_layer):
+    network, texts = SmallNetwork(adapter), small_texts()
+    weights = fitted(network, texts, structure="full", last_layer=last_layer)
+    hessian = gauss_newton(network, parameter_names(network, weights), texts)
+    expected = expected_covariance(network, weights, OTHERS, hessian)
+    torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
+
+
+@ADAPTERS
+def test_the_diagonal_curvature_is_its_diagonal(adapter):
+    network, texts = SmallNetwork(adapter), small_texts()
+    weights = fitted(network, texts, structure="diag")
+    hessian = gauss_newton(network, parameter_names(network, weights), texts)
+    expected = expected_covariance(network, weights, OTHERS, hessian.diagonal().diag())
+    torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
+
+
+@ADAPTERS
+def test_kronecker_factors_are_exact_blocks_for_one_row_of_one_token(adapter):
+    network = SmallNetwork(adapter)
+    texts = small_texts(1, longest=1)
+    weights = fitted(network, texts, structure="kron")
+    names = parameter_names(network, weights)
+    hessian = gauss_newton(network, names, texts)
+    sizes = [network.get_parameter(name).numel() for name in names]
+    blocks = [block.split(sizes, 1)[place] for place, block in enumerate(hessian.split(sizes, 0))]
+    expected = expected_covariance(network, weights, OTHERS, torch.block_diag(*blocks))
+    torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
+
+
+@ADAPTERS
+def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
+    """By hand, a row at a time and without padding, and inverted as dense blocks."""
+    network, texts = SmallNetwork(adapter), small_texts()
+    weights = fitted(network, texts, structure="kron")
+    layers = [item.layer for item in weights.layers]
+    A, B, count = [0.0] * len(layers), [0.0] * len(layers), 0
+    features = network.features(texts, 1)
+    probs = (features @ network.head.weight.T).softmax(-1).detach()
+    for row in range(len(texts)):
+        with watched(layers) as seen:
+            logits = network.logits(SmallTexts([texts.rows[row]]).collate([0]))[0]
+        count += len(texts.rows[row])
+        for column in fisher_root(probs[row : row + 1])[0].T:
+            found = torch.autograd.grad(
+                logits @ column, [item.outputs for item in seen], retain_graph=True
+            )
+            B = [old + g[0].T @ g[0] for old, g in zip(B, found, strict=True)]
+        A = [old + item.inputs[0].T @ item.inputs[0] for old, item in zip(A, seen, strict=True)]
+    blocks = [torch.kron(b, a / count) for a, b in zip(A, B, strict=True)]
+    middle = probs.sum(0).diag() - probs.T @ probs
+    blocks.append(torch.kron(middle, features.T @ features / len(texts)))
+    expected = expected_covariance(network, weights, OTHERS, torch.block_diag(*blocks))
+    torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
+
+
+@ADAPTERS
+def test_the_evidence_is_that_of_a_dense_gaussian(adapter):
+    network, texts = SmallNetwork(adapter), small_texts()
+    weights = fitted(network, texts, structure="full")
+    names = parameter_names(network, weights)
+    hessian = gauss_newton(network, names, texts)
+    theta = torch.cat([network.get_parameter(name).detach().flatten() for name in names])
+    eye = torch.eye(len(theta), dtype=F64)
+    logits = (network.features(texts, 1) @ network.head.weight.T).detach()
+    likelihood = logits.log_softmax(-1)[range(len(texts)), labels_of(texts)].sum()
+    expected = likelihood - 0.5 * (0.7 * theta @ theta)
+    expected -= 0.5 * (torch.logdet(hessian + 0.7 * eye) - len(theta) * math.log(0.7))
+    assert weights.report()["log_evidence"] == pytest.approx(float(expected) / 8, abs=1e-10)
+
+
+@STRUCTURES
+def test_marginal_likelihood_is_maximised(structure):
+    """Golden section: log10 δ to 1e-4, where the maximum is flat."""
+    network, texts = SmallNetwork(), small_texts(30)
+    weights = fitted(network, texts, structure=structure, prior_precision="marglik")
+    best = float(weights.prior_precision)
+
+    def evidence(precision):
+        again = fitted(network, texts, structure=structure, prior_precision=precision)
+        return again.report()["log_evidence"]
+
+    value = weights.report()["log_evidence"]
+    assert evidence(best) == value
+    assert value > max(evidence(best * 1.1), evidence(best / 1.1))
+
+
+def test_validation_rows_choose_the_best_of_the_grid():
+    from bayeslora.links import link_probabilities
+    from bayeslora.logits import GaussianLogits
+    from bayeslora.posteriors.last_layer.laplace.prior import LOG10_GRID
+    from bayeslora.posteriors.scores import nll
+
+    network, texts, held = SmallNetwork(), small_texts(), small_texts(12, seed=4)
+    rows = (held, labels_of(held))
+    options = {"link": "probit", "structure": "kron"}
+    weights = fitted(network, texts, rows, prior_precision="validation", **options)
+    mean = (network.features(held, 1) @ network.head.weight.T).detach()
+    unit = weights.num_weights / weights.sq_distance(network.head.weight)
+    scores = {}
+    for power in LOG10_GRID:
+        again = fitted(network, texts, prior_precision=unit * 10**power, **options)
+        logits = GaussianLogits(mean, covariance(network, again, held))
+        scores[unit * 10**power] = nll(link_probabilities(logits, "probit").probs, rows[1])
+    assert float(weights.prior_precision) == min(scores, key=scores.get)
+
+
+def test_without_validation_rows_the_marginal_likelihood_chooses(caplog):
+    network, texts = SmallNetwork(), small_texts()
+    with caplog.at_level(logging.DEBUG):
+        weights = fitted(network, texts, prior_precision="validation")
+    assert "no validation data" in caplog.text
+    expected = fitted(network, texts, prior_precision="marglik").prior_precision
+    assert torch.equal(weights.prior_precision, expected)
+
+
+@STRUCTURES
+@settings(max_examples=8, deadline=None)
+@given(batch=st.integers(1, 9), extra=st.integers(0, 3), fill=st.sampled_from([0.0, 1e3, math.nan]))
+def test_neither_padding_nor_the_batch_size_matters(structure, batch, extra, fill):
+    network = SmallNetwork()
+    expected = fitted(network, small_texts(), structure=structure)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linearised, "_BATCH", batch)
+        texts = small_texts(fill=fill, extra=extra)
+        found = fitted(network, texts, structure=structure)
+        others = SmallTexts(OTHERS.rows, fill, extra)
+        torch.testing.assert_close(
+            covariance(network, found, others), covariance(network, expected, OTHERS), **EXACT
+        )
+    torch.testing.assert_close(found.log_evidence, expected.log_evidence, **EXACT)
+
+
+@ADAPTERS
+def test_twice_the_data_halve_the_variance_that_data_decide(adapter):
+    """Of logit differences at the training rows themselves, under a prior of almost no weight."""
+    network, texts = SmallNetwork(adapter), small_texts()
+    twice = SmallTexts(texts.rows * 2)
+    options = {"structure": "full", "prior_precision": 1e-8}
+    once, again = (
+        covariance(network, fitted(network, rows, **options), texts) for rows in (texts, twice)
+    )
+    contrast = torch.tensor([1.0, -1.0, 0.0], dtype=F64)
+    ratio = (again @ contrast @ contrast) / (once @ contrast @ contrast)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.5), atol=1e-3, rtol=0)
+
+
+@STRUCTURES
+def test_a_narrow_prior_leaves_the_mean_alone_and_a_wide_one_widens(structure):
+    network, texts = SmallNetwork(), small_texts()
+    found = [
+        covariance(
+            network, fitted(network, texts, structure=structure, prior_precision=delta), texts
+        )
+        for delta in (1e12, 1.0, 1e-3)
+    ]
+    traces = [item.diagonal(dim1=1, dim2=2).sum(-1) for item in found]
+    # Squared gradients of some hundreds, over 1e12.
+    assert traces[0].max() < 1e-8
+    assert (traces[0] < traces[1]).all()
+    assert (traces[1] < traces[2]).all()
+
+
+@STRUCTURES
+def test_classes_in_another_order_give_the_covariance_in_that_order(structure):
+    texts, order = small_texts(), [2, 0, 1]
+    network, other = SmallNetwork(), SmallNetwork()
+    other.head.set_mean(network.head.weight[order])
+    expected = covariance(network, fitted(network, texts, structure=structure), OTHERS)
+    found = covariance(other, fitted(other, texts, structure=structure), OTHERS)
+    torch.testing.assert_close(found, expected[:, order][:, :, order], **EXACT)
+
+
+def test_of_polar_only_the_core_is_random():
+    network = SmallNetwork("polar")
+    weights = posterior_of(network)
+    assert weights.names == ["layer.0.query.core", "layer.1.value.core", "the last layer"]
+    assert weights.num_weights == 4 + 4 + 18
+    names = posterior_of(SmallNetwork("lora"), last_layer=False).names
+    assert names == [f"{site}.{key}" for site in ("layer.0.query", "layer.1.value") for key in "AB"]
+
+
+@STRUCTURES
+def test_a_hessian_that_is_not_finite_is_refused_with_the_site(structure):
+    """The gradients are finite; their squares overflow."""
+    network, texts = SmallNetwork(), small_texts()
+    with torch.no_grad():
+        network.second.A.weight.mul_(1e-200)
+        network.second.B.weight.mul_(1e200)
+    with pytest.raises(InputError, match=r"Hessian of layer\.1\.value\.A is not finite.*lr"):
+        fitted(network, texts, structure=structure)
+
+
+def test_a_full_curvature_has_its_limit(monkeypatch):
+    monkeypatch.setattr(laplace_lora, "MOST_FULL", 50)
+    posterior_of(SmallNetwork("polar"), structure="full")
+    with pytest.raises(InputError, match="at most 50 random weights, and here are 58; choose 'kr"):
+        posterior_of(SmallNetwork("lora"), structure="full")
+
+
+def test_kronecker_factors_that_take_too_much_become_a_diagonal(monkeypatch, caplog):
+    network, texts = SmallNetwork(), small_texts()
+    monkeypatch.setattr(laplace_lora, "_MOST_BYTES", 800)
+    weights = fitted(network, texts, structure="kron")
+    assert "taking a diagonal curvature" in caplog.text
+    assert weights.report()["structure"] == "diag"
+    expected = fitted(network, texts, structure="diag")
+    assert torch.equal(covariance(network, weights, texts), covariance(network, expected, texts))
+
+
+def test_without_a_fit_there_is_no_covariance():
+    network = SmallNetwork()
+    weights = posterior_of(network)
+    assert weights.report() == {"fitted": "no"}
+    with pytest.raises(InputError, match="no covariance yet; call fit first"):
+        covariance(network, weights, OTHERS)
+
+
+def test_the_root_of_the_fisher_matrix():
+    probs = torch.rand(7, 4, dtype=F64).softmax(-1)
+    root = fisher_root(probs)
+    expected = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
+    torch.testing.assert_close(root @ root.mT, expected, atol=1e-15, rtol=1e-12)
+
+
+def gradients_of(inputs, mask, name="layer"):
+    layer = torch.nn.Linear(2, 3)
+    with watched([layer]) as seen:
+        features = layer(inputs).reshape(len(mask), -1, 3).sum(1)
+    return backward(features, seen, [name], torch.ones(2, len(mask), 3), mask)
+
+
+def test_tokens_may_come_in_one_row_and_rows_without_tokens():
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    inputs = torch.randn(2, 3, 2)
+    (whole,) = gradients_of(inputs, mask)
+    (flat,) = gradients_of(inputs.flatten(0, 1), mask)
+    assert torch.equal(whole.matrices(), flat.matrices())
+    assert (whole.num_tokens, whole.inputs[0, 2].tolist()) == (3, [0.0, 0.0])
+    (pooled,) = gradients_of(inputs[:, 0], mask)
+    assert isinstance(pooled, LayerGradients)
+    assert pooled.num_tokens == 2
+    assert pooled.matrices().shape == (2, 2, 3, 2)
+
+
+def test_a_layer_that_sees_neither_tokens_nor_rows_is_named():
+    mask = torch.ones(2, 3)
+    with pytest.raises(InputError, match=r"some\.site\.A sees inputs of shape \[4, 2\]"):
+        gradients_of(torch.randn(4, 2), mask, "some.site.A")
+
+
+def test_a_layer_that_is_never_called_is_named():
+    layer = torch.nn.Linear(2, 3)
+    with watched([layer]) as seen:
+        pass
+    with pytest.raises(InputError, match="idle took no part"):
+        backward(torch.ones(1, 2), seen, ["idle"], torch.ones(1, 1, 2), torch.ones(1, 1))

@@ -1,0 +1,52 @@
+"""The laws of predictions for the Laplace approximation over adapter weights, as it is linearised.
+
+Its draws are of logits, not of weights, so that it is no `WeightPosterior`.
+"""
+
+import torch
+from small_network import SmallNetwork, SmallTexts, fitted, small_texts
+
+from bayeslora import LaplaceLoRA
+from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits, mean_logits
+from bayeslora.testing.prediction_laws import PredictionLaws
+
+
+class OneTokenTexts:
+    """A fitted network as a head whose features are the only token of a text."""
+
+    def __init__(self, network, weights):
+        self.network, self.weights, self.config = network, weights, weights.config
+
+    def predict(self, features):
+        texts = SmallTexts([row[None].double() for row in features])
+        mean = mean_logits(self.network, texts)
+        return linearised_logits(self.network, self.weights, texts, mean)
+
+
+class TestLoRA(PredictionLaws):
+    config = LaplaceLoRA(structure="kron", prior_precision=0.7)
+    num_features = 4
+    adapter = "lora"
+
+    def fitted(self, rows=60):
+        network = SmallNetwork(self.adapter)
+        structure = self.config.structure
+        return OneTokenTexts(network, fitted(network, small_texts(rows), structure=structure))
+
+    def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
+        """A network is not linear in its texts; where it saturates, variance stays finite."""
+        variance = head.predict(1e6 * rows).variance
+        assert torch.isfinite(variance).all()
+        assert (variance > 0).all()
+
+
+class TestPolar(TestLoRA):
+    adapter = "polar"
+
+
+class TestDiagonal(TestLoRA):
+    config = LaplaceLoRA(structure="diag", prior_precision=0.7)
+
+
+class TestFull(TestLoRA):
+    config = LaplaceLoRA(structure="full", prior_precision=0.7)

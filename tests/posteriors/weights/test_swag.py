@@ -1,0 +1,172 @@
+"""SWAG: moments of a trajectory, and draws that have them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bayeslora import SWAG
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
+from bayeslora.posteriors.weights.swag.training import snapshot_steps
+
+
+def weights_of(*shapes):
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
+def collected(trajectory, **options):
+    """Return SWAG after the rows of [T, P], with the parameter that went through them."""
+    parameter = nn.Parameter(torch.zeros(trajectory.shape[1]))
+    swag = SWAGWeights(SWAG(**options), [parameter])
+    for row in trajectory:
+        with torch.no_grad():
+            parameter.copy_(row)
+        swag.collect()
+    return swag, parameter
+
+
+def drawn(swag, parameter, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for _ in range(count):
+        with swag.draw(generator):
+            draws.append(parameter.detach().clone())
+    return torch.stack(draws).double()
+
+
+def autoregressive(steps, size=3, memory=0.9, seed=0):
+    """Return [T, P] with mean 1 and stationary variance 1, neighbours correlated by `memory`."""
+    chance = np.random.default_rng(seed)
+    values = [chance.normal(size=size)]
+    for _ in range(steps - 1):
+        noise = chance.normal(size=size)
+        values.append(memory * values[-1] + (1 - memory**2) ** 0.5 * noise)
+    return torch.tensor(1 + np.stack(values), dtype=torch.float32)
+
+
+def test_a_constant_trajectory_has_no_variance():
+    """Exactly, whatever the value: 0.1 has no finite binary form."""
+    swag, parameter = collected(torch.full((7, 4), 0.1))
+    assert torch.equal(swag.variance, torch.zeros(4, dtype=torch.float64))
+    swag.put_mean()
+    assert torch.equal(drawn(swag, parameter, 3), torch.full((3, 4), 0.1).double())
+
+
+def test_moments_are_those_of_the_trajectory():
+    """Against NumPy in float64: the recursion only adds rounding."""
+    trajectory = autoregressive(40)
+    swag, parameter = collected(trajectory)
+    expected = trajectory.double().numpy()
+    np.testing.assert_allclose(swag.mean.numpy(), expected.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(swag.variance.numpy(), expected.var(0), rtol=1e-12)
+    swag.put_mean()
+    np.testing.assert_allclose(parameter.detach().numpy(), expected.mean(0), rtol=1e-6)
+
+
+def test_a_long_autoregressive_trajectory_has_its_stationary_moments():
+    """Mean 1 and variance 1. Correlation 0.9 leaves 8000 / 19 independent values for the mean
+    and, being 0.81 between squares, 8000 / 9.5 for the variance: 5 standard errors are
+    5 · √(19 / 8000) = 5 · √(2 · 9.5 / 8000) = 0.24.
+    """
+    swag, _ = collected(autoregressive(8000, memory=0.9))
+    assert torch.allclose(swag.mean, torch.ones(3, dtype=torch.float64), atol=0.25)
+    assert torch.allclose(swag.variance, torch.ones(3, dtype=torch.float64), atol=0.25)
+
+
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_deviations_are_the_newest_from_the_running_mean(count):
+    trajectory = autoregressive(count)
+    swag, _ = collected(trajectory, rank=5)
+    rows = trajectory.double().numpy()
+    expected = [rows[n] - rows[: n + 1].mean(0) for n in range(count)][-5:]
+    kept = swag.deviations[-len(expected) :].numpy()
+    np.testing.assert_allclose(kept, expected, atol=1e-6)
+    assert not swag.deviations[: -len(expected)].any()
+
+
+def test_draws_have_the_mean_and_the_covariance_of_the_formula():
+    """8,000 draws: 5 standard errors of an entry are 5 · √2 · var / √8000 = 0.08 var."""
+    trajectory = autoregressive(30, size=3)
+    swag, parameter = collected(trajectory, rank=4, scale=0.5)
+    draws = drawn(swag, parameter, 8000)
+    D = swag.deviations.double()
+    expected = 0.5 * (torch.diag(swag.variance) + D.T @ D / 3)
+    size = float(expected.diagonal().max())
+    torch.testing.assert_close(draws.T.cov(), expected, atol=0.08 * size, rtol=0)
+    torch.testing.assert_close(draws.mean(0), swag.mean, atol=5 * (size / 8000) ** 0.5, rtol=0)
+
+
+def test_the_scale_multiplies_the_covariance():
+    trajectory = autoregressive(12)
+    near, first = collected(trajectory, scale=0.5)
+    far, second = collected(trajectory, scale=2.0)
+    near.put_mean()
+    one = drawn(near, first, 5) - near.mean
+    two = drawn(far, second, 5) - far.mean
+    # Draws pass through float32 parameters near 1.
+    torch.testing.assert_close(two, 2 * one, atol=1e-6, rtol=0)
+
+
+def test_the_weights_come_back_after_a_draw_and_after_an_exception():
+    parameters = weights_of((2, 3), (4,))
+    swag = SWAGWeights(SWAG(), parameters)
+    for _ in range(3):
+        swag.collect()
+        for item in parameters:
+            item.data += 0.1 * torch.randn(item.shape)
+    swag.put_mean()
+    before = [item.detach().clone() for item in parameters]
+
+    def inside():
+        with swag.draw(torch.Generator().manual_seed(1)):
+            moved = not torch.equal(parameters[0], before[0])
+            raise RuntimeError(f"moved: {moved}")
+
+    with pytest.raises(RuntimeError, match="moved: True"):
+        inside()
+    assert all(torch.equal(one, other) for one, other in zip(parameters, before, strict=True))
+
+
+def test_one_snapshot_is_not_enough():
+    swag, _ = collected(torch.ones(1, 2))
+    for act in (swag.put_mean, swag.report, lambda: drawn(swag, swag._weights[0], 1)):
+        with pytest.raises(InputError, match="has 1 snapshots of the weights and needs at least 2"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "options", "expected"),
+    [
+        (400, {}, list(range(210, 401, 10))),
+        (20, {"num_snapshots": 5}, [12, 14, 16, 18, 20]),
+        (7, {}, [4, 5, 6, 7]),
+        (3, {"start": 0.0, "num_snapshots": 2}, [2, 3]),
+    ],
+)
+def test_snapshots_are_evenly_spaced_up_to_the_last_step(num_steps, options, expected):
+    assert snapshot_steps(SWAG(**options), num_steps) == expected
+
+
+def test_a_training_too_short_is_refused_before_it_starts():
+    with pytest.raises(InputError, match=r"at least 2 snapshots, and 2 training steps leave room"):
+        snapshot_steps(SWAG(), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"rank": 1}, ["rank must be a whole number >= 2", "got 1"]),
+        ({"num_snapshots": 1}, ["num_snapshots must be a whole number >= 2"]),
+        ({"start": 1.0}, ["start must be at least 0 and below 1", "got 1.0"]),
+        ({"scale": 0.0}, ["scale must be > 0"]),
+        ({"schedule": "linear"}, ["unknown schedule 'linear'", "'constant', 'cosine'"]),
+        ({"num_samples": -1}, ["num_samples must be a whole number >= 0", "got -1"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options, parts):
+    with pytest.raises(InputError) as caught:
+        SWAG(**options)
+    for part in parts:
+        assert part in str(caught.value)

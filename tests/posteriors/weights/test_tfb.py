@@ -1,0 +1,128 @@
+"""TFB: what the noise does to ΔW, and the search for its size."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_sites import drawn, lora_site, polar_site
+
+from bayeslora import TFB
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.tfb.posterior import TFBWeights, largest_accepted, turn
+
+SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
+
+
+@SITES
+def test_turning_the_factors_keeps_the_change(make):
+    site = make(out=7, inputs=6, r=3)
+    before = site.delta().double()
+    turn(site)
+    # Two roundings to float32 of factors of size 1.
+    torch.testing.assert_close(site.delta().double(), before, atol=2e-6, rtol=0)
+    gram = site.factors()[1].double()
+    gram = gram.T @ gram
+    torch.testing.assert_close(gram, torch.diag(gram.diagonal()), atol=1e-5, rtol=0)
+    assert (gram.diagonal().diff() <= 0).all()
+
+
+def test_a_turned_polar_site_is_one_still():
+    site = polar_site(out=7, inputs=6, r=3)
+    turn(site)
+    for factor in (site.B.weight, site.A.weight.T):
+        torch.testing.assert_close(factor.T @ factor, torch.eye(3), atol=1e-6, rtol=0)
+    assert torch.equal(site.core.weight, torch.diag(site.core.weight.diagonal()))
+
+
+@SITES
+def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector(make):
+    """Whatever the factor s. 8,000 draws: 5 standard errors of an entry are at most
+    5 · √2 · σ² / √8000 = 0.08 σ².
+    """
+    site = make(scale=3.0)
+    weights = TFBWeights([site])
+    turn(site)
+    weights.sigma.fill_(0.3)
+    mean, B = site.delta().double(), site.factors()[1].double()
+    changes = drawn(weights, site.delta, 8000) - mean
+    U = B / B.norm(dim=0)
+    expected = 0.09 * U @ U.T
+    flat = changes.mT.reshape(8000, -1)
+    found = flat.T.cov().reshape(4, 5, 4, 5)
+    for one in range(4):
+        for other in range(4):
+            block = expected if one == other else torch.zeros_like(expected)
+            torch.testing.assert_close(found[one, :, other], block, atol=0.08 * 0.09, rtol=0)
+    assert changes.mean(0).abs().max() < 5 * 0.3 / 8000**0.5
+
+
+@SITES
+def test_a_site_of_lower_rank_is_refused(make):
+    site = make()
+    weight = site.B.weight if site.core is None else site.core.weight
+    weight.data[:, 1] = weight.data[:, 0]
+    with pytest.raises(InputError, match=r"full rank: the factor of layer\.0\.query has singular"):
+        TFBWeights([site]).fit(TFB(), lambda: 0.0)
+
+
+def test_an_untrained_adapter_is_refused():
+    site = lora_site()
+    site.B.weight.data.zero_()
+    with pytest.raises(InputError, match="singular values from 0 down to 0"):
+        turn(site)
+
+
+def test_without_noise_a_draw_is_the_mean():
+    site = lora_site()
+    before = site.delta().clone()
+    assert torch.equal(drawn(TFBWeights([site]), site.delta, 1)[0].float(), before)
+
+
+@given(
+    threshold=st.floats(1e-4, 1.0),
+    low=st.floats(1e-3, 1e-2),
+    width=st.floats(1.5, 100.0),
+    num_steps=st.integers(1, 8),
+)
+def test_the_search_agrees_with_a_scan(threshold, low, width, num_steps):
+    """A scan of the grid that the bisection can reach finds no larger accepted value."""
+    high = low * width
+    ratio = width ** (1 / 2**num_steps)
+    grid = [low * ratio**place for place in range(2**num_steps)] + [high]
+    scanned = max((value for value in grid if value <= threshold), default=0.0)
+    found = largest_accepted(lambda sigma: sigma <= threshold, low, high, num_steps)
+    assert found <= threshold
+    # A threshold on the grid itself may fall on either side of rounding.
+    assert found == pytest.approx(scanned, rel=1e-9) or (
+        min(abs(value / threshold - 1) for value in grid) < 1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected", "text"),
+    [(0.9, 0.5, "even sigma_max=0.5 is accepted"), (1e-5, 0.0, "not even sigma_min=0.001")],
+)
+def test_the_ends_of_the_search_are_said(caplog, threshold, expected, text):
+    with caplog.at_level(logging.WARNING):
+        assert largest_accepted(lambda sigma: sigma <= threshold, 1e-3, 0.5, 6) == expected
+    assert text in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"tolerance": 0.0}, ["tolerance must be > 0"]),
+        ({"sigma_min": 1.0}, ["sigma_min must be below sigma_max", "1.0 and 0.5"]),
+        ({"metric": "ece"}, ["unknown metric 'ece'", "'accuracy', 'nll'"]),
+        ({"labels": "pseudo"}, ["unknown labels 'pseudo'", "'mean', 'true'"]),
+        ({"num_anchors": 0}, ["num_anchors must be a whole number >= 1"]),
+        ({"num_steps": 0}, ["num_steps must be a whole number >= 1"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options, parts):
+    with pytest.raises(InputError) as caught:
+        TFB(**options)
+    for part in parts:
+        assert part in str(caught.value)
