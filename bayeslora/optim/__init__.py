@@ -1,1 +1,0 @@
-"""Optimisation on Stiefel manifolds and in alternation."""
