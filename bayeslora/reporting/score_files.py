@@ -141,7 +141,7 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
 def write_csv(
     path: Path, methods: Sequence[Assessed], changes: Sequence[AdapterChange] = ()
 ) -> None:
-    """Write `scores.csv`, with numbers to their last digit; `spreadsheet.read_rows` reads it."""
+    """Write `scores.csv`, with numbers to their last digit; `read_rows` reads it."""
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
         write_rows(stream, [CSV_COLUMNS])
         for one in methods:
