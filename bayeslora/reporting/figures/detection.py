@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bayeslora.metrics.ood import thresholds
 from bayeslora.reporting.figures.rendering import Panel, filled
-from bayeslora.reporting.figures.style import ENTRY as ENTRY_HEIGHT
 from bayeslora.reporting.figures.style import (
+    ENTRY_HEIGHT,
     IN_DISTRIBUTION,
     INK,
     KEY_ROW,

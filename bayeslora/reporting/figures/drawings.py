@@ -11,6 +11,12 @@ from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.brier import MOST_METHODS, BrierPlate, brier_panel
+from bayeslora.reporting.figures.confidence import (
+    Selective,
+    confidence_panel,
+    highest_risk,
+    risk_coverage_panel,
+)
 from bayeslora.reporting.figures.detection import Detector, OutsideSet, density_panel, roc_panel
 from bayeslora.reporting.figures.reliability import (
     EQUAL_MASS,
@@ -25,12 +31,6 @@ from bayeslora.reporting.figures.rendering import (
     Panel,
     drawing_style,
     render_files,
-)
-from bayeslora.reporting.figures.selective import (
-    Selective,
-    confidence_panel,
-    highest_risk,
-    risk_coverage_panel,
 )
 from bayeslora.reporting.figures.style import panels_of
 from bayeslora.reporting.text import number, shown

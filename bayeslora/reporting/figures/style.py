@@ -201,7 +201,7 @@ def add_swatch(
 POINTS = 400
 """Points of a curve, about two a printed point across: more would not be seen."""
 
-ENTRY = 0.31
+ENTRY_HEIGHT = 0.31
 """Height of an entry of the key, its two lines together, in inches."""
 
 Item = TypeVar("Item")
@@ -247,7 +247,7 @@ def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None
     """
     height = figure.get_figheight()
     for place, entry in enumerate(entries):
-        level = 1 - (top + place * ENTRY) / height
+        level = 1 - (top + place * ENTRY_HEIGHT) / height
         add_swatch(figure, entry.role, _LEFT / WIDTH, level, line=True)
         left = (_LEFT + _INDENT) / WIDTH
         figure.text(left, level, entry.name, fontsize=7.5, color=INK, va="center")

@@ -17,11 +17,11 @@ from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.figures import drawings
 from bayeslora.reporting.figures.brier import BrierPlate, brier_panel
+from bayeslora.reporting.figures.confidence import MARKED, Selective, risk_coverage_panel
 from bayeslora.reporting.figures.detection import Detector, roc_curve, roc_panel
 from bayeslora.reporting.figures.drawings import brier_plates, draw
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
-from bayeslora.reporting.figures.selective import MARKED, Selective, risk_coverage_panel
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
 
 

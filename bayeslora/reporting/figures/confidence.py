@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from bayeslora.metrics.selective import risk_coverage
+from bayeslora.reporting.answers import SURE
 from bayeslora.reporting.figures.rendering import Panel, filled
-from bayeslora.reporting.figures.style import ENTRY as ENTRY_HEIGHT
 from bayeslora.reporting.figures.style import (
+    ENTRY_HEIGHT,
     INK,
     KEY_ROW,
     MARKER_SIZE,
@@ -75,14 +76,14 @@ def confidence_panel(
     _draw_histogram(axes, confidence, correct, bins)
     for role, value in ((_ACCURACY, accuracy), (_CERTAINTY, certainty)):
         axes.axvline(value, color=role.color, linewidth=1.3, linestyle=role.line)
-    sure = int(np.count_nonzero(confidence[~correct] >= 0.9))
+    sure = int(np.count_nonzero(confidence[~correct] >= SURE))
     return Panel(
         name=name,
         figure=figure,
         title=f"Confidence of right and wrong answers of {label}",
         description=(
             f"{right} answers are right and {wrong} wrong; {sure} of the wrong ones have a"
-            f" confidence of 0.9 or more. Accuracy {number(accuracy)}, mean confidence"
+            f" confidence of {SURE:g} or more. Accuracy {number(accuracy)}, mean confidence"
             f" {number(certainty)}."
         ),
         texts={TITLE_SLOT: label},
