@@ -29,9 +29,9 @@ from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inpu
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.scores import Scores
-from bayeslora.notebook import table_html
 from bayeslora.option_checks import DTYPES, MAX_LENGTH, as_seed
 from bayeslora.output import atomic_directory
+from bayeslora.plain_text import table_html
 from bayeslora.posteriors import config_scores
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import resolve_posterior

@@ -3,13 +3,17 @@ r"""Text from files and arguments, made safe to show.
 A name or a path can hold anything: escape sequences that drive a terminal, line breaks that forge a
 second message, marks that reorder or hide letters, 100,000 characters. `visible` writes all that
 cannot be seen as an escape such as `\x1b` or `\u200b`; `one_line` also limits the length.
+
+`table_html` makes a small table of such texts for a notebook. It is here, below figures and
+templates, because scores show themselves that way too.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 
 LONGEST_MESSAGE = 2000
 """Characters of a message on a terminal: some twenty lines, more hides what went wrong."""
@@ -159,3 +163,20 @@ def listed(names: Sequence[str]) -> str:
     """Return names in quotation marks with commas; of more than eight, the first eight."""
     rest = f", … ({len(names)} in all)" if len(names) > 8 else ""
     return ", ".join(map(shown, names[:8])) + rest
+
+
+def table_html(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column names its rows; all text is escaped."""
+    body = "".join(_row(first, rest) for first, *rest in rows)
+    return (
+        f'<table class="bayeslora-scores"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{_cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _row(first: str, rest: Sequence[str]) -> str:
+    return f"<tr>{_cells('th', [first])}{_cells('td', rest)}</tr>"
+
+
+def _cells(tag: str, texts: Iterable[str]) -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)

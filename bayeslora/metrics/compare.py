@@ -30,9 +30,8 @@ from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, without_nan
-from bayeslora.notebook import table_html
 from bayeslora.option_checks import as_seed, check_count
-from bayeslora.plain_text import counted, quoted
+from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions

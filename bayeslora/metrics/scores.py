@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.notebook import table_html
-from bayeslora.plain_text import counted
+from bayeslora.plain_text import counted, table_html
 
 LEAST_ROWS = 10
 """Rows, or clusters, below which resamples give no interval: percentile intervals of so few rows

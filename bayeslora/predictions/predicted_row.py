@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bayeslora.notebook import table_html
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, shorten, table_html
 
 SHOWN_ROWS = 10
 """Rows of a table in a notebook."""
