@@ -187,5 +187,9 @@ def facts_of(
         sets=sets,
         nll=standing_of("nll", known, comparison) if known else None,
         accuracy=standing_of("accuracy", known, comparison) if known else None,
-        detectors={name: best_detector(methods, name) for name in sets},
+        detectors={
+            name: best_detector(methods, name)
+            for name in sets
+            if any(name in one.scores.ood for one in methods)
+        },
     )
