@@ -19,7 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.base import completed
+from bayeslora.posteriors.base import Posterior, completed
 
 GROUP = "bayeslora.posteriors"
 
@@ -79,11 +79,12 @@ def offers() -> list[Offer]:
 
 
 def check_options_class(found: Any, where: str) -> type[Any]:
-    """Return the class if it can stand for a posterior of the last layer.
+    """Return the class if it can stand for a posterior.
 
     Args:
         found: What should be a frozen dataclass with the class variables `name`, `summary`,
-            `source`, `passes`, `parameters` (text) and `head` (`module:object`, or the object).
+            `source`, `passes`, `parameters` (text) and `head` (`module:object`, or the object). A
+            subclass of `Posterior` that defines `make_head` or `over_weights` needs no `head`.
         where: What it is and whose, for messages.
 
     Raises:
@@ -98,7 +99,8 @@ def check_options_class(found: Any, where: str) -> type[Any]:
         name for name in _TEXTS if name in fields or not isinstance(getattr(found, name, None), str)
     ]
     head = getattr(found, "head", None)
-    if "head" in fields or not (callable(head) or (isinstance(head, str) and ":" in head)):
+    has_head = callable(head) or (isinstance(head, str) and ":" in head)
+    if "head" in fields or not (has_head or _defines(found, "make_head", "over_weights")):
         lacking.append("head")
     if lacking:
         names = ", ".join(map(repr, lacking))
@@ -106,8 +108,22 @@ def check_options_class(found: Any, where: str) -> type[Any]:
             f"{where}: {found.__name__} lacks the class variables {names}; they are text "
             "(ClassVar[str]), and head is 'module:object' or what makes the last layer itself"
         )
+    has_moment = getattr(found, "over_trained", False) or getattr(found, "from_start", "")
+    if _defines(found, "over_weights") and not has_moment:
+        raise InputError(
+            f"{where}: {found.__name__} is over the weights of a network, so it has to say "
+            "over_trained = True if it is fitted to adapters that are trained already, or in "
+            "from_start why it cannot be"
+        )
     _check_use(found, where)
     return found
+
+
+def _defines(found: type[Any], *hooks: str) -> bool:
+    """Return whether a class derives from `Posterior` and has a hook of its own."""
+    return issubclass(found, Posterior) and any(
+        getattr(found, hook) is not getattr(Posterior, hook) for hook in hooks
+    )
 
 
 def _check_use(found: type[Any], where: str) -> None:

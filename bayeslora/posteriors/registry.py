@@ -93,7 +93,8 @@ def register_posterior(config: type[T]) -> type[T]:
 
     Args:
         config: A frozen dataclass of options with the class variables `name`, `summary`, `source`,
-            `passes`, `parameters` and `head`. What was defined and registered before under the
+            `passes`, `parameters` and `head`, or a subclass of `Posterior`; see
+            `check_options_class`. What was defined and registered before under the
             same module and class name is replaced.
 
     Returns:

@@ -9,7 +9,7 @@ from bayeslora import VBLL
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 from bayeslora.posteriors import plugins, registry
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.registry import (
     POSTERIORS,
     listed_posteriors,
@@ -44,7 +44,21 @@ def changed(old, new):
     return GOOD.replace(old, new)
 
 
+OVER_WEIGHTS = (
+    changed("class Config:", "class Config(Posterior):").rsplit("    head", 1)[0]
+    + """
+    is_sampled: ClassVar[bool] = True
+    def over_weights(self, network, *, seed, fitted=False):
+        return object()
+"""
+)
+OVER_WEIGHTS = "from bayeslora.posteriors.base import Posterior" + OVER_WEIGHTS
+
 MISTAKES = {
+    "over weights, and fitted who knows when": (
+        {"content": OVER_WEIGHTS},
+        "has to say over_trained = True .* or in from_start why",
+    ),
     "no such module": ({"value": "acme_nowhere:Config"}, "'acme_nowhere:Config': ModuleNotFound"),
     "no such class": ({"value": "acme_broken_module:Other"}, "AttributeError: .*'Other'"),
     "error on import": ({"content": "1 / 0"}, "ZeroDivisionError: division by zero"),
@@ -175,3 +189,13 @@ def test_a_head_of_a_package_is_refused_with_its_package(site):
     offer(site, changed("bayeslora.posteriors.point:PointHead", "acme_nowhere:Head"))
     with pytest.raises(InputError, match=r"'theirs'.*acme-broken 0\.3,"):
         build(resolve_posterior("theirs"), 4, 3)
+
+
+def test_weights_that_cannot_draw_are_named(site):
+    trained = OVER_WEIGHTS.replace(
+        "    is_sampled", "    over_trained: ClassVar[bool] = True\n    is_sampled"
+    )
+    offer(site, trained)
+    message = "weights of posterior 'theirs' of package acme-broken 0.3 must be a torch.nn.Module"
+    with pytest.raises(InputError, match=f"{message} with a method draw, got object"):
+        build_weights(resolve_posterior("theirs"), None)
