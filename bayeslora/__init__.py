@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.lora import LoRA
     from bayeslora.adapters.pissa import PiSSA
     from bayeslora.adapters.polar.adapter import PoLAR
+    from bayeslora.adapters.registry import register_adapter
     from bayeslora.adapters.s2ft.adapter import S2FT
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.predictors import APS, LAC, RAPS
@@ -100,6 +101,7 @@ _HOMES = {
     "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
     "recalibrate": "bayeslora.recalibration.recalibrate",
+    "register_adapter": "bayeslora.adapters.registry",
     "register_posterior": "bayeslora.posteriors.registry",
     "report": "bayeslora.reporting.report",
     "update_model_card": "bayeslora.reporting.model_card",
@@ -154,6 +156,7 @@ __all__ = [
     "model_card_section",
     "over_seeds",
     "recalibrate",
+    "register_adapter",
     "register_posterior",
     "report",
     "update_model_card",

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bayeslora import options
 from bayeslora.adapters.lisa.adapter import resolve_sampling
-from bayeslora.adapters.registry import ADAPTERS
+from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories
@@ -132,7 +131,7 @@ class BayesianClassifier:
         Raises:
             InputError: A name or an option is not allowed.
         """
-        self.adapter = options.resolve("adapter", adapter, ADAPTERS)
+        self.adapter = resolve_adapter(adapter)
         self.posterior = resolve_posterior(posterior)
         if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < 1:
             raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
@@ -276,9 +275,8 @@ class BayesianClassifier:
                 has been written then.
         """
         if out is not None:
-            context = getattr(self.adapter, "context", None)
-            files = [one for one in (train, validation, context) if isinstance(one, str | Path)]
-            refuse_inputs(out, *files, *directories(self._backbone))
+            files = [one for one in (train, validation) if isinstance(one, str | Path)]
+            refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
         # Here, since a prediction would spend a second on importing transformers' training loop.
         from bayeslora.training import procedure
 

@@ -74,7 +74,7 @@ class Adapter:
         source: Of the method.
         parameters: What the method trains, for lists.
         default_lr: Learning rate where none is given.
-        long_lr: The same for fits of ten epochs or more.
+        long_lr: The same for fits of ten epochs or more; 0 takes `default_lr`.
         only_with: Options that have no effect without another.
         has_sites: Whether modules of ours stand in the place of linear layers.
         has_factors: Whether these are low-rank, so that a posterior can be over their factors.
@@ -133,7 +133,7 @@ class Adapter:
         """
         if self.lr is not None:
             return self.lr
-        return self.long_lr if long else self.default_lr
+        return self.long_lr or self.default_lr if long else self.default_lr
 
     def with_rate(self, *, long: bool) -> Self:
         """Return these options with their learning rate written out; see `learning_rate`."""

@@ -1,9 +1,9 @@
-"""Every adapter by the name that the command line uses; free of torch."""
+"""Every adapter that a name can stand for: built in, registered, or of an installed package."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.adapter import CorDA
@@ -13,11 +13,65 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.adapter import PoLAR
 from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.errors import InputError
+from bayeslora.plugins import Catalogue, check_options_class
+
+T = TypeVar("T")
 
 ADAPTERS: Mapping[str, type[Adapter]] = {
     cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, Frozen)
 }
 """The adapters that are built in."""
+
+_TEXTS = ("name", "summary", "source", "parameters")
+
+
+def check_adapter(found: Any, where: str) -> type[Any]:
+    """Return a class of another package if it can stand for an adapter.
+
+    Args:
+        found: What should be a frozen dataclass that derives from `Adapter`, with the class
+            variables `name`, `summary`, `source` and `parameters` (text).
+        where: What it is and whose, for messages.
+
+    Raises:
+        InputError: It is something else; the message says what is missing.
+    """
+    checked = check_options_class(found, where, _TEXTS)
+    if not issubclass(checked, Adapter):
+        raise InputError(
+            f"{where}: {checked.__name__} must derive from bayeslora.adapters.base.Adapter"
+        )
+    if checked.trains and not checked.default_lr > 0:
+        raise InputError(f"{where}: {checked.__name__} needs a default_lr > 0")
+    return checked
+
+
+CATALOGUE = Catalogue("adapter", ADAPTERS, check_adapter)
+"""Every adapter by name, those of other packages included."""
+
+resolve_adapter = CATALOGUE.resolve
+stored_adapter = CATALOGUE.stored
+provider = CATALOGUE.provider
+listed_adapters = CATALOGUE.listed
+
+
+def register_adapter(config: type[T]) -> type[T]:
+    """Make an adapter of your own known by its name, for this process; usable as a decorator.
+
+    A package registers with an entry point instead, which needs no call: see docs/extending.md.
+
+    Args:
+        config: A frozen dataclass that derives from `bayeslora.adapters.base.Adapter`. What was
+            defined and registered before under the same module and class name is replaced.
+
+    Returns:
+        The class itself.
+
+    Raises:
+        InputError: It is not such a class, or its name is taken.
+    """
+    return CATALOGUE.register(config)
 
 
 def table_name(recorded: Mapping[str, Any]) -> str:
@@ -26,5 +80,5 @@ def table_name(recorded: Mapping[str, Any]) -> str:
     Args:
         recorded: Its options as they are in a model's record.
     """
-    name = str(recorded["name"])
-    return ADAPTERS[name].table_name(recorded) if name in ADAPTERS else name
+    known = CATALOGUE.get(str(recorded["name"]))
+    return str(recorded["name"] if known is None else known.table_name(recorded))

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bayeslora import options
-from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LINKS, check_choice, check_count
+from bayeslora.plugins import Catalogue, check_options_class
 from bayeslora.posteriors.base import Posterior, completed
 from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
-from bayeslora.posteriors.plugins import Offer, check_options_class, offers
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.clora.options import CLoRA
 from bayeslora.posteriors.weights.dropout.options import MCDropout
@@ -31,8 +26,6 @@ from bayeslora.posteriors.weights.tfb.options import TFB
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
 _LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
 _WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
 POSTERIORS: dict[str, type[Posterior]] = {
@@ -40,50 +33,53 @@ POSTERIORS: dict[str, type[Posterior]] = {
 }
 """The built-in posteriors by name."""
 
-# The one thing here that changes, and `register_posterior` alone changes it.
-_registered: dict[str, type[Any]] = {}
+_TEXTS = ("name", "summary", "source", "passes", "parameters")
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A posterior with its origin.
+def check_posterior(found: Any, where: str) -> type[Any]:
+    """Return a class of another package, completed, if it can stand for a posterior.
 
-    Attributes:
-        config: The class of its options.
-        package: Who provides it: a package with its version, or the module that registered it.
+    Args:
+        found: What should be a frozen dataclass with the class variables `name`, `summary`,
+            `source`, `passes`, `parameters` (text) and `head` (`module:object`, or the object). A
+            subclass of `Posterior` that defines `make_head` or `over_weights` needs no `head`.
+        where: What it is and whose, for messages.
+
+    Raises:
+        InputError: It is something else; the message says what is missing.
     """
-
-    config: type[Any]
-    package: str
-
-
-class _Available(Mapping[str, type[Any]]):
-    """Classes of options by name; a package's is imported when it is asked for, and no other."""
-
-    def __getitem__(self, name: str) -> type[Any]:
-        known = POSTERIORS.get(name) or _registered.get(name)
-        if known is not None:
-            return known
-        found = _offered(name)
-        if not found:
-            raise KeyError(name)
-        if len(found) > 1:
-            packages = ", ".join(offer.package for offer in found)
-            raise InputError(f"posterior {name!r} is offered by several packages: {packages}")
-        return found[0].load()
-
-    def __contains__(self, name: object) -> bool:
-        return name in POSTERIORS or name in _registered or bool(_offered(name))
-
-    def __iter__(self) -> Iterator[str]:
-        theirs = (offer.name for offer in offers())
-        return iter(dict.fromkeys([*POSTERIORS, *_registered, *theirs]))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    checked = check_options_class(found, where, _TEXTS)
+    head = getattr(checked, "head", None)
+    has_head = callable(head) or (isinstance(head, str) and ":" in head)
+    is_option = "head" in {field.name for field in dataclasses.fields(checked)}
+    if is_option or not (has_head or _defines(checked, "make_head", "over_weights")):
+        raise InputError(
+            f"{where}: {checked.__name__} lacks the class variables 'head'; it is 'module:object', "
+            "or what makes the last layer itself"
+        )
+    has_moment = getattr(checked, "over_trained", False) or getattr(checked, "from_start", "")
+    if _defines(checked, "over_weights") and not has_moment:
+        raise InputError(
+            f"{where}: {checked.__name__} is over the weights of a network, so it has to say "
+            "over_trained = True if it is fitted to adapters that are trained already, or in "
+            "from_start why it cannot be"
+        )
+    return completed(checked)
 
 
-_AVAILABLE = _Available()
+def _defines(found: type[Any], *hooks: str) -> bool:
+    """Return whether a class derives from `Posterior` and has a hook of its own."""
+    return issubclass(found, Posterior) and any(
+        getattr(found, hook) is not getattr(Posterior, hook) for hook in hooks
+    )
+
+
+CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
+"""Every posterior by name, those of other packages included."""
+
+stored_posterior = CATALOGUE.stored
+provider = CATALOGUE.provider
+listed_posteriors = CATALOGUE.listed
 
 
 def register_posterior(config: type[T]) -> type[T]:
@@ -94,7 +90,7 @@ def register_posterior(config: type[T]) -> type[T]:
     Args:
         config: A frozen dataclass of options with the class variables `name`, `summary`, `source`,
             `passes`, `parameters` and `head`, or a subclass of `Posterior`; see
-            `check_options_class`. What was defined and registered before under the
+            `check_posterior`. What was defined and registered before under the
             same module and class name is replaced.
 
     Returns:
@@ -103,15 +99,7 @@ def register_posterior(config: type[T]) -> type[T]:
     Raises:
         InputError: It is not such a class, or its name is taken.
     """
-    check_options_class(config, f"posterior {getattr(config, 'name', config)!r}")
-    name: str = config.name  # type: ignore[attr-defined]
-    if name in POSTERIORS:
-        raise InputError(f"posterior {name!r} is built in; choose another name")
-    known = _registered.get(name)
-    if known is not None and _place(known) != _place(config):
-        raise InputError(f"posterior {name!r} is registered already, by {_place(known)}")
-    _registered[name] = completed(config)
-    return config
+    return CATALOGUE.register(config)
 
 
 def resolve_posterior(value: object) -> Any:
@@ -128,33 +116,7 @@ def resolve_posterior(value: object) -> Any:
             "posterior 'best' is chosen by calibrate among posteriors of a finished network: "
             "calibrate(..., posterior='best'), bayeslora calibrate --posterior best"
         )
-    name = getattr(value, "name", None)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(name, str):
-        known = _AVAILABLE.get(name)
-        if known is None or not isinstance(value, known):
-            raise InputError(
-                f"posterior {name!r}: class {_place(type(value))} is not registered; give it a "
-                "name of its own and call bayeslora.register_posterior on it"
-            )
-    return options.resolve("posterior", value, _AVAILABLE)
-
-
-def stored_posterior(record: Mapping[str, Any]) -> Any:
-    """Return the options of a saved model's posterior.
-
-    Args:
-        record: Name and options.
-
-    Raises:
-        InputError: Nothing installed provides it, or an option is not allowed.
-    """
-    name = str(record.get("name"))
-    if name not in _AVAILABLE:
-        raise InputError(
-            f"the model's posterior {name!r} is not built in and no installed package provides it; "
-            "install the package that does, or call bayeslora.register_posterior on its class"
-        )
-    return options.resolve("posterior", record, _AVAILABLE)
+    return CATALOGUE.resolve(value)
 
 
 def check_link(config: Any, link: str | None) -> None:
@@ -210,48 +172,7 @@ def draws_to_predict(config: Any, num_samples: int | None) -> bool:
     return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 
-def provider(config: Any) -> dict[str, str]:
-    """Return name and version of the package that provides a posterior; nothing for our own."""
-    name = config.name
-    if name in POSTERIORS or name in _registered:
-        return {}
-    dists = (offer.entry.dist for offer in _offered(name))
-    return {dist.name: dist.version for dist in dists if dist is not None}
-
-
 def described(config: Any) -> str:
     """Return the name of a posterior, with its package where it is not our own, for messages."""
     packages = ", ".join(f"{name} {version}" for name, version in provider(config).items())
     return f"posterior {config.name!r}" + (packages and f" of package {packages}")
-
-
-def listed_posteriors() -> list[Listed]:
-    """Return every posterior that works; a warning names each package whose one does not."""
-    ours = f"bayeslora {__version__}"
-    found = [Listed(config, ours) for config in POSTERIORS.values()]
-    found += [Listed(config, config.__module__) for config in _registered.values()]
-    for offer in offers():
-        if offer.name in _registered:
-            continue
-        try:
-            found.append(Listed(_usable(offer), offer.package))
-        except InputError as error:
-            logger.warning("%s", error)
-    return found
-
-
-def _usable(offer: Offer) -> type[Any]:
-    if offer.name in POSTERIORS:
-        raise InputError(
-            f"posterior {offer.name!r} of package {offer.package} is not used: the name is that of "
-            "a posterior that is built in"
-        )
-    return _AVAILABLE[offer.name]
-
-
-def _offered(name: object) -> list[Offer]:
-    return [offer for offer in offers() if offer.name == name]
-
-
-def _place(config: type[Any]) -> str:
-    return f"{config.__module__}.{config.__qualname__}"

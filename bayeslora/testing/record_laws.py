@@ -12,8 +12,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.plugins import check_options_class
-from bayeslora.posteriors.registry import POSTERIORS
+from bayeslora.posteriors.registry import POSTERIORS, check_posterior
 from bayeslora.testing.case import LastLayerCase
 
 
@@ -24,7 +23,7 @@ class RecordLaws(LastLayerCase):
         """The class has its class variables, and options survive JSON."""
         config = type(self.config)
         if POSTERIORS.get(config.name) is not config:
-            check_options_class(config, "the posterior")
+            check_posterior(config, "the posterior")
         stored = json.loads(json.dumps(options.as_mapping(self.config), allow_nan=False))
         assert options.resolve("posterior", stored, {config.name: config}) == self.config
 

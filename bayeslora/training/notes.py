@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from bayeslora.adapters.registry import ADAPTERS, table_name
+from bayeslora.adapters.registry import CATALOGUE, table_name
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import stored_posterior
@@ -25,7 +25,7 @@ def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict
         posterior: Options of the posterior, maybe of another package.
         passes: Passes of the adapted layers that the prediction took.
     """
-    known = None if adapter is None else ADAPTERS.get(adapter)
+    known = None if adapter is None else CATALOGUE.get(adapter)
     notes = {} if adapter is None else {"adapter": adapter}
     if known is not None:
         notes["adapter_summary"] = known.summary

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
@@ -190,7 +191,9 @@ def fit_classifier(
         num_members=len(members),
         data=hashes,
         results=dataclasses.asdict(results[0]) | learnt,
-        versions=library_versions() | provider(choices.posterior),
+        versions=library_versions()
+        | adapter_provider(choices.adapter)
+        | provider(choices.posterior),
     )
     fitted = Fitted(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayeslora import options
-from bayeslora.adapters.registry import ADAPTERS
+from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.load import Backbone, load_backbone, pick_device
 from bayeslora.backbones.module import Encode
@@ -71,7 +70,7 @@ def restore_network(
         base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
             base,
-            options.resolve("adapter", record.adapter, ADAPTERS),
+            stored_adapter(record.adapter or {}),
             stored_posterior(record.posterior),
             num_classes=len(record.classes),
             seed=record.seed,

@@ -11,7 +11,7 @@ from bayeslora.posteriors import registry
 
 @pytest.fixture(autouse=True)
 def _nothing_registered(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry.CATALOGUE, "registered", {})
 
 
 @pytest.fixture

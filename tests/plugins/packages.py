@@ -4,8 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from bayeslora.posteriors.plugins import GROUP
+from bayeslora.posteriors.registry import CATALOGUE
 
+GROUP = CATALOGUE.group
 GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
 _FILE = re.compile(r"^`([\w./]+)`[^\n]*\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

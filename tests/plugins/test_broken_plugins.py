@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 from packages import install
 
-from bayeslora import VBLL
+from bayeslora import VBLL, plugins
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.posteriors import plugins, registry
 from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.registry import (
     POSTERIORS,
@@ -153,7 +152,9 @@ def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
 
 
 def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
-    monkeypatch.setattr(registry, "offers", lambda: pytest.fail("packages were looked through"))
+    monkeypatch.setattr(
+        plugins.Catalogue, "offers", lambda _: pytest.fail("packages were looked through")
+    )
     found = [resolve_posterior(one) for one in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())]
     assert [one.name for one in (*found, stored_posterior({"name": "nuts"}))] == [
         "vbll",

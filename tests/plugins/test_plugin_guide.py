@@ -7,12 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from packages import guide_files, install_guide
+from packages import GROUP, guide_files, install_guide
 from tiny import tiny_classifier, toy_rows
 
 import bayeslora as bl
 from bayeslora.cli import main
-from bayeslora.posteriors.plugins import GROUP
 
 FROM = {"device": "cpu", "progress": False}
 OPTIONS = {**FROM, "max_length": 32}

@@ -90,7 +90,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
     classifier.fit(toy_rows(24), epochs=1, out=tmp_path / "model")
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
     assert loaded.posterior == Wide(3.0)
-    monkeypatch.setattr("bayeslora.posteriors.registry._registered", {})
+    monkeypatch.setattr("bayeslora.posteriors.registry.CATALOGUE.registered", {})
     with pytest.raises(bl.InputError, match=r"'wide'.*register_posterior"):
         bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
 

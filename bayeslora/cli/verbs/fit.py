@@ -300,13 +300,13 @@ def _check_path(args: argparse.Namespace) -> None:
 def _methods(args: argparse.Namespace) -> dict[str, Any]:
     """Return the adapter and the posterior that were named, as keyword arguments."""
     from bayeslora import options
-    from bayeslora.adapters.registry import ADAPTERS
+    from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.posteriors.registry import resolve_posterior
 
     named = given(args, "adapter", "posterior")
     found = dict(named)
     if "adapter" in found:
-        found["adapter"] = options.resolve("adapter", found["adapter"], ADAPTERS)
+        found["adapter"] = resolve_adapter(found["adapter"])
     if "posterior" in found:
         found["posterior"] = resolve_posterior(found["posterior"])
     for what, value in named.items():

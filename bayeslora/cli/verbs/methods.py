@@ -113,14 +113,16 @@ def _as_typed(value: object) -> str:
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options, their defaults and meanings."""
     from bayeslora.adapters.lisa.adapter import LayerSampling
-    from bayeslora.adapters.registry import ADAPTERS
+    from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
     from bayeslora.recalibration.config import RECALIBRATORS
 
     return {
-        "adapters": [_described(config) for config in ADAPTERS.values()],
+        "adapters": [
+            {**_described(item.config), "package": item.package} for item in listed_adapters()
+        ],
         "layer_sampling": [_described(LayerSampling)],
         "posteriors": [
             {**_described(item.config), "package": item.package} for item in listed_posteriors()

@@ -1,0 +1,284 @@
+"""Methods by name: built in, registered in this process, or offered by installed packages.
+
+A package says in its `pyproject.toml`
+
+    [project.entry-points."bayeslora.posteriors"]
+    theirs = "their_package.config:Theirs"
+
+and `Theirs` is a frozen dataclass of options. Adapters have the group `bayeslora.adapters`. See
+docs/extending.md. Free of torch; packages are looked through only for a name that is neither built
+in nor registered, and imported only when it is theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from bayeslora import options
+from bayeslora._version import __version__
+from bayeslora.errors import InputError
+
+T = TypeVar("T")
+Check = Callable[[Any, str], type[Any]]
+"""Returns a class that can stand for a method, given what should be one and its origin for
+messages; raises InputError for anything else."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method of an installed package, not loaded yet.
+
+    Attributes:
+        kind: `posterior` or `adapter`.
+        entry: Its entry point.
+        check: Returns its class if it can be used.
+    """
+
+    kind: str
+    entry: EntryPoint
+    check: Check
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.entry.name
+
+    @property
+    def package(self) -> str:
+        """Name and version of the package, such as `acme-posteriors 1.0`."""
+        dist = self.entry.dist
+        return "an unknown package" if dist is None else f"{dist.name} {dist.version}"
+
+    def load(self) -> type[Any]:
+        """Return the class of its options.
+
+        Raises:
+            InputError: It cannot be imported, or is not what such a class must be.
+        """
+        where = f"{self.kind} {self.name!r} of package {self.package}"
+        try:
+            found = self.entry.load()
+        except Exception as error:  # importing a foreign module may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{where} cannot be loaded: {self.entry.value!r}: {reason}") from error
+        checked = self.check(found, where)
+        if checked.name != self.name:
+            raise InputError(f"{where} calls itself {checked.name!r} in {self.entry.value!r}")
+        return checked
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A method with its origin.
+
+    Attributes:
+        config: The class of its options.
+        package: Who provides it: a package with its version, or the module that registered it.
+    """
+
+    config: type[Any]
+    package: str
+
+
+class Catalogue(Mapping[str, type[Any]]):
+    """Classes of options of one kind of method, by name.
+
+    Attributes:
+        kind: `posterior` or `adapter`.
+        group: Of the entry points.
+        built_in: The methods of this package.
+        registered: Those of this process, which `register` alone changes.
+
+    Args:
+        kind: What the methods are.
+        built_in: The methods of this package.
+        check: Returns a class of another package if it can be used.
+    """
+
+    def __init__(self, kind: str, built_in: Mapping[str, type[Any]], check: Check) -> None:
+        self.kind = kind
+        self.group = f"bayeslora.{kind}s"
+        self.built_in = built_in
+        self.registered: dict[str, type[Any]] = {}
+        self._check = check
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Return the class of a name; a package's is imported now, and no other.
+
+        Raises:
+            InputError: The package is broken, or several packages offer the name.
+        """
+        known = self.built_in.get(name) or self.registered.get(name)
+        if known is not None:
+            return known
+        found = self._offered(name)
+        if not found:
+            raise KeyError(name)
+        if len(found) > 1:
+            packages = ", ".join(offer.package for offer in found)
+            raise InputError(f"{self.kind} {name!r} is offered by several packages: {packages}")
+        return found[0].load()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.registered or bool(self._offered(name))
+
+    def __iter__(self) -> Iterator[str]:
+        theirs = (offer.name for offer in self.offers())
+        return iter(dict.fromkeys([*self.built_in, *self.registered, *theirs]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def offers(self) -> list[Offer]:
+        """Return what installed packages offer, in the order of names; nothing is imported."""
+        try:
+            found = entry_points(group=self.group)
+        except Exception as error:  # one damaged file in any package is enough
+            logger.warning("the entry points of the installed packages cannot be read: %s", error)
+            return []
+        made = (Offer(self.kind, entry, self._check) for entry in found)
+        return sorted(made, key=lambda offer: (offer.name, offer.package))
+
+    def register(self, config: type[T]) -> type[T]:
+        """Make a class known by its name, for this process; what it replaces is its own self.
+
+        Raises:
+            InputError: It is not a class of options, or its name is taken.
+        """
+        checked = self._check(config, f"{self.kind} {getattr(config, 'name', config)!r}")
+        name: str = checked.name
+        if name in self.built_in:
+            raise InputError(f"{self.kind} {name!r} is built in; choose another name")
+        known = self.registered.get(name)
+        if known is not None and _place(known) != _place(config):
+            raise InputError(f"{self.kind} {name!r} is registered already, by {_place(known)}")
+        self.registered[name] = checked
+        return config
+
+    def resolve(self, value: object) -> Any:
+        """Return the options that a name, `name:key=value,…`, a mapping or an object stands for.
+
+        Raises:
+            InputError: The name, an option or its value is not allowed, or the package that
+                provides the method is broken.
+        """
+        name = getattr(value, "name", None)
+        if (
+            dataclasses.is_dataclass(value)
+            and not isinstance(value, type)
+            and isinstance(name, str)
+        ):
+            known = self.get(name)
+            if known is None or not isinstance(value, known):
+                raise InputError(
+                    f"{self.kind} {name!r}: class {_place(type(value))} is not registered; give it "
+                    f"a name of its own and call bayeslora.register_{self.kind} on it"
+                )
+        return options.resolve(self.kind, value, self)
+
+    def stored(self, record: Mapping[str, Any]) -> Any:
+        """Return the options of a saved model's method.
+
+        Args:
+            record: Name and options.
+
+        Raises:
+            InputError: Nothing installed provides it, or an option is not allowed.
+        """
+        name = str(record.get("name"))
+        if name not in self:
+            raise InputError(
+                f"the model's {self.kind} {name!r} is not built in and no installed package "
+                "provides it; install the package that does, or call "
+                f"bayeslora.register_{self.kind} on its class"
+            )
+        return options.resolve(self.kind, record, self)
+
+    def provider(self, config: Any) -> dict[str, str]:
+        """Return name and version of the package that provides a method; nothing for our own."""
+        if config.name in self.built_in or config.name in self.registered:
+            return {}
+        dists = (offer.entry.dist for offer in self._offered(config.name))
+        return {dist.name: dist.version for dist in dists if dist is not None}
+
+    def listed(self) -> list[Listed]:
+        """Return every method that works; a warning names each package whose one does not."""
+        ours = f"bayeslora {__version__}"
+        found = [Listed(config, ours) for config in self.built_in.values()]
+        found += [Listed(config, config.__module__) for config in self.registered.values()]
+        for offer in self.offers():
+            if offer.name in self.registered:
+                continue
+            try:
+                found.append(Listed(self._usable(offer), offer.package))
+            except InputError as error:
+                logger.warning("%s", error)
+        return found
+
+    def _usable(self, offer: Offer) -> type[Any]:
+        if offer.name in self.built_in:
+            raise InputError(
+                f"{self.kind} {offer.name!r} of package {offer.package} is not used: the name is "
+                f"that of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} that is built in"
+            )
+        return self[offer.name]
+
+    def _offered(self, name: object) -> list[Offer]:
+        return [offer for offer in self.offers() if offer.name == name]
+
+
+def check_options_class(found: Any, where: str, texts: tuple[str, ...]) -> type[Any]:
+    """Return the class if it is a frozen dataclass of options with some class variables.
+
+    Args:
+        found: What should be such a class.
+        where: What it is and whose, for messages.
+        texts: The class variables that are text, `name` among them.
+
+    Raises:
+        InputError: It is something else; the message says what is missing.
+    """
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise InputError(f"{where} must be a frozen dataclass of options, got {found!r}")
+    fields = {field.name for field in dataclasses.fields(found)}
+    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise InputError(f"{where}: dataclass {found.__name__} must be frozen")
+    lacking = [
+        name for name in texts if name in fields or not isinstance(getattr(found, name, None), str)
+    ]
+    if lacking:
+        raise InputError(
+            f"{where}: {found.__name__} lacks the class variables "
+            f"{', '.join(map(repr, lacking))}; they are text (ClassVar[str])"
+        )
+    _check_use(found, where)
+    return found
+
+
+def _check_use(found: type[Any], where: str) -> None:
+    """Check that the name can be written in `name:key=value`, and that options have defaults."""
+    if not _NAME.fullmatch(found.name):
+        raise InputError(
+            f"{where}: name must be lower-case letters, digits and underscores, got {found.name!r}"
+        )
+    try:
+        found()
+    except Exception as error:
+        raise InputError(
+            f"{where}: every option needs a default that is allowed, but {found.__name__}() "
+            f"raises {type(error).__name__}: {error}"
+        ) from error
+
+
+def _place(config: type[Any]) -> str:
+    return f"{config.__module__}.{config.__qualname__}"
