@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.corda.adapter import CorDA
+    from bayeslora.adapters.corda.options import CorDA
     from bayeslora.adapters.frozen import Frozen
-    from bayeslora.adapters.lisa.adapter import LISA, LayerSampling
+    from bayeslora.adapters.lisa.options import LISA, LayerSampling
     from bayeslora.adapters.lora import LoRA
     from bayeslora.adapters.pissa import PiSSA
-    from bayeslora.adapters.polar.adapter import PoLAR
+    from bayeslora.adapters.polar.options import PoLAR
     from bayeslora.adapters.registry import register_adapter
-    from bayeslora.adapters.s2ft.adapter import S2FT
+    from bayeslora.adapters.s2ft.options import S2FT
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.predictors import APS, LAC, RAPS
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
@@ -61,7 +61,7 @@ _HOMES = {
     "CLoRA": "bayeslora.posteriors.weights.clora.options",
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal.sets",
-    "CorDA": "bayeslora.adapters.corda.adapter",
+    "CorDA": "bayeslora.adapters.corda.options",
     "Ensemble": "bayeslora.posteriors.weights.ensemble",
     "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
@@ -70,10 +70,10 @@ _HOMES = {
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.predictors",
-    "LISA": "bayeslora.adapters.lisa.adapter",
+    "LISA": "bayeslora.adapters.lisa.options",
     "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
     "LaplaceLoRA": "bayeslora.posteriors.weights.laplace_lora.options",
-    "LayerSampling": "bayeslora.adapters.lisa.adapter",
+    "LayerSampling": "bayeslora.adapters.lisa.options",
     "LoRA": "bayeslora.adapters.lora",
     "MAP": "bayeslora.posteriors.last_layer.estimates",
     "MCDropout": "bayeslora.posteriors.weights.dropout.options",
@@ -81,11 +81,11 @@ _HOMES = {
     "MatrixScaling": "bayeslora.recalibration.linear",
     "NUTS": "bayeslora.posteriors.last_layer.nuts.options",
     "PiSSA": "bayeslora.adapters.pissa",
-    "PoLAR": "bayeslora.adapters.polar.adapter",
+    "PoLAR": "bayeslora.adapters.polar.options",
     "Predictions": "bayeslora.predictions.record",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
-    "S2FT": "bayeslora.adapters.s2ft.adapter",
+    "S2FT": "bayeslora.adapters.s2ft.options",
     "SWAG": "bayeslora.posteriors.weights.swag.options",
     "ScalaBL": "bayeslora.posteriors.weights.scalabl.options",
     "Score": "bayeslora.metrics.scores",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.lisa.adapter import LayerSampling
     from bayeslora.adapters.lisa.layers import FullLayers
+    from bayeslora.adapters.lisa.options import LayerSampling
     from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.frozen import Frozen
-from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 from bayeslora.plugins import Catalogue, check_options_class
 

@@ -9,8 +9,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.lisa.adapter import LayerSampling
 from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.options import LayerSampling
 from bayeslora.adapters.lisa.policy import Group, Lisa
 from bayeslora.adapters.targets import layer_index
 from bayeslora.errors import InputError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.lisa.options import LayerSampling
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     as_seed,

@@ -22,12 +22,12 @@ import torch
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.adapter import CorDA
-from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.corda.options import CorDA
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bayeslora import MLE, VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head

@@ -18,7 +18,7 @@ from statistics import fmean
 import torch
 
 from bayeslora import VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
-from bayeslora.adapters.lisa.adapter import LISA
 from bayeslora.adapters.lisa.layers import ALWAYS, FullLayers
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lisa.policy import Group, Lisa
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
 from bayeslora.files import atomic_file

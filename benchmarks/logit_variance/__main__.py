@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import FAR, NEAR, ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, Evaluation, fitted_head

@@ -25,7 +25,7 @@ import torch
 from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.data import ExperimentData
 from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm

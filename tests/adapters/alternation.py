@@ -6,7 +6,7 @@ from torch import nn
 from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 
 CONFIGS = {
     "lora": LoRA(r=2, weight_decay=0.1),

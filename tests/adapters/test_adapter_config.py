@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.frozen import Frozen
-from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.registry import ADAPTERS, table_name
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 

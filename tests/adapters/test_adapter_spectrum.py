@@ -14,7 +14,7 @@ from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.spectrum import drift, singular_values, spectrum, stable_rank, summary
 
 

@@ -13,7 +13,7 @@ from bayeslora.adapters.optimizers import (
     build_optimizer,
     euclidean_parameters,
 )
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.polar.riemannian import RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_hosts import moments_on, stack, tiny_llama
 
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.corda.start import corda
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.pissa import pissa

@@ -5,8 +5,8 @@ import torch
 from tiny_hosts import output, tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.lisa.adapter import LISA
 from bayeslora.adapters.lisa.layers import ALWAYS, FullLayers
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.spectrum import full_spectrum
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers

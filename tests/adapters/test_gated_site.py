@@ -10,7 +10,7 @@ from torch import nn
 from bayeslora.adapters.inject import adapter_state, export, inject, remove
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 
 CONFIGS = pytest.mark.parametrize(

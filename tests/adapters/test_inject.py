@@ -12,7 +12,7 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
 )
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.lisa.options import LayerSampling
 from bayeslora.adapters.lisa.policy import Group, Lisa, draw, inclusion
 from bayeslora.errors import InputError
 

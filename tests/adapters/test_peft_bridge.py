@@ -9,8 +9,8 @@ from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 
 # PEFT asks transformers for an attribute by a name that transformers has deprecated.

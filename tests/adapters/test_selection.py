@@ -10,7 +10,7 @@ from tiny_hosts import moments_on, output, randomise, stack, tiny_bert, tiny_lla
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.s2ft.selection import (
     ADAPTER_FILE,
     Units,

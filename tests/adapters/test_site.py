@@ -6,15 +6,15 @@ from site_laws import SiteLaws
 from tiny_hosts import moments_on, stack, tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA, kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.polar.stiefel import random_factors
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.s2ft.selection import column_targets
 from bayeslora.adapters.targets import find_targets
 

@@ -9,7 +9,7 @@ from torch import nn
 from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import euclidean_parameters, manifold_parameters
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.polar.stiefel import (
     absorb,
     landing_field,

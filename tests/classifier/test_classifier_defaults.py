@@ -5,7 +5,7 @@ import torch
 from usage import new, toy_rows
 
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.training import procedure
 
 

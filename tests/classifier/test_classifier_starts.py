@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_llama, toy_rows
 
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError

@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_llama, toy_rows
 
 from bayeslora import VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.data import FAR, ExperimentData
 from bayeslora.experiments.fits import FitSpec

@@ -7,7 +7,7 @@ import torch
 from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.posteriors.weights.training import TrainingRun
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels

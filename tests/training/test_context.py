@@ -11,7 +11,7 @@ from test_fit import KilledError, die_after
 from tiny import toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.corda.adapter import CorDA
+from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.corda.start import corda
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.errors import InputError

@@ -13,7 +13,7 @@ from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.spectrum import drift
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE

@@ -9,7 +9,7 @@ from small_fits import fresh
 
 from bayeslora import CLoRA
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.clora.training import KLGradient, measure
 from bayeslora.training.assemble import build_network

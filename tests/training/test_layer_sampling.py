@@ -12,13 +12,13 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
-from bayeslora.adapters.lisa.adapter import LISA, LayerSampling
 from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.options import LISA, LayerSampling
 from bayeslora.adapters.lisa.policy import Group, Lisa
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.adapter import PoLAR
-from bayeslora.adapters.s2ft.adapter import S2FT
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 from bayeslora.training.layer_sampling import LayerSwitches, layer_sampler
 

@@ -10,7 +10,7 @@ from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.laplace_lora import linearised
 from bayeslora.posteriors.weights.training import WeightTraining

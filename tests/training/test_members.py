@@ -10,7 +10,7 @@ from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits

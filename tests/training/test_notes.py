@@ -1,7 +1,7 @@
 """What predictions note of their method."""
 
 from bayeslora import MLE, VBLL
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.training.notes import method_notes
 
 

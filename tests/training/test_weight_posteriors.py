@@ -10,7 +10,7 @@ from test_fit import KilledError, die_after
 
 from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.adapter import PoLAR
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.swag import training as swag_module

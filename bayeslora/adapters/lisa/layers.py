@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from bayeslora.adapters.lisa.adapter import LISA
+from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers

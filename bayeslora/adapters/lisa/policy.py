@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.lisa.adapter import LayerSampling
+from bayeslora.adapters.lisa.options import LayerSampling
 from bayeslora.errors import InputError
 
 

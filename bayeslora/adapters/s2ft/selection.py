@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from bayeslora.adapters.s2ft.adapter import S2FT
 from bayeslora.adapters.s2ft.columns import Columns, check_columns
+from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError

@@ -316,7 +316,7 @@ def _methods(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sampling(args: argparse.Namespace) -> Any:
-    from bayeslora.adapters.lisa.adapter import resolve_sampling
+    from bayeslora.adapters.lisa.options import resolve_sampling
 
     return resolve_sampling(args.layer_sampling)
 

@@ -112,7 +112,7 @@ def _as_typed(value: object) -> str:
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options, their defaults and meanings."""
-    from bayeslora.adapters.lisa.adapter import LayerSampling
+    from bayeslora.adapters.lisa.options import LayerSampling
     from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
