@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.metrics.scores import Score, Scores
     from bayeslora.metrics.seeds import over_seeds
-    from bayeslora.posteriors.config import VBLL
     from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
     from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
     from bayeslora.posteriors.last_layer.laplace.options import Laplace
     from bayeslora.posteriors.last_layer.nuts.options import NUTS
+    from bayeslora.posteriors.last_layer.vbll.options import VBLL
     from bayeslora.posteriors.registry import register_posterior
     from bayeslora.posteriors.weights.blob.options import BLoB
     from bayeslora.posteriors.weights.clora.options import CLoRA
@@ -93,7 +93,7 @@ _HOMES = {
     "TFB": "bayeslora.posteriors.weights.tfb.options",
     "Temperature": "bayeslora.recalibration.temperature",
     "TemperatureScaling": "bayeslora.posteriors.last_layer.estimates",
-    "VBLL": "bayeslora.posteriors.config",
+    "VBLL": "bayeslora.posteriors.last_layer.vbll.options",
     "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",

@@ -20,9 +20,9 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions

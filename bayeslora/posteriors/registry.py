@@ -9,11 +9,11 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import LINKS, check_choice, check_count
 from bayeslora.plugins import Catalogue, check_options_class
 from bayeslora.posteriors.base import Posterior, completed
-from bayeslora.posteriors.config import VBLL
 from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.clora.options import CLoRA
 from bayeslora.posteriors.weights.dropout.options import MCDropout

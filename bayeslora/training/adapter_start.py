@@ -24,8 +24,8 @@ from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights
-from bayeslora.posteriors.config import VBLL
-from bayeslora.posteriors.vbll import VBLLHead
+from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.checkpoints import checkpoint_state

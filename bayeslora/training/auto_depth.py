@@ -18,7 +18,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import VBLL
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.tasks.splits import stratified_sample
 from bayeslora.training.choices import LabelledExamples
 from bayeslora.training.progress import progress_bar

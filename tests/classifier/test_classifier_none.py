@@ -11,7 +11,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.posteriors.vbll_choice import WIDE_PRIOR_SCALE, Polisher
+from bayeslora.posteriors.last_layer.vbll.polish import WIDE_PRIOR_SCALE, Polisher
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
 TEXTS = [row["text"] for row in toy_rows(12, 6)]
@@ -70,7 +70,7 @@ def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch
     assert scale(held=HELD) == pytest.approx(asked)
     behind = scale(adapter="lora", fit={"epochs": 1})
     assert behind != pytest.approx(WIDE_PRIOR_SCALE, rel=1e-3)
-    monkeypatch.setattr("bayeslora.training.procedure.FEW_ROWS", len(ROWS) - 1)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.options.FEW_ROWS", len(ROWS) - 1)
     assert scale() == pytest.approx(asked)
 
 

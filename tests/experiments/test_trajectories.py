@@ -12,7 +12,7 @@ from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation
 from bayeslora.experiments.fits import fresh_network
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.posteriors.config import PRIOR_SCALE_GRID
+from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
 from bayeslora.training.fit import train_network
 from bayeslora.training.predict import Answer, to_predictions
 from bayeslora.training.settings import TrainingSettings

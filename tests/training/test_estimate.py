@@ -11,7 +11,7 @@ from bayeslora import VBLL
 from bayeslora.posteriors import cost
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.cost import affordable
-from bayeslora.posteriors.vbll_cost import fit_cost
+from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 from bayeslora.training.estimate import duration
 from bayeslora.training.settings import TrainingSettings
 

@@ -8,11 +8,11 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
-from bayeslora.posteriors.bounds import CLOSED_FORM
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.target import Target
-from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.posteriors.vbll_polish import polish
+from bayeslora.posteriors.last_layer.vbll.bounds import CLOSED_FORM
+from bayeslora.posteriors.last_layer.vbll.polish import polish
 
 F64 = torch.float64
 CLASSES, SIZE = 3, 5

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.covariances import precision_factor
-from bayeslora.posteriors.rowspace import RowSpace
+from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_factor
 from bayeslora.runtime import row_slices
 
 # A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.

@@ -30,12 +30,12 @@ from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
 from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT, convergence
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.posteriors.point import AroundPoint, PointHead
-from bayeslora.posteriors.rowspace import RowSpace
 
 logger = logging.getLogger(__name__)
 

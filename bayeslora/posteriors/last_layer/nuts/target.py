@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bayeslora.posteriors.last_layer.laplace.curvature import class_contrasts
-from bayeslora.posteriors.vbll_mean import MeanProblem, maximise_mean
+from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 
 _ITERATIONS = 500
 

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
-from bayeslora.posteriors import bounds
-from bayeslora.posteriors.tilts import best_tilt, wright_omega
-from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS, best_tilt, wright_omega
 
 F64 = torch.float64
 

@@ -1,11 +1,11 @@
 """One round of coordinate ascent for a variational last layer on fixed features.
 
 With q the bound's own class probabilities and W its curvature at the current logit moments
-(`vbll_bound.py`), the evidence lower bound is stationary where
+(`bounds.py`), the evidence lower bound is stationary where
 
-    μ_c  = m0_c + σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`vbll_mean.py`)
+    μ_c  = m0_c + σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`means.py`)
     σ0²  = (‖μ − m0‖² + tr S) / (C d)          (only where the prior is learned)
-    S⁻¹  = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ          (`vbll_blocks.py`, as far as the family allows)
+    S⁻¹  = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ          (`covariance.py`, as far as the family allows)
 
 Means are measured from the prior mean m0, whose logits are a constant offset. Each step takes one
 of these with the others held still, and none lowers the bound.
@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.vbll_blocks import Blocks
-from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS, AscentBound
-from bayeslora.posteriors.vbll_families import make_blocks
-from bayeslora.posteriors.vbll_mean import MeanProblem, maximise_mean
+from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
+from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS, AscentBound
+from bayeslora.posteriors.last_layer.vbll.covariance import Blocks, Covariance
 
 # A covariance step that has to be shortened below this share gains nothing worth a factorisation.
 _SMALLEST_STEP = 1e-3
@@ -70,7 +69,7 @@ class Ascent:
         labels: [N] int64.
         targets: [N, C] one-hot labels, float64.
         bound: A key of `ASCENT_BOUNDS`.
-        covariance: A key of `BLOCKS`.
+        family: Of the covariances.
         rank: Directions of a `low_rank` covariance.
         tolerance: Relative change of the bound that no longer matters.
         dtype: Of the matrices of `dense` covariances.
@@ -82,7 +81,7 @@ class Ascent:
     labels: Tensor
     targets: Tensor
     bound: str
-    covariance: str
+    family: type[Covariance]
     rank: int
     tolerance: float
     dtype: torch.dtype = torch.float64
@@ -187,8 +186,7 @@ class Ascent:
         return float(state.mean.square().sum()) + self.outside + state.blocks.trace
 
     def _blocks(self, weights: Tensor, precision: float, before: Blocks | None) -> Blocks:
-        return make_blocks(
-            self.covariance,
+        return self.family.blocks(
             self.features,
             weights,
             precision,

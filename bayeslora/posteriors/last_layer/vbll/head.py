@@ -7,7 +7,7 @@ While the adapter trains, q follows by gradient steps on
     −(1/B) Σ_batch bound(φ_n, y_n; q)  +  KL(q ‖ prior) / N
 
 or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
-at the trained means or over them too (`vbll_polish.py`, `vbll_choice.py`), and stores it apart from
+at the trained means or over them too (`polish.py`), and stores it apart from
 the training parameters.
 
 Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
@@ -28,17 +28,14 @@ from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors import bounds
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.config import VBLL
-from bayeslora.posteriors.covariances import Covariance, Trainable, covariance_of, shapes
 from bayeslora.posteriors.features import check_features, check_fit
-from bayeslora.posteriors.free_covariance import free_start, from_free, shift_log_std, to_free
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
+from bayeslora.posteriors.last_layer.vbll.families import FAMILIES, TRAINABLE
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
 from bayeslora.posteriors.types import LastLayerDefaults
-from bayeslora.posteriors.vbll_choice import Polisher
-from bayeslora.posteriors.vbll_cost import with_family
-from bayeslora.posteriors.vbll_polish import Start, polish
-from bayeslora.posteriors.vbll_pyro import negative_elbo
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
@@ -56,10 +53,10 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         mean: [C, d] parameter, μ while training; the prior mean at the start.
         prior_mean: [C, d] buffer, m0; None for zero.
         spread: Parameter behind the training covariance: log standard deviations [C, d], or
-            triangles [C, d, d] or [C d, C d] as `covariances.lower_triangle` reads them.
+            triangles [C, d, d] or [C d, C d], see `covariance.Trainable`.
         factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
-        fitted_scale: Float32 buffer, the `scale` of `covariances.shapes`, None before `fit`.
+        fitted_scale: Float32 buffer, the `scale` of `Covariance.shapes`, None before `fit`.
         fitted_factor: [C, d, k] float32 buffer of a `low_rank` fit, else None.
         fitted_basis: [d, d] float32 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
@@ -88,13 +85,11 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     ) -> None:
         super().__init__()
         # Who knows the number of rows has settled it before.
-        self.config = config = with_family(config, "dense")
+        self.config = config = config.with_family("dense")
         self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
-        free = free_start(
-            config.training_covariance, num_classes, num_features, config.rank, log_std
-        )
+        free = self._trained_family.free_start(num_classes, num_features, config.rank, log_std)
         self.spread = nn.Parameter(free["spread"])
         self.factor = nn.Parameter(free["factor"]) if "factor" in free else None
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
@@ -118,7 +113,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     @property
     def covariance(self) -> Trainable:
         """Covariance of the weights while training; gradients reach the parameters."""
-        return from_free(self.config.training_covariance, len(self.mean), self.spread, self.factor)
+        return self._trained_family.from_free(self.spread, self.factor, len(self.mean))
 
     def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats a row.
@@ -136,7 +131,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return −mean bound with q held constant, in nats a row."""
         held = (self.spread.detach(), None if self.factor is None else self.factor.detach())
-        covariance = from_free(self.config.training_covariance, len(self.mean), *held)
+        covariance = self._trained_family.from_free(*held, len(self.mean))
         return -self._bound(features, labels, self.mean.detach(), covariance).mean()
 
     @torch.no_grad()
@@ -156,7 +151,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             max_iterations=iterations,
         )
         self.mean.copy_(polished.mean)
-        free = to_free(polished.covariance())
+        free = polished.covariance().to_free()
         self.spread.copy_(free["spread"])
         if self.factor is not None:
             self.factor.copy_(free["factor"])
@@ -266,7 +261,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     def set_mean_sq_norm(self, value: float) -> None:
         """Say what the features' mean square norm is; the logits' training spread stays."""
         change = 0.5 * math.log(float(self.mean_sq_norm) / value)
-        shift_log_std(self.config.training_covariance, self.spread, self.factor, change)
+        self._trained_family.shift_log_std(self.spread, self.factor, change)
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
@@ -291,7 +286,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             raise ValueError(f"the dtype of its covariance is {dtype!r}")
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
-        for name, shape in shapes(extra["covariance"], classes, size, self.config.rank).items():
+        shapes = self._family.shapes(classes, size, self.config.rank)
+        for name, shape in shapes.items():
             setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
@@ -307,6 +303,14 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             "polish_mean": "trained" if held else "refit",
         }
 
+    @property
+    def _family(self) -> type[Covariance]:
+        return FAMILIES[self.config.covariance]
+
+    @property
+    def _trained_family(self) -> type[Trainable]:
+        return TRAINABLE[self.config.training_covariance]
+
     def _posterior(self) -> tuple[Tensor, Covariance]:
         if self.fitted_mean is None or self.fitted_scale is None:
             return self.mean, self.covariance
@@ -316,7 +320,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             "basis": self.fitted_basis,
         }
         tensors = {name: part for name, part in parts.items() if part is not None}
-        return self.fitted_mean, covariance_of(self.config.covariance, len(self.mean), tensors)
+        return self.fitted_mean, self._family.of_tensors(tensors, len(self.mean))
 
     def _trained(self, features: Tensor) -> Start | None:
         """Return what training left; None where it left the means where they started."""
@@ -345,3 +349,35 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             logits,
         )
         return bounds.monte_carlo(logits, variance, labels, noise)
+
+
+def negative_elbo(
+    mean: Tensor, covariance: Trainable, prior_variance: Tensor, log_likelihood: Tensor
+) -> Tensor:
+    """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
+
+    It is written as a Pyro program. The model draws the weights from their prior and scores the
+    data by a bound, which depends on the guide's moments and not on the draw. The guide is written
+    by hand, so that the KL is analytic and the bound has no variance. Nothing enters Pyro's global
+    parameter store. Pyro takes seconds to import, and only training needs this function.
+
+    Args:
+        mean: [C, d] means of the weights.
+        covariance: Of the weights.
+        prior_variance: σ0², a scalar tensor.
+        log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
+    """
+    import pyro.infer
+
+    elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
+    prior, posterior = covariance.distributions(mean, prior_variance)
+
+    def model() -> None:
+        pyro.sample("weight", prior)
+        pyro.factor("log_likelihood", log_likelihood)
+
+    def guide() -> None:
+        pyro.sample("weight", posterior)
+
+    loss: Tensor = elbo().differentiable_loss(model, guide)
+    return loss

@@ -12,7 +12,7 @@ from gaussian_oracles import matrix
 from scipy.optimize import minimize
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from bayeslora.posteriors.vbll_polish import polish
+from bayeslora.posteriors.last_layer.vbll.polish import polish
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64

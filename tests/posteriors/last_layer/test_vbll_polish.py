@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora import VBLL
-from bayeslora.posteriors import vbll_choice, vbll_polish
-from bayeslora.posteriors.config import PRIOR_SCALE_GRID
-from bayeslora.posteriors.covariances import Dense, DiagonalPlusLowRank, Full
-from bayeslora.posteriors.free_covariance import from_free, lower_triangle, to_free
-from bayeslora.posteriors.rowspace import RowSpace
-from bayeslora.posteriors.vbll_blocks import DenseBlocks, EigenbasisBlocks, weighted_gram
-from bayeslora.posteriors.vbll_bound import ASCENT_BOUNDS
-from bayeslora.posteriors.vbll_choice import WIDE_PRIOR_SCALE, Polisher
-from bayeslora.posteriors.vbll_polish import Start, polish
+from bayeslora.posteriors.last_layer.algebra import RowSpace
+from bayeslora.posteriors.last_layer.vbll import polish as polishing
+from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS
+from bayeslora.posteriors.last_layer.vbll.covariance import weighted_gram
+from bayeslora.posteriors.last_layer.vbll.families import TRAINABLE
+from bayeslora.posteriors.last_layer.vbll.independent import EigenbasisBlocks
+from bayeslora.posteriors.last_layer.vbll.low_rank import DiagonalPlusLowRank
+from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
+from bayeslora.posteriors.last_layer.vbll.polish import WIDE_PRIOR_SCALE, Polisher, Start, polish
+from bayeslora.posteriors.last_layer.vbll.triangular import Dense, DenseBlocks, Full, lower_triangle
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
@@ -51,9 +52,9 @@ def test_gradient_of_the_elbo_vanishes(bound, family, rows):
     fitted = fit(features, labels, bound=bound, covariance=family, rank=2, **options)
     mean = fitted.mean.clone().requires_grad_()
     free = {
-        name: item.clone().requires_grad_() for name, item in to_free(fitted.covariance()).items()
+        name: item.clone().requires_grad_() for name, item in fitted.covariance().to_free().items()
     }
-    covariance = from_free(family, classes, free["spread"], free.get("factor"))
+    covariance = TRAINABLE[family].from_free(free["spread"], free.get("factor"), classes)
     value = elbo((features, labels), mean, covariance, bound=bound)
     assert fitted.elbo[-1] == pytest.approx(value.item(), rel=1e-8)
     # The ascent stops by the bound's value: a gap of 1e-13 · 60 nats allows a slope near 1e-5. The
@@ -217,7 +218,8 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     expected = torch.einsum("nc,ni,nj->cij", weights, features, features)
     torch.testing.assert_close(weighted_gram(features, weights), expected)
     monkeypatch.setattr(
-        "bayeslora.posteriors.vbll_blocks.row_slices", partial(row_slices, most=7 * 6)
+        "bayeslora.posteriors.last_layer.vbll.covariance.row_slices",
+        partial(row_slices, most=7 * 6),
     )
     torch.testing.assert_close(weighted_gram(features, weights), expected)
     blocks = DenseBlocks(features, weights, 0.5)
@@ -234,7 +236,7 @@ def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, si
     features[0] *= size
     options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-11}
     staged = fit(features, labels, **options)
-    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: [])
+    monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: [])
     direct = fit(features, labels, **options)
     assert staged.elbo[-1] == pytest.approx(direct.elbo[-1], abs=1e-6 * len(labels))
     torch.testing.assert_close(staged.mean, direct.mean, atol=1e-3, rtol=1e-3)
@@ -243,10 +245,10 @@ def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, si
 def test_a_stage_that_float32_cannot_hold_is_left_out(monkeypatch):
     features, labels = toy(rows=40, size=5, classes=3)
     features[0] *= 1e5
-    stages = vbll_polish._rough_stages
-    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: stages(ascent)[1:])
+    stages = polishing._rough_stages
+    monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: stages(ascent)[1:])
     single = fit(features, labels, covariance="dense")
-    monkeypatch.setattr(vbll_polish, "_rough_stages", lambda ascent: [])
+    monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: [])
     assert single.elbo == fit(features, labels, covariance="dense").elbo
 
 
@@ -324,10 +326,10 @@ def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(si
 
 def test_folds_share_the_classes_and_every_row_is_in_one():
     labels = torch.tensor([0] * 13 + [1] * 4 + [2])
-    folds = vbll_choice._folds(labels)
+    folds = polishing._folds(labels)
     assert torch.bincount(folds, minlength=5).min() >= 3
     assert torch.bincount(folds[:13]).max() - torch.bincount(folds[:13]).min() == 1
-    assert torch.equal(folds, vbll_choice._folds(labels))
+    assert torch.equal(folds, polishing._folds(labels))
 
 
 def test_knowles_minka_is_wider_than_jensen_and_near_laplace():

@@ -1,8 +1,4 @@
-"""What can be chosen about a posterior: one frozen dataclass a method, free of torch.
-
-Every prior scale here is τ, the prior standard deviation of a logit: features reach the head with
-mean ‖φ‖² = 1 (or the mean is divided out), so τ means the same for every backbone.
-"""
+"""Options of the variational last layer, free of torch."""
 
 from __future__ import annotations
 
@@ -50,6 +46,7 @@ CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
 # They see the variances of logits alone, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COVARIANCES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
+COUPLED = ("full",)  # covariances between classes
 # The basis is that of the final features.
 TRAINING_COVARIANCES = ("dense", "diagonal", "full", "low_rank")
 AUTO = "auto"
@@ -163,16 +160,22 @@ class VBLL(Posterior):
         self, num_classes: int, num_features: int, num_rows: int
     ) -> list[tuple[VBLL, FitCost]]:
         """Return the options with each covariance that they leave open, and what its fit costs."""
-        from bayeslora.posteriors.vbll_cost import vbll_variants
+        from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
-        return vbll_variants(self, num_classes, num_features, num_rows)
+        families = ("dense", "eigenbasis") if self.covariance == AUTO else (self.covariance,)
+        found = [self.with_family(family) for family in families]
+        return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
+
+    def with_family(self, family: str) -> VBLL:
+        """Return the options with a family of covariances in the place of `auto`."""
+        return replace(self, covariance=family) if self.covariance == AUTO else self
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
         """Return an untrained last layer, with covariances that fit into memory."""
-        from bayeslora.posteriors.vbll import VBLLHead
-        from bayeslora.posteriors.vbll_cost import affordable_covariance
+        from bayeslora.posteriors.last_layer.vbll.families import affordable_covariance
+        from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
 
         check_classes(self, num_classes)
         fitting = affordable_covariance(self, num_features, num_classes)
@@ -196,7 +199,7 @@ class VBLL(Posterior):
 
         Of another VBLL they are those that training left, so that they can be held here too.
         """
-        from bayeslora.posteriors.vbll import VBLLHead
+        from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
 
         return head.mean.detach() if isinstance(head, VBLLHead) else head.mean_weight
 
@@ -269,10 +272,10 @@ def check_classes(config: VBLL, num_classes: int) -> None:
 
 
 def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
-    if covariance == "full" and bound in MARGINAL_BOUNDS:
+    if covariance in COUPLED and bound in MARGINAL_BOUNDS:
         known = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
         allowed = ", ".join(sorted(set(known) - set(MARGINAL_BOUNDS)))
         raise InputError(
-            f"{covariance_field} 'full' cannot go with {bound_field} {bound!r}, which sees no "
-            f"covariance between classes and would drive it to zero; choose from {allowed}"
+            f"{covariance_field} {covariance!r} cannot go with {bound_field} {bound!r}, which sees "
+            f"no covariance between classes and would drive it to zero; choose from {allowed}"
         )

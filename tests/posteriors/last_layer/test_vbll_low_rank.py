@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayeslora.posteriors.vbll_low_rank_blocks import LowRankBlocks
+from bayeslora.posteriors.last_layer.vbll.low_rank import LowRankBlocks
 
 F64 = torch.float64
 

@@ -13,11 +13,11 @@ from gaussian_oracles import FAMILIES, TRAINABLE, bound_for, kl_to_prior
 
 from bayeslora import VBLL
 from bayeslora.errors import InputError
-from bayeslora.posteriors import bounds
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config import MARGINAL_BOUNDS
-from bayeslora.posteriors.vbll_pyro import negative_elbo
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
+from bayeslora.posteriors.last_layer.vbll.options import MARGINAL_BOUNDS
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
@@ -278,17 +278,17 @@ def test_quadrature_is_refused_for_three_classes():
 
 @pytest.mark.parametrize("asked", ["full", "dense"])
 def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplog):
-    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 500)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 500)
     config = VBLL(covariance=asked, polish_bound="tilted")
     assert build(config, 4, 3).config.covariance == "dense"
     assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (asked == "full")
-    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 300)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 300)
     assert build(config, 4, 3).config.covariance == "eigenbasis"
     assert "taking covariance=eigenbasis" in caplog.text
 
 
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
-    monkeypatch.setattr("bayeslora.posteriors.vbll_cost._MOST_BYTES", 8 * 3 * 4 * 3)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 8 * 3 * 4 * 3)
     config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
     found = build(config, 4, 3).config
     assert found.covariance == "eigenbasis"
@@ -324,7 +324,8 @@ def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
     made.fit(features, labels)
     whole = made.bound_gap(features, labels, num_draws=4000)
     monkeypatch.setattr(
-        "bayeslora.posteriors.vbll.row_slices", partial(row_slices, most=4000 * 3 * 7)
+        "bayeslora.posteriors.last_layer.vbll.head.row_slices",
+        partial(row_slices, most=4000 * 3 * 7),
     )
     parts = made.bound_gap(features, labels, num_draws=4000)
     assert parts != whole
@@ -332,13 +333,14 @@ def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
 
 
 def test_an_unconverged_fit_is_said(caplog, monkeypatch):
-    from bayeslora.posteriors import vbll, vbll_choice
+    from bayeslora.posteriors.last_layer.vbll import polish
 
     features, labels = toy()
-    short = lambda *args, **options: vbll.polish(  # noqa: E731 - a one-line stand-in
+    real = polish.polish
+    short = lambda *args, **options: real(  # noqa: E731 - a one-line stand-in
         *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
     )
-    monkeypatch.setattr(vbll_choice, "polish", short)
+    monkeypatch.setattr(polish, "polish", short)
     with caplog.at_level(logging.DEBUG):
         head(prior_scale=2.0).fit(features, labels)
     assert "unconverged" in caplog.text

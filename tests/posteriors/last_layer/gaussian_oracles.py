@@ -2,8 +2,10 @@
 
 import torch
 
-from bayeslora.posteriors import bounds
-from bayeslora.posteriors.covariances import Dense, Diagonal, DiagonalPlusLowRank, Eigenbasis
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasis
+from bayeslora.posteriors.last_layer.vbll.low_rank import DiagonalPlusLowRank
+from bayeslora.posteriors.last_layer.vbll.triangular import Dense
 
 F64 = torch.float64
 FAMILIES = ["dense", "diagonal", "eigenbasis", "full", "low_rank"]

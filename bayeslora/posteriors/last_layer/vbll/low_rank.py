@@ -14,16 +14,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.posteriors.covariances import Covariance, DiagonalPlusLowRank
-from bayeslora.posteriors.vbll_blocks import Blocks, bounding_factor, class_precisions
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Blocks,
+    Covariance,
+    Trainable,
+    bounding_factor,
+    class_precisions,
+    isotropic,
+)
+from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasis
+from bayeslora.posteriors.last_layer.vbll.triangular import Dense
 from bayeslora.runtime import one_blas_thread
 
+# Directions start this much shorter than the independent deviations: at zero they have no gradient.
+_START = 0.1
 _MAX_STEPS = 40
 # Up to k deviations of a class may want to be zero, where the directions alone keep |S| above it.
 # The objective hardly changes below this, but its logarithm would lose all its digits.
@@ -32,8 +43,111 @@ _MOST_LOG_RATIO = 9.0
 _SHORTEST = 1e-6
 
 
+@dataclass(frozen=True)
+class DiagonalPlusLowRank(Trainable):
+    """Independent weights plus a few directions in which they move together.
+
+    Attributes:
+        std: [C, d] standard deviations of the independent part.
+        factor: [C, d, k] directions F_c.
+    """
+
+    std: Tensor
+    factor: Tensor
+    name: ClassVar[str] = "low_rank"
+    turns: ClassVar[bool] = False
+    simpler: ClassVar[type[Covariance] | None] = Eigenbasis
+    simpler_in_training: ClassVar[type[Trainable] | None] = Diagonal
+
+    @staticmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of deviations and directions."""
+        return {"scale": (num_classes, size), "factor": (num_classes, size, rank)}
+
+    @classmethod
+    def numbers_in_fit(cls, num_classes: int, size: int) -> int:
+        """Return those of the precisions of all classes."""
+        return num_classes * size**2
+
+    @staticmethod
+    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
+        """Return those of a dense covariance, whose precisions are formed here too."""
+        return Dense.multiplications(num_classes, num_rows, size)
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> DiagonalPlusLowRank:
+        """Return the covariance with these deviations and directions."""
+        return cls(tensors["scale"], tensors["factor"])
+
+    @classmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> LowRankBlocks:
+        """Return an optimal covariance of each class; more directions than features are none."""
+        rank = min(rank, features.shape[1])
+        return LowRankBlocks(features, weights, prior_precision, rank=rank, before=before)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i s_ci² φ_i² + ‖F_cᵀφ‖², [N, C], for [N, d] features."""
+        classes, size, rank = self.factor.shape
+        projected = features @ self.factor.permute(1, 0, 2).reshape(size, classes * rank)
+        along = projected.view(-1, classes, rank).square().sum(-1)
+        return features.square() @ self.std.square().T + along
+
+    def double(self) -> DiagonalPlusLowRank:
+        """Return the same in float64."""
+        return DiagonalPlusLowRank(self.std.double(), self.factor.double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scale": self.std, "factor": self.factor}
+
+    @staticmethod
+    def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
+        """Return log deviations and short random directions."""
+        spread = torch.full((num_classes, size), log_std)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(num_classes, size, rank, generator=generator)
+        return {"spread": spread, "factor": _START * spread.exp()[..., None] * noise}
+
+    @classmethod
+    def from_free(
+        cls, spread: Tensor, factor: Tensor | None, num_classes: int
+    ) -> DiagonalPlusLowRank:
+        """Return the covariance with these log deviations and directions."""
+        if factor is None:
+            raise TypeError("a low-rank covariance needs its directions")
+        return cls(spread.exp(), factor)
+
+    def to_free(self) -> dict[str, Tensor]:
+        """Return the log deviations, and the directions as they are."""
+        return {"spread": self.std.log(), "factor": self.factor}
+
+    @staticmethod
+    def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
+        """Add to the log deviations and multiply the directions."""
+        spread.add_(change)
+        if factor is not None:
+            factor.mul_(torch.tensor(change).exp())
+
+    def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
+        """Return low-rank normal distributions of each class."""
+        import pyro.distributions
+
+        dist: Any = pyro.distributions  # Pyro's own annotations are partial
+        posterior = dist.LowRankMultivariateNormal(mean, self.factor, self.std.square())
+        return isotropic(mean, prior_variance), posterior.to_event(1)
+
+
 class LowRankBlocks:
-    """Diagonal plus rank-k covariances of C classes."""
+    """The optimum of diagonal plus rank-k covariances of C classes."""
 
     def __init__(
         self,

@@ -6,21 +6,10 @@ import pytest
 import torch
 from gaussian_oracles import F64, FAMILIES, TRAINABLE, matrix
 
-from bayeslora.posteriors.covariances import (
-    Eigenbasis,
-    covariance_of,
-    precision_to_lower,
-    shapes,
-)
-from bayeslora.posteriors.free_covariance import (
-    free_start,
-    from_free,
-    lower_triangle,
-    raw_triangle,
-    shift_log_std,
-    to_free,
-)
-from bayeslora.posteriors.rowspace import RowSpace
+from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
+from bayeslora.posteriors.last_layer.vbll import families
+from bayeslora.posteriors.last_layer.vbll.independent import Eigenbasis
+from bayeslora.posteriors.last_layer.vbll.triangular import lower_triangle, raw_triangle
 from bayeslora.runtime import row_slices
 
 CLASSES, SIZE, RANK = 3, 5, 2
@@ -29,11 +18,15 @@ CLASSES, SIZE, RANK = 3, 5, 2
 def free(family, seed=0):
     """Random free parameters of a family, float64."""
     generator = torch.Generator().manual_seed(seed)
-    start = free_start(family, CLASSES, SIZE, RANK, -0.5)
+    start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
     return {
         name: item.double() + 0.5 * torch.randn(item.shape, generator=generator, dtype=F64)
         for name, item in start.items()
     }
+
+
+def from_free(family, parts):
+    return families.TRAINABLE[family].from_free(parts["spread"], parts.get("factor"), CLASSES)
 
 
 def covariance(family, seed=0):
@@ -41,7 +34,7 @@ def covariance(family, seed=0):
         drawn = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=F64)
         return Eigenbasis(covariance("diagonal", seed).std, torch.linalg.qr(drawn)[0])
     found = free(family, seed)
-    return from_free(family, CLASSES, found["spread"], found.get("factor"))
+    return from_free(family, found)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,7 +44,7 @@ def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     weights = matrix(given).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
     monkeypatch.setattr(
-        "bayeslora.posteriors.covariances.row_slices",
+        "bayeslora.posteriors.last_layer.vbll.triangular.row_slices",
         partial(row_slices, most=3 * CLASSES * CLASSES * SIZE),
     )
     found = given.of_logits(features)
@@ -67,17 +60,19 @@ def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
 def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family):
     given = covariance(family)
     tensors = given.tensors()
-    assert {name: tuple(item.shape) for name, item in tensors.items()} == shapes(
-        family, CLASSES, SIZE, RANK
+    assert {name: tuple(item.shape) for name, item in tensors.items()} == families.FAMILIES[
+        family
+    ].shapes(CLASSES, SIZE, RANK)
+    torch.testing.assert_close(
+        matrix(families.FAMILIES[family].of_tensors(tensors, CLASSES)), matrix(given)
     )
-    torch.testing.assert_close(matrix(covariance_of(family, CLASSES, tensors)), matrix(given))
     torch.testing.assert_close(matrix(given.double()), matrix(given))
     if family not in TRAINABLE:
         with pytest.raises(TypeError, match=family):
-            to_free(given)
+            given.to_free()
         return
-    again = to_free(given)
-    back = from_free(family, CLASSES, again["spread"], again.get("factor"))
+    again = given.to_free()
+    back = from_free(family, again)
     torch.testing.assert_close(matrix(back), matrix(given))
     assert back.name == family
 
@@ -85,9 +80,9 @@ def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family
 @pytest.mark.parametrize("family", TRAINABLE)
 def test_deviations_are_multiplied_and_correlations_stay(family):
     found = free(family)
-    before = matrix(from_free(family, CLASSES, found["spread"], found.get("factor")))
-    shift_log_std(family, found["spread"], found.get("factor"), 0.7)
-    after = matrix(from_free(family, CLASSES, found["spread"], found.get("factor")))
+    before = matrix(from_free(family, found))
+    families.TRAINABLE[family].shift_log_std(found["spread"], found.get("factor"), 0.7)
+    after = matrix(from_free(family, found))
     torch.testing.assert_close(
         after, before * torch.tensor(1.4, dtype=F64).exp(), rtol=1e-6, atol=0
     )
@@ -95,8 +90,8 @@ def test_deviations_are_multiplied_and_correlations_stay(family):
 
 @pytest.mark.parametrize("family", TRAINABLE)
 def test_training_starts_with_one_deviation(family):
-    start = free_start(family, CLASSES, SIZE, RANK, -0.5)
-    found = matrix(from_free(family, CLASSES, start["spread"], start.get("factor")))
+    start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
+    found = matrix(from_free(family, start))
     expected = torch.tensor(-1.0).exp() * torch.eye(CLASSES * SIZE)
     # The directions of a low rank start at a tenth of the deviations, not at zero.
     tolerance = 0.1 if family == "low_rank" else 1e-6

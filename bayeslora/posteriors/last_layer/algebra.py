@@ -1,4 +1,4 @@
-"""Features in coordinates of their own row space.
+"""Linear algebra of last layers: the row space of the features, factors of precisions.
 
 N training rows say nothing about directions orthogonal to all of them: there the posterior is the
 prior, exactly. With fewer rows than features, last-layer algebra therefore needs N dimensions, not
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from bayeslora.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,39 @@ class RowSpace:
     def expand(self, coordinates: Tensor) -> Tensor:
         """Return the [C, d] vectors that have these [C, r] coordinates."""
         return coordinates if self.basis is None else coordinates @ self.basis.T
+
+
+def precision_to_lower(precision: Tensor) -> Tensor:
+    """Return the lower triangle L with L Lᵀ = precision⁻¹, for [..., d, d] precisions.
+
+    The Cholesky factor of the precision with its axes reversed is, reversed again, the upper
+    triangle U with U Uᵀ = precision; then L is the inverse of Uᵀ. One factorisation and one
+    triangular solve, without the explicit inverse.
+
+    Raises:
+        InputError: A precision is not positive definite, as rounded.
+    """
+    reverse = (-2, -1)
+    upper = precision_factor(precision.flip(reverse)).flip(reverse)
+    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    lower: Tensor = torch.linalg.solve_triangular(
+        upper.transpose(-2, -1), eye.expand_as(precision), upper=False
+    )
+    return lower
+
+
+def precision_factor(precision: Tensor) -> Tensor:
+    """Return the Cholesky factor of [..., d, d] precisions.
+
+    Raises:
+        InputError: A precision is not positive definite, as rounded.
+    """
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    if failed.any():
+        raise InputError(
+            "the precision of the weights is not positive definite in float64, as where rows of "
+            "the features differ in size by a factor of 1e8 or more; leave out the largest rows, "
+            "or scale them"
+        )
+    found: Tensor = factor
+    return found

@@ -1,0 +1,367 @@
+"""Lower bounds of the expected log-likelihood E log softmax(z)_y under Gaussian logits.
+
+Every function takes the moments z ~ N(m, V) of a batch and returns nats for each row. V is [B, C]
+where the logits of a row are independent (its diagonal v), else [B, C, C]. With lse the log-sum-exp
+over classes,
+
+    jensen          m_y − lse(m + v/2)
+    tilted          m_y − ½ aᵀVa − lse(m + ½ v − V a),   any a
+    knowles_minka   the same for independent logits: V a is then a v, element by element
+    gauss_hermite   the expectation itself, by quadrature, for two classes
+    mc              the average over draws of z_y − lse(z)
+
+The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives the
+tilted bound; a = 0 turns it into Jensen's, and the best a solves a = softmax(m + ½ v − V a). It is
+the only one in closed form whose value depends on the covariance between classes.
+
+Sources: Knowles and Minka 2011 (Advances in Neural Information Processing Systems 24, section 5.1);
+Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen). The tilted bound for a full
+V follows by the same two steps as theirs for a diagonal one.
+
+Around fixed logit covariances every bound in closed form is, as a function of the means,
+
+    m_y − Σ_k s_k lse(m + h_k) + constant,
+
+with one shift h = ½ v − V a for the tilted bounds, and with the nodes of a quadrature for the
+expectation itself. Its derivative with respect to a row's covariance is −½ W. `ASCENT_BOUNDS` have
+what coordinate ascent needs of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayeslora.errors import InputError
+from bayeslora.logits import GaussianLogits
+
+NUM_NODES = 64
+
+# Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
+_LEAST_GAIN = 0.3
+
+
+def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return Jensen's bound of each row.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+
+    Returns:
+        [B] nats.
+    """
+    return tilted(mean, covariance, labels, torch.zeros_like(mean))
+
+
+def best_tilted(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return the tilted bound of each row at its detached best tilt; arguments as for `jensen`.
+
+    The tilt maximises the bound, so its own derivative does not enter the gradient.
+    """
+    return tilted(mean, covariance, labels, best_tilt(mean.detach(), covariance.detach()))
+
+
+def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+    """Return the tilted bound [B] at a given tilt [B, C]."""
+    shift, cost = tilt_terms(covariance, tilt)
+    return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
+
+
+def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ½ v − V a, [B, C], and ½ aᵀVa, [B]."""
+    if covariance.ndim == 2:
+        moved, variance = covariance * tilt, covariance
+    else:
+        moved = (covariance @ tilt[..., None])[..., 0]
+        variance = covariance.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * variance - moved, 0.5 * (tilt * moved).sum(-1)
+
+
+def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
+    """Return W with ∂ bound / ∂V = −½ W: [N, C] where the logits are independent, else [N, C, C].
+
+    With q = softmax(m + ½ v − V a), W = E_q (e − a)(e − a)ᵀ over unit vectors e, which has no
+    negative eigenvalue; its diagonal is (a − q)² + q (1 − q). Jensen (a = 0) weighs a row by q, the
+    best tilt by q (1 − q), or by diag q − q qᵀ. ∂ bound / ∂m is 1[y = c] − q_c.
+
+    Args:
+        mean: [N, C] logit means.
+        covariance: [N, C] logit variances, or [N, C, C].
+        tilt: [N, C].
+    """
+    probs = (mean + tilt_terms(covariance, tilt)[0]).softmax(-1)
+    if covariance.ndim == 2:
+        return (tilt - probs).square() + probs * (1 - probs)
+    gap = tilt - probs
+    spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
+    return spread + gap[..., :, None] * gap[..., None, :]
+
+
+def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    """Return an unbiased estimate of each row's expected log-likelihood.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+        noise: [K, B, C] standard normal draws, as `links.antithetic_noise` makes them.
+
+    Returns:
+        [B] nats.
+    """
+    if covariance.ndim == 2:
+        # The square root has no derivative at zero; the floor is far below any trained variance.
+        moved = covariance.clamp_min(1e-12).sqrt() * noise
+    else:
+        moved = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
+    # E z_y is m_y exactly; only the normaliser needs draws.
+    return _at_label(mean, labels) - (mean + moved).logsumexp(-1).mean(0)
+
+
+def gauss_hermite(
+    mean: Tensor, covariance: Tensor, labels: Tensor, num_nodes: int = NUM_NODES
+) -> Tensor:
+    """Return the expected log-likelihood of each row of a two-class problem by quadrature.
+
+    Two logits enter through their difference alone, which is Gaussian.
+
+    Args:
+        mean: [B, 2] logit means.
+        covariance: [B, 2] logit variances, or [B, 2, 2].
+        labels: [B] int64, 0 or 1.
+        num_nodes: Gauss-Hermite nodes.
+
+    Raises:
+        InputError: There are not two classes.
+    """
+    points, shares = difference_points(mean, covariance, num_nodes)
+    return torch.nn.functional.logsigmoid((2.0 * labels - 1)[:, None] * points) @ shares
+
+
+def difference_points(
+    mean: Tensor, covariance: Tensor, num_nodes: int = NUM_NODES
+) -> tuple[Tensor, Tensor]:
+    """Return points [B, K] of z_1 − z_0 and their shares [K], by Gauss-Hermite quadrature.
+
+    Raises:
+        InputError: There are not two classes.
+    """
+    if mean.shape[-1] != 2:
+        raise InputError(f"bound 'gauss_hermite' is for two classes, not {mean.shape[-1]}")
+    if covariance.ndim == 2:
+        variance = covariance.sum(-1)
+    else:
+        variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * covariance[:, 0, 1]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    # The square root has no derivative at zero.
+    deviation = variance.clamp_min(1e-12).sqrt()
+    points = (mean[:, 1] - mean[:, 0])[:, None] + deviation[:, None] * torch.from_numpy(nodes).to(
+        mean
+    )
+    return points, torch.from_numpy(weights / math.sqrt(2 * math.pi)).to(mean)
+
+
+def _at_label(mean: Tensor, labels: Tensor) -> Tensor:
+    return mean.gather(-1, labels[:, None])[:, 0]
+
+
+CLOSED_FORM = {
+    "gauss_hermite": gauss_hermite,
+    "jensen": jensen,
+    "knowles_minka": best_tilted,
+    "tilted": best_tilted,
+}
+
+
+@torch.no_grad()
+def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return the tilt a = softmax(m + ½ v − V a) of each row, [B, C], of the tightest bound.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances where logits are independent, else [B, C, C].
+    """
+    double = (mean.double(), covariance.double())
+    tilt = _independent(*double) if covariance.ndim == 2 else _correlated(*double)
+    return tilt.to(mean.dtype)
+
+
+def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Tensor:
+    """Solve a = softmax(m + ½ (1 − 2a) v).
+
+    Iterating the equation oscillates for large variances, and damping it enough is slow. With λ the
+    log-normaliser, log a_c + a_c v_c = m_c + ½ v_c − λ has the explicit solution
+    a_c v_c = ω(m_c + ½ v_c − λ + log v_c), ω being the Wright omega function. Σ_c a_c is convex and
+    falls in λ, so Newton's method for Σ_c a_c = 1 climbs to the root from the left without a
+    safeguard; at λ = max_c (m_c − ½ v_c) one tilt alone is 1.
+    It stops when no row's tilts miss a sum of 1 by more than `tolerance`.
+    """
+    target = mean + 0.5 * variance
+    normaliser = (mean - 0.5 * variance).amax(-1, keepdim=True)
+    tilt = mean
+    for _ in range(50):
+        reduced = target - normaliser
+        product = wright_omega(reduced + variance.log())
+        tilt = (reduced - product).exp()
+        excess = tilt.sum(-1, keepdim=True) - 1
+        if excess.numel() == 0 or excess.abs().max() <= tolerance:
+            break
+        normaliser = normaliser + excess / (tilt / (1 + product)).sum(-1, keepdim=True)
+    return tilt / tilt.sum(-1, keepdim=True)
+
+
+def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> Tensor:
+    """Minimise the convex ½ aᵀVa + lse(m + ½ v − V a) by Newton's method with halved steps.
+
+    Its gradient is V (a − q) with q the softmax at a, and its Hessian V + V (diag q − qqᵀ) V, so
+    Newton's step solves (I + (diag q − qqᵀ) V) δ = q − a. A step that gains less than a share of
+    what its slope promises is halved: without that condition rows of large variance jump to and fro
+    between two corners. It stops when no row's a misses its q by more than `tolerance`.
+    """
+    start = mean + 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
+    eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+
+    def at(tilt: Tensor) -> tuple[Tensor, Tensor]:
+        moved = (covariance @ tilt[..., None])[..., 0]
+        value = 0.5 * (tilt * moved).sum(-1) + (start - moved).logsumexp(-1)
+        return value, (start - moved).softmax(-1)
+
+    tilt = mean.softmax(-1)
+    value, probs = at(tilt)
+    for _ in range(50):
+        if tilt.numel() == 0 or (probs - tilt).abs().max() <= tolerance:
+            break
+        spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
+        step = torch.linalg.solve(eye + spread @ covariance, (probs - tilt)[..., None])[..., 0]
+        slope = ((tilt - probs) * (covariance @ step[..., None])[..., 0]).sum(-1)
+        share = torch.ones_like(value)
+        for _ in range(30):
+            moved_value, moved_probs = at(tilt + share[:, None] * step)
+            promised = value + _LEAST_GAIN * share * slope
+            worse = moved_value > promised + 1e-12 * value.abs()
+            if not worse.any():
+                break
+            share = torch.where(worse, share / 2, share)
+        tilt = tilt + share[:, None] * step
+        value, probs = moved_value, moved_probs
+    return tilt
+
+
+def wright_omega(x: Tensor) -> Tensor:
+    """Return ω with ω + log ω = x for real float64 x; zero at −∞.
+
+    A rough start and two steps of the fourth-order iteration of Fritsch, Shafer and Crowley 1973
+    (Communications of the ACM 16, algorithm 443) reach rounding error.
+    """
+    inner = x.clamp(-40, None)
+    small = torch.where(
+        inner < -2, inner.clamp_max(0).exp(), (2 / 3 * (inner - 1)).clamp_max(1).exp()
+    )
+    omega = torch.where(inner > 1, inner - inner.clamp_min(1).log(), small)
+    for _ in range(2):
+        residual = inner - omega - omega.log()
+        above = omega + 1
+        square = 2 * above * (above + 2 / 3 * residual)
+        omega = omega * (1 + residual / above * (square - residual) / (square - 2 * residual))
+    return torch.where(x < -40, x.exp(), omega)
+
+
+class AscentBound(Protocol):
+    """A lower bound of the expected log-likelihood of N rows, with moments [N, C] and [N, C(, C)].
+
+    A tilt is [N, C]; bounds without one carry zeros.
+    """
+
+    @property
+    def follows_means(self) -> bool:
+        """Whether the tilt, and with it the shifts, depends on the means."""
+        ...
+
+    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return the best tilt."""
+        ...
+
+    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+        """Return the bound, [N] nats."""
+        ...
+
+    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shifts h [K, N, C] and their shares s [K]."""
+        ...
+
+    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
+        """Return W in the covariance's shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class TiltedBound:
+    """Jensen's bound, or the tilted one at its best tilt.
+
+    Attributes:
+        follows_means: False holds the tilt at zero, which is Jensen's bound.
+    """
+
+    follows_means: bool
+
+    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return the best tilt, or zeros."""
+        return best_tilt(mean, covariance) if self.follows_means else torch.zeros_like(mean)
+
+    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+        """Return the bound, [N] nats."""
+        return tilted(mean, covariance, labels, tilt)
+
+    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the one shift, and 1."""
+        return tilt_terms(covariance, tilt)[0][None], tilt.new_ones(1)
+
+    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
+        """Return W in the covariance's shape."""
+        return curvature(mean, covariance, tilt)
+
+
+@dataclass(frozen=True)
+class QuadratureBound:
+    """The expected log-likelihood of two classes, by Gauss-Hermite quadrature."""
+
+    follows_means: bool = False
+
+    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(mean)
+
+    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+        """Return the expectation, [N] nats."""
+        return gauss_hermite(mean, covariance, labels)
+
+    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return half the difference's deviation at each node, up and down, and the shares."""
+        points, shares = difference_points(torch.zeros_like(tilt), covariance)
+        half = 0.5 * points.T
+        return torch.stack([-half, half], -1), shares
+
+    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
+        """Return E p (1 − p) for each variance, and its negative for the covariance."""
+        points, shares = difference_points(mean, covariance)
+        probs = points.sigmoid()
+        weight = (probs * (1 - probs)) @ shares
+        if covariance.ndim == 2:
+            return weight[:, None].expand_as(covariance).contiguous()
+        sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=mean.dtype, device=mean.device)
+        return weight[:, None, None] * sign
+
+
+ASCENT_BOUNDS: dict[str, AscentBound] = {
+    "gauss_hermite": QuadratureBound(),
+    "jensen": TiltedBound(follows_means=False),
+    "knowles_minka": TiltedBound(follows_means=True),
+    "tilted": TiltedBound(follows_means=True),
+}

@@ -1,0 +1,227 @@
+"""What a family of covariances of the weights of a linear head has to answer.
+
+    diagonal   S_c = diag(s_c²)                  independent weights
+    eigenbasis S_c = U diag(s_c²) Uᵀ             the same in one basis U of all classes
+    dense      S_c = L_c L_cᵀ                    independent classes
+    low_rank   S_c = diag(s_c²) + F_c F_cᵀ       independent classes, k shared directions in each
+    full       S = L Lᵀ                          all C d weights, class after class
+
+Each gives the covariance of the logits z_c = θ_cᵀφ: variances [N, C] where classes are independent,
+[N, C, C] otherwise. Only `full` holds d² C² numbers, and only `low_rank` few and correlated ones.
+
+At the optimum of the variational objective the precision of class c is
+
+    S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ
+
+as far as the family allows, w_nc being how much each training row weighs. Blocks hold the
+factorised precisions and answer what coordinate ascent asks: the covariance of logits, the
+log-determinant and trace that the KL needs, and a preconditioner for the means.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.last_layer.algebra import precision_factor
+from bayeslora.runtime import row_slices
+
+
+class Blocks(Protocol):
+    """The optimal covariance S of C classes' weights in d dimensions; all tensors float64.
+
+    Attributes:
+        train_covariance: Covariance of the training rows' logits, [N, C] or [N, C, C].
+        log_determinant: log|S|.
+        trace: tr S.
+        prior_precision: 1/σ0² inside the precisions.
+    """
+
+    prior_precision: float
+    train_covariance: Tensor
+    log_determinant: float
+    trace: float
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return the logits' covariance, [M, C] or [M, C, C], for [M, d] features."""
+        ...
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return an approximate inverse Hessian times a [C, d] gradient of the means."""
+        ...
+
+    def stored(self) -> Covariance:
+        """Return the covariance in the form that predictions and files use."""
+        ...
+
+
+class Covariance(ABC):
+    """A covariance of the weights; each subclass is a family.
+
+    Attributes:
+        name: Of the family.
+        turns: Whether it stays in its family in other coordinates of the feature space.
+        couples_classes: Whether weights of different classes may depend on each other.
+        simpler: The family to take where this one would not fit into memory.
+        simpler_in_training: The same for a family that gradient steps can move.
+        approach: Families, and precisions of their matrices, whose fits lead near that of this one.
+    """
+
+    name: ClassVar[str]
+    turns: ClassVar[bool] = True
+    couples_classes: ClassVar[bool] = False
+    simpler: ClassVar[type[Covariance] | None] = None
+    simpler_in_training: ClassVar[type[Trainable] | None] = None
+    approach: ClassVar[tuple[tuple[type[Covariance], torch.dtype], ...]] = ()
+
+    @staticmethod
+    @abstractmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of `tensors()` for C classes, d features and k directions."""
+
+    @classmethod
+    def numbers_in_fit(cls, num_classes: int, size: int) -> int:
+        """Return how many numbers a closed-form fit holds at once beside those that are stored."""
+        return 0
+
+    @staticmethod
+    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
+        """Return the leading term of a round of a closed-form fit, beside that of the means.
+
+        Args:
+            num_classes: C.
+            num_rows: N.
+            size: r = min(N, d).
+        """
+        return 0.0
+
+    @classmethod
+    @abstractmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Self:
+        """Return the covariance whose `tensors()` these are."""
+
+    @classmethod
+    @abstractmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Blocks:
+        """Return the optimal covariance of the family.
+
+        Args:
+            features: [N, d] float64.
+            weights: Curvatures W of the bound, [N, C], or [N, C, C] where classes are coupled.
+            prior_precision: 1/σ0².
+            rank: Directions k of each class.
+            before: The covariance of nearly the same problem, where that saves work.
+            dtype: Of triangles; in float32 variances of logits are right to about 1e-5.
+        """
+
+    @classmethod
+    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Covariance:
+        """Return what `blocks` holds, without what it answers besides."""
+        return cls.blocks(features, weights, prior_precision).stored()
+
+    @abstractmethod
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] features."""
+
+    @abstractmethod
+    def double(self) -> Self:
+        """Return the same in float64."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+
+    def to_free(self) -> dict[str, Tensor]:
+        """Return the free parameters, see `Trainable`.
+
+        Raises:
+            TypeError: The family does not train.
+        """
+        raise TypeError(f"a covariance of the family {self.name!r} does not train")
+
+
+class Trainable(Covariance):
+    """A covariance that gradient steps can move.
+
+    Its free parameters are `spread`, log standard deviations or triangles whose diagonal holds
+    them, and the `factor` of a `low_rank` covariance, its directions as they are.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
+        """Return float32 free parameters of independent weights with one standard deviation.
+
+        Args:
+            num_classes: C.
+            size: d.
+            rank: Directions k of `low_rank`.
+            log_std: Logarithm of the deviation.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Self:
+        """Return the covariance that free parameters stand for."""
+
+    @staticmethod
+    @abstractmethod
+    def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
+        """Multiply all deviations by exp(`change`), in place; shapes and correlations stay."""
+
+    @abstractmethod
+    def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
+        """Return Pyro's prior and posterior of all weights, between which the KL is analytic.
+
+        Args:
+            mean: [C, d].
+            prior_variance: σ0², a scalar.
+        """
+
+
+def isotropic(mean: Tensor, prior_variance: Tensor) -> Any:
+    """Return a prior N(0, σ0² I) of the vectors [..., d], as diagonal plus a low rank of zero.
+
+    Its KL costs d² a class, where that of a full prior covariance costs d³.
+    """
+    import pyro.distributions
+
+    dist: Any = pyro.distributions  # Pyro's own annotations are partial
+    zero, variance = torch.zeros_like(mean), prior_variance.to(mean).expand_as(mean)
+    return dist.LowRankMultivariateNormal(zero, zero[..., None], variance).to_event(1)
+
+
+def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
+    """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
+    hessian = 0.5 * features.T @ features
+    hessian.diagonal().add_(prior_precision)
+    return precision_factor(hessian)
+
+
+def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:
+    """Return the precision of each class's weights, [C, d, d]."""
+    precision = weighted_gram(features, weights)
+    precision.diagonal(dim1=-2, dim2=-1).add_(prior_precision)
+    return precision
+
+
+def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ_n w_nc φ_n φ_nᵀ, [C, d, d], for [N, d] features and [N, C] weights."""
+    classes, size = weights.shape[1], features.shape[1]
+    gram = features.new_zeros(classes, size, size)
+    for rows in row_slices(len(features), classes * size):
+        part = features[rows]
+        gram.baddbmm_(part.T * weights[rows].T[:, None, :], part.expand(classes, -1, -1))
+    return gram

@@ -1,0 +1,227 @@
+"""Weights that are independent: one by one, or along the eigenvectors of the features.
+
+    diagonal     S_c = diag(s_c²),      s_ci² = 1 / (1/σ0² + Σ_n w_nc φ_ni²)
+    eigenbasis   S_c = U diag(s_c²) Uᵀ, s_ci² = 1 / (1/σ0² + Σ_n w_nc (u_iᵀφ_n)²)
+
+with U the eigenvectors of Σ_n φ_n φ_nᵀ: features have a few long directions that all classes share,
+and there the precision is nearly diagonal for every class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.cost import ROUNDS
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Blocks,
+    Covariance,
+    Trainable,
+    bounding_factor,
+)
+
+
+@dataclass(frozen=True)
+class Diagonal(Trainable):
+    """Independent weights.
+
+    Attributes:
+        std: [C, d] standard deviations.
+    """
+
+    std: Tensor
+    name: ClassVar[str] = "diagonal"
+    turns: ClassVar[bool] = False
+
+    @staticmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of the deviations."""
+        return {"scale": (num_classes, size)}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Diagonal:
+        """Return the covariance with these deviations."""
+        return cls(tensors["scale"])
+
+    @classmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> DiagonalBlocks:
+        """Return the optimal variances."""
+        return DiagonalBlocks(features, weights, prior_precision)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i s_ci² φ_i², [N, C], for [N, d] features."""
+        return features.square() @ self.std.square().T
+
+    def double(self) -> Diagonal:
+        """Return the same in float64."""
+        return Diagonal(self.std.double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scale": self.std}
+
+    @staticmethod
+    def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
+        """Return log deviations."""
+        return {"spread": torch.full((num_classes, size), log_std)}
+
+    @classmethod
+    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Diagonal:
+        """Return the covariance with these log deviations."""
+        return cls(spread.exp())
+
+    def to_free(self) -> dict[str, Tensor]:
+        """Return the log deviations."""
+        return {"spread": self.std.log()}
+
+    @staticmethod
+    def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
+        """Add to the log deviations."""
+        spread.add_(change)
+
+    def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
+        """Return normal distributions of each weight."""
+        import pyro.distributions
+
+        dist: Any = pyro.distributions  # Pyro's own annotations are partial
+        zero, deviation = torch.zeros_like(mean), prior_variance.to(mean).sqrt().expand_as(mean)
+        prior, posterior = dist.Normal(zero, deviation), dist.Normal(mean, self.std)
+        return prior.to_event(2), posterior.to_event(2)
+
+
+class DiagonalBlocks:
+    """The optimum of independent weights, [C, d]."""
+
+    def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
+        self.prior_precision = prior_precision
+        squares = features.square()
+        self._variances = 1 / (weights.T @ squares + prior_precision)
+        self.train_covariance = squares @ self._variances.T
+        self.log_determinant = float(self._variances.log().sum())
+        self.trace = float(self._variances.sum())
+        # Features correlate: the diagonal alone would be a poor guide for the means.
+        self._factor = bounding_factor(features, prior_precision)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i S_ci φ_i², [M, C]."""
+        return features.square() @ self._variances.T
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
+        return torch.cholesky_solve(gradient.T, self._factor).T
+
+    def stored(self) -> Covariance:
+        """Return the standard deviations."""
+        return Diagonal(self._variances.sqrt())
+
+
+@dataclass(frozen=True)
+class Eigenbasis(Covariance):
+    """Weights that are independent in a basis which all classes share.
+
+    It does not train: the basis is that of the final features.
+
+    Attributes:
+        std: [C, d] standard deviations along the basis.
+        basis: [d, d], orthonormal columns.
+    """
+
+    std: Tensor
+    basis: Tensor
+    name: ClassVar[str] = "eigenbasis"
+
+    @staticmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of deviations and basis."""
+        return {"scale": (num_classes, size), "basis": (size, size)}
+
+    @staticmethod
+    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
+        """Return r (N r + 10 r²), once for all rounds, for the basis."""
+        return size * (num_rows * size + 10.0 * size * size) / ROUNDS
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Eigenbasis:
+        """Return the covariance with these deviations and this basis."""
+        return cls(tensors["scale"], tensors["basis"])
+
+    @classmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> EigenbasisBlocks:
+        """Return the optimal variances along the eigenvectors of the features."""
+        return EigenbasisBlocks(features, weights, prior_precision, before)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i s_ci² (u_iᵀφ)², [N, C], for [N, d] features."""
+        return (features @ self.basis).square() @ self.std.square().T
+
+    def double(self) -> Eigenbasis:
+        """Return the same in float64."""
+        return Eigenbasis(self.std.double(), self.basis.double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scale": self.std, "basis": self.basis}
+
+
+class EigenbasisBlocks:
+    """The optimum of weights that are independent along the eigenvectors of ΦᵀΦ."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        before: Blocks | None = None,
+    ) -> None:
+        """Find the variances.
+
+        Args:
+            features: [N, d] float64.
+            weights: [N, C].
+            prior_precision: 1/σ0².
+            before: Covariances for the same features, whose basis is taken.
+        """
+        self.prior_precision = prior_precision
+        same = before if isinstance(before, EigenbasisBlocks) else None
+        self._basis: Tensor = (
+            torch.linalg.eigh(features.T @ features)[1] if same is None else same._basis
+        )
+        self._squares: Tensor = (features @ self._basis).square() if same is None else same._squares
+        self._variances = 1 / (weights.T @ self._squares + prior_precision)
+        self.train_covariance = self._squares @ self._variances.T
+        self.log_determinant = float(self._variances.log().sum())
+        self.trace = float(self._variances.sum())
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Σ_i S_ci (u_iᵀφ)², [M, C]."""
+        return self.stored().of_logits(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return S_c g_c: nearly Newton's step of each class as if the others stood still."""
+        solved: Tensor = ((gradient @ self._basis) * self._variances) @ self._basis.T
+        return solved
+
+    def stored(self) -> Covariance:
+        """Return the standard deviations and the basis."""
+        return Eigenbasis(self._variances.sqrt(), self._basis)

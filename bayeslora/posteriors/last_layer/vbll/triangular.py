@@ -1,0 +1,336 @@
+"""Covariances held as triangles: one for each class, or one for all classes together.
+
+    dense   S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ
+    full    S⁻¹ = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ,   W_n [C, C] from the bound
+
+W_n couples the classes as softmax does: what raises one logit lowers the others. Bounds that see
+only the variances of logits would drive this coupling to zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bayeslora.posteriors.last_layer.algebra import precision_factor, precision_to_lower
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Blocks,
+    Covariance,
+    Trainable,
+    class_precisions,
+    isotropic,
+    weighted_gram,
+)
+from bayeslora.posteriors.last_layer.vbll.independent import (
+    Diagonal,
+    Eigenbasis,
+    EigenbasisBlocks,
+)
+from bayeslora.runtime import row_slices
+
+
+class _Triangular(Trainable):
+    """What both families share.
+
+    Attributes:
+        lower: [..., n, n] lower triangles with a positive diagonal.
+    """
+
+    lower: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scale": self.lower}
+
+    def to_free(self) -> dict[str, Tensor]:
+        """Return the free parameters of the triangles."""
+        return {"spread": raw_triangle(self.lower)}
+
+    @staticmethod
+    def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
+        """Multiply the triangles."""
+        raw = spread.diagonal(dim1=-2, dim2=-1).clone()
+        spread.sub_(torch.diag_embed(raw)).mul_(torch.tensor(change).exp())
+        spread.add_(torch.diag_embed(raw + change))
+
+
+@dataclass(frozen=True)
+class Dense(_Triangular):
+    """A covariance of its own for each class.
+
+    Attributes:
+        lower: [C, d, d] lower triangles with a positive diagonal.
+    """
+
+    lower: Tensor
+    name: ClassVar[str] = "dense"
+    simpler: ClassVar[type[Covariance] | None] = Eigenbasis
+    simpler_in_training: ClassVar[type[Trainable] | None] = Diagonal
+
+    @staticmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of the triangles."""
+        return {"scale": (num_classes, size, size)}
+
+    @staticmethod
+    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
+        """Return C r (2 N r + r²/3): C matrices are formed, factorised and solved for N rows."""
+        return num_classes * size * (2.0 * num_rows * size + size * size / 3)
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Dense:
+        """Return the covariance with these triangles."""
+        return cls(tensors["scale"])
+
+    @classmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> DenseBlocks:
+        """Return the optimal covariance of each class."""
+        return DenseBlocks(features, weights, prior_precision, before=before, dtype=dtype)
+
+    @classmethod
+    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Dense:
+        """Return what `blocks` holds, without what it answers besides."""
+        return cls(precision_to_lower(class_precisions(features, weights, prior_precision)))
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return ‖L_cᵀφ‖², [N, C], for [N, d] features."""
+        # One product [rows, d] x [d, C d] in place of C small ones.
+        classes, size, _ = self.lower.shape
+        triangles = self.lower.permute(1, 0, 2).reshape(size, classes * size)
+        parts = [
+            (features[rows] @ triangles).view(-1, classes, size).square().sum(-1)
+            for rows in row_slices(len(features), classes * size)
+        ]
+        return torch.cat(parts)
+
+    def double(self) -> Dense:
+        """Return the same in float64."""
+        return Dense(self.lower.double())
+
+    @staticmethod
+    def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
+        """Return diagonal triangles."""
+        return {"spread": torch.diag_embed(torch.full((num_classes, size), log_std))}
+
+    @classmethod
+    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Dense:
+        """Return the covariance that free triangles stand for."""
+        return cls(lower_triangle(spread))
+
+    def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
+        """Return multivariate normal distributions of each class."""
+        import pyro.distributions
+
+        dist: Any = pyro.distributions  # Pyro's own annotations are partial
+        posterior = dist.MultivariateNormal(mean, scale_tril=self.lower)
+        return isotropic(mean, prior_variance), posterior.to_event(1)
+
+
+class DenseBlocks:
+    """The optimum of a full d x d covariance for each class.
+
+    Held is the Cholesky factor R_c of its precision.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        """Factorise the precisions.
+
+        Args:
+            features: [N, d] float64.
+            weights: [N, C].
+            prior_precision: 1/σ0².
+            before: Covariances for the same features, whose eigenvectors are taken.
+            dtype: Of the matrices; in float32 variances of logits are right to about 1e-5.
+        """
+        self.prior_precision = prior_precision
+        self._precision = class_precisions(features.to(dtype), weights.to(dtype), prior_precision)
+        self._factor = precision_factor(self._precision)
+        self._near: EigenbasisBlocks = EigenbasisBlocks(
+            features,
+            weights,
+            prior_precision,
+            before._near if isinstance(before, DenseBlocks) else before,
+        )
+        self.train_covariance = self.of_logits(features)
+        diagonal = self._factor.diagonal(dim1=-2, dim2=-1).double()
+        self.log_determinant = -2 * float(diagonal.log().sum())
+        # tr(S_c S_c⁻¹) = d splits into the prior's part and the rows' part.
+        rows = float((weights * self.train_covariance).sum())
+        self.trace = (diagonal.numel() - rows) / prior_precision
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return φᵀS_cφ = ‖R_c⁻¹φ‖², [M, C]."""
+        classes, size, _ = self._factor.shape
+        parts = []
+        for rows in row_slices(len(features), classes * size):
+            columns = features[rows].to(self._factor).T.expand(classes, -1, -1)
+            solved = torch.linalg.solve_triangular(self._factor, columns, upper=False)
+            parts.append(solved.square().sum(1).T)
+        return torch.cat(parts).to(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return nearly S_c g_c, by the eigenbasis: d times cheaper than the factors would be."""
+        return self._near.precondition(gradient)
+
+    def stored(self) -> Covariance:
+        """Return the lower triangles L_c with L_c L_cᵀ = S_c."""
+        return Dense(precision_to_lower(self._precision))
+
+
+# In the eigenbasis, then in float32; the last fit, in float64, starts near its optimum.
+Dense.approach = ((Eigenbasis, torch.float64), (Dense, torch.float32))
+
+
+@dataclass(frozen=True)
+class Full(_Triangular):
+    """One covariance of all weights, so that classes may depend on each other.
+
+    Attributes:
+        lower: [C d, C d] lower triangle with a positive diagonal.
+        num_classes: C.
+    """
+
+    lower: Tensor
+    num_classes: int
+    name: ClassVar[str] = "full"
+    couples_classes: ClassVar[bool] = True
+    simpler: ClassVar[type[Covariance] | None] = Dense
+    simpler_in_training: ClassVar[type[Trainable] | None] = Dense
+
+    @staticmethod
+    def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of the triangle."""
+        return {"scale": (num_classes * size, num_classes * size)}
+
+    @staticmethod
+    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
+        """Return those of one dense matrix with C r rows."""
+        return Dense.multiplications(1, num_rows, num_classes * size)
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Full:
+        """Return the covariance with this triangle."""
+        return cls(tensors["scale"], num_classes)
+
+    @classmethod
+    def blocks(
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> FullBlocks:
+        """Return the optimal covariance of all weights."""
+        return FullBlocks(features, weights, prior_precision)
+
+    @classmethod
+    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Full:
+        """Return what `blocks` holds, without what it answers besides."""
+        classes, size = weights.shape[-1], features.shape[1]
+        gram = weighted_gram(features, weights.flatten(1)).view(classes, classes, size, size)
+        precision = gram.transpose(1, 2).reshape(classes * size, classes * size)
+        precision.diagonal().add_(prior_precision)
+        return cls(precision_to_lower(precision), classes)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return (I ⊗ φ)ᵀ S (I ⊗ φ), [N, C, C], for [N, d] features."""
+        total = len(self.lower)
+        blocks = self.lower.view(self.num_classes, total // self.num_classes, total)
+        parts = []
+        for rows in row_slices(len(features), self.num_classes * total):
+            projected = torch.einsum("nd,cde->nce", features[rows], blocks)
+            parts.append(projected @ projected.mT)
+        return torch.cat(parts)
+
+    def double(self) -> Full:
+        """Return the same in float64."""
+        return Full(self.lower.double(), self.num_classes)
+
+    @staticmethod
+    def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
+        """Return a diagonal triangle."""
+        return {"spread": torch.diag_embed(torch.full((num_classes * size,), log_std))}
+
+    @classmethod
+    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Full:
+        """Return the covariance that a free triangle stands for."""
+        return cls(lower_triangle(spread), num_classes)
+
+    def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
+        """Return multivariate normal distributions of all weights as one vector."""
+        import pyro.distributions
+
+        dist: Any = pyro.distributions  # Pyro's own annotations are partial
+        vector = mean.reshape(1, -1)
+        posterior = dist.MultivariateNormal(vector, scale_tril=self.lower[None])
+        return isotropic(vector, prior_variance), posterior.to_event(1)
+
+
+class FullBlocks:
+    """The optimum of one [C d, C d] covariance, held as its triangle."""
+
+    def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
+        """Factorise.
+
+        Args:
+            features: [N, d] float64.
+            weights: [N, C, C].
+            prior_precision: 1/σ0².
+        """
+        self.prior_precision = prior_precision
+        self._covariance = Full.best(features, weights, prior_precision)
+        self.train_covariance = self.of_logits(features)
+        diagonal = self._covariance.lower.diagonal()
+        self.log_determinant = 2 * float(diagonal.log().sum())
+        # tr(S S⁻¹) = C d splits into the prior's part and the rows' part.
+        rows = float((weights * self.train_covariance).sum())
+        self.trace = (len(diagonal) - rows) / prior_precision
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return (I ⊗ φ)ᵀ S (I ⊗ φ), [M, C, C]."""
+        return self._covariance.of_logits(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return S g: Newton's step of all classes together."""
+        lower = self._covariance.lower
+        return (lower @ (lower.T @ gradient.reshape(-1, 1))).view_as(gradient)
+
+    def stored(self) -> Covariance:
+        """Return the lower triangle L with L Lᵀ = S."""
+        return self._covariance
+
+
+def lower_triangle(raw: Tensor) -> Tensor:
+    """Return lower triangles with a positive diagonal from free [..., d, d] parameters.
+
+    The diagonal of `raw` holds log deviations; what lies above it is ignored.
+    """
+    return raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+
+
+def raw_triangle(scale: Tensor) -> Tensor:
+    """Return the free parameters whose `lower_triangle` is `scale`."""
+    return scale.tril(-1) + torch.diag_embed(scale.diagonal(dim1=-2, dim2=-1).log())
