@@ -64,13 +64,3 @@ def is_blind(rows: Rows, column: str) -> bool:
     """Return whether a score is missing, or an AUROC that of the same value for every row."""
     values = [row.get(column) for row in rows.values()]
     return None in values or (column.endswith("logit_variance") and set(values) == {0.5})
-
-
-def head_lines(columns: Sequence[str]) -> list[str]:
-    """Return the first two lines of a table."""
-    return [line(columns), "|---" * len(columns) + "|"]
-
-
-def line(cells: Sequence[str]) -> str:
-    """Return a line of a table."""
-    return "| " + " | ".join(cells) + " |"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.results import Results
-from benchmarks.lib.tables import Rows, head_lines, line
+from benchmarks.lib.tables import Rows, table
 
 TITLE = (
     "## What was chosen\n\n"
@@ -51,8 +51,8 @@ def choice_tables(out: Path, tasks: Mapping[str, Mapping[str, Rows]], epochs: in
 
 
 def _table(first: str, columns: list[str], found: Mapping[str, Mapping[str, str]]) -> str:
-    lines = [line([name, *(row.get(key, "") for key in columns)]) for name, row in found.items()]
-    return "\n".join([*head_lines([first, *columns]), *lines])
+    rows = [[name, *(row.get(key, "") for key in columns)] for name, row in found.items()]
+    return table([first, *columns], rows)
 
 
 def _rates(out: Path) -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from benchmarks.lib.tables import Rows, difference, head_lines, is_blind, line, mark
+from benchmarks.lib.tables import Rows, difference, is_blind, mark, table
 from benchmarks.posteriors.pareto import Point
 
 LEGEND = (
@@ -35,7 +35,7 @@ def short_table(
     names = sorted(tasks)
     scores = ("ece", "far max_probability", "far logit_variance")
     head = ["method", *names, "mean NLL", "Δ", *scores, "passes", "predict s"]
-    lines = head_lines(head)
+    lines = []
     means_of = {one.name: _by_seed([tasks[name][one.name] for name in names]) for one in means}
     for point in sorted(means, key=lambda one: one.nll):
         each = [tasks[name][point.name] for name in names]
@@ -52,10 +52,10 @@ def short_table(
             str(next(iter(each[0].values()))["passes"]),
             f"{point.cost:.1f}",
         ]
-        lines.append(line(row))
+        lines.append(row)
     seeds = sorted(next(iter(tasks[names[0]].values())))
     legend = LEGEND.format(reference=reference, seeds=", ".join(map(str, seeds)))
-    return legend + "\n\n" + "\n".join(lines)
+    return legend + "\n\n" + table(head, lines)
 
 
 def _nll(rows: Rows, base: Rows, *, own: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from bayeslora.metrics.differences import DISTANCES
 from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT
 from benchmarks.lib.detection import FEATURE_DISTANCES
-from benchmarks.lib.tables import Rows, head_lines, line, shown
+from benchmarks.lib.tables import Rows, shown, table
 from benchmarks.posteriors.distances import EXACT, PRIOR_SCALE
 
 OF_FITS = ("max_probability", "energy", "max_logit", *FEATURE_DISTANCES)
@@ -31,9 +31,9 @@ def detection_table(methods: Mapping[str, Rows]) -> list[str]:
         for score in OF_FITS if has_features else ():
             if f"far {score}" in stored:
                 cells = [_cell(rows, f"{split} {score}", stored) for split in SETS]
-                lines.append(line([name, score, str(len(rows)), *cells]))
+                lines.append([name, score, str(len(rows)), *cells])
     head = ["features or last layer", "score", "seeds", *(f"{split} AUROC" for split in SETS)]
-    return [DETECTION_TITLE, "\n".join([*head_lines(head), *lines])] if lines else []
+    return [DETECTION_TITLE, table(head, lines)] if lines else []
 
 
 def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -55,9 +55,9 @@ def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
         if method != EXACT:
             stored = set.intersection(*(set(row) for row in rows.values()))
             cells = [_cell(rows, key, stored) for key in DISTANCES]
-            lines.append(line([features, method, str(len(rows)), *cells]))
+            lines.append([features, method, str(len(rows)), *cells])
     head = ["features", "method", "seeds", "total variation", "epistemic ratio"]
-    return [_distance_title(chains), "\n".join([*head_lines(head), *lines])]
+    return [_distance_title(chains), table(head, lines)]
 
 
 def _distance_title(chains: Sequence[Mapping[str, Any]]) -> str:

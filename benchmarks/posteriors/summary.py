@@ -17,7 +17,7 @@ from typing import Any
 from bayeslora.files import atomic_file
 from benchmarks.lib.fits import EPOCHS, SCORES
 from benchmarks.lib.results import Results
-from benchmarks.lib.tables import Rows, difference, head_lines, is_blind, line, shown
+from benchmarks.lib.tables import Rows, difference, is_blind, shown, table
 from benchmarks.posteriors.choices import KEY, choice_tables
 from benchmarks.posteriors.in_short import short_table
 from benchmarks.posteriors.more_tables import detection_table, distance_table
@@ -110,7 +110,7 @@ def _preamble(tasks: Mapping[str, Mapping[str, Rows]]) -> str:
 
 def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
     present = [key for key in SCORES if any(not is_blind(rows, key) for rows in methods.values())]
-    lines = head_lines(["method", "seeds", *present, "Δ NLL", *COSTS])
+    lines = []
     base = methods.get(REFERENCE, {})
     for name, rows in sorted(methods.items(), key=lambda item: Point.of(*item).nll):
         values = list(rows.values())
@@ -126,8 +126,8 @@ def _table(methods: Mapping[str, Rows], front: Sequence[str]) -> str:
         ]
         star = " ★" if name in front else ""
         row = [name + star, str(len(rows)), *cells, difference(rows, base, "nll"), *costs]
-        lines.append(line(row))
-    return "\n".join(lines)
+        lines.append(row)
+    return table(["method", "seeds", *present, "Δ NLL", *COSTS], lines)
 
 
 if __name__ == "__main__":
