@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
 from packages import install_guide
 from tiny import toy_rows
+from torch import nn
 
 import bayeslora as bl
 from bayeslora.options import as_mapping
@@ -50,6 +52,36 @@ class TestTwoClasses(LastLayerLaws):
     num_classes = 2
     num_features = 7
     training_prior_scale = 3.0
+
+
+class BareHead(nn.Module):
+    """A module that borrows what a head must have from a point estimate, and has no more."""
+
+    uses_training_features = False
+    prior_precision, prior_mean = 0.0, None
+
+    def __init__(self, config, num_features, num_classes, *, mean_sq_norm, seed):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
+        self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm))
+
+    loss, data_loss, fit = PointHead.loss, PointHead.data_loss, PointHead.fit
+    predict, mean_weight = PointHead.predict, PointHead.mean_weight
+    set_mean, set_mean_sq_norm = PointHead.set_mean, PointHead.set_mean_sq_norm
+    extra_config, prepare = PointHead.extra_config, PointHead.prepare
+
+    def report(self):
+        return {}
+
+
+def test_a_head_is_given_the_verbs_that_it_need_not_have():
+    assert not hasattr(BareHead, "fit_report")
+    theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
+    theirs.head = BareHead
+    head = build(theirs(), 4, 3)
+    assert head.fit_report(torch.zeros(2, 4), torch.zeros(2)) == {}
+    assert head.fit_steps == 0
+    head.advance(1)
 
 
 def test_it_is_known_by_its_name_from_then_on():
