@@ -1,6 +1,6 @@
 """Tables and figures of `posteriors`: scores with intervals, costs, and the Pareto front.
 
-    python benchmarks/posteriors_summary.py DIR
+    python -m benchmarks.posteriors.summary DIR
 
 writes them anew from the scores in DIR.
 """
