@@ -71,7 +71,7 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("posterior", "message"),
     [
-        ("mc_dropout", "dropout.*'{}'"),
+        ("mc_dropout", "'mc_dropout' needs a dropout"),
         ("scalabl", "'{}'.*prior around 0"),
         ("clora", "'clora'.*'{}'"),
         ("ivon:weight_decay=0.1", "prior around 0.*'{}'.*got 0.1"),
