@@ -25,6 +25,7 @@ from bayeslora.reporting.glossary import (
     terms_for,
 )
 from bayeslora.reporting.lay_summary import in_plain_words
+from bayeslora.reporting.overview import Overview, overview
 from bayeslora.reporting.part_tables import (
     class_table,
     confusion_tables,
@@ -69,6 +70,7 @@ def _section(key: str, title: str, short: str = "") -> Section:
 
 
 SECTIONS = (
+    _section("overview", "At a glance"),
     _section("plain", "In plain words"),
     _section("findings", "Findings"),
     _section("scores", "Which method to trust"),
@@ -93,6 +95,7 @@ class Document:
     Attributes:
         title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
+        overview: The first screen, or None where no row has a label.
         plain: Answers for readers who know no scores; empty where no row has a label.
         summary: Lead and findings.
         scores: The table of methods.
@@ -113,6 +116,7 @@ class Document:
 
     title: str
     facts: str
+    overview: Overview | None
     plain: tuple[Finding, ...]
     summary: Summary
     scores: Table
@@ -132,6 +136,7 @@ class Document:
     def sections(self, drawings: Drawings) -> list[Section]:
         """Return the sections that have something to say, in order."""
         content = {
+            "overview": self.overview,
             "plain": self.plain,
             "reliability": drawings.reliability,
             "confidence": drawings.confidence,
@@ -201,6 +206,7 @@ def compose(
     return Document(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
+        overview=overview(facts, fits, named),
         plain=in_plain_words(facts),
         summary=summarise(facts),
         scores=explained(with_chance(score_table(named, {}), named)).noted(),

@@ -37,6 +37,15 @@ def render_markdown(
     return "\n\n".join(blocks) + "\n"
 
 
+def _overview(document: Document, _: Drawings, __: str) -> list[str]:
+    first = document.overview
+    if first is None:
+        return []
+    about = [sentence_to_markdown(first.about)] if first.about else []
+    tiles = [f"- {one.title}: **{one.value}** ({one.detail})" for one in first.tiles]
+    return [f"**{first.verdict}**", *about, "\n".join(tiles)]
+
+
 def _plain(document: Document, _: Drawings, __: str) -> list[str]:
     return [_finding(one.topic, one.sentences) for one in document.plain]
 
@@ -104,6 +113,7 @@ def _terms(document: Document, _: Drawings, __: str) -> list[str]:
 
 
 _WRITERS: Mapping[str, Callable[[Document, Drawings, str], list[str]]] = {
+    "overview": _overview,
     "plain": _plain,
     "findings": _findings,
     "scores": _scores,
