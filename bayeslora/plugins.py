@@ -55,7 +55,7 @@ class Offer:
 
     @property
     def package(self) -> str:
-        """Name and version of the package, such as `acme-posteriors 1.0`."""
+        """Name and version of the package, such as `acme-methods 1.0`."""
         dist = self.entry.dist
         return "an unknown package" if dist is None else f"{dist.name} {dist.version}"
 

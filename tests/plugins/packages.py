@@ -23,13 +23,16 @@ def install(site, package, version, entries, files=()):
         site: Where; made if need be.
         package: Its name.
         version: Its version.
-        entries: Its posteriors: name and object path.
+        entries: Its posteriors: name and object path; or its entry points by group.
         files: Content by path.
     """
     info = site / f"{package.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
-    lines = [f"{name} = {value}" for name, value in entries.items()]
-    (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
+    groups = entries if GROUP in entries else {GROUP: entries}
+    lines = []
+    for group, items in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in items.items()), ""]
+    (info / "entry_points.txt").write_text("\n".join(lines))
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
     for path, content in dict(files).items():
         place = site / path
@@ -41,6 +44,5 @@ def install_guide(site):
     """Install the guide's example, tests included; return the path of the tests."""
     files = guide_files()
     project = tomllib.loads(files["pyproject.toml"])["project"]
-    entries = project["entry-points"][GROUP]
-    install(site, project["name"], project["version"], entries, files)
+    install(site, project["name"], project["version"], project["entry-points"], files)
     return site / "tests"

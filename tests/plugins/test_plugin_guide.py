@@ -27,7 +27,7 @@ def uninstall(acme, monkeypatch):
     """Return a function that takes the package away again."""
 
     def take_away():
-        for name in [name for name in sys.modules if name.startswith("acme_posteriors")]:
+        for name in [name for name in sys.modules if name.startswith("acme_methods")]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setattr(sys, "path", [item for item in sys.path if item != str(acme)])
 
@@ -36,11 +36,14 @@ def uninstall(acme, monkeypatch):
 
 def test_the_guide_has_every_file():
     assert sorted(guide_files()) == [
-        "acme_posteriors/config.py",
-        "acme_posteriors/head.py",
-        "acme_posteriors/noise.py",
-        "acme_posteriors/noisy_weights.py",
+        "acme_methods/config.py",
+        "acme_methods/fixed_first.py",
+        "acme_methods/fixed_first_site.py",
+        "acme_methods/head.py",
+        "acme_methods/noise.py",
+        "acme_methods/noisy_weights.py",
         "pyproject.toml",
+        "tests/test_fixed_first.py",
         "tests/test_isotropic.py",
         "tests/test_noise.py",
     ]
@@ -60,12 +63,12 @@ def test_the_example_inherits_the_laws_and_passes_them(tmp_path):
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split(" passed")[0].split()[-1]) >= 26
+    assert int(done.stdout.split(" passed")[0].split()[-1]) >= 27
 
 
 @pytest.mark.usefixtures("acme")
 def test_names_options_and_objects_mean_the_same():
-    from acme_posteriors.config import Isotropic
+    from acme_methods.config import Isotropic
 
     for value in (
         "isotropic:prior_scale=3",
@@ -83,7 +86,7 @@ def test_it_is_fitted_saved_and_loaded_until_its_package_is_gone(llama, uninstal
     classifier = fitted(llama, "isotropic")
     predictions = classifier.predict(toy_rows(9, seed=8))
     assert predictions.epistemic.min() > 0
-    assert classifier.record.versions["acme-posteriors"] == "1.0"
+    assert classifier.record.versions["acme-methods"] == "1.0"
     classifier.save_pretrained(tmp_path / "model")
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
     assert np.array_equal(loaded.predict(toy_rows(9, seed=8)).probs, predictions.probs)
@@ -104,7 +107,7 @@ def test_a_fitted_classifier_is_calibrated_to_it(llama):
     predictions = classifier.predict(toy_rows(9, seed=8))
     assert predictions.epistemic.min() > 0
     assert "unfamiliarity" in predictions.scores
-    assert classifier.record.versions["acme-posteriors"] == "1.0"
+    assert classifier.record.versions["acme-methods"] == "1.0"
 
 
 @pytest.mark.usefixtures("acme")
@@ -135,11 +138,11 @@ def test_commands_fit_list_and_predict(llama, uninstall, tmp_path, capsys):
     capsys.readouterr()
     assert main(["methods"]) == 0
     listed = capsys.readouterr()
-    assert "Laplace approximation with one variance (acme-posteriors 1.0)" in listed.out
+    assert "Laplace approximation with one variance (acme-methods 1.0)" in listed.out
     assert listed.err == ""
     assert main(["methods", "--json"]) == 0
     found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["posteriors"]}
-    assert found["isotropic"]["package"] == "acme-posteriors 1.0"
+    assert found["isotropic"]["package"] == "acme-methods 1.0"
     assert found["isotropic"]["options"]["prior_scale"] == 2.0
     assert found["vbll"]["package"] == f"bayeslora {bl.__version__}"
 
@@ -161,10 +164,10 @@ def test_a_posterior_over_weights_goes_from_fit_to_report_by_commands(
     assert main([*fit, *chosen, "--quiet", "--out", str(model)]) == 0
     record = json.loads((model / "bayeslora.json").read_text())
     assert record["results"]["posterior"]["num_noisy_weights"] > 0
-    assert record["versions"]["acme-posteriors"] == "1.0"
+    assert record["versions"]["acme-methods"] == "1.0"
     capsys.readouterr()
     assert main(["methods"]) == 0
-    assert "relative size on the adapter (acme-posteriors 1.0)" in capsys.readouterr().out
+    assert "relative size on the adapter (acme-methods 1.0)" in capsys.readouterr().out
 
     file = tmp_path / "test.parquet"
     assert main(["predict", str(model), str(train), "--out", str(file), "--quiet"]) == 0
@@ -188,3 +191,60 @@ def test_a_posterior_over_weights_is_given_to_a_finished_model_and_refused_witho
         lone = bl.BayesianClassifier(llama, adapter, "noise", **OPTIONS)
         with pytest.raises(bl.InputError, match="'noise'"):
             lone.fit(toy_rows(24))
+
+
+@pytest.mark.parametrize("posterior", ["vbll:num_samples=20", "noise", "swag:num_samples=2"])
+def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
+    llama, uninstall, tmp_path, posterior
+):
+    model = tmp_path / "model"
+    classifier = bl.BayesianClassifier(llama, "fixed_first:r=2", posterior, **OPTIONS)
+    classifier.fit(toy_rows(24), toy_rows(12, seed=1), epochs=1, batch_size=8, out=model)
+    assert classifier.record.versions["acme-methods"] == "1.0"
+    predictions = classifier.predict(toy_rows(9, seed=8))
+    assert predictions.name == f"fixed_first-{posterior.partition(':')[0]}"
+    assert any(site.norm > 0 for site in classifier.spectrum()[0])
+    loaded = bl.BayesianClassifier.from_pretrained(model, **FROM)
+    assert (loaded.adapter.name, loaded.adapter.r) == ("fixed_first", 2)
+    assert np.array_equal(loaded.predict(toy_rows(9, seed=8)).probs, predictions.probs)
+    uninstall()
+    with pytest.raises(bl.InputError, match="adapter 'fixed_first' is not built in"):
+        bl.BayesianClassifier.from_pretrained(model, **FROM)
+
+
+@pytest.mark.usefixtures("acme")
+def test_an_adapter_is_listed_and_refused_where_factors_are_needed(llama, capsys):
+    assert main(["methods", "--json"]) == 0
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["adapters"]}
+    assert found["fixed_first"]["package"] == "acme-methods 1.0"
+    assert found["fixed_first"]["options"]["alpha"] == 16.0
+    assert found["lora"]["package"] == f"bayeslora {bl.__version__}"
+    with pytest.raises(bl.InputError, match="'blob'"):
+        bl.BayesianClassifier(llama, "fixed_first", "blob", **OPTIONS).fit(toy_rows(24))
+
+
+def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from bayeslora.adapters import registry
+
+    monkeypatch.setattr(registry.CATALOGUE, "registered", {})
+
+    @dataclass(frozen=True)
+    class Wide(bl.LoRA):
+        name: ClassVar[str] = "wide_lora"
+        r: int = 4
+
+    with pytest.raises(bl.InputError, match=r"'wide_lora'.*register_adapter"):
+        bl.BayesianClassifier(llama, Wide())
+    assert bl.register_adapter(Wide) is Wide
+    lone = bl.BayesianClassifier(llama, "wide_lora:alpha=8", "mle", **OPTIONS)
+    assert lone.fit(toy_rows(24), epochs=1).record.adapter["alpha"] == 8.0
+    with pytest.raises(bl.InputError, match=r"must derive from .*Adapter"):
+        bl.register_adapter(dataclass(frozen=True)(type("Odd", (), vars_of("odd"))))
+
+
+def vars_of(name):
+    """Class variables of a method that is no adapter."""
+    return {"name": name, "summary": "s", "source": "", "parameters": "none"}
