@@ -193,7 +193,7 @@ def test_a_posterior_over_weights_is_given_to_a_finished_model_and_refused_witho
             lone.fit(toy_rows(24))
 
 
-@pytest.mark.parametrize("posterior", ["vbll:num_samples=20", "noise", "swag:num_samples=2"])
+@pytest.mark.parametrize("posterior", ["vbll:num_samples=20", "swag:num_samples=2"])
 def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
     llama, uninstall, tmp_path, posterior
 ):
