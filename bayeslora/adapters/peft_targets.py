@@ -1,6 +1,9 @@
 """Which layers PEFT adapts by its options, so that a checkpoint that lost some is told.
 
 A file holds what it holds: that a layer is missing shows only against the options and the model.
+
+PEFT's own `check_target_module_exists` is not called: PEFT is an optional package, and checkpoints
+are read without it. The tests hold the two equal.
 """
 
 from __future__ import annotations
