@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,8 @@ from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
 from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import build_weights
-from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.build import build, build_weights
+from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.checkpoints import checkpoint_state
@@ -226,6 +226,8 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
 
 def _last_layer(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
-    head = VBLLHead(VBLL(training_covariance="diagonal"), features.shape[1], num_classes)
+    posterior = resolve_posterior("vbll:training_covariance=diagonal,covariance=eigenbasis")
+    head: Any = build(posterior, features.shape[1], num_classes)
     head.to(features.device).refit(features, labels)
-    return head.mean_weight
+    weight: Tensor = head.mean_weight
+    return weight

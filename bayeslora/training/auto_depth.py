@@ -18,7 +18,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.splits import stratified_sample
 from bayeslora.training.choices import LabelledExamples
 from bayeslora.training.progress import progress_bar
@@ -96,6 +96,7 @@ def best_depth(
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build(VBLL(covariance="eigenbasis"), features.shape[1], int(labels.max()) + 1)
+    posterior = resolve_posterior("vbll:covariance=eigenbasis")
+    head = build(posterior, features.shape[1], int(labels.max()) + 1)
     head.fit(scaled, labels, None)
     return float(head.report()["elbo"])

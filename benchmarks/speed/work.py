@@ -210,7 +210,7 @@ def head_fit(num_classes: int) -> Run:
         try:
             from bayeslora.posteriors.cost import affordable
         except ImportError:  # an older version
-            from bayeslora.posteriors.last_layer.vbll.families import settled as affordable
+            from bayeslora.posteriors.vbll_cost import settled as affordable
 
         draw = torch.Generator().manual_seed(num_classes)
         labels = torch.arange(ROWS) % num_classes

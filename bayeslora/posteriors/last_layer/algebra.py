@@ -1,4 +1,4 @@
-"""Linear algebra of last layers: the row space of the features, factors of precisions.
+"""Linear algebra of last layers: row space of features, factors of precisions, class contrasts.
 
 N training rows say nothing about directions orthogonal to all of them: there the posterior is the
 prior, exactly. With fewer rows than features, last-layer algebra therefore needs N dimensions, not
@@ -81,3 +81,11 @@ def precision_factor(precision: Tensor) -> Tensor:
         )
     found: Tensor = factor
     return found
+
+
+def class_contrasts(num_classes: int) -> Tensor:
+    """Return Helmert contrasts [C, C−1], float64: orthonormal columns, each summing to zero."""
+    order = torch.arange(1, num_classes, dtype=torch.float64)
+    contrasts = torch.ones(num_classes, num_classes - 1, dtype=torch.float64).triu()
+    contrasts[1:] -= torch.diag(order)
+    return contrasts / (order * (order + 1)).sqrt()

@@ -12,9 +12,10 @@ from bayeslora import Laplace
 from bayeslora.errors import InputError
 from bayeslora.option_checks import STRUCTURES
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
-from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature, class_contrasts
-from bayeslora.posteriors.last_layer.laplace.prior import (
+from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature
+from bayeslora.posteriors.prior_precision import (
     best_on_grid,
     log_marginal_likelihood,
     refine,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_factor
+from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
 from bayeslora.runtime import row_slices
 
 # A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.
@@ -207,11 +207,3 @@ class FullCurvature(nn.Module):
             self._inverse = torch.cholesky_inverse(precision_factor(matrix))
             self._inverted_at = precision
         return self._inverse
-
-
-def class_contrasts(num_classes: int) -> Tensor:
-    """Return Helmert contrasts [C, C−1], float64: orthonormal columns, each summing to zero."""
-    order = torch.arange(1, num_classes, dtype=torch.float64)
-    contrasts = torch.ones(num_classes, num_classes - 1, dtype=torch.float64).triu()
-    contrasts[1:] -= torch.diag(order)
-    return contrasts / (order * (order + 1)).sqrt()

@@ -30,12 +30,12 @@ from bayeslora.posteriors.last_layer.laplace.curvature import (
     KronCurvature,
 )
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.last_layer.laplace.prior import (
+from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.prior_precision import (
     best_on_grid,
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bayeslora.posteriors.last_layer.laplace.curvature import class_contrasts
+from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 
 _ITERATIONS = 500

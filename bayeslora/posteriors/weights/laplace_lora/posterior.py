@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
-from bayeslora.posteriors.last_layer.laplace.prior import (
+from bayeslora.posteriors.prior_precision import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,
