@@ -39,13 +39,13 @@ demo: $(STAMP)
 	$(BIN)/bayeslora demo --out reports/demo --overwrite
 
 test: $(STAMP) browser lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --durations 30 --durations-min 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30 --durations-min 4
 
-# Without the command line, fits, reports and faults.
-UNIT := adapters backbones conformal metrics optim predictions recalibration tables tasks
+# Rooms that hold slow tests alone (tests/conftest.py) need not be collected.
+UNIT := adapters backbones cli conformal metrics posteriors predictions recalibration tables tasks
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(UNIT:%=tests/%) tests/test_disk_cache.py tests/test_imports.py
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" $(UNIT:%=tests/%) $(wildcard tests/test_*.py)
 
 check: lint unit
 

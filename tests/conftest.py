@@ -2,10 +2,13 @@
 
 import gc
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
 from _pytest.capture import CaptureIO
+
+TESTS = Path(__file__).parent
 
 # Before numpy, scipy and torch start their pools: workers would fight for the cores, on matrices
 # that are too small to share. The processes that tests start inherit it.
@@ -15,6 +18,18 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 # `pytest --hypothesis-profile=default` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+# Rooms whose tests fit models or write reports; `world` holds a model that a command has fitted.
+SLOW_ROOMS = frozenset({"classifier", "experiments", "faults", "plugins", "reporting", "training"})
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as slow what measurement found to be so as a whole; single tests carry the mark."""
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0]
+        if room in SLOW_ROOMS or "world" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,6 +44,17 @@ def _one_thread():
 def _what_is_imported_stays():
     """Spare every training run of a full garbage collection of all modules, 0.25 s each."""
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Let scores have 60 resamples where none are asked for, an eighth of the work."""
+    from bayeslora import compare, evaluate, report
+
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (compare, evaluate, report):
+            patch.setitem(function.__kwdefaults__, "num_resamples", 60)
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import pytest
@@ -71,10 +73,15 @@ class LastLayerCase:
         head.fit(*self.toy(rows), self.held_out())
         return head
 
+    @classmethod
+    @functools.cache
+    def _first_fit(cls) -> Head:
+        return cls().fitted()
+
     @pytest.fixture
     def head(self) -> Head:
-        """A fitted head."""
-        return self.fitted()
+        """A fitted head, a copy of one that all laws share."""
+        return copy.deepcopy(self._first_fit())
 
     @pytest.fixture
     def rows(self) -> Tensor:

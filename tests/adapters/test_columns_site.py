@@ -215,11 +215,11 @@ def test_the_spectrum_is_that_of_the_change():
 @pytest.mark.parametrize(
     ("idx", "message"),
     [
-        (torch.tensor([1, 3, 1]), "here: columns 1 are chosen twice"),
-        (torch.tensor([0, 7]), "here: the weight has columns 0 to 6, got 7"),
-        (torch.tensor([-1]), "here: the weight has columns 0 to 6, got -1"),
-        (torch.tensor([[1]]), r"here: columns must be a vector of integers, got \[1, 1\]"),
-        (torch.tensor([0.5]), r"here: columns must be a vector of integers, .* torch.float32"),
+        (torch.tensor([1, 3, 1]), "here: columns 1 .*twice"),
+        (torch.tensor([0, 7]), "here: .*0 to 6, got 7"),
+        (torch.tensor([-1]), "here: .*0 to 6, got -1"),
+        (torch.tensor([[1]]), r"here: .*integers, got \[1, 1\]"),
+        (torch.tensor([0.5]), r"here: .*integers, .*torch.float32"),
         (torch.arange(7, 27), "got 7, 8, 9, 10, 11, 12, 13, 14 and 12 more"),
     ],
 )
@@ -246,19 +246,19 @@ def test_saved_columns_are_those_of_the_model_that_loads_them():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state, at: state.pop(f"{at}.idx"), "adapter tensor '{}.idx' is missing"),
-        (lambda state, at: state.pop(f"{at}.sel"), "adapter tensor '{}.sel' is missing"),
+        (lambda state, at: state.pop(f"{at}.idx"), "'{}.idx'.*missing"),
+        (lambda state, at: state.pop(f"{at}.sel"), "'{}.sel'.*missing"),
         (
             lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"].flip(0)}),
-            "adapter tensor '{}.idx' is not in ascending order",
+            "'{}.idx'.*order",
         ),
         (
             lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"] + 100}),
-            "{}: the weight has columns 0 to 23, got",
+            "{}: .*0 to 23, got",
         ),
         (
             lambda state, at: state.update({f"{at}.sel": state[f"{at}.sel"][:, :-1]}),
-            "adapter tensor '{}.sel' has shape .*, the model needs",
+            "'{}.sel' .*shape",
         ),
     ],
 )

@@ -132,9 +132,9 @@ def test_a_singular_moment_is_damped_until_it_can_be_inverted():
 @pytest.mark.parametrize(
     ("found", "r", "message"),
     [
-        (moment(6), 0, "r must be between 1 and 6"),
-        (moment(5), 2, "the second moment is of 5 inputs, the layer has 6"),
-        (SecondMoment(torch.zeros(6, 6, dtype=F64), 4), 2, "inputs of this layer are all zero"),
+        (moment(6), 0, "r .*between 1 and 6"),
+        (moment(5), 2, "5 inputs.* 6"),
+        (SecondMoment(torch.zeros(6, 6, dtype=F64), 4), 2, "all zero"),
     ],
 )
 def test_what_cannot_be_decomposed_is_named(found, r, message):
@@ -146,9 +146,9 @@ def test_moments_are_asked_for_by_layer():
     model = stack()
     config = CorDA(r=2, target_modules=("layers.0", "head"))
     moments = moments_on(model, ["layers.0"], torch.randn(5, 6))
-    with pytest.raises(InputError, match=r"head: adapter 'corda' starts from second moments"):
+    with pytest.raises(InputError, match=r"head: .*'corda'"):
         inject(model, config, seed=0, moments=moments)
-    with pytest.raises(InputError, match=r"layers\.0: adapter 'corda' starts from second moments"):
+    with pytest.raises(InputError, match=r"layers\.0: .*'corda'"):
         inject(model, config, seed=0)
 
 

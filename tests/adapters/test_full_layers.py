@@ -35,12 +35,12 @@ def test_the_longest_list_of_one_class_has_the_layers():
 
 
 def test_none_or_several_are_refused():
-    with pytest.raises(InputError, match="Linear has no list of layers of one class"):
+    with pytest.raises(InputError, match="Linear"):
         find_layers(nn.Linear(2, 2))
     both = nn.ModuleDict(
         {name: nn.ModuleList(nn.Linear(2, 2) for _ in range(2)) for name in ("left", "right")}
     )
-    with pytest.raises(InputError, match=r"several lists of 2 layers each \(left, right\)"):
+    with pytest.raises(InputError, match=r"\(left, right\)"):
         find_layers(both)
 
 
@@ -107,9 +107,9 @@ def test_tensors_that_do_not_fit_change_nothing():
     stored = {name: item.detach().clone() for name, item in full.tensors().items()}
     name = "layers.2.mlp.up_proj.weight"
     missing = {key: item for key, item in stored.items() if key != name}
-    with pytest.raises(InputError, match=f"trained tensor '{name}' is missing"):
+    with pytest.raises(InputError, match=f"'{name}'.*missing"):
         full.load(missing)
-    with pytest.raises(InputError, match=r"'layers\.0\..*' is of no layer that may train"):
+    with pytest.raises(InputError, match=r"'layers\.0\..*'"):
         full.load({**stored, "layers.0.mlp.up_proj.weight": torch.zeros(24, 16)})
     assert torch.equal(output(model, tokens()), before)
     assert full.changed == {"layers.2", ALWAYS}
@@ -142,12 +142,12 @@ MATRICES = (
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_layers": 0}, "num_layers must be an integer >= 1 or None .* got 0"),
-        ({"num_layers": 1}, "num_active must be from 1 to 1, .* got 2"),
-        ({"train_embedding": "yes"}, "train_embedding must be true or false, got 'yes'"),
-        ({"lr": 0.0}, r"lr must be a number > 0 or None \(the adapter's default\), got 0\.0"),
-        ({"weight_decay": -1}, "weight_decay must be a number >= 0, got -1"),
-        ({"interval": 0}, "interval must be an integer >= 1"),
+        ({"num_layers": 0}, "num_layers .*got 0"),
+        ({"num_layers": 1}, "num_active .*got 2"),
+        ({"train_embedding": "yes"}, "train_embedding .*got 'yes'"),
+        ({"lr": 0.0}, r"lr .*got 0\.0"),
+        ({"weight_decay": -1}, "weight_decay .*got -1"),
+        ({"interval": 0}, "interval"),
     ],
 )
 def test_options_that_are_not_allowed(options, message):
@@ -156,5 +156,5 @@ def test_options_that_are_not_allowed(options, message):
 
 
 def test_more_active_layers_than_the_model_has_are_refused():
-    with pytest.raises(InputError, match=r"num_active must be from 1 to 3, .* got 4"):
+    with pytest.raises(InputError, match=r"num_active .*got 4"):
         FullLayers(tiny_llama(), LISA(num_active=4), AFTER)

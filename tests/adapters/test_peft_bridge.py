@@ -185,9 +185,7 @@ def test_sites_of_different_scales_are_refused(tmp_path):
     model = stack()
     sites = inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
     sites += inject(model, LoRA(r=2, target_modules=("head",)), seed=0)
-    with pytest.raises(
-        InputError, match=r"one \(scale, dropout\), the 2 sites have \[\(8\.0, 0\.0"
-    ):
+    with pytest.raises(InputError, match=r"\[\(8\.0, 0\.0"):
         export_peft(sites, tmp_path / "out")
     with pytest.raises(InputError, match="the 0 sites"):
         export_peft([], tmp_path / "out")
@@ -205,13 +203,13 @@ def test_a_missing_factor_is_named(checkpoint):
     tensors = load_file(path)
     del tensors["base_model.model.head.lora_B.weight"]
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"'head\.B' is missing beside 'head\.A'"):
+    with pytest.raises(InputError, match=r"'head\.B' .*'head\.A'"):
         load_peft(stack(), checkpoint)
 
 
 def test_a_layer_that_the_model_lacks_is_named(checkpoint):
     model = tiny_llama()
-    with pytest.raises(InputError, match="layer 'head' matches no plain linear layer"):
+    with pytest.raises(InputError, match="'head'"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -227,7 +225,7 @@ def test_a_layer_of_another_shape_is_named(checkpoint):
 
 def test_an_ambiguous_layer_is_named(checkpoint):
     model = torch.nn.ModuleDict({"a": stack(), "b": stack()})
-    with pytest.raises(InputError, match=r"'head' matches several layers \(a\.head, b\.head\)"):
+    with pytest.raises(InputError, match=r"'head' .*\(a\.head, b\.head\)"):
         load_peft(model, checkpoint)
 
 
@@ -235,9 +233,7 @@ def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.layers.0.bias": torch.zeros(2)}, path)
     model = stack()
-    with pytest.raises(
-        InputError, match=r"'layers\.0\.bias' has shape \[2\], the model needs \[6\]"
-    ):
+    with pytest.raises(InputError, match=r"'layers\.0\.bias' .*\[2\].*\[6\]"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -259,6 +255,6 @@ def test_a_saved_parameter_that_means_several_is_named(checkpoint):
 def test_columns_without_any_are_nothing_to_write(tmp_path):
     config = S2FT(o_ratio=0.5, d_ratio=0, num_layers=2)
     sites = inject(tiny_llama(), config, seed=0, blank=True)
-    with pytest.raises(InputError, match=f"none of the {len(sites)} sites has a column"):
+    with pytest.raises(InputError, match=f"none of the {len(sites)} sites"):
         export_peft(sites, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -62,33 +62,33 @@ def test_variants_that_cannot_be_read(checkpoint, change, message):
 
 def test_foreign_json_is_named(checkpoint):
     (checkpoint / "adapter_config.json").write_text("[1]")
-    with pytest.raises(InputError, match="no PEFT configuration"):
+    with pytest.raises(InputError, match="PEFT configuration"):
         read_peft(checkpoint)
 
 
 def test_pickles_are_not_opened(checkpoint):
     (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
-    with pytest.raises(InputError, match=r"is a pickle, which can run any code .*safe_serializ"):
+    with pytest.raises(InputError, match="pickle"):
         read_peft(checkpoint)
 
 
 def test_missing_and_damaged_files_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors .*damaged"):
         read_peft(checkpoint)
     path.unlink()
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors does not exist"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors"):
         read_peft(checkpoint)
-    with pytest.raises(InputError, match=r"adapter_config\.json does not exist"):
+    with pytest.raises(InputError, match=r"adapter_config\.json"):
         read_peft(checkpoint / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("base_model.model.head.lora_magnitude_vector", "belongs to no plain linear LoRA layer"),
-        ("base_model.model.emb.lora_embedding_A", "belongs to no plain linear LoRA layer"),
+        ("base_model.model.head.lora_magnitude_vector", "no plain linear LoRA"),
+        ("base_model.model.emb.lora_embedding_A", "no plain linear LoRA"),
     ],
 )
 def test_tensors_of_other_layers_are_refused(checkpoint, name, message):
@@ -103,21 +103,21 @@ def test_a_checkpoint_without_factors_is_refused(checkpoint):
     save_file(
         {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
     )
-    with pytest.raises(InputError, match="holds no tensor named"):
+    with pytest.raises(InputError, match="no tensor"):
         read_peft(checkpoint)
 
 
 def test_factors_that_do_not_fit_together_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.head.lora_A.weight": torch.zeros(3, 6)}, path)
-    with pytest.raises(InputError, match=r"the factors of 'head' have shapes \[3, 6\], \[4, 2\]"):
+    with pytest.raises(InputError, match=r"'head' .*\[3, 6\], \[4, 2\]"):
         read_peft(checkpoint)
 
 
 def test_another_rank_than_that_of_the_configuration_is_named(checkpoint):
     path = checkpoint / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
-    with pytest.raises(InputError, match=r"of 'head' have rank 2, by adapter_config\.json it is 3"):
+    with pytest.raises(InputError, match=r"'head' .*rank 2.* 3"):
         read_peft(checkpoint)
 
 
@@ -126,7 +126,7 @@ def test_values_that_are_not_finite_are_named(checkpoint, name):
     path = checkpoint / "adapter_model.safetensors"
     broken = torch.full((2, 6), torch.nan)
     save_file(load_file(path) | {f"base_model.model.{name}": broken}, path)
-    with pytest.raises(InputError, match=rf"{name}' has values that are not finite"):
+    with pytest.raises(InputError, match=f"{name}'.*not finite"):
         read_peft(checkpoint)
 
 

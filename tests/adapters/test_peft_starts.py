@@ -107,7 +107,7 @@ def test_a_start_that_leaves_the_base_alone_is_read(peft, tmp_path):
 def test_a_start_that_is_lost_is_refused(peft, tmp_path, start):
     trained(peft, tiny_llama(), start).save_pretrained(tmp_path)
     model = tiny_llama()
-    with pytest.raises(InputError, match=f"'{start}' changed the base model's weights, and the"):
+    with pytest.raises(InputError, match=f"'{start}'.*base model"):
         load_peft(model, tmp_path)
 
 

@@ -105,9 +105,9 @@ def test_without_a_ratio_a_kind_of_layer_is_left_as_it_is():
     assert all("o_proj" in name for name in column_targets(model, S2FT(d_ratio=0)))
     sites = inject(tiny_llama(), S2FT(o_ratio=0, target_modules=("o_proj", "up_proj")), seed=0)
     assert {site.name.split(".")[-1] for site in sites} == {"up_proj"}
-    with pytest.raises(InputError, match="o_ratio is 0, and target_modules name no other layers"):
+    with pytest.raises(InputError, match="o_ratio"):
         column_targets(model, S2FT(o_ratio=0, target_modules=("o_proj",)))
-    with pytest.raises(InputError, match="d_ratio is 0, and target_modules name no other layers"):
+    with pytest.raises(InputError, match="d_ratio"):
         column_targets(model, S2FT(d_ratio=0, target_modules=("down_proj",)))
 
 
@@ -226,15 +226,13 @@ def test_the_choices_differ():
 def test_what_a_selection_needs_is_said():
     model = tiny_llama()
     for selection in ("activation", "product"):
-        with pytest.raises(
-            InputError, match=r"o_proj: selection '.*' .*is by second moments.*pass"
-        ):
+        with pytest.raises(InputError, match=r"o_proj: .*second moments"):
             inject(model, S2FT(selection=selection), seed=0)
-    with pytest.raises(InputError, match=r"selection 'gradient' .*needs a loss; inject with blank"):
+    with pytest.raises(InputError, match=r"'gradient' .*loss"):
         inject(model, S2FT(selection="gradient"), seed=0)
     config = S2FT(o_ratio=0, selection="activation")
     wrong = {name: SecondMoment(torch.eye(5), 1) for name in column_targets(model, config)}
-    with pytest.raises(InputError, match="is of 5 inputs, the layer has 24"):
+    with pytest.raises(InputError, match=r"5 inputs.* 24"):
         inject(model, config, seed=0, moments=wrong)
 
 
@@ -243,31 +241,31 @@ def test_a_gradient_that_does_not_come_is_said():
     model = tiny_llama()
     sites = inject(model, config, seed=0, blank=True)
     units = units_at(model, [site.name for site in sites], config)
-    with pytest.raises(InputError, match=r"no gradient of the loss reaches .*layers\.0\.mlp"):
+    with pytest.raises(InputError, match=r"gradient .*layers\.0\.mlp"):
         begin_by_gradient(sites, units, lambda: None)
 
 
 def test_heads_that_cannot_be_told_apart_are_refused():
     model = stack()
     model.o_proj = nn.Linear(6, 6)
-    with pytest.raises(InputError, match=r"o_proj: its 6 inputs cannot be cut into heads.*=None"):
+    with pytest.raises(InputError, match=r"o_proj: .*6 inputs .*=None"):
         inject(model, S2FT(target_modules=("o_proj",)), seed=0)
     llama = tiny_llama()
     llama.config.num_attention_heads = 3
-    with pytest.raises(InputError, match=r"its 16 inputs cannot be cut.*num_attention_heads=3"):
+    with pytest.raises(InputError, match=r"16 inputs .*num_attention_heads=3"):
         inject(llama, S2FT(), seed=0)
     assert not any(type(module).__name__ == "Columns" for module in llama.modules())
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(InputError, match="no default target_modules for this architecture"):
+    with pytest.raises(InputError, match="target_modules"):
         inject(stack(), S2FT(), seed=0)
 
 
 def test_an_adapted_layer_is_refused():
     model = tiny_llama()
     randomise(inject(model, S2FT(), seed=0))
-    with pytest.raises(InputError, match="carries an adapter already"):
+    with pytest.raises(InputError, match="already"):
         inject(model, S2FT(), seed=1)
 
 
@@ -329,15 +327,13 @@ def test_the_best_of_the_rest_is_taken():
 def test_what_cannot_be_avoided_is_said(tmp_path):
     config = S2FT(o_ratio=0.6, d_ratio=0.25)
     saved_columns(tmp_path / "most", config)
-    with pytest.raises(
-        InputError, match=r"avoid=\['.*most'\] leaves 5 of 12 heads, and o_ratio=0.6 takes 7"
-    ):
+    with pytest.raises(InputError, match=r"avoid=\['.*most'\] .*5 of 12 heads.*o_ratio=0.6 .*7"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "most")), seed=0)
-    with pytest.raises(InputError, match=r"avoid='nowhere' is no model directory: nowhere.adapter"):
+    with pytest.raises(InputError, match="avoid='nowhere'"):
         inject(tiny_llama(), replace(config, avoid="nowhere"), seed=0)
     (tmp_path / "lora").mkdir()
     save_file({"adapter.x.A": torch.zeros(2)}, tmp_path / "lora" / ADAPTER)
-    with pytest.raises(InputError, match=r"holds no adapter of columns \('s2ft'\)"):
+    with pytest.raises(InputError, match=r"'s2ft'"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
     for tensors, message in (
         ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, "changes none of the layers"),
@@ -350,7 +346,7 @@ def test_what_cannot_be_avoided_is_said(tmp_path):
         save_file(tensors, tmp_path / "lora" / ADAPTER)
         with pytest.raises(InputError, match=message):
             inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
-    with pytest.raises(InputError, match="avoid must hold non-empty strings, got ''"):
+    with pytest.raises(InputError, match=r"avoid .*got ''"):
         S2FT(avoid=("a", ""))
-    with pytest.raises(InputError, match="avoid must be names of model directories or None, got 3"):
+    with pytest.raises(InputError, match=r"avoid .*got 3"):
         S2FT(avoid=3)

@@ -58,7 +58,7 @@ def test_default_targets(kind):
 
 def test_gpt2_is_refused_with_the_reason():
     model = build("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20})
-    with pytest.raises(InputError, match=r"'c_attn' matches Conv1D layers.*transposed.*nn\.Linear"):
+    with pytest.raises(InputError, match=r"'c_attn' .*Conv1D.*nn\.Linear"):
         find_targets(model)
 
 
@@ -81,7 +81,7 @@ def test_names_are_matched_by_whole_parts():
     assert find_targets(tiny_bert(), ("attention.output.dense",), 1) == [
         "encoder.layer.2.attention.output.dense"
     ]
-    with pytest.raises(InputError, match=r"'uery' matches no module"):
+    with pytest.raises(InputError, match="'uery'"):
         find_targets(tiny_bert(), ("uery",))
 
 
@@ -125,30 +125,28 @@ def test_nothing_matched_lists_what_exists():
 
 
 def test_each_entry_must_match():
-    with pytest.raises(InputError, match=r"'v_porj' matches no module; .*'v_proj'"):
+    with pytest.raises(InputError, match=r"'v_porj'.*'v_proj'"):
         find_targets(tiny_llama(), ("q_proj", "v_porj"))
 
 
 def test_a_container_is_no_linear_layer():
-    with pytest.raises(
-        InputError, match=r"'self_attn' matches only LlamaAttention, not nn\.Linear"
-    ):
+    with pytest.raises(InputError, match=r"'self_attn' .*LlamaAttention.*nn\.Linear"):
         find_targets(tiny_llama(), ("self_attn",))
 
 
 def test_subclasses_of_linear_are_refused():
     """`nn.MultiheadAttention` reads its output layer's weight and never calls the layer."""
-    with pytest.raises(InputError, match=r"only NonDynamicallyQuantizableLinear, not nn\.Linear"):
+    with pytest.raises(InputError, match="NonDynamicallyQuantizableLinear"):
         find_targets(nn.ModuleDict({"a": nn.MultiheadAttention(4, 2)}), ("out_proj",))
 
 
 def test_a_broken_pattern_is_named():
-    with pytest.raises(InputError, match=r"'\*\.q_proj' is neither .* nor a regular expression"):
+    with pytest.raises(InputError, match=r"'\*\.q_proj'.*regular expression"):
         find_targets(tiny_llama(), ("*.q_proj",))
 
 
 def test_an_unknown_architecture_lists_its_layers():
-    with pytest.raises(InputError, match=r"no default target_modules .*'head', 'layers\.0'"):
+    with pytest.raises(InputError, match=r"target_modules .*'head', 'layers\.0'"):
         find_targets(stack())
 
 
@@ -158,21 +156,21 @@ def test_a_model_without_linear_layers_says_so():
 
 
 def test_targets_below_the_chosen_layers_are_named():
-    with pytest.raises(InputError, match=r"the last 1 layers hold none of the 1 modules"):
+    with pytest.raises(InputError, match=r"1 layers .*1 modules"):
         find_targets(stack(), ("layers.0",), num_layers=1)
 
 
 def test_a_second_adapter_on_a_layer_is_refused():
     model = stack()
     inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
-    with pytest.raises(InputError, match=r"layers\.0 carries an adapter already"):
+    with pytest.raises(InputError, match=r"layers\.0 .*already"):
         find_targets(model, (r"layers\..",))
 
 
 def test_the_inside_of_an_adapter_is_no_target():
     model = stack()
     inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
-    with pytest.raises(InputError, match="'A' matches no module"):
+    with pytest.raises(InputError, match="'A'"):
         find_targets(model, ("A",))
 
 

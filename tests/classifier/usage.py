@@ -1,14 +1,14 @@
 """Classifiers that are fitted in a second, and what tests do with them."""
 
 import numpy as np
-from tiny import toy_rows
+from tiny import QUICK_VBLL, toy_rows
 
 import bayeslora as bl
 
 TEST = toy_rows(15, seed=8)
 
 
-def new(backbone, adapter="polar:r=4", posterior="vbll", **options):
+def new(backbone, adapter="polar:r=4", posterior=QUICK_VBLL, **options):
     options = {"device": "cpu", "progress": False, "max_length": 32} | options
     return bl.BayesianClassifier(backbone, adapter, posterior, **options)
 

@@ -9,6 +9,11 @@ from cli_files import write_rows
 from bayeslora.cli import main
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples(few_resamples):
+    """How many there are by default matters to no command."""
+
+
 @pytest.fixture
 def run(capsys):
     """Run a command in this process; return its exit code, stdout and stderr."""
@@ -54,6 +59,7 @@ def world(tmp_path_factory):
         model=folder / "model",
     )
     options = ["--backbone", found.llama, "--epochs", 2, "--quiet", "--out", found.model]
+    options += tiny.QUICK_VBLL_ARGS
     code = main(list(map(str, ["fit", found.train, "--validation", found.valid, *options])))
     assert code == 0
     return found

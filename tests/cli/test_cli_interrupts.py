@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -21,6 +22,7 @@ EPOCHS = 8
 def command(world, out, **changes):
     options = {"backbone": world.llama, "epochs": EPOCHS, "patience": EPOCHS, "seed": 1}
     words = ["fit", world.train, "--validation", world.valid, "--out", out, "--quiet"]
+    words += tiny.QUICK_VBLL_ARGS
     for name, value in (options | changes).items():
         words += [f"--{name}", value]
     return list(map(str, words))

@@ -130,7 +130,7 @@ def test_a_known_task_is_fitted_and_predicted_by_split(run, world, tmp_path):
     (folder / "classes.json").write_text(json.dumps(["negative", "positive"]))
     task = ["--task", "sst2_sentences", "--data-dir", tmp_path / "data", "--quiet"]
     fit = ["fit", "train", "--validation", "validation", "--out", tmp_path / "m", "--epochs", 1]
-    assert run(*fit, "--backbone", world.llama, *task).code == 0
+    assert run(*fit, "--backbone", world.llama, *tiny.QUICK_VBLL_ARGS, *task).code == 0
     result = run("predict", tmp_path / "m", "test", "--out", tmp_path / "p.parquet", *task)
     assert result.code == 0
     assert Predictions.load(tmp_path / "p.parquet").classes == ("negative", "positive")
@@ -267,7 +267,8 @@ def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tm
 
 def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
     """Its precision would change the numbers without a word in the record."""
-    words = ["fit", world.train, "--backbone", world.bert, "--epochs", 1, "--quiet", "--out"]
+    words = ["fit", world.train, "--backbone", world.bert, "--epochs", 1, *tiny.QUICK_VBLL_ARGS]
+    words += ["--quiet", "--out"]
     assert run(*words, tmp_path / "plain").code == 0
     told = {
         "ACCELERATE_MIXED_PRECISION": "bf16",
@@ -298,6 +299,7 @@ def test_a_model_keeps_its_tokenizer(run, world, tmp_path):
     """The fingerprint of the weights says nothing about it."""
     backbone = shutil.copytree(world.bert, tmp_path / "bert")
     words = ["fit", world.train, "--backbone", backbone, "--epochs", 1, "--quiet"]
+    words += tiny.QUICK_VBLL_ARGS
     assert run(*words, "--out", tmp_path / "m").code == 0
     predict = ["predict", tmp_path / "m", world.test, "--quiet", "--out"]
     assert run(*predict, tmp_path / "before.csv").code == 0
@@ -316,6 +318,7 @@ def test_a_model_keeps_its_tokenizer(run, world, tmp_path):
 def test_a_backbone_that_is_gone_is_asked_for(run, refused, world, tmp_path):
     backbone = shutil.copytree(world.llama, tmp_path / "llama")
     words = ["--backbone", backbone, "--epochs", 1, "--quiet", "--out", tmp_path / "m"]
+    words += tiny.QUICK_VBLL_ARGS
     assert run("fit", world.train, *words).code == 0
     shutil.rmtree(backbone)
     message = refused("predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv")
@@ -361,6 +364,7 @@ def test_an_output_that_is_an_input(run, refused, world, tmp_path):
         assert "is an input" in refused(*words, "--overwrite")
     backbone = shutil.copytree(world.llama, tmp_path / "llama")
     words = ["--backbone", backbone, "--epochs", 1, "--quiet", "--out", tmp_path / "m"]
+    words += tiny.QUICK_VBLL_ARGS
     assert run("fit", world.train, *words).code == 0
     words = ["export", tmp_path / "m", "--format", "merged", "--overwrite", "--out"]
     assert "is an input" in refused(*words, backbone)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from cli_files import fake
+from tiny import QUICK_VBLL_ARGS
 
 from bayeslora.cli import main
 
@@ -20,7 +21,16 @@ def outputs(world, tmp_path_factory):
     file = fake(folder / "file.parquet")
     export = ("export", world.model, "--format")
     made = {
-        "fit": ("fit", world.train, "--backbone", world.llama, "--epochs", 1, "--quiet"),
+        "fit": (
+            "fit",
+            world.train,
+            "--backbone",
+            world.llama,
+            "--epochs",
+            1,
+            *QUICK_VBLL_ARGS,
+            "--quiet",
+        ),
         "calibrate": ("calibrate", world.classifier, world.train, "--quiet"),
         "peft": (*export, "peft"),
         "merged": (*export, "merged"),

@@ -12,6 +12,11 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.training.data import read_labelled
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples(few_resamples):
+    """Intervals are no subject of a benchmark's machinery."""
+
+
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     path = tiny_llama(tmp_path_factory.mktemp("backbones") / "llama")
@@ -29,4 +34,6 @@ def data():
 
 @pytest.fixture(scope="session")
 def spec():
-    return FitSpec(PoLAR(r=4, num_layers=2), VBLL(), epochs=2, seed=3, max_length=32)
+    # A prior scale that is learnt is most of a tiny fit.
+    posterior = VBLL(prior_scale=2, polish_bound="jensen")
+    return FitSpec(PoLAR(r=4, num_layers=2), posterior, epochs=2, seed=3, max_length=32)

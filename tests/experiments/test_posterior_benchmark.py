@@ -90,7 +90,8 @@ def cell(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fit", ["map", "vbll", "clora", "mc_dropout"])
-def test_a_fit_and_what_is_calibrated_on_it(cell, fit):
+def test_a_fit_and_what_is_calibrated_on_it(cell, fit, monkeypatch):
+    monkeypatch.setitem(posteriors.LEARNING_RATES, "lora", (1e-3,))
     posteriors.run(cell, fit)
     results = Results(cell.out, posteriors.KEY)
     content = results.get(kind="fit")

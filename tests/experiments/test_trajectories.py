@@ -139,6 +139,7 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
 
 
 def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
+    spec = dataclasses.replace(spec, posterior=VBLL())
     for options in (
         {"polish_mean": "refit"},
         {"covariance": "diagonal"},

@@ -22,7 +22,7 @@ import tiny
 
 FIT = (
     *("fit", "train.jsonl", "--validation", "valid.jsonl", "--backbone", "bert"),
-    *("--epochs", 2, "--batch-size", 6, "--quiet"),
+    *("--epochs", 2, "--batch-size", 6, "--quiet", *tiny.QUICK_VBLL_ARGS),
 )
 LOG = "samples_toy_2026-01-31T10-20-30.123456.jsonl"
 """A sample log as lm-evaluation-harness writes it."""

@@ -130,7 +130,7 @@ def test_a_class_mean_is_at_no_distance_and_far_is_farther():
 
 def test_rows_that_do_not_differ_within_a_class_are_refused():
     features, labels = toy(rows=3, size=4)
-    with pytest.raises(InputError, match="need a class whose rows differ"):
+    with pytest.raises(InputError, match="rows differ"):
         Mahalanobis.fitted(features, labels, relative=False)
 
 
@@ -216,7 +216,7 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     ],
 )
 def test_damaged_records_are_refused(extra):
-    with pytest.raises(InputError, match="record of the feature scores is damaged"):
+    with pytest.raises(InputError, match=r"feature scores .*damaged"):
         FeatureScores.empty(extra, 4)
 
 
@@ -237,17 +237,17 @@ def test_names_come_as_text_or_as_a_sequence():
     assert feature_scores("knn,unfamiliarity") == ("knn", "mahalanobis", "unfamiliarity")
     assert feature_scores("") == feature_scores(()) == feature_scores("none") == ()
     assert feature_scores(None) is None
-    with pytest.raises(InputError, match=r"unknown feature score 'mahalanobi'.*'mahalanobis'"):
+    with pytest.raises(InputError, match=r"'mahalanobi'.*'mahalanobis'"):
         feature_scores("knn,mahalanobi")
     for wrong in ("none,knn", 5):
         with pytest.raises(InputError, match=str(wrong)[:4]):
             feature_scores(wrong)
-    with pytest.raises(InputError, match="unknown feature score '3'"):
+    with pytest.raises(InputError, match="'3'"):
         feature_scores([3])
 
 
 @pytest.mark.parametrize("posterior", [Ensemble(), MCDropout()])
 def test_several_feature_maps_are_refused(posterior):
     check_feature_scores((), posterior)
-    with pytest.raises(InputError, match=f"one set of features.*{posterior.name!r} has several"):
+    with pytest.raises(InputError, match=f"{posterior.name!r} has several"):
         check_feature_scores(("knn",), posterior)

@@ -140,11 +140,11 @@ def test_sets_are_clustered_where_their_file_has_the_column(files):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"near": "mear"}, "unknown near set 'mear'"),
+        ({"near": "mear"}, "near set 'mear'"),
         ({"near": "near", "far": "near"}, "both near and far"),
         ({"group_by": "sorce<b>"}, "sorce<b>"),
         ({"cluster_by": "twins"}, "twins"),
-        ({"interval": "bcc"}, "unknown interval 'bcc'"),
+        ({"interval": "bcc"}, "interval 'bcc'"),
     ],
 )
 @pytest.mark.parametrize("in_memory", [False, True])

@@ -97,7 +97,7 @@ def test_texts_enter_the_page_from_files_unless_told_not_to(file, tmp_path):
 
 
 def test_a_column_that_is_not_there_is_named(file, make):
-    with pytest.raises(InputError, match=r"unknown example column 'texts' .*'note', 'text'"):
+    with pytest.raises(InputError, match=r"'texts' .*'note', 'text'"):
         check_column(gather(file, column="texts"), "texts")
     with pytest.raises(InputError, match="no further columns"):
         check_column(gather(make("m"), column="text"), "text")

@@ -173,10 +173,10 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     assert found.context == ("a cat", "rain")
     assert found.recorded()["context"].startswith("2 texts, sha256 ")
     assert adapter.recorded()["context"] == str(path)
-    with pytest.raises(InputError, match="no column 'text'"):
+    with pytest.raises(InputError, match="'text'"):
         read_texts(adapter, DataColumns())
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
         read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
     held = load_examples([{"sentence": "rain"}], text_column="sentence")
-    with pytest.raises(InputError, match="holds 1 of the validation texts, such as 'rain'"):
+    with pytest.raises(InputError, match=r"1 of the validation texts.*'rain'"):
         read_texts(adapter, DataColumns("sentence", "label", None), held)

@@ -281,16 +281,14 @@ def test_the_same_seed_gives_the_same_fit_and_another_does_not(request, tmp_path
 
 def test_a_fit_that_diverges_says_so(encoder, tmp_path):
     fit = fresh(encoder, MLE(), LoRA(r=2, num_layers=2, lr=1e12))
-    with pytest.raises(
-        InputError, match=r"not finite; .*diverged: lower the adapter's learning rate"
-    ):
+    with pytest.raises(InputError, match=r"not finite; .*learning rate"):
         fit.run(tmp_path)
 
 
 def test_adapters_that_change_no_feature_are_refused(encoder, tmp_path):
     """The pooler comes after the states that features are made of."""
     fit = fresh(encoder, MLE(), LoRA(r=2, target_modules=("pooler.dense",)))
-    with pytest.raises(InputError, match="no feature depends on the adapters; choose other target"):
+    with pytest.raises(InputError, match="target"):
         fit.run(tmp_path)
 
 

@@ -50,7 +50,7 @@ def test_the_same_fit_goes_on(tmp_path, overwrite):
 
 def test_another_fit_is_refused_and_the_difference_named(tmp_path):
     claim(tmp_path / "model", IDENTITY)
-    with pytest.raises(InputError, match="interrupted fit with another seed; repeat its options"):
+    with pytest.raises(InputError, match="another seed"):
         claim(tmp_path / "model", OTHER)
     # With permission it starts afresh.
     (tmp_path / "model" / "checkpoints").mkdir()
@@ -64,7 +64,7 @@ def test_what_is_known_late_is_compared_late(tmp_path):
     claim(out, {**IDENTITY, "weights": "one"})
     refuse(out, IDENTITY)
     claim(out, {**IDENTITY, "weights": "one"})
-    with pytest.raises(InputError, match="interrupted fit with another weights"):
+    with pytest.raises(InputError, match="another weights"):
         claim(out, {**IDENTITY, "weights": "two"})
 
 
@@ -72,7 +72,7 @@ def test_a_finished_model_needs_permission(tmp_path):
     out = tmp_path / "model"
     out.mkdir()
     (out / "bayeslora.json").write_text(MODEL)
-    with pytest.raises(InputError, match=r"exists; choose another path or pass overwrite"):
+    with pytest.raises(InputError, match=r"exists; .*overwrite"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
     # It is there until the new one is written.
@@ -94,9 +94,9 @@ def test_what_is_not_ours_is_never_deleted(tmp_path, kind):
         (out / "chapter.tex").write_text("years of work")
     else:
         out.write_text("years of work")
-    with pytest.raises(InputError, match="is not a model and is not overwritten"):
+    with pytest.raises(InputError, match="not a model"):
         claim(out, IDENTITY, overwrite=True)
-    with pytest.raises(InputError, match="exists; choose another"):
+    with pytest.raises(InputError, match="exists"):
         claim(out, IDENTITY)
     assert "years of work" in (out / "chapter.tex" if kind == "directory" else out).read_text()
 

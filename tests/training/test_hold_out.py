@@ -19,6 +19,7 @@ ROWS = [
 ]
 TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
 SHARE, HELD = 0.25, 8
+QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_texts_that_all_repeat_leave_nothing_to_hold_out():
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
 def test_rows_that_are_held_out_are_validation_rows(backbone, adapter):
     data = divided()
-    apart = fitted(backbone, adapter, rows=data.train[0], validation=data.validation[0])
-    held = fitted(backbone, adapter, hold_out=SHARE)
+    apart = fitted(backbone, adapter, QUICK, rows=data.train[0], validation=data.validation[0])
+    held = fitted(backbone, adapter, QUICK, hold_out=SHARE)
     assert np.array_equal(held.predict(TEST).probs, apart.predict(TEST).probs)
     assert held.record.results == apart.record.results
     assert held.record.data == apart.record.data
@@ -111,7 +112,7 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
 
 
 def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
-    options = {"hold_out": SHARE, "refit": True}
+    options = {"posterior": QUICK, "hold_out": SHARE, "refit": True}
     expected = fitted(backbone, **options).predict(TEST).probs
     train, rows = members.train_network, []
 

@@ -40,7 +40,7 @@ def test_cycles_have_the_published_lengths(num_train, length):
 @pytest.mark.parametrize("name", ["cyclic", "uniform"])
 @pytest.mark.parametrize("num_train", [0, None])
 def test_a_number_of_rows_that_is_none_is_refused(name, num_train):
-    with pytest.raises(InputError, match=f"num_train must be a whole number >= 1, got {num_train}"):
+    with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
         kl_weight(name, num_train, 4)
 
 

@@ -149,7 +149,7 @@ def test_progress_counts_every_pass(encoder, ensemble):
 def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
     assert adapter_for(LORA, MCDropout(p=0.3)).dropout == 0.3
     assert adapter_for(replace(LORA, dropout=0.3), MCDropout(p=0.3)).dropout == 0.3
-    with pytest.raises(InputError, match=r"dropout=0.5 of adapter 'lora' and p=0.1 .* one dropout"):
+    with pytest.raises(InputError, match=r"dropout=0.5 .*'lora' .*p=0.1"):
         adapter_for(replace(LORA, dropout=0.5), MCDropout())
     assert adapter_for(LORA, MLE()) == LORA
     assert adapter_for(PoLAR(), MCDropout()) == PoLAR()
@@ -169,7 +169,7 @@ def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
     )
     with pytest.raises(InputError, match=message):
         build_network(decoder, POLAR, MCDropout(), num_classes=3, seed=0, max_length=32)
-    with pytest.raises(InputError, match=r"p=0.3.*'polar' has no dropout of its own"):
+    with pytest.raises(InputError, match=r"p=0.3.*'polar'"):
         build_network(decoder, POLAR, MCDropout(p=0.3), num_classes=3, seed=0, max_length=32)
 
 

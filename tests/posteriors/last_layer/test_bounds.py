@@ -226,7 +226,7 @@ def test_variances_alone_give_no_bound_for_dependent_logits():
 
 def test_quadrature_is_for_two_classes():
     mean, variance, labels = moments()
-    with pytest.raises(InputError, match="'gauss_hermite' is for two classes, not 4"):
+    with pytest.raises(InputError, match=r"'gauss_hermite' .*two classes.* 4"):
         bounds.gauss_hermite(mean, variance, labels)
 
 

@@ -213,7 +213,7 @@ def test_golden_section_finds_a_maximum():
 def test_grid_passes_over_points_that_are_not_finite_and_fails_without_any():
     score = lambda x: math.nan if x > 1 else x  # noqa: E731 - one-line test function
     assert best_on_grid(score, 1.0, "score") == pytest.approx(1.0)
-    with pytest.raises(InputError, match="validation NLL is not finite for any prior precision"):
+    with pytest.raises(InputError, match=r"NLL .*not finite"):
         best_on_grid(lambda _: math.inf, 1.0, "validation NLL")
 
 
@@ -258,13 +258,13 @@ def test_fit_never_moves_the_mean_weights():
 def test_predicting_before_fitting_is_refused():
     head = build(Laplace(), 4, 3)
     assert head.report() == {"fitted": "no"}
-    with pytest.raises(InputError, match="call fit first"):
+    with pytest.raises(InputError, match="call fit"):
         head.predict(torch.zeros(1, 4))
 
 
 def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):
     monkeypatch.setattr(laplace_full, "_LARGEST", 100)
-    with pytest.raises(InputError, match=r"26 classes and 5 features has 125 rows.*'kron'"):
+    with pytest.raises(InputError, match=r"125 rows.*'kron'"):
         FullCurvature(5, 26, 5)
 
 

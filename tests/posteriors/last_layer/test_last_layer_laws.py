@@ -84,5 +84,5 @@ def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
     """It divides the prior's part of the loss."""
     features, labels = toy()
     head = build(POSTERIORS[posterior](), 4, 3)
-    with pytest.raises(InputError, match=f"num_train must be a whole number >= 1, got {num_train}"):
+    with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
         head.loss(features.float(), labels, num_train)

@@ -12,6 +12,8 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.build import build
 from bayeslora.testing.toy import toy
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 TAU = 2.0
 
@@ -72,29 +74,39 @@ def test_two_classes_two_features_against_a_grid():
     assert max(gaps["full"], gaps["gh"]) < 0.02
 
 
-@pytest.fixture(scope="module")
-def nuts():
-    """Weights of a N = 40, d = 2, C = 3 problem, sampled by NUTS: [S, C, d]."""
-    import pyro
-    from pyro.infer import MCMC, NUTS
+def hamiltonian_draws(features, labels, *, chains=1000, rounds=40, leaps=8, size=0.2):
+    """Return [chains, C, d] draws from the posterior: the ends of chains that run side by side."""
+    classes = int(labels.max()) + 1
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.nn.functional.one_hot(labels, classes).to(F64)
 
-    features, labels = toy(rows=40, size=2, classes=3, seed=3)
+    def normal():
+        shape = (chains, classes, features.shape[1])
+        return torch.randn(shape, generator=generator, dtype=F64)
 
-    def energy(parameters):
-        weight = parameters["weight"]
-        likelihood = torch.nn.functional.cross_entropy(features @ weight.T, labels, reduction="sum")
-        return likelihood + weight.square().sum() / (2 * TAU**2)
+    def energy(weight):
+        logits = torch.einsum("nd,scd->snc", features, weight)
+        likelihood = (logits.logsumexp(-1) - (logits * targets).sum(-1)).sum(1)
+        return likelihood + weight.square().sum((1, 2)) / (2 * TAU**2)
 
-    pyro.set_rng_seed(0)
-    chain = MCMC(
-        NUTS(potential_fn=energy),
-        num_samples=1500,
-        warmup_steps=300,
-        initial_params={"weight": torch.zeros(3, 2, dtype=F64)},
-        disable_progbar=True,
-    )
-    chain.run()
-    return features, labels, chain.get_samples()["weight"]
+    def slope(weight):
+        gaps = torch.einsum("nd,scd->snc", features, weight).softmax(-1) - targets
+        return torch.einsum("snc,nd->scd", gaps, features) + weight / TAU**2
+
+    weight = TAU * normal()
+    for _ in range(rounds):
+        momentum, place = normal(), weight
+        before = energy(place) + momentum.square().sum((1, 2)) / 2
+        momentum = momentum - size / 2 * slope(place)
+        for _ in range(leaps):
+            place = place + size * momentum
+            momentum = momentum - size * slope(place)
+        momentum = momentum + size / 2 * slope(place)
+        after = energy(place) + momentum.square().sum((1, 2)) / 2
+        chance = torch.rand(chains, generator=generator, dtype=F64)
+        taken = chance.log() < before - after
+        weight = torch.where(taken[:, None, None], place, weight)
+    return weight
 
 
 def contrasts(logits):
@@ -130,14 +142,20 @@ def importance_sample(features, labels, num_draws=200_000, freedom=6.0):
 
 
 @pytest.fixture(scope="module")
-def truth():
-    """The rows of `nuts`, other rows that reach further out, and what is true of these.
+def sample():
+    """Rows, and draws from the posterior with their weights."""
+    features, labels = toy(rows=40, size=2, classes=3, seed=3)
+    return features, labels, *importance_sample(features, labels)
+
+
+@pytest.fixture(scope="module")
+def truth(sample):
+    """Rows, other rows that reach further out, and what is true of these.
 
     Probabilities [N, C] and epistemic uncertainty [N] under the posterior, by importance sampling.
     """
-    features, labels = toy(rows=40, size=2, classes=3, seed=3)
+    features, labels, weights, shares = sample
     other = 1.5 * toy(rows=200, size=2, classes=3, seed=4)[0]
-    weights, shares = importance_sample(features, labels)
     drawn = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
     probs = torch.einsum("s,snc->nc", shares, drawn)
     information = entropy(probs) - torch.einsum("s,sn->n", shares, entropy(drawn))
@@ -152,12 +170,12 @@ def distances(logits, truth):
     return float(apart), float(found.epistemic.sum() / information.sum())
 
 
-def test_nuts_samples_the_same_posterior(nuts, truth):
-    _, _, weights = nuts
-    _, _, other, probs, _ = truth
+def test_chains_sample_the_same_posterior(truth):
+    features, labels, other, probs, _ = truth
+    weights = hamiltonian_draws(features, labels)
     sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
-    # About 1,000 effective draws of probabilities with a deviation below 0.25.
-    assert (sampled.mean(0) - probs).abs().max() < 5 * 0.25 / math.sqrt(1000)
+    # 1,000 independent draws of probabilities with a deviation below 0.36.
+    assert (sampled.mean(0) - probs).abs().max() < 3.5 * 0.36 / math.sqrt(len(weights))
 
 
 @pytest.mark.parametrize(
@@ -197,10 +215,9 @@ def test_laplace_against_the_true_posterior_and_what_would_be_wrong(truth):
         assert abs(math.log(max(ratio, 1e-9))) > math.log(1.8)
 
 
-def test_moments_against_importance_sampling():
+def test_moments_against_importance_sampling(sample):
     """Full covariances see what classes share; Knowles-Minka is nearer than Jensen."""
-    features, labels = toy(rows=40, size=2, classes=3, seed=3)
-    weights, shares = importance_sample(features, labels)
+    features, labels, weights, shares = sample
     # So many effective draws leave a hundredth of a deviation, and of a log variance.
     assert 1 / shares.square().sum() > 100_000
     logits = contrasts(torch.einsum("nd,scd->snc", features, weights))

@@ -17,6 +17,8 @@ from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.testing.toy import toy
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 TAU = 2.0
 QUICK = {"num_chains": 2, "num_warmup": 30, "num_samples": 20}
@@ -231,7 +233,7 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
     head.set_mean(start)
     assert torch.equal(head.mean_weight, start)
     assert head.report() == {"fitted": "no"}
-    with pytest.raises(InputError, match="'nuts' has no draws yet; call fit first"):
+    with pytest.raises(InputError, match="call fit"):
         head.predict(features)
     head.fit(features, labels)
     torch.testing.assert_close(
@@ -240,7 +242,7 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
 
 
 def test_a_damaged_record_is_refused():
-    with pytest.raises(InputError, match="record of a fitted nuts head is damaged"):
+    with pytest.raises(InputError, match=r"nuts .*damaged"):
         build(NUTS(), 4, 3, extra={"fitted": True, "rank": 4})
 
 

@@ -226,7 +226,7 @@ def test_the_report_says_which_means_the_fit_has():
 
 def test_means_that_were_never_trained_are_not_held():
     made = build(VBLL(polish_mean="trained"), 4, 3)
-    with pytest.raises(InputError, match=r"polish_mean is 'trained', .* 'refit' and 'validation'"):
+    with pytest.raises(InputError, match=r"polish_mean .*'trained', .*'refit' .*'validation'"):
         made.fit(*toy())
     made.set_mean(torch.ones(3, 4))
     made.fit(*toy())
@@ -302,7 +302,7 @@ def test_rows_of_very_different_size_are_an_error_that_says_so(family):
     features, labels = toy()
     features[3] *= 1e9
     made = build(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
-    with pytest.raises(InputError, match="not positive definite in float64"):
+    with pytest.raises(InputError, match="positive definite"):
         made.fit(features, labels)
 
 

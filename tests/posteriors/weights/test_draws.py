@@ -107,12 +107,12 @@ def test_modes_are_restored_after_an_exception():
 def test_modules_that_do_not_run_stay_quiet():
     model = network(attention=0.5, residual=0.5)
     assert draws_of(model, among=["0", "4", "5"]).live == ("4",)
-    with pytest.raises(InputError, match="no dropout is live"):
+    with pytest.raises(InputError, match="no dropout"):
         draws_of(model, among=["0", "5"])
 
 
 def test_no_live_dropout_is_refused():
-    with pytest.raises(InputError, match=r"no dropout is live.*probability > 0"):
+    with pytest.raises(InputError, match=r"no dropout .*probability > 0"):
         draws_of(network())
 
 
@@ -133,7 +133,7 @@ def test_layers_that_call_the_function_are_found():
     draws = draws_of(model)
     assert draws.live == ("0",)
     assert sample_logits(draws, model, batches(), 3).variance.max() > 0
-    with pytest.raises(InputError, match=r"they run with 0: 0\)"):
+    with pytest.raises(InputError, match=r"0: 0\)"):
         draws_of(nn.Sequential(Functional(0.0)))
 
 
@@ -203,8 +203,8 @@ def test_zero_samples_is_one_quiet_pass():
 @pytest.mark.parametrize(
     ("num_samples", "given", "message"),
     [
-        (-1, batches(), "num_samples must be a whole number >= 0, got -1"),
-        (2, [], "no rows to predict"),
+        (-1, batches(), "num_samples .*got -1"),
+        (2, [], "no rows"),
     ],
 )
 def test_refusals_of_the_loop(num_samples, given, message):

@@ -63,14 +63,14 @@ def test_a_site_of_lower_rank_is_refused(make):
     site = make()
     weight = site.B.weight if site.core is None else site.core.weight
     weight.data[:, 1] = weight.data[:, 0]
-    with pytest.raises(InputError, match=r"full rank: the factor of layer\.0\.query has singular"):
+    with pytest.raises(InputError, match=r"layer\.0\.query .*singular"):
         TFBWeights([site]).fit(TFB(), lambda: 0.0)
 
 
 def test_an_untrained_adapter_is_refused():
     site = lora_site()
     site.B.weight.data.zero_()
-    with pytest.raises(InputError, match="singular values from 0 down to 0"):
+    with pytest.raises(InputError, match="from 0 down to 0"):
         turn(site)
 
 

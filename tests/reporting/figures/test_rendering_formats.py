@@ -79,7 +79,7 @@ def test_slots_are_filled_in_one_pass():
 def test_formats_are_checked():
     assert check_formats(["pdf", "svg", "pdf"]) == ("pdf", "svg")
     assert check_formats("png") == ("png",)
-    with pytest.raises(InputError, match=r"figure format 'jpg'.*choose from"):
+    with pytest.raises(InputError, match=r"'jpg'.*choose from"):
         check_formats(["svg", "jpg"])
     with pytest.raises(InputError, match="no format"):
         check_formats([])
