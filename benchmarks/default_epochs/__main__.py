@@ -21,11 +21,10 @@ import torch
 
 from bayeslora import VBLL
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, fitted_head
-from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.base import Posterior
+from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, fitted_head
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import nll, trajectory

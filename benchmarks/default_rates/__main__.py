@@ -29,11 +29,10 @@ from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation
-from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import atomic_file
 from bayeslora.training.procedure import DEFAULT_EPOCHS
+from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import trajectory, validation_nll

@@ -24,12 +24,12 @@ from transformers import (
 
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.output import atomic_directory
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.tasks.splits import stratified_split
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, shown
 from benchmarks.lib.task_rows import TASKS, load_experiment

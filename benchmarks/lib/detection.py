@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bayeslora as bl
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.experiment_data import ExperimentData
 
 FEATURE_DISTANCES = ("mahalanobis", "relative_mahalanobis", "knn")
 

@@ -15,12 +15,12 @@ from bayeslora import MLE
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import Backbone
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.training.assemble import build_network
 from bayeslora.training.predict import num_passes
 from benchmarks.lib.detection import detections
+from benchmarks.lib.experiment_data import ExperimentData
 
 MAX_LENGTH = 32
 NUM_TEST, NUM_OOD = 500, 250

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import unknown_choice
-from bayeslora.experiments.data import FAR, ExperimentData, newsgroups
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
@@ -19,6 +18,7 @@ from bayeslora.tasks.examples import (
 )
 from bayeslora.tasks.known import load_known
 from bayeslora.tasks.splits import stratified_sample, stratified_split
+from benchmarks.lib.experiment_data import FAR, ExperimentData, newsgroups
 
 # What the reports that do not study it were made with: every layer, texts alone, no prior mean.
 WHOLE_AND_RAW: dict[str, Any] = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}

@@ -18,9 +18,6 @@ from torch import Tensor
 
 from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
-from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TRAIN, VALIDATION, Evaluation, State, fitted_head
-from bayeslora.experiments.fits import FitSpec
 from bayeslora.files import read_json, write_json
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
@@ -32,6 +29,8 @@ from bayeslora.training.network import Network
 from bayeslora.training.resume import data_hash
 from bayeslora.training.rows import FeatureRows
 from bayeslora.training.settings import TrainingSettings
+from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
+from benchmarks.lib.experiment_data import ExperimentData
 
 # What a variational last layer reads only after the training that trajectories are of.
 _AFTERWARDS = {

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import bayeslora as bl
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.metrics.differences import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.experiment_data import ExperimentData
 
 EXACT = "nuts:kernel=hmc,num_samples=500"
 PRIOR_SCALE = DEFAULT_PRIOR_SCALE

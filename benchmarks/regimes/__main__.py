@@ -27,14 +27,13 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, Outcome, State
-from bayeslora.experiments.fits import FitSpec
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
 from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
 from bayeslora.training.rows import FeatureRows
+from benchmarks.lib.evaluation import TEST, TRAIN, VALIDATION, Evaluation, FitSpec, Outcome, State
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS, load_experiment
 from benchmarks.lib.trajectories import trajectory, validation_nll

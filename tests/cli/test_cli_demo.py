@@ -3,7 +3,7 @@
 import pytest
 from cli_files import fake
 
-from bayeslora.experiments import demo
+from bayeslora import demo
 from bayeslora.predictions.record import Predictions
 
 

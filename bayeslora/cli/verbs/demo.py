@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_target(Path(args.out), overwrite=bool(args.overwrite))
 
-    from bayeslora.experiments.demo import run_demo
+    from bayeslora.demo import run_demo
     from bayeslora.reporting.console import scores_table
     from bayeslora.reporting.model_card import scores_of_report
 

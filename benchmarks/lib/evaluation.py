@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.load import Backbone
-from bayeslora.experiments.data import ExperimentData
-from bayeslora.experiments.fits import FitSpec, fresh_network
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
@@ -22,6 +21,7 @@ from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
+from bayeslora.training.assemble import build_network
 from bayeslora.training.final_fit import scale_by
 from bayeslora.training.last_layer import last_layer
 from bayeslora.training.network import Network
@@ -29,10 +29,45 @@ from bayeslora.training.notes import method_notes
 from bayeslora.training.predict import Answer, answer, to_predictions
 from bayeslora.training.progress import progress_bar
 from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.training.settings import TrainingSettings
+from benchmarks.lib.experiment_data import ExperimentData
 
 State = Mapping[str, Tensor]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """One fit.
+
+    Attributes:
+        adapter: Which adapter.
+        posterior: Which posterior trains with it.
+        epochs: Passes over the training rows.
+        seed: Of start, order and dropout.
+        max_length: Tokens kept of a text.
+        head_lr: Learning rate of a point estimate's last layer.
+    """
+
+    adapter: Adapter
+    posterior: Posterior
+    epochs: int
+    seed: int
+    max_length: int = 64
+    head_lr: float = TrainingSettings.head_lr
+
+
+def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Network:
+    """Return an untrained network for a spec."""
+    return build_network(
+        backbone,
+        spec.adapter,
+        spec.posterior,
+        num_classes=num_classes,
+        seed=spec.seed,
+        max_length=spec.max_length,
+    )
 
 
 @dataclass(frozen=True)

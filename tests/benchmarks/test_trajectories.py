@@ -7,9 +7,6 @@ import pytest
 import torch
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
-from bayeslora.experiments.data import FAR
-from bayeslora.experiments.evaluation import TEST, TRAIN, VALIDATION, Evaluation, fitted_head
-from bayeslora.experiments.fits import fresh_network
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
@@ -17,6 +14,15 @@ from bayeslora.training.fit import train_network
 from bayeslora.training.predict import Answer, to_predictions
 from bayeslora.training.settings import TrainingSettings
 from benchmarks.lib import trajectories
+from benchmarks.lib.evaluation import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Evaluation,
+    fitted_head,
+    fresh_network,
+)
+from benchmarks.lib.experiment_data import FAR
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import logging
 import pytest
 import tiny
 
+from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments import demo
 from bayeslora.tasks.newsgroups import NewsgroupsDemo
 from bayeslora.tasks.readers import load_examples
 from bayeslora.training import data

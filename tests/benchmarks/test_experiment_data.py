@@ -6,9 +6,9 @@ import random
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.data import FAR, NEAR
 from bayeslora.tasks.newsgroups import DISTRIBUTION
 from benchmarks.lib import task_rows
+from benchmarks.lib.experiment_data import FAR, NEAR
 
 SIZES = {"num_train": 12, "num_validation": 6, "num_test": 8, "num_ood": 4}
 

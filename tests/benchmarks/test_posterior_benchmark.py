@@ -12,7 +12,6 @@ import tiny
 from bayeslora import options
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.tasks.readers import load_examples
@@ -22,6 +21,7 @@ from benchmarks.adapter_grid import __main__ as adapter_grid
 from benchmarks.adapter_grid import summary as adapter_grid_summary
 from benchmarks.existing_classifier import __main__ as existing_classifier
 from benchmarks.lib import detection, fits
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.fits import SCORES
 from benchmarks.lib.results import Results
 from benchmarks.posteriors import __main__ as posteriors

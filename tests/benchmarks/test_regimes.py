@@ -4,8 +4,8 @@ import pytest
 import tiny
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.experiments.data import ExperimentData
 from bayeslora.tasks.readers import load_examples
+from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.regimes import __main__ as regimes
 

@@ -1,1 +1,0 @@
-"""Many posteriors on few fits: the demo, and what benchmarks share with it."""
