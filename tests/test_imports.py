@@ -124,3 +124,53 @@ def test_imports_point_down():
     )
     assert done.returncode == 0, done.stdout
     assert "0 broken" in done.stdout
+
+
+METHODS = ("bayeslora.adapters", "bayeslora.posteriors.last_layer", "bayeslora.posteriors.weights")
+
+
+def home_of(module):
+    """Return the folder or file of the method that a module belongs to; None where it is none's."""
+    for room in METHODS:
+        if module.startswith(f"{room}."):
+            name = module.removeprefix(f"{room}.").split(".")[0]
+            folder = Path(bayeslora.__file__).parent.parent.joinpath(*room.split("."), name)
+            options = folder / "options.py" if folder.is_dir() else folder.with_suffix(".py")
+            if options.is_file() and "ClassVar[str] = " in options.read_text(encoding="utf-8"):
+                return f"{room}.{name}"
+    return None
+
+
+def kinds_asked(tree):
+    """Yield the names of classes that `isinstance` and `issubclass` are asked about."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+            "isinstance",
+            "issubclass",
+        }:
+            yield from (one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name))
+        elif isinstance(node, ast.MatchClass):
+            yield from (one.id for one in ast.walk(node.cls) if isinstance(one, ast.Name))
+
+
+def test_no_method_is_asked_for_by_its_class_outside_its_home():
+    found, homes = [], set()
+    root = Path(bayeslora.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        module = ".".join(["bayeslora", *path.relative_to(root).with_suffix("").parts])
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        homes |= {home_of(module)} - {None}
+        imported = {
+            alias.asname or alias.name: home_of(node.module)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        found += [
+            f"{module}: {name}"
+            for name in kinds_asked(tree)
+            if imported.get(name) not in {None, home_of(module)}
+        ]
+    # MLE, MAP and temperature scaling share one.
+    assert len(homes) == 7 + 16 - 2
+    assert found == []
