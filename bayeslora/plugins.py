@@ -186,7 +186,7 @@ class Catalogue(Mapping[str, type[Any]]):
                 )
         return options.resolve(self.kind, value, self)
 
-    def stored(self, record: Mapping[str, Any]) -> Any:
+    def stored(self, record: Mapping[str, Any] | None) -> Any:
         """Return the options of a saved model's method.
 
         Args:
@@ -195,8 +195,8 @@ class Catalogue(Mapping[str, type[Any]]):
         Raises:
             InputError: Nothing installed provides it, or an option is not allowed.
         """
-        name = str(record.get("name"))
-        if name not in self:
+        name = None if record is None else str(record.get("name"))
+        if name is not None and name not in self:
             raise InputError(
                 f"the model's {self.kind} {name!r} is not built in and no installed package "
                 "provides it; install the package that does, or call "

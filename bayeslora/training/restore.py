@@ -70,7 +70,7 @@ def restore_network(
         base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
         network = build_network(
             base,
-            stored_adapter(record.adapter or {}),
+            stored_adapter(record.adapter),
             stored_posterior(record.posterior),
             num_classes=len(record.classes),
             seed=record.seed,

@@ -41,7 +41,7 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
     if posterior == "vbll":
         asked = replace(asked, covariance="dense")
     assert (again.adapter, again.posterior) == (replace(clf.adapter, **settled), asked)
-    drawn = [{"num_samples": 7, "seed": 3}] if hasattr(clf.posterior, "num_samples") else []
+    drawn = [{"num_samples": 7, "seed": 3}] if clf.posterior.num_samples is not None else []
     for options in ({}, {"num_samples": 0}, *drawn):
         assert same(clf.predict(TEST, **options), again.predict(TEST, **options))
     # A second round writes the same tensors.
