@@ -24,6 +24,8 @@ from bayeslora.posteriors.last_layer.vbll.triangular import Dense, DenseBlocks, 
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]
 # Every family with every bound that sees what it can express; quadrature needs two classes.
