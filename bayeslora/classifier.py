@@ -23,6 +23,33 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
+from bayeslora.engine import export as merged
+from bayeslora.engine import load as foreign
+from bayeslora.engine import load as restore
+from bayeslora.engine.calibrate import calibrate, zero_shot
+from bayeslora.engine.card import fit_words, learnt_from, model_card
+from bayeslora.engine.data import (
+    CheckedRows,
+    check_labels,
+    check_pairs,
+    open_rows,
+    read_labelled,
+    read_rows,
+    read_validation,
+)
+from bayeslora.engine.export import (
+    EXPORTS,
+    ExportKind,
+    check_export,
+    write_manifest,
+)
+from bayeslora.engine.model import Fitted
+from bayeslora.engine.peft import PeftExport, write_peft
+from bayeslora.engine.pieces import Drawing
+from bayeslora.engine.prediction_file import predict_to_file
+from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.side_by_side import BEST, SideBySide
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
@@ -38,34 +65,6 @@ from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.training import foreign, merged, restore
-from bayeslora.training.calibrate import calibrate
-from bayeslora.training.card import model_card
-from bayeslora.training.checked_rows import CheckedRows
-from bayeslora.training.choices import Choices, TrainingData
-from bayeslora.training.data import (
-    check_labels,
-    check_pairs,
-    open_rows,
-    read_labelled,
-    read_rows,
-    read_validation,
-)
-from bayeslora.training.export_target import (
-    EXPORTS,
-    ExportKind,
-    check_export,
-    write_manifest,
-)
-from bayeslora.training.fitted import Fitted
-from bayeslora.training.notes import fit_words, learnt_from
-from bayeslora.training.peft_export import PeftExport, write_peft
-from bayeslora.training.pieces import Drawing
-from bayeslora.training.prediction_file import predict_to_file
-from bayeslora.training.progress import quiet_transformers
-from bayeslora.training.settings import TrainingSettings
-from bayeslora.training.side_by_side import BEST, SideBySide
-from bayeslora.training.zero_shot import zero_shot
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +277,7 @@ class BayesianClassifier:
             files = [one for one in (train, validation) if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
         # Here, since a prediction would spend a second on importing transformers' training loop.
-        from bayeslora.training import procedure
+        from bayeslora.engine import fit as procedure
 
         scores = config_scores.feature_scores(feature_scores)
         if not self.adapter.trains:

@@ -20,6 +20,8 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import data
+from bayeslora.engine.card import shown_value
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
@@ -27,8 +29,6 @@ from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
-from bayeslora.training import data
-from bayeslora.training.card import shown_value
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import tiny
 
 from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
+from bayeslora.engine import data
 from bayeslora.tasks.newsgroups import NewsgroupsDemo
 from bayeslora.tasks.readers import load_examples
-from bayeslora.training import data
 
 METHODS = [
     "lora-mle",

@@ -193,7 +193,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
 def _kept(args: argparse.Namespace, before: dict[Path, object]) -> str:
     """Return what an interrupted command leaves behind."""
     if args.verb == "fit" and args.out is not None:
-        from bayeslora.training.resume import is_interrupted
+        from bayeslora.engine.checkpoints import is_interrupted
 
         if is_interrupted(args.out):
             kept = f"the epochs finished so far are kept in {args.out}"

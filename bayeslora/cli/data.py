@@ -48,8 +48,8 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
     """Return the columns that were named, those of a model of ours where they were not."""
+    from bayeslora.engine.data import check_pairs, columns_of
     from bayeslora.tasks.columns import DataColumns
-    from bayeslora.training.data import check_pairs, columns_of
 
     known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)

@@ -60,8 +60,8 @@ import torch
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
+from bayeslora.engine.final_fit import scale_logits
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.training.final_fit import scale_logits
 from benchmarks.label_budget.methods import BACKBONES, KEY, METHODS
 from benchmarks.label_budget.summary import write_table
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens

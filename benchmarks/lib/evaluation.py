@@ -14,6 +14,14 @@ from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.load import Backbone
+from bayeslora.engine.build import build_network, last_layer
+from bayeslora.engine.card import method_notes
+from bayeslora.engine.final_fit import scale_by
+from bayeslora.engine.network import Network
+from bayeslora.engine.predict import Answer, answer, to_predictions
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
@@ -21,15 +29,6 @@ from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
-from bayeslora.training.assemble import build_network
-from bayeslora.training.final_fit import scale_by
-from bayeslora.training.last_layer import last_layer
-from bayeslora.training.network import Network
-from bayeslora.training.notes import method_notes
-from bayeslora.training.predict import Answer, answer, to_predictions
-from bayeslora.training.progress import progress_bar
-from bayeslora.training.rows import FeatureRows, LabelledTexts, feature_rows
-from bayeslora.training.settings import TrainingSettings
 from benchmarks.lib.experiment_data import ExperimentData
 
 State = Mapping[str, Tensor]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bayeslora.backbones.load import Backbone
+from bayeslora.engine.settings import TrainingSettings
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
@@ -19,7 +20,6 @@ from bayeslora.tasks.examples import (
 from bayeslora.tasks.known import load_known
 from bayeslora.tasks.newsgroups import load_newsgroups, read_texts
 from bayeslora.tasks.splits import stratified_sample
-from bayeslora.training.settings import TrainingSettings
 
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
+from bayeslora.engine.checkpoints import data_hash
+from bayeslora.engine.loop import train_network
+from bayeslora.engine.network import Network
+from bayeslora.engine.rows import FeatureRows
+from bayeslora.engine.settings import TrainingSettings
 from bayeslora.files import read_json, write_json
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.base import Posterior
-from bayeslora.training.fit import train_network
-from bayeslora.training.network import Network
-from bayeslora.training.resume import data_hash
-from bayeslora.training.rows import FeatureRows
-from bayeslora.training.settings import TrainingSettings
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.engine.rows import FeatureRows, set_feature_scale
 from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.training.rows import FeatureRows, set_feature_scale
 from benchmarks.lib.evaluation import TEST, TRAIN, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import FAR, NEAR, ExperimentData
 from benchmarks.lib.results import Results

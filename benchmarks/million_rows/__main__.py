@@ -34,9 +34,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine.data import PIECE
 from bayeslora.files import atomic_file
 from bayeslora.predictions.parts import PredictionParts
-from bayeslora.training.checked_rows import PIECE
 from benchmarks.lib.results import Results
 
 LIMIT = 1.10

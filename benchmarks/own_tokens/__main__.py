@@ -26,11 +26,11 @@ from bayeslora import VBLL, BayesianClassifier
 from bayeslora.backbones.encoder import last_places, model_inputs, pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
+from bayeslora.engine.build import last_layer
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
-from bayeslora.training.last_layer import last_layer
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens, judgement
 from benchmarks.lib.results import Results

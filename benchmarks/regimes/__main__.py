@@ -27,11 +27,11 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.engine.fit import DEFAULT_EPOCHS, default_epochs
+from bayeslora.engine.rows import FeatureRows
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
-from bayeslora.training.procedure import DEFAULT_EPOCHS, default_epochs
-from bayeslora.training.rows import FeatureRows
 from benchmarks.lib.evaluation import TEST, TRAIN, VALIDATION, Evaluation, FitSpec, Outcome, State
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results

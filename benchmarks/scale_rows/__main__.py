@@ -20,8 +20,8 @@ import torch
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
+from bayeslora.engine import rows
 from bayeslora.files import atomic_file
-from bayeslora.training import rows
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
+from bayeslora.engine.loop import train_network
+from bayeslora.engine.predict import Answer, to_predictions
+from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
-from bayeslora.training.fit import train_network
-from bayeslora.training.predict import Answer, to_predictions
-from bayeslora.training.settings import TrainingSettings
 from benchmarks.lib import trajectories
 from benchmarks.lib.evaluation import (
     TEST,

@@ -407,7 +407,7 @@ def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
 @pytest.mark.parametrize("posterior", ["laplace:prior_precision=1e-9", "vbll:prior_scale=3e3"])
 def test_a_prior_that_is_too_wide_is_pointed_out(foreign, caplog, posterior, monkeypatch):
     # Such a prior takes a closed-form fit seconds.
-    monkeypatch.setattr("bayeslora.training.race.LONG_REPEATS", 1)
+    monkeypatch.setattr("bayeslora.engine.side_by_side.LONG_REPEATS", 1)
     clf = from_transformers(foreign)
     clf.calibrate(toy_rows(30), toy_rows(150, seed=5), posterior="laplace")
     assert "too wide" not in caplog.text

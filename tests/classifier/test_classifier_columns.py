@@ -101,7 +101,7 @@ def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeyp
     def never(*_, **__):
         raise AssertionError("rows are run first")
 
-    monkeypatch.setattr("bayeslora.training.fit.begin_adapter", never)
+    monkeypatch.setattr("bayeslora.engine.loop.begin_adapter", never)
     with pytest.raises(InputError, match="avoid='/nowhere'"):
         fitted(backbone, "mle", ",selection=gradient,avoid=/nowhere")
 
@@ -121,7 +121,7 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
     """Other columns by then, were they chosen again, would change nothing."""
     more, posterior = f",selection={selection}", "swag:num_samples=3,start=0.0"
     whole = fitted(backbone, posterior, more)
-    from bayeslora.training.trainer import AlternatingTrainer
+    from bayeslora.engine.trainer import AlternatingTrainer
 
     real, seen = AlternatingTrainer.training_step, []
 

@@ -6,7 +6,7 @@ from usage import new, toy_rows
 
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.training import procedure
+from bayeslora.engine import fit as procedure
 
 
 class PlannedError(Exception):

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import export as merged
 from bayeslora.errors import InputError
-from bayeslora.training import merged
 
 ROWS = toy_rows(20, 6)
 TEXTS = [row["text"] for row in ROWS]

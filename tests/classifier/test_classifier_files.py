@@ -342,7 +342,7 @@ def test_a_seed_of_numpy_is_stored_as_a_number():
 
 
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):
-    from bayeslora.training import members
+    from bayeslora.engine import ensemble as members
 
     rows, held = toy_rows(24), toy_rows(12, seed=1)
     expected = new(llama).fit(rows, held, epochs=2, batch_size=8).predict(TEST)
@@ -371,7 +371,7 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
 
 
 def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_path, monkeypatch):
-    from bayeslora.training import members
+    from bayeslora.engine import ensemble as members
 
     rows = toy_rows(24)
     options = {"epochs": 2, "batch_size": 8, "cv": 0}

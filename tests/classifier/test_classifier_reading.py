@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoTokenizer
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
+from bayeslora.engine import build as auto_depth
+from bayeslora.engine.build import evidence
 from bayeslora.errors import InputError
-from bayeslora.training import auto_depth
-from bayeslora.training.auto_depth import evidence
 
 FRAME = "today {text} is a"
 ROWS = toy_rows(30)

@@ -97,7 +97,7 @@ def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
 
 
 def bl_rows(clf, rows):
-    from bayeslora.training.data import read_rows
+    from bayeslora.engine.data import read_rows
 
     return read_rows(rows, clf._fitted.columns)
 

@@ -5,10 +5,10 @@ import torch
 from tiny import toy_rows
 from usage import TEST, fitted, load, new
 
+from bayeslora.engine.card import fit_options
 from bayeslora.predictions.names import group_seeds
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import recalibrate
-from bayeslora.training.notes import fit_options
 
 TRAIN, HELD = toy_rows(24), toy_rows(12, seed=1)
 

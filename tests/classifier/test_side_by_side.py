@@ -8,10 +8,10 @@ from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
 from bayeslora import VBLL
+from bayeslora.engine import side_by_side
+from bayeslora.engine import side_by_side as race
+from bayeslora.engine.side_by_side import CANDIDATES, REPEATS
 from bayeslora.tasks.splits import stratified_folds
-from bayeslora.training import race, side_by_side
-from bayeslora.training.race import REPEATS
-from bayeslora.training.side_by_side import CANDIDATES
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
 

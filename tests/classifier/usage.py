@@ -30,7 +30,7 @@ def same(first, second):
 def check_parts(clf, monkeypatch):
     """Check that predictions do not depend on how many rows of a last layer go together."""
     whole = clf.predict(TEST)
-    monkeypatch.setattr("bayeslora.training.predict._ROWS", 4)
+    monkeypatch.setattr("bayeslora.engine.predict._ROWS", 4)
     parts = clf.predict(TEST)
     # Last bits may differ with the shape of a product.
     np.testing.assert_allclose(parts.probs, whole.probs, atol=1e-12)

@@ -13,8 +13,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from bayeslora.training import fit as training
-from bayeslora.training import procedure, trainer
+from bayeslora.engine import fit as procedure
+from bayeslora.engine import loop as training
+from bayeslora.engine import trainer
 
 EPOCHS = 8
 

@@ -12,8 +12,8 @@ from bayeslora import BayesianClassifier
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import whole
 from bayeslora.cli.parser import VERBS, build_parser
-from bayeslora.training.procedure import DEFAULT_EPOCHS, DEFAULT_EPOCHS_LONG
-from bayeslora.training.settings import TrainingSettings
+from bayeslora.engine.fit import DEFAULT_EPOCHS, DEFAULT_EPOCHS_LONG
+from bayeslora.engine.settings import TrainingSettings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 

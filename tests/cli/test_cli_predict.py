@@ -13,12 +13,12 @@ import tiny
 from cli_files import write_rows
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import data as checked_rows
 from bayeslora.errors import InputError
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import open_examples
-from bayeslora.training import checked_rows
 
 ROWS = 30
 
@@ -204,7 +204,7 @@ def test_killed_without_warning(world, clf, data, tmp_path):
 import os, signal
 from bayeslora.cli import main
 from bayeslora.predictions.parts import PredictionParts
-from bayeslora.training import checked_rows
+from bayeslora.engine import data as checked_rows
 checked_rows.PIECE = 8
 add = PredictionParts.add
 def last(self, number, predictions):

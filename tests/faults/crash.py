@@ -55,7 +55,7 @@ class Write:
 
 def _in_pieces() -> None:
     """Let predictions be made four rows at a time, so that few rows are several pieces."""
-    from bayeslora.training import checked_rows
+    from bayeslora.engine import data as checked_rows
 
     checked_rows.PIECE = 4  # type: ignore[misc]
 

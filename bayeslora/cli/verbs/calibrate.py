@@ -32,10 +32,10 @@ from bayeslora.files import real_path
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.engine.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
-    from bayeslora.training.side_by_side import SideBySide
 
 SUMMARY = "fit a posterior to a finished classifier and leave its weights as they are"
 
@@ -147,7 +147,7 @@ def _rows(
     data: str, args: argparse.Namespace, columns: DataColumns, record: ModelRecord | None
 ) -> Examples:
     """Return labelled rows, their labels checked where the classes are known already."""
-    from bayeslora.training.data import encode_for
+    from bayeslora.engine.data import encode_for
 
     rows = read(data, args, columns, labels="required")
     if record is not None:
@@ -161,7 +161,7 @@ def _load(
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.training.last_layer import check_last_layer, over_adapters
+    from bayeslora.engine.build import check_last_layer, over_adapters
 
     if posterior is not None:
         check_last_layer(posterior, adapted=own or is_peft(args.model))
@@ -177,8 +177,7 @@ def _load(
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
-    from bayeslora.training.card import CHOSEN_ON, is_cross_fitted, shown_value
-    from bayeslora.training.notes import fit_words
+    from bayeslora.engine.card import CHOSEN_ON, fit_words, is_cross_fitted, shown_value
 
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
@@ -210,8 +209,8 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 
 def _show_side_by_side(race: SideBySide) -> None:
     """Print the posterior beside the others, best NLL first."""
+    from bayeslora.engine.card import how_compared
     from bayeslora.reporting.text import shown
-    from bayeslora.training.card import how_compared
 
     keys = ("nll", "ece", "accuracy")
     rows = [("posterior", *(SCORE_NAMES[key] for key in keys), "ΔNLL vs. chosen")]

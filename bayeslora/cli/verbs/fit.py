@@ -287,8 +287,8 @@ def _zero_shot(args: argparse.Namespace) -> None:
 def _check_path(args: argparse.Namespace) -> None:
     from bayeslora.backbones.embedded import directories
     from bayeslora.cli.outputs import check_new_directory
+    from bayeslora.engine.checkpoints import is_interrupted
     from bayeslora.files import refuse_inputs
-    from bayeslora.training.resume import is_interrupted
 
     files = (args.train, args.validation, args.config)
     read = [one for one in files if one is not None]

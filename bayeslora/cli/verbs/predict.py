@@ -25,7 +25,7 @@ from bayeslora.option_checks import LINKS
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
-    from bayeslora.training.checked_rows import CheckedRows
+    from bayeslora.engine.data import CheckedRows
 
 SUMMARY = "write class probabilities and uncertainties of texts to a file"
 
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
+    from bayeslora.engine.data import CheckedRows
     from bayeslora.posteriors.registry import (
         check_draws,
         check_link,
@@ -74,7 +75,6 @@ def run(args: argparse.Namespace) -> None:
     )
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
-    from bayeslora.training.checked_rows import CheckedRows
 
     parts = PredictionParts(args.out)
     parts.sweep()
@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> None:
     rows = CheckedRows.of(record, stream, args.unknown_labels)
 
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.training.notes import method_name
-    from bayeslora.training.pieces import Drawing
-    from bayeslora.training.prediction_file import identity
+    from bayeslora.engine.card import method_name
+    from bayeslora.engine.pieces import Drawing
+    from bayeslora.engine.prediction_file import identity
 
     overwrite = bool(args.overwrite)
     options = given(args, "num_samples", "link", "seed")

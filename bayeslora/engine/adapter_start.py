@@ -1,0 +1,233 @@
+"""The start of adapters that depends on texts: what they may ask of the engine, and when.
+
+Second moments of the layers' inputs are gathered once and kept on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.site import Site
+from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
+from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
+from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
+from bayeslora.engine.checkpoints import checkpoint_state
+from bayeslora.engine.data import read_rows
+from bayeslora.engine.network import Network
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.build import build, build_weights
+from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples
+
+logger = logging.getLogger(__name__)
+
+_MOMENTS_BATCH = 32
+_GRADIENT_BATCH = 16
+
+
+def read_texts(adapter: Adapter, columns: DataColumns, held_out: Examples | None = None) -> Adapter:
+    """Return the adapter with the texts of a context in the place of the file's name.
+
+    Args:
+        adapter: Any adapter; those that name no file come back as they are.
+        columns: Of the training data; the context's texts have the same column.
+        held_out: Rows that choose or judge the model.
+
+    Raises:
+        InputError: The file cannot be read, or the context holds texts of `held_out`.
+    """
+
+    def read(path: str) -> Sequence[str]:
+        return read_rows(path, DataColumns(columns.text, columns.label, None)).texts
+
+    return adapter.with_texts(read, held_out.texts if held_out is not None else ())
+
+
+def begin_adapter(
+    network: Network,
+    adapter: Adapter,
+    posterior: Posterior,
+    train: LabelledTexts,
+    *,
+    seed: int,
+    last: str | None = None,
+    shown: bool = False,
+) -> None:
+    """Give the sites of a fresh network the start that texts decide about.
+
+    Most adapters have their start already. Where a training goes on, nothing is run again.
+
+    Args:
+        network: Its sites change nothing yet.
+        adapter: Its options.
+        posterior: Made anew in the network where the sites come to have other parameters.
+        train: The training rows.
+        seed: Of the posterior's start.
+        last: Directory of the checkpoint that training goes on from.
+        shown: Whether to show bars on stderr.
+
+    Raises:
+        InputError: As `Adapter.begin`.
+    """
+    if not adapter.starts_from_rows:
+        return
+    before = _shapes(network)
+    if last is None:
+        read_texts(adapter, DataColumns()).begin(_Rows(network, train, shown))
+    else:
+        network.expect(checkpoint_state(last))
+    if _shapes(network) == before:
+        return
+    weights = build_weights(posterior, network, seed)
+    if weights is not None:
+        network.weights = weights.to(network.feature_scale.device)
+
+
+def _shapes(network: Network) -> list[torch.Size]:
+    return [value.shape for site in network.sites for value in site.trainable().values()]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The training rows as `bayeslora.adapters.base.TrainingRows`."""
+
+    network: Network
+    train: LabelledTexts
+    shown: bool
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        return self.network.sites
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network.encoder.model
+
+    def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
+        """Run texts through the network itself, which computes what its backbone does until then.
+
+        Layers below the first adapted one are not run again where their states are known.
+        """
+        prepared = self.train.texts
+        if texts is not None:
+            chosen = [texts[row] for row in spread(len(texts), count)]
+            with progress_bar(
+                "frozen layers", len(chosen), shown=self.shown, unit="text"
+            ) as advance:
+                prepared = self.network.encoder.prepare(chosen, advance=advance)
+        return moments_on(self.network, prepared, count, shown=self.shown)
+
+    def backward(self, count: int) -> None:
+        """Fit a last layer first: the network's own starts at zero, where no gradient passes it."""
+        network, train = self.network, self.train
+        rows = spread(len(train.texts), count)
+        lengths = train.texts.tokens.lengths[rows]
+        batches = [
+            [rows[place] for place in places]
+            for places in network.encoder.batches(lengths, _GRADIENT_BATCH)
+        ]
+        network.eval()
+        with torch.no_grad():
+            features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
+        scale = features.double().square().sum(-1).mean().sqrt().float()
+        labels = train.labels[[row for batch in batches for row in batch]].to(features.device)
+        weight = _last_layer(features / scale, labels, len(network.head.mean_weight)) / scale
+        with progress_bar("gradients", len(rows), shown=self.shown, unit="text") as advance:
+            for batch in batches:
+                logits = network.encoder(train.texts.collate(batch)) @ weight.T
+                truth = train.labels[batch].to(logits.device)
+                loss = cross_entropy(logits, truth, reduction="sum") / len(rows)
+                torch.autograd.backward(loss)
+                advance(len(batch))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Return up to `count` of `length` row numbers, evenly spread."""
+    kept = min(length, count)
+    places: list[int] = np.linspace(0, length - 1, kept).round().astype(int).tolist()
+    return places
+
+
+def moments_on(
+    network: Network, texts: PreparedTexts, count: int, *, shown: bool = False
+) -> dict[str, SecondMoment]:
+    """Return the second moments of the sites' inputs on some texts, from disk where they are.
+
+    Args:
+        network: Its sites change nothing yet.
+        texts: Of these up to `count` are run.
+        count: Rows that are run, at most.
+        shown: Whether to show a bar on stderr.
+
+    Raises:
+        InputError: As `second_moments`.
+    """
+    rows = spread(len(texts), count)
+    path = kept_file(SECOND_MOMENTS, _key(network, texts, rows))
+    if path.is_file():
+        try:
+            moments = load_moments(path)
+        except InputError as error:
+            logger.warning("%s; the context is run again", error)
+        else:
+            mark_used(path)
+            return moments
+    network.eval()
+    with progress_bar("context", len(rows), shown=shown, unit="text") as advance:
+        moments = second_moments(
+            network.encoder,
+            {site.name: site for site in network.sites},
+            _batches(network.encoder, texts, rows),
+            advance,
+        )
+    if not may_keep(sum(moment.matrix.nbytes for moment in moments.values())):
+        return moments
+    try:
+        make_room(path)
+        save_moments(path, moments)
+        mark_used(path)
+    except (OSError, InputError) as error:
+        logger.warning("second moments cannot be kept in %s: %s", path.parent, error)
+    return moments
+
+
+def _batches(encoder: FeatureExtractor, texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
+    for places in encoder.batches(texts.tokens.lengths[rows], _MOMENTS_BATCH):
+        yield texts.collate([rows[place] for place in places])
+
+
+def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
+    """Return a hash of everything that decides the second moments."""
+    backbone = network.encoder.backbone
+    names = [site.name for site in network.sites]
+    weights = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype)]
+    identity = [*weights, backbone.settings, names]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for column in (texts.tokens.ids, texts.tokens.types or ()):
+        for item in (column[row] for row in rows if column):
+            digest.update(len(item).to_bytes(8, "little") + item.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _last_layer(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
+    posterior = resolve_posterior("vbll:training_covariance=diagonal,covariance=eigenbasis")
+    head: Any = build(posterior, features.shape[1], num_classes)
+    head.to(features.device).refit(features, labels)
+    weight: Tensor = head.mean_weight
+    return weight

@@ -1,0 +1,272 @@
+"""From choices to an unfitted network: depth, adapter, last layer, posterior over weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.inject import inject, lay_out
+from bayeslora.adapters.site import Site
+from bayeslora.backbones.depth import cut, num_layers
+from bayeslora.backbones.encoder import POOLING, Encoder
+from bayeslora.backbones.load import Backbone
+from bayeslora.engine.network import Network, under
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.settings import LabelledExamples
+from bayeslora.errors import InputError
+from bayeslora.layer_list import find_layers
+from bayeslora.option_checks import Pooling
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.build import Head, build, build_weights, check_factors
+from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.tasks.splits import stratified_sample
+
+logger = logging.getLogger(__name__)
+
+
+def build_network(
+    backbone: Backbone,
+    adapter: Adapter,
+    posterior: Posterior,
+    *,
+    num_classes: int,
+    seed: int,
+    max_length: int,
+    extra: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Tensor] | None = None,
+) -> Network:
+    """Return a fresh network on a clone of `backbone`, whose tensors are shared, not copied.
+
+    Args:
+        backbone: Frozen; it stays without adapters.
+        adapter: Which adapter, where, how large.
+        posterior: Which last layer.
+        num_classes: C.
+        seed: Of the adapter's start and of the last layer's draws.
+        max_length: Tokens kept of a text.
+        extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
+            will be loaded.
+        trained: `trained_state()` of that network; columns that it trains are then known.
+
+    Raises:
+        InputError: The adapter does not fit the backbone or the posterior, or the posterior does
+            not fit the network.
+    """
+    chosen = adapter_for(adapter, posterior)
+    clone = backbone.clone()
+    sites = _sites(clone, chosen, seed, is_fresh=extra is None)
+    lay_out(sites, under("adapter.", trained or {}))
+    names = [site.name for site in sites]
+    path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
+    encoder = Encoder(
+        clone,
+        layers_path=path,
+        start=start,
+        max_length=max_length,
+        pooling=pooling_of(clone, chosen),
+    )
+    full = chosen.full_layers(clone.model, encoder.behind)
+    if sites and posterior.calls_once:
+        _check_called_once(encoder, names, posterior)
+    head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
+    network = Network(encoder, sites, head, full)
+    if chosen.trains:
+        network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
+    return network.to(backbone.device)
+
+
+def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:
+    """Return the sites of an adapter, put into a backbone.
+
+    What was fitted is never decomposed again: a random start would come out another. What starts
+    from rows begins once they have been run, through the network of these very sites.
+    """
+    if not adapter.has_sites:
+        return []
+    blank = not is_fresh or adapter.starts_from_rows
+    sites = inject(clone.model, adapter, seed, blank=blank)
+    if is_fresh:
+        adapter.check_start(clone.model, [site.name for site in sites])
+    return sites
+
+
+def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
+    """Return which state of a text is its feature beside an adapter, or without one."""
+    reads_end = backbone.kind == "decoder" and backbone.template is not None
+    return adapter.pooling_of(POOLING[backbone.kind], reads_end=reads_end)
+
+
+def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
+    """Return the adapter as the posterior needs it, such as with a dropout.
+
+    Raises:
+        InputError: The two cannot go together.
+    """
+    if not adapter.trains:
+        check_last_layer(posterior, adapted=False)
+        return adapter
+    check_factors(posterior, low_rank=adapter.has_factors)
+    return posterior.adapter_for(adapter)
+
+
+def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Posterior) -> None:
+    calls = encoder.count_calls()
+    shared = [name for name in names if calls[name] > 1]
+    if shared:
+        raise InputError(
+            f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
+            f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
+            "weights at each call, as if they were different ones; choose a posterior of the last "
+            "layer, 'ensemble', 'swag', 'tfb' or 'ivon'"
+        )
+
+
+def last_layer(posterior: Posterior, weight: Tensor, seed: int = 0) -> Head:
+    """Return an unfitted last layer that starts from [C, d] weights.
+
+    Args:
+        posterior: Which one; `check_last_layer` says whether it can be.
+        weight: [C, d].
+        seed: Of its draws.
+    """
+    classes, width = weight.shape
+    head = build(posterior, width, classes, seed=seed)
+    head.set_mean(weight)
+    return head
+
+
+def over_adapters(posterior: Posterior) -> bool:
+    """Return whether a posterior is fitted to adapters that are trained already."""
+    return posterior.over_trained
+
+
+def check_last_layer(
+    posterior: Posterior,
+    *,
+    adapted: bool = True,
+    with_sites: bool = True,
+    gated: bool = False,
+) -> None:
+    """Complain about a posterior that cannot be fitted to a finished network.
+
+    Args:
+        posterior: Which one.
+        adapted: Whether the network was adapted here, or has the adapters of a checkpoint.
+        with_sites: Whether that was by adapters, not by training whole layers.
+        gated: Whether they work through the gates of a posterior over their weights.
+
+    Raises:
+        InputError: The posterior is neither one of the last layer nor one that is fitted to trained
+            adapters, which have to be there; or what it would replace has gates that the network
+            cannot do without.
+    """
+    if gated:
+        raise InputError(
+            "a network fitted with posterior 'clora' cannot be calibrated or given another "
+            "posterior: its adapters work through gates that are part of 'clora' and would be "
+            "lost; fit the other posterior from the start"
+        )
+    if over_adapters(posterior) and not adapted:
+        raise InputError(
+            f"posterior {posterior.name!r} is over the weights of an adapter, and here is none: "
+            "the classifier is neither a model of ours nor a LoRA checkpoint that was loaded for "
+            f"it, from_transformers(directory, {posterior.name!r}); choose 'laplace', which is "
+            "over the last layer"
+        )
+    if over_adapters(posterior) and not with_sites:
+        raise InputError(
+            f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
+            "own layers were trained; choose 'laplace', which is over the last layer"
+        )
+    reason = posterior.from_start
+    if reason:
+        over = ", or 'laplace_lora' or 'tfb' over its adapters" if adapted and with_sites else ""
+        raise InputError(
+            f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
+            f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
+            "with it from the start, or choose 'laplace', 'vbll', 'gvbll', 'nuts' or "
+            f"'temperature'{over}"
+        )
+
+
+SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Of the layers: the candidates."""
+# More rows than that tell depths apart that make no difference.
+_ENOUGH_ROWS = 640
+# Nats a row above a last layer that says nothing, from which a bound tells of the states.
+_TELLING = 0.02
+
+
+def best_depth(
+    whole: Backbone,
+    rows: LabelledExamples,
+    *,
+    pooling: Pooling,
+    max_length: int,
+    usual: int,
+    progress: bool = False,
+) -> int:
+    """Return the number of layers whose states say most of the classes.
+
+    Where that of no depth is above what labels alone say, as with a few rows, it is the usual one.
+
+    Args:
+        whole: With all its layers and its template.
+        rows: Training rows and their labels [N]; of more than 640, a stratified draw, of as many
+            or one a class.
+        pooling: Which state of a text is its feature.
+        max_length: Tokens kept of a text.
+        usual: The depth where none is asked for.
+        progress: Whether to show a bar.
+    """
+    examples, labels = rows
+    enough = max(_ENOUGH_ROWS, int(labels.max()) + 1)
+    if len(examples) > enough:
+        chosen = stratified_sample(labels.numpy(), enough, 0)
+        examples, labels = examples.take(chosen), labels[chosen]
+    total = num_layers(whole)
+    depths = sorted({max(1, round(share * total)) for share in SHARES})
+    found: dict[int, float] = {}
+    count = len(examples) * (len(depths) + 1)
+    with progress_bar("depth", count, shown=progress, unit="text") as advance:
+        path, _ = find_layers(whole.model)
+        start = depths[0] - 1
+        first = Encoder(whole, layers_path=path, start=start, max_length=max_length)
+        prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
+        for depth in depths:
+            encoder = Encoder(
+                cut(whole, depth),
+                layers_path=path,
+                start=start,
+                max_length=max_length,
+                pooling=pooling,
+            )
+            features = encoder.features(prepared, advance=advance)
+            found[depth] = evidence(features, labels)
+        first.forget(prepared)
+    best = max(depths, key=found.__getitem__)
+    logger.info("depth: %s", {depth: round(value, 3) for depth, value in found.items()})
+    if found[best] < _TELLING - math.log(int(labels.max()) + 1):
+        logger.warning(
+            "depth 'auto': %d rows are too few to tell the layers apart; %d of them are read, as "
+            "by default",
+            len(examples),
+            usual,
+        )
+        return usual
+    return best
+
+
+def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
+    scaled = features / features.double().square().sum(-1).mean().sqrt().float()
+    posterior = resolve_posterior("vbll:covariance=eigenbasis")
+    head = build(posterior, features.shape[1], int(labels.max()) + 1)
+    head.fit(scaled, labels, None)
+    return float(head.report()["elbo"])

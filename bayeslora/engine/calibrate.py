@@ -1,0 +1,224 @@
+"""Models that no training makes: another posterior on a finished network, and no labels at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from bayeslora import options
+from bayeslora.adapters.frozen import Frozen
+from bayeslora.backbones.depth import read_as_asked, recorded_reading
+from bayeslora.backbones.load import Backbone, lasting_name
+from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
+from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.engine.build import build_network
+from bayeslora.engine.class_prior import class_prior, says_something
+from bayeslora.engine.final_fit import TrainingSizes, announce_final_fit, settle_posterior
+from bayeslora.engine.model import Fitted
+from bayeslora.engine.rows import prepare
+from bayeslora.engine.settings import Choices
+from bayeslora.engine.side_by_side import (
+    CANDIDATES,
+    FEWEST_EXAMPLES,
+    SideBySide,
+    beside_others,
+    best_posterior,
+)
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
+from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples
+
+logger = logging.getLogger(__name__)
+
+
+def calibrate(
+    fitted: Fitted,
+    posterior: Posterior | None,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    feature_scores: Sequence[str] | None = (),
+) -> Fitted:
+    """Return the network with a posterior fitted to labelled examples; see `Fitted.check_takes`.
+
+    Args:
+        fitted: The classifier as it is; it stays as it is where anything fails.
+        posterior: What to fit; None takes the candidate of lowest cross-validated NLL.
+        train: Examples to fit to.
+        validation: Held-out examples, or None.
+        columns: Where the data came from.
+        feature_scores: Names of scores to fit as well; None takes the usual ones.
+
+    Raises:
+        InputError: The data is not allowed, or the posterior cannot be fitted to this network.
+    """
+    held = None if validation is None else fitted.known(validation)
+    rows = None if held is None else held.rows
+    before = None if held is None else fitted.scores_of(held)
+    known = fitted.known(train)
+    race: SideBySide | None = None
+    if posterior is None:
+        posterior, race = best_posterior(fitted, known.rows, rows)
+        check_feature_scores(feature_scores, posterior)
+    sizes = TrainingSizes(len(fitted.record.classes), known.rows.features.shape[1], len(train))
+    posterior = settle_posterior(posterior, sizes)
+    announce_final_fit(posterior, sizes, shown=fitted.progress)
+    # A new head even where the posterior stays: the present one may have settled on means, and is
+    # still the classifier's where the fit fails.
+    try:
+        scores = settled_scores(feature_scores, posterior)
+        new = fitted.with_posterior(posterior).calibrated(known, held, columns, scores)
+        if race is None:
+            race = beside_others(
+                fitted, posterior, known.rows, rows, lambda: new.answers(held or known)
+            )
+    except BaseException:
+        # Both share the adapters, which a search turns before it ends.
+        fitted.network.load_trained_state(fitted.members[0])
+        raise
+    if held is not None and before is not None:
+        new.say_too_wide(held)
+        new = new.compared(before, held)
+    if race is None:
+        _say_too_few(posterior, len((rows or known.rows).labels))
+    return new if race is None else _recorded(new, race)
+
+
+def _say_too_few(posterior: Posterior, examples: int) -> None:
+    """Log that few examples leave a posterior without a comparison; its own softmax needs none."""
+    if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
+        logger.warning(
+            "%d examples are too few to compare %r with the network's own softmax, so it may be "
+            "worse; from %d on they are compared",
+            examples,
+            posterior.name,
+            FEWEST_EXAMPLES,
+        )
+
+
+def _recorded(fitted: Fitted, race: SideBySide) -> Fitted:
+    """Return the same with the comparison in its record, and log what follows from it."""
+    for note in race.notes:
+        logger.warning("%s", note)
+    results = {**fitted.record.results, "comparison": race.to_json()}
+    record = replace(fitted.record, results=results)
+    return replace(fitted, record=record, side_by_side=race)
+
+
+# A mean answer of fewer texts is too much the answer to one of them.
+_FEWEST_TEXTS = 8
+
+
+def zero_shot(
+    choices: Choices,
+    classes: Sequence[str],
+    backbone: Backbone,
+    texts: Examples | None,
+    columns: DataColumns,
+) -> Fitted:
+    """Return a classifier whose last layer is the language model's answer, without any label.
+
+    Args:
+        choices: Backbone, reading, verbaliser; its adapter and posterior have no effect.
+        classes: C names in index order.
+        backbone: Loaded.
+        texts: N texts, whose mean answer is taken off, and, at a lower depth, whose states stand
+            for those of all layers; labels are not read. None leaves the answer as it is.
+        columns: Where the texts came from.
+
+    Raises:
+        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
+            or see `class_prior`.
+    """
+    classes = [classes] if isinstance(classes, str) else list(classes)
+    names = all(isinstance(name, str) for name in classes)
+    if len(classes) < 2 or not names or len({*classes}) < len(classes):
+        raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
+    given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
+    words = class_words(classes, given)
+    mute = [name for name, said in zip(classes, words, strict=True) if not says_something(said)]
+    if mute:
+        logger.warning(
+            "the words %s say nothing of a class to a language model; give others: verbaliser "
+            "(--verbaliser CLASS=WORDS)",
+            ", ".join(map(repr, mute)),
+        )
+    if len({*words}) < len(words):
+        raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
+    if texts is not None and len(texts) < _FEWEST_TEXTS:
+        raise InputError(
+            f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "
+            "more, or none"
+        )
+    if choices.depth == "auto":
+        raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")
+    whole, cut = read_as_asked(
+        backbone,
+        1.0 if choices.depth is None else choices.depth,
+        choices.template,
+        pairs=texts is not None and texts.pairs is not None,
+        max_length=choices.max_length,
+    )
+    if cut.depth is not None and texts is None:
+        raise InputError(
+            f"at depth {cut.depth} the language model's answer is told from texts, which need no "
+            "labels; give some, or leave the depth out"
+        )
+    check_max_length(cut, choices.max_length)
+    adapter, posterior = Frozen(pooling="last"), MLE()
+    asked = "names" if choices.verbaliser is None else choices.verbaliser
+    prior = class_prior(whole, classes, asked, texts)
+    if prior is None:
+        raise InputError("zero-shot asks the language model, and verbaliser 'none' does not")
+    network = build_network(
+        cut,
+        adapter,
+        posterior,
+        num_classes=len(classes),
+        seed=choices.seed,
+        max_length=choices.max_length,
+    )
+    weight = prior.rows.double().cpu()
+    if texts is None:
+        # Prior scales refer to the scale of features, which is much the same for all texts.
+        pairs = words if cut.template is not None and cut.template.takes_pairs else None
+        read = network.encoder.prepare(words, pairs)
+    else:
+        unknown = torch.full((len(texts),), -1)
+        read = prepare(network.encoder, (texts, unknown), progress=choices.progress).texts
+    states = network.encoder.features(read)
+    network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
+    if texts is not None:
+        weight, _, _ = prior.weight(network, read, states)
+    mean = float(network.feature_scale) * weight
+    network.head.set_mean(mean.to(network.head.mean_weight))
+    record = ModelRecord(
+        backbone={
+            "name": lasting_name(choices.backbone),
+            "dtype": choices.dtype,
+            "fingerprint": cut.fingerprint,
+            "settings": cut.settings,
+            "kind": ADAPTED,
+        }
+        | recorded_reading(cut)
+        | ({} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}),
+        adapter=options.as_mapping(adapter),
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        columns=asdict(columns),
+        max_length=choices.max_length,
+        seed=choices.seed,
+        num_train=0,
+        head=network.head.extra_config(),
+        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
+        versions=library_versions(),
+    )
+    return Fitted(record, network.eval(), [network.trained_state()], choices.progress)

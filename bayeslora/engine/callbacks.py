@@ -1,0 +1,126 @@
+"""Callbacks of a training: what stops it before its schedule ends, and what shows its progress.
+
+Stopping survives an interruption: what it needs is in the Trainer's log, which checkpoints hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from bayeslora.engine.progress import open_bar
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.files import read_json
+
+_METRIC = "eval_nll"
+
+
+class Patience(TrainerCallback):
+    """Stops training after some epochs without a better validation NLL."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop where patience has run out."""
+        if epochs_without_gain(state.log_history) >= self._epochs:
+            control.should_training_stop = True
+
+
+class StopAfter(TrainerCallback):
+    """Stops training after an epoch, at the rates of a longer schedule."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop where that epoch is over."""
+        if round(state.epoch or 0) >= self._epochs:
+            control.should_training_stop = True
+
+
+class TrainingBar(TrainerCallback):
+    """Steps done, and the last validation NLL beside them."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._bar: Any = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Open the bar where a resumed run left off."""
+        self._bar = open_bar(
+            self._description, state.max_steps, unit="step", done=state.global_step
+        )
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Advance by one step."""
+        self._bar.update(1)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the epoch's validation NLL."""
+        if self._bar is not None and metrics:
+            self._bar.set_postfix({"validation NLL": f"{metrics['eval_nll']:.3f}"})
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:
+    """Return how many epochs a Trainer's log has after the best one."""
+    found = [entry[_METRIC] for entry in log if _METRIC in entry]
+    return len(found) - 1 - found.index(min(found)) if found else 0
+
+
+def what_is_left(settings: TrainingSettings, checkpoint: str | None) -> TrainingSettings:
+    """Return the settings to go on with: no further epoch where training had stopped already."""
+    if checkpoint is None:
+        return settings
+    state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
+    stops = settings.stop_after is not None and round(state["epoch"]) >= settings.stop_after
+    if not stops and epochs_without_gain(state["log_history"]) < settings.patience:
+        return settings
+    return dataclasses.replace(settings, epochs=math.ceil(state["epoch"]))

@@ -1,0 +1,341 @@
+"""The model card: what a model directory says of itself, with measured numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bayeslora.adapters.registry import CATALOGUE, table_name
+from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
+from bayeslora.plain_text import visible
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import stored_posterior
+
+CHOSEN_ON = "chosen on these rows"
+"""Beside scores of rows that the posterior may have chosen its options on."""
+
+_SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
+
+
+def model_card(record: ModelRecord, fingerprint: str) -> str:
+    """Return the Markdown of a model's `README.md`."""
+    parts = [
+        _front_matter(record),
+        f"# {_title(record)}",
+        _what(record),
+        _use(record),
+        _measured(record),
+        _compared(record),
+        _made(record, fingerprint),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(record: ModelRecord) -> str:
+    adapter = f"{table_name(record.adapter)} + " if record.adapter else ""
+    return (
+        f"Text classifier: {adapter}{record.posterior['name']} on {_code(record.backbone['name'])}"
+    )
+
+
+def _front_matter(record: ModelRecord) -> str:
+    import yaml
+
+    name = str(record.backbone["name"])
+    # Quoted and on one line, whatever characters a name holds.
+    base = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
+    # A module in memory is no model of the hub's.
+    line = "" if record.backbone["kind"] == MODULE else f"base_model: {base}\n"
+    return (
+        "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
+        f"{line}tags: [uncertainty, calibration]\n---"
+    )
+
+
+def _what(record: ModelRecord) -> str:
+    names = ", ".join(_code(name) for name in record.classes[:20])
+    more = f" and {len(record.classes) - 20} more" if len(record.classes) > 20 else ""
+    return (
+        f"Sorts texts into {len(record.classes)} classes: {names}{more}. {_fitted(record)} "
+        f"{_uncertainty(record)}{_calibrated(record)}"
+    )
+
+
+def _fitted(record: ModelRecord) -> str:
+    """Say which rows the posterior was fitted to."""
+    name, rows = f"`{record.posterior['name']}`", record.num_train
+    if not rows:
+        return "No label was used: the answer is the language model's own."
+    validated = bool(record.data.get("validation"))
+    learnt = learnt_from(stored_posterior(record.posterior), has_validation=validated)
+    if "calibration" not in record.results and learnt != "train":
+        fitted = f", {name} fitted to the validation rows" * (learnt == "validation")
+        return f"The network was trained on {rows:,} labelled rows{fitted}."
+    return f"The posterior {name} was {fit_words(record)}."
+
+
+def _uncertainty(record: ModelRecord) -> str:
+    if record.training.get("keep_folds"):
+        return (
+            f"{record.num_members} networks answer together, each fitted without a part of these "
+            "rows; where they differ is epistemic uncertainty. What was measured of the posterior "
+            "below is of the first."
+        )
+    if stored_posterior(record.posterior).is_point:
+        return (
+            "It is a point estimate: the uncertainty of each text is the entropy of its "
+            "probabilities, without an epistemic part."
+        )
+    return "It gives total, aleatoric and epistemic uncertainty for each text."
+
+
+def _calibrated(record: ModelRecord) -> str:
+    if "calibration" not in record.results:
+        return ""
+    layer = record.backbone.get("layer")
+    place = f", {_code(layer)}," if record.backbone["kind"] != ADAPTED and layer else ""
+    return (
+        f"\n\nThe network was finished before; the posterior covers only its last layer{place}. "
+        "If the network was trained on these rows, they hide its mistakes and the posterior is "
+        "overconfident."
+    )
+
+
+def _use(record: ModelRecord) -> str:
+    more = ", module=module, encode=encode" if record.backbone["kind"] == MODULE else ""
+    return (
+        "```python\nimport bayeslora as bl\n\n"
+        f'clf = bl.BayesianClassifier.from_pretrained("this-directory"{more})\n'
+        'predictions = clf.predict("test.jsonl")\n```'
+    )
+
+
+def _measured(record: ModelRecord) -> str:
+    lines = []
+    if "validation_nll" in record.results:
+        lines.append(
+            f"- Validation: NLL {record.results['validation_nll']:.3f} nats, "
+            f"accuracy {record.results['validation_accuracy']:.3f}.{_chosen_epoch(record)}"
+        )
+    if calibration := record.results.get("calibration"):
+        lines.append(
+            f"- Accuracy on the {calibration['rows']:,} training rows: "
+            f"{calibration['accuracy']:.3f}"
+        )
+    # Cross-fitted scores of the same rows are in the comparison.
+    shown = {} if is_cross_fitted(record.results) else record.results.get("validation", {})
+    for key, found in shown.items():
+        before, after = (found[when]["value"] for when in ("before", "after"))
+        lines.append(
+            f"- Validation {_SCORE_NAMES.get(key, key)}: {before:.3f} before calibration, "
+            f"{after:.3f} after ({CHOSEN_ON})"
+        )
+    for key, value in record.results.get("posterior", {}).items():
+        lines.append(f"- {key.replace('_', ' ')}: {shown_value(value)}")
+    for name, about in record.feature_scores.items():
+        parts = ", ".join(f"{key} {shown_value(value)}" for key, value in about.items())
+        lines.append(f"- score {name.replace('_', ' ')}" + (f": {parts}" if parts else ""))
+    for key in ("stable_rank", "drift"):
+        value = record.results.get("adapter", {}).get(key)
+        if value is not None:
+            lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
+    if kept := record.results.get("held_out"):
+        lines.append(
+            f"- {kept['num_rows']:,} held-out rows under a fit without them: NLL {kept['nll']:.3f} "
+            f"nats, accuracy {kept['accuracy']:.3f}; they chose epoch {kept['epochs'][0]} and "
+            f"logits times {kept['logit_scale']:.3g} for this fit to all rows"
+        )
+    if scale := record.results.get("logit_scale"):
+        lines.append(
+            f"- logits times {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
+            f"is {scale['nll']:.3f} nats so, {scale['nll_before']:.3f} without"
+        )
+    return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _compared(record: ModelRecord) -> str:
+    race = record.results.get("comparison")
+    if not race:
+        return ""
+    lines = [f"{how_compared(race)}. Brackets hold 95 % intervals.", ""]
+    lines += ["| posterior | NLL (nats) | ECE | accuracy | ΔNLL vs. chosen |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in race["rows"]:
+        is_chosen = row["posterior"] == race["chosen"]
+        scores = [_with_interval(row["scores"][key]) for key in ("nll", "ece", "accuracy")]
+        apart = "chosen" if is_chosen else _with_interval(row["nll_difference"])
+        lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {apart} |")
+    lines += [f"| {name} | left out: {why} | | | |" for name, why in race["left_out"].items()]
+    notes = [f"- {note}." for note in race["notes"]]
+    return "\n".join(["## Beside other posteriors", "", *lines, *([""] if notes else []), *notes])
+
+
+def how_compared(race: Mapping[str, Any]) -> str:
+    """Return which examples compared the posteriors and how, without a full stop.
+
+    Args:
+        race: `comparison` among a record's results.
+    """
+    chosen, n, number = repr(race["chosen"]), f"{race['n']:,}", race.get("divisions", 1)
+    how = f"{race['folds']}-fold cross-validation over {n} training examples"
+    if race["examples"] != "train":
+        how = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
+    if number > 1:
+        how += f", mean of up to {number} random divisions"
+    if race.get("is_best"):
+        how += (
+            f". {chosen} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "
+            "higher one on new examples"
+        )
+    if race.get("as_fitted"):
+        how += f". {chosen} is scored as it was fitted, with what it chose on these examples"
+    return how
+
+
+def is_cross_fitted(results: Mapping[str, Any]) -> bool:
+    """Return whether the posterior is compared on validation examples that it did not choose on.
+
+    Args:
+        results: Of a record.
+    """
+    race = results.get("comparison") or {"examples": "train"}
+    return bool(race["examples"] == "validation")
+
+
+def _with_interval(score: Mapping[str, float | None]) -> str:
+    # Adding zero turns −0.0 into 0.0.
+    ends = [score[key] for key in ("value", "low", "high")]
+    shown = [f"{round(end, 3) + 0.0:.3f}" for end in ends if end is not None]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) == 3 else shown[0]
+
+
+def shown_value(value: object) -> str:
+    """Return what a fit chose as a person reads it: four digits of a number, words as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _chosen_epoch(record: ModelRecord) -> str:
+    if not any("validation_nll" in item for item in record.results.get("history") or []):
+        return ""
+    best = (
+        "Each member's epoch" if record.num_members > 1 else f"Epoch {record.results['best_epoch']}"
+    )
+    return f" {best} was chosen on these rows, so expect slightly less on new ones."
+
+
+def _made(record: ModelRecord, fingerprint: str) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    length = f", at most {record.max_length} tokens a text"
+    length = "" if record.backbone["kind"] == MODULE else length
+    lines = [versions, f"seed {record.seed}{length}", *_reading(record)]
+    listed = "\n".join(f"- {line}" for line in [*lines, f"fingerprint `{fingerprint}`"])
+    return f"## Made with\n\n{listed}"
+
+
+def _reading(record: ModelRecord) -> list[str]:
+    """Return how texts are read, where that is not whole and raw."""
+    found = []
+    if depth := record.backbone.get("depth"):
+        found.append(f"the first {depth} layers of the backbone")
+    if template := record.backbone.get("template"):
+        found.append(f"template `{visible(template)}`")
+    words = record.backbone.get("verbaliser")
+    if isinstance(words, dict):
+        listed = ", ".join(f"{_code(name)} by {_code(said)}" for name, said in words.items())
+        found.append(f"classes asked for: {listed}")
+    factor = record.results.get("prior_factor")
+    share = record.results.get("posterior", {}).get("prior_share")
+    if factor is not None and share is not None:
+        found.append(f"prior mean: {factor:.2f} times the language model's own answer")
+    elif factor is not None and record.adapter and record.adapter["name"] != "none":
+        found.append(f"training started at {factor:.2f} times the language model's own answer")
+    return found
+
+
+def _code(text: str) -> str:
+    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
+
+
+def method_name(record: ModelRecord) -> str:
+    """Return what tables call a classifier, such as `polar-vbll`."""
+    adapter = f"{table_name(record.adapter)}-" if record.adapter else ""
+    return f"{adapter}{stored_posterior(record.posterior).name}"
+
+
+def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
+    """Return metadata that name a method and say what it is, so that no reader has to know it.
+
+    Args:
+        adapter: Name of the adapter; None where the network was not adapted here.
+        posterior: Options of the posterior, maybe of another package.
+        passes: Passes of the adapted layers that the prediction took.
+    """
+    known = None if adapter is None else CATALOGUE.get(adapter)
+    notes = {} if adapter is None else {"adapter": adapter}
+    if known is not None:
+        notes["adapter_summary"] = known.summary
+    sources = (getattr(known, "source", ""), posterior.source)
+    return {
+        **notes,
+        "posterior": posterior.name,
+        "posterior_summary": posterior.summary,
+        "passes": str(passes),
+        "sources": "; ".join(filter(None, sources)),
+    }
+
+
+def fit_options(record: ModelRecord) -> str:
+    """Return a hash of everything that decides a fit but its seed: 16 hexadecimal digits.
+
+    Fits with the same one differ in their random numbers, and maybe in which rows were drawn: a
+    seed often draws the training rows too, so their number counts and not their content, and
+    whether there were validation rows. Versions of libraries do not count, and neither do scores
+    that are fitted beside the posterior, nor where the backbone was found.
+
+    Args:
+        record: Of a model, as it was fitted or as it was read.
+    """
+    training = {name: value for name, value in record.training.items() if name != "seed"}
+    backbone = {
+        name: value for name, value in record.backbone.items() if name not in ("name", "settings")
+    }
+    rows = {
+        name: value if name == "before" else value is not None
+        for name, value in record.data.items()
+    }
+    parts = [
+        backbone if "fingerprint" in backbone else record.backbone,
+        record.adapter,
+        record.posterior,
+        record.max_length,
+        record.classes,
+        record.num_train,
+        rows,
+        training,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def learnt_from(config: Posterior | None, *, has_validation: bool) -> str:
+    """Return the rows that a posterior's final fit sees: `train`, `validation` or `nothing`.
+
+    Args:
+        config: Its options, or None while the posterior is still to be chosen.
+        has_validation: Whether there are validation rows, without which training rows stand in.
+    """
+    rows = "train" if config is None else config.learns_from
+    return "train" if rows == "validation" and not has_validation else rows
+
+
+def fit_words(record: ModelRecord) -> str:
+    """Return what was fitted to how many rows, such as `fitted to 40 validation rows`."""
+    calibration = record.results.get("calibration", {})
+    rows = calibration.get("fitted_to", "train")
+    if rows == "nothing":
+        return "fitted to no rows"
+    if rows == "validation":
+        return f"fitted to {calibration['validation_rows']:,} validation rows"
+    return f"fitted to {record.num_train:,} training rows"

@@ -1,0 +1,250 @@
+"""What rows held out of further fits choose for the fit to all rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeslora.engine.ensemble import Part
+from bayeslora.engine.final_fit import drawing_of, scale_logits, scales_means
+from bayeslora.engine.loop import FitResult
+from bayeslora.engine.network import Network
+from bayeslora.engine.predict import answer
+from bayeslora.engine.rows import prepare
+from bayeslora.engine.settings import Choices, LabelledExamples, TrainingData, TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import AnyLogits
+from bayeslora.plain_text import counted
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.scores import nll
+from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.splits import stratified_folds, stratified_split
+
+logger = logging.getLogger(__name__)
+
+_PARTS, _ENOUGH_ROWS = 5, 128
+
+
+@dataclass(frozen=True)
+class ChosenScale:
+    """What held-out rows say of the scale.
+
+    Attributes:
+        factor: Of all logits.
+        nll: Of the held-out rows with it, in nats a row.
+        nll_before: Without it.
+        num_rows: Rows that were held out.
+        num_fits: Fits that they were held out of.
+    """
+
+    factor: float
+    nll: float
+    nll_before: float
+    num_rows: int
+    num_fits: int
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The fits that had a part of the rows held out, and what these said.
+
+    Attributes:
+        network: The first of them.
+        states: Trained tensors of each; empty where none is kept.
+        results: What each measured; the same.
+        scale: What the held-out rows chose.
+    """
+
+    network: Network
+    states: list[dict[str, Tensor]]
+    results: list[FitResult]
+    scale: ChosenScale
+
+    def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
+        """Return them as `fit_members` does, each with the scale."""
+        scaled = []
+        for state in self.states:
+            self.network.load_trained_state(state)
+            scale_logits(self.network, self.scale.factor)
+            scaled.append(self.network.trained_state())
+        self.network.load_trained_state(scaled[0])
+        return self.network, scaled, self.results
+
+
+def held_out_parts(
+    labels: NDArray[np.int64], cv: int | str, seed: int, *, every: bool = False
+) -> list[NDArray[np.int64]]:
+    """Return the row numbers of each part that is held out; no class goes with its last row.
+
+    Args:
+        labels: [N] class indices.
+        cv: Number of parts; `auto` takes as many of five as bring 128 rows.
+        seed: Decides which rows are in which part.
+        every: Whether `auto` takes all five.
+
+    Raises:
+        InputError: There are fewer rows than parts.
+    """
+    if cv == 0:
+        return []
+    rows = len(labels)
+    if isinstance(cv, str):
+        count = min(_PARTS, rows)
+        used = count if every else math.ceil(_ENOUGH_ROWS * count / rows)
+    else:
+        count = used = cv
+    if count > rows:
+        raise InputError(f"cv must be at most {rows}, the training rows, got {count}")
+    if count < 2:
+        return []
+    fold = stratified_folds(labels, count, seed)
+    alone = np.bincount(labels)[labels] == 1
+    parts = [np.flatnonzero((fold == part) & ~alone) for part in range(min(used, count))]
+    return [part for part in parts if len(part)]
+
+
+def numbered(rows: Examples) -> NDArray[np.int64]:
+    """Return [N] numbers that are equal where texts, and second texts, are."""
+    known: dict[tuple[str, str], int] = {}
+    pairs = rows.pairs or rows.texts
+    return np.array(
+        [known.setdefault(key, len(known)) for key in zip(rows.texts, pairs, strict=True)]
+    )
+
+
+def cross_validate(
+    fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
+) -> Folds | None:
+    """Fit to all rows but a part of them, part by part; None where no row is held out.
+
+    Args:
+        fit: `fit_members` but for its choices, part and say.
+        choices: What to fit.
+        train: The training rows, which are divided.
+        settings: How many parts, and the seed.
+    """
+    labels = train[1]
+    text = numbered(train[0])
+    keep = settings.keep_folds
+    parts = held_out_parts(labels.numpy(), settings.cv, settings.seed, every=keep)
+    # A text that is among the others as well has been seen.
+    unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
+    if not keep:
+        parts = unseen = [part for part in unseen if len(part)]
+    elif not sum(map(len, unseen)):
+        return None
+    if parts:
+        logger.info(
+            "%s without a part of the rows each, which chooses the scale of the logits (cv), %s",
+            counted(len(parts), "fit"),
+            "and answers with the others" if keep else "then one to all",
+        )
+    plain = replace(choices, feature_scores=())
+    answers: list[tuple[AnyLogits, Tensor]] = []
+    states, results = [], []
+    for number, (part_rows, held) in enumerate(zip(parts, unseen, strict=True)):
+        rest = np.setdiff1d(np.arange(len(labels)), part_rows)
+        part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
+        network, members, measured = fit(plain, part=part, say=number == 0)
+        if keep:
+            states += members
+            results += measured
+        if not len(held):
+            continue
+        texts = prepare(network.encoder, train, progress=False, say=False).texts
+        found = answer(network, members, choices.posterior, texts.take(held.tolist()))
+        start = 0
+        for piece in found:
+            count = len(piece.logits.mean)
+            answers.append((piece.logits, labels[held[start : start + count]]))
+            start += count
+    if not answers:
+        return None
+    drawing = drawing_of(choices.posterior)
+    factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
+    logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
+    scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
+    return Folds(network, states, results, scale)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What held-out rows chose for the fit to all rows.
+
+    Attributes:
+        num_rows: How many they are.
+        epochs: The epoch of each network that was kept, counted from 1; 0 without an adapter.
+        logit_scale: The factor of all logits.
+        nll: Of the held-out rows under the fit without them, in nats a row.
+        accuracy: The same.
+    """
+
+    num_rows: int
+    epochs: tuple[int, ...]
+    logit_scale: float
+    nll: float
+    accuracy: float
+
+
+def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
+    """Return data whose validation rows are a share of its training rows, classes in proportion.
+
+    A text that the remaining rows have as well stays with them.
+
+    Raises:
+        InputError: A part would not have every class, or no text is in one row alone.
+    """
+    examples, labels = data.train
+    kept, held = stratified_split(labels.numpy(), share, seed)
+    text = numbered(examples)
+    seen = np.isin(text[held], text[kept])
+    kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]
+    if not len(held):
+        raise InputError("hold_out: every text to hold out repeats in other rows; use cv=0 instead")
+    train, validation = ((examples.take(rows), labels[rows]) for rows in (kept, held))
+    return dataclasses.replace(data, train=train, validation=validation)
+
+
+def as_chosen(posterior: Posterior, results: Sequence[FitResult]) -> Posterior:
+    """Return the posterior's options with what the first of its networks chose by held-out rows."""
+    return posterior.as_chosen(results[0].posterior)
+
+
+def what_was_chosen(
+    fitted: tuple[Network, Sequence[Mapping[str, Tensor]], Sequence[FitResult]],
+    posterior: Posterior,
+    held: LabelledExamples,
+) -> HeldOut:
+    """Return what a fit to all rows keeps of one that had rows held out.
+
+    Args:
+        fitted: What `fit_members` returned.
+        posterior: What was fitted.
+        held: The rows that were held out.
+    """
+    network, members, results = fitted
+    texts = prepare(network.encoder, held, progress=False, say=False).texts
+    drawing = drawing_of(posterior)
+    found = [
+        link_probabilities(one.logits, **drawing).probs.cpu()
+        for one in answer(network, members, posterior, texts)
+    ]
+    probs, labels = torch.cat(found), held[1]
+    return HeldOut(
+        num_rows=len(labels),
+        epochs=tuple(one.best_epoch for one in results),
+        logit_scale=float(results[0].posterior.get("logit_scale", 1.0)),
+        nll=nll(probs, labels),
+        accuracy=float((probs.argmax(1) == labels).double().mean()),
+    )

@@ -1,0 +1,360 @@
+"""What a person passes as data, checked and said back before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.errors import InputError
+from bayeslora.predictions.checks import check_further
+from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples, encode_labels, is_numbered, joined
+from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
+from bayeslora.tasks.stream import ExampleStream, stream_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayeslora.engine.settings import LabelledExamples
+
+
+logger = logging.getLogger(__name__)
+
+# What transformers calls classes that nobody named.
+_GENERIC = re.compile(r"LABEL_\d+")
+_KEEP_UNKNOWN = (
+    "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
+)
+
+
+Unknown = Literal["error", "ood"]
+"""What to do with a label that is not a class: raise, or keep the row as out of distribution."""
+
+
+def open_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> ExampleStream:
+    """Return the examples in `data` as a stream, labelled or not, with further columns to keep.
+
+    Raises:
+        InputError: As `open_examples`, or a column has a name that predictions use.
+    """
+    keep = (keep,) if isinstance(keep, str) else keep
+    check_further(keep)
+    if isinstance(data, Examples):
+        return stream_of(kept(data, keep))
+    return open_examples(as_texts(data), columns, keep=keep)
+
+
+def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
+    """Return the examples in `data`, labelled or not, with further columns to keep.
+
+    A string is a text or the path of a file; see `as_texts`.
+
+    Raises:
+        InputError: As `load_examples`, or a column has a name that predictions use.
+    """
+    keep = (keep,) if isinstance(keep, str) else keep
+    check_further(keep)
+    if isinstance(data, Examples):
+        return kept(data, keep)
+    return load_examples(
+        as_texts(data),
+        text_column=columns.text,
+        label_column=columns.label,
+        pair_column=columns.pair,
+        keep=keep,
+    )
+
+
+def read_labelled(data: Any, columns: DataColumns) -> Examples:
+    """Return the examples in `data`, each of which must have a label; say how many repeat.
+
+    Raises:
+        InputError: As `load_examples`, or a label is missing.
+    """
+    rows = data
+    if isinstance(data, Examples):
+        _require_labels(data)
+    else:
+        rows = load_examples(
+            data,
+            text_column=columns.text,
+            label_column=columns.label,
+            pair_column=columns.pair,
+            labels="required",
+        )
+    if rows.duplicates:
+        logger.warning(
+            "%s: %d of %d rows repeat an earlier row (same text and label)",
+            rows.source,
+            rows.duplicates,
+            len(rows),
+        )
+    labelled: Examples = rows
+    return labelled
+
+
+def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
+    """Return held-out examples, each of which must have a label and a text of its own.
+
+    Args:
+        data: As for `read_labelled`.
+        columns: Where it comes from.
+        train: What is fitted to. Rows of it say that the network is always right.
+
+    Raises:
+        InputError: As `read_labelled`, or most of their texts are among `train`.
+    """
+    rows = read_labelled(data, columns)
+    shared = rows.num_shared(train)
+    if not shared:
+        return rows
+    found = f"{shared} of {len(rows)} texts are in {train.source} too"
+    # Where texts repeat by nature, such as one word each, equal ones are no copies.
+    repeats = train.num_texts < MOST_DISTINCT * len(train)
+    if shared > MOST_EQUAL * len(rows) and not repeats:
+        raise InputError(
+            f"{rows.source}: {found}; validation rows must be rows that nothing was fitted to, "
+            "since what is chosen on others is too sure of itself. Leave them out, or split the "
+            "data"
+        )
+    logger.warning(
+        "%s: %s, so what validation rows choose is a little too sure", rows.source, found
+    )
+    return rows
+
+
+def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
+    """Complain about rows of one class to fit a last layer to, and say which classes have none.
+
+    Args:
+        record: Of the classifier.
+        rows: What a posterior is fitted to.
+        moves: Whether that posterior has a mean of its own, which knows these rows alone.
+
+    Raises:
+        InputError: All rows are of one class, or a label is unknown.
+    """
+    classes = record.classes
+    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(missing) == len(classes) - 1:
+        only = classes[int(counts.argmax())]
+        raise InputError(
+            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
+            "of every class"
+        )
+    if missing and moves:
+        logger.warning(
+            "%s: no row of %s; a posterior fitted to the others makes it less probable than the "
+            "classifier did",
+            rows.source,
+            ", ".join(map(repr, missing)),
+        )
+
+
+def _require_labels(rows: Examples) -> None:
+    missing = next((place for place, label in enumerate(rows.labels) if label is None), None)
+    if missing is not None:
+        raise InputError(
+            f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
+            "the label is missing"
+        )
+
+
+def columns_of(record: ModelRecord) -> DataColumns:
+    """Return the data columns that a model was fitted on."""
+    names = record.columns
+    return DataColumns(str(names["text"]), str(names["label"]), names["pair"])
+
+
+def check_pairs(record: ModelRecord, pair: str | None) -> None:
+    """Complain about second texts for a model that was fitted on single ones.
+
+    Raises:
+        InputError: There is a column of them.
+    """
+    if pair is not None and record.columns["pair"] is None and record.backbone["kind"] == ADAPTED:
+        raise InputError(
+            "the model was fitted on single texts; it takes no column of second ones "
+            f"(pair_column, --text-pair-column), got {pair!r}"
+        )
+
+
+def encode_for(
+    record: ModelRecord,
+    rows: Examples,
+    unknown: Unknown | None = None,
+    *,
+    numbered: bool | None = None,
+) -> NDArray[np.int64]:
+    """Return the index [N] of each row's label among a model's classes, -1 where there is none.
+
+    The data of a classifier that was trained elsewhere may name classes by their index, unless its
+    classes are numbers.
+
+    Args:
+        record: Of the model.
+        rows: Labelled or not.
+        unknown: What to do with a label that is not a class; None where there is no choice, and
+            the error advises none.
+        numbered: `is_numbered` of the labels, where these rows are a part of the data.
+
+    Raises:
+        InputError: A label is not a class and `unknown` is not `ood`.
+    """
+    classes = tuple(record.classes)
+    foreign = record.backbone["kind"] != ADAPTED
+    numbered = is_numbered(rows.labels) if numbered is None else numbered
+    if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
+        classes = tuple(str(index) for index in range(len(classes)))
+    advice = [_KEEP_UNKNOWN] if unknown else []
+    if foreign and all(_GENERIC.fullmatch(name) for name in classes):
+        advice.append(
+            f"The classifier came without class names: name them in index order, classes=[...] "
+            f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
+        )
+    return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
+
+
+def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
+    """Return the labels that are no classes as the further column `unknown_label`.
+
+    Args:
+        rows: Labelled or not.
+        codes: [N] int64, the index of each row's label among the classes, -1 where there is none.
+    """
+    found = (
+        None if label is None or code >= 0 else str(label)
+        for label, code in zip(rows.labels, codes.tolist(), strict=True)
+    )
+    return {"unknown_label": tuple(found)}
+
+
+def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
+    """Say what share of the texts was cut, if any was."""
+    if num_truncated:
+        logger.warning(
+            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were cut",
+            source,
+            num_truncated,
+            total,
+            100 * num_truncated / total,
+            max_length,
+        )
+
+
+PIECE = 2048
+"""Rows that are predicted at a time."""
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows to predict, read and checked once.
+
+    Attributes:
+        record: Of the model.
+        stream: The rows.
+        unknown: What to do with a label that is not a class.
+        digests: SHA-256 of ids, texts, labels and further columns, for each piece.
+        num_labelled: How many rows have a label that is a class.
+    """
+
+    record: ModelRecord
+    stream: ExampleStream
+    unknown: Unknown
+    digests: tuple[bytes, ...]
+    num_labelled: int
+
+    @classmethod
+    def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
+        """Read the rows once.
+
+        Args:
+            record: Of the model.
+            stream: The rows.
+            unknown: What to do with a label that is not a class.
+
+        Raises:
+            InputError: A label is not a class and `unknown` is not `ood`.
+        """
+        digests = []
+        labelled = 0
+        for rows in _whole_pieces(stream):
+            codes = encode_for(record, rows, unknown, numbered=stream.numbered)
+            digests.append(_digest(rows))
+            labelled += int((codes >= 0).sum())
+        return cls(record, stream, unknown, tuple(digests), labelled)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all rows."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
+
+    @property
+    def num_pieces(self) -> int:
+        """How many pieces of `PIECE` rows there are."""
+        return -(-self.stream.num_rows // PIECE)
+
+    def piece_size(self, number: int) -> int:
+        """Return the rows of a piece, counted from 0."""
+        return min(PIECE, self.stream.num_rows - number * PIECE)
+
+    def pieces(self) -> Iterator[LabelledExamples]:
+        """Yield the rows, `PIECE` at a time, with the index of each label; -1 where there is none.
+
+        Raises:
+            InputError: The rows are no longer what they were.
+        """
+        import torch
+
+        changed = InputError(f"{self.stream.source} was changed while it was read; run it again")
+        count = 0
+        for count, rows in enumerate(_whole_pieces(self.stream), 1):
+            # Before anything is made of a piece: what is made is kept for the next run.
+            if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
+                raise changed
+            codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
+            yield rows, torch.from_numpy(codes)
+        if count != len(self.digests):
+            raise changed
+
+
+def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
+    """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
+    if len(rows) <= PIECE:
+        yield rows, labels
+        return
+    for start in range(0, len(rows), PIECE):
+        some = range(start, min(start + PIECE, len(rows)))
+        yield rows.take(some), labels[some.start : some.stop]
+
+
+def _digest(rows: Examples) -> bytes:
+    fields = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    return hashlib.sha256(json.dumps(fields).encode()).digest()
+
+
+def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
+    """Yield runs of exactly `PIECE` rows, but for the last, whatever the reader leaves out."""
+    waiting: Examples | None = None
+    for rows in stream.pieces(PIECE):
+        found = rows if waiting is None else joined([waiting, rows])
+        waiting = found
+        if len(found) == PIECE:
+            yield found
+            waiting = None
+        elif len(found) > PIECE:
+            yield found.take(range(PIECE))
+            waiting = found.take(range(PIECE, len(found)))
+    if waiting is not None:
+        yield waiting

@@ -1,0 +1,332 @@
+"""A fitted network without adapters: a plain transformers model, or one file of tensors.
+
+What is written is the mean network. A decoder's last layer becomes the `score` layer of the
+architecture's own sequence classifier, which reads the same position. An encoder is read by the
+mean of its states here, and by a pooler of its own there: no classifier of transformers computes
+the same, and one that loaded its weights would have a random last layer, so none is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bayeslora._version import __version__
+from bayeslora.adapters.inject import export
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.template import PAIR, TEXT, Template
+from bayeslora.engine.model import Fitted
+from bayeslora.engine.network import Network
+from bayeslora.errors import InputError
+from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
+from bayeslora.layouts import Layout
+from bayeslora.manifest import TOKENIZER_FILES
+from bayeslora.output import listed_files, refuse_target
+from bayeslora.tensor_files import open_tensors
+
+POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
+
+_FILLING = """\
+template = {frame!r}
+
+
+def filled(text, length={length}):
+    # A long text is cut, not the template around it.
+    start = template.index({TEXT!r})
+    while True:
+        whole = template.replace({TEXT!r}, text)
+        tokens = classify.tokenizer(whole, return_offsets_mapping=True)["offset_mapping"]
+        excess = len(tokens) - length
+        if excess <= 0 or not text:
+            return whole
+        end = start + len(text)
+        inside = [low for low, high in tokens if low < end and max(low, start) < high]
+        last = inside[-excess] - start if excess < len(inside) else 0
+        text = text[: min(max(last, 0), len(text) - 1)]
+
+"""
+
+_FIELDS = {TEXT: "text", PAIR: "text_pair"}
+
+# Of the largest logit: rounding stays far below, another function far above.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def write_merged(fitted: Fitted, directory: Path) -> None:
+    """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
+
+    Args:
+        fitted: One adapted network.
+        directory: Exists already.
+
+    Raises:
+        InputError: See `check_mergeable`; or there is no such classifier that computes what this
+            network does.
+    """
+    weight = check_mergeable(fitted)
+    encoder = _encoder(fitted)
+    _classifier(fitted, export(encoder.model), weight).save_pretrained(directory)
+    tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
+    # With truncation=True the same tokens are kept then.
+    tokenizer.model_max_length = encoder.max_length
+    tokenizer.save_pretrained(directory)
+    (directory / "README.md").write_text(_readme(fitted), encoding="utf-8")
+
+
+def _readme(fitted: Fitted) -> str:
+    """Return how transformers predicts with the mean network, template included."""
+    frame = fitted.record.backbone.get("template")
+    length = _encoder(fitted).max_length
+    filling: list[str] = []
+    text = "text"
+    if frame is not None and PAIR in frame:
+        # Joined, since a text may have the name of a field in it.
+        text = " + ".join(_FIELDS.get(part, repr(part)) for part in Template(frame).parts if part)
+    elif frame is not None:
+        text = "filled(text)"
+        filling = _FILLING.format(frame=frame, TEXT=TEXT, length=length).splitlines()
+    lines = [
+        "from transformers import pipeline",
+        "",
+        'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)',
+        *filling,
+        f"classify({text}, truncation=True)",
+    ]
+    listed = "\n".join(lines)
+    is_pair = frame is not None and PAIR in frame
+    kept = " Of longer pairs cut the texts, not the template." if is_pair else ""
+    return (
+        f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
+        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
+        f"- At most {length} tokens are read.{kept}\n\n"
+        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
+    )
+
+
+def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
+    """Return what makes an adapter a classifier in PEFT: where the backbone is in it, and a layer.
+
+    Returns:
+        What stands before the backbone's modules in the architecture's own sequence classifier,
+        such as `model.`, and the tensors of its last layer, the mean network's.
+
+    Raises:
+        InputError: See `check_mergeable`; or there is no such classifier that computes what this
+            network does.
+    """
+    weight = check_mergeable(fitted)
+    whole = _classifier(fitted, export(_encoder(fitted).model), weight)
+    return f"{whole.base_model_prefix}.", {"score.weight": weight}
+
+
+def write_tensors(fitted: Fitted, path: Path) -> None:
+    """Write the tensors of the mean network to one safetensors file.
+
+    They are named as in the backbone, with `backbone.` before, and `head.weight` [C, d], which
+    pooled features are multiplied by; the metadata `bayeslora` is JSON with the classes, the
+    pooling and the longest text.
+
+    Raises:
+        InputError: See `check_mergeable`.
+    """
+    weight = check_mergeable(fitted)
+    plain = export(_encoder(fitted).model)
+    tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
+    tensors["head.weight"] = weight.float()
+    # Copies, as a file holds no tensor under two names.
+    copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
+    config: Any = _encoder(fitted).model.config
+    note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
+    save_file(copies, str(path), metadata={"format": "pt", NOTE: note})
+
+
+@torch.no_grad()
+def check_mergeable(fitted: Fitted) -> Tensor:
+    """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
+
+    Raises:
+        InputError: The classifier is another library's, or the mean logits are no linear function
+            of the features.
+    """
+    network, encoder = fitted.network, _encoder(fitted)
+    network.eval()
+    features = network.scaled(encoder.features(encoder.probe()))
+    expected = network.head.predict(features).mean
+    eye = torch.eye(features.shape[1], device=features.device)
+    for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
+        found = features.double() @ weight.mT
+        if (found - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
+            merged: Tensor = (weight / network.feature_scale.double()).cpu()
+            return merged
+    raise InputError(
+        f"the mean logits of posterior {fitted.posterior.name!r} are no linear function of the "
+        "features, so no linear layer can take their place"
+    )
+
+
+def _encoder(fitted: Fitted) -> Encoder:
+    encoder = fitted.network.encoder
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"{fitted.name} is a classifier of another library, whose weights are as they were: "
+            "there is nothing to merge"
+        )
+    return encoder
+
+
+@torch.no_grad()
+def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any:
+    """Return the architecture's own sequence classifier around a merged backbone.
+
+    Raises:
+        InputError: It has no such class, or one that computes something else, which is found out by
+            running it.
+    """
+    encoder = _encoder(fitted)
+    if encoder.backbone.kind != "decoder":
+        raise _no_classifier(fitted, "it averages an encoder's states, they have a pooler instead")
+    from transformers import AutoModelForSequenceClassification
+
+    config: Any = copy.deepcopy(plain.config)
+    config.id2label = dict(enumerate(fitted.record.classes))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    config.pad_token_id = encoder.backbone.tokenizer.pad_token_id
+    make: Any = AutoModelForSequenceClassification.from_config
+    try:
+        whole: Any = make(config, dtype=next(plain.parameters()).dtype)
+    except ValueError:
+        whole = None
+    if whole is not None and _takes(whole, weight):
+        whole.base_model.load_state_dict(plain.state_dict())
+        whole.score.weight.copy_(weight)
+        whole.to(encoder.backbone.device).eval()
+        if _agrees(fitted.network, encoder, whole):
+            return whole
+    raise _no_classifier(fitted, f"that of {type(plain).__name__} is missing or another function")
+
+
+def _no_classifier(fitted: Fitted, reason: str) -> InputError:
+    return InputError(
+        f"no sequence classifier of transformers computes what {fitted.name} does ({reason}); "
+        "--format safetensors (export_safetensors) writes the merged tensors and the last layer, "
+        "--format peft without --head the adapter"
+    )
+
+
+def _takes(whole: Any, weight: Tensor) -> bool:
+    """Tell whether a classifier ends in a linear layer `score` of these shapes, without bias."""
+    score = getattr(whole, "score", None)
+    if not isinstance(score, nn.Linear):
+        return False
+    return score.get_parameter("weight").shape == weight.shape and score.bias is None
+
+
+def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
+    """Tell whether a classifier's logits are the mean network's, on texts of unequal length."""
+    batch = encoder.probe().collate([0, 1])
+    expected = network.head.predict(network(batch)).mean.cpu()
+    found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
+    tolerance = _TOLERANCES.get(whole.dtype, 5e-2)
+    return bool((found.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _note(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "classes": list(fitted.record.classes),
+        "pooling": POOLING[fitted.network.encoder.backbone.kind],
+        "max_length": fitted.network.encoder.max_length,
+        "template": fitted.record.backbone.get("template"),
+        "backbone": fitted.record.backbone["name"],
+        "model_fingerprint": fitted.fingerprint,
+    }
+
+
+ExportKind = Literal["peft", "merged", "safetensors"]
+
+FORMAT_VERSION = 1
+MANIFEST = "bayeslora-export.json"
+NOTE = "bayeslora"
+"""Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
+
+_KEYS = frozenset({"bayeslora", "format", "files"})
+EXPORTS = {
+    "peft": Layout(
+        "a PEFT checkpoint that bayeslora exported",
+        MANIFEST,
+        FORMAT_VERSION,
+        _KEYS,
+        ("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    ),
+    "merged": Layout(
+        "a transformers model that bayeslora exported",
+        MANIFEST,
+        FORMAT_VERSION,
+        _KEYS,
+        (
+            *("config.json", "generation_config.json", "head.json", "head.safetensors"),
+            "README.md",
+            *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+            *TOKENIZER_FILES,
+        ),
+    ),
+}
+"""Directories of exports, by format."""
+
+
+def check_export(
+    path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: Sequence[str | Path] = ()
+) -> None:
+    """Raise InputError if a network cannot be exported to `path`; nothing is written.
+
+    Args:
+        path: Where it would go.
+        kind: What would be written there.
+        overwrite: Whether an export of the same kind may be replaced.
+        inputs: What it is made from: a model without its backbone is lost.
+
+    Raises:
+        InputError: It exists and is not to be replaced, holds something else than an export of
+            ours, or one of the inputs.
+    """
+    target = Path(path)
+    if kind == "safetensors" and target.suffix != ".safetensors":
+        raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
+    refuse_existing(target, overwrite=overwrite)
+    refuse_inputs(target, *inputs)
+    if kind == "safetensors":
+        _refuse_foreign_file(target)
+    else:
+        refuse_target(target, EXPORTS[kind], overwrite=overwrite)
+    check_writable(target)
+
+
+def write_manifest(directory: Path, kind: ExportKind) -> None:
+    """Write the marker of a finished export, with the names of its files."""
+    about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
+    write_json(directory / MANIFEST, {**about, "files": listed_files(directory)})
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Raise InputError if `path` is something else than tensors that we exported."""
+    if not path.exists():
+        return
+    problem = "its metadata is of another program, or of a newer bayeslora"
+    try:
+        with open_tensors(path) as file:
+            note = json.loads((file.metadata() or {})[NOTE])
+    except (KeyError, ValueError, RecursionError):  # InputError is a ValueError
+        note = None
+    version = note.get("format_version") if isinstance(note, dict) else None
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise InputError(
+            f"{path} was not exported by bayeslora, so it is not overwritten: {problem}; choose "
+            "another path"
+        )

@@ -1,0 +1,349 @@
+"""The final fit: the posterior of a finished adapter's network, on the features of its rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.engine.network import Network
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.errors import DivergedError
+from bayeslora.plain_text import counted
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
+from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.weights.training import FinalFit
+
+logger = logging.getLogger(__name__)
+
+_LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
+
+
+def fit_posterior(
+    network: Network,
+    posterior: Posterior,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    feature_scores: Sequence[str] | None = (),
+    logit_scale: float | None = 1.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
+    return fit_last_layer(
+        network,
+        posterior,
+        feature_rows(network, train),
+        None if validation is None else feature_rows(network, validation),
+        feature_scores=feature_scores,
+        logit_scale=logit_scale,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def fit_last_layer(
+    network: Network,
+    posterior: Posterior,
+    train: FeatureRows,
+    held_out: FeatureRows | None,
+    *,
+    feature_scores: Sequence[str] | None = (),
+    logit_scale: float | None = 1.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, float | str]:
+    """Fit the last layer to features of the finished adapter; return what it chose.
+
+    What a posterior over the adapter's weights fits after it is fitted here too.
+
+    Args:
+        network: Holds the last layer.
+        posterior: Of the network.
+        train: Rows to fit to.
+        held_out: Held-out rows, for choosing the prior.
+        feature_scores: Names of scores to fit to the same features; None takes the usual ones.
+        logit_scale: What the fitted logits are multiplied by, see `scale_logits`; None takes the
+            factor of lowest NLL on the held-out rows.
+        seed: Of the rows that a score keeps.
+        progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
+            gradients of a Laplace approximation.
+
+    Raises:
+        InputError: The features or the curvature are not finite, or their scale is out of reach.
+    """
+    features, labels = train.pair
+    with _watched(network.head, shown=progress):
+        fit_head(network, train.pair, None if held_out is None else held_out.pair)
+    chosen = network.head.report() | network.head.fit_report(features, labels)
+    held = None if held_out is None else held_out.source
+    posterior.after_last_layer(final_fit(network, train.source, held, seed=seed, shown=progress))
+    centre = getattr(network.head, "prior_mean", None)
+    if centre is not None:
+        chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
+    if logit_scale is None:
+        if held_out is None:
+            raise ValueError("without held-out rows nothing chooses the scale of the logits")
+        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
+    network.feature_scores = FeatureScores()
+    by_features = scale_logits(network, logit_scale)
+    if feature_scores is None or feature_scores:
+        network.feature_scores = FeatureScores.fitted(
+            feature_scores,
+            features * by_features,
+            labels,
+            seed,
+        )
+    report: Callable[[], dict[str, float | str]] = getattr(network.weights, "report", dict)
+    return chosen | report()
+
+
+def scale_by(head: Head, held_out: FeatureRows) -> float:
+    """Return the factor of a fitted head's logits that held-out rows ask for."""
+    features, labels = held_out.pair
+    drawing = drawing_of(getattr(head, "config", None))
+    answers = [(head.predict(features), labels)]
+    return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
+
+
+def scales_means(head: Head) -> bool:
+    """Return whether a factor of the logits is one of their means alone."""
+    return hasattr(head, "scale_mean")
+
+
+def scale_logits(network: Network, factor: float) -> float:
+    """Multiply the logits of a fitted network, or their means alone where `scales_means`.
+
+    Returns:
+        What its features are multiplied by.
+    """
+    times: Callable[[float], None] | None = getattr(network.head, "scale_mean", None)
+    if times is not None:
+        times(factor)
+        return 1.0
+    network.feature_scale /= factor
+    return factor
+
+
+def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
+    """Return how much of the mean logits L the prior mean's, L0, are: 1 − ‖L − L0‖² / ‖L‖².
+
+    Both [N, C], less their mean over the classes; 0 where L is zero or farther from L0 than from 0.
+
+    Args:
+        features: [N, d], scaled.
+        mean: [C, d] weights.
+        prior_mean: [C, d].
+    """
+    logits, apart = (
+        features.double() @ (weight - weight.mean(0)).double().T
+        for weight in (mean, mean - prior_mean)
+    )
+    size = float(logits.square().sum())
+    return max(0.0, 1 - float(apart.square().sum()) / size) if size > 0 else 0.0
+
+
+def fit_head(
+    network: Network, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor] | None
+) -> None:
+    """Fit the head alone to features [N, d] and labels [N].
+
+    Raises:
+        InputError: The features are not finite, or their scale is out of reach.
+    """
+    features, labels = train
+    _check_scale(features)
+    if isinstance(network.encoder, FinalLayerEncoder):
+        # Somebody else's features come in a scale of their own.
+        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
+    network.head.fit(features, labels, held_out)
+
+
+def _check_scale(features: Tensor) -> None:
+    """Complain about features whose products would overflow or vanish on the way to a posterior."""
+    norm = features.double().square().sum(-1).mean().sqrt().item()
+    if not _LEAST_NORM <= norm <= _GREATEST_NORM:
+        raise DivergedError(
+            f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "
+            f"the last layer is finite; allowed is {_LEAST_NORM:g} to {_GREATEST_NORM:g}: scale "
+            "what the last layer takes"
+        )
+
+
+def final_fit(
+    network: Network,
+    train: LabelledTexts,
+    held_out: LabelledTexts | None,
+    *,
+    seed: int,
+    shown: bool,
+) -> FinalFit:
+    """Return what a posterior over weights is told of its final fit.
+
+    Args:
+        network: Trained.
+        train: Rows to fit to.
+        held_out: Held-out rows, or None.
+        seed: Of what the fit draws.
+        shown: Whether to show bars on stderr.
+    """
+    held = None if held_out is None else (held_out.texts, held_out.labels)
+    open_bar = partial(progress_bar, shown=shown, unit="text")
+    return FinalFit(network, (train.texts, train.labels), held, seed, open_bar)
+
+
+def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
+    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
+    if posterior is None or posterior.link is None:
+        return {}
+    return {"link": posterior.link, "num_samples": posterior.num_samples}
+
+
+@contextmanager
+def _watched(head: Head, *, shown: bool) -> Iterator[None]:
+    """Show a bar of the steps of a long fit, such as those of chains, while the context lasts."""
+    if not head.fit_steps:
+        yield
+        return
+    ignore = head.advance
+    try:
+        with progress_bar("chains", head.fit_steps, shown=shown, unit="step") as head.advance:
+            yield
+    finally:
+        head.advance = ignore
+
+
+BACKWARD = 3.0
+"""A training step against a pass of the same texts: forward, and twice as much backward."""
+
+STEP_SECONDS = 0.01
+"""What a step takes besides: the Trainer's loop, the optimiser, the head."""
+
+WORTH_SAYING = 5.0
+"""Seconds of a final fit alone from which it is announced."""
+
+
+@dataclass(frozen=True)
+class TrainingSizes:
+    """Sizes of a problem.
+
+    Attributes:
+        num_classes: C.
+        num_features: d.
+        num_rows: Training rows N.
+        num_held: Validation rows that score each epoch; 0 where none do.
+    """
+
+    num_classes: int
+    num_features: int
+    num_rows: int
+    num_held: int = 0
+
+
+def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
+    """Return the posterior with the covariance that it will have; log where it is not a dense one.
+
+    Args:
+        posterior: What was asked for; an explicit covariance is obeyed.
+        sizes: Of the problem.
+    """
+    classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
+    chosen: Posterior = affordable(posterior, classes, features, rows)
+    dearest, cost = posterior.variants(classes, features, rows)[0]
+    if chosen != dearest:
+        logger.warning(
+            "a %s covariance of %d classes and %d features, fitted to %d rows, would take "
+            "about %s and %.0f MB, so it is %s; %s:covariance=%s forces it",
+            dearest.covariance,
+            classes,
+            features,
+            rows,
+            duration(cost.seconds(multiplication_rate())),
+            cost.megabytes,
+            getattr(chosen, "covariance", "simpler"),
+            posterior.name,
+            dearest.covariance,
+        )
+    return chosen
+
+
+def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: bool) -> None:
+    """Log what the final fit takes, where it takes long.
+
+    Args:
+        posterior: Which one.
+        sizes: Of the problem.
+        shown: Whether to estimate it.
+    """
+    cost = _dearest(posterior, sizes)
+    if not shown or not cost.multiplications:
+        return
+    seconds = cost.seconds(multiplication_rate())
+    if seconds >= WORTH_SAYING:
+        logger.info(
+            "final fit: %s of %d classes, about %s, %.0f MB",
+            posterior.name,
+            sizes.num_classes,
+            duration(seconds),
+            cost.megabytes,
+        )
+
+
+def announce_training(
+    settings: TrainingSettings,
+    posterior: Posterior,
+    sizes: TrainingSizes,
+    *,
+    pass_seconds: float,
+) -> None:
+    """Log how many steps a training takes at most, and about how long.
+
+    Args:
+        settings: Epochs and batch size.
+        posterior: Fitted again after each epoch that validation rows score.
+        sizes: Of the problem.
+        pass_seconds: What one pass of all training rows took without gradients.
+    """
+    rows, epochs = sizes.num_rows, settings.epochs
+    steps = math.ceil(rows / settings.batch_size)
+    each = BACKWARD * pass_seconds + STEP_SECONDS * steps
+    if sizes.num_held:
+        each += pass_seconds * sizes.num_held / rows
+        if (cost := _dearest(posterior, sizes)).multiplications:
+            each += cost.seconds(multiplication_rate())
+    logger.info(
+        "%s, %s%s of %s: %s, about %s",
+        counted(rows, "row"),
+        counted(epochs, "epoch"),
+        " at most" if sizes.num_held else "",
+        counted(steps, "step"),
+        counted(settings.num_steps(rows), "step"),
+        duration(epochs * each),
+    )
+
+
+def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
+    """Return the cost of a final fit, the dearest one where the posterior leaves it open."""
+    return posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: `20 s`, `7 min`, `3 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{round(seconds / 3600)} h"

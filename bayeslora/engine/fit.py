@@ -1,0 +1,367 @@
+"""The whole of a fit: from data as a person passes it to a fitted classifier, saved or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayeslora import options
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.registry import provider as adapter_provider
+from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
+from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.engine.adapter_start import read_texts
+from bayeslora.engine.build import adapter_for, best_depth, pooling_of
+from bayeslora.engine.checkpoints import abandon, claim, refuse, restored
+from bayeslora.engine.class_prior import class_prior
+from bayeslora.engine.cross_validation import (
+    as_chosen,
+    cross_validate,
+    held_out_parts,
+    split_off,
+    what_was_chosen,
+)
+from bayeslora.engine.ensemble import Part, fit_members
+from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
+from bayeslora.engine.layer_sampling import check_sampling
+from bayeslora.engine.loop import FitResult
+from bayeslora.engine.model import Fitted
+from bayeslora.engine.network import Network
+from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings, check_one_process
+from bayeslora.engine.trainer import nothing_to_restore
+from bayeslora.errors import DivergedError, InputError
+from bayeslora.posteriors.base import FitPlan, Posterior
+from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
+from bayeslora.posteriors.registry import provider
+
+DEFAULT_EPOCHS = 5
+DEFAULT_EPOCHS_LONG = 15
+# With fewer epochs, the higher rates have no time to fall.
+_LONG = 10
+
+
+def default_epochs(
+    adapter: Adapter,
+    posterior: Posterior,
+    *,
+    validated: bool,
+) -> int:
+    """Return the passes over the data where none are asked for.
+
+    Where no validation rows stop it, most adapters have separated the training rows early.
+
+    Args:
+        adapter: Which adapter.
+        posterior: Which posterior.
+        validated: Whether there are validation rows.
+    """
+    lasts = validated or adapter.trains_long
+    long = lasts and posterior.chooses_epoch
+    return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
+
+
+def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
+    """Return the adapter with its learning rate, which depends on how long it trains."""
+    long = settings.epochs >= _LONG and choices.posterior.chooses_epoch
+    return choices.adapter.with_rate(long=long)
+
+
+def _plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
+    """Return what the posterior may ask about the fit.
+
+    Raises:
+        InputError: There are fewer rows than parts of them.
+    """
+    return FitPlan(
+        num_classes=len(data.classes),
+        num_rows=len(data.train[0]),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        adapter_trains=choices.adapter.trains,
+        is_validated=data.validation is not None,
+        cross_validates=bool(settings.cv),
+        holds_out=bool(held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)),
+    )
+
+
+def fit_classifier(
+    choices: Choices,
+    data: TrainingData,
+    settings: TrainingSettings,
+    load: Callable[[], Backbone],
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Fitted:
+    """Fit a classifier; where `out` holds an interrupted fit of the same kind, go on with it.
+
+    Args:
+        choices: What to fit.
+        data: What to fit it to.
+        settings: How long and how fast.
+        load: Returns the backbone; called after everything that can be checked without it.
+        out: Where the model will be saved, and checkpoints are meanwhile; None for nowhere.
+        overwrite: Whether what is at `out` may be replaced.
+
+    Raises:
+        InputError: An option is not allowed, `max_length` is beyond the backbone's positions, or
+            `out` holds something else.
+        MissingAssetError: The posterior needs a package that is not installed.
+    """
+    final = data
+    if settings.hold_out:
+        _check_hold_out(choices, data, settings)
+        data = split_off(data, settings.hold_out, settings.seed)
+        final = final if settings.refit else data
+    _check(choices, data, settings)
+    scores = settled_scores(choices.feature_scores, choices.posterior)
+    if settings.keep_folds:
+        scores = ()
+    choices = replace(choices, feature_scores=scores)
+    held = None if data.validation is None else data.validation[0]
+    adapter = adapter_for(_rated(choices, settings), choices.posterior)
+    adapter = read_texts(adapter, data.columns, held)
+    choices = replace(choices, adapter=adapter)
+    planned = _planned(choices, final, settings)
+    # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
+    choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
+    hashes = final.hashes()
+    identity: dict[str, Any] = {**planned, **hashes}
+    if out is not None:
+        refuse(out, identity, overwrite=overwrite)
+    whole, backbone = _read(choices, data, load())
+    posterior = settle_posterior(
+        choices.posterior,
+        TrainingSizes(len(data.classes), backbone.num_features, len(final.train[0])),
+    )
+    choices = replace(choices, posterior=posterior)
+    # `identity` keeps what was asked for.
+    settled = {name: getattr(posterior, name) for name in posterior.settled_options}
+    planned["posterior"] = planned["posterior"] | settled
+    reading = recorded_reading(backbone)
+    if choices.verbaliser is not None:
+        reading["verbaliser"] = choices.verbaliser
+    identity["weights of the backbone"] = backbone.fingerprint
+    identity |= {name: reading.get(name) for name in ("depth", "template", "verbaliser")}
+    prior = class_prior(
+        whole,
+        data.classes,
+        choices.verbaliser,
+        data.train[0],
+        at_once=posterior.starts_over(adapter_trains=choices.adapter.trains),
+    )
+    fit = partial(
+        fit_members,
+        data=data,
+        settings=settings,
+        backbone=backbone,
+        begin=lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+        prior=prior,
+        restore=nothing_to_restore
+        if out is None
+        else lambda: restored(out, identity, overwrite=overwrite),
+    )
+    if held is not None and posterior.scales_logits:
+        choices = replace(choices, logit_scale=None)
+    try:
+        if settings.keep_folds:
+            network, members, results, learnt = _kept_folds(fit, choices, data, settings)
+        else:
+            choices, stops, learnt = _by_parts(fit, choices, data, settings)
+            network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
+    except DivergedError:
+        if out is not None:
+            abandon(out)
+        raise
+    planned["backbone"] |= reading | {
+        "fingerprint": backbone.fingerprint,
+        "settings": backbone.settings,
+        "kind": ADAPTED,
+    }
+    record = ModelRecord(
+        **planned,
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        num_members=len(members),
+        data=hashes,
+        results=dataclasses.asdict(results[0]) | learnt,
+        versions=library_versions()
+        | adapter_provider(choices.adapter)
+        | provider(choices.posterior),
+    )
+    fitted = Fitted(record, network, members, choices.progress)
+    return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _by_parts(
+    fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
+) -> tuple[Choices, Sequence[int] | None, dict[str, Any]]:
+    """Fit to parts of the rows, where the others are to choose something for the last fit.
+
+    Args:
+        fit: `fit_members` but for its choices and part.
+        choices: What to fit.
+        data: What to fit it to.
+        settings: Says which rows are held out of which fit.
+
+    Returns:
+        The choices of the last fit, the epochs after which it stops, and what is recorded of them.
+    """
+    if settings.refit and data.validation is not None:
+        plain = replace(choices, feature_scores=())
+        fitted = fit(plain, part=Part(None, "without-held-out", "fit without them"))
+        kept = what_was_chosen(fitted, choices.posterior, data.validation)
+        posterior = as_chosen(choices.posterior, fitted[2])
+        choices = replace(choices, posterior=posterior, logit_scale=kept.logit_scale)
+        return choices, kept.epochs, {"held_out": dataclasses.asdict(kept)}
+    folds = cross_validate(fit, choices, data.train, settings)
+    if folds is None:
+        return choices, None, {}
+    choices = replace(choices, logit_scale=folds.scale.factor)
+    return choices, None, {"logit_scale": dataclasses.asdict(folds.scale)}
+
+
+def _kept_folds(
+    fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
+) -> tuple[Network, list[dict[str, Tensor]], list[FitResult], dict[str, Any]]:
+    """Return what `fit_members` does of the fits to parts of the rows, and what is recorded.
+
+    Raises:
+        InputError: No row can be held out.
+    """
+    folds = cross_validate(fit, choices, data.train, settings)
+    if folds is None:
+        raise InputError(
+            "keep_folds needs rows to hold out, and every text is in several rows, or alone in its "
+            "class; leave it out"
+        )
+    return *folds.kept(), {"logit_scale": dataclasses.asdict(folds.scale)}
+
+
+def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
+    """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
+    asked = choices.depth
+    whole, backbone = read_as_asked(
+        loaded,
+        1.0 if asked == "auto" else asked,
+        choices.template,
+        pairs=data.train[0].pairs is not None,
+        adapted=choices.adapter.trains,
+        max_length=choices.max_length,
+    )
+    check_max_length(whole, choices.max_length)
+    if asked == "auto":
+        depth = best_depth(
+            whole,
+            data.train,
+            pooling=pooling_of(whole, choices.adapter),
+            max_length=choices.max_length,
+            usual=usual_depth(whole, adapted=choices.adapter.trains),
+            progress=choices.progress,
+        )
+        backbone = cut(whole, depth)
+    return whole, backbone
+
+
+def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Complain about what cannot work, before anything is loaded."""
+    check_one_process()
+    posterior = choices.posterior
+    if settings.cv and data.validation is not None:
+        raise InputError(
+            "cv chooses by parts of the training rows what validation data choose; give one of the "
+            "two"
+        )
+    plan = _plan(choices, data, settings)
+    if settings.keep_folds:
+        _check_keep_folds(choices)
+    check_feature_scores(choices.feature_scores, posterior)
+    if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
+        raise InputError(
+            "Mahalanobis distances need a class with rows that differ, and every class has one "
+            "text; leave that feature score out, or give more rows"
+        )
+    check_sampling(choices.adapter, posterior, settings.layer_sampling)
+    posterior.check_fit(plan)
+    if isinstance(choices.verbaliser, Mapping):
+        class_words(data.classes, choices.verbaliser)
+
+
+def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Complain about rows that are held out where something else chooses, or nothing can be kept.
+
+    Raises:
+        InputError: `hold_out` or `refit` cannot be.
+    """
+    if data.validation is not None:
+        raise InputError("hold_out takes validation rows from the training rows; give none beside")
+    if settings.cv:
+        raise InputError("hold_out and cv both choose by held-out rows; give one of the two")
+    if settings.refit and choices.posterior.learns_from == "validation":
+        raise InputError(
+            f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
+            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature"
+        )
+
+
+def refuse_training_options(**given: Any) -> None:
+    """Raise InputError for an option of training that has no effect without an adapter.
+
+    Args:
+        given: Options of `BayesianClassifier.fit` by name, at their default where not given.
+    """
+    defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
+    for name, value in given.items():
+        if value != defaults.get(name):
+            raise InputError(
+                f"{name} has no effect with adapter 'none', which fits the last layer alone; leave "
+                "it out, or choose an adapter such as 'polar' or 'lora'"
+            )
+
+
+def _check_keep_folds(choices: Choices) -> None:
+    """Complain where networks cannot answer together."""
+    posterior = choices.posterior
+    if not (posterior.is_point or posterior.scales_logits):
+        raise InputError(
+            f"keep_folds is for posteriors 'vbll', 'mle' and 'map', and not for "
+            f"{posterior.name!r}; leave it out"
+        )
+    if not choices.adapter.trains:
+        raise InputError("keep_folds has no effect without an adapter; leave it out")
+    if choices.feature_scores:
+        raise InputError(
+            "feature scores need one set of features, and with keep_folds there are several; leave "
+            "one of the two out"
+        )
+
+
+def _differ(data: TrainingData) -> bool:
+    """Return whether a class has training rows with different texts."""
+    rows = data.train[0]
+    pairs = rows.pairs or [None] * len(rows)
+    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
+
+
+def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
+    """Return the part of the record that is known before the fit."""
+    return {
+        "backbone": {"name": choices.backbone, "dtype": choices.dtype},
+        "adapter": choices.adapter.recorded(),
+        "posterior": options.as_mapping(choices.posterior),
+        "classes": list(data.classes),
+        "columns": dataclasses.asdict(data.columns),
+        "max_length": choices.max_length,
+        "seed": choices.seed,
+        "num_train": len(data.train[0]),
+        "training": dataclasses.asdict(settings),
+    }

@@ -1,0 +1,132 @@
+"""How the head follows the adapter while the adapter trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.engine.network import Network
+from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.types import Refittable
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a head can see when its turn comes, before the adapter's own step.
+
+    Attributes:
+        network: The network in training.
+        optimizer: Holds the head's parameters.
+        features: [B, d] features of the batch, detached.
+        labels: [B] int64.
+        step: Adapter steps taken so far.
+    """
+
+    network: Network
+    optimizer: AlternatingOptimizer
+    features: Tensor
+    labels: Tensor
+    step: int
+
+
+class HeadUpdate:
+    """Updates `network.head` before the adapter's step, unless a subclass says otherwise."""
+
+    def __call__(self, now: Moment) -> None:
+        """Update the head before the adapter's gradient is taken."""
+
+    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+        """Return what the adapter's gradient is taken of, for [B, d] features with a graph."""
+        return now.network.head.data_loss(features, now.labels)
+
+    def after(self, now: Moment) -> None:
+        """Do what is left once the adapter's gradient is there."""
+
+
+class GradientSteps(HeadUpdate):
+    """Steps of the head's optimizer on the batch's features: the published alternation."""
+
+    def __init__(self, num_steps: int, num_train: int) -> None:
+        """Take `num_steps` a batch; the KL is weighed by `num_train` rows."""
+        self._num_steps = num_steps
+        self._num_train = num_train
+
+    def __call__(self, now: Moment) -> None:
+        """Update the head by gradient steps."""
+        head = now.network.head
+        for _ in range(self._num_steps):
+            head.zero_grad()
+            torch.autograd.backward(head.loss(now.features, now.labels, self._num_train))
+            now.optimizer.head_step()
+        # The adapter's gradient is clipped by its norm alone.
+        head.zero_grad()
+
+
+class JointSteps(HeadUpdate):
+    """One gradient for adapter and head together, without alternation."""
+
+    def __init__(self, num_train: int) -> None:
+        """Weigh the KL by `num_train` rows."""
+        self._num_train = num_train
+
+    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+        """Return the head's own objective, whose gradient reaches both."""
+        now.network.head.zero_grad()
+        return now.network.head.loss(features, now.labels, self._num_train)
+
+    def after(self, now: Moment) -> None:
+        """Move the head by the gradient that the adapter's step uses as well."""
+        now.optimizer.head_step()
+        # The adapter's gradient is clipped by its norm alone.
+        now.network.head.zero_grad()
+
+
+class TrainingFeatures:
+    """Features of all training rows in evaluation mode, computed once for each adapter step."""
+
+    def __init__(self, texts: PreparedTexts) -> None:
+        """Keep the training texts."""
+        self._texts = texts
+        self._step: int | None = None
+        self._values = torch.empty(0)
+
+    @torch.no_grad()
+    def at(self, network: Network, step: int) -> Tensor:
+        """Return [N, d] features of the network after `step` adapter steps, scaled."""
+        if step != self._step:
+            was_training = network.training
+            network.eval()
+            self._values = network.scaled(network.encoder.features(self._texts))
+            network.train(was_training)
+            self._step = step
+        return self._values
+
+
+class Refits(HeadUpdate):
+    """Closed-form fits of the head to the features of all training rows, now and then."""
+
+    def __init__(self, head: Head, every: int, rows: TrainingFeatures, labels: Tensor) -> None:
+        """Refit `head` before each `every`-th step of the adapter, on these rows and labels [N].
+
+        Raises:
+            TypeError: The head has no closed-form fit that goes on from where it is.
+        """
+        if not isinstance(head, Refittable):
+            raise TypeError(
+                f"only a head with refit is refitted in training, not {type(head).__name__}"
+            )
+        self._head = head
+        self._every = every
+        self._rows = rows
+        self._labels = labels
+
+    def __call__(self, now: Moment) -> None:
+        """Refit the head when its turn has come."""
+        if now.step % self._every:
+            return
+        features = self._rows.at(now.network, now.step)
+        self._head.refit(features, self._labels.to(features.device))

@@ -1,0 +1,203 @@
+"""Layer sampling in a fit: its groups, its place among the Trainer's callbacks, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.targets import layer_index
+from bayeslora.engine.network import Network
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
+
+# The learning rates that belong to layers; the head's and that of what is outside them do not rise.
+_RISING = frozenset({"adapter", "factors", "posterior"})
+
+
+def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampling | None) -> None:
+    """Complain about what cannot go with layers that rest, before anything is loaded.
+
+    Raises:
+        InputError: The posterior cannot, or layers are to be sampled in two ways.
+    """
+    if adapter.layer_sampling is not None:
+        if sampling is not None:
+            raise InputError(
+                f"adapter {adapter.name!r} samples layers by its own options; leave layer_sampling "
+                "(--layer-sampling) out, which is for the sites of other adapters"
+            )
+        reason = _not_on_layers(posterior)
+        if reason:
+            raise InputError(
+                f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
+                f"{reason}; choose a posterior of the last layer (such as 'vbll' or 'laplace'), "
+                "'ensemble', or another adapter, maybe with layer_sampling"
+            )
+        return
+    reason = posterior.no_resting
+    if sampling is not None and reason:
+        raise InputError(
+            f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
+            "another posterior or leave layer_sampling out"
+        )
+
+
+def _not_on_layers(posterior: Posterior) -> str:
+    """Return why a posterior cannot go with whole layers; nothing where it can."""
+    if posterior.over_factors:
+        return "is over the factors of an adapter, and whole layers have none"
+    return posterior.not_on_layers
+
+
+def layer_sampler(
+    network: Network,
+    adapter: Adapter,
+    posterior: Posterior,
+    settings: TrainingSettings,
+    num_train: int,
+) -> Lisa | None:
+    """Return the policy over a fresh network's layers; None where all of them always train.
+
+    Raises:
+        InputError: There are fewer layers than are to be active, or not as many as weights; or the
+            posterior needs adapters that never train.
+    """
+    options = adapter.layer_sampling or settings.layer_sampling
+    if options is None:
+        return None
+    groups = _groups(network, posterior)
+    num_layers = sum(not group.always for group in groups)
+    options.check_layers(num_layers)
+    num_steps = settings.num_steps(num_train)
+    sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
+    # Those that start from the weight itself have directions to add noise along from the start.
+    if posterior.not_idle and not adapter.from_weight:
+        _check_all_drawn(sampler, num_steps, posterior)
+    return sampler
+
+
+def _check_all_drawn(sampler: Lisa, num_steps: int, posterior: Posterior) -> None:
+    record = sampler.record(num_steps)
+    resting = [
+        name for name, draws in zip(record["layers"], record["draws"], strict=True) if not draws
+    ]
+    if resting:
+        raise InputError(
+            f"posterior {posterior.name!r} {posterior.not_idle}, and with this layer_sampling "
+            f"{', '.join(resting)} would never train in {num_steps} steps; take mode=cycle, a "
+            "larger num_active, a shorter interval, or more epochs"
+        )
+
+
+class LayerSwitches(TrainerCallback, ExportableState):
+    """Asks the policy before every optimiser step which layers train.
+
+    It needs an optimiser that holds all groups, as any is that was built before training began.
+    """
+
+    def __init__(self, sampler: Lisa, network: Network | None = None) -> None:
+        """Switch the groups of `sampler`; a network of ours is told which of its layers trained."""
+        self._sampler = sampler
+        self._is_ours = network is not None
+        self._full = None if network is None else network.full
+        self._step = 0
+        self._rates: list[tuple[dict[str, Any], float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check that parameters are whole, rates can rise, and a resumed run draws the same layers.
+
+        Raises:
+            InputError: They are sharded; there is a ramp, and a group of the optimiser holds layers
+                and something else; or other layers are drawn.
+        """
+        kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
+        if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
+            raise InputError(
+                f"layer sampling needs whole parameters, and {kind} trains shards of them; run "
+                "it on one device or data-parallel"
+            )
+        if self._sampler.options.ramp:
+            self._check_rising(kwargs["optimizer"])
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        if state.global_step and isinstance(stored, dict) and "attributes" in stored:
+            self._sampler.check_state(stored["attributes"])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let layers train or rest; called once an accumulation window, before its first pass."""
+        active = self._sampler.before_step(state.global_step, kwargs["optimizer"])
+        if active is not None and self._full is not None:
+            self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Lower the layers' learning rates where they rise after a draw."""
+        factor = self._sampler.lr_factor(state.global_step)
+        self._rates = [(group, group["lr"]) for group in self._rising(kwargs["optimizer"])]
+        for group, rate in self._rates:
+            group["lr"] = rate * factor
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Put the schedule's learning rates back."""
+        for group, rate in self._rates:
+            group["lr"] = rate
+        self._step = state.global_step + 1
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Let every layer train again, as before the first step."""
+        self._sampler.finish()
+
+    def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
+        """Return the groups of the layers: in a fit of ours by name, else those of layers alone."""
+        groups: list[dict[str, Any]] = optimizer.param_groups
+        if self._is_ours:
+            return [group for group in groups if group.get("name") in _RISING]
+        layers = self._layers()
+        return [group for group in groups if layers.issuperset(map(id, group["params"]))]
+
+    def _layers(self) -> set[int]:
+        return {id(item) for group in self._sampler.layers for item in group.params}
+
+    def _check_rising(self, optimizer: Any) -> None:
+        """Complain where a group of the optimiser holds layers and something else."""
+        if self._is_ours:
+            return
+        rising = {id(item) for group in self._rising(optimizer) for item in group["params"]}
+        held = {id(item) for group in optimizer.param_groups for item in group["params"]}
+        if (self._layers() & held) - rising:
+            raise InputError(
+                f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
+                "were drawn, and groups of this optimiser hold other parameters beside layers; "
+                "give the Trainer an optimiser in which the layers have groups of their own, or "
+                "leave ramp out"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return what checkpoints keep, to be compared when training goes on."""
+        return {"args": {}, "attributes": self._sampler.state_dict(self._step)}
+
+
+def _groups(network: Network, posterior: Posterior) -> list[Group]:
+    if network.full is not None:
+        return [
+            Group(name, tuple(items.values()), always=name == ALWAYS)
+            for name, items in network.full.groups.items()
+        ]
+    members: dict[int, list[nn.Parameter]] = {}
+    always: list[nn.Parameter] = []
+    beside = posterior.site_parameters(network)
+    for site, more in zip(network.sites, beside, strict=True):
+        number = layer_index(site.name)
+        home = always if number is None else members.setdefault(number, [])
+        home += [*site.trainable().values(), *more]
+    # S²FT may have chosen no columns of a layer: drawn alone, it would leave nothing to train.
+    layers = [
+        Group(f"layer {number}", tuple(items)) for number, items in sorted(members.items()) if items
+    ]
+    return [*layers, *([Group(ALWAYS, tuple(always), always=True)] if always else [])]

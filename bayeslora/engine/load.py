@@ -1,0 +1,437 @@
+"""Models from disk: our own directories, and classifiers that were trained elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora import options
+from bayeslora.adapters.peft_bridge import read_peft, split_peft
+from bayeslora.adapters.registry import stored_adapter
+from bayeslora.adapters.site import Site
+from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
+from bayeslora.backbones.depth import read_at
+from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.load import (
+    Backbone,
+    fingerprint,
+    lasting_name,
+    load_backbone,
+    open_source,
+    pick_device,
+)
+from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
+from bayeslora.backbones.peft_classifier import is_peft
+from bayeslora.backbones.sequence import load_sequence_classifier
+from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.template import Template
+from bayeslora.backbones.tokens import check_max_length
+from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
+from bayeslora.engine.build import build_network, check_last_layer, last_layer, over_adapters
+from bayeslora.engine.card import model_card
+from bayeslora.engine.network import Network
+from bayeslora.errors import InputError, MissingAssetError, first_line
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.build import build, build_weights
+from bayeslora.posteriors.feature_scores import FORMER, FeatureScores
+from bayeslora.posteriors.registry import provider, stored_posterior
+
+Members = list[dict[str, Tensor]]
+_FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
+
+
+def restore_network(
+    files: ModelFiles,
+    backbone: str | Backbone,
+    loading: Mapping[str, Any],
+    module: nn.Module | None = None,
+    encode: Encode | None = None,
+) -> tuple[Network, Members]:
+    """Return the network of a saved model and the trained tensors of its members.
+
+    Args:
+        files: The model directory's content.
+        backbone: Name of the backbone, or the backbone itself.
+        loading: Options of `load_backbone`.
+        module: The module of a model that `from_module` made.
+        encode: What encodes its texts.
+
+    Raises:
+        InputError: The backbone is another one, or a tensor is missing, unexpected, misshapen, of
+            another dtype, or not finite.
+    """
+    record = files.record
+    _check_results(files)
+    members = _members(files)
+    if record.backbone["kind"] == MODULE:
+        network = module_from_files(files, module, encode, loading["device"])
+    elif module is not None or encode is not None:
+        raise InputError(
+            f"module is for a model that from_module made; this one loads {backbone!r} by itself"
+        )
+    elif record.backbone["kind"] == FOREIGN:
+        network = foreign_from_files(files, str(backbone), loading)
+    else:
+        base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
+        base = read_at(base, record.backbone.get("depth"), _template(record))
+        check_backbone(record, base)
+        base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
+        network = build_network(
+            base,
+            stored_adapter(record.adapter),
+            stored_posterior(record.posterior),
+            num_classes=len(record.classes),
+            seed=record.seed,
+            max_length=record.max_length,
+            extra=record.head,
+            trained=members[0],
+        )
+    width = network.head.mean_weight.shape[1]
+    scores = FeatureScores.empty(record.feature_scores, width)
+    network.feature_scores = scores.to(network.feature_scale.device)
+    # Each is loaded once, so that a damaged one is found now; the first stays in place.
+    for tensors in reversed(members):
+        _load(network, tensors, files.directory)
+    return network.eval(), members
+
+
+def _check_results(files: ModelFiles) -> None:
+    """Raise InputError if the results in a record are not what its model card is made from."""
+    try:
+        model_card(files.record, "")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{_place(files.directory)}: its results are damaged: {first_line(error)}"
+        ) from None
+
+
+def _template(record: ModelRecord) -> Template | None:
+    frame = record.backbone.get("template")
+    return None if frame is None else Template(frame)
+
+
+def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
+    """Return the backbone of a saved model.
+
+    Raises:
+        InputError: It cannot be loaded; the message says how to name where it is now.
+        MissingAssetError: It is an embedded model whose package is not installed.
+    """
+    pick_device(loading["device"])  # no other backbone would help
+    try:
+        return load_backbone(name, **loading)
+    except MissingAssetError:
+        raise
+    except InputError as error:
+        raise InputError(
+            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; "
+            "if it has moved, say where it is now: backbone=... (--backbone)"
+        ) from None
+
+
+def with_saved_tokenizer(
+    backbone: Backbone, files: ModelFiles, *, trust_remote_code: bool
+) -> Backbone:
+    """Return a backbone with the tokenizer that lies in a model directory, where there is one.
+
+    The weights' fingerprint says nothing about it, and that of the backbone may have changed since.
+    """
+    tokenizer = saved_tokenizer(files, trust_remote_code=trust_remote_code)
+    return backbone if tokenizer is None else replace(backbone, tokenizer=tokenizer)
+
+
+def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return (adapter, posterior) tensors by name; an ensemble's carry the member's number."""
+    adapter: dict[str, Tensor] = {}
+    posterior: dict[str, Tensor] = {}
+    for place, tensors in enumerate(members):
+        prefix = _prefix(place, len(members))
+        for name, tensor in tensors.items():
+            home = adapter if name.startswith("adapter.") else posterior
+            home[prefix + name] = tensor.contiguous()
+    return adapter, posterior
+
+
+def _members(files: ModelFiles) -> Members:
+    count = files.record.num_members
+    # Each has tensors of its own; a number from a damaged record would be counted to for hours.
+    if count > len(files.posterior) + len(files.adapter):
+        raise InputError(f"{_place(files.directory)}: it has no tensors of {count} members")
+    prefixes = [_prefix(place, count) for place in range(count)]
+    members: Members = [{} for _ in prefixes]
+    for name, tensor in {**files.adapter, **files.posterior}.items():
+        place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
+        if place is None:
+            raise _misfit(files.directory, name, "belongs to no member")
+        own = name.removeprefix(prefixes[place])
+        if not own.startswith(_FORMER):
+            members[place][own] = tensor
+    return members
+
+
+def _prefix(place: int, count: int) -> str:
+    return f"member-{place}." if count > 1 else ""
+
+
+def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
+    network.expect(tensors)
+    expected = network.trained_state()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise _misfit(directory, name, "is missing")
+        if name not in expected:
+            raise _misfit(directory, name, "is not expected")
+        found, needed = list(tensors[name].shape), list(expected[name].shape)
+        if found != needed:
+            raise _misfit(directory, name, f"has shape {found}, expected {needed}")
+        problem = _problem(tensors[name], expected[name])
+        if problem:
+            raise _misfit(directory, name, problem)
+    network.load_trained_state(tensors)
+
+
+def _problem(found: Tensor, expected: Tensor) -> str:
+    """Return what is wrong with the values of a tensor [...]; empty where nothing is.
+
+    What an unfitted posterior does not know is NaN, and may stay so.
+    """
+    if found.dtype != expected.dtype:
+        kinds = (str(item.dtype).removeprefix("torch.") for item in (found, expected))
+        return "has dtype {}, expected {}".format(*kinds)
+    if bool((expected.isfinite() & ~found.isfinite()).any()):
+        return "has values that are not finite"
+    return ""
+
+
+def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
+    return InputError(f"{_place(directory)}: its tensors do not fit its record: {name!r} {problem}")
+
+
+def _place(directory: Path | None) -> str:
+    return "the model" if directory is None else str(directory)
+
+
+def foreign_network(
+    model: str | nn.Module,
+    posterior: Posterior,
+    *,
+    max_length: int,
+    tokenizer: Any = None,
+    layer: str | None = None,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Network, ModelRecord]:
+    """Return a network around a sequence classifier, its head at the classifier's own weights.
+
+    Raises:
+        InputError: There is no such model, `max_length` is beyond its positions, or the posterior
+            is neither one of the last layer nor, where the model is a PEFT checkpoint, over its
+            adapters.
+    """
+    split = over_adapters(posterior) and isinstance(model, str) and is_peft(model)
+    check_last_layer(posterior, adapted=split)
+    classifier = load_sequence_classifier(
+        model,
+        tokenizer=tokenizer,
+        layer=layer,
+        classes=classes,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    check_max_length(classifier.backbone, max_length)
+    encoder = SequenceEncoder(classifier, max_length=max_length)
+    sites = split_peft(classifier.backbone.model, str(model)) if split else []
+    network, record = _around(encoder, FOREIGN, classifier.classes, posterior, sites)
+    if split:
+        record = replace(record, adapter=options.as_mapping(read_peft(str(model)).config))
+    return network, record
+
+
+def module_network(
+    classifier: ModuleClassifier, posterior: Posterior
+) -> tuple[Network, ModelRecord]:
+    """Return a network around a module, its head at the weights of the module's final layer.
+
+    Raises:
+        InputError: The posterior is not one of the last layer.
+    """
+    check_last_layer(posterior, adapted=False)
+    return _around(ModuleEncoder(classifier), MODULE, classifier.classes, posterior)
+
+
+def _around(
+    encoder: FinalLayerEncoder,
+    kind: str,
+    classes: Sequence[str],
+    posterior: Posterior,
+    sites: list[Site] | None = None,
+) -> tuple[Network, ModelRecord]:
+    backbone = encoder.backbone
+    head = last_layer(posterior, encoder.weight)
+    network = Network(encoder, sites or [], head)
+    network.weights = build_weights(posterior, network)
+    network.to(backbone.device).eval()
+    record = ModelRecord(
+        backbone={
+            "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "kind": kind,
+            "settings": backbone.settings,
+            "layer": encoder.layer,
+            "dtype": "float32",
+        },
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        columns={"text": "text", "label": "label", "pair": None},
+        max_length=encoder.max_length,
+        seed=0,
+        num_train=0,
+        head=head.extra_config(),
+        versions=library_versions() | provider(posterior),
+    )
+    return network, record
+
+
+def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> Network:
+    """Return the network of a saved model around the classifier that it names.
+
+    Raises:
+        InputError: The classifier cannot be loaded, or is another one now.
+    """
+    record = files.record
+    classifier = load_sequence_classifier(
+        name,
+        # The classifier may have been given another tokenizer than the one that lies beside it.
+        tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
+        layer=record.backbone.get("layer"),
+        classes=record.classes,
+        device=loading["device"],
+        trust_remote_code=loading["trust_remote_code"],
+    )
+    encoder = SequenceEncoder(classifier, max_length=record.max_length)
+    check_backbone(record, encoder.backbone)
+    # Their own tensors, those of a posterior that turned them, are loaded afterwards.
+    sites = split_peft(classifier.backbone.model, name) if record.adapter else []
+    return _restored(record, encoder, sites)
+
+
+def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
+    """Return the tokenizer in a model directory, or None where there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    folder = files.directory
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return open_source("tokenizer", str(folder), trust_remote_code)
+    except InputError as error:
+        reason = str(error).split("\n", 1)[0].removeprefix(f"{folder}: ")
+        raise InputError(f"{folder}: its tokenizer is damaged: {reason}") from None
+
+
+def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
+    """Complain where a classifier that was given in memory could not be loaded again.
+
+    Raises:
+        InputError: The place that it names does not hold its weights, or it names none.
+    """
+    name = record.backbone["name"]
+    is_held = False
+    if name != IN_MEMORY:
+        with suppress(InputError):
+            model = open_classifier(name, trust_remote_code)[0]
+            mark = fingerprint(model)
+            check_backbone(record, Backbone(name, model, None, "encoder", mark, torch.float32))
+            is_held = True
+    if not is_held:
+        raise InputError(
+            (f"{name!r} does not hold" if name != IN_MEMORY else "there is no place that holds")
+            + " the weights of this classifier in memory: save it with its own save_pretrained and "
+            "pass that directory to from_transformers"
+        )
+
+
+def module_from_files(
+    files: ModelFiles, module: nn.Module | None, encode: Encode | None, device: str | None
+) -> Network:
+    """Return the network of a saved model around the module that it was made for.
+
+    Raises:
+        InputError: The module or its `encode` is not given, or it is another one.
+    """
+    record = files.record
+    if module is None or encode is None:
+        raise InputError(
+            f"{files.directory} holds a posterior for a module in memory "
+            f"({record.backbone['name']}): load it in Python with "
+            "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
+        )
+    classifier = wrap_module(
+        module,
+        encode,
+        record.classes,
+        layer=record.backbone.get("layer"),
+        device=device,
+    )
+    encoder = ModuleEncoder(classifier)
+    check_backbone(record, encoder.backbone)
+    return _restored(record, encoder)
+
+
+def _restored(
+    record: ModelRecord, encoder: FinalLayerEncoder, sites: list[Site] | None = None
+) -> Network:
+    posterior = stored_posterior(record.posterior)
+    head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
+    network = Network(encoder, sites or [], head)
+    network.weights = build_weights(posterior, network, fitted=True)
+    return network.to(encoder.backbone.device)
+
+
+def check_backbone(record: ModelRecord, found: Backbone) -> None:
+    """Complain where what lies below the last layer is not what a model was made for.
+
+    Args:
+        record: Of the model.
+        found: The backbone that was found.
+
+    Raises:
+        InputError: Its weights or the settings of its architecture are others.
+    """
+    known = record.backbone
+    changes = [
+        f"{name} is {value!r}, was {before!r}"
+        for name, value, before in _changed(found.settings, known.get("settings", {}))
+    ]
+    if found.fingerprint != known["fingerprint"]:
+        weights = f"fingerprint {found.fingerprint}, expected {known['fingerprint']}"
+        changes.insert(0, f"{weights}, that of {known['name']!r} then")
+    if changes:
+        raise InputError(
+            f"the model was made for another backbone than {found.name!r} is now: "
+            + "; ".join(changes)
+        )
+
+
+def _changed(
+    found: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, found, known) of settings that differ.
+
+    What only one side has is skipped: other versions of transformers name more or fewer.
+    """
+    for name in found.keys() & known.keys():
+        one, other = found[name], known[name]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _changed(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield f"{prefix}{name}", one, other

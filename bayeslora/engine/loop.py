@@ -1,0 +1,354 @@
+"""One fit: from labelled texts to a trained network with its posterior."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.lisa.policy import Lisa
+from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.adapters.spectrum import summary
+from bayeslora.engine.adapter_start import begin_adapter
+from bayeslora.engine.callbacks import Patience, StopAfter, TrainingBar, what_is_left
+from bayeslora.engine.checkpoints import last_checkpoint
+from bayeslora.engine.class_prior import ClassPrior, centre
+from bayeslora.engine.final_fit import (
+    TrainingSizes,
+    announce_final_fit,
+    announce_training,
+    drawing_of,
+    final_fit,
+    fit_posterior,
+)
+from bayeslora.engine.head_updates import (
+    GradientSteps,
+    HeadUpdate,
+    JointSteps,
+    Refits,
+    TrainingFeatures,
+)
+from bayeslora.engine.layer_sampling import LayerSwitches, layer_sampler
+from bayeslora.engine.network import Network
+from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
+from bayeslora.engine.settings import TrainingSettings, plain_environment
+from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
+from bayeslora.links import link_probabilities
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+from bayeslora.runtime import restored_random_state
+
+logger = logging.getLogger(__name__)
+
+EpochHook = Callable[[int, Network], None]
+
+
+@dataclass
+class FitResult:
+    """What a fit left behind besides the network itself.
+
+    Attributes:
+        history: One mapping an epoch: training loss, validation NLL and accuracy.
+        best_epoch: The epoch kept, counted from 1.
+        posterior: What the last layer chose and reached.
+        adapter: Size, stable rank and drift from orthogonality, over all sites.
+        layer_sampling: What was drawn, where layers were sampled.
+        prior_factor: c of the language model's rows in the prior mean; None where that is zero.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    posterior: dict[str, float | str] = field(default_factory=dict)
+    adapter: dict[str, float] = field(default_factory=dict)
+    layer_sampling: dict[str, Any] = field(default_factory=dict)
+    prior_factor: float | None = None
+
+
+def validation_metrics(
+    network: Network,
+    train: tuple[Tensor, Tensor] | None,
+    validation: LabelledTexts,
+    drawing: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Return NLL (nats) and accuracy on validation rows, to compare epochs by.
+
+    Last layers that are fitted to training features are fitted to them first, under the prior of
+    the training: the prior itself is chosen once, after the last epoch, and so are temperatures.
+    Where weights are random, it is the mean network that is scored.
+
+    Args:
+        network: The network as trained so far.
+        train: Features [N, d] and labels [N] of the training rows; None where the head is as
+            training left it.
+        validation: The rows to score.
+        drawing: `link` and `num_samples` of the prediction; None takes the usual ones.
+    """
+    # A copy is fitted: training state and checkpoints stay those of an unfitted head.
+    head = copy.deepcopy(network.head)
+    features, labels = feature_rows(network, validation).pair
+    if train is not None:
+        head.fit(*train, (features, labels), choose_prior=False)
+    probs = link_probabilities(head.predict(features), **(drawing or {})).probs
+    accuracy = (probs.argmax(1) == labels).double().mean()
+    return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
+
+
+@restored_random_state()
+def train_network(
+    network: Network,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    *,
+    adapter: Adapter,
+    posterior: Posterior,
+    settings: TrainingSettings,
+    directory: Path,
+    early_stopping: bool = True,
+    fit_last: bool = True,
+    feature_scores: Sequence[str] | None = (),
+    logit_scale: float | None = 1.0,
+    on_epoch: EpochHook | None = None,
+    prior: ClassPrior | None = None,
+    restore: Restore = nothing_to_restore,
+    description: str | None = "fit",
+) -> FitResult:
+    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+
+    Checkpoints are written to `directory` after each epoch; where it holds some already, training
+    goes on from the last one and ends as if it had never stopped.
+
+    Args:
+        network: A fresh network.
+        train: Training rows.
+        validation: Held-out rows; without them the last epoch is kept.
+        adapter: Learning rates and constraints.
+        posterior: Decides how the head follows the adapter.
+        settings: Epochs, batch size, seed.
+        directory: For checkpoints.
+        early_stopping: Whether to stop after `settings.patience` epochs without a better
+            validation NLL, and keep the best epoch; otherwise the last one is kept.
+        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
+        feature_scores: Names of scores to fit beside the posterior at the end.
+        logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
+        on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
+        prior: What the language model says of the classes; None for a prior mean of zero.
+        restore: Called before each checkpoint; see `AlternatingTrainer`.
+        description: Title of the progress bar; None shows none.
+    """
+    torch.manual_seed(settings.seed)
+    shown = description is not None
+    fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
+    begin_adapter(
+        network, adapter, posterior, train, seed=settings.seed, last=fit.last, shown=shown
+    )
+    began = time.perf_counter()
+    num_passed = set_feature_scale(network, train.texts)
+    passed = (time.perf_counter() - began) * len(train.labels) / num_passed
+    # A final fit that starts over takes the prior mean for the features as they are by then: the
+    # language model's answer would be a poor start of what adapters learn.
+    waits = posterior.starts_over(adapter_trains=True)
+    factor = None if prior is None or waits else centre(network, prior, train)
+    num_train = len(train.labels)
+    held = validation if early_stopping else None
+    if shown:
+        classes, features = network.head.mean_weight.shape
+        num_held = 0 if held is None else len(held.labels)
+        sizes = TrainingSizes(classes, features, num_train, num_held)
+        announce_training(settings, posterior, sizes, pass_seconds=passed)
+        announce_final_fit(posterior, sizes, shown=fit_last)
+    steps = settings.num_steps(num_train)
+    run = TrainingRun(network, adapter, num_train, steps, settings.batch_size)
+    weights = posterior.training(run)
+    sampler = layer_sampler(network, adapter, posterior, settings, num_train)
+    with quiet_transformers(), plain_environment(), ExitStack() as stack:
+        if network.encoder.backbone.device.type == "cuda":
+            # The Trainer makes the network's GPU the current one.
+            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
+        trainer = _trainer(
+            fit,
+            held,
+            weights,
+            sampler,
+            directory=directory,
+            on_epoch=on_epoch,
+            restore=restore,
+            title=description,
+        )
+        if sampler is not None:
+            stack.callback(sampler.finish)
+        trainer.train(resume_from_checkpoint=fit.last)
+        trainer.load_best()
+    chosen: dict[str, float | str] = {}
+    if fit_last:
+        posterior.before_last_layer(
+            final_fit(network, train, validation, seed=settings.seed, shown=shown)
+        )
+        if prior is not None and waits:
+            network.eval()
+            factor = centre(network, prior, train, start=False)
+        chosen = fit_posterior(
+            network,
+            posterior,
+            train,
+            validation,
+            feature_scores=feature_scores,
+            logit_scale=logit_scale,
+            seed=settings.seed,
+            progress=shown,
+        )
+    return FitResult(
+        _history(trainer.state.log_history),
+        _best_epoch(trainer),
+        chosen,
+        summary(network.sites) if network.full is None else network.full.summary(),
+        {} if sampler is None else sampler.record(trainer.state.global_step),
+        factor,
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the parts of a training are made from; `last` is the checkpoint that it goes on from."""
+
+    network: Network
+    train: LabelledTexts
+    adapter: Adapter
+    posterior: Posterior
+    settings: TrainingSettings
+    last: str | None
+
+
+def _trainer(
+    fit: _Fit,
+    held: LabelledTexts | None,
+    weights: WeightTraining,
+    sampler: Lisa | None,
+    *,
+    directory: Path,
+    on_epoch: EpochHook | None,
+    restore: Restore,
+    title: str | None,
+) -> AlternatingTrainer:
+    """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
+    network, train = fit.network, fit.train
+    rows = TrainingFeatures(train.texts)
+    validate = _validation(fit, rows, held)
+    return AlternatingTrainer(
+        network,
+        _optimizer(fit, weights),
+        train=train.texts,
+        labels=train.labels,
+        update_head=_head_update(fit, rows),
+        settings=what_is_left(fit.settings, fit.last),
+        directory=directory,
+        validate=validate,
+        callbacks=[
+            *_callbacks(fit.settings, validate is not None, on_epoch, title),
+            *weights.callbacks,
+            # Last, as it puts the rates back that a posterior's own steps follow.
+            *([] if sampler is None else [LayerSwitches(sampler, network)]),
+        ],
+        noise=weights.noise,
+        schedule=weights.schedule,
+        restore=restore,
+    )
+
+
+def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
+    network, adapter = fit.network, fit.adapter
+    own = fit.posterior.head_training().lr
+    head_lr = fit.settings.head_lr if own is None else own
+    return adapter.optimizer(
+        network,
+        list(network.head.parameters()),
+        head_lr,
+        more=weights.parameters,
+        euclidean=weights.optimizer,
+    )
+
+
+def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -> Validate | None:
+    """Return the measure that chooses the epoch; None where nothing does."""
+    if held is None:
+        return None
+    if not fit.posterior.chooses_epoch:
+        logger.warning(
+            "posterior %r trains for all its epochs: the validation rows choose nothing",
+            fit.posterior.name,
+        )
+        return None
+    # Epochs are chosen under the link that predictions will be made with.
+    drawing = drawing_of(fit.posterior)
+
+    def validate(network: Network, step: int) -> dict[str, float]:
+        train = None
+        if network.head.uses_training_features:
+            features = rows.at(network, step)
+            train = (features, fit.train.labels.to(features.device))
+        return validation_metrics(network, train, held, drawing)
+
+    return validate
+
+
+def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+    training, labels = fit.posterior.head_training(), fit.train.labels
+    if training.step == "refit":
+        steps_per_epoch = math.ceil(len(labels) / fit.settings.batch_size)
+        every = max(1, steps_per_epoch // training.count)
+        return Refits(fit.network.head, every, rows, labels)
+    if training.step == "joint":
+        return JointSteps(len(labels))
+    return GradientSteps(training.count, len(labels))
+
+
+class _AfterEpoch(TrainerCallback):
+    def __init__(self, hook: EpochHook) -> None:
+        self._hook = hook
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook(round(state.epoch), kwargs["model"])
+
+
+def _callbacks(
+    settings: TrainingSettings, validates: bool, on_epoch: EpochHook | None, title: str | None
+) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
+    if title is not None:
+        callbacks.append(TrainingBar(title))
+    if validates:
+        callbacks.append(Patience(settings.patience))
+    if settings.stop_after is not None:
+        callbacks.append(StopAfter(settings.stop_after))
+    if on_epoch is not None:
+        callbacks.append(_AfterEpoch(on_epoch))
+    return callbacks
+
+
+def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Gather the Trainer's log, which has an entry for each kind of event, by epoch."""
+    epochs: dict[int, dict[str, float]] = {}
+    names = {"loss": "loss", "eval_nll": "validation_nll", "eval_accuracy": "validation_accuracy"}
+    for entry in log:
+        found = {name: float(entry[key]) for key, name in names.items() if key in entry}
+        if found:
+            epoch = round(entry["epoch"])
+            epochs.setdefault(epoch, {"epoch": epoch}).update(found)
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def _best_epoch(trainer: AlternatingTrainer) -> int:
+    steps = trainer.state.best_global_step or trainer.state.global_step
+    return math.ceil(steps / len(trainer.get_train_dataloader()))

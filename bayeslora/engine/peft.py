@@ -1,0 +1,176 @@
+"""A fitted adapter as a checkpoint for PEFT, with a note on how to load it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
+from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
+from bayeslora.backbones.embedded import EMBEDDED_MODELS
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.tokens import usable_length
+from bayeslora.engine import export as merged
+from bayeslora.engine.model import Fitted
+from bayeslora.engine.progress import quiet_transformers
+from bayeslora.errors import InputError
+from bayeslora.files import read_json
+from bayeslora.plain_text import visible
+
+NOTE = "README.md"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+_FEATURES, _CLASSIFIER = "FEATURE_EXTRACTION", "SEQ_CLS"
+_LOADERS = {
+    _FEATURES: "peft.AutoPeftModelForFeatureExtraction",
+    _CLASSIFIER: "peft.AutoPeftModelForSequenceClassification",
+    None: "peft.PeftModel",
+}
+
+
+@dataclass(frozen=True)
+class PeftExport:
+    """What was written, in words.
+
+    Attributes:
+        loader: What loads it, such as `peft.AutoPeftModelForFeatureExtraction`.
+        notes: What has to be known beside that, a sentence each.
+    """
+
+    loader: str
+    notes: tuple[str, ...]
+
+
+def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> PeftExport:
+    """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
+
+    `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
+    classification with `head`; None where `prefix` names another class. A path on this machine
+    leads nowhere elsewhere: an embedded backbone is named by its hub id (our own reader finds the
+    short name in the metadata of the tensors), and a directory by the hub id that its configuration
+    says it came from. A directory without one is named by its path, and the notes say so.
+
+    Args:
+        fitted: One network with sites.
+        directory: Exists already.
+        prefix: What comes before the layers' names in the model that PEFT will wrap.
+        head: Whether the mean last layer goes with it; `prefix` is then that of the classifier.
+
+    Raises:
+        InputError: With `head`, see `merged.classifier_head`; else see `export_peft`.
+    """
+    network, name = fitted.network, fitted.record.backbone["name"]
+    last: dict[str, Tensor] = {}
+    if head:
+        prefix, last = merged.classifier_head(fitted)
+    task = _CLASSIFIER if head else None if prefix else _FEATURES
+    embedded = EMBEDDED_MODELS.get(name)
+    base = embedded.hub_id if embedded else str(network.encoder.model.name_or_path or name)
+    folder = str(Path(base).resolve()) if Path(base).is_dir() else ""
+    base = (_origin(Path(folder)) or folder) if folder else base
+    export_peft(
+        network.sites,
+        directory,
+        base,
+        prefix,
+        last,
+        task_type=task,
+        embedded=name if embedded else None,
+    )
+    found = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
+    (directory / NOTE).write_text(_readme(fitted, base, found, head=head), encoding="utf-8")
+    return found
+
+
+def _origin(folder: Path) -> str:
+    """Return the hub id that a model directory was saved from, by its configuration, or nothing."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name = config.get("_name_or_path") if isinstance(config, dict) else None
+    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
+
+
+def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
+    name, classes = fitted.record.backbone["name"], fitted.record.classes
+    depth = fitted.record.backbone.get("depth")
+    notes = []
+    if depth:
+        notes.append(
+            f"it is for the first {depth} layers of its base: load it with "
+            f"num_hidden_layers={depth}, or its answers are wrong"
+        )
+    if head:
+        # PEFT's file has no place for the names.
+        notes.append(f"num_labels={len(classes)}; its classes are {visible(','.join(classes))}")
+    else:
+        notes.append(
+            "it gives the backbone's states, not classes: the last layer is not in it"
+            " (--head adds that of a decoder)"
+        )
+    if name in EMBEDDED_MODELS and EMBEDDED_MODELS[name].difference:
+        notes.append(
+            f"its base is {base}, of which the embedded {name} is a copy"
+            f" {EMBEDDED_MODELS[name].difference}: outputs differ a little"
+        )
+    if folder and folder == base:
+        notes.append(
+            f"its base is the directory {visible(folder)} of this machine; elsewhere load a copy "
+            "of it yourself and pass it to peft.PeftModel.from_pretrained"
+        )
+    elif folder:
+        notes.append(
+            f"its base is {base}, from which the directory {visible(folder)} was saved by its own "
+            "account; if its weights were changed since, pass a copy of the directory to "
+            "peft.PeftModel.from_pretrained"
+        )
+    return notes
+
+
+def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
+    record, encoder = fitted.record, fitted.network.encoder
+    module, _, loader = found.loader.rpartition(".")
+    depth, template = (record.backbone.get(name) for name in ("depth", "template"))
+    options = f", num_labels={len(record.classes)}" if head else ""
+    options += f", num_hidden_layers={depth}" if depth else ""
+    load = f'model = {loader}.from_pretrained("PATH OF THIS DIRECTORY"{options})'
+    if loader == "PeftModel":
+        load = f'model = {loader}.from_pretrained(base, "PATH OF THIS DIRECTORY")  # base: {base!r}'
+    pooling = merged.POOLING[encoder.backbone.kind]
+    length = usable_length(encoder.backbone, record.max_length)
+    facts = [
+        f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
+        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
+        f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
+        *([f"- Texts stand in the template `{visible(template)}`"] if template else []),
+        *(f"- {note[0].upper()}{note[1:]}" for note in found.notes),
+    ]
+    listed = "\n".join(facts)
+    return (
+        f"# LoRA adapter for PEFT\n\n```python\nfrom {module} import {loader}\n\n{load}\n```\n\n"
+        f"{listed}\n\nUncertainty is not exported: this is the mean network.\n"
+    )
+
+
+def peft_spectrum(
+    directory: str | Path, *, backbone: str | None = None, **loading: Any
+) -> list[SiteSpectrum]:
+    """Return the spectrum of every layer that a checkpoint adapts.
+
+    Args:
+        directory: In PEFT's layout, with a LoRA that a plain site can reproduce.
+        backbone: Where its base model is; None takes what the checkpoint names.
+        loading: Options of `load_backbone`.
+
+    Raises:
+        InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
+    """
+    base = backbone or read_peft(directory).base_model_name
+    if not base:
+        raise InputError(f"{directory} does not name its base model; say backbone=... (--backbone)")
+    with quiet_transformers():
+        model = load_backbone(base, **loading).model
+    return [spectrum(site) for site in load_peft(model, directory)]

@@ -1,0 +1,159 @@
+"""Predictions piece by piece, so that memory does not grow with the number of rows.
+
+Texts are tokenised, run and forgotten a piece at a time (`checked_rows.PIECE`), whoever asks:
+`predict` in Python and on the command line give the same numbers, since a row meets the same others
+in its batch. Every piece has the same draws of the weights and of the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from bayeslora.engine.data import Unknown, say_truncation, unknown_labels
+from bayeslora.engine.predict import answer, num_passes, to_predictions
+from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.settings import LabelledExamples
+from bayeslora.option_checks import as_seed
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import check_draws, check_link
+from bayeslora.predictions.record import Predictions
+from bayeslora.tasks.examples import Examples
+
+if TYPE_CHECKING:
+    from bayeslora.engine.model import Fitted
+
+DEFAULT_LINK = "mc"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How logits become predictions.
+
+    Attributes:
+        num_samples: Draws from the posterior; None for its own number, 0 for the mean weights.
+        link: From logits to probabilities.
+        seed: Of the draws.
+        unknown: Whether a label that is no class is kept as a column, `ood`.
+    """
+
+    num_samples: int | None
+    link: str
+    seed: int
+    unknown: Unknown
+
+    @classmethod
+    def of(
+        cls,
+        posterior: Posterior,
+        *,
+        num_samples: int | None = None,
+        link: str | None = None,
+        seed: int = 0,
+        unknown: Unknown = "error",
+    ) -> Drawing:
+        """Return what was asked for, with the posterior's own link where none was.
+
+        Raises:
+            InputError: An option is not allowed.
+        """
+        if num_samples is not None:
+            check_draws(posterior, num_samples)
+        check_link(posterior, link)
+        chosen = link or posterior.link or DEFAULT_LINK
+        return cls(num_samples, chosen, as_seed(seed), unknown)
+
+
+def predict_pieces(
+    fitted: Fitted,
+    pieces: Iterable[LabelledExamples],
+    drawing: Drawing,
+    *,
+    total: int,
+    done: int = 0,
+    keep: bool = False,
+    say: bool = True,
+) -> Iterator[Predictions]:
+    """Yield the predictions of each piece.
+
+    Args:
+        fitted: The classifier.
+        pieces: Rows with their labels [N] int64, -1 where unlabelled or unknown.
+        drawing: How to draw.
+        total: Rows in all, for the progress bar.
+        done: Rows that were predicted before.
+        keep: Whether the states of the frozen layers stay in memory for another call.
+        say: Whether to log how many texts were cut.
+    """
+    encoder = fitted.network.encoder
+    members = len(fitted.members)
+    passes = 1 + num_passes(fitted.posterior, drawing.num_samples, members)  # frozen layers: one
+    cut = rows = 0
+    source = ""
+    with progress_bar(
+        "predict", passes * total, shown=fitted.progress, unit="text", done=passes * done
+    ) as advance:
+        for examples, labels in pieces:
+            with quiet_transformers():
+                texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
+            known = LabelledTexts(texts, labels)
+            yield predict_texts(fitted, examples, known, drawing, advance=advance)
+            if not keep:
+                encoder.forget(texts)
+            source = examples.source
+            cut += texts.tokens.num_truncated
+            rows += len(examples)
+    if say:
+        say_truncation(source, cut, rows, encoder.max_length)
+
+
+def predict_texts(
+    fitted: Fitted,
+    examples: Examples,
+    texts: LabelledTexts,
+    drawing: Drawing,
+    *,
+    advance: Advance,
+    features: Tensor | None = None,
+) -> Predictions:
+    """Return the predictions of prepared texts.
+
+    Args:
+        fitted: The classifier.
+        examples: N rows.
+        texts: The same rows, prepared.
+        drawing: How to draw.
+        advance: Called with the number of texts after each batch of a pass.
+        features: [N, d], where this network has given them already.
+    """
+    posterior = fitted.posterior
+    draws = drawing.num_samples
+    codes = texts.labels.numpy()
+    answers = answer(
+        fitted.network,
+        fitted.members,
+        posterior,
+        texts.texts,
+        features=features,
+        num_samples=draws,
+        seed=drawing.seed,
+        advance=advance,
+    )
+    unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
+    return to_predictions(
+        answers,
+        fitted.record.classes,
+        link=drawing.link,
+        num_samples=posterior.num_samples or 0 if draws is None else draws,
+        seed=drawing.seed,
+        feature_scores=fitted.network.feature_scores,
+        notes=fitted.notes(num_passes(posterior, draws, len(fitted.members))),
+        name=fitted.name,
+        labels=codes if (codes >= 0).any() else None,
+        ids=examples.ids,
+        columns={**examples.further, **unknown},
+    )

@@ -1,0 +1,120 @@
+"""Progress bars on stderr, for all long work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from bayeslora.plain_text import visible
+
+STEPS = 10
+"""Lines of one job at most, unless it takes long."""
+
+LEAST_SECONDS, MOST_SECONDS = 10.0, 300.0
+"""Between two lines; work that ends sooner shows none."""
+
+
+def open_bar(description: str, total: int, *, unit: str = "", done: int = 0) -> Any:
+    """Return an open bar of tqdm, or what stands in for it where stderr is no terminal.
+
+    Args:
+        description: Title, of any text.
+        total: Steps altogether.
+        unit: What a step is.
+        done: Steps that were done before, which do not count for the speed.
+    """
+    import tqdm.auto
+    import tqdm.std
+
+    title = visible(description)
+    is_notebook = tqdm.auto.notebook_tqdm is not tqdm.std.tqdm
+    if not (sys.stderr.isatty() or is_notebook):
+        return Lines(title, total, unit=unit, done=done)
+    return tqdm.auto.tqdm(total=total, initial=done, desc=title, unit=unit, file=sys.stderr)
+
+
+class Lines:
+    """Progress as a few lines; the part of tqdm's interface that is used here."""
+
+    def __init__(self, title: str, total: int, *, unit: str = "", done: int = 0) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._first = self._done = self._last = done
+        self._begun = self._said = time.monotonic()
+        self._beside = ""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_postfix(self, values: Mapping[str, str]) -> None:
+        """Show these values in the lines to come."""
+        self._beside = "".join(f"; {name} {value}" for name, value in values.items())
+
+    def update(self, steps: int) -> None:
+        """Count steps, and write a line where it is time for one."""
+        self._done += steps
+        since = time.monotonic() - self._said
+        far = (self._done - self._last) * STEPS >= self._total
+        if since >= MOST_SECONDS or (far and since >= LEAST_SECONDS):
+            self._write()
+
+    def close(self) -> None:
+        """Write how far it came, where the last line does not say it and it took long."""
+        if self._done > self._last and time.monotonic() - self._begun >= LEAST_SECONDS:
+            self._write()
+        self._last = self._done
+
+    def _write(self) -> None:
+        from tqdm.std import tqdm
+
+        now = time.monotonic()
+        self._last, self._said = self._done, now
+        spent, steps = now - self._begun, self._done - self._first
+        left = spent * (self._total - self._done) / max(1, steps)
+        times = tqdm.format_interval(spent)
+        if left:
+            times += f", about {tqdm.format_interval(left)} left"
+        share = f"{self._title}: {self._done / self._total:.0%}"
+        counts = f"{self._done:,} of {self._total:,} {self._unit}s"
+        sys.stderr.write(f"{share} ({counts}, {times}{self._beside})\n")
+        sys.stderr.flush()
+
+
+Advance = Callable[[int], object]
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int, *, shown: bool, unit: str = "", done: int = 0
+) -> Iterator[Advance]:
+    """Yield a function that advances a bar on stderr, or one that does nothing.
+
+    The bar starts at `done`; how fast it goes is computed without that part.
+    """
+    if not shown or total == 0:
+        yield lambda _: None
+        return
+    with open_bar(description, total, unit=unit, done=done) as bar:
+        yield bar.update
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and notices off the terminal while the context lasts."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

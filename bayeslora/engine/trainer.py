@@ -1,0 +1,386 @@
+"""Adapter and head in alternation, as a Hugging Face Trainer.
+
+Each step computes the batch's features once, lets the head follow them (gradient steps on the
+detached features), and then takes one step of the adapter against the updated head. The Trainer
+brings the loop, checkpoints, resumption and the learning rate schedule.
+
+Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+
+from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.durable import naming_full_disk
+from bayeslora.engine.checkpoints import (
+    WEIGHTS,
+    best_state,
+    checkpoint_state,
+    forget_old,
+    seal,
+    write_best,
+)
+from bayeslora.engine.head_updates import HeadUpdate, Moment
+from bayeslora.engine.network import Network
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.training import PassNoise
+
+logger = logging.getLogger(__name__)
+
+Validate = Callable[[Network, int], dict[str, float]]
+Restore = Callable[[], bool]
+"""Makes the directory of the checkpoints again if it is gone; returns whether it was."""
+
+
+def nothing_to_restore() -> bool:
+    """Return false: the directory is a temporary one of this process."""
+    return False
+
+
+class AlternatingTrainer(Trainer):
+    """Trains a `Network`: head steps and adapter steps in turn."""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: AlternatingOptimizer,
+        *,
+        train: PreparedTexts,
+        labels: Tensor,
+        update_head: HeadUpdate,
+        settings: TrainingSettings,
+        directory: Path,
+        validate: Validate | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        noise: PassNoise = nullcontext,
+        schedule: str = "cosine",
+        restore: Restore = nothing_to_restore,
+    ) -> None:
+        """Set up the loop.
+
+        Args:
+            network: What is trained; its adapter and head parameters are in `optimizer`.
+            optimizer: Steps of both blocks.
+            train: The training texts.
+            labels: [N] int64 class indices.
+            update_head: How the head follows the adapter.
+            settings: Epochs, batch size, warm-up, seed.
+            directory: Where checkpoints go, one an epoch.
+            validate: Returns the metrics after so many steps, with `nll`; training then keeps the
+                best epoch.
+            callbacks: More callbacks of the Trainer's own kind.
+            noise: What each training pass, forward and backward, happens under.
+            schedule: Learning rates after the warm-up: `cosine` or `constant`.
+            restore: Called before each checkpoint; makes the directory again if it is gone.
+        """
+        sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
+        self._batches = sampler
+        self._validate = validate
+        self._update_head = update_head
+        self._noise = noise
+        self._restore = restore
+        self._best: dict[str, Tensor] | None = None
+        super().__init__(
+            model=network,
+            args=training_arguments(
+                settings,
+                directory,
+                len(sampler),
+                validates=validate is not None,
+                device=network.feature_scale.device,
+                schedule=schedule,
+            ),
+            data_collator=Collator(train, labels),
+            train_dataset=RowNumbers(len(train)),
+            eval_dataset=RowNumbers(0) if validate is not None else None,
+            optimizers=(optimizer, None),
+            callbacks=callbacks,
+        )
+        # It prints to stdout, which belongs to results.
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def network(self) -> Network:
+        """The network, outside of any wrapper."""
+        network: Network = self.accelerator.unwrap_model(self.model)
+        return network
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of similar length in an order fixed by seed and epoch."""
+        loader = DataLoader(
+            RowNumbers(len(self._batches.lengths)),
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+        )
+        prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Update the head on the batch's features, then leave the adapter's gradient in place.
+
+        Raises:
+            InputError: No adapter has an influence on the features.
+        """
+        model.train()
+        batch = self._prepare_inputs(inputs)
+        labels = batch.pop("labels")
+        with self._noise(batch):
+            return self._pass(model, batch, labels)
+
+    def _pass(self, model: torch.nn.Module, batch: Batch, labels: Tensor) -> Tensor:
+        features = model(batch)
+        if not features.requires_grad:
+            raise InputError("no feature depends on the adapters; choose other target_modules")
+        optimizer = _unwrapped(self.optimizer)
+        now = Moment(self.network, optimizer, features.detach(), labels, self._step)
+        self._update_head(now)
+        loss = self._update_head.adapter_loss(now, features)
+        loss = loss / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        self._update_head.after(now)
+        return loss.detach()
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return the metrics of the network as it is, and tell the callbacks."""
+        if self._validate is None:
+            return {}
+        self.network.eval()
+        found = self._validate(self.network, self._step)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    @property
+    def _step(self) -> int:
+        return int(self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.network.trained_state(), folder / WEIGHTS)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.state.best_global_step == self._step:
+            state = self.network.trained_state()
+            self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
+        try:
+            self._made_again()
+        except (InputError, OSError) as error:
+            logger.warning(
+                "no checkpoint after step %d: %s; the fit goes on without", self._step, error
+            )
+            return
+        try:
+            self._write_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError):
+            if not self._made_again():
+                raise
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        directory = Path(str(self.args.output_dir))
+        with naming_full_disk(directory):
+            super()._save_checkpoint(model, trial)
+            seal(directory / f"checkpoint-{self._step}")
+        forget_old(directory)
+
+    def _made_again(self) -> bool:
+        """Make the directory of the checkpoints again if it is gone; return whether it was."""
+        if not self._restore():
+            return False
+        directory = Path(str(self.args.output_dir))
+        logger.warning("%s was deleted and is made again; the fit goes on", directory)
+        best = self.state.best_global_step
+        if self._best is not None and best is not None and best != self._step:
+            write_best(directory, best, self._best)
+        return True
+
+    def load_best(self) -> None:
+        """Load the tensors of the best epoch, where validation rows chose one."""
+        if self._best is not None:
+            self.network.load_trained_state(self._best)
+
+    def _load_from_checkpoint(
+        self,
+        resume_from_checkpoint: str,
+        model: torch.nn.Module | None = None,
+    ) -> None:
+        self.network.load_trained_state(checkpoint_state(resume_from_checkpoint))
+        self._best = best_state(resume_from_checkpoint)
+
+
+def _unwrapped(optimizer: Any) -> AlternatingOptimizer:
+    """Return our optimizer from inside the wrapper that accelerate puts around it."""
+    inner: AlternatingOptimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+_SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def training_arguments(
+    settings: TrainingSettings,
+    directory: Path,
+    steps: int,
+    *,
+    validates: bool,
+    device: torch.device,
+    schedule: str,
+) -> TrainingArguments:
+    """Return the Trainer's arguments for a fit.
+
+    Args:
+        settings: Epochs, batch size, warm-up, seed.
+        directory: Where checkpoints go.
+        steps: Of an epoch.
+        validates: Whether validation rows choose the epoch.
+        device: Where the network is.
+        schedule: `cosine` or `constant`.
+    """
+    when = "epoch" if validates else "no"
+    arguments = _Arguments(
+        output_dir=str(directory),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        lr_scheduler_type=_SCHEDULES[schedule],
+        warmup_steps=round(settings.warmup * steps * settings.epochs),
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        eval_strategy=when,
+        save_strategy="epoch",
+        # Old checkpoints are deleted by `forget_old`, and the best epoch is loaded by `load_best`,
+        # which do not depend on where a directory was when it was written.
+        save_total_limit=None,
+        load_best_model_at_end=False,
+        metric_for_best_model="nll" if validates else None,
+        greater_is_better=False if validates else None,
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=device.type == "cpu",
+    )
+    # Several GPUs in one process would share one network whose layers are swapped in place.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    if device.type == "cuda" and arguments.world_size == 1:
+        _stay(arguments, device)
+    return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Arguments of a Trainer that leaves a network on the GPU that it is on."""
+
+    chosen: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, in the place of the first GPU."""
+        first = super().device
+        return first if self.chosen is None else self.chosen
+
+
+def _stay(arguments: _Arguments, device: torch.device) -> None:
+    """Let Trainer and Accelerate, which move network and batches, both take `device`."""
+    arguments.chosen = device
+    # All states of Accelerate share this one's attributes.
+    arguments.distributed_state.device = device
+    torch.cuda.set_device(device)
+
+
+_POOL_BATCHES = 8
+
+
+class RowNumbers(Dataset[int]):
+    """The row numbers 0 to N - 1; the collator turns them into a batch."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
+class LengthBatchSampler(Sampler[list[int]]):
+    """Random batches of similar length, the same for the same seed and epoch.
+
+    Rows are shuffled, sorted by length within pools of a few batches, cut into batches, and the
+    batches are shuffled. Padding stays low and every epoch sees every row once.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.drop_last = False
+        self.lengths = lengths
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of epoch `epoch`, counted from 0."""
+        self._epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(len(self.lengths))
+        pool = self.batch_size * _POOL_BATCHES
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            rows = order[start : start + pool]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            batches += [
+                rows[first : first + self.batch_size].tolist()
+                for first in range(0, len(rows), self.batch_size)
+            ]
+        for place in rng.permutation(len(batches)):
+            yield batches[place]
+
+
+class Collator:
+    """Turns row numbers into a padded batch with its labels."""
+
+    def __init__(self, prepared: PreparedTexts, labels: Tensor) -> None:
+        """Keep the texts and their labels [N] int64."""
+        self._prepared = prepared
+        self._labels = labels
+
+    def __call__(self, rows: list[int]) -> Batch:
+        """Return the batch of `rows`, with `labels` [B] int64."""
+        return {**self._prepared.collate(rows), "labels": self._labels[torch.tensor(rows)]}

@@ -1,0 +1,204 @@
+"""Laws of fits in which layers rest; a test class inherits them by giving a recipe."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_fits import equal_states, fresh
+from transformers import TrainerCallback
+
+from bayeslora.adapters.lisa.policy import draw
+from bayeslora.engine import loop as fit_module
+
+
+class StoppedError(Exception):
+    """Stands for the end of the process."""
+
+
+class StopAt(TrainerCallback):
+    """Saves after every step up to one, and dies after that."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_save = state.global_step <= self._step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self._step:
+            raise StoppedError
+
+
+class SamplingLaws:
+    """Inherit and define `adapter`, and `sampling` where it is not the adapter that samples.
+
+    `kind` names the backbone's fixture; `posterior` trains with it. There are 8 steps in 2 epochs,
+    and blocks of 3 steps, so that an epoch ends inside a block, where a fit is stopped; `stops` may
+    name other steps.
+    """
+
+    adapter = None
+    sampling = None
+    posterior = None
+    kind = "encoder"
+    stops = (4,)
+
+    @pytest.fixture
+    def backbone(self, request):
+        return request.getfixturevalue(self.kind)
+
+    @property
+    def options(self):
+        return self.sampling or self.adapter
+
+    def begin(self, backbone, **changes):
+        """Return a fit that has not begun; `changes` are of the sampling's options."""
+        adapter, sampling = self.adapter, self.sampling
+        if sampling is None:
+            adapter = replace(adapter, **changes)
+        else:
+            sampling = replace(sampling, **changes)
+        return fresh(backbone, self.posterior, adapter, layer_sampling=sampling)
+
+    def drawn(self, num_layers, steps=8):
+        blocks = range(-(-steps // self.options.interval))
+        return {n for block in blocks for n in draw(self.options, num_layers, 3, block)}
+
+    def groups(self, fit):
+        from bayeslora.engine.layer_sampling import layer_sampler
+
+        return layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+
+    def test_what_was_drawn_changes_and_all_else_is_bit_identical(self, backbone, tmp_path):
+        fit = self.begin(backbone)
+        sampler = self.groups(fit)
+        model = fit.network.encoder.model
+        before = {name: item.clone() for name, item in model.state_dict().items()}
+        base = {name: item.clone() for name, item in backbone.model.state_dict().items()}
+        fit.run(tmp_path)
+        drawn = self.drawn(len(sampler.layers))
+        moving = {id(p) for n in drawn for p in sampler.layers[n].params}
+        moving |= {id(p) for group in sampler.groups if group.always for p in group.params}
+        named = dict(model.named_parameters())
+        changed = {n for n, item in model.state_dict().items() if not torch.equal(item, before[n])}
+        allowed = {name for name, item in named.items() if id(item) in moving}
+        assert changed <= allowed
+        for number, layer in enumerate(sampler.layers):
+            names = {name for name, p in named.items() if id(p) in {id(q) for q in layer.params}}
+            assert bool(names & changed) == (number in drawn)
+        assert all(torch.equal(item, base[n]) for n, item in backbone.model.state_dict().items())
+
+    def test_every_layer_is_drawn_and_changes_in_turn(self, backbone, tmp_path):
+        """An optimiser that was built after layers had been frozen would not move all of them."""
+        fit = self.begin(backbone, num_active=1, mode="cycle", weights=None, interval=2)
+        sampler = self.groups(fit)
+        before = [[p.detach().clone() for p in layer.params] for layer in sampler.layers]
+        fit.run(tmp_path)
+        for layer, start in zip(sampler.layers, before, strict=True):
+            pairs = zip(layer.params, start, strict=True)
+            assert any(not torch.equal(now, then) for now, then in pairs), layer.name
+
+    def test_all_layers_active_and_kept_is_a_fit_without_sampling(self, backbone, tmp_path):
+        fit = self.begin(backbone)
+        count = len(self.groups(fit).layers)
+        one = self.begin(backbone, num_active=count, state="keep")
+        one.run(tmp_path / "one")
+        if self.sampling is None:
+            # There is no such fit of whole layers; with one block there is no switch either.
+            other = self.begin(backbone, num_active=count, interval=1000)
+        else:
+            other = fresh(backbone, self.posterior, self.adapter)
+        other.run(tmp_path / "other")
+        assert equal_states(one.network.trained_state(), other.network.trained_state())
+
+    def test_a_resting_layer_neither_moves_nor_has_moments(self, backbone, tmp_path, monkeypatch):
+        """Whatever else would move it: momentum, weight decay, a KL, a field, an absorption."""
+        fit = self.begin(backbone, mode="cycle", weights=None, interval=2)
+        sampler = self.groups(fit)
+        seen = []
+
+        def values():
+            return [[p.detach().clone() for p in layer.params] for layer in sampler.layers]
+
+        class Look(TrainerCallback):
+            def on_train_begin(self, args, state, control, **_):
+                self.before = values()
+
+            def on_step_end(self, args, state, control, optimizer=None, **_):
+                now = values()
+                moved = [
+                    any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+                    for one, two in zip(self.before, now, strict=True)
+                ]
+                held = [any(p in optimizer.state for p in item.params) for item in sampler.layers]
+                step = state.global_step - 1
+                seen.append((moved, held, sampler.draw(step // sampler.interval)))
+                self.before = now
+
+        self._watched(fit, tmp_path, monkeypatch, Look())
+        assert len(seen) == 8
+        for moved, held, active in seen:
+            expected = [number in active for number in range(len(held))]
+            assert held == expected
+            assert moved == expected
+
+    def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
+        whole = self.begin(backbone, ramp=2)
+        expected = whole.run(tmp_path / "whole")
+        for stop in self.stops:
+            path = tmp_path / f"stopped-{stop}"
+            with pytest.raises(StoppedError), monkeypatch.context() as patch:
+                self._watched(self.begin(backbone, ramp=2), path, patch, StopAt(stop))
+            assert (path / f"checkpoint-{stop}").is_dir()
+            resumed = self.begin(backbone, ramp=2)
+            torch.manual_seed(4321)
+            found = resumed.run(path)
+            assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+            assert found.layer_sampling == expected.layer_sampling
+
+    def test_an_exception_leaves_every_flag_as_it_was(self, backbone, tmp_path, monkeypatch):
+        fit = self.begin(backbone)
+        flags = {name: p.requires_grad for name, p in fit.network.named_parameters()}
+        assert any(flags.values())
+        with pytest.raises(StoppedError):
+            self._watched(fit, tmp_path, monkeypatch, StopAt(4))
+        assert {name: p.requires_grad for name, p in fit.network.named_parameters()} == flags
+
+    def test_a_fit_leaves_every_flag_as_it_was_and_says_what_it_drew(self, backbone, tmp_path):
+        fit = self.begin(backbone)
+        flags = {name: p.requires_grad for name, p in fit.network.named_parameters()}
+        record = fit.run(tmp_path).layer_sampling
+        assert {name: p.requires_grad for name, p in fit.network.named_parameters()} == flags
+        assert record == self.groups(fit).record(8)
+        assert record["interval"] == 3
+        assert len(record["blocks"]) == 3
+
+    def test_trained_tensors_load_into_a_fresh_network(self, backbone, tmp_path):
+        fit = self.begin(backbone)
+        fit.run(tmp_path, fit_last=False)
+        state = fit.network.trained_state()
+        other = self.begin(backbone)
+        other.network.load_trained_state(state)
+        # An unfitted head may hold NaN, which equals nothing.
+        loaded = other.network.trained_state()
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[n], state[n]) for n in state if n.startswith("adapter."))
+        batch = fit.train.texts.collate([0, 1, 2])
+        fit.network.eval()
+        other.network.eval()
+        with torch.no_grad():
+            assert torch.equal(fit.network(batch), other.network(batch))
+
+    def test_stored_checkpoints_of_other_draws_are_refused(self, backbone, tmp_path, monkeypatch):
+        with pytest.raises(StoppedError), monkeypatch.context() as patch:
+            self._watched(self.begin(backbone), tmp_path, patch, StopAt(4))
+        with pytest.raises(Exception, match="interval 3"):
+            self.begin(backbone, interval=2).run(tmp_path)
+
+    @staticmethod
+    def _watched(fit, directory, patch, callback):
+        """Train with one more callback, after all others."""
+        known = fit_module._callbacks
+        patch.setattr(fit_module, "_callbacks", lambda *a: [*known(*a), callback])
+        fit.run(Path(directory))

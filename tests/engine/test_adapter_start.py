@@ -1,0 +1,182 @@
+"""A context is run once, through the frozen prefix, before training; then it is remembered."""
+
+import dataclasses
+import logging
+import os
+
+import pytest
+import torch
+from small_fits import equal_states, fresh
+from test_fit import KilledError, die_after
+from tiny import toy_rows
+
+from bayeslora import MLE
+from bayeslora.adapters.corda.options import CorDA
+from bayeslora.adapters.corda.start import corda
+from bayeslora.adapters.stats import load_moments, second_moments
+from bayeslora.engine import adapter_start
+from bayeslora.engine.adapter_start import begin_adapter, read_texts
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.readers import load_examples
+
+CORDA = CorDA(r=4, num_layers=2)
+KEPT = tuple(row["text"] for row in toy_rows(40, 8))
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "second-moments"
+
+
+def begin(backbone, adapter=CORDA):
+    return fresh(backbone, MLE(), adapter)
+
+
+def started(fit):
+    begin_adapter(fit.network, fit.adapter, fit.posterior, fit.train, seed=0)
+    return fit.network.trained_state()
+
+
+def layers_run(fit, act):
+    """How many texts each layer sees while `act()` runs."""
+    layers = fit.network.encoder.model.layers
+    seen = [0] * len(layers)
+
+    def count(place):
+        return lambda _, inputs: seen.__setitem__(place, seen[place] + len(inputs[0]))
+
+    handles = [layer.register_forward_pre_hook(count(n)) for n, layer in enumerate(layers)]
+    act()
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_training_rows_are_the_context_and_their_prefix_is_not_run_again(decoder):
+    fit = begin(decoder)
+    below, *above = layers_run(fit, lambda: started(fit))
+    assert above == [30, 30]
+    # At most one text, which finds out what the layer below the split returns.
+    assert below <= 1
+
+
+def test_sites_start_where_the_backbones_own_inputs_say(decoder):
+    """Gathered on the backbone without adapters or prefix, all texts in one padded batch."""
+    fit = begin(decoder)
+    started(fit)
+    plain, batch = decoder.clone().model, fit.train.texts.tokens.pad(range(30))
+    layers = {site.name: plain.get_submodule(site.name) for site in fit.network.sites}
+    moments = second_moments(lambda inputs: plain(**inputs), layers, [batch])
+    for site in fit.network.sites:
+        expected = corda(site.weight, moments[site.name], 4, 1.0)
+        torch.testing.assert_close(site.B0 @ site.A0, expected.B @ expected.A, atol=1e-5, rtol=0)
+        assert torch.equal(site.A.weight, site.A0)
+        assert torch.count_nonzero(site.delta()) == 0
+
+
+def test_what_was_gathered_is_read_from_disk(decoder, cache):
+    first = started(begin(decoder))
+    (path,) = cache.iterdir()
+    assert sorted(load_moments(path)) == sorted(
+        f"layers.{n}.self_attn.{kind}" for n in (1, 2) for kind in ("q_proj", "v_proj")
+    )
+    fit = begin(decoder)
+    states = []
+    assert layers_run(fit, lambda: states.append(started(fit))) == [0, 0, 0]
+    assert equal_states(first, states[0])
+
+
+def test_other_texts_lengths_targets_and_weights_are_gathered_anew(decoder, encoder, cache):
+    fit = begin(decoder)
+    started(fit)
+    started(begin(decoder, dataclasses.replace(CORDA, r=2)))
+    assert len(list(cache.iterdir())) == 1
+    started(begin(decoder, dataclasses.replace(CORDA, target_modules=("k_proj",))))
+    started(begin(decoder, dataclasses.replace(CORDA, context=KEPT)))
+    started(begin(decoder, dataclasses.replace(CORDA, context_rows=7)))
+    started(begin(encoder))
+    assert len(list(cache.iterdir())) == 5
+
+
+def test_a_damaged_file_is_gathered_again(decoder, cache, caplog):
+    first = started(begin(decoder))
+    (path,) = cache.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    assert equal_states(started(begin(decoder)), first)
+    assert "is damaged" in caplog.text
+    assert "the context is run again" in caplog.text
+    load_moments(path)
+
+
+def test_a_directory_that_cannot_be_written_is_said(decoder, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "file"))
+    started(begin(decoder))
+    assert "second moments cannot be kept in" in caplog.text
+
+
+def test_the_oldest_files_make_room(decoder, cache, monkeypatch):
+    monkeypatch.setenv("BAYESLORA_CACHE_GIB", repr(25_000 / (1 << 30)))
+    for age, name in ((100, "old"), (10, "new")):
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / f"{name}.safetensors").write_bytes(bytes(12_000))
+        os.utime(cache / f"{name}.safetensors", (1e9 - age, 1e9 - age))
+    started(begin(decoder))
+    names = {path.stem for path in cache.iterdir()}
+    assert "old" not in names
+    assert "new" in names
+    assert len(names) == 2
+
+
+def test_a_context_of_its_own_takes_the_place_of_the_rows(decoder):
+    own = started(begin(decoder, dataclasses.replace(CORDA, context=KEPT)))
+    assert not equal_states(own, started(begin(decoder)))
+    fit = begin(decoder, dataclasses.replace(CORDA, context=KEPT, context_rows=10))
+    # The prefix of texts that are new is run, on the kept ones only.
+    assert layers_run(fit, lambda: started(fit))[1:] == [10, 10]
+
+
+def test_few_tokens_are_said(decoder, caplog):
+    with caplog.at_level(logging.WARNING):
+        started(begin(decoder))
+        assert "tokens for the" not in caplog.text
+        started(begin(decoder, dataclasses.replace(CORDA, context=("the cat", "a dog"))))
+    assert "the context has 4 tokens for the 16 inputs of layers.1.self_attn.q_proj" in caplog.text
+    assert "with fewer than 64" in caplog.text
+
+
+def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(decoder, tmp_path, monkeypatch, cache):
+    """Resumed, it does not run the context again, whether or not the cache is there still."""
+    whole = begin(decoder)
+    expected = whole.run(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        begin(decoder).run(tmp_path / "again", on_epoch=die_after(2))
+    for path in cache.iterdir():
+        path.unlink()
+
+    def never(*_, **__):
+        raise AssertionError("the context is run again")
+
+    monkeypatch.setattr(adapter_start, "second_moments", never)
+    resumed = begin(decoder)
+    assert resumed.run(tmp_path / "again") == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+
+
+def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
+    path = tmp_path / "generic.jsonl"
+    path.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
+    adapter = CorDA(mode="kpm", context=str(path))
+    found = read_texts(adapter, DataColumns("sentence", "label", None))
+    assert found.context == ("a cat", "rain")
+    assert found.recorded()["context"].startswith("2 texts, sha256 ")
+    assert adapter.recorded()["context"] == str(path)
+    with pytest.raises(InputError, match="'text'"):
+        read_texts(adapter, DataColumns())
+    with pytest.raises(InputError, match=r"nowhere\.jsonl"):
+        read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
+    held = load_examples([{"sentence": "rain"}], text_column="sentence")
+    with pytest.raises(InputError, match=r"1 of the validation texts.*'rain'"):
+        read_texts(adapter, DataColumns("sentence", "label", None), held)

@@ -1,0 +1,270 @@
+"""Head and adapter in turn: who moves when, and by which gradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_fits import GRADIENT, POLAR, equal_states, fresh
+from tiny import CLASSES
+
+from bayeslora import MAP, MLE, VBLL, Laplace
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import build_optimizer
+from bayeslora.engine import rows
+from bayeslora.engine.build import build_network
+from bayeslora.engine.head_updates import (
+    GradientSteps,
+    JointSteps,
+    Moment,
+    Refits,
+    TrainingFeatures,
+)
+from bayeslora.engine.rows import set_feature_scale
+from bayeslora.engine.trainer import AlternatingTrainer
+
+POSTERIORS = [
+    MLE(),
+    MAP(),
+    GRADIENT,
+    replace(GRADIENT, bound="knowles_minka"),
+    replace(GRADIENT, bound="mc"),
+    replace(GRADIENT, training_covariance="dense"),
+    Laplace(),
+]
+
+
+def trainer_of(fit, directory, update_head=None):
+    set_feature_scale(fit.network, fit.train.texts)
+    optimizer = build_optimizer(
+        fit.network.sites, list(fit.network.head.parameters()), fit.adapter, head_lr=0.05
+    )
+    trainer = AlternatingTrainer(
+        fit.network,
+        optimizer,
+        train=fit.train.texts,
+        labels=fit.train.labels,
+        update_head=update_head or GradientSteps(1, len(fit.train.labels)),
+        settings=fit.settings,
+        directory=directory,
+    )
+    # `train` sets it.
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+@pytest.mark.parametrize("most", [3, 1000])
+def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, encoder, most):
+    monkeypatch.setattr(rows, "SCALE_ROWS", most)
+    fit = fresh(encoder)
+    count = set_feature_scale(fit.network, fit.train.texts)
+    last = len(fit.train.labels) - 1
+    chosen = [0, round(last / 2), last] if most == 3 else range(last + 1)
+    features = fit.network.encoder.features(fit.train.texts)[list(chosen)]
+    assert count == len(chosen)
+    assert float(fit.network.feature_scale) == pytest.approx(
+        features.square().sum(1).mean().sqrt().item()
+    )
+
+
+def batch_of(fit, size=6):
+    rows = list(range(size))
+    return {**fit.train.texts.collate(rows), "labels": fit.train.labels[rows]}
+
+
+def adapter_gradients(network):
+    return {
+        f"{site.name}.{key}": None if value.grad is None else value.grad.clone()
+        for site in network.sites
+        for key, value in site.trainable().items()
+    }
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS, ids=repr)
+def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, tmp_path, posterior):
+    fit = fresh(encoder, posterior)
+    trainer = trainer_of(fit, tmp_path)
+    before = fit.network.trained_state()
+    trainer.training_step(fit.network, batch_of(fit))
+    after = fit.network.trained_state()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("head.") for name in moved)
+    # Gradients of the head would count in the clipping of the adapter's.
+    assert all(item.grad is None for item in fit.network.head.parameters())
+    cores = [item for name, item in adapter_gradients(fit.network).items() if "core" in name]
+    assert all(float(item.norm()) > 0 for item in cores)
+
+
+def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder, tmp_path):
+    """A decoder has no dropout, so the same pass can be repeated."""
+    fit = fresh(decoder, GRADIENT)
+    trainer = trainer_of(fit, tmp_path)
+    batch = batch_of(fit)
+    trainer.training_step(fit.network, dict(batch))
+    found = adapter_gradients(fit.network)
+    fit.network.zero_grad()
+    labels = batch.pop("labels")
+    head, features = fit.network.head, fit.network(batch)
+    logits = features @ head.mean.detach().T
+    variance = features.square() @ head.spread.detach().exp().square().T
+    # Jensen's bound: E log softmax >= m_y - log sum exp(m + v / 2).
+    bound = logits[torch.arange(6), labels] - (logits + variance / 2).logsumexp(1)
+    (-bound.mean()).backward()
+    for name, expected in adapter_gradients(fit.network).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
+
+
+def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
+    """The adapter's gradient is the ELBO's at the head of before, and the head moves by its own."""
+    fit = fresh(decoder, GRADIENT)
+    trainer = trainer_of(fit, tmp_path, JointSteps(30))
+    batch = batch_of(fit)
+    before = fit.network.trained_state()
+    trainer.training_step(fit.network, dict(batch))
+    found = adapter_gradients(fit.network)
+    after = fit.network.trained_state()
+    assert all(item.grad is None for item in fit.network.head.parameters())
+    fit.network.load_trained_state(before)
+    fit.network.zero_grad()
+    labels = batch.pop("labels")
+    fit.network.head.loss(fit.network(batch), labels, 30).backward()
+    for name, expected in adapter_gradients(fit.network).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
+    # The first step of Adam goes by its learning rate against the gradient's sign.
+    slope = fit.network.head.mean.grad
+    moved = (after["head.mean"] - before["head.mean"])[slope.abs() > 1e-6]
+    torch.testing.assert_close(moved, -0.05 * slope.sign()[slope.abs() > 1e-6], rtol=1e-2, atol=0)
+
+
+def test_the_head_does_not_see_the_adapter(encoder):
+    """Its update gets features without a graph, so no gradient can reach the adapter."""
+    fit = fresh(encoder, GRADIENT)
+    optimizer = build_optimizer(fit.network.sites, list(fit.network.head.parameters()), POLAR, 0.05)
+    batch = batch_of(fit)
+    labels = batch.pop("labels")
+    before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
+    GradientSteps(3, 30)(Moment(fit.network, optimizer, fit.network(batch).detach(), labels, 0))
+    assert all(item is None for item in adapter_gradients(fit.network).values())
+    after = fit.network.trained_state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_the_head_takes_its_number_of_steps(encoder, num_steps):
+    fit = fresh(encoder, GRADIENT)
+    head = fit.network.head
+    optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
+    features = torch.randn(6, 16)
+    GradientSteps(num_steps, 30)(
+        Moment(fit.network, optimizer, features, torch.tensor([0, 1, 2] * 2), 0)
+    )
+    assert int(optimizer.state[head.mean]["step"]) == num_steps
+
+
+def test_the_kl_is_weighed_by_the_training_rows(decoder, tmp_path, monkeypatch):
+    """KL/N with N of the training set, not of the batch, in every step of a fit."""
+    fit = fresh(decoder, GRADIENT, num_train=30, epochs=1)
+    seen = []
+    loss = type(fit.network.head).loss
+
+    def record(head, features, labels, num_train):
+        seen.append((len(labels), num_train))
+        return loss(head, features, labels, num_train)
+
+    monkeypatch.setattr(type(fit.network.head), "loss", record)
+    fit.run(tmp_path)
+    assert {num_train for _, num_train in seen} == {30}
+    assert sorted(size for size, _ in seen) == [6, 8, 8, 8]
+
+
+@pytest.mark.parametrize("head_lr", [1e-4, 1e-1])
+def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
+    fit = fresh(decoder, replace(GRADIENT, head_lr=head_lr), epochs=1, batch_size=30)
+    fit.run(tmp_path, fit_last=False)
+    # Adam's first step moves every weight by the learning rate; the schedule starts at its top.
+    assert float(fit.network.head.mean.detach().abs().max()) == pytest.approx(head_lr, rel=0.01)
+
+
+def test_refits_happen_when_their_turn_comes(decoder):
+    fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
+    set_feature_scale(fit.network, fit.train.texts)
+    update = Refits(fit.network.head, 3, TrainingFeatures(fit.train.texts), fit.train.labels)
+    features, labels = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
+    fit.network.train()
+    moved = []
+    for step in range(7):
+        before = fit.network.head.mean.detach().clone()
+        update(Moment(fit.network, None, features, labels, step))
+        moved.append(not torch.equal(before, fit.network.head.mean))
+        fit.network.head.mean.data.zero_()
+    assert moved == [True, False, False, True, False, False, True]
+    assert fit.network.training
+
+
+def test_a_refit_lowers_the_heads_own_loss(decoder):
+    fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
+    set_feature_scale(fit.network, fit.train.texts)
+    head = fit.network.head
+    features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
+    before = head.loss(features, fit.train.labels, 30).item()
+    update = Refits(head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
+    update(Moment(fit.network, None, features, fit.train.labels, 0))
+    assert head.loss(features, fit.train.labels, 30).item() < before - 0.1
+
+
+def test_a_head_without_a_closed_form_is_not_refitted(decoder):
+    fit = fresh(decoder, MLE())
+    with pytest.raises(TypeError, match="not PointHead"):
+        Refits(fit.network.head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
+
+
+def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
+    """30 rows in batches of 5 are 6 steps an epoch; two refits an epoch come every third step."""
+    posterior = VBLL(head_step="refit", refits_per_epoch=2)
+    fit = fresh(decoder, posterior, epochs=2, batch_size=5)
+    seen = []
+    refit = type(fit.network.head).refit
+    monkeypatch.setattr(
+        type(fit.network.head), "refit", lambda *given: seen.append(1) or refit(*given)
+    )
+    fit.run(tmp_path)
+    assert len(seen) == 4
+
+
+def test_training_features_are_computed_once_a_step(decoder, monkeypatch):
+    fit = fresh(decoder)
+    rows = TrainingFeatures(fit.train.texts)
+    first = rows.at(fit.network.train(), 0)
+    assert fit.network.training
+    for site in fit.network.sites:
+        site.core.weight.data.normal_()
+    assert rows.at(fit.network, 0) is first
+    assert not torch.allclose(rows.at(fit.network, 1), first)
+
+
+@pytest.mark.parametrize("adapter", [POLAR, LoRA(r=2, num_layers=1)], ids=["polar", "lora"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_frozen_weights_do_not_move(request, tmp_path, name, adapter):
+    host = request.getfixturevalue(name)
+    before = {key: item.clone() for key, item in host.model.state_dict().items()}
+    fit = fresh(host, VBLL(), adapter)
+    start = fit.network.trained_state()
+    fit.run(tmp_path, validates=True)
+    assert equal_states(before, dict(host.model.state_dict()))
+    assert not equal_states(start, fit.network.trained_state())
+
+
+def test_a_fresh_network_computes_what_its_backbone_does(decoder):
+    """Adapters start at zero, so the seed changes nothing yet but their directions."""
+    fit = fresh(decoder)
+    other = build_network(decoder, POLAR, VBLL(), num_classes=len(CLASSES), seed=8, max_length=32)
+    first = fit.network.encoder.features(fit.train.texts)
+    assert torch.equal(first, other.encoder.features(fit.train.texts))
+    assert not torch.equal(fit.network.sites[0].A.weight, other.sites[0].A.weight)
+
+
+def test_features_start_at_a_mean_square_norm_of_one(decoder):
+    fit = fresh(decoder)
+    set_feature_scale(fit.network, fit.train.texts)
+    features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
+    assert float(features.square().sum(1).mean()) == pytest.approx(1, rel=1e-5)

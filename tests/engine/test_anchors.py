@@ -1,0 +1,93 @@
+"""The search for TFB's noise on a trained network, against a scan."""
+
+import pytest
+import torch
+from small_fits import fresh
+
+from bayeslora import TFB
+from bayeslora.adapters.lora import LoRA
+from bayeslora.engine.final_fit import final_fit
+from bayeslora.engine.predict import answer
+from bayeslora.posteriors.weights.tfb.search import degradation_on_anchors
+
+
+@pytest.fixture(scope="module")
+def fit(encoder, tmp_path_factory):
+    fit = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
+    fit.run(tmp_path_factory.mktemp("tfb"), fit_last=False)
+    fit.kept = fit.network.trained_state()
+    return fit
+
+
+@pytest.fixture(autouse=True)
+def _same_start(fit):
+    fit.network.load_trained_state(fit.kept)
+
+
+def degradation(fit, config):
+    return degradation_on_anchors(
+        config, fit.network, fit.network.weights, fit.train.texts, fit.train.labels, seed=3
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"labels": "mean"}, {"metric": "accuracy", "tolerance": 0.05}]
+)
+def test_the_chosen_sigma_is_the_largest_of_a_scan(fit, options):
+    """The grid of the scan is that of the bisection: 2^4 intervals in log σ."""
+    config = TFB(num_steps=4, num_anchors=24, sigma_min=1e-2, sigma_max=20.0, **options)
+    weights = fit.network.weights
+    weights.fit(config, degradation(fit, config))
+    found = float(weights.sigma)
+    assert config.sigma_min < found < config.sigma_max
+    measure = degradation(fit, config)
+    accepted = []
+    for place in range(17):
+        sigma = 1e-2 * 2000 ** (place / 16)
+        weights.sigma.fill_(sigma)
+        if measure() <= config.tolerance:
+            accepted.append(sigma)
+    assert found in [pytest.approx(sigma, rel=1e-9) for sigma in accepted]
+    # The metric is nearly monotone: what the scan accepts beyond is within one interval.
+    assert max(accepted) <= found * 2000 ** (1 / 16) * (1 + 1e-9)
+
+
+def test_degradation_is_the_relative_loss_of_nll(fit):
+    """Against the NLL of predictions, over all rows with the same noise."""
+    config = TFB(num_anchors=1000, num_search_samples=4)
+    measure = degradation(fit, config)
+    fit.network.weights.sigma.fill_(5.0)
+    labels, texts = fit.train.labels, fit.train.texts
+
+    def nll_of(num_samples):
+        found = next(answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)).logits
+        samples = found.samples if num_samples else found.mean[None]
+        probs = samples.softmax(-1).mean(0)
+        return float(-probs[torch.arange(len(labels)), labels].log().mean())
+
+    mean = nll_of(0)
+    # Another order of rows makes other batches, which float32 sums in another order.
+    assert measure() == pytest.approx((nll_of(4) - mean) / mean, rel=1e-4)
+
+
+def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
+    before = next(answer(fit.network, [], TFB(), fit.validation.texts, num_samples=0)).logits
+    again = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
+    result = again.run(tmp_path)
+    assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
+    after = next(answer(again.network, [], TFB(), again.validation.texts, num_samples=0)).logits
+    torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)
+
+
+def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys, terminal):
+    fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
+    fit.run(tmp_path, fit_last=False)
+    assert capsys.readouterr().err == ""
+    quiet = final_fit(fit.network, fit.train, None, seed=0, shown=False)
+    fit.posterior.before_last_layer(quiet)
+    assert capsys.readouterr().err == ""
+    loud = final_fit(fit.network, fit.train, None, seed=0, shown=True)
+    fit.posterior.before_last_layer(loud)
+    shown = capsys.readouterr()
+    assert "search for sigma" in shown.err
+    assert shown.out == ""

@@ -1,0 +1,141 @@
+"""The model card: measured numbers, and names that cannot break out of it."""
+
+import pytest
+import yaml
+
+from bayeslora.checkpoint import ModelRecord
+from bayeslora.engine.card import model_card
+
+HOSTILE = [
+    "`code`",
+    "a\nb",
+    "\n---\ntags: [mine]\n---\n# Title",
+    "<script>alert(1)</script>",
+    "](https://example.org)",
+    "| a | b |",
+    "${{ 7 * 7 }}",
+    "größe 😀",
+]
+
+
+def record(**changes):
+    values = {
+        "backbone": {
+            "name": "smollm2-135m",
+            "fingerprint": "f",
+            "kind": "adapted",
+            "dtype": "auto",
+        },
+        "adapter": {"name": "polar", "r": 8},
+        "posterior": {"name": "vbll"},
+        "classes": ["a", "b"],
+        "columns": {"text": "text", "label": "label", "pair": None},
+        "max_length": 64,
+        "seed": 5,
+        "num_train": 640,
+        "results": {
+            "history": [
+                {"epoch": 1, "validation_nll": 0.9, "validation_accuracy": 0.5},
+                {"epoch": 2, "validation_nll": 0.41234, "validation_accuracy": 0.875},
+            ],
+            "best_epoch": 2,
+            "validation_nll": 0.39876,
+            "validation_accuracy": 0.9,
+            "posterior": {"prior_scale": 4.0, "elbo": -0.512345, "polished": "no"},
+            "adapter": {"stable_rank": 2.345, "drift": 1.2e-7},
+        },
+        "versions": {"python": "3.11.7", "bayeslora": "0.1"},
+    }
+    return ModelRecord(**values | changes)
+
+
+def front_matter(card):
+    _, head, _ = card.split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def test_measured_numbers():
+    card = model_card(record(), "abc123")
+    for part in (
+        "# Text classifier: polar + vbll on `smollm2-135m`",
+        "Sorts texts into 2 classes: `a`, `b`.",
+        "fitted to 640 training rows",
+        "Validation: NLL 0.399 nats, accuracy 0.900. Epoch 2 was chosen on these rows",
+        "- prior scale: 4",
+        "- elbo: -0.5123",
+        "- polished: no",
+        "- adapter stable rank: 2.35",
+        "- python 3.11.7, bayeslora 0.1",
+        "- seed 5, at most 64 tokens a text",
+        "- fingerprint `abc123`",
+        'from_pretrained("this-directory")',
+    ):
+        assert part in card
+
+
+def test_a_model_without_adapter_or_results():
+    card = model_card(record(adapter=None, results={}), "abc123")
+    assert "# Text classifier: vbll on `smollm2-135m`" in card
+    assert "## Measured" not in card
+
+
+def test_many_classes_are_counted_not_listed():
+    card = model_card(record(classes=[f"c{n}" for n in range(25)]), "abc123")
+    assert "`c19` and 5 more." in card
+    assert "c20" not in card
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_stay_inside_their_code_spans(name):
+    card = model_card(
+        record(
+            classes=["a", name],
+            backbone={"name": name, "fingerprint": "f", "kind": "adapted", "dtype": "auto"},
+        ),
+        "abc123",
+    )
+    assert front_matter(card) == {
+        "library_name": "bayeslora",
+        "pipeline_tag": "text-classification",
+        "base_model": name,
+        "tags": ["uncertainty", "calibration"],
+    }
+    plain = front_matter(model_card(record(), "abc123"))
+    assert front_matter(card).keys() == plain.keys()
+    body = card.split("---\n", 2)[2]
+    inside = " ".join(name.replace("`", "'").split())
+    assert f"`{inside}`" in body
+    # Outside of code spans the card is the same as with harmless names.
+    harmless = model_card(record(), "abc123").split("---\n", 2)[2]
+    assert body.replace(f"`{inside}`", "").count("\n") == harmless.count("\n")
+    outside = body.replace(f"`{inside}`", "``")
+    assert outside == harmless.replace("`smollm2-135m`", "``").replace("`b`", "``")
+
+
+def test_scores_before_and_after_calibration():
+    ends = {"low": 0.0, "high": 1.0}
+    kept = {"before": {"value": 0.7128, **ends}, "after": {"value": 0.4251, **ends}}
+    card = model_card(record(results={"validation": {"nll": kept, "ece": kept}}), "abc123")
+    assert "0.713 before calibration, 0.425 after (chosen on these rows)" in card
+    race = {"examples": "validation", "chosen": "vbll", "folds": 2, "n": 40, "rows": []}
+    race |= {"left_out": {}, "notes": []}
+    card = model_card(record(results={"validation": {"nll": kept}, "comparison": race}), "abc123")
+    assert "before calibration" not in card
+
+
+def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
+    def card(posterior, **calibration):
+        results = {"calibration": {"rows": 640, "accuracy": 0.9, **calibration}}
+        return model_card(record(posterior={"name": posterior}, results=results), "abc123")
+
+    tempered = card("temperature", fitted_to="validation", validation_rows=40)
+    assert "fitted to 40 validation rows" in tempered
+    assert "fitted to 640" not in tempered
+    assert "aleatoric" not in tempered
+    assert "fitted to 640 training rows" in card("temperature", fitted_to="train")
+    assert "fitted to no rows" in card("mle", fitted_to="nothing")
+    assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
+    # after `fit`, whose validation rows the temperature is fitted to
+    fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
+    assert "trained on 640 labelled rows" in fit
+    assert "fitted to the validation rows" in fit

@@ -1,0 +1,195 @@
+"""The prior mean from the language model: its answer at full depth, through a lens below."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import log_softmax
+from tiny import tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine.class_prior import best_factor, lens, varied
+from bayeslora.errors import InputError
+from bayeslora.tasks.readers import load_examples
+
+F64 = torch.float64
+ROWS = toy_rows(24)
+CLASSES = ("animals", "food", "weather")
+WORDS = {"animals": "cat", "food": "bread", "weather": "rain"}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("prior") / "llama"))
+
+
+def fitted(backbone, posterior="vbll", adapter="lora:r=2", **options):
+    chosen = {"template": "today {text} is", "dtype": "float32", "verbaliser": WORDS} | options
+    clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **chosen)
+    return clf.fit(ROWS, epochs=None if adapter == "none" else 1)
+
+
+def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mean(backbone):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words = {"animals": "dog", "food": "fish", "weather": "wind"}
+    clf = fitted(backbone, adapter="none", depth=1.0, verbaliser=words)
+    network = clf._known().network
+    factor = clf.record.results["prior_factor"]
+    assert factor > 0.05  # a mean of zero would prove nothing
+    model = AutoModelForCausalLM.from_pretrained(backbone).eval()
+    reader = AutoTokenizer.from_pretrained(backbone)
+    ids = reader([words[name] for name in clf.classes])["input_ids"]
+    mean = network.head.prior_mean.double() / network.feature_scale.double()
+    states, logits = [], []
+    for row in ROWS:
+        inputs = reader(f"today {row['text']} is", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            whole = model(inputs, output_hidden_states=True)
+        logits.append(whole.logits[0, -1, [item[0] for item in ids]].double())
+        states.append(whole.hidden_states[-1][0, -1].double())
+    answers, states = torch.stack(logits), torch.stack(states)
+    centre = states.mean(0)
+    share = states @ centre / centre.square().sum()
+    expected = factor * (answers - share[:, None] * answers.mean(0))
+    assert expected.std() > 1e-3
+    found = states @ mean.T
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "posterior", ["vbll", "laplace", "map", "mle", "gvbll:shrinkage=0.5,inflation=1"]
+)
+@pytest.mark.parametrize("depth", [1.0, 2])
+def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior, depth, tmp_path):
+    clf = fitted(backbone, posterior, depth=depth)
+    assert 0 <= clf.record.results["prior_factor"] <= 4
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
+
+
+@pytest.mark.parametrize("means", ["refit", "trained"])
+def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
+    """Adapters learn as without a prior mean, so that means which are kept are bit-equal."""
+    posterior = f"vbll:polish_mean={means}"
+    with_words, without = (
+        fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
+        for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")
+    )
+    states = [clf._known().network.trained_state() for clf in (with_words, without)]
+    adapters = [name for name in states[1] if name.startswith("adapter.")]
+    if means == "refit":
+        assert all(torch.equal(states[0][name], states[1][name]) for name in adapters)
+        assert with_words.record.results["prior_factor"] > 0
+        centre = with_words._known().network.head.prior_mean
+        assert centre.abs().max() > 0
+    else:
+        # Nothing is fitted anew: it is where training starts.
+        assert not all(torch.equal(states[0][name], states[1][name]) for name in adapters)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "posterior", "asked"),
+    [
+        ("none", "laplace", True),
+        ("lora:r=2", "vbll:polish_mean=refit", True),
+        ("lora:r=2", "vbll:polish_mean=trained", False),
+        ("lora:r=2", "mle", False),
+    ],
+)
+def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
+    tmp_path, adapter, posterior, asked
+):
+    model = tiny_llama(tmp_path / "llama", tie_word_embeddings=True)
+    options = {"verbaliser": None, "template": "today {text} is"}
+    clf = fitted(str(model), posterior, adapter=adapter, **options)
+    assert (clf.record.results["prior_factor"] is not None) == asked
+    numbered = [{**row, "label": CLASSES.index(row["label"])} for row in ROWS]
+    other = BayesianClassifier(model, "none", "map", dtype="float32", progress=False)
+    assert other.fit(numbered).record.results["prior_factor"] is None
+
+
+def test_an_encoder_has_no_answer(tmp_path):
+    with pytest.raises(InputError, match="encoder"):
+        fitted(str(tiny_bert(tmp_path / "bert")))
+
+
+def test_a_class_that_is_not_there_is_refused(backbone):
+    with pytest.raises(InputError, match="sports"):
+        fitted(backbone, verbaliser={"sports": "goal"})
+
+
+def test_more_texts_are_made_of_what_is_there():
+    examples = load_examples([{"text": "one two three"}, {"text": "four"}])
+    texts, pairs = varied(examples, 50)
+    assert pairs is None
+    assert len(texts) == 50
+    assert {word for text in texts for word in text.split()} == {"one", "two", "three", "four"}
+    assert varied(examples, 50) == (texts, None)
+    letters, _ = varied(load_examples([{"text": "東京"}, {"text": "大阪"}]), 30)
+    assert "東阪" in letters
+    rows = [{"text": "a b", "other": "x"}, {"text": "c d", "other": "y"}]
+    _, pairs = varied(load_examples(rows, pair_column="other"), 10)
+    assert {*pairs} == {"x", "y"}
+
+
+def test_few_texts_make_a_lens_with_their_parts(backbone):
+    """What the lens says of other texts is nearer to the whole model's answer with parts."""
+    words = {"animals": "dog", "food": "fish", "weather": "wind"}
+    few, other = toy_rows(8, 3), toy_rows(200, 5)
+    options = {"template": "today {text} is", "dtype": "float32", "verbaliser": words}
+
+    def answers(depth, texts):
+        clf = BayesianClassifier(backbone, progress=False, depth=depth, **options)
+        logits = np.log(clf.zero_shot(CLASSES, texts).predict(other).probs)
+        logits -= logits.mean(1, keepdims=True)
+        return logits - logits.mean(0)
+
+    whole, with_parts, with_all = answers(1.0, other), answers(2, few), answers(2, other)
+    share = [((found - whole) ** 2).sum() / (whole**2).sum() for found in (with_parts, with_all)]
+    assert share[1] <= share[0] < 0.7
+
+
+@pytest.mark.parametrize("count", [200, 12])
+def test_a_lens_finds_rows_that_are_there(count):
+    draw = torch.Generator().manual_seed(0)
+    low_rank = torch.randn(3, 20, generator=draw, dtype=F64)
+    states = 5 + torch.randn(count, 3, generator=draw, dtype=F64) @ low_rank
+    rows = torch.randn(2, 20, generator=draw, dtype=F64)
+    logits = states @ rows.T
+    rest = states @ lens(states, logits).T - logits
+    # The ridge takes a little.
+    assert rest.square().mean() < 0.01 * (logits - logits.mean(0)).square().mean()
+
+
+@pytest.mark.parametrize("count", [30, 20, 7])
+def test_a_lens_is_a_ridge_regression(count):
+    from sklearn.linear_model import Ridge
+
+    draw = torch.Generator().manual_seed(1)
+    states = torch.randn(count, 20, generator=draw, dtype=F64)
+    logits = torch.randn(count, 2, generator=draw, dtype=F64)
+    penalty = 0.1 * states.var(0, correction=0).sum().item()
+    expected = Ridge(alpha=penalty, fit_intercept=False).fit(states.numpy(), logits.numpy()).coef_
+    np.testing.assert_allclose(lens(states, logits), expected, atol=1e-10)
+
+
+@given(
+    logits=arrays(np.float64, (12, 3), elements=st.floats(-5, 5)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+)
+def test_the_factor_is_the_best_on_a_grid(logits, labels):
+    def loss(factor):
+        return 0.5 * factor**2 - log_softmax(factor * logits, axis=1)[range(12), labels].sum()
+
+    found = best_factor(logits, labels)
+    assert loss(found) <= min(map(loss, np.linspace(0, 4, 81))) + 1e-3
+
+
+def test_words_that_say_nothing_have_a_small_factor():
+    draw = np.random.default_rng(0)
+    assert best_factor(3 * draw.normal(size=(400, 3)), draw.integers(0, 3, 400)) < 0.05

@@ -1,0 +1,369 @@
+"""The scale of the logits by rows that were held out: the parts, the factor, and fits with it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+from tiny import tiny_llama, toy_rows
+
+from bayeslora import InputError
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import ensemble as members
+from bayeslora.engine.cross_validation import held_out_parts
+from bayeslora.links import link_probabilities
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.logit_scale import best_scale
+
+ROWS, TEST = toy_rows(24), toy_rows(15, seed=8)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=200),
+    st.one_of(st.just("auto"), st.integers(2, 7)),
+    st.integers(0, 9),
+)
+def test_parts_are_apart_and_leave_every_class_a_row(classes, cv, seed):
+    labels = np.unique(classes, return_inverse=True)[1]
+    if cv != "auto" and cv > len(labels):
+        with pytest.raises(InputError, match=str(len(labels))):
+            held_out_parts(labels, cv, seed)
+        return
+    parts = held_out_parts(labels, cv, seed)
+    held = np.concatenate([*parts, []]).astype(int)
+    assert len(set(held)) == len(held)
+    for part in parts:
+        assert set(np.delete(labels, part)) == set(labels)
+    if cv != "auto":
+        # Only a class's single row is in no part.
+        assert sorted(held) == np.flatnonzero(np.bincount(labels)[labels] > 1).tolist()
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(40, 5), (128, 5), (160, 4), (320, 2), (640, 1)])
+def test_by_default_as_many_parts_as_bring_128_rows(rows, parts):
+    found = held_out_parts(np.arange(rows) % 4, "auto", 0)
+    assert len(found) == parts
+    assert sum(map(len, found)) >= min(rows, 128)
+    assert held_out_parts(np.arange(rows) % 4, 0, 0) == []
+
+
+def test_one_row_is_never_held_out():
+    assert held_out_parts(np.zeros(1, dtype=np.int64), "auto", 0) == []
+
+
+def drawn(scale, rows, classes=3, seed=0):
+    """Return logits [N, C] that are `scale` times too small, and labels drawn from the others."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(scale=2, size=(rows, classes))
+    true = softmax(logits, axis=1).cumsum(1)
+    labels = (true < generator.random((rows, 1))).sum(1).clip(0, classes - 1)
+    return logits / scale, labels
+
+
+def answers(logits, labels, variance=0.0):
+    mean = torch.from_numpy(logits)
+    return GaussianLogits(mean, torch.full_like(mean, variance)), torch.from_numpy(labels)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 3.0), st.integers(1, 60), st.integers(0, 99))
+def test_the_factor_has_the_highest_posterior_density(scale, rows, seed):
+    logits, labels = drawn(scale, rows, seed=seed)
+    factor, before, after = best_scale([answers(logits, labels)])
+    grid = np.exp(np.linspace(-np.log(8), np.log(8), 4001))
+    places = np.arange(rows)
+    nll = [-log_softmax(one * logits, axis=1)[places, labels].sum() for one in grid]
+    best = np.argmin(nll + 0.5 * (np.log(grid) / 0.7) ** 2)
+    # The search stops at 1e-3 of the logarithm, the grid has steps of as much.
+    assert np.log(factor) == pytest.approx(np.log(grid[best]), abs=3e-3)
+    unscaled = -log_softmax(logits, axis=1)[places, labels].mean()
+    assert before == pytest.approx(unscaled, rel=1e-6)
+    assert after <= before + 1e-9
+
+
+def test_many_rows_find_the_true_factor_and_rows_that_are_all_right_no_certainty():
+    # Its standard error is 0.02 or so.
+    factor = best_scale([answers(*drawn(2.0, 5000))])[0]
+    assert factor == pytest.approx(2.0, abs=0.1)
+    sure = np.eye(3)[[0, 1, 2, 0]] * 4
+    assert 1 < best_scale([answers(sure, np.array([0, 1, 2, 0]))])[0] < 2
+
+
+def test_variances_grow_with_the_square_of_the_factor():
+    """Pieces count by their rows, whatever their number."""
+    logits, labels = drawn(1.5, 90)
+    whole = best_scale([answers(logits, labels, 0.3)], num_samples=4000)
+    parts = [answers(logits[part], labels[part], 0.3) for part in np.split(np.arange(90), 3)]
+    pieces = best_scale(parts, num_samples=4000)
+    # Draws are others in pieces.
+    assert pieces[0] == pytest.approx(whole[0], rel=0.1)
+    assert whole[0] > best_scale([answers(logits, labels)])[0]
+
+
+def test_logits_that_vary_more_than_they_differ_need_a_factor_of_their_means_alone():
+    logits, labels = drawn(1.0, 400)
+    unsure = [answers(logits / 3, labels, 1.0)]
+    _, before, joint = best_scale(unsure, num_samples=400)
+    factor, _, means = best_scale(unsure, means_alone=True, num_samples=400)
+    assert means < joint - 0.03
+    assert joint <= before
+    # by brute force
+    grid = np.exp(np.linspace(-2, 2, 81))
+    values = [
+        best_scale_loss(unsure[0], one, num_samples=400) + 0.5 * (np.log(one) / 0.7) ** 2
+        for one in grid
+    ]
+    assert np.log(factor) == pytest.approx(np.log(grid[np.argmin(values)]), abs=0.05)
+
+
+def best_scale_loss(answer, factor, num_samples):
+    gaussian, labels = answer
+    one = GaussianLogits(gaussian.mean * factor, gaussian.covariance)
+    probs = link_probabilities(one, num_samples=min(num_samples, 200)).probs
+    return -probs[torch.arange(len(labels)), labels].log().sum().item()
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("cv") / "llama"))
+
+
+def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):
+    clf = BayesianClassifier(backbone, adapter, posterior, dtype="float32", progress=False)
+    length = {} if adapter == "none" else {"epochs": 2, "batch_size": 8}
+    return clf.fit(ROWS, cv=cv, **length, **options)
+
+
+def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
+    def num_rows(rows):
+        clf = BayesianClassifier(backbone, "none", "vbll", dtype="float32", progress=False)
+        return clf.fit(rows, cv=2).record.results["logit_scale"]["num_rows"]
+
+    rows = [
+        {"text": f"{row['text']} {number}", "label": row["label"]}
+        for number, row in enumerate(ROWS)
+    ]
+    assert num_rows(rows) == len(rows)
+    # Of two equal texts both may fall into one part.
+    assert len(rows) - 20 <= num_rows([*rows, *rows[:20]]) < len(rows) + 20
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+@pytest.mark.parametrize("posterior", ["mle", "vbll:link=probit", "laplace:link=probit"])
+def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
+    if posterior.startswith("vbll") and adapter != "none":
+        # so few steps without parts would refit them
+        posterior += ",polish_mean=trained"
+    scores = {"feature_scores": ("mahalanobis", "knn")}
+    plain = fitted(backbone, 0, adapter, posterior, **scores)
+    scaled = fitted(backbone, 3, adapter, posterior, **scores)
+    found = scaled.record.results["logit_scale"]
+    assert (found["num_rows"], found["num_fits"]) == (len(ROWS), 3)
+    assert found["nll"] <= found["nll_before"]
+    assert plain.record.results.get("logit_scale") is None
+    factor = found["factor"]
+    before, after = (clf.predict(TEST, num_samples=0) for clf in (plain, scaled))
+    if posterior == "mle":
+        expected = softmax(factor * np.log(before.probs), axis=1)
+        np.testing.assert_allclose(after.probs, expected, atol=1e-5)
+    # Variances of logits grow with its square, but those of a variational layer, whose means alone
+    # are multiplied; distances know no scale.
+    square = 0 if posterior.startswith("vbll") else 2
+    for name, power in (("logit_variance", square), ("mahalanobis", 0), ("knn", 0)):
+        expected = before.scores[name] * factor**power
+        np.testing.assert_allclose(after.scores[name], expected, rtol=2e-4, atol=1e-6)
+
+
+def test_a_scaled_model_saves_loads_and_exports(backbone, tmp_path):
+    clf = fitted(backbone, 2, out=tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    expected = clf.predict(TEST).probs
+    assert np.array_equal(again.predict(TEST).probs, expected)
+    assert again.record.results["logit_scale"]["num_fits"] == 2
+    assert again.record.training["cv"] == 2
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"logits times {again.record.results['logit_scale']['factor']:.3g}" in card
+    clf.export_merged(tmp_path / "merged")
+    merged = BayesianClassifier.from_transformers(str(tmp_path / "merged"), "mle", progress=False)
+    template = clf.record.backbone["template"]
+    filled = [{**row, "text": template.replace("{text}", row["text"])} for row in TEST]
+    np.testing.assert_allclose(merged.predict(filled).probs, expected, atol=1e-5)
+
+
+def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypatch):
+    expected = fitted(backbone, 2).predict(TEST).probs
+    train, rows = members.train_network, []
+
+    def interrupted_in(last):
+        def training(network, texts, *args, **options):
+            def hook(epoch, _):
+                rows.append((len(texts.labels), epoch))
+                if len(rows) == last:
+                    raise KeyboardInterrupt
+
+            return train(network, texts, *args, **options, on_epoch=hook)
+
+        return training
+
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_in(6))
+        with pytest.raises(KeyboardInterrupt):
+            fitted(backbone, 2, out=tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_in(None))
+        resumed = fitted(backbone, 2, out=tmp_path / "model")
+    half, all_rows = len(ROWS) // 2, len(ROWS)
+    # Half of the rows take as many steps in twice the epochs. One was interrupted before its
+    # checkpoint.
+    first = [(half, 1), (half, 2), (half, 3), (half, 4), (half, 1), (half, 2)]
+    assert rows == [*first, (half, 2), (half, 3), (half, 4), (all_rows, 1), (all_rows, 2)]
+    assert np.array_equal(resumed.predict(TEST).probs, expected)
+    assert sorted(one.name for one in (tmp_path / "model").iterdir() if one.is_dir()) == []
+
+
+def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
+    assert fitted(backbone, None, "polar:r=2", "vbll").record.training["cv"] == "auto"
+    assert fitted(backbone, None, "polar:r=2", "mle").record.training["cv"] == 0
+    assert fitted(backbone, None, "none", "vbll").record.training["cv"] == 0
+    clf = BayesianClassifier(backbone, "polar:r=2", dtype="float32", progress=False)
+    assert clf.fit(ROWS, TEST, epochs=1).record.training["cv"] == 0
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapter, tmp_path):
+    clf = BayesianClassifier(backbone, adapter, "vbll:link=probit", dtype="float32", progress=False)
+    clf.fit(ROWS, TEST, out=tmp_path / "m", **({} if adapter == "none" else {"epochs": 2}))
+    factor = clf.record.results["posterior"]["logit_scale"]
+    network = clf._known().network
+    head, features = network.head, network.encoder.features
+    labels = torch.tensor([clf.classes.index(row["label"]) for row in TEST])
+    logits = head.predict(
+        network.scaled(features(network.encoder.prepare([row["text"] for row in TEST])))
+    )
+    # The means have it now.
+    before = [(logits.sharpened(1 / factor), labels)]
+    found = best_scale(before, means_alone=True, link="probit")[0]
+    assert found == pytest.approx(factor, rel=1e-3)
+    again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
+
+
+@pytest.mark.parametrize("cv", [1, -1, 25, 2.5, "five", True])
+def test_what_are_no_parts_is_refused(backbone, cv):
+    with pytest.raises(InputError, match="cv"):
+        fitted(backbone, cv)
+
+
+def test_logits_that_are_not_linear_in_the_features_are_refused(backbone):
+    with pytest.raises(InputError, match="inflation"):
+        fitted(backbone, 2, "none", "gvbll:shrinkage=0.5,inflation=2.0")
+
+
+def test_parts_beside_validation_rows_are_refused(backbone):
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", progress=False)
+    with pytest.raises(InputError, match="cv"):
+        clf.fit(ROWS, TEST, epochs=1, cv=3)
+
+
+@pytest.mark.parametrize("posterior", ["mle", "vbll:num_samples=60"])
+def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, posterior, tmp_path):
+    clf = fitted(backbone, 3, "polar:r=2", posterior, keep_folds=True, out=tmp_path / "model")
+    found, network = clf.predict(TEST), clf._fitted.network
+    assert len(clf._fitted.members) == clf.record.num_members == 3
+    texts = network.encoder.prepare([row["text"] for row in TEST])
+    alone = []
+    for state in clf._fitted.members:
+        network.load_trained_state(state)
+        with torch.no_grad():
+            features = network.scaled(network.encoder.features(texts, batch_size=64))
+            alone.append(link_probabilities(network.head.predict(features), num_samples=60))
+    network.load_trained_state(clf._fitted.members[0])
+    assert not torch.equal(alone[0].probs, alone[1].probs)
+    mean = torch.stack([one.probs for one in alone]).mean(0)
+    aleatoric = torch.stack([one.aleatoric for one in alone]).mean(0)
+    np.testing.assert_allclose(found.probs, mean, atol=1e-9)
+    np.testing.assert_allclose(found.aleatoric, aleatoric, atol=1e-9)
+    np.testing.assert_allclose(found.total, -(mean * mean.log()).sum(1), atol=1e-9)
+    assert found.metadata["passes"] == "3"
+    assert set(found.scores) == {"logit_variance", "energy", "max_logit"}
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, found.probs)
+    assert again.record.training["keep_folds"] is True
+
+
+def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypatch):
+    train, sizes = members.train_network, []
+
+    def watched(network, texts, *args, **options):
+        sizes.append(len(texts.labels))
+        return train(network, texts, *args, **options)
+
+    monkeypatch.setattr(members, "train_network", watched)
+    plain = fitted(backbone, 3)
+    kept = fitted(backbone, 3, keep_folds=True)
+    assert sizes == [16, 16, 16, len(ROWS), 16, 16, 16]
+    scale = kept.record.results["logit_scale"]
+    assert scale == plain.record.results["logit_scale"]
+    # Without it each is as its fit left it.
+    before, after = (
+        one["feature_scale"] for one in (first_fold(backbone), kept._fitted.members[0])
+    )
+    torch.testing.assert_close(before / after, torch.tensor(scale["factor"], dtype=before.dtype))
+
+
+def first_fold(backbone):
+    labels = sorted({row["label"] for row in ROWS})
+    codes = np.array([labels.index(row["label"]) for row in ROWS])
+    rest = np.setdiff1d(np.arange(len(ROWS)), held_out_parts(codes, 3, 0)[0])
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    clf.fit([ROWS[row] for row in rest], epochs=3, batch_size=8)
+    return clf._fitted.members[0]
+
+
+def test_by_default_five_folds_are_kept(backbone):
+    rows = toy_rows(200)
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    clf.fit(rows, epochs=1, cv="auto", keep_folds=True)
+    assert clf.record.num_members == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"cv": 0}, "cv"),
+        ({"cv": 2, "posterior": "laplace"}, "laplace"),
+        ({"cv": 2, "posterior": "ensemble"}, "ensemble"),
+        ({"cv": 2, "adapter": "none"}, "adapter"),
+        ({"cv": 2, "feature_scores": "knn"}, "feature"),
+        ({"cv": 2, "keep_folds": 1}, "keep_folds"),
+    ],
+)
+def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
+    with pytest.raises(InputError, match=named):
+        fitted("no-such-backbone", **{"keep_folds": True, **options})
+
+
+def test_every_fold_is_kept_where_texts_repeat(backbone):
+    """Rows whose text is among the others choose no factor, and are still left out of a fit."""
+    plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    twice = [*plain[:12], *plain[:12], *plain[12:]]
+    clf = fitted_to(twice, backbone, cv=4, keep_folds=True)
+    scale = clf.record.results["logit_scale"]
+    assert clf.record.num_members == scale["num_fits"] == 4
+    assert scale["num_rows"] < len(twice)
+    repeated = plain[:12] * 6
+    with pytest.raises(InputError, match="keep_folds"):
+        fitted_to(repeated, backbone, cv=2, keep_folds=True)
+
+
+def fitted_to(rows, backbone, **options):
+    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
+    return clf.fit(rows, epochs=1, batch_size=8, **options)
+
+
+def test_the_card_says_that_several_networks_answer(backbone, tmp_path):
+    fitted(backbone, 3, keep_folds=True, out=tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "3 networks answer together" in card
+    assert "point estimate" not in card

@@ -1,0 +1,106 @@
+"""Long work says how long: the cost model, the family that `auto` takes, and the lines."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_llama, toy_rows
+
+import bayeslora as bl
+from bayeslora import VBLL
+from bayeslora.engine.final_fit import duration
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.posteriors import cost
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.cost import affordable
+from bayeslora.posteriors.last_layer.vbll.families import fit_cost
+
+FAMILIES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_size_is_that_of_the_tensors_of_a_fit(family):
+    import torch
+
+    config = VBLL(covariance=family, rank=2, polish_bound="tilted")
+    head = build(config, 5, 3)
+    generator = torch.Generator().manual_seed(0)
+    head.fit(torch.randn(12, 5, generator=generator), torch.arange(12) % 3)
+    names = ("fitted_scale", "fitted_factor", "fitted_basis")
+    found = [getattr(head, name) for name in names if getattr(head, name) is not None]
+    assert fit_cost(config, 3, 5, 12).numbers == sum(tensor.numel() for tensor in found)
+
+
+@given(
+    family=st.sampled_from(FAMILIES),
+    sizes=st.tuples(st.integers(2, 500), st.integers(1, 1000), st.integers(2, 10_000)),
+    place=st.integers(0, 2),
+)
+def test_a_larger_problem_never_costs_less(family, sizes, place):
+    config = VBLL(covariance=family, polish_bound="tilted", bound="tilted")
+    larger = [size * (2 if index == place else 1) for index, size in enumerate(sizes)]
+    small, large = (fit_cost(config, *each) for each in (sizes, larger))
+    assert large.multiplications >= small.multiplications
+    assert large.numbers >= small.numbers
+
+
+def test_small_problems_stay_dense_and_400_classes_do_not():
+    for sizes in ((2, 576, 640), (8, 576, 640), (20, 384, 1000), (77, 384, 1000)):
+        assert affordable(VBLL(), *sizes).covariance == "dense"
+    assert affordable(VBLL(), 400, 384, 2000).covariance == "eigenbasis"
+    for family in ("dense", "low_rank"):
+        assert affordable(VBLL(covariance=family), 400, 384, 2000).covariance == family
+
+
+def test_many_classes_cost_something_whatever_the_number_of_features():
+    """Their tilts took 12 of the 12 seconds of a fit to 600 rows, 200 classes and 16 features."""
+    assert fit_cost(VBLL(), 200, 16, 600).seconds(3e10) > 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.1, "1 s"), (89, "89 s"), (436, "7 min"), (9000, "2 h")]
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("models") / "llama"))
+
+
+def fit(llama, posterior="vbll", **options):
+    clf = bl.BayesianClassifier(
+        llama, "lora:r=2", posterior, device="cpu", max_length=16, **options
+    )
+    return clf.fit(toy_rows(12), toy_rows(6, seed=1), epochs=2, batch_size=4)
+
+
+def test_a_fit_says_its_steps_before_it_starts(llama, caplog):
+    caplog.set_level("INFO", "bayeslora.engine.final_fit")
+    fit(llama, "mle")
+    steps = TrainingSettings(2, batch_size=4).num_steps(12)
+    assert f"12 rows, 2 epochs at most of 3 steps: {steps} steps, about" in caplog.text
+
+
+def test_auto_is_settled_before_the_fit_and_kept_with_the_model(
+    llama, tmp_path, monkeypatch, caplog
+):
+    options = {"progress": False}
+    dense = fit(llama, **options)
+    assert dense.record.posterior["covariance"] == "dense"
+    assert np.array_equal(
+        fit(llama, "vbll:covariance=dense", **options).predict(toy_rows(5)).probs,
+        dense.predict(toy_rows(5)).probs,
+    )
+    assert "covariance" not in caplog.text
+    monkeypatch.setattr(cost, "LARGEST_ROUND", 0)
+    assert fit(llama, "vbll:covariance=dense", **options).record.posterior == dense.record.posterior
+    assert "vbll:covariance=dense" not in caplog.text
+    clf = fit(llama, **options)
+    assert clf.record.posterior["covariance"] == "eigenbasis"
+    assert "vbll:covariance=dense" in caplog.text
+    clf.save_pretrained(tmp_path / "model")
+    monkeypatch.undo()
+    loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
+    assert np.array_equal(loaded.predict(toy_rows(5)).probs, clf.predict(toy_rows(5)).probs)

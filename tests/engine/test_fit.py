@@ -1,0 +1,329 @@
+"""Whole fits: what they keep, what they report, and going on after an interruption."""
+
+import json
+import pickle
+import random
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_fits import GRADIENT, equal_states, fresh
+
+from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.spectrum import drift
+from bayeslora.engine import loop as fit_module
+from bayeslora.engine.callbacks import epochs_without_gain
+from bayeslora.engine.checkpoints import seal
+from bayeslora.engine.final_fit import fit_posterior
+from bayeslora.engine.loop import validation_metrics
+from bayeslora.engine.rows import scaled_features
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+
+RECIPES = {
+    "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),
+    "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(head_step="gradient", bound="mc")),
+    "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
+    "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
+}
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def die_after(epoch):
+    def hook(number, _):
+        if number == epoch:
+            raise KilledError
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("recipe", "validates"), [*((name, True) for name in RECIPES), ("polar-vbll", False)]
+)
+def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, recipe, validates):
+    """The encoder has dropout, so the order of rows and every random number must come back."""
+    adapter, posterior = RECIPES[recipe]
+
+    def begin():
+        return fresh(encoder, posterior, adapter, epochs=3)
+
+    whole = begin()
+    expected = whole.run(tmp_path / "whole", validates=validates)
+    with pytest.raises(KilledError):
+        begin().run(tmp_path / "again", validates=validates, on_epoch=die_after(2))
+    resumed = begin()
+    torch.manual_seed(12345)
+    found = resumed.run(tmp_path / "again", validates=validates)
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+    assert found == expected
+    assert len(found.history) == 3
+
+
+def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, monkeypatch):
+    whole = fresh(encoder, epochs=2)
+    expected = whole.run(tmp_path / "whole", validates=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+        )
+        with pytest.raises(KilledError):
+            fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
+    resumed, seen = fresh(encoder, epochs=2), []
+    found = resumed.run(
+        tmp_path / "again", validates=True, on_epoch=lambda number, _: seen.append(number)
+    )
+    assert seen == []
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+    assert found == expected
+
+
+def test_a_fit_that_was_moved_keeps_its_best_epoch(encoder, tmp_path, monkeypatch):
+    scripted(monkeypatch, iter([0.5, 0.9, 0.8]))
+    whole = fresh(encoder, MLE(), epochs=3)
+    expected = whole.run(tmp_path / "first", validates=True, fit_last=False)
+    assert expected.best_epoch == 1
+    (tmp_path / "first").rename(tmp_path / "moved")
+    resumed = fresh(encoder, MLE(), epochs=3)
+    found = resumed.run(tmp_path / "moved", validates=True, fit_last=False)
+    assert found == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+
+
+def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(encoder, tmp_path):
+    whole = fresh(encoder, epochs=3)
+    expected = whole.run(tmp_path / "whole", validates=True)
+    with pytest.raises(KilledError):
+        fresh(encoder, epochs=3).run(tmp_path / "again", validates=True, on_epoch=die_after(3))
+    newest = tmp_path / "again" / "checkpoint-8"
+    state = newest / "trainer_state.json"
+    state.write_text(state.read_text()[:40])
+    (newest / "model.safetensors").write_bytes(b"")
+    resumed = fresh(encoder, epochs=3)
+    assert resumed.run(tmp_path / "again", validates=True) == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+
+
+def scripted(monkeypatch, values):
+    """Let validation report these NLLs, one an epoch, whatever the network does."""
+    monkeypatch.setattr(
+        fit_module,
+        "validation_metrics",
+        lambda network, *_: {"nll": next(values), "accuracy": 0.5},
+    )
+
+
+def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
+    scripted(monkeypatch, iter([0.9, 0.5, 0.7, 0.6, 0.1]))
+    states = {}
+    fit = fresh(encoder, MLE(), epochs=5, patience=2)
+    result = fit.run(
+        tmp_path,
+        validates=True,
+        on_epoch=lambda epoch, network: states.update({epoch: network.trained_state()}),
+    )
+    assert [entry["epoch"] for entry in result.history] == [1, 2, 3, 4]
+    assert [entry["validation_nll"] for entry in result.history] == [0.9, 0.5, 0.7, 0.6]
+    assert result.best_epoch == 2
+    assert equal_states(fit.network.trained_state(), states[2])
+
+
+def test_patience_outlasts_an_interruption(encoder, tmp_path, monkeypatch):
+    """One epoch without gain before the crash and one after it are two."""
+    scripted(monkeypatch, iter([0.5, 0.7]))
+    with pytest.raises(KilledError):
+        fresh(encoder, MLE(), epochs=5, patience=2).run(
+            tmp_path, validates=True, on_epoch=die_after(3)
+        )
+    scripted(monkeypatch, iter([0.6, 0.1]))
+    result = fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
+    assert [entry["validation_nll"] for entry in result.history] == [0.5, 0.7, 0.6]
+    assert result.best_epoch == 1
+
+
+def test_patience_that_ran_out_before_a_crash_allows_no_further_epoch(
+    encoder, tmp_path, monkeypatch
+):
+    scripted(monkeypatch, iter([0.5, 0.7, 0.6]))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+        )
+        with pytest.raises(KilledError):
+            fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
+    scripted(monkeypatch, iter([0.1]))
+    result = fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
+    assert len(result.history) == 3
+    assert result.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ([], 0),
+        ([{"loss": 1.0}], 0),
+        ([{"eval_nll": 1.0}], 0),
+        ([{"eval_nll": 1.0}, {"eval_nll": 2.0}, {"loss": 0.0}, {"eval_nll": 1.5}], 2),
+        # Only a lower value is a gain.
+        ([{"eval_nll": 1.0}, {"eval_nll": 1.0}], 1),
+        ([{"eval_nll": 2.0}, {"eval_nll": 1.0}], 0),
+    ],
+)
+def test_epochs_without_gain(log, expected):
+    assert epochs_without_gain(log) == expected
+
+
+def test_resuming_runs_no_code_from_a_checkpoint(encoder, tmp_path):
+    """A pickle that would run a function is refused, not opened."""
+    with pytest.raises(KilledError):
+        fresh(encoder, epochs=2).run(tmp_path, on_epoch=die_after(2))
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    files = {path.name for path in checkpoint.iterdir()}
+    assert files == {
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "files.json",
+    }
+    clean = tmp_path / "clean"
+    shutil.copytree(checkpoint, clean)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": shutil.rmtree}, checkpoint / name)
+        seal(checkpoint)
+        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+            fresh(encoder, epochs=2).run(tmp_path)
+        shutil.copy(clean / name, checkpoint / name)
+
+
+@pytest.mark.parametrize("constraint", ["retraction", "landing", "euclidean-penalty"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_polar_factors_stay_orthonormal_and_the_record_says_so(request, tmp_path, name, constraint):
+    adapter = PoLAR(r=4, num_layers=2, constraint=constraint)
+    fit = fresh(request.getfixturevalue(name), VBLL(), adapter)
+    result = fit.run(tmp_path)
+    assert max(drift(site) for site in fit.network.sites) <= 1e-5
+    assert result.adapter["drift"] <= 1e-5
+    assert result.adapter["num_sites"] == 4
+    assert 1 <= result.adapter["stable_rank"] <= 4
+
+
+def test_training_does_not_choose_a_prior_scale(encoder, tmp_path, monkeypatch):
+    """It is the default in every step, and chosen once when the adapter is finished."""
+    fit = fresh(encoder, replace(GRADIENT, prior_scale="empirical-bayes"))
+    head, seen = fit.network.head, []
+    loss = type(head).loss
+    monkeypatch.setattr(
+        type(head),
+        "loss",
+        lambda self, *given: seen.append(self.prior_variance) or loss(self, *given),
+    )
+    result = fit.run(tmp_path, validates=True)
+    assert set(seen) == {DEFAULT_PRIOR_SCALE**2}
+    assert head.prior_variance == DEFAULT_PRIOR_SCALE**2
+    assert result.posterior["prior_scale"] != DEFAULT_PRIOR_SCALE
+
+
+def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
+    fit = fresh(encoder, VBLL())
+    fit.run(tmp_path, fit_last=False)
+    before = fit.network.trained_state()
+    rows = (scaled_features(fit.network, fit.train.texts), fit.train.labels)
+    metrics = validation_metrics(fit.network, rows, fit.validation)
+    assert equal_states(before, fit.network.trained_state())
+    # It is the NLL of a fit under the prior of the training.
+    other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
+    other.network.load_trained_state(before)
+    fit_posterior(other.network, other.posterior, other.train, None)
+    again = validation_metrics(other.network, None, other.validation)
+    assert metrics == pytest.approx(again, rel=1e-9)
+
+
+def test_without_validation_the_last_epoch_is_kept(encoder, tmp_path):
+    fit = fresh(encoder, MLE(), epochs=3)
+    last = {}
+    result = fit.run(tmp_path, on_epoch=lambda _, network: last.update(network.trained_state()))
+    assert result.best_epoch == 3
+    assert equal_states(fit.network.trained_state(), last)
+    assert all("validation_nll" not in entry for entry in result.history)
+
+
+def test_validation_rows_without_early_stopping_only_choose_the_prior(encoder, tmp_path):
+    posterior = VBLL(prior_scale="validation", polish_mean="refit")
+    fit = fresh(encoder, posterior, epochs=2)
+    result = fit.run(tmp_path, validates=True, early_stopping=False)
+    assert result.best_epoch == 2
+    assert all("validation_nll" not in entry for entry in result.history)
+    assert result.posterior["prior_scale"] in {0.5, 1.0, 2.0, 4.0, 8.0}
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_the_same_seed_gives_the_same_fit_and_another_does_not(request, tmp_path, name):
+    host = request.getfixturevalue(name)
+
+    def state(seed, folder):
+        fit = fresh(host, seed=seed)
+        fit.run(tmp_path / folder)
+        return fit.network.trained_state()
+
+    first = state(3, "a")
+    torch.manual_seed(999)
+    assert equal_states(first, state(3, "b"))
+    assert not equal_states(first, state(4, "c"))
+
+
+def test_a_fit_that_diverges_says_so(encoder, tmp_path):
+    fit = fresh(encoder, MLE(), LoRA(r=2, num_layers=2, lr=1e12))
+    with pytest.raises(InputError, match=r"not finite; .*learning rate"):
+        fit.run(tmp_path)
+
+
+def test_adapters_that_change_no_feature_are_refused(encoder, tmp_path):
+    """The pooler comes after the states that features are made of."""
+    fit = fresh(encoder, MLE(), LoRA(r=2, target_modules=("pooler.dense",)))
+    with pytest.raises(InputError, match="target"):
+        fit.run(tmp_path)
+
+
+def test_training_learns(encoder, tmp_path):
+    fit = fresh(encoder, VBLL(), epochs=6, num_train=60)
+    result = fit.run(tmp_path, validates=True)
+    losses = [entry["loss"] for entry in result.history]
+    assert losses[-1] < losses[0]
+    # ln 3 = 1.0986 is what a uniform prediction has.
+    assert min(entry["validation_nll"] for entry in result.history) < 0.9
+
+
+def test_nothing_is_written_to_stdout(encoder, tmp_path, capsys):
+    fresh(encoder).run(tmp_path, validates=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_result_is_json(encoder, tmp_path):
+    import dataclasses
+
+    result = fresh(encoder).run(tmp_path, validates=True)
+    text = json.dumps(dataclasses.asdict(result), allow_nan=False)
+    assert json.loads(text)["best_epoch"] == result.best_epoch
+
+
+def test_a_fit_leaves_the_callers_random_numbers_alone(encoder, tmp_path):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    fresh(encoder, MLE(), epochs=1).run(tmp_path)
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
+
+
+def test_no_more_than_two_checkpoints_are_kept(encoder, tmp_path):
+    for validates in (False, True):
+        folder = tmp_path / str(validates)
+        fresh(encoder, MLE(), epochs=5).run(folder, validates=validates)
+        assert len(list(folder.glob("checkpoint-*"))) <= 2

@@ -1,0 +1,185 @@
+"""A part of the one file as validation rows: as if it had been given apart, and then a refit."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_llama
+
+from bayeslora import VBLL, BayesianClassifier, Laplace, LaplaceLoRA
+from bayeslora.engine import ensemble as members
+from bayeslora.engine.cross_validation import split_off
+from bayeslora.engine.settings import TrainingData
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import DataColumns
+
+WORDS = ["red", "green", "blue", "warm", "cold", "round"]
+ROWS = [
+    {"text": f"{WORDS[n % 6]} {WORDS[n % 5]} {n}", "label": ("a", "b")[n % 6 < 3]}
+    for n in range(32)
+]
+TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
+SHARE, HELD = 0.25, 8
+QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("hold-out") / "llama"))
+
+
+def fitted(backbone, adapter="polar:r=2", posterior="vbll:link=probit", rows=ROWS, **options):
+    clf = BayesianClassifier(backbone, adapter, posterior, dtype="float32", progress=False)
+    length = {} if adapter == "none" else {"epochs": 3, "batch_size": 8}
+    return clf.fit(rows, **(length | options))
+
+
+def divided(rows=ROWS, share=SHARE, seed=0):
+    return split_off(TrainingData.read(rows, None, DataColumns()), share, seed)
+
+
+def test_a_text_is_in_one_part_and_every_row_in_one():
+    rows = [*ROWS, *ROWS[:12]]
+    data = divided(rows, 0.5)
+    kept, held = data.train[0], data.validation[0]
+    assert not {*kept.texts} & {*held.texts}
+    assert sorted([*kept.texts, *held.texts]) == sorted(row["text"] for row in rows)
+    assert len(data.train[1]) == len(kept)
+    assert {*data.train[1].tolist()} == {*data.validation[1].tolist()} == {0, 1}
+
+
+def test_texts_that_all_repeat_leave_nothing_to_hold_out():
+    rows = [{"text": text, "label": text} for text in ("a", "b")] * 10
+    with pytest.raises(InputError, match="hold_out"):
+        divided(rows, 0.2)
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+def test_rows_that_are_held_out_are_validation_rows(backbone, adapter):
+    data = divided()
+    apart = fitted(backbone, adapter, QUICK, rows=data.train[0], validation=data.validation[0])
+    held = fitted(backbone, adapter, QUICK, hold_out=SHARE)
+    assert np.array_equal(held.predict(TEST).probs, apart.predict(TEST).probs)
+    assert held.record.results == apart.record.results
+    assert held.record.data == apart.record.data
+    assert held.record.training["hold_out"] == SHARE
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
+def test_a_refit_keeps_what_the_held_out_rows_chose(backbone, adapter, tmp_path):
+    first = fitted(backbone, adapter, hold_out=SHARE)
+    clf = fitted(backbone, adapter, hold_out=SHARE, refit=True, out=tmp_path / "m")
+    results, chosen = clf.record.results, first.record.results["posterior"]
+    kept = results["held_out"]
+    assert kept["num_rows"] == HELD
+    assert kept["epochs"] == (first.record.results["best_epoch"],)
+    assert kept["logit_scale"] == chosen["logit_scale"]
+    assert kept["nll"] == pytest.approx(first.record.results["validation_nll"], rel=1e-6)
+    assert results["best_epoch"] == first.record.results["best_epoch"]
+    assert results["posterior"]["polish_mean"] == chosen["polish_mean"]
+    assert clf.record.num_train == len(ROWS)
+    assert clf.record.data["validation"] is None
+    assert "validation_nll" not in results
+    assert not np.array_equal(clf.predict(TEST).probs, first.predict(TEST).probs)
+    again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
+    assert f"{HELD} held-out rows" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, monkeypatch):
+    """Its first epoch is that of a fit to all rows of as many epochs as were allowed."""
+    train, seen = members.train_network, []
+
+    def watched(network, texts, *args, **options):
+        def hook(epoch, one):
+            trained = [value.detach().clone() for value in one.trained_state().values()]
+            seen.append((len(texts.labels), epoch, trained))
+
+        return train(network, texts, *args, **options, on_epoch=hook)
+
+    monkeypatch.setattr(members, "train_network", watched)
+    adapter, most = "lora:r=2,lr=0.05", 6
+    clf = fitted(backbone, adapter, "mle", hold_out=SHARE, refit=True, epochs=most)
+    stop = clf.record.results["held_out"]["epochs"][0]
+    assert stop < most
+    rows = [(size, epoch) for size, epoch, _ in seen]
+    assert [one for one in rows if one[0] == len(ROWS)] == [
+        (len(ROWS), epoch) for epoch in range(1, stop + 1)
+    ]
+    refit = seen[-stop][2]
+    seen.clear()
+    fitted(backbone, adapter, "mle", epochs=most)
+    assert all(torch.equal(*pair) for pair in zip(refit, seen[0][2], strict=True))
+
+
+def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
+    options = {"posterior": QUICK, "hold_out": SHARE, "refit": True}
+    expected = fitted(backbone, **options).predict(TEST).probs
+    train, rows = members.train_network, []
+
+    def interrupted_at(last):
+        def training(network, texts, *args, **given):
+            def hook(epoch, _):
+                rows.append((len(texts.labels), epoch))
+                if rows.count((len(ROWS), 1)) == last:
+                    raise KeyboardInterrupt
+
+            return train(network, texts, *args, **given, on_epoch=hook)
+
+        return training
+
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            fitted(backbone, **options, out=tmp_path / "m")
+    before = len(rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted_at(None))
+        resumed = fitted(backbone, **options, out=tmp_path / "m")
+    # The fit without the held-out rows was over.
+    assert {size for size, _ in rows[before:]} == {len(ROWS)}
+    assert np.array_equal(resumed.predict(TEST).probs, expected)
+
+
+def test_members_stop_after_epochs_of_their_own(backbone):
+    clf = fitted(backbone, "lora:r=2", "ensemble:num_members=2", hold_out=SHARE, refit=True)
+    assert len(clf.record.results["held_out"]["epochs"]) == 2
+
+
+@pytest.mark.parametrize("posterior", [Laplace(), LaplaceLoRA()])
+def test_a_precision_is_kept(posterior):
+    kept = posterior.as_chosen({"prior_precision": 3.0})
+    assert kept.prior_precision == 3.0
+    assert kept.as_chosen({"prior_precision": 4.0}) == kept
+
+
+def test_means_and_prior_are_kept():
+    chosen = {"polish_mean": "trained", "prior_scale": 4.0}
+    kept = VBLL(prior_scale="validation").as_chosen(chosen)
+    assert (kept.polish_mean, kept.prior_scale) == ("trained", 4.0)
+    # that of the training does not follow
+    assert kept.training_prior_scale == 2.0
+    assert VBLL(polish_mean="refit", prior_scale=1.0).as_chosen(chosen) == VBLL(
+        polish_mean="refit", prior_scale=1.0
+    )
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5, "half", True])
+def test_what_is_no_share_is_refused(backbone, share):
+    with pytest.raises(InputError, match="hold_out"):
+        fitted(backbone, hold_out=share)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "options"),
+    [
+        ("vbll", {"refit": True}),
+        ("vbll", {"hold_out": SHARE, "cv": 3}),
+        ("vbll", {"hold_out": SHARE, "validation": TEST}),
+        ("temperature", {"hold_out": SHARE, "refit": True}),
+        ("vbll", {"hold_out": 0.001}),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_before_anything_is_loaded(posterior, options):
+    clf = BayesianClassifier("no/such-backbone", "lora", posterior, progress=False)
+    with pytest.raises(InputError):
+        clf.fit(ROWS, **options)

@@ -1,0 +1,130 @@
+"""The KL of a posterior that depends on the input, as a part of training."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_fits import fresh
+
+from bayeslora import CLoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.engine.build import build_network
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.clora.training import KLGradient, measure
+
+LORA = LoRA(r=2, num_layers=2)
+
+
+def gradients(module):
+    return {name: item.grad.clone() for name, item in module.named_parameters()}
+
+
+def one_pass(fit, weight, step=0):
+    """Return the gradients of the gates after a pass of one batch whose loss is a sum."""
+    network = fit.network.eval()
+    gradient = KLGradient(network.weights, weight)
+    gradient.on_step_begin(None, SimpleNamespace(global_step=step), None)
+    batch = fit.train.texts.collate([0, 3, 5])
+    network.weights.zero_grad()
+    torch.manual_seed(0)
+    with gradient.noise(batch):
+        network(batch).square().sum().backward()
+    return gradients(network.weights), batch
+
+
+def test_the_gradient_is_that_of_the_loss_plus_the_weighted_kl(encoder):
+    """In float32: relative to the largest entry of a tensor."""
+    fit = fresh(encoder, CLoRA(), LORA)
+    weights = fit.network.weights
+    for site in fit.network.sites:
+        torch.nn.init.normal_(site.B.weight)
+    for gate in weights.gates:
+        torch.nn.init.normal_(gate.output.weight, std=0.1)
+    plain, batch = one_pass(fit, lambda _: 0.0)
+    both, _ = one_pass(fit, lambda step: 0.1 * step, step=3)
+    weights.zero_grad()
+    # The states of the second layer are those under the same noise.
+    torch.manual_seed(0)
+    with weights.noise(), weights.watching() as seen:
+        fit.network(batch)
+    weights.kl(seen, batch["attention_mask"]).backward()
+    for name, kl in gradients(weights).items():
+        scale = max(float(both[name].abs().max()), float(plain[name].abs().max()))
+        torch.testing.assert_close(both[name], plain[name] + 0.3 * kl, rtol=0, atol=1e-5 * scale)
+        assert float(kl.abs().max()) > 0, name
+
+
+def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatch):
+    """Also those after an epoch, from the Trainer's own count."""
+    asked = []
+
+    def weight(name, num_train, batch_size):
+        assert (name, num_train, batch_size) == ("cyclic", 30, 8)
+        return lambda step: asked.append(step) or 1 / 30
+
+    monkeypatch.setattr("bayeslora.posteriors.weights.clora.training.kl_weight", weight)
+    fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
+    assert asked == list(range(8))
+
+
+def test_spreads_follow_the_prior_where_the_rows_say_little(encoder, tmp_path):
+    def ended(prior_std):
+        config = CLoRA(prior_std=prior_std, initial_std=0.1)
+        fit = fresh(encoder, config, replace(LORA, lr=5e-3), epochs=6)
+        return fit.run(tmp_path / str(prior_std)).posterior
+
+    narrow, wide = ended(0.03), ended(0.5)
+    assert narrow["gate_std"] < 0.07
+    assert wide["gate_std"] > 0.1
+    assert all(torch.isfinite(torch.tensor(list(item.values()))).all() for item in (narrow, wide))
+
+
+def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encoder, tmp_path):
+    """One text at a time, without padding; float32 sums differ by rounding alone."""
+    fit = fresh(encoder, CLoRA(), LORA)
+    report = fit.run(tmp_path).posterior
+    weights = fit.network.weights
+    texts = fit.train.texts
+    total, count = torch.zeros(3, dtype=torch.float64), 0
+    for row in range(len(texts)):
+        batch = texts.collate([row])
+        with weights.watching() as seen, torch.no_grad():
+            fit.network(batch)
+        size = batch["attention_mask"].numel()
+        total += size * weights.figures(seen, batch["attention_mask"])
+        count += size
+    kl, change, std = (total / count).tolist()
+    expected = {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
+    assert {name: report[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert report["kl"] > 0
+    measure(fit.network, weights, texts)
+    assert weights.report() == {name: report[name] for name in expected}
+
+
+def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
+    """Validation and cached features see E at its mean, not the plain adapter."""
+    fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=4)
+    fit.run(tmp_path)
+    network = fit.network.eval()
+    before = network.encoder.features(fit.train.texts)
+    for gate in network.weights.gates:
+        torch.nn.init.zeros_(gate.output.weight[: 2**2])
+        torch.nn.init.zeros_(gate.output.bias[: 2**2])
+    assert not torch.equal(network.encoder.features(fit.train.texts), before)
+
+
+@pytest.mark.parametrize("constraint", ["landing", "euclidean-penalty"])
+def test_absorbing_drift_past_the_gate_is_refused(encoder, constraint):
+    adapter = PoLAR(r=2, num_layers=2, constraint=constraint)
+    with pytest.raises(InputError, match=f"constraint '{constraint}', absorb_every=1"):
+        build_network(encoder, adapter, CLoRA(), num_classes=3, seed=0, max_length=32)
+    soft = replace(adapter, absorb_every=0)
+    build_network(encoder, soft, CLoRA(), num_classes=3, seed=0, max_length=32)
+
+
+def test_it_learns(encoder, tmp_path):
+    fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=12, num_train=60)
+    losses = [entry["loss"] for entry in fit.run(tmp_path).history]
+    assert losses[-1] < 0.6 * losses[0]

@@ -1,0 +1,432 @@
+"""Fits in which layers rest: the laws for whole layers and for adapters, and what is refused."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from lisa_laws import SamplingLaws
+from small_fits import QUICK, equal_states, fresh
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
+from bayeslora.adapters.lisa.layers import ALWAYS
+from bayeslora.adapters.lisa.options import LISA, LayerSampling
+from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.engine.layer_sampling import LayerSwitches, layer_sampler
+from bayeslora.errors import InputError
+
+ONE_OF_TWO = LayerSampling(num_active=1, interval=3)
+WHOLE = LISA(num_active=1, interval=3, num_layers=2, lr=1e-3, weight_decay=0.1)
+
+
+class TestWholeLayersOfAnEncoder(SamplingLaws):
+    """It has dropout, so the random numbers of training have to come back as well."""
+
+    adapter = WHOLE
+    posterior = QUICK
+
+
+class TestWholeLayersOfADecoder(SamplingLaws):
+    adapter = replace(WHOLE, mode="cycle")
+    posterior = MLE()
+    kind = "decoder"
+
+
+class TestWholeLayersWithTheEmbedding(SamplingLaws):
+    adapter = replace(WHOLE, train_embedding=True, num_layers=None)
+    posterior = Laplace()
+
+
+class TestLoRA(SamplingLaws):
+    adapter = LoRA(r=2, num_layers=2, weight_decay=0.1)
+    sampling = ONE_OF_TWO
+    posterior = QUICK
+    stops = (3, 4, 7)  # at a block's end, at an epoch's end inside a block, before the last step
+
+
+class TestPoLAR(SamplingLaws):
+    adapter = PoLAR(r=2, num_layers=2)
+    sampling = replace(ONE_OF_TWO, mode="weighted", weights=(1.0, 2.0))
+    posterior = Laplace()
+    kind = "decoder"
+
+
+class TestPoLARByLanding(SamplingLaws):
+    adapter = PoLAR(r=2, num_layers=2, constraint="landing")
+    sampling = ONE_OF_TWO
+    posterior = MLE()
+
+
+class TestPiSSA(SamplingLaws):
+    """Its weight decay pulls to the start, and must not reach a layer that rests."""
+
+    adapter = PiSSA(r=2, num_layers=2, weight_decay=0.5)
+    sampling = ONE_OF_TWO
+    posterior = MLE()
+
+
+class TestS2FT(SamplingLaws):
+    adapter = S2FT(o_ratio=0.5, d_ratio=0.1, num_layers=2, weight_decay=0.5)
+    sampling = ONE_OF_TWO
+    posterior = MLE()
+
+
+class TestBLoB(SamplingLaws):
+    adapter = LoRA(r=2, num_layers=2)
+    sampling = ONE_OF_TWO
+    posterior = BLoB(num_samples=2)
+
+
+class TestCLoRA(SamplingLaws):
+    adapter = LoRA(r=2, num_layers=2)
+    sampling = ONE_OF_TWO
+    posterior = CLoRA(num_samples=2)
+
+
+def test_weights_are_as_many_as_the_backbone_has_layers(decoder):
+    """By default of the last six, and it has three."""
+    weighted = LISA(num_active=1, mode="weighted", weights=(1.0, 2.0, 3.0))
+    assert fresh(decoder, MLE(), weighted).network.full is not None
+    with pytest.raises(InputError, match=r"weights .*3 numbers.*got 6"):
+        fresh(decoder, MLE(), replace(weighted, weights=(1.0,) * 6))
+
+
+def test_layers_without_columns_are_not_drawn(decoder, tmp_path):
+    adapter = S2FT(o_ratio=0.1, d_ratio=0.0, num_layers=None)
+    fit = fresh(decoder, MLE(), adapter, layer_sampling=LayerSampling(num_active=1, interval=1))
+    with_columns = {site.name.split(".")[1] for site in fit.network.sites if site.k}
+    assert 0 < len(with_columns) < 3
+    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+    assert {group.name.split()[1] for group in sampler.groups if not group.always} == with_columns
+    record = fit.run(tmp_path).layer_sampling
+    assert record["blocks"]
+
+
+@pytest.mark.parametrize("posterior", [BLoB(), CLoRA()], ids=lambda item: item.name)
+def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, posterior):
+    sampling = replace(ONE_OF_TWO, mode="fixed")
+    fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    before = {name: item.clone() for name, item in fit.network.weights.named_parameters()}
+    (resting,) = {0, 1} - set(
+        layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30).draw(0)
+    )
+    fit.run(tmp_path)
+    # Two sites a layer: roots.0, roots.1 and gates.0…, gates.1… are of the first.
+    for name, item in fit.network.weights.named_parameters():
+        layer = int(name.split(".")[1]) // 2
+        assert torch.equal(item, before[name]) == (layer == resting), name
+
+
+@pytest.mark.parametrize("posterior", [SWAG(num_samples=2, start=0.0), TFB(num_samples=2)])
+def test_other_posteriors_over_adapters_take_resting_layers(encoder, tmp_path, posterior):
+    sampling = replace(ONE_OF_TWO, mode="cycle")
+    fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    found = fit.run(tmp_path).posterior
+    assert all(value > 0 for value in found.values() if isinstance(value, float))
+
+
+def test_tfb_needs_every_layer_drawn(encoder, tmp_path):
+    sampling = replace(ONE_OF_TWO, mode="fixed")
+    fit = fresh(encoder, TFB(), LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    message = r"'tfb' .* layer \d would never train in 8 steps; take mode=cycle"
+    with pytest.raises(InputError, match=message):
+        fit.run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tfb_takes_resting_layers_of_adapters_that_start_at_full_rank(encoder, tmp_path):
+    sampling = replace(ONE_OF_TWO, mode="fixed")
+    adapter = PiSSA(r=2, num_layers=2)
+    fit = fresh(encoder, TFB(num_samples=2), adapter, layer_sampling=sampling)
+    assert fit.run(tmp_path).posterior["sigma"] > 0
+
+
+def test_the_step_on_the_kl_rises_with_the_rate_of_the_layers(encoder, tmp_path, monkeypatch):
+    rates, shares = [], []
+    posterior = BLoB(kl_lr=1e-3, kl_weights="uniform")
+    sampling = replace(ONE_OF_TWO, interval=4, ramp=4)
+    fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
+    step = LayerSwitches.on_pre_optimizer_step
+
+    def watched(self, args, state, control, **kwargs):
+        step(self, args, state, control, **kwargs)
+        group = kwargs["optimizer"].param_groups[0]
+        rates.append(group["lr"] / group["initial_lr"])
+
+    monkeypatch.setattr(LayerSwitches, "on_pre_optimizer_step", watched)
+    monkeypatch.setattr(fit.network.weights, "kl_step", shares.append)
+    fit.run(tmp_path, fit_last=False)
+    assert len({round(rate, 6) for rate in rates}) > 4
+    # The uniform weight of a step is 1 / 30 of the rate.
+    torch.testing.assert_close(torch.tensor(shares), torch.tensor(rates) * 1e-3 / 30)
+
+
+def test_the_head_trains_at_every_step(encoder, tmp_path):
+    fit = fresh(encoder, VBLL(), WHOLE, epochs=1)
+    before = [item.clone() for item in fit.network.head.parameters()]
+    fit.run(tmp_path, fit_last=False)
+    pairs = zip(fit.network.head.parameters(), before, strict=True)
+    assert all(not torch.equal(now, then) for now, then in pairs)
+
+
+def test_the_rate_of_the_layers_rises_and_no_other(encoder, tmp_path):
+    fit = fresh(encoder, MLE(), replace(WHOLE, interval=4, ramp=4), epochs=1)
+    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+    switches = LayerSwitches(sampler, fit.network)
+    groups = [{"name": name, "lr": 0.8} for name in ("adapter", "outside", "head")]
+
+    class State:
+        global_step = 1
+
+    class Optimizer:
+        param_groups = groups
+
+    switches.on_pre_optimizer_step(None, State, None, optimizer=Optimizer)
+    assert [group["lr"] for group in groups] == [0.4, 0.8, 0.8]
+    switches.on_optimizer_step(None, State, None)
+    assert [group["lr"] for group in groups] == [0.8] * 3
+
+
+def test_a_ramp_makes_shorter_steps(encoder, tmp_path):
+    norms = []
+    for ramp in (0, 8):
+        adapter = replace(WHOLE, interval=8, ramp=ramp, mode="fixed", weight_decay=0.0)
+        fit = fresh(encoder, MLE(), adapter)
+        norms.append(fit.run(tmp_path / str(ramp)).adapter["delta_norm"])
+    # AdamW's steps have the length of the rate: (1 + … + 8) / 8 of 8 full steps.
+    assert 0.3 * norms[0] < norms[1] < 0.9 * norms[0]
+
+
+def test_layers_below_run_once_and_those_above_from_their_states(decoder):
+    fit = fresh(decoder, MLE(), WHOLE)
+    assert fit.network.encoder.first_running_layer == 1
+    assert fit.train.texts.prefix is not None
+    trained = fresh(decoder, MLE(), replace(WHOLE, train_embedding=True))
+    assert trained.network.encoder.first_running_layer == 0
+    assert trained.train.texts.prefix is None
+
+
+def test_what_trains_always_is_what_runs_after_the_layers(decoder, encoder):
+    names = set(fresh(decoder, MLE(), WHOLE).network.full.groups[ALWAYS])
+    assert names == {"norm.weight"}
+    # The pooler runs after them, and no feature depends on it.
+    assert ALWAYS not in fresh(encoder, MLE(), WHOLE).network.full.groups
+    trained = replace(WHOLE, train_embedding=True)
+    names = set(fresh(encoder, MLE(), trained).network.full.groups[ALWAYS])
+    assert "embeddings.word_embeddings.weight" in names
+    assert not any("pooler" in name for name in names)
+
+
+def test_layers_that_never_trained_are_not_saved(decoder, tmp_path):
+    fit = fresh(decoder, MLE(), replace(WHOLE, mode="fixed", num_layers=None))
+    (active,) = fit.run(tmp_path).layer_sampling["blocks"][0]
+    names = {name for name in fit.network.trained_state() if name.startswith("adapter.")}
+    heads = {name.rsplit(".", 1)[0] for name in names}
+    assert all(name.startswith((f"adapter.layers.{active}.", "adapter.norm")) for name in names)
+    assert "adapter.norm" in heads
+    assert len(names) == 1 + 9
+
+
+def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, monkeypatch):
+    """Loading it puts those that were drawn later back to where they started."""
+    from bayeslora.engine import loop as fit_module
+
+    values = iter([0.1, 0.9])
+    monkeypatch.setattr(
+        fit_module, "validation_metrics", lambda *_: {"nll": next(values), "accuracy": 0.5}
+    )
+    adapter = replace(WHOLE, mode="cycle", interval=4)
+    fit = fresh(decoder, MLE(), adapter)
+    sampler = layer_sampler(fit.network, adapter, fit.posterior, fit.settings, 30)
+    states = {}
+    result = fit.run(
+        tmp_path,
+        validates=True,
+        on_epoch=lambda epoch, network: states.update({epoch: network.trained_state()}),
+    )
+    assert result.best_epoch == 1
+    assert len(states[1]) < len(states[2])
+    assert equal_states(
+        {n: t for n, t in fit.network.trained_state().items() if n.startswith("adapter.")},
+        {n: t for n, t in states[1].items() if n.startswith("adapter.")},
+    )
+    (later,) = sampler.draw(1)
+    for name, item in fit.network.full.groups[f"layers.{later + 1}"].items():
+        assert torch.equal(item, decoder.model.get_parameter(name))
+
+
+def saved_bytes(fit, sampler, step):
+    """Return the bytes that a pass keeps for its backward pass, parameters left out."""
+    sampler.before_step(step, torch.optim.SGD([p for g in sampler.groups for p in g.params]))
+    parameters = {p.data_ptr() for p in fit.network.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = fit.network(fit.train.texts.collate(range(8)))
+    assert features.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("adapter", "sampling"),
+    [
+        (LISA(num_active=1, num_layers=None), None),
+        (LoRA(r=2, num_layers=None), LayerSampling(num_active=1)),
+    ],
+    ids=["whole layers", "sites"],
+)
+def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, adapter, sampling):
+    sizes = []
+    for layer in range(3):
+        weights = tuple(float(number == layer) for number in range(3))
+        options = {"mode": "weighted", "weights": weights}
+        one = replace(adapter, **options) if sampling is None else adapter
+        two = None if sampling is None else replace(sampling, **options)
+        fit = fresh(decoder, MLE(), one, layer_sampling=two)
+        sampler = layer_sampler(fit.network, one, fit.posterior, fit.settings, 30)
+        sizes.append(saved_bytes(fit, sampler, 0))
+    assert sizes[0] > sizes[1] > sizes[2] > 0
+
+
+class Chain(nn.Module):
+    def __init__(self, biases=(True, True)):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3, bias=biases[0]) for _ in range(4))
+        self.head = nn.Linear(3, 1, bias=biases[1])
+
+    def forward(self, x, labels=None):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return {"loss": (self.head(x)[:, 0] - labels).square().mean()}
+
+
+def chain_rows():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"x": torch.randn(3, generator=generator), "labels": torch.randn((), generator=generator)}
+        for _ in range(14)
+    ]
+
+
+def chain_trainer(model, folder, sampler, kind=Trainer, **options):
+    """Return a Trainer that is not ours, on one processor and silent."""
+    trainer = kind(
+        model,
+        TrainingArguments(
+            str(folder),
+            num_train_epochs=2,
+            per_device_train_batch_size=2,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            **options.pop("arguments", {}),
+        ),
+        train_dataset=chain_rows(),
+        callbacks=[LayerSwitches(sampler)],
+        **options,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def chain_groups(model):
+    return [Group(f"{n}", tuple(layer.parameters())) for n, layer in enumerate(model.layers)]
+
+
+def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path, caplog):
+    """Seven batches an epoch in windows of three: the last one of an epoch is short."""
+    caplog.set_level(logging.ERROR)
+    torch.manual_seed(0)
+    model = Chain()
+    groups = chain_groups(model)
+    sampler = Lisa(LayerSampling(num_active=1, interval=1), groups, 1, seed=0)
+    seen = []
+
+    class Watched(Trainer):
+        def training_step(self, *args, **kwargs):
+            active = [n for n, g in enumerate(groups) if g.params[0].requires_grad]
+            seen.append((self.state.global_step, active))
+            return super().training_step(*args, **kwargs)
+
+    windows = {"gradient_accumulation_steps": 3}
+    chain_trainer(model, tmp_path, sampler, Watched, arguments=windows).train()
+    assert [step for step, _ in seen] == [0] * 3 + [1] * 3 + [2] + [3] * 3 + [4] * 3 + [5]
+    for step, active in seen:
+        assert tuple(active) == sampler.draw(step)
+    assert len({sampler.draw(step) for step in range(6)}) > 1
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    moved = []
+    for ramp in (0, 20):
+        torch.manual_seed(0)
+        model = Chain()
+        before = {name: item.clone() for name, item in model.state_dict().items()}
+        sampler = Lisa(LayerSampling(num_active=1, ramp=ramp), chain_groups(model), 20, seed=0)
+        parts = [model.layers.parameters(), model.head.parameters()]
+        optimizer = torch.optim.SGD([{"params": list(part)} for part in parts], lr=0.01)
+        trainer = chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None))
+        trainer.train()
+        sizes = {name: (item - before[name]).norm() for name, item in model.state_dict().items()}
+        drawn = f"layers.{sampler.draw(0)[0]}.weight"
+        moved.append((float(sizes[drawn]), float(sizes["head.weight"])))
+    (layer, head), (ramped, ramped_head) = moved
+    assert 0 < ramped < 0.6 * layer
+    assert ramped_head == pytest.approx(head, rel=0.1)
+
+
+@pytest.mark.parametrize("biases", [(True, True), (False, False), (True, False)])
+def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog, biases):
+    """By default decay decides on the groups, so that one may be empty, or of biases alone."""
+    caplog.set_level(logging.ERROR)
+    model = Chain(biases)
+    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    with pytest.raises(InputError, match=r"^ramp=5 "):
+        chain_trainer(model, tmp_path, sampler).train()
+
+
+def test_in_any_trainer_names_of_groups_say_nothing(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    model = Chain()
+    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    parts = {"layers": model.layers.parameters(), "adapter": model.head.parameters()}
+    groups = [{"params": list(part), "name": name} for name, part in parts.items()]
+    optimizer = torch.optim.SGD(groups, lr=0.01)
+    switches = LayerSwitches(sampler)
+
+    class State:
+        global_step = 0
+
+    switches.on_pre_optimizer_step(None, State, None, optimizer=optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 5, 0.01]
+    switches.on_optimizer_step(None, State, None)
+    chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None)).train()
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_sharded_parameters_are_refused(kind):
+    class Args:
+        class distributed_state:  # noqa: N801
+            distributed_type = f"DistributedType.{kind}"
+
+    model = Chain()
+    groups = [Group("0", tuple(model.parameters()))]
+    switches = LayerSwitches(Lisa(LayerSampling(num_active=1), groups, 1, 0))
+    with pytest.raises(InputError, match=kind):
+        switches.on_train_begin(Args, None, None)

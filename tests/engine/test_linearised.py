@@ -1,0 +1,221 @@
+"""Laplace-LoRA on whole networks: fits, predictions, and the states that come back."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from small_fits import equal_states, fresh, rows, training_run
+from test_fit import KilledError, die_after
+
+from bayeslora import MLE, LaplaceLoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.engine.build import build_network
+from bayeslora.engine.final_fit import fit_posterior
+from bayeslora.engine.predict import answer, num_passes
+from bayeslora.engine.rows import prepare
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.laplace_lora import linearised
+from bayeslora.posteriors.weights.training import WeightTraining
+
+LORA = LoRA(r=2, num_layers=2)
+POLAR = PoLAR(r=2, num_layers=2)
+ADAPTERS = pytest.mark.parametrize("adapter", [LORA, POLAR], ids=["lora", "polar"])
+KINDS = pytest.mark.parametrize("kind", ["encoder", "decoder"])
+
+
+def texts_of(fit):
+    return prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+
+
+def logits(fit, **options):
+    return next(answer(fit.network, [], fit.posterior, texts_of(fit), **options)).logits
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder, decoder, tmp_path_factory):
+    """Return a function that gives the fit of a backbone and an adapter, run once."""
+    known, backbones = {}, {"encoder": encoder, "decoder": decoder}
+
+    def get(kind, adapter):
+        key = kind, adapter
+        if key not in known:
+            fit = fresh(backbones[kind], LaplaceLoRA(), adapter)
+            known[key] = fit, fit.run(tmp_path_factory.mktemp("fit"), validates=True)
+        return known[key]
+
+    return get
+
+
+@KINDS
+@ADAPTERS
+def test_the_covariance_is_that_of_the_adapters_gradients(request, fitted, kind, adapter):
+    """A row at a time, unpadded, in float32: gradients agree to about 1e-5 of their size."""
+    fit, _ = fitted(kind, adapter)
+    backbone = request.getfixturevalue(kind)
+    fit = refitted(backbone, fit, LaplaceLoRA(structure="full", prior_precision=2.0))
+    jacobians, probs = by_hand(fit, fit.train.texts)
+    middle = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
+    hessian = torch.einsum("ncp,nck,nkq->pq", jacobians, middle, jacobians)
+    inverse = torch.linalg.inv(hessian + 2 * torch.eye(len(hessian)).double())
+    others, _ = by_hand(fit, texts_of(fit))
+    expected = others @ inverse @ others.mT
+    torch.testing.assert_close(logits(fit).covariance, expected, atol=1e-5, rtol=1e-4)
+
+
+def refitted(backbone, fit, posterior):
+    """Return the fit's network under another posterior of the same kind, fitted."""
+    other = fresh(backbone, posterior, fit.adapter)
+    state = {
+        name: item
+        for name, item in fit.network.trained_state().items()
+        if not name.startswith("weights.")
+    }
+    own = other.network.weights.state_dict()
+    other.network.load_trained_state(
+        state | {f"weights.{name}": item for name, item in own.items()}
+    )
+    fit_posterior(other.network, posterior, other.train, None)
+    return other
+
+
+def by_hand(fit, texts):
+    """Return the Jacobians [N, C, P] of single rows, and their probabilities [N, C]."""
+    network = fit.network
+    parameters = [item.layer.weight for item in network.weights.layers]
+    head = network.head.weight
+    found, probs = [], []
+    for row in range(len(texts)):
+        features = network(texts.collate([row]))
+        values = (features @ head.T)[0]
+        probs.append(values.detach().double().softmax(-1))
+        found.append(
+            torch.stack(
+                [
+                    torch.cat([g.flatten() for g in grads]).double()
+                    for grads in (
+                        torch.autograd.grad(value, [*parameters, head], retain_graph=True)
+                        for value in values
+                    )
+                ]
+            )
+        )
+    return torch.stack(found), torch.stack(probs)
+
+
+@KINDS
+@ADAPTERS
+def test_the_mean_is_that_of_the_network_alone(fitted, kind, adapter):
+    fit, result = fitted(kind, adapter)
+    found = logits(fit)
+    assert found.covariance.shape == (12, 3, 3)
+    assert float(torch.linalg.eigvalsh(found.covariance).min()) > -1e-9
+    assert float(found.variance.min()) > 0
+    plain = next(answer(fit.network, [], MLE(), texts_of(fit))).logits
+    assert torch.equal(found.mean, plain.mean)
+    none = logits(fit, num_samples=0)
+    assert none.is_point
+    assert torch.equal(none.mean, plain.mean)
+    assert result.posterior["prior_precision"] > 0
+
+
+@ADAPTERS
+def test_training_is_that_of_maximum_likelihood(encoder, fitted, tmp_path, adapter):
+    fit, _ = fitted("encoder", adapter)
+    plain = fresh(encoder, MLE(), adapter)
+    plain.run(tmp_path, validates=True)
+    state = fit.network.trained_state()
+    for name, item in plain.network.trained_state().items():
+        assert torch.equal(state[name], item), name
+    assert fit.posterior.training(training_run(fit)) == WeightTraining()
+
+
+@ADAPTERS
+def test_predictions_share_the_frozen_prefix(fitted, adapter):
+    fit, _ = fitted("encoder", adapter)
+    assert [num_passes(fit.posterior, count, 1) for count in (None, 7, 0)] == [2, 2, 1]
+    assert num_passes(replace(fit.posterior, num_samples=0), None, 1) == 1
+    texts = texts_of(fit)
+    layers = fit.network.encoder.model.encoder.layer
+    calls = [0] * len(layers)
+
+    def count(place):
+        return lambda *_: calls.__setitem__(place, calls[place] + 1)
+
+    handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
+    seen = []
+    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
+    for handle in handles:
+        handle.remove()
+    assert calls == [0, 2, 2]
+    assert sum(seen) == 2 * 12
+
+
+@ADAPTERS
+def test_predicting_changes_nothing_and_leaves_no_hooks(fitted, adapter):
+    fit, _ = fitted("encoder", adapter)
+    before, state = fit.network.trained_state(), torch.get_rng_state()
+    first = logits(fit)
+    assert equal_states(before, fit.network.trained_state())
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(logits(fit, seed=5).covariance, first.covariance)
+    for item in fit.network.weights.layers:
+        assert not item.layer._forward_hooks
+        assert item.layer.weight.grad is None or not item.layer.weight.grad.any()
+
+
+@ADAPTERS
+def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, adapter):
+    fit, result = fitted("encoder", adapter)
+    torch.manual_seed(999)
+    again = fresh(encoder, LaplaceLoRA(), adapter)
+    assert again.run(tmp_path, validates=True) == result
+    assert equal_states(fit.network.trained_state(), again.network.trained_state())
+
+
+def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, fitted, tmp_path):
+    whole, expected = fitted("encoder", LORA)
+    with pytest.raises(KilledError):
+        fresh(encoder, LaplaceLoRA(), LORA).run(tmp_path, validates=True, on_epoch=die_after(2))
+    resumed = fresh(encoder, LaplaceLoRA(), LORA)
+    torch.manual_seed(12345)
+    assert resumed.run(tmp_path, validates=True) == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+
+
+def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
+    fit, _ = fitted("encoder", POLAR)
+    other = build_network(
+        encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
+    )
+    other.load_trained_state(fit.network.trained_state())
+    found = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
+    assert torch.equal(found.covariance, logits(fit).covariance)
+
+
+@ADAPTERS
+def test_batches_of_one_row_give_the_same(fitted, monkeypatch, adapter):
+    """In float32: the sums of a batch are in another order."""
+    fit, _ = fitted("decoder", adapter)
+    expected = logits(fit).covariance
+    monkeypatch.setattr(linearised, "_NUMBERS", 1)
+    torch.testing.assert_close(logits(fit).covariance, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, monkeypatch):
+    from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
+
+    monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
+    posterior = LaplaceLoRA(structure="full")
+    with pytest.raises(InputError, match="100 random weights"):
+        build_network(encoder, LORA, posterior, num_classes=3, seed=0, max_length=32)
+    build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
+
+
+def test_without_validation_rows_the_evidence_chooses(encoder, tmp_path, caplog):
+    fit = fresh(encoder, LaplaceLoRA(), POLAR)
+    with caplog.at_level(logging.DEBUG):
+        result = fit.run(tmp_path)
+    assert "the marginal likelihood chooses the prior" in caplog.text
+    assert result.posterior["log_evidence"] < 0

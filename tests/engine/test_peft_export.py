@@ -1,0 +1,92 @@
+"""What PEFT is told about an exported adapter, and what we find again in it."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+
+from bayeslora.adapters.peft_bridge import read_peft
+from bayeslora.backbones import embedded
+from bayeslora.backbones.peft_classifier import base_name
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine.peft import NOTE
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return classifiers on a decoder and an encoder, and their backbones' directories."""
+    folder = tmp_path_factory.mktemp("peft-export")
+    places = {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+    fits = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BAYESLORA_CACHE", str(folder / "cache"))
+        for kind, place in places.items():
+            clf = BayesianClassifier(
+                place, "lora:r=2", "mle", dtype="float32", progress=False, **WHOLE_AND_RAW
+            )
+            fits[kind] = clf.fit(toy_rows(24), epochs=1)
+    return fits, places
+
+
+def settings(directory):
+    return json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_an_adapter_without_a_last_layer_is_loaded_by_its_task(models, tmp_path, kind):
+    peft = pytest.importorskip("peft")
+    fits, places = models
+    told = fits[kind].export_peft(tmp_path / "lora")
+    config = settings(tmp_path / "lora")
+    assert (config["task_type"], config["base_model_name_or_path"]) == (
+        "FEATURE_EXTRACTION",
+        places[kind],
+    )
+    module, _, loader = told.loader.rpartition(".")
+    assert module == "peft"
+    theirs = getattr(peft, loader).from_pretrained(tmp_path / "lora").eval()
+    encoder = fits[kind]._known().network.encoder
+    batch = encoder.prepare(["the cat barks today"]).tokens.pad([0])
+    states = theirs(**{k: batch[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
+    states = states.mean(1) if kind == "bert" else states[:, -1]
+    assert states[0].tolist() == pytest.approx(
+        encoder.features(encoder.prepare(["the cat barks today"]))[0].tolist(), abs=1e-5
+    )
+    note = (tmp_path / "lora" / NOTE).read_text(encoding="utf-8")
+    assert loader in note
+    assert places[kind] in note
+
+
+def test_other_classes_have_no_task_and_heads_have_theirs(models, tmp_path):
+    fits, _ = models
+    told = fits["llama"].export_peft(tmp_path / "lm", prefix="model.")
+    assert settings(tmp_path / "lm")["task_type"] is None
+    assert told.loader == "peft.PeftModel"
+    told = fits["llama"].export_peft(tmp_path / "head", head=True)
+    assert settings(tmp_path / "head")["task_type"] == "SEQ_CLS"
+    assert ",".join(CLASSES) in told.notes[0]
+    fits["llama"].export_peft(tmp_path / "head", head=True, overwrite=True)
+
+
+def test_an_embedded_backbone_is_named_by_its_hub_id_and_found_again(models, tmp_path, monkeypatch):
+    fits, places = models
+    monkeypatch.setitem(
+        embedded.EMBEDDED_MODELS,
+        "small",
+        embedded.EmbeddedModel("none", "none", "file", "", "owner/small", "with fewer bits"),
+    )
+    monkeypatch.setattr(
+        "bayeslora.backbones.peft_classifier.embedded_directory", lambda name: places["llama"]
+    )
+    clf = fits["llama"]
+    monkeypatch.setitem(clf.record.backbone, "name", "small")
+    told = clf.export_peft(tmp_path / "lora")
+    assert settings(tmp_path / "lora")["base_model_name_or_path"] == "owner/small"
+    assert any("fewer bits" in note for note in told.notes)
+    for file in (tmp_path / "lora").iterdir():
+        assert places["llama"].encode() not in file.read_bytes()
+    with safe_open(tmp_path / "lora" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata()["bayeslora.embedded"] == "small"
+    assert read_peft(tmp_path / "lora").base_model_name == "small"
+    assert base_name(str(tmp_path / "lora")) == places["llama"]

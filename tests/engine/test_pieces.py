@@ -1,0 +1,72 @@
+"""Predictions piece by piece are those of the rows together."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import data as checked_rows
+from bayeslora.predictions.parts import joined
+from bayeslora.tasks.readers import load_examples
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    backbone = tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
+    clf = BayesianClassifier(backbone, "lora", "swag", progress=False)
+    return clf.fit(tiny.toy_rows(48), epochs=2)
+
+
+def rows(count):
+    """Return rows of which the first ones are unlabelled."""
+    made = tiny.toy_rows(count, seed=3)
+    return [{**row, "label": None if place < 5 else row["label"]} for place, row in enumerate(made)]
+
+
+def check_close(one, other):
+    assert one.ids == other.ids
+    assert np.array_equal(one.labels, other.labels)
+    assert one.metadata == other.metadata
+    for name in ("probs", "total", "aleatoric", "epistemic"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-5)
+    for name in one.scores:
+        np.testing.assert_allclose(one.scores[name], other.scores[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("posterior", [None, "laplace", "laplace_lora"])
+def test_any_piece_size_gives_the_same_rows(fitted, monkeypatch, posterior):
+    clf = fitted
+    if posterior is not None:
+        backbone = clf._backbone
+        clf = BayesianClassifier(backbone, "lora", posterior, progress=False)
+        clf.fit(tiny.toy_rows(48), epochs=1)
+    whole = clf.predict(rows(23), keep=["text"])
+    monkeypatch.setattr(checked_rows, "PIECE", 4)
+    cut = clf.predict(rows(23), keep=["text"])
+    check_close(cut, whole)
+    assert list(cut.columns["text"]) == list(whole.columns["text"])
+
+
+def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    whole = fitted.predict(rows(20))
+    last = fitted.predict(rows(20)[16:])
+    assert np.array_equal(whole.probs[16:], last.probs)
+    assert np.array_equal(whole.epistemic[16:], last.epistemic)
+
+
+def test_pieces_are_of_a_fixed_number_of_rows(monkeypatch):
+    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    found = list(checked_rows.split(load_examples(rows(20)), torch.arange(20)))
+    assert [labels.tolist() for _, labels in found] == [
+        [*range(8)],
+        [*range(8, 16)],
+        [*range(16, 20)],
+    ]
+    assert [len(examples) for examples, _ in found] == [8, 8, 4]
+
+
+def test_one_piece_is_itself(fitted):
+    found = fitted.predict(rows(7))
+    assert joined([found]) is found

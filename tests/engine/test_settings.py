@@ -1,0 +1,157 @@
+"""Training options, data as it is read, and what is shown meanwhile."""
+
+import logging
+
+import pytest
+from tiny import toy_rows
+from transformers.utils import logging as transformers_logging
+
+from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
+from bayeslora.engine import progress as bars
+from bayeslora.engine.data import encode_for, read_labelled, read_rows
+from bayeslora.engine.progress import progress_bar, quiet_transformers
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.tasks.columns import DataColumns
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
+        ({"epochs": 2.5}, "epochs must be an integer >= 1, got 2.5"),
+        ({"epochs": True}, "epochs must be an integer >= 1, got True"),
+        ({"batch_size": True}, "batch_size must be an integer >= 1, got True"),
+        ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
+        ({"patience": 0}, "patience must be an integer >= 1, got 0"),
+        ({"head_lr": 0}, "head_lr must be > 0, got 0"),
+        ({"head_lr": float("nan")}, "head_lr must be > 0, got nan"),
+        ({"warmup": 1}, "warmup must be in [0, 1), got 1"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
+        ({"seed": "a"}, "seed must be an integer from 0 to 4294967295, got 'a'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        TrainingSettings(**{"epochs": 1} | options)
+    assert message in str(caught.value)
+
+
+def record(kind, classes):
+    return ModelRecord(
+        backbone={"name": "x", "fingerprint": "f", "kind": kind, "dtype": "auto"},
+        posterior={"name": "mle"},
+        classes=list(classes),
+        columns={"text": "text", "label": "label", "pair": None},
+        max_length=8,
+        seed=0,
+        num_train=1,
+    )
+
+
+def labelled(*labels):
+    return read_rows(
+        [{"text": f"t{n}", "label": item} for n, item in enumerate(labels)], DataColumns()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "labels", "expected"),
+    [
+        (ADAPTED, ("a", "b"), ("b", "a", None), [1, 0, -1]),
+        (ADAPTED, ("1", "2", "3"), (1, 3), [0, 2]),
+        (FOREIGN, ("bad", "good"), ("good", "bad"), [1, 0]),
+        (FOREIGN, ("bad", "good"), (1, 0), [1, 0]),
+        (FOREIGN, ("bad", "good"), (1, None), [1, -1]),
+        # Stars from 1 to 3 are names, not indices.
+        (FOREIGN, ("1", "2", "3"), (1, 3), [0, 2]),
+        (FOREIGN, ("-1", "0", "1"), (-1, 1), [0, 2]),
+    ],
+)
+def test_labels_become_indices(kind, classes, labels, expected):
+    assert encode_for(record(kind, classes), labelled(*labels)).tolist() == expected
+
+
+def test_an_index_that_no_class_has_is_refused():
+    with pytest.raises(InputError, match="label 2"):
+        encode_for(record(FOREIGN, ("bad", "good")), labelled(0, 2))
+    with pytest.raises(InputError, match="label 0"):
+        encode_for(record(ADAPTED, ("bad", "good")), labelled(0, 1))
+
+
+def test_repeated_rows_are_counted_and_said(caplog):
+    rows = toy_rows(5)
+    with caplog.at_level(logging.WARNING):
+        read_labelled([*rows, {**rows[0], "id": "again"}], DataColumns())
+    assert "1 of 6 rows repeat an earlier row (same text and label)" in caplog.text
+
+
+def test_labels_are_required_for_training_only():
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
+    assert len(read_rows(rows, DataColumns())) == 2
+    with pytest.raises(InputError, match="label"):
+        read_labelled(rows, DataColumns())
+
+
+@pytest.mark.parametrize("labels", [("x", None), (None, None)])
+def test_examples_are_checked_as_files_are(labels):
+    examples = labelled(*labels)
+    with pytest.raises(InputError, match="label"):
+        read_labelled(examples, DataColumns())
+
+
+def test_transformers_is_quiet_inside_and_as_before_outside():
+    def state():
+        return transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+
+    def fail_inside():
+        with quiet_transformers():
+            assert state() == (logging.ERROR, False)
+            raise RuntimeError
+
+    before = state()
+    with pytest.raises(RuntimeError):
+        fail_inside()
+    assert state() == before
+
+
+def test_a_bar_that_is_not_shown_takes_steps_all_the_same(capsys):
+    with progress_bar("title", 3, shown=False) as advance:
+        advance(3)
+    with progress_bar("title", 0, shown=True) as advance:
+        advance(0)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_terminal_gets_a_bar(capsys):
+    with progress_bar("ti\x1btle", 3, shown=True) as advance:
+        advance(3)
+    shown = capsys.readouterr()
+    assert "ti\\x1btle: 100%" in shown.err
+    assert "\r" in shown.err
+    assert shown.out == ""
+
+
+def lines_of(capsys, monkeypatch, seconds, *, steps=100, done=0):
+    """Progress of a job whose steps take so many seconds, where stderr is no terminal."""
+    clock = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock[0])
+    with progress_bar("read", steps + done, shown=True, unit="text", done=done) as advance:
+        for _ in range(steps):
+            clock[0] += seconds
+            advance(1)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_log_gets_a_line_at_tenths_of_long_work(capsys, monkeypatch):
+    assert lines_of(capsys, monkeypatch, 0.05) == []
+    lines = lines_of(capsys, monkeypatch, 2.0)
+    assert [line.partition(" (")[0] for line in lines] == [f"read: {n}0%" for n in range(1, 11)]
+    assert lines[0] == "read: 10% (10 of 100 texts, 00:20, about 03:00 left)"
+    assert len(lines_of(capsys, monkeypatch, 0.2)) == 2
+    assert len(lines_of(capsys, monkeypatch, 300.0)) == 100
+    assert "180 of 200 texts, 02:40, about 00:40 left" in "".join(
+        lines_of(capsys, monkeypatch, 2.0, done=100)
+    )

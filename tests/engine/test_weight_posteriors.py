@@ -1,0 +1,256 @@
+"""What every posterior over adapter weights keeps to, from training to the saved model."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from small_fits import equal_states, fresh, rows, training_run
+from test_fit import KilledError, die_after
+
+from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.backbones.load import load_backbone
+from bayeslora.engine.build import build_network
+from bayeslora.engine.predict import answer, num_passes
+from bayeslora.engine.rows import prepare
+from bayeslora.errors import InputError
+from bayeslora.posteriors.weights.swag import training as swag_module
+from bayeslora.posteriors.weights.swag.training import Snapshots
+from bayeslora.posteriors.weights.training import WeightTraining
+
+LORA = LoRA(r=2, num_layers=2)
+POLAR = PoLAR(r=2, num_layers=2)
+RECIPES = {
+    "swag": (LORA, SWAG(num_samples=3, start=0.0)),
+    "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
+    "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
+    "blob": (LORA, BLoB(num_samples=3)),
+    "polar-blob": (POLAR, BLoB(num_samples=3, kl_weights="cyclic")),
+    "ivon": (LORA, IVON(num_samples=3)),
+    "polar-ivon": (POLAR, IVON(num_samples=3, beta2=0.9, ess=1e4)),
+    "scalabl": (LORA, ScalaBL(num_samples=3)),
+    "clora": (LORA, CLoRA(num_samples=3)),
+    "polar-clora": (POLAR, CLoRA(num_samples=3, kl_weights="cyclic")),
+    "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
+}
+every = pytest.mark.parametrize("recipe", RECIPES)
+
+
+def begin(backbone, recipe, **options):
+    adapter, posterior = RECIPES[recipe]
+    return fresh(backbone, posterior, adapter, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder, tmp_path_factory):
+    """Return a function that gives each recipe's fit, run once."""
+    known = {}
+
+    def get(recipe):
+        if recipe not in known:
+            fit = begin(encoder, recipe)
+            known[recipe] = fit, fit.run(tmp_path_factory.mktemp(recipe))
+        return known[recipe]
+
+    return get
+
+
+def logits(fit, **options):
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    return next(answer(fit.network, [], fit.posterior, texts, **options)).logits
+
+
+@every
+def test_draws_spread_and_follow_from_the_seed(fitted, recipe):
+    fit, _ = fitted(recipe)
+    found = logits(fit)
+    assert found.samples.shape == (3, 12, 3)
+    assert float(found.variance.min()) > 0
+    assert torch.equal(logits(fit).samples, found.samples)
+    assert not torch.equal(logits(fit, seed=1).samples, found.samples)
+    # More draws begin with the same ones.
+    assert torch.equal(logits(fit, num_samples=5).samples[:3], found.samples)
+
+
+@every
+def test_drawing_leaves_the_mean_in_place(fitted, recipe):
+    fit, _ = fitted(recipe)
+    before = fit.network.trained_state()
+    state = torch.get_rng_state()
+    logits(fit)
+    assert equal_states(before, fit.network.trained_state())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@every
+def test_no_samples_is_the_mean_network(fitted, recipe):
+    fit, _ = fitted(recipe)
+    mean = logits(fit, num_samples=0)
+    assert mean.is_point
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    plain = next(answer(fit.network, [], MLE(), texts)).logits
+    assert torch.equal(mean.mean, plain.mean)
+    fit.posterior, kept = replace(fit.posterior, num_samples=0), fit.posterior
+    assert torch.equal(logits(fit).mean, mean.mean)
+    fit.posterior = kept
+
+
+@every
+def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
+    fit, _ = fitted(recipe)
+    assert num_passes(fit.posterior, None, 1) == 3
+    assert num_passes(fit.posterior, 7, 1) == 7
+    assert num_passes(fit.posterior, 0, 1) == 1
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    layers = fit.network.encoder.model.encoder.layer
+    calls = [0] * len(layers)
+
+    def count(place):
+        return lambda *_: calls.__setitem__(place, calls[place] + 1)
+
+    handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
+    seen = []
+    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
+    for handle in handles:
+        handle.remove()
+    assert calls == [0, 3, 3]
+    assert sum(seen) == 3 * 12
+
+
+@every
+def test_training_leaves_the_backbone_as_it_was(encoder, fitted, recipe):
+    untouched = encoder.clone().model.state_dict()
+    fit, _ = fitted(recipe)
+    frozen = dict(fit.network.encoder.model.named_parameters())
+    shared = [name for name in untouched if name in frozen]
+    assert len(shared) > 30
+    fresh_model = type(encoder.model).from_pretrained(encoder.name).state_dict()
+    for name in shared:
+        if "pooler" not in name:
+            assert torch.equal(frozen[name], fresh_model[name]), name
+
+
+@every
+def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, recipe):
+    fit, result = fitted(recipe)
+    torch.manual_seed(999)
+    again = begin(encoder, recipe)
+    assert again.run(tmp_path) == result
+    assert equal_states(fit.network.trained_state(), again.network.trained_state())
+    assert torch.equal(logits(fit).samples, logits(again).samples)
+
+
+@every
+def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, recipe):
+    """The encoder has dropout; what is drawn in training must come back as well."""
+    whole = begin(encoder, recipe)
+    expected = whole.run(tmp_path / "whole", validates=True)
+    with pytest.raises(KilledError):
+        begin(encoder, recipe).run(tmp_path / "again", validates=True, on_epoch=die_after(2))
+    resumed = begin(encoder, recipe)
+    torch.manual_seed(12345)
+    assert resumed.run(tmp_path / "again", validates=True) == expected
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+    assert torch.equal(logits(whole).samples, logits(resumed).samples)
+
+
+@every
+def test_a_fresh_network_takes_the_trained_tensors(encoder, fitted, recipe):
+    fit, _ = fitted(recipe)
+    other = begin(encoder, recipe)
+    other.network.load_trained_state(fit.network.trained_state())
+    assert torch.equal(logits(fit).samples, logits(other).samples)
+
+
+def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tmp_path, caplog):
+    fit = begin(encoder, "swag", epochs=3, patience=1)
+    result = fit.run(tmp_path, validates=True)
+    assert "'swag' trains for all its epochs: the validation rows choose nothing" in caplog.text
+    assert result.best_epoch == 3
+    assert result.posterior["num_snapshots"] == 12
+    assert result.posterior["weight_std"] > 0
+
+
+def test_the_posterior_has_the_curvature_that_the_optimiser_found(encoder, fitted, tmp_path):
+    fit, _ = fitted("polar-ivon")
+    hess = fit.network.weights.hess
+    assert float(hess.min()) > 0
+    assert float(hess.std()) > 0.1 * fit.posterior.hess_init
+
+
+def test_ivon_learns(encoder, tmp_path):
+    fit = fresh(encoder, IVON(), replace(LORA, lr=1e-2), epochs=12, num_train=60)
+    losses = [entry["loss"] for entry in fit.run(tmp_path).history]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("posterior", [ScalaBL()], ids=lambda posterior: posterior.name)
+def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
+    with pytest.raises(InputError, match=f"'{posterior.name}' .*'lora'.*'polar'"):
+        build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
+
+
+@pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), Ensemble()])
+def test_other_posteriors_train_as_without_all_this(encoder, posterior):
+    fit = fresh(encoder, posterior, LORA)
+    assert fit.network.weights is None
+    assert not any(name.startswith("weights") for name in fit.network.trained_state())
+    assert posterior.training(training_run(fit)) == WeightTraining()
+
+
+@pytest.mark.parametrize("posterior", [SWAG(), BLoB(), IVON(), CLoRA(), ScalaBL()])
+def test_a_posterior_over_weights_does_not_train_as_nothing(encoder, posterior):
+    fit = fresh(encoder, MLE(), LORA)
+    with pytest.raises(TypeError, match="got NoneType"):
+        posterior.training(training_run(fit))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("constant", 1.0), ("cosine", (1 + math.cos(7 * math.pi / 8)) / 2)]
+)
+def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
+    """Of 8 steps, which are too few for a warm-up."""
+    fit = fresh(encoder, SWAG(schedule=schedule), LORA)
+    rates = []
+
+    class Rates(Snapshots):
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            group = kwargs["optimizer"].param_groups[0]
+            rates.append(group["lr"] / group["initial_lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swag_module, "Snapshots", Rates)
+        fit.run(tmp_path)
+    assert len(rates) == 8
+    assert rates[0] == 1
+    assert rates[-1] == pytest.approx(last)
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    """Return a decoder whose feed-forward layers see the tokens of all texts in one list."""
+    from tiny import tiny_opt
+
+    path = tiny_opt(tmp_path_factory.mktemp("backbones") / "opt")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("posterior", [BLoB(), ScalaBL(), CLoRA()], ids=lambda item: item.name)
+def test_draws_by_text_need_layers_that_see_texts_apart(flat, tmp_path, posterior):
+    message = (
+        r"draws by text, and the adapter at decoder\.layers\.1\.fc1 sees inputs of shape .*, which "
+        "do not begin with the 8 texts of the batch; choose other target_modules"
+    )
+    adapter = replace(LORA, target_modules=("fc1",))
+    with pytest.raises(InputError, match=message):
+        fresh(flat, posterior, adapter).run(tmp_path / "fc1")
+    adapter = replace(LORA, target_modules=("q_proj",))
+    assert fresh(flat, posterior, adapter, epochs=1).run(tmp_path / "q_proj").history
+
+
+def test_ivon_has_the_only_weight_decay(encoder):
+    for adapter in (replace(LORA, weight_decay=0.5), replace(POLAR, weight_decay=0.5)):
+        with pytest.raises(InputError, match=r"'ivon' .*\(ivon:weight_decay=0.5\)"):
+            build_network(encoder, adapter, IVON(), num_classes=3, seed=0, max_length=32)
