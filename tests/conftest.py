@@ -21,14 +21,31 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # Rooms whose tests fit models or write reports; `world` holds a model that a command has fitted.
-SLOW_ROOMS = frozenset({"classifier", "experiments", "faults", "plugins", "reporting", "training"})
+SLOW_ROOMS = frozenset({"benchmarks", "classifier", "engine", "faults", "plugins", "reporting"})
+# Files that take more than two seconds together, whatever their single tests take.
+SLOW_FILES = frozenset(
+    {
+        "test_blob.py",
+        "test_cli_exits.py",
+        "test_cli_scoring.py",
+        "test_coverage.py",
+        "test_demo.py",
+        "test_durable.py",
+        "test_gvbll.py",
+        "test_hostile_models.py",
+        "test_kept_columns.py",
+        "test_output.py",
+        "test_vbll_low_rank.py",
+    }
+)
 
 
 def pytest_collection_modifyitems(items):
     """Mark as slow what measurement found to be so as a whole; single tests carry the mark."""
     for item in items:
         room = item.path.relative_to(TESTS).parts[0]
-        if room in SLOW_ROOMS or "world" in item.fixturenames:
+        is_slow = room in SLOW_ROOMS or item.path.name in SLOW_FILES
+        if is_slow or "world" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
 
 
