@@ -5,9 +5,10 @@ A package says in its `pyproject.toml`
     [project.entry-points."bayeslora.posteriors"]
     theirs = "their_package.config:Theirs"
 
-and `Theirs` is a frozen dataclass of options. Adapters have the group `bayeslora.adapters`. See
-docs/extending.md. Free of torch; packages are looked through only for a name that is neither built
-in nor registered, and imported only when it is theirs.
+and `Theirs` is a frozen dataclass of options. Adapters have the group `bayeslora.adapters`,
+recalibrators `bayeslora.recalibrators`. See docs/extending.md. Free of torch; packages are looked
+through only for a name that is neither built in nor registered, and imported only when it is
+theirs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Offer:
     """A method of an installed package, not loaded yet.
 
     Attributes:
-        kind: `posterior` or `adapter`.
+        kind: `posterior`, `adapter` or `recalibrator`.
         entry: Its entry point.
         check: Returns its class if it can be used.
     """
@@ -94,7 +95,7 @@ class Catalogue(Mapping[str, type[Any]]):
     """Classes of options of one kind of method, by name.
 
     Attributes:
-        kind: `posterior` or `adapter`.
+        kind: `posterior`, `adapter` or `recalibrator`.
         group: Of the entry points.
         built_in: The methods of this package.
         registered: Those of this process, which `register` alone changes.
@@ -237,21 +238,25 @@ class Catalogue(Mapping[str, type[Any]]):
         return [offer for offer in self.offers() if offer.name == name]
 
 
-def check_options_class(found: Any, where: str, texts: tuple[str, ...]) -> type[Any]:
-    """Return the class if it is a frozen dataclass of options with some class variables.
+def check_options_class(
+    found: Any, where: str, texts: tuple[str, ...], *, frozen: bool = True
+) -> type[Any]:
+    """Return the class if it is a dataclass of options with some class variables.
 
     Args:
         found: What should be such a class.
         where: What it is and whose, for messages.
         texts: The class variables that are text, `name` among them.
+        frozen: Whether it has to be frozen.
 
     Raises:
         InputError: It is something else; the message says what is missing.
     """
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
-        raise InputError(f"{where} must be a frozen dataclass of options, got {found!r}")
+        kind = "a frozen dataclass" if frozen else "a dataclass"
+        raise InputError(f"{where} must be {kind} of options, got {found!r}")
     fields = {field.name for field in dataclasses.fields(found)}
-    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if frozen and not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise InputError(f"{where}: dataclass {found.__name__} must be frozen")
     lacking = [
         name for name in texts if name in fields or not isinstance(getattr(found, name, None), str)

@@ -1,6 +1,7 @@
-"""What can be chosen about a recalibrator: one dataclass a method, free of numpy.
+"""What can be chosen about a recalibrator: one dataclass per method, free of numpy.
 
-The recalibrators themselves inherit from these and add what a fit found.
+The recalibrators themselves inherit from these and add what a fit found. That of another package
+names its recalibrator in `recalibrator`, `module:object`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from bayeslora.option_checks import (
     check_positive,
     check_positive_or_name,
 )
+from bayeslora.plugins import Catalogue, check_options_class
 
 BINS = ("equal-mass", "equal-width")
 CROSS_VALIDATION = "cross-validation"
@@ -145,3 +147,12 @@ RECALIBRATORS: dict[str, type[Any]] = {
     )
 }
 """The options of every recalibrator by its name."""
+
+
+def _checked(found: Any, where: str) -> type[Any]:
+    texts = ("name", "summary", "source", "recalibrator")
+    return check_options_class(found, where, texts, frozen=False)
+
+
+CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, _checked)
+"""These, and the options of recalibrators of installed packages."""

@@ -11,19 +11,21 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
+from bayeslora.errors import InputError
 from bayeslora.held_out import fitting_rows, held_out, settled_order
 from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.config import CATALOGUE
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
 from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
@@ -114,7 +116,7 @@ def _cross_validated(
 
 def _options(fitted: Recalibrator) -> dict[str, Any]:
     """Return what was chosen about a recalibrator, without what a fit found."""
-    return {one.name: getattr(fitted, one.name) for one in fields(RECALIBRATORS[fitted.name])}
+    return {one.name: getattr(fitted, one.name) for one in fields(CATALOGUE[fitted.name])}
 
 
 def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -160,11 +162,30 @@ def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
     Raises:
         InputError: The name, an option or its value is not allowed.
     """
-    chosen = options.resolve("method", method, RECALIBRATORS)
-    names = [one.name for one in dataclasses.fields(RECALIBRATORS[chosen.name])]
-    found = next(one for one in _METHODS if one.name == chosen.name)
+    chosen = options.resolve("method", method, CATALOGUE)
+    config = CATALOGUE[chosen.name]
+    names = [one.name for one in dataclasses.fields(config)]
+    found = next((one for one in _METHODS if one.name == chosen.name), None) or _theirs(config)
     made: Recalibrator = found(**{name: getattr(chosen, name) for name in names})
     return made
+
+
+def _theirs(config: type[Any]) -> type[Any]:
+    """Return the recalibrator that the options of another package name.
+
+    Raises:
+        InputError: It cannot be loaded, or is no recalibrator with these options.
+    """
+    where = f"the recalibrator of {config.name!r}, {config.recalibrator!r},"
+    try:
+        found = resolve_name(config.recalibrator)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{where} cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Recalibrator)):
+        raise InputError(f"{where} must be a class that derives from Recalibrator, got {found!r}")
+    if not issubclass(found, config):
+        raise InputError(f"{where} must derive from its options, {config.__name__}")
+    return found
 
 
 def recalibrate(
@@ -180,7 +201,7 @@ def recalibrate(
             frame.
         apply: Predictions of other rows by the same model, their file, or a data frame; further
             columns are kept.
-        method: A name of `RECALIBRATORS`, `name:key=value,…`, a mapping with `name`, or a
+        method: A name of `bayeslora methods`, `name:key=value,…`, a mapping with `name`, or a
             recalibrator; the object that is passed in stays as it is.
         reading: How to read files that are not as this package writes them.
 

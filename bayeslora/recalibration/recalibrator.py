@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.config import CATALOGUE
 from bayeslora.runtime import one_blas_thread
 
 FLOOR = float(np.finfo(np.float64).eps)
@@ -194,7 +194,7 @@ class Recalibrator(ABC):
         """Return the few numbers that say what the fit found."""
 
     def _notes(self) -> dict[str, str]:
-        chosen = dataclasses.fields(RECALIBRATORS[self.name])
+        chosen = dataclasses.fields(CATALOGUE[self.name])
         values = {f"recalibration_{one.name}": getattr(self, one.name) for one in chosen}
         numbers = {
             key: value if isinstance(value, str) else repr(value)

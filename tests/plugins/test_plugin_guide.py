@@ -42,10 +42,13 @@ def test_the_guide_has_every_file():
         "acme_methods/head.py",
         "acme_methods/noise.py",
         "acme_methods/noisy_weights.py",
+        "acme_methods/uniform_mix.py",
+        "acme_methods/uniform_mixture.py",
         "pyproject.toml",
         "tests/test_fixed_first.py",
         "tests/test_isotropic.py",
         "tests/test_noise.py",
+        "tests/test_uniform_mix.py",
     ]
     assert f'entry-points."{GROUP}"' in guide_files()["pyproject.toml"]
 
@@ -243,6 +246,27 @@ def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):
     assert lone.fit(toy_rows(24), epochs=1).record.adapter["alpha"] == 8.0
     with pytest.raises(bl.InputError, match=r"must derive from .*Adapter"):
         bl.register_adapter(dataclass(frozen=True)(type("Odd", (), vars_of("odd"))))
+
+
+def test_a_recalibrator_is_listed_used_and_refused_without_its_package(uninstall, tmp_path, capsys):
+    assert main(["methods", "--json"]) == 0
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["recalibrators"]}
+    assert found["uniform_mix"]["package"] == "acme-methods 1.0"
+    assert found["uniform_mix"]["options"] == {"largest": 0.5}
+    files = {}
+    for seed, name in enumerate(("fit", "new")):
+        files[name] = tmp_path / f"{name}.csv"
+        drawn = np.random.default_rng(seed).random((200, 1)) < 0.7
+        rows = [f"{name}{i},{'a' if one else 'b'},0.99,0.01" for i, (one,) in enumerate(drawn)]
+        files[name].write_text("\n".join(["id,label,prob_a,prob_b", *rows]))
+    out = tmp_path / "mixed.parquet"
+    verb = ["recalibrate", "--fit", str(files["fit"]), "--apply", str(files["new"]), "--quiet"]
+    assert main([*verb, "--method", "uniform_mix:largest=0.9", "--out", str(out)]) == 0
+    mixed = bl.Predictions.load(out)
+    assert mixed.metadata["recalibration"] == "uniform_mix"
+    assert 0.2 < mixed.probs[:, 1].max() < 0.4
+    uninstall()
+    assert main([*verb, "--method", "uniform_mix", "--out", str(tmp_path / "x.csv")]) == 2
 
 
 def vars_of(name):

@@ -9,12 +9,15 @@ import json
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_columns, print_json, terminal_width
 from bayeslora.errors import unknown_choice
+
+if TYPE_CHECKING:
+    from bayeslora.plugins import Listed
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
@@ -117,21 +120,21 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
-    from bayeslora.recalibration.config import RECALIBRATORS
+    from bayeslora.recalibration.config import CATALOGUE
 
     return {
-        "adapters": [
-            {**_described(item.config), "package": item.package} for item in listed_adapters()
-        ],
+        "adapters": [_with_origin(item) for item in listed_adapters()],
         "layer_sampling": [_described(LayerSampling)],
-        "posteriors": [
-            {**_described(item.config), "package": item.package} for item in listed_posteriors()
-        ],
-        "recalibrators": [_described(config) for config in RECALIBRATORS.values()],
+        "posteriors": [_with_origin(item) for item in listed_posteriors()],
+        "recalibrators": [_with_origin(item) for item in CATALOGUE.listed()],
         "conformal sets": [_described(config) for config in CONFORMAL.values()],
         "logit_scores": [_listed(info) for info in LOGIT_SCORES.values()],
         "feature_scores": [_listed(info) for info in FEATURE_SCORES.values()],
     }
+
+
+def _with_origin(item: Listed) -> dict[str, Any]:
+    return {**_described(item.config), "package": item.package}
 
 
 def _listed(info: Any) -> dict[str, Any]:
