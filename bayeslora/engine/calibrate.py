@@ -139,40 +139,13 @@ def zero_shot(
             or see `class_prior`.
     """
     classes = [classes] if isinstance(classes, str) else list(classes)
-    names = all(isinstance(name, str) for name in classes)
-    if len(classes) < 2 or not names or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
-    given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
-    words = class_words(classes, given)
-    mute = [name for name, said in zip(classes, words, strict=True) if not says_something(said)]
-    if mute:
-        logger.warning(
-            "the words %s say nothing of a class to a language model; give others: verbaliser "
-            "(--verbaliser CLASS=WORDS)",
-            ", ".join(map(repr, mute)),
-        )
-    if len({*words}) < len(words):
-        raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
+    words = _words(classes, choices)
     if texts is not None and len(texts) < _FEWEST_TEXTS:
         raise InputError(
             f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "
             "more, or none"
         )
-    if choices.depth == "auto":
-        raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")
-    whole, cut = read_as_asked(
-        backbone,
-        1.0 if choices.depth is None else choices.depth,
-        choices.template,
-        pairs=texts is not None and texts.pairs is not None,
-        max_length=choices.max_length,
-    )
-    if cut.depth is not None and texts is None:
-        raise InputError(
-            f"at depth {cut.depth} the language model's answer is told from texts, which need no "
-            "labels; give some, or leave the depth out"
-        )
-    check_max_length(cut, choices.max_length)
+    whole, cut = _read(choices, backbone, texts)
     adapter, posterior = Frozen(pooling="last"), MLE()
     asked = "names" if choices.verbaliser is None else choices.verbaliser
     prior = class_prior(whole, classes, asked, texts)
@@ -222,3 +195,53 @@ def zero_shot(
         versions=library_versions(),
     )
     return Fitted(record, network.eval(), [network.trained_state()], choices.progress)
+
+
+def _words(classes: list[str], choices: Choices) -> list[str]:
+    """Return what stands for each class in the language model's answer.
+
+    Raises:
+        InputError: There are fewer than two classes, or two of them are told by the same words.
+    """
+    names = all(isinstance(name, str) for name in classes)
+    if len(classes) < 2 or not names or len({*classes}) < len(classes):
+        raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
+    given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
+    words = class_words(classes, given)
+    mute = [name for name, said in zip(classes, words, strict=True) if not says_something(said)]
+    if mute:
+        logger.warning(
+            "the words %s say nothing of a class to a language model; give others: verbaliser "
+            "(--verbaliser CLASS=WORDS)",
+            ", ".join(map(repr, mute)),
+        )
+    if len({*words}) < len(words):
+        raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
+    return words
+
+
+def _read(
+    choices: Choices, backbone: Backbone, texts: Examples | None
+) -> tuple[Backbone, Backbone]:
+    """Return the backbone with all its layers and at the depth that was asked for.
+
+    Raises:
+        InputError: That depth needs labels, or texts and there are none, or `max_length` is too
+            large.
+    """
+    if choices.depth == "auto":
+        raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")
+    whole, cut = read_as_asked(
+        backbone,
+        1.0 if choices.depth is None else choices.depth,
+        choices.template,
+        pairs=texts is not None and texts.pairs is not None,
+        max_length=choices.max_length,
+    )
+    if cut.depth is not None and texts is None:
+        raise InputError(
+            f"at depth {cut.depth} the language model's answer is told from texts, which need no "
+            "labels; give some, or leave the depth out"
+        )
+    check_max_length(cut, choices.max_length)
+    return whole, cut

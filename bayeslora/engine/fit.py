@@ -123,19 +123,12 @@ def fit_classifier(
         data = split_off(data, settings.hold_out, settings.seed)
         final = final if settings.refit else data
     _check(choices, data, settings)
-    scores = settled_scores(choices.feature_scores, choices.posterior)
-    if settings.keep_folds:
-        scores = ()
-    choices = replace(choices, feature_scores=scores)
+    choices = _with_defaults(choices, data, settings)
     held = None if data.validation is None else data.validation[0]
-    adapter = adapter_for(_rated(choices, settings), choices.posterior)
-    adapter = read_texts(adapter, data.columns, held)
-    choices = replace(choices, adapter=adapter)
     planned = _planned(choices, final, settings)
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
     choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
-    hashes = final.hashes()
-    identity: dict[str, Any] = {**planned, **hashes}
+    identity: dict[str, Any] = {**planned, **final.hashes()}
     if out is not None:
         refuse(out, identity, overwrite=overwrite)
     whole, backbone = _read(choices, data, load())
@@ -187,19 +180,30 @@ def fit_classifier(
         "settings": backbone.settings,
         "kind": ADAPTED,
     }
+    providers = adapter_provider(choices.adapter) | provider(choices.posterior)
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
-        data=hashes,
+        data=final.hashes(),
         results=dataclasses.asdict(results[0]) | learnt,
-        versions=library_versions()
-        | adapter_provider(choices.adapter)
-        | provider(choices.posterior),
+        versions=library_versions() | providers,
     )
     fitted = Fitted(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _with_defaults(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
+    """Return the choices with feature scores and adapter as this fit takes them."""
+    scores = settled_scores(choices.feature_scores, choices.posterior)
+    held = None if data.validation is None else data.validation[0]
+    adapter = adapter_for(_rated(choices, settings), choices.posterior)
+    return replace(
+        choices,
+        feature_scores=() if settings.keep_folds else scores,
+        adapter=read_texts(adapter, data.columns, held),
+    )
 
 
 def _by_parts(
