@@ -124,7 +124,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
 
 @contextmanager
 def _each_note_once() -> Iterator[None]:
-    """Let rows be spoken of once: every method reads the same, and would say the same of them."""
+    """Log each note on the data once, although every method reads the same rows."""
     said: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:

@@ -88,7 +88,7 @@ def kept_file(kind: str, key: str) -> Path:
 
 
 def may_keep(num_bytes: int) -> bool:
-    """Tell whether so much may be kept as one file: half of the limit, so that two runs have room.
+    """Return whether one file may be so large: half of the limit, so that two runs have room.
 
     Raises:
         InputError: As `most_bytes`.
@@ -105,7 +105,7 @@ def make_room(path: Path) -> None:
 
 
 def mark_used(path: Path) -> None:
-    """Say that a file was read or written just now, and delete what was not for longest.
+    """Mark a file as just used, and delete those that were not used for longest.
 
     Another process may delete or use the same files.
     """
@@ -159,7 +159,7 @@ def _unless_gone(_: object, __: str, problem: tuple[object, BaseException, objec
 
 
 def _is_backbone(path: Path) -> bool:
-    """Tell whether a directory holds de-quantised weights: its name, and their checksum, say so."""
+    """Return whether a directory holds de-quantised weights, by its name and their checksum."""
     return bool(_BACKBONE.fullmatch(path.name)) and (path / WEIGHTS_CHECKSUM).is_file()
 
 

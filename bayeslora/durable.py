@@ -98,7 +98,7 @@ def _raise(error: OSError) -> NoReturn:
 
 @contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """Let a block that writes `path` raise an OSError with its name where there is no room.
+    """Add the name of `path` to an OSError for lack of space that the block raises.
 
     Python's own error has no name where a write fails, Arrow and safetensors have errors of their
     own, and torch's does not say what happened.

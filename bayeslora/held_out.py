@@ -60,7 +60,7 @@ def held_out(
 
 
 def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], what: str) -> None:
-    """Complain where `apply` holds rows of `fit`, has other classes, or was made in another way.
+    """Raise InputError if `apply` holds rows of `fit`, other classes, or was made differently.
 
     Rows are the same where they share an id that is more than a row number. Without such ids the
     sets count as one where most rows have the same probabilities, also where those of one set were
@@ -115,7 +115,7 @@ def recalibrations(predictions: Predictions) -> list[str]:
 def check_classes(
     whose: str, classes: Sequence[str], others: Sequence[str], other: str = "these predictions have"
 ) -> None:
-    """Complain where what was fitted and what it is applied to have different classes.
+    """Raise InputError if what was fitted and what it is applied to have different classes.
 
     Args:
         whose: Subject and verb for `classes`, such as `the temperature was fitted on`.

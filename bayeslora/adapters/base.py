@@ -390,7 +390,7 @@ class LowRankAdapter(Adapter):
 
 
 def check_names(config: object, field: str, what: str) -> None:
-    """Let one string stand for a tuple of one, and refuse anything but non-empty strings or None.
+    """Turn one string into a tuple, and refuse anything but non-empty strings or None.
 
     Args:
         config: A frozen dataclass; the tuple is put into it.

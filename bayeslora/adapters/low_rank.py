@@ -102,14 +102,14 @@ class LowRank(Site):
         return bool(self._gate)
 
     def attach(self, gate: Gate) -> None:
-        """Let `gate` change the outputs of `A` in every pass from now on.
+        """Apply `gate` to the outputs of `A` in every pass from now on.
 
         Its tensors stay the caller's to train, move and save.
         """
         self._gate = (gate,)
 
     def check_fixed(self) -> None:
-        """Complain where no one matrix is the change of the weight.
+        """Raise InputError if no one matrix is the change of the weight.
 
         Raises:
             InputError: There is a gate.

@@ -86,7 +86,7 @@ class AlternatingOptimizer(Optimizer):
         return [*self._adapter, *self._head]
 
     def _share(self) -> None:
-        """Let every inner optimiser keep its moments in the one mapping that is saved."""
+        """Make every inner optimiser keep its moments in the one mapping that is saved."""
         for inner in self._inner():
             inner.state = self.state
 

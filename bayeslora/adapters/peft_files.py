@@ -150,7 +150,7 @@ def _pattern(key: str) -> re.Pattern[str]:
 def _check_rank(
     folder: Path, path: str, rank: float, tensors: dict[str, Tensor], *, is_pissa: bool
 ) -> None:
-    """Complain about other factors than the configuration is of.
+    """Raise InputError for other factors than the configuration is of.
 
     PiSSA has no more directions than the weight, whatever rank was asked for.
     """
@@ -208,7 +208,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Complain where a factor is missing, or two do not fit together."""
+    """Raise InputError if a factor is missing, or two do not fit together."""
     for name, value in tensors.items():
         layer, _, factor = name.rpartition(".")
         other = f"{layer}.{'B' if factor == 'A' else 'A'}"

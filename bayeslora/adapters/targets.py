@@ -87,7 +87,7 @@ def coupled_targets(model: nn.Module) -> tuple[str, str]:
 
 
 def is_attention_output(name: str) -> bool:
-    """Tell whether a layer of this dotted name is known as an attention's output projection."""
+    """Return whether a layer of this dotted name is known as an attention's output projection."""
     return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
 
 
@@ -214,13 +214,13 @@ def _regular_expression(pattern: str) -> Callable[[str], bool]:
 
 
 def _is_output(name: str, pattern: str) -> bool:
-    """Tell whether a pattern reaches an output layer without naming it."""
+    """Return whether a pattern reaches an output layer without naming it."""
     last = name.rsplit(".", 1)[-1]
     return last in _OUTPUT_LAYERS and last not in pattern
 
 
 def _is_on_top(model: nn.Module, name: str, num_layers: int | None) -> bool:
-    """Tell whether a module is outside the list of layers or in its last `num_layers` members."""
+    """Return whether a module is outside the list of layers or in its last `num_layers` members."""
     found = split_at_layer(name)
     if num_layers is None or found is None:
         return True

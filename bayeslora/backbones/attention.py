@@ -19,7 +19,7 @@ _COMPARES = re.compile(r"_attn_implementation\s*(==|!=|in\b|not in\b)")
 
 
 def use_short_attention(model: Any) -> None:
-    """Let a transformers model run attention over short texts in float32.
+    """Make a transformers model run attention over short texts in float32.
 
     Models whose attention is not transformers' own `sdpa`, or that ask for its name elsewhere as
     those with sparse attention do, are left as they are.
@@ -37,7 +37,7 @@ def use_short_attention(model: Any) -> None:
 
 
 def _asks_for_the_name(model: Any) -> bool:
-    """Tell whether the code of a model compares the name of its attention with others."""
+    """Return whether the code of a model compares the name of its attention with others."""
     try:
         source = inspect.getsource(inspect.getmodule(type(model)))  # type: ignore[arg-type]
     except (OSError, TypeError):

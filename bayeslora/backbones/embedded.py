@@ -157,7 +157,7 @@ def _damage(folder: Path) -> str:
 
 
 def _fill_cache(path: Path, target: Path) -> None:
-    """Let `target` hold the model at `path` (GGUF), de-quantised, with the weights' checksum."""
+    """Write the de-quantised model at `path` (GGUF) to `target`, with its checksum."""
     if find_spec("gguf") is None:
         raise MissingAssetError(
             f"{path.name} needs the gguf package; run `pip install bayeslora[embedded]`"

@@ -136,7 +136,7 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def forget(self, prepared: PreparedTexts) -> None:
-        """Let go of what `prepare` keeps of these texts for another call; here nothing is kept."""
+        """Forget what `prepare` keeps of these texts for another call; here nothing is kept."""
 
     @torch.no_grad()
     def features(
@@ -261,7 +261,7 @@ class Encoder(FeatureExtractor):
         return PreparedTexts(self._raw(UNEQUAL_TEXTS), None)
 
     def forget(self, prepared: PreparedTexts) -> None:
-        """Let go of the texts' states at the split, which all clones of the backbone share."""
+        """Forget the texts' states at the split, which all clones of the backbone share."""
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         for key in [key for key, states in known.items() if states is prepared.prefix]:
             del known[key]
@@ -312,7 +312,7 @@ class Encoder(FeatureExtractor):
         return known[question]
 
     def _joins_again(self) -> bool:
-        """Tell whether the layers below the cut and those above give what the whole model does."""
+        """Return whether the layers below and above the cut give what the whole model does."""
         if self._split.start == 0:
             return True
         whole = LayerSplit(self.model, "", 0)
@@ -326,7 +326,7 @@ class Encoder(FeatureExtractor):
         return self._same(found, expected, batch["attention_mask"])
 
     def _narrows(self) -> bool:
-        """Tell whether the last layer's feed-forward part may see the tokens read alone."""
+        """Return whether the last layer's feed-forward part may see the tokens read alone."""
         batch = self._raw(UNEQUAL_TEXTS).pad([0, 1])
         inputs = model_inputs(batch, self.backbone.device)
         read = last_places(inputs["attention_mask"])
@@ -338,7 +338,7 @@ class Encoder(FeatureExtractor):
         return self._same(found, expected, nn.functional.one_hot(read, expected.shape[1]))
 
     def _ignores_padding(self) -> bool:
-        """Tell whether a text's states are the same beside a longer one."""
+        """Return whether a text's states are the same beside a longer one."""
         tokens, device = self._raw(UNEQUAL_TEXTS), self.backbone.device
         batch, alone = tokens.pad([0, 1]), tokens.pad([0])
         whole = LayerSplit(self.model, "", 0)

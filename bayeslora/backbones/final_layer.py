@@ -49,7 +49,7 @@ def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) ->
 
 
 def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
-    """Complain where `name` is no linear layer of plain weights with `num_classes` outputs.
+    """Raise InputError if `name` is no linear layer of plain weights with `num_classes` outputs.
 
     Raises:
         InputError: It is not; the message has the nearest name, and what there is.
@@ -118,7 +118,7 @@ def with_constant(features: Tensor, layer: nn.Module) -> Tensor:
 
 
 def check_one_vector(features: Tensor, name: str) -> None:
-    """Complain about a layer whose input is not [B, d].
+    """Raise InputError for a layer whose input is not [B, d].
 
     Raises:
         InputError: It is not.
@@ -146,7 +146,7 @@ def gap(features: Tensor, weight: Tensor, logits: Tensor) -> float:
 
 
 def check_logits(features: Tensor, weight: Tensor, logits: Any, name: str) -> None:
-    """Complain where the classifier's logits are not the layer's output.
+    """Raise InputError if the classifier's logits are not the layer's output.
 
     Raises:
         InputError: They have another shape, or other values.

@@ -15,7 +15,7 @@ _TIMEOUT = 10.0
 
 
 def check_reachable(source: str) -> None:
-    """Complain where `source` is neither a path, nor cached, nor on the hub.
+    """Raise InputError if `source` is neither a path, nor cached, nor on the hub.
 
     Raises:
         InputError: It is none of them, or the hub cannot be asked; the message says which.

@@ -245,7 +245,7 @@ def lasting_name(name: str) -> str:
 
 
 def check_finite(what: str, model: nn.Module, *, infinite: bool = False) -> None:
-    """Complain about parameters with values that are not finite.
+    """Raise InputError for parameters with values that are not finite.
 
     Attention may hide them, and the features are then finite and mean nothing.
 

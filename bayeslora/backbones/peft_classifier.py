@@ -134,7 +134,7 @@ def named_adapters(source: str) -> list[str]:
 
 
 def _check_start(source: str) -> None:
-    """Complain about a start that PEFT takes out of the base anew when it loads, or not at all.
+    """Raise InputError for a start that PEFT cannot take out of the base when it loads.
 
     Raises:
         InputError: It is one, such as a randomised PiSSA or CorDA, and was not converted when
@@ -201,7 +201,7 @@ def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
 def _check_tensors(
     source: str, base: str, model: Any, found: Collection[str], untrained: Collection[str]
 ) -> None:
-    """Complain about tensors that are missing from a checkpoint, or that its base has no place for.
+    """Raise InputError for tensors that a checkpoint lacks or its base has no place for.
 
     Raises:
         InputError: There are some; the message names three of them.

@@ -136,7 +136,7 @@ class LayerSplit:
 
     @contextmanager
     def _narrowed(self, read: Tensor) -> Iterator[None]:
-        """Let the feed-forward part of the last layer see one token of each text.
+        """Run the feed-forward part of the last layer on one token of each text.
 
         What it returns, [B, 1, d], is then added to the states of all tokens.
         """
@@ -234,7 +234,7 @@ class LayerSplit:
 
 
 def _is_watched(part: nn.Module) -> bool:
-    """Tell whether a module has hooks or parameters that train."""
+    """Return whether a module has hooks or parameters that train."""
     if any(weight.requires_grad for weight in part.parameters()):
         return True
     # PyTorch has no public way to ask.

@@ -69,7 +69,7 @@ class Unfailing:
 
 
 def drop(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere, so that the interpreter's last flush succeeds."""
+    """Discard what a stream still holds, so that the interpreter's last flush succeeds."""
     try:
         number = stream.fileno()
     except (OSError, ValueError):  # it has no file of its own, or is closed

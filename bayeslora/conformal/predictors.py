@@ -97,7 +97,7 @@ def classwise_thresholds(
 
 
 def say_infinite(thresholds: Array, classes: Sequence[str], alpha: float) -> None:
-    """Say which classes will be in every set, because too few rows were there to leave them out."""
+    """Log which classes are in every set because too few rows were there to exclude them."""
     without = [name for name, value in zip(classes, thresholds, strict=True) if value == np.inf]
     if not without:
         return

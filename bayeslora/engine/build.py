@@ -153,7 +153,7 @@ def check_last_layer(
     with_sites: bool = True,
     gated: bool = False,
 ) -> None:
-    """Complain about a posterior that cannot be fitted to a finished network.
+    """Raise InputError for a posterior that cannot be fitted to a finished network.
 
     Args:
         posterior: Which one.

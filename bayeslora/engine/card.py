@@ -65,7 +65,7 @@ def _what(record: ModelRecord) -> str:
 
 
 def _fitted(record: ModelRecord) -> str:
-    """Say which rows the posterior was fitted to."""
+    """Return which rows the posterior was fitted to."""
     name, rows = f"`{record.posterior['name']}`", record.num_train
     if not rows:
         return "No label was used: the answer is the language model's own."

@@ -134,7 +134,7 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
 
 
 def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
-    """Complain about rows of one class to fit a last layer to, and say which classes have none.
+    """Raise InputError for rows of one class, and log which classes have no row.
 
     Args:
         record: Of the classifier.
@@ -178,7 +178,7 @@ def columns_of(record: ModelRecord) -> DataColumns:
 
 
 def check_pairs(record: ModelRecord, pair: str | None) -> None:
-    """Complain about second texts for a model that was fitted on single ones.
+    """Raise InputError for second texts for a model that was fitted on single ones.
 
     Raises:
         InputError: There is a column of them.
@@ -241,7 +241,7 @@ def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
-    """Say what share of the texts was cut, if any was."""
+    """Log which share of the texts was truncated, if any was."""
     if num_truncated:
         logger.warning(
             "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were cut",

@@ -221,7 +221,7 @@ def _no_classifier(fitted: Fitted, reason: str) -> InputError:
 
 
 def _takes(whole: Any, weight: Tensor) -> bool:
-    """Tell whether a classifier ends in a linear layer `score` of these shapes, without bias."""
+    """Return whether a classifier ends in a linear layer `score` of these shapes, without bias."""
     score = getattr(whole, "score", None)
     if not isinstance(score, nn.Linear):
         return False
@@ -229,7 +229,7 @@ def _takes(whole: Any, weight: Tensor) -> bool:
 
 
 def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
-    """Tell whether a classifier's logits are the mean network's, on texts of unequal length."""
+    """Return whether a classifier's logits are the mean network's, on texts of unequal length."""
     batch = encoder.probe().collate([0, 1])
     expected = network.head.predict(network(batch)).mean.cpu()
     found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits

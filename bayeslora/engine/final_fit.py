@@ -173,7 +173,7 @@ def fit_head(
 
 
 def _check_scale(features: Tensor) -> None:
-    """Complain about features whose products would overflow or vanish on the way to a posterior."""
+    """Raise InputError for features whose products would overflow or vanish."""
     norm = features.double().square().sum(-1).mean().sqrt().item()
     if not _LEAST_NORM <= norm <= _GREATEST_NORM:
         raise DivergedError(

@@ -277,7 +277,7 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
 
 
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Complain about what cannot work, before anything is loaded."""
+    """Raise InputError for what cannot work, before anything is loaded."""
     check_one_process()
     posterior = choices.posterior
     if settings.cv and data.validation is not None:
@@ -301,7 +301,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
 
 
 def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Complain about rows that are held out where something else chooses, or nothing can be kept.
+    """Raise InputError if `hold_out` or `refit` cannot be used in this fit.
 
     Raises:
         InputError: `hold_out` or `refit` cannot be.
@@ -333,7 +333,7 @@ def refuse_training_options(**given: Any) -> None:
 
 
 def _check_keep_folds(choices: Choices) -> None:
-    """Complain where networks cannot answer together."""
+    """Raise InputError if networks cannot answer together."""
     posterior = choices.posterior
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(

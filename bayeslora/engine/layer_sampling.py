@@ -23,7 +23,7 @@ _RISING = frozenset({"adapter", "factors", "posterior"})
 
 
 def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampling | None) -> None:
-    """Complain about what cannot go with layers that rest, before anything is loaded.
+    """Raise InputError for what cannot go with layers that rest, before anything is loaded.
 
     Raises:
         InputError: The posterior cannot, or layers are to be sampled in two ways.
@@ -131,7 +131,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
             self._sampler.check_state(stored["attributes"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let layers train or rest; called once an accumulation window, before its first pass."""
+        """Switch layers to train or rest; called before the first pass of an accumulation window."""
         active = self._sampler.before_step(state.global_step, kwargs["optimizer"])
         if active is not None and self._full is not None:
             self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
@@ -150,7 +150,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
         self._step = state.global_step + 1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let every layer train again, as before the first step."""
+        """Make every layer train again, as before the first step."""
         self._sampler.finish()
 
     def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
         return {id(item) for group in self._sampler.layers for item in group.params}
 
     def _check_rising(self, optimizer: Any) -> None:
-        """Complain where a group of the optimiser holds layers and something else."""
+        """Raise InputError if a group of the optimiser holds layers and something else."""
         if self._is_ours:
             return
         rising = {id(item) for group in self._rising(optimizer) for item in group["params"]}

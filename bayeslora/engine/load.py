@@ -339,7 +339,7 @@ def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
 
 
 def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
-    """Complain where a classifier that was given in memory could not be loaded again.
+    """Raise InputError if a classifier that was given in memory could not be loaded again.
 
     Raises:
         InputError: The place that it names does not hold its weights, or it names none.
@@ -398,7 +398,7 @@ def _restored(
 
 
 def check_backbone(record: ModelRecord, found: Backbone) -> None:
-    """Complain where what lies below the last layer is not what a model was made for.
+    """Raise InputError if what lies below the last layer is not what a model was made for.
 
     Args:
         record: Of the model.

@@ -201,7 +201,7 @@ class Fitted:
             self.network.load_trained_state(self.members[0])
 
     def check_takes(self, config: Posterior) -> None:
-        """Complain where the network cannot be given a posterior.
+        """Raise InputError if the network cannot be given a posterior.
 
         Raises:
             InputError: `config` cannot be fitted to this network, or there is no single last layer.

@@ -87,7 +87,7 @@ class Network(nn.Module):
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def expect(self, state: Mapping[str, Tensor]) -> None:
-        """Let the network have the shape of a state: the columns and the layers that it names.
+        """Give the network the shape of a state: the columns and the layers that it names.
 
         Raises:
             InputError: Columns are not those of a weight.

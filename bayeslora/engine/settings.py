@@ -116,7 +116,7 @@ def plain_environment() -> Iterator[None]:
 
 
 def check_one_process() -> None:
-    """Complain where a launcher has started several processes.
+    """Raise InputError if a launcher has started several processes.
 
     The head follows the adapter by the features of all rows, which no process has alone; each would
     fit the whole model by itself, into one directory.

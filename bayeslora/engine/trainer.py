@@ -313,7 +313,7 @@ class _Arguments(TrainingArguments):
 
 
 def _stay(arguments: _Arguments, device: torch.device) -> None:
-    """Let Trainer and Accelerate, which move network and batches, both take `device`."""
+    """Make Trainer and Accelerate, which move network and batches, both use `device`."""
     arguments.chosen = device
     # All states of Accelerate share this one's attributes.
     arguments.distributed_state.device = device

@@ -113,7 +113,7 @@ def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
 
 
 def check_closed(closed: str) -> None:
-    """Complain where `closed` is neither `left` nor `right`.
+    """Raise InputError if `closed` is neither `left` nor `right`.
 
     Raises:
         InputError: It is something else.

@@ -20,7 +20,7 @@ def column_names(given: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_columns(predictions: Predictions, names: Sequence[str]) -> None:
-    """Complain where predictions lack a column.
+    """Raise InputError if predictions lack a column.
 
     Raises:
         InputError: One is missing.

@@ -67,7 +67,7 @@ class ComparisonRow:
     seeds: tuple[str, ...] = ()
 
     def is_clear(self, key: str) -> bool:
-        """Say whether a difference is more than chance.
+        """Return whether a difference is more than chance.
 
         Its interval leaves out zero, and the corrected p-value, where there is one, is below 0.05.
         """

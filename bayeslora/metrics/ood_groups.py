@@ -21,7 +21,7 @@ KINDS = ("near", "far")
 
 
 def check_kinds(kinds: Mapping[str, Sequence[str]], sets: Sequence[str]) -> None:
-    """Complain where a group names a set that is not there, or a set is in both.
+    """Raise InputError if a group names a set that is not there, or a set is in both.
 
     Raises:
         InputError: It is so.

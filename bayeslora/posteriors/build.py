@@ -129,7 +129,7 @@ def build_weights(
 
 
 def check_factors(config: Posterior, *, low_rank: bool) -> None:
-    """Complain about a posterior that is over the factors of an adapter that has none.
+    """Raise InputError for a posterior that is over the factors of an adapter that has none.
 
     Args:
         config: Which posterior.

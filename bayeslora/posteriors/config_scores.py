@@ -115,7 +115,7 @@ def settled_scores(names: Sequence[str] | None, posterior: Posterior) -> Sequenc
 
 
 def check_feature_scores(names: Sequence[str] | None, posterior: Posterior) -> None:
-    """Complain about scores that a posterior cannot have.
+    """Raise InputError for scores that a posterior cannot have.
 
     Raises:
         InputError: The posterior has several feature maps.

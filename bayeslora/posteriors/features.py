@@ -11,7 +11,7 @@ GREATEST = 1e12
 
 
 def check_features(features: Tensor, what: str = "features") -> None:
-    """Complain about rows that no algebra of a last layer could take.
+    """Raise InputError for rows that no algebra of a last layer could take.
 
     Args:
         features: [N, d], whatever their precision.

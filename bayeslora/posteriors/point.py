@@ -148,7 +148,7 @@ class PointHead(LastLayerDefaults, nn.Module):
             self.prior_mean = weight.to(self.weight.detach())
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        """Set the features' mean square norm, which turns prior scales into precisions."""
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
@@ -209,5 +209,5 @@ class AroundPoint(LastLayerDefaults, nn.Module):
         self.point.solve(features, labels)
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is, which turns prior scales into precisions."""
+        """Set the features' mean square norm, which turns prior scales into precisions."""
         self.point.set_mean_sq_norm(value)

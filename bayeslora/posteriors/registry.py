@@ -120,7 +120,7 @@ def resolve_posterior(value: object) -> Any:
 
 
 def check_link(config: Any, link: str | None) -> None:
-    """Complain about a link that a prediction would not use.
+    """Raise InputError for a link that a prediction would not use.
 
     Args:
         config: Options of the posterior.

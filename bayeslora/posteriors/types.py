@@ -121,7 +121,7 @@ class LastLayer(Protocol):
         ...
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Say what mean ‖φ‖² of the training features is; it turns prior scales into variances."""
+        """Set mean ‖φ‖² of the training features, which turns prior scales into variances."""
         ...
 
     def extra_config(self) -> dict[str, Any]:

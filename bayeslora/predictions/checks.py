@@ -168,7 +168,7 @@ def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[st
 
 
 def check_further(names: Sequence[str]) -> None:
-    """Complain of a name that a further column cannot have."""
+    """Raise InputError for a name that a further column cannot have."""
     for name in names:
         if is_ours(name):
             raise InputError(f"a further column cannot be called {name!r}: files use that name")
@@ -195,7 +195,7 @@ def _frozen(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_frozen(values: object) -> TypeGuard[NDArray[Any]]:
-    """Say whether this is an array that a record made read-only, not a view of somebody's array."""
+    """Return whether a record made this array read-only, and it is no view of another."""
     return (
         isinstance(values, np.ndarray)
         and values.dtype in (np.float64, np.int64)

@@ -222,7 +222,7 @@ def load_source(
 
 
 def check_column(methods: Sequence[Method], column: str) -> None:
-    """Complain where no method has a further column.
+    """Raise InputError if no method has a further column.
 
     Raises:
         InputError: None has it; the message names those that there are.

@@ -369,7 +369,7 @@ def _compare(
     labels: NDArray[np.int64],
     key: str,
 ) -> None:
-    """Say where the harness's own verdict differs from what follows from labels and numbers."""
+    """Log where the harness's own verdict differs from what labels and numbers imply."""
     told = np.array([question.verdicts.get(key, np.nan) for question in questions])
     known = (labels >= 0) & ((told == 0) | (told == 1))
     # the harness compares log-likelihoods in another precision, so that near ties may differ

@@ -71,7 +71,7 @@ class Asked:
         return {key: [*one] if isinstance(one, tuple) else one for key, one in found.items()}
 
     def check(self, methods: Sequence[Method]) -> None:
-        """Complain of a set or a column that a method lacks, before anything is scored.
+        """Raise InputError for a set or a column that a method lacks, before anything is scored.
 
         Raises:
             InputError: It is so.
@@ -231,7 +231,7 @@ def occupied(bins: Sequence[Bin]) -> list[Point]:
 
 
 def overlaps(one: Score, other: Score) -> bool:
-    """Say whether two intervals share a point; where one is missing, they are taken to."""
+    """Return whether two intervals share a point; where one is missing, they are taken to."""
     return not (one.low > other.high or other.low > one.high)
 
 
@@ -249,7 +249,7 @@ def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
 
 
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
-    """Say of each score whether it is the best or its interval overlaps the best one's.
+    """Return for each score whether it is the best, or its interval overlaps the best one's.
 
     Nothing is marked where that would tell nothing: there is one score alone, or none is worse.
     """
@@ -317,7 +317,7 @@ Bias = Literal["over", "under", "none"]
 
 
 def bias(method: Assessed) -> Bias:
-    """Say whether the mean confidence is off the accuracy by more than the interval allows.
+    """Return whether mean confidence and accuracy differ by more than the interval allows.
 
     Of several seeds, whether every one of them is.
     """
@@ -328,7 +328,7 @@ def bias(method: Assessed) -> Bias:
 
 
 def bias_of(scores: Scores) -> Bias:
-    """Say the same of the scores of one fit."""
+    """Return `bias` of the scores of one fit."""
     gap = scores["overconfidence"]
     if gap.low > 0:
         return "over"

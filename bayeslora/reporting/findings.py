@@ -53,7 +53,7 @@ class Finding:
 
 
 def ranking(nll: Standing, accuracy: Standing) -> Finding:
-    """Say which method has the lowest NLL and which the highest accuracy."""
+    """Return which method has the lowest NLL and which the highest accuracy."""
     if not nll.others:
         words = f"Accuracy {shown(accuracy.score)}, NLL {shown(nll.score)} nats."
         return Finding("Quality of the predictions", (words,))
@@ -69,7 +69,7 @@ def ranking(nll: Standing, accuracy: Standing) -> Finding:
 
 
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
-    """Say which methods are overconfident, underconfident, or show no bias."""
+    """Return which methods are overconfident, underconfident, or show no bias."""
     found = []
     for direction in ("over", "under"):
         chosen = [method for method in methods if bias(method) == direction]
@@ -98,7 +98,7 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
 
 
 def detection(facts: Facts, name: str) -> Finding:
-    """Say how well the methods tell one out-of-distribution set from familiar rows."""
+    """Return how well the methods detect one out-of-distribution set."""
     best, result = facts.detectors[name]
     tested = [one for one in facts.methods if name in one.scores.ood]
     blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]

@@ -97,7 +97,7 @@ def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
 
 
 def same_value(one: Score, other: Score) -> bool:
-    """Say whether two scores are the same but for rounding errors."""
+    """Return whether two scores are the same but for rounding errors."""
     return math.isclose(one.value, other.value, rel_tol=1e-12, abs_tol=1e-15)
 
 

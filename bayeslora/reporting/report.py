@@ -281,7 +281,7 @@ def _settings(
 
 
 def _seeds(methods: Sequence[Assessed]) -> dict[str, str]:
-    """Say which fits were taken together."""
+    """Return the setting that names pooled fits."""
     told = [
         f"{one.label} {', '.join(fit.method.seed for fit in one.fits)}"
         for one in methods

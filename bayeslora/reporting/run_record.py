@@ -104,7 +104,7 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _later(
     notes: Mapping[str, str], key: str, registry: Mapping[str, Any], title: str
 ) -> Iterator[tuple[str, str]]:
-    """Say what was fitted to the predictions afterwards, on how many rows."""
+    """Return what was fitted to the predictions afterwards, and to how many rows."""
     if key in notes:
         rows = _whole(notes.get(f"{key}_rows", ""))
         fitted = "" if rows is None else f"; fitted to {counted(rows, 'row')}"

@@ -231,7 +231,7 @@ def sets_note(scores: Sequence[Scores]) -> str:
 
 
 def _brackets(methods: Sequence[Named]) -> str:
-    """Say what the intervals are: over rows, or over the seeds of a method."""
+    """Return what the intervals are over: rows, or the seeds of a method."""
     pooled = sum("num_seeds" in one.scores.intervals for one in methods)
     if not pooled:
         return "brackets hold 95 % bootstrap intervals"

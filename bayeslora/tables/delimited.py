@@ -99,7 +99,7 @@ def _broken(source: Source, row: int, error: csv.Error) -> InputError:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Let the csv module read long fields; its limit is global, so it is put back."""
+    """Raise the csv module's limit on the length of a field while the context lasts."""
     limit = csv.field_size_limit(ROW_LIMIT)
     try:
         yield

@@ -124,7 +124,7 @@ class FitLaws(LastLayerCase):
     def _assert_proper(
         self, head: Head, train: Rows | None, held: Rows | None, asked: Tensor
     ) -> None:
-        """Complain unless the fit or the prediction is refused, or all logits are finite."""
+        """Assert that the fit or the prediction is refused, or all logits are finite."""
         try:
             if train is not None:
                 head.fit(*train, held)

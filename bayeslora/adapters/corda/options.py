@@ -172,7 +172,7 @@ class CorDA(LowRankAdapter):
 
 
 def _check_context(config: CorDA) -> None:
-    """Complain about a context that is neither a path nor texts; keep texts as a tuple."""
+    """Raise InputError for a context that is neither a path nor texts; keep texts as a tuple."""
     context: Any = config.context
     if context is None:
         if config.mode == "kpm":

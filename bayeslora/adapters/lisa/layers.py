@@ -160,7 +160,7 @@ def first_layer(config: LISA, num_layers: int) -> int:
 
 
 def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:
-    """Tell whether a parameter outside the layers that may train is trained at every step."""
+    """Return whether a parameter outside the layers that may train is trained at every step."""
     if name.startswith(f"{path}.") or _POOLER in name:
         return False
     return embedding or name.rpartition(".")[0] in after

@@ -78,7 +78,7 @@ class LayerSampling:
         _check_weights(self)
 
     def check_layers(self, num_layers: int) -> None:
-        """Complain where the options do not fit so many layers.
+        """Raise InputError if the options do not fit so many layers.
 
         Raises:
             InputError: `num_active` exceeds it, or `weights` are not as many.

@@ -86,7 +86,7 @@ class Lisa:
         return tuple(self._layers[number].name for number in self.draw(block))
 
     def before_step(self, step: int, optimizer: Any) -> tuple[str, ...] | None:
-        """Let the layers of the step's block train and the others rest.
+        """Make the layers of the step's block train and the others rest.
 
         To be called once an optimiser step, before its first backward pass.
 
@@ -118,7 +118,7 @@ class Lisa:
         return min(1.0, (step % self.interval + 1) / ramp) if ramp else 1.0
 
     def finish(self) -> None:
-        """Let every parameter require a gradient, or not, as it did before the first call."""
+        """Restore which parameters require a gradient, as before the first call."""
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
         self._flags = []
@@ -135,7 +135,7 @@ class Lisa:
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Complain where a stored state is of other layers or another order of them.
+        """Raise InputError if a stored state is of other layers or another order of them.
 
         Raises:
             InputError: It is.

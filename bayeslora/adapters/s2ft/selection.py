@@ -130,7 +130,7 @@ def begin_by_gradient(
     largest: bool = True,
     free: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Let sites start with the units whose columns have the largest gradient of a loss.
+    """Start sites with the units whose columns have the largest gradient of a loss.
 
     While `backward` runs, every column of the sites is trainable, so that it takes the memory of
     full fine-tuning of these layers.

@@ -24,7 +24,7 @@ class MovesToPrior(Protocol):
         """Take a gradient step of length `rate` on the KL."""
 
     def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
-        """Let each of the texts in a pass see a draw of its own."""
+        """Draw weights for each text of a pass."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what trains beside the adapter."""

@@ -45,7 +45,7 @@ def random_layers(site: Site) -> list[RandomLayer]:
 
 
 def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
-    """Complain where a site is not told which of its inputs are of one text.
+    """Raise InputError if a site is not told which of its inputs are of one text.
 
     Args:
         name: Of the site.

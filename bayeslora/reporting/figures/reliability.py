@@ -197,7 +197,7 @@ PerClass = bool | Sequence[str]
 
 
 def check_classes(per_class: PerClass, methods: Sequence[Method]) -> None:
-    """Complain about a class that no method has.
+    """Raise InputError for a class that no method has.
 
     Raises:
         InputError: A name is not that of a class.

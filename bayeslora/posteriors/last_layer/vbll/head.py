@@ -259,7 +259,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:
-        """Say what the features' mean square norm is; the logits' training spread stays."""
+        """Set the features' mean square norm; the logits' training spread stays."""
         change = 0.5 * math.log(float(self.mean_sq_norm) / value)
         self._trained_family.shift_log_std(self.spread, self.factor, change)
         self.mean_sq_norm.fill_(value)

@@ -257,7 +257,7 @@ class VBLL(Posterior):
 
 
 def check_classes(config: VBLL, num_classes: int) -> None:
-    """Complain about a bound that is not for so many classes.
+    """Raise InputError for a bound that is not for so many classes.
 
     Raises:
         InputError: It is for two, and there are more.

@@ -292,7 +292,7 @@ class Polisher:
         )
 
     def _wide_is_better(self) -> bool:
-        """Tell whether a wide prior has the lower NLL on parts of the rows that are left out."""
+        """Return whether a wide prior has the lower NLL on parts of the rows that are left out."""
         fold = _folds(self.labels)
         gain = 0.0
         for number in range(FOLDS):

@@ -80,7 +80,7 @@ class BLoBWeights(nn.Module):
 
     @contextmanager
     def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Let each text of a pass see a draw of its own; gradients reach the spreads.
+        """Draw weights for each text of a pass; gradients reach the spreads.
 
         Args:
             num_texts: Texts of the pass, to be compared with what each site sees.

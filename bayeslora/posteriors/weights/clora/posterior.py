@@ -108,7 +108,7 @@ class CLoRAWeights(nn.Module):
 
     @contextmanager
     def noise(self) -> Iterator[None]:
-        """Let each token of a pass have a draw of its own; gradients reach mean and spread."""
+        """Draw noise for each token of a pass; gradients reach mean and spread."""
         with self._under([fresh_noise] * len(self._gates)):
             yield
 

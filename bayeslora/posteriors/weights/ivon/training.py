@@ -33,7 +33,7 @@ _STEPS = "steps"
 
 
 def require_ivon() -> None:
-    """Complain where the package is not installed.
+    """Raise MissingAssetError if the package is not installed.
 
     Raises:
         MissingAssetError: It is not.

@@ -70,7 +70,7 @@ class ScalaBLWeights(nn.Module):
 
     @contextmanager
     def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Let each text of a pass see a draw of its own; gradients reach means and spreads.
+        """Draw scales for each text of a pass; gradients reach means and spreads.
 
         Args:
             num_texts: Texts of the pass, to be compared with what each site sees.

@@ -76,7 +76,7 @@ class SWAGWeights(nn.Module):
 
     @torch.no_grad()
     def put_mean(self) -> None:
-        """Let the network hold the mean of the snapshots.
+        """Put the mean of the snapshots into the network.
 
         Raises:
             InputError: There are fewer than 2.
