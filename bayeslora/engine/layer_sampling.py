@@ -131,7 +131,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
             self._sampler.check_state(stored["attributes"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Switch layers to train or rest; called before the first pass of an accumulation window."""
+        """Switch layers to train or rest, before the first pass of an accumulation window."""
         active = self._sampler.before_step(state.global_step, kwargs["optimizer"])
         if active is not None and self._full is not None:
             self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
