@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import print_columns, print_json, terminal_width
+from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
 # Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
 _COSTS = ("passes", "parameters")
+_WIDEST = 100
 _SINGULAR = {
     "adapters": "adapter",
     "posteriors": "posterior",
@@ -55,23 +56,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
-    rows: list[tuple[str, ...]] = []
+    indent = 4 + max(len(item["name"]) for entries in found.values() for item in entries)
+    width = min(terminal_width(), _WIDEST)
     for kind, entries in found.items():
-        costs = [name for name in _COSTS if any(name in item for item in entries)]
-        rows.append(
-            (kind.replace("_", " "), "", *(name if name in costs else "" for name in _COSTS), "")
-        )
-        rows += [
-            (
-                f"  {item['name']}",
-                item["summary"] + _origin(item),
-                *(item.get(name, "") for name in _COSTS),
-                item["source"],
-            )
-            for item in entries
-        ]
-    print_columns(rows)
-    show("\n`bayeslora methods NAME` shows the options of one, --json the defaults of all.")
+        show(kind.replace("_", " "))
+        for item in entries:
+            passes = item.get("passes", "1")
+            many = "" if passes == "1" else f" (passes: {passes})"
+            text = f"  {item['name']}".ljust(indent) + item["summary"] + many + _origin(item)
+            for line in textwrap.wrap(text, width, subsequent_indent=" " * indent):
+                show(line)
+    show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
 
 
 def _named(
