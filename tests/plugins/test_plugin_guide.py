@@ -170,7 +170,9 @@ def test_a_posterior_over_weights_goes_from_fit_to_report_by_commands(
     assert record["versions"]["acme-methods"] == "1.0"
     capsys.readouterr()
     assert main(["methods"]) == 0
-    assert "relative size on the adapter (acme-methods 1.0)" in capsys.readouterr().out
+    assert "relative size on the adapter (acme-methods 1.0)" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
     file = tmp_path / "test.parquet"
     assert main(["predict", str(model), str(train), "--out", str(file), "--quiet"]) == 0

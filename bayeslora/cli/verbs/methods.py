@@ -63,7 +63,7 @@ def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
         for item in entries:
             passes = item.get("passes", "1")
             many = "" if passes == "1" else f" (passes: {passes})"
-            text = f"  {item['name']}".ljust(indent) + item["summary"] + many + _origin(item)
+            text = f"  {item['name']}".ljust(indent) + item["summary"] + _origin(item) + many
             for line in textwrap.wrap(text, width, subsequent_indent=" " * indent):
                 show(line)
     show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
