@@ -716,7 +716,7 @@ class BayesianClassifier:
     @classmethod
     def from_transformers(
         cls,
-        model: str | nn.Module,
+        model: str | Path | nn.Module,
         posterior: Any = "laplace",
         *,
         tokenizer: Any = None,
@@ -751,6 +751,8 @@ class BayesianClassifier:
                 features, or the posterior is neither one of the last layer nor over adapters that
                 are there.
         """
+        if isinstance(model, Path):
+            model = str(model)
         with quiet_transformers():
             network, record = foreign.foreign_network(
                 model,

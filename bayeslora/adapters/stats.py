@@ -8,7 +8,7 @@ C is what CorDA decomposes a weight with, and the input factor of K-FAC for the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,32 +73,6 @@ def second_moments(
             sums.forget()
             advance(len(sums.mask))
     return {name: sums.moment(name) for name in layers}
-
-
-def merge_moments(parts: Sequence[Mapping[str, SecondMoment]]) -> dict[str, SecondMoment]:
-    """Return the second moments over all tokens of several contexts, as of one pass over them.
-
-    Args:
-        parts: Moments of the same layers, such as those that machines gathered on shards.
-
-    Raises:
-        InputError: There are none, or the layers or their widths differ.
-    """
-    if not parts:
-        raise InputError("there are no second moments to merge")
-    names = list(parts[0])
-    if any(part.keys() != parts[0].keys() for part in parts):
-        raise InputError("second moments to merge must be of the same layers")
-    merged = {}
-    for name in names:
-        moments = [part[name] for part in parts]
-        widths = sorted({len(moment.matrix) for moment in moments})
-        if len(widths) > 1:
-            raise InputError(f"second moments of layer {name} differ in width: {widths}")
-        count = sum(moment.count for moment in moments)
-        total = sum(moment.matrix * moment.count for moment in moments)
-        merged[name] = SecondMoment(torch.as_tensor(total) / max(count, 1), count)
-    return merged
 
 
 class _Sums:

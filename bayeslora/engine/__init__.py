@@ -1,1 +1,1 @@
-"""The Hugging Face Trainer subclass and what it needs."""
+"""Fit, predict and calibrate: the engine, which knows no method by its class."""

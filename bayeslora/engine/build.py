@@ -151,7 +151,7 @@ def check_last_layer(
     *,
     adapted: bool = True,
     with_sites: bool = True,
-    gated: bool = False,
+    gated_by: str = "",
 ) -> None:
     """Raise InputError for a posterior that cannot be fitted to a finished network.
 
@@ -159,18 +159,18 @@ def check_last_layer(
         posterior: Which one.
         adapted: Whether the network was adapted here, or has the adapters of a checkpoint.
         with_sites: Whether that was by adapters, not by training whole layers.
-        gated: Whether they work through the gates of a posterior over their weights.
+        gated_by: The posterior over their weights through whose gates they work, if any.
 
     Raises:
         InputError: The posterior is neither one of the last layer nor one that is fitted to trained
             adapters, which have to be there; or what it would replace has gates that the network
             cannot do without.
     """
-    if gated:
+    if gated_by:
         raise InputError(
-            "a network fitted with posterior 'clora' cannot be calibrated or given another "
-            "posterior: its adapters work through gates that are part of 'clora' and would be "
-            "lost; fit the other posterior from the start"
+            f"a network fitted with posterior {gated_by!r} cannot be calibrated or given another "
+            f"posterior: its adapters work through gates that are part of {gated_by!r} and would "
+            "be lost; fit the other posterior from the start"
         )
     if over_adapters(posterior) and not adapted:
         raise InputError(

@@ -211,7 +211,7 @@ class Fitted:
             config,
             adapted=self.network.is_adapted,
             with_sites=bool(sites),
-            gated=any(site.is_gated for site in sites),
+            gated_by=self.posterior.name if any(site.is_gated for site in sites) else "",
         )
         check_factors(config, low_rank=all(site.has_factors for site in sites))
         if len(self.members) != 1:

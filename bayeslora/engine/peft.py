@@ -62,7 +62,7 @@ def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> P
         head: Whether the mean last layer goes with it; `prefix` is then that of the classifier.
 
     Raises:
-        InputError: With `head`, see `merged.classifier_head`; else see `export_peft`.
+        InputError: With `head`, see `export.classifier_head`; else see `export_peft`.
     """
     network, name = fitted.network, fitted.record.backbone["name"]
     last: dict[str, Tensor] = {}

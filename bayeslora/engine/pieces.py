@@ -1,6 +1,6 @@
 """Predictions piece by piece, so that memory does not grow with the number of rows.
 
-Texts are tokenised, run and forgotten a piece at a time (`checked_rows.PIECE`), whoever asks:
+Texts are tokenised, run and forgotten a piece at a time (`data.PIECE`), whoever asks:
 `predict` in Python and on the command line give the same numbers, since a row meets the same others
 in its batch. Every piece has the same draws of the weights and of the link.
 """

@@ -1,4 +1,4 @@
-"""Posteriors of the last layer side by side on the same examples; the fits are in `race.py`.
+"""Posteriors of the last layer side by side on the same examples.
 
     with validation examples   fitted to all training examples; of the validation examples one half
                                chooses and the other is scored, and the other way round

@@ -1,1 +1,1 @@
-"""What is random: one file a method."""
+"""What is random: a folder per method in `last_layer` and `weights`."""

@@ -10,7 +10,6 @@ from torch import nn
 from bayeslora.adapters.stats import (
     SecondMoment,
     load_moments,
-    merge_moments,
     save_moments,
     second_moments,
 )
@@ -57,31 +56,6 @@ def test_batches_order_and_padding_do_not_matter(lengths, size, left, chance):
     expected = together.T @ together / len(together)
     torch.testing.assert_close(found.matrix, expected, atol=1e-13, rtol=1e-13)
     assert torch.equal(found.matrix, found.matrix.T)
-
-
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(1, 5))
-def test_moments_of_shards_merge_to_those_of_one_pass(lengths, place):
-    place = min(place, len(lengths) - 1)
-    rows = [normal(length, 3, seed=number) for number, length in enumerate(lengths)]
-    layer = linear()
-
-    def gathered(some):
-        return second_moments(lambda b: layer(b["x"]), {"a": layer}, [padded(some)])
-
-    merged = merge_moments([gathered(rows[:place]), gathered(rows[place:])])["a"]
-    whole = gathered(rows)["a"]
-    assert merged.count == whole.count
-    torch.testing.assert_close(merged.matrix, whole.matrix, atol=1e-13, rtol=1e-13)
-
-
-def test_moments_that_do_not_go_together_are_not_merged():
-    one, other = SecondMoment(torch.eye(3), 2), SecondMoment(torch.eye(4), 2)
-    with pytest.raises(InputError, match=r"layer a .*\[3, 4\]"):
-        merge_moments([{"a": one}, {"a": other}])
-    with pytest.raises(InputError, match="same layers"):
-        merge_moments([{"a": one}, {"b": one}])
-    with pytest.raises(InputError, match="no second moments"):
-        merge_moments([])
 
 
 def test_layers_with_one_input_agree_and_others_have_their_own():

@@ -1,5 +1,7 @@
 """Posteriors for networks that are finished: somebody else's, and our own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,11 @@ def probabilities(path):
     network = AutoModelForSequenceClassification.from_pretrained(path).eval()
     found = logits(network, [row["text"] for row in TEST]).double()
     return found.softmax(1).numpy(), found
+
+
+def test_a_path_is_taken_as_text_is(foreign):
+    found = [from_transformers(kind(foreign), "mle").predict(TEST).probs for kind in (str, Path)]
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

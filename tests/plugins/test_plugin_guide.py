@@ -141,7 +141,9 @@ def test_commands_fit_list_and_predict(llama, uninstall, tmp_path, capsys):
     capsys.readouterr()
     assert main(["methods"]) == 0
     listed = capsys.readouterr()
-    assert "Laplace approximation with one variance (acme-methods 1.0)" in listed.out
+    assert "Laplace approximation with one variance (acme-methods 1.0)" in " ".join(
+        listed.out.split()
+    )
     assert listed.err == ""
     assert main(["methods", "--json"]) == 0
     found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["posteriors"]}

@@ -5,7 +5,7 @@ Maximise over μ [C, d] the concave
     Σ_n [ m_{n,y_n} − Σ_k s_k lse(m_n + h_kn) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
 
 by preconditioned conjugate gradients (Polak-Ribière); what the shifts h_k and their shares s_k are
-is in `vbll_bound.py`. Along a direction the logits are m + t Δm, so the line search costs K N C
+is in `vbll/bounds.py`. Along a direction the logits are m + t Δm, so the line search costs K N C
 operations a step and never touches the features.
 """
 

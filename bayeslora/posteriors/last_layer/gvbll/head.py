@@ -4,8 +4,8 @@
 
 Given Σ the posterior of the means is exact, q(μ_c) = N(m_c, S_c) with S_c = Σ / (n_c + κ), and so
 is the prediction p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ): no bound has to be ascended. ρ shrinks the
-scatter S of the rows (`gvbll_scatter.py`), and a > 1 makes up for what is not Gaussian in the
-features; both are chosen by the NLL of held-out rows (`gvbll_choice.py`).
+scatter S of the rows (`scatter.py`), and a > 1 makes up for what is not Gaussian in the
+features; both are chosen by the NLL of held-out rows (`choice.py`).
 
 The adapter trains beside a softmax layer by maximum likelihood; `fit` replaces it in predictions.
 
