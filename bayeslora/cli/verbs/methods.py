@@ -64,7 +64,9 @@ def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
             passes = item.get("passes", "1")
             many = "" if passes == "1" else f" (passes: {passes})"
             text = f"  {item['name']}".ljust(indent) + item["summary"] + _origin(item) + many
-            for line in textwrap.wrap(text, width, subsequent_indent=" " * indent):
+            for line in textwrap.wrap(
+                text, width, subsequent_indent=" " * indent, break_on_hyphens=False
+            ):
                 show(line)
     show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
 
