@@ -335,7 +335,7 @@ def _more_rows(leader: Assessed) -> list[str]:
             f"Label more rows: {size} cannot tell how far apart its confidence and accuracy are."
         ]
     return [
-        f"Label more rows if this matters: with {size} the gap between how sure and how right it is"
+        f"Label more rows if this matters: with {size} the gap between confidence and accuracy"
         f" is known to about ±{number(100 * half, digits=1)} points; four times as many would halve"
         " that."
     ]

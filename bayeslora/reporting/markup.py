@@ -43,7 +43,7 @@ def _overview(document: Document, _: Drawings, __: str) -> list[str]:
         return []
     about = [sentence_to_markdown(first.about)] if first.about else []
     tiles = [f"- {one.title}: **{one.value}** ({one.detail})" for one in first.tiles]
-    return [f"**{first.verdict}**", *about, "\n".join(tiles)]
+    return [f"**{sentence_to_markdown(first.verdict)}**", *about, "\n".join(tiles)]
 
 
 def _plain(document: Document, _: Drawings, __: str) -> list[str]:

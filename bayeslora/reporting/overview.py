@@ -46,9 +46,10 @@ class Overview:
     """What a reader sees first.
 
     Attributes:
-        verdict: Whether the probabilities can be read as they stand, in a few words.
+        verdict: Whether the probabilities can be read as they stand, in a few words; with several
+            methods it names the one that it is of, marked by `text.named`.
         kind: `good`, `warning`, or `open` where the rows cannot tell.
-        about: Which method it is about, names marked; empty where there is one method.
+        about: Why it is that one; empty where there is one method.
         tiles: Accuracy, confidence, the gap between them, and what to hand to a person.
         figure: Name of the reliability diagram of that fit.
         methods: The methods by a few scores; None where there is one.
@@ -77,10 +78,13 @@ def overview(
         return None
     fit = leader.each[0]
     verdict, kind = _verdict(fit)
+    one_of_several = len(facts.methods) > 1 or bool(leader.fits)
+    if one_of_several:
+        verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
     return Overview(
         verdict,
         kind,
-        _about(leader, fit, facts),
+        _about(facts) if one_of_several else "",
         (*_scores(fit), *_person(fit)),
         f"reliability-{1 + next(place for place, one in enumerate(fits) if one is fit)}",
         _methods(named_scores, facts.sets) if len(named_scores) > 1 else None,
@@ -105,12 +109,9 @@ def _verdict(fit: Assessed) -> tuple[str, Kind]:
     return f"No sign of miscalibration in {rows}", "open"
 
 
-def _about(leader: Assessed, fit: Assessed, facts: Facts) -> str:
-    if len(facts.methods) == 1 and not leader.fits:
-        return ""
-    text = f"Lowest NLL: {named(fit.label)}"
+def _about(facts: Facts) -> str:
     ties = 0 if facts.nll is None else len(facts.nll.tied)
-    return f"{text} ({counted(ties, 'other')} tied)" if ties else text
+    return f"Lowest NLL ({counted(ties, 'other')} tied)" if ties else "Lowest NLL"
 
 
 def _scores(fit: Assessed) -> list[Tile]:
@@ -134,11 +135,12 @@ def _person(fit: Assessed) -> list[Tile]:
         return []
     sure, rest = found
     share = percent(rest.size / (rest.size + sure.size))
+    advice = "hand to a person; " if sure.low > rest.high else ""
     return [
         Tile(
-            "Hand to a person",
-            share,
-            f"least confident: {percent(rest.value)} right, others {percent(sure.value)}",
+            f"Least sure {share}",
+            f"{percent(rest.value)} right",
+            f"{advice}others {percent(sure.value)}",
         )
     ]
 

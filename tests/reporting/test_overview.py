@@ -62,15 +62,15 @@ def test_the_numbers_are_those_of_the_scores(make):
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
-    assert person.value.startswith("20.0")
-    assert f"{100 * right:.1f}" in person.detail
+    assert "20.0" in person.title
+    assert person.value.startswith(f"{100 * right:.1f}")
 
 
 def test_the_diagram_is_that_of_the_leader(make):
     worse, better = make("worse", sharpness=3.0), make("better")
     found = first_screen(worse, better)
     assert found.figure == "reliability-2"
-    assert "better" in found.about
+    assert "better" in found.verdict
     assert len(found.methods.columns) == 4
 
 
