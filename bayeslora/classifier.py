@@ -43,7 +43,7 @@ from bayeslora.engine.export import (
     check_export,
     write_manifest,
 )
-from bayeslora.engine.model import Fitted
+from bayeslora.engine.model import FittedModel
 from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing
 from bayeslora.engine.prediction_file import predict_to_file
@@ -154,7 +154,7 @@ class BayesianClassifier:
         self._dtype = dtype if isinstance(backbone, str) else backbone.dtype
         self._device = device
         self._trust = trust_remote_code
-        self._fitted: Fitted | None = None
+        self._fitted: FittedModel | None = None
         self._in_memory = False
 
     def __repr__(self) -> str:
@@ -707,7 +707,7 @@ class BayesianClassifier:
             # Saved again, the model is to name the place where its backbone is now.
             record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
         return cls._around(
-            Fitted(record, network, members, progress),
+            FittedModel(record, network, members, progress),
             source,
             device=device,
             trust_remote_code=trust_remote_code,
@@ -765,7 +765,7 @@ class BayesianClassifier:
                 trust_remote_code=trust_remote_code,
             )
         clf = cls._around(
-            Fitted(record, network, [network.trained_state()], progress),
+            FittedModel(record, network, [network.trained_state()], progress),
             record.backbone["name"],
             device=device,
             trust_remote_code=trust_remote_code,
@@ -813,7 +813,7 @@ class BayesianClassifier:
         classifier = wrap_module(module, encode, classes, layer=layer, device=device)
         network, record = foreign.module_network(classifier, config)
         return cls._around(
-            Fitted(record, network, [network.trained_state()], progress),
+            FittedModel(record, network, [network.trained_state()], progress),
             record.backbone["name"],
             device=device,
         )
@@ -865,7 +865,7 @@ class BayesianClassifier:
     @classmethod
     def _around(
         cls,
-        fitted: Fitted,
+        fitted: FittedModel,
         backbone: str | Backbone,
         *,
         device: str | None,
@@ -889,14 +889,14 @@ class BayesianClassifier:
         clf._fitted = fitted
         return clf
 
-    def _known(self) -> Fitted:
+    def _known(self) -> FittedModel:
         if self._fitted is None:
             raise InputError(
                 "this classifier is not fitted; call fit, from_pretrained or from_transformers"
             )
         return self._fitted
 
-    def _calibrated(self) -> Fitted:
+    def _calibrated(self) -> FittedModel:
         fitted = self._known()
         if not fitted.record.num_train and fitted.posterior.learns_from != "nothing":
             raise InputError(

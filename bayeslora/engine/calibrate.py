@@ -18,7 +18,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import class_prior, says_something
 from bayeslora.engine.final_fit import TrainingSizes, announce_final_fit, settle_posterior
-from bayeslora.engine.model import Fitted
+from bayeslora.engine.model import FittedModel
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.settings import Choices
 from bayeslora.engine.side_by_side import (
@@ -39,15 +39,15 @@ logger = logging.getLogger(__name__)
 
 
 def calibrate(
-    fitted: Fitted,
+    fitted: FittedModel,
     posterior: Posterior | None,
     train: Examples,
     validation: Examples | None,
     *,
     columns: DataColumns,
     feature_scores: Sequence[str] | None = (),
-) -> Fitted:
-    """Return the network with a posterior fitted to labelled examples; see `Fitted.check_takes`.
+) -> FittedModel:
+    """Return the network with a posterior fitted to labelled examples; see `check_takes`.
 
     Args:
         fitted: The classifier as it is; it stays as it is where anything fails.
@@ -104,7 +104,7 @@ def _say_too_few(posterior: Posterior, examples: int) -> None:
         )
 
 
-def _recorded(fitted: Fitted, race: SideBySide) -> Fitted:
+def _recorded(fitted: FittedModel, race: SideBySide) -> FittedModel:
     """Return the same with the comparison in its record, and log what follows from it."""
     for note in race.notes:
         logger.warning("%s", note)
@@ -123,7 +123,7 @@ def zero_shot(
     backbone: Backbone,
     texts: Examples | None,
     columns: DataColumns,
-) -> Fitted:
+) -> FittedModel:
     """Return a classifier whose last layer is the language model's answer, without any label.
 
     Args:
@@ -194,7 +194,7 @@ def zero_shot(
         results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
         versions=library_versions(),
     )
-    return Fitted(record, network.eval(), [network.trained_state()], choices.progress)
+    return FittedModel(record, network.eval(), [network.trained_state()], choices.progress)
 
 
 def _words(classes: list[str], choices: Choices) -> list[str]:

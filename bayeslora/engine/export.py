@@ -22,7 +22,7 @@ from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.template import PAIR, TEXT, Template
-from bayeslora.engine.model import Fitted
+from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
@@ -59,7 +59,7 @@ _FIELDS = {TEXT: "text", PAIR: "text_pair"}
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def write_merged(fitted: Fitted, directory: Path) -> None:
+def write_merged(fitted: FittedModel, directory: Path) -> None:
     """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
 
     Args:
@@ -80,7 +80,7 @@ def write_merged(fitted: Fitted, directory: Path) -> None:
     (directory / "README.md").write_text(_readme(fitted), encoding="utf-8")
 
 
-def _readme(fitted: Fitted) -> str:
+def _readme(fitted: FittedModel) -> str:
     """Return how transformers predicts with the mean network, template included."""
     frame = fitted.record.backbone.get("template")
     length = _encoder(fitted).max_length
@@ -110,7 +110,7 @@ def _readme(fitted: Fitted) -> str:
     )
 
 
-def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
+def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
     """Return what makes an adapter a classifier in PEFT: where the backbone is in it, and a layer.
 
     Returns:
@@ -126,7 +126,7 @@ def classifier_head(fitted: Fitted) -> tuple[str, dict[str, Tensor]]:
     return f"{whole.base_model_prefix}.", {"score.weight": weight}
 
 
-def write_tensors(fitted: Fitted, path: Path) -> None:
+def write_tensors(fitted: FittedModel, path: Path) -> None:
     """Write the tensors of the mean network to one safetensors file.
 
     They are named as in the backbone, with `backbone.` before, and `head.weight` [C, d], which
@@ -148,7 +148,7 @@ def write_tensors(fitted: Fitted, path: Path) -> None:
 
 
 @torch.no_grad()
-def check_mergeable(fitted: Fitted) -> Tensor:
+def check_mergeable(fitted: FittedModel) -> Tensor:
     """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
 
     Raises:
@@ -171,7 +171,7 @@ def check_mergeable(fitted: Fitted) -> Tensor:
     )
 
 
-def _encoder(fitted: Fitted) -> Encoder:
+def _encoder(fitted: FittedModel) -> Encoder:
     encoder = fitted.network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
@@ -182,7 +182,7 @@ def _encoder(fitted: Fitted) -> Encoder:
 
 
 @torch.no_grad()
-def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any:
+def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
     """Return the architecture's own sequence classifier around a merged backbone.
 
     Raises:
@@ -212,7 +212,7 @@ def _classifier(fitted: Fitted, plain: nn.Module, weight: Tensor) -> Any:
     raise _no_classifier(fitted, f"that of {type(plain).__name__} is missing or another function")
 
 
-def _no_classifier(fitted: Fitted, reason: str) -> InputError:
+def _no_classifier(fitted: FittedModel, reason: str) -> InputError:
     return InputError(
         f"no sequence classifier of transformers computes what {fitted.name} does ({reason}); "
         "--format safetensors (export_safetensors) writes the merged tensors and the last layer, "
@@ -237,7 +237,7 @@ def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
     return bool((found.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _note(fitted: Fitted) -> dict[str, Any]:
+def _note(fitted: FittedModel) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "classes": list(fitted.record.classes),

@@ -313,7 +313,7 @@ def announce_training(
 
     Args:
         settings: Epochs and batch size.
-        posterior: Fitted again after each epoch that validation rows score.
+        posterior: FittedModel again after each epoch that validation rows score.
         sizes: Of the problem.
         pass_seconds: What one pass of all training rows took without gradients.
     """

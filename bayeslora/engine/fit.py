@@ -34,7 +34,7 @@ from bayeslora.engine.ensemble import Part, fit_members
 from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
 from bayeslora.engine.layer_sampling import check_sampling
 from bayeslora.engine.loop import FitResult
-from bayeslora.engine.model import Fitted
+from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings, check_one_process
 from bayeslora.engine.trainer import nothing_to_restore
@@ -101,7 +101,7 @@ def fit_classifier(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-) -> Fitted:
+) -> FittedModel:
     """Fit a classifier; where `out` holds an interrupted fit of the same kind, go on with it.
 
     Args:
@@ -190,7 +190,7 @@ def fit_classifier(
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
     )
-    fitted = Fitted(record, network, members, choices.progress)
+    fitted = FittedModel(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)
 
 

@@ -51,7 +51,7 @@ _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedModel:
     """Networks with the record of how they came to be.
 
     Attributes:
@@ -166,7 +166,7 @@ class Fitted:
         return found
 
     @contextmanager
-    def one_member(self, number: int | None = None) -> Iterator[Fitted]:
+    def one_member(self, number: int | None = None) -> Iterator[FittedModel]:
         """Yield one of the networks, which is in place while the context lasts.
 
         Args:
@@ -225,7 +225,7 @@ class Fitted:
         found: Tensor | None = getattr(head, "prior_mean", None)
         return found
 
-    def with_posterior(self, config: Posterior) -> Fitted:
+    def with_posterior(self, config: Posterior) -> FittedModel:
         """Return the same network with an unfitted posterior that starts from the present mean.
 
         Raises:
@@ -254,7 +254,7 @@ class Fitted:
         validation: KnownRows | None,
         columns: DataColumns,
         feature_scores: Sequence[str] | None = (),
-    ) -> Fitted:
+    ) -> FittedModel:
         """Return the same network with the posterior fitted to other rows; see `check_takes`.
 
         Args:
@@ -338,7 +338,7 @@ class Fitted:
             say=False,
         )
 
-    def measured(self, rows: Examples) -> Fitted:
+    def measured(self, rows: Examples) -> FittedModel:
         """Return the same with NLL and accuracy on labelled rows in its record.
 
         They are those of the predictions that the saved classifier makes by default, of all its
@@ -377,7 +377,7 @@ class Fitted:
                 mean.mean(),
             )
 
-    def compared(self, before: Scores, held: KnownRows) -> Fitted:
+    def compared(self, before: Scores, held: KnownRows) -> FittedModel:
         """Return the same with the scores of labelled rows before and after in its record."""
         after = self.scores_of(held)
         kept = {

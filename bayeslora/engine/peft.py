@@ -15,7 +15,7 @@ from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine import export as merged
-from bayeslora.engine.model import Fitted
+from bayeslora.engine.model import FittedModel
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
@@ -46,7 +46,7 @@ class PeftExport:
     notes: tuple[str, ...]
 
 
-def write_peft(fitted: Fitted, directory: Path, *, prefix: str, head: bool) -> PeftExport:
+def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool) -> PeftExport:
     """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
@@ -94,7 +94,7 @@ def _origin(folder: Path) -> str:
     return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
 
 
-def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
+def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[str]:
     name, classes = fitted.record.backbone["name"], fitted.record.classes
     depth = fitted.record.backbone.get("depth")
     notes = []
@@ -130,7 +130,7 @@ def _notes(fitted: Fitted, base: str, folder: str, *, head: bool) -> list[str]:
     return notes
 
 
-def _readme(fitted: Fitted, base: str, found: PeftExport, *, head: bool) -> str:
+def _readme(fitted: FittedModel, base: str, found: PeftExport, *, head: bool) -> str:
     record, encoder = fitted.record, fitted.network.encoder
     module, _, loader = found.loader.rpartition(".")
     depth, template = (record.backbone.get(name) for name in ("depth", "template"))

@@ -25,7 +25,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 
 if TYPE_CHECKING:
-    from bayeslora.engine.model import Fitted
+    from bayeslora.engine.model import FittedModel
 
 DEFAULT_LINK = "mc"
 
@@ -69,7 +69,7 @@ class Drawing:
 
 
 def predict_pieces(
-    fitted: Fitted,
+    fitted: FittedModel,
     pieces: Iterable[LabelledExamples],
     drawing: Drawing,
     *,
@@ -112,7 +112,7 @@ def predict_pieces(
 
 
 def predict_texts(
-    fitted: Fitted,
+    fitted: FittedModel,
     examples: Examples,
     texts: LabelledTexts,
     drawing: Drawing,

@@ -17,11 +17,11 @@ from bayeslora.locks import writing_to
 from bayeslora.predictions.parts import PredictionParts
 
 if TYPE_CHECKING:
-    from bayeslora.engine.model import Fitted
+    from bayeslora.engine.model import FittedModel
 
 
 def predict_to_file(
-    fitted: Fitted,
+    fitted: FittedModel,
     rows: CheckedRows,
     drawing: Drawing,
     out: str | Path,

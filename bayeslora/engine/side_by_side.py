@@ -38,7 +38,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
-    from bayeslora.engine.model import Fitted
+    from bayeslora.engine.model import FittedModel
 
 BEST = "best"
 """In the place of a posterior: the candidate of lowest cross-validated NLL."""
@@ -114,7 +114,7 @@ class SideBySide:
 
 
 def best_posterior(
-    fitted: Fitted, train: FeatureRows, held: FeatureRows | None
+    fitted: FittedModel, train: FeatureRows, held: FeatureRows | None
 ) -> tuple[Posterior, SideBySide]:
     """Return the candidate of lowest cross-validated NLL, and how all of them did.
 
@@ -142,7 +142,7 @@ def best_posterior(
 
 
 def beside_others(
-    fitted: Fitted,
+    fitted: FittedModel,
     config: Posterior,
     train: FeatureRows,
     held: FeatureRows | None,
@@ -282,7 +282,7 @@ class Race:
             part by a fit to the others, and all held-out examples choose.
     """
 
-    fitted: Fitted
+    fitted: FittedModel
     train: FeatureRows
     held: FeatureRows | None
     num_folds: int
