@@ -22,11 +22,13 @@ hypothesis.settings.load_profile("repeatable")
 
 # Rooms whose tests fit models or write reports; `world` holds a model that a command has fitted.
 SLOW_ROOMS = frozenset({"benchmarks", "classifier", "engine", "faults", "plugins", "reporting"})
-# Files that take more than two seconds together, whatever their single tests take.
+# Files that take more than a second and a half together, whatever their single tests take.
 SLOW_FILES = frozenset(
     {
         "test_blob.py",
+        "test_bootstrap.py",
         "test_cli_exits.py",
+        "test_cli_hostile_options.py",
         "test_cli_scoring.py",
         "test_coverage.py",
         "test_demo.py",
@@ -35,6 +37,8 @@ SLOW_FILES = frozenset(
         "test_hostile_models.py",
         "test_kept_columns.py",
         "test_output.py",
+        "test_sequence.py",
+        "test_sequence_architectures.py",
         "test_vbll_low_rank.py",
     }
 )
