@@ -161,36 +161,16 @@ def train_network(
     # language model's answer would be a poor start of what adapters learn.
     waits = posterior.starts_over(adapter_trains=True)
     factor = None if prior is None or waits else centre(network, prior, train)
-    num_train = len(train.labels)
     held = validation if early_stopping else None
     if shown:
         classes, features = network.head.mean_weight.shape
         num_held = 0 if held is None else len(held.labels)
-        sizes = TrainingSizes(classes, features, num_train, num_held)
+        sizes = TrainingSizes(classes, features, len(train.labels), num_held)
         announce_training(settings, posterior, sizes, pass_seconds=passed)
         announce_final_fit(posterior, sizes, shown=fit_last)
-    steps = settings.num_steps(num_train)
-    run = TrainingRun(network, adapter, num_train, steps, settings.batch_size)
-    weights = posterior.training(run)
-    sampler = layer_sampler(network, adapter, posterior, settings, num_train)
-    with quiet_transformers(), plain_environment(), ExitStack() as stack:
-        if network.encoder.backbone.device.type == "cuda":
-            # The Trainer makes the network's GPU the current one.
-            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
-        trainer = _trainer(
-            fit,
-            held,
-            weights,
-            sampler,
-            directory=directory,
-            on_epoch=on_epoch,
-            restore=restore,
-            title=description,
-        )
-        if sampler is not None:
-            stack.callback(sampler.finish)
-        trainer.train(resume_from_checkpoint=fit.last)
-        trainer.load_best()
+    trainer, sampler = _trained(
+        fit, held, directory=directory, on_epoch=on_epoch, restore=restore, title=description
+    )
     chosen: dict[str, float | str] = {}
     if fit_last:
         posterior.before_last_layer(
@@ -229,6 +209,46 @@ class _Fit:
     posterior: Posterior
     settings: TrainingSettings
     last: str | None
+
+
+def _trained(
+    fit: _Fit,
+    held: LabelledTexts | None,
+    *,
+    directory: Path,
+    on_epoch: EpochHook | None,
+    restore: Restore,
+    title: str | None,
+) -> tuple[AlternatingTrainer, Lisa | None]:
+    """Train the network, put its best epoch in place, and return what did so.
+
+    Returns:
+        The trainer, and the policy of layer sampling where there is one.
+    """
+    network, settings, num_train = fit.network, fit.settings, len(fit.train.labels)
+    steps = settings.num_steps(num_train)
+    run = TrainingRun(network, fit.adapter, num_train, steps, settings.batch_size)
+    weights = fit.posterior.training(run)
+    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, num_train)
+    with quiet_transformers(), plain_environment(), ExitStack() as stack:
+        if network.encoder.backbone.device.type == "cuda":
+            # The Trainer makes the network's GPU the current one.
+            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
+        trainer = _trainer(
+            fit,
+            held,
+            weights,
+            sampler,
+            directory=directory,
+            on_epoch=on_epoch,
+            restore=restore,
+            title=title,
+        )
+        if sampler is not None:
+            stack.callback(sampler.finish)
+        trainer.train(resume_from_checkpoint=fit.last)
+        trainer.load_best()
+    return trainer, sampler
 
 
 def _trainer(
