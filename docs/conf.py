@@ -41,6 +41,7 @@ html_theme = "furo"
 html_title = "bayeslora"
 html_static_path: list[str] = []
 html_theme_options = {"navigation_with_keys": True}
+highlight_language = "text"
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
