@@ -100,7 +100,18 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
             len(rows),
         )
     labelled: Examples = rows
+    refuse_questions(labelled)
     return labelled
+
+
+def refuse_questions(rows: Examples) -> None:
+    """Raise InputError for questions with options, which are no texts to classify."""
+    if rows.choices is not None:
+        raise InputError(
+            f"{rows.source} holds questions with options, and texts with labels are needed. Where "
+            "all rows share their options, choose columns: --text-column question --label-column "
+            f"{rows.label_column}"
+        )
 
 
 def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
@@ -290,6 +301,7 @@ class CheckedRows:
         digests = []
         labelled = 0
         for rows in _whole_pieces(stream):
+            refuse_questions(rows)
             codes = encode_for(record, rows, unknown, numbered=stream.numbered)
             digests.append(_digest(rows))
             labelled += int((codes >= 0).sum())
@@ -340,7 +352,8 @@ def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
 
 
 def _digest(rows: Examples) -> bytes:
-    fields = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    fields += [one for one in (rows.choices, rows.history) if one is not None]
     return hashlib.sha256(json.dumps(fields).encode()).digest()
 
 

@@ -151,15 +151,60 @@ def named_score(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
 
 def prediction_sets(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.bool_] | None:
     """Return [N, C] booleans, or None where there are none."""
+    return None if given is None else _frozen(_booleans("sets", given, rows, columns))
+
+
+def available_options(
+    given: ArrayLike | None,
+    probs: NDArray[np.float64],
+    labels: NDArray[np.int64] | None,
+    sets: NDArray[np.bool_] | None,
+    classes: Sequence[str],
+) -> NDArray[np.bool_] | None:
+    """Return [N, C] booleans: which classes a row has; None where every row has all of them.
+
+    Args:
+        given: [N, C], or None.
+        probs: [N, C], checked; 0 for classes that a row does not have.
+        labels: [N], checked, or None.
+        sets: [N, C], checked, or None.
+        classes: C names.
+    """
     if given is None:
         return None
-    sets = np.array(given)
-    if sets.shape != (rows, columns) or sets.dtype != np.bool_:
-        raise InputError(
-            f"sets must be booleans of shape [{rows}, {columns}], "
-            f"got {sets.dtype} of shape {list(sets.shape)}"
+    options = _booleans("available", given, *probs.shape)
+    if options.all():
+        return None
+    few = options.sum(1) < 2
+    if few.any():
+        raise RowError(int(np.argmax(few)), ": fewer than two options are available")
+    absent = ~options
+    if sets is not None and (sets & absent).any():
+        row, column = np.argwhere(sets & absent)[0]
+        raise RowError(int(row), f": option {shown(classes[column])} is in the set, but absent")
+    if probs[absent].any():
+        row, column = np.argwhere(absent & (probs > 0))[0]
+        raise RowError(
+            int(row),
+            f", class {shown(classes[column])}: probability {probs[row, column]} of an option that "
+            "the row does not have",
         )
-    return _frozen(sets)
+    if labels is not None:
+        wrong = (labels >= 0) & absent[np.arange(len(labels)), labels]
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise RowError(row, f": the label {shown(classes[labels[row]])} is an absent option")
+    return _frozen(options)
+
+
+def _booleans(name: str, given: ArrayLike, rows: int, columns: int) -> NDArray[np.bool_]:
+    values = np.array(given)
+    if values.shape != (rows, columns) or values.dtype != np.bool_:
+        raise InputError(
+            f"{name} must be booleans of shape [{rows}, {columns}], "
+            f"got {values.dtype} of shape {list(values.shape)}"
+        )
+    return values
 
 
 def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, NDArray[Any]]:

@@ -51,6 +51,9 @@ def joined(pieces: Sequence[Predictions]) -> Predictions:
         labels=np.concatenate([_labels(one) for one in pieces]),
         ids=None if first.ids is None else tuple(chain(*(one.ids or () for one in pieces))),
         sets=column("sets"),
+        available=None
+        if all(one.available is None for one in pieces)
+        else np.concatenate([_options(one) for one in pieces]),
         scores={
             name: np.concatenate([one.scores[name] for one in pieces]) for name in first.scores
         },
@@ -63,6 +66,10 @@ def joined(pieces: Sequence[Predictions]) -> Predictions:
 
 def _labels(piece: Predictions) -> NDArray[np.int64]:
     return np.full(len(piece), -1) if piece.labels is None else piece.labels
+
+
+def _options(piece: Predictions) -> NDArray[np.bool_]:
+    return np.ones(piece.probs.shape, bool) if piece.available is None else piece.available
 
 
 _IDENTITY = "predictions.json"

@@ -20,7 +20,7 @@ class PredictedRow:
         label: Its class; None where it is unlabelled.
         prediction: The most probable class.
         confidence: The probability of that class.
-        probs: The probability of every class by name.
+        probs: The probability of every class that the row has, by name.
         total: Nats, or None.
         aleatoric: Nats, or None.
         epistemic: Nats, or None.

@@ -54,6 +54,8 @@ class Predictions:
             `bayeslora.conformal`.
         columns: What else is known of the rows, by name: [N] of strings, None where unknown. For
             scores by group and for showing examples; no score depends on them.
+        available: [N, C] bool: which classes each row has, as questions with 2 to C options; the
+            others have probability 0. None where every row has every class.
 
     Raises:
         InputError: Something above does not hold; the message names the row.
@@ -71,19 +73,23 @@ class Predictions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     sets: NDArray[np.bool_] | None = None
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    available: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         classes = checks.class_names(self.classes)
         probs = checks.probabilities(self.probs, classes)
         rows = len(probs)
+        labels = checks.label_indices(self.labels, rows, len(classes))
+        sets = checks.prediction_sets(self.sets, rows, len(classes))
         checked: dict[str, Any] = {
             "classes": classes,
             "probs": probs,
-            "labels": checks.label_indices(self.labels, rows, len(classes)),
+            "labels": labels,
             "ids": checks.row_ids(self.ids, rows),
             "scores": {name: checks.named_score(name, v, rows) for name, v in self.scores.items()},
             "metadata": checks.notes(self.metadata),
-            "sets": checks.prediction_sets(self.sets, rows, len(classes)),
+            "sets": sets,
+            "available": checks.available_options(self.available, probs, labels, sets, classes),
             "columns": checks.row_columns(self.columns, rows),
         }
         for name in UNCERTAINTIES:
@@ -127,12 +133,17 @@ class Predictions:
             label=None if label < 0 else self.classes[label],
             prediction=self.classes[best],
             confidence=probs[best],
-            probs=dict(zip(self.classes, probs, strict=True)),
+            probs={
+                name: probs[c] for c, name in enumerate(self.classes) if self._has_option(place, c)
+            },
             scores={name: float(values[place]) for name, values in self.scores.items()},
             set=None if members is None else tuple(self.classes[c] for c in members),
             columns={name: values[place] for name, values in self.columns.items()},
             **{name: None if v is None else float(v[place]) for name, v in parts.items()},
         )
+
+    def _has_option(self, place: int, column: int) -> bool:
+        return self.available is None or bool(self.available[place, column])
 
     def __repr__(self) -> str:
         """Return one line: what made them, how many there are, and what is known of each."""
@@ -172,6 +183,13 @@ class Predictions:
         if self.labels is None:
             return np.zeros(len(self), dtype=np.bool_)
         return np.asarray(self.labels >= 0)
+
+    @property
+    def num_options(self) -> NDArray[np.int64]:
+        """[N]: how many classes each row has; C unless some are not available."""
+        if self.available is None:
+            return np.full(len(self), self.num_classes)
+        return np.asarray(self.available.sum(1))
 
     @property
     def uncertainty_names(self) -> tuple[str, ...]:
@@ -222,6 +240,7 @@ class Predictions:
             ids=None if self.ids is None else tuple(self.ids[row] for row in chosen.tolist()),
             scores={name: values[chosen] for name, values in self.scores.items()},
             sets=pick(self.sets),
+            available=pick(self.available),
             columns={name: np.asarray(v)[chosen] for name, v in self.columns.items()},
             **{name: pick(getattr(self, name)) for name in UNCERTAINTIES},
         )

@@ -31,6 +31,8 @@ class DataColumns:
         text: The text to classify.
         label: The label; it may be absent where labels are optional.
         pair: A second text, or None.
+        choices: The options of a question: a column of lists, or one column each; None for texts
+            to classify.
 
     Raises:
         InputError: Two of them are the same column.
@@ -39,6 +41,7 @@ class DataColumns:
     text: str = "text"
     label: str = "label"
     pair: str | None = None
+    choices: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [name for name in (self.text, self.label, self.pair) if name is not None]
@@ -51,7 +54,8 @@ class DataColumns:
     @property
     def wanted(self) -> tuple[str, ...]:
         """The names of the columns that are read, where they exist."""
-        return ("id", self.text, self.label, *([] if self.pair is None else [self.pair]))
+        choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
+        return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
 
 
 @dataclass(frozen=True)
@@ -109,22 +113,28 @@ class RowChecks:
         places: Sequence[int] = range(len(piece.rows))
         if self.skip_blank:
             both = pairs or texts
-            places = [k for k in places if not (_is_blank(texts[k]) or _is_blank(both[k]))]
+            places = [k for k in places if not (is_blank(texts[k]) or is_blank(both[k]))]
         return Examples(
-            ids=self._each(piece, "id", _id_or_number(piece, has_ids=has_ids), places),
-            texts=self._each(piece, self.columns.text, _text, places, texts),
+            ids=self._ids(piece, places, has_ids=has_ids),
+            texts=self._each(piece, self.columns.text, text_value, places, texts),
             pairs=None
             if self.columns.pair is None
-            else self._each(piece, self.columns.pair, _text, places, pairs),
+            else self._each(piece, self.columns.pair, text_value, places, pairs),
             labels=self._each(piece, self.columns.label, self._label, places),
             rows=tuple(piece.rows[k] for k in places),
             source=self.table.source,
             label_column=self.columns.label,
-            further={
-                name: self._each(piece, name, _kept, places, self._raw(piece, name, as_text=True))
-                for name in self.keep
-            },
+            further=self._further(piece, places),
         )
+
+    def _ids(self, piece: Piece, places: Sequence[int], *, has_ids: bool) -> tuple[str, ...]:
+        return self._each(piece, "id", _id_or_number(piece, has_ids=has_ids), places)
+
+    def _further(self, piece: Piece, places: Sequence[int]) -> dict[str, tuple[str | None, ...]]:
+        return {
+            name: self._each(piece, name, _kept, places, self._raw(piece, name, as_text=True))
+            for name in self.keep
+        }
 
     def has_ids(self, piece: Piece) -> bool:
         """Return whether the first row of a piece has an id."""
@@ -150,7 +160,7 @@ class RowChecks:
         for place in places:
             try:
                 found.append(convert(place, given[place]))
-            except _BadValueError as problem:
+            except BadValueError as problem:
                 self.fail(piece, place, name, problem)
         return tuple(found)
 
@@ -164,19 +174,13 @@ class RowChecks:
 
     def _label(self, _place: int, value: Any) -> Label:
         if value is None and self.required:
-            raise _BadValueError("the label is missing, and every row needs one here")
+            raise BadValueError("the label is missing, and every row needs one here")
         return _label(value)
 
     def _require(self, name: str, option: str) -> None:
         names, source = self.table.names, self.table.source
         if name in names:
             return
-        if {"question", "choices"} <= set(names):
-            raise InputError(
-                f"{source} has no column {shown(name)} but looks like multiple choice; this "
-                "version classifies texts. Where all rows share their choices, choose the columns "
-                "with --text-column question --label-column answer_index"
-            )
         near = get_close_matches(name, names[:1000], n=1)
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
@@ -187,26 +191,32 @@ class RowChecks:
         )
 
 
-class _BadValueError(ValueError):
+class BadValueError(ValueError):
     """What is wrong with a value; the caller knows where it is."""
 
 
-def _is_blank(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Return whether a value is missing or white space alone."""
     return value is None or (isinstance(value, str) and (not value or value.isspace()))
 
 
-def _text(_place: int, value: Any) -> str:
+def text_value(_place: int, value: Any) -> str:
+    """Return a text that is not blank.
+
+    Raises:
+        BadValueError: It is none.
+    """
     problem = None
     if value is None:
         problem = "the text is missing or empty"
     elif not isinstance(value, str):
         problem = f"{shown(value)} is not a string"
-    elif _is_blank(value):
+    elif is_blank(value):
         problem = f"the text {shown(value)} is blank"
     elif len(value) > ROW_LIMIT:
         problem = f"the text has {len(value):,} characters, at most {ROW_LIMIT:,} are read"
     if problem is not None:
-        raise _BadValueError(f"{problem}; a text that is not blank is needed")
+        raise BadValueError(f"{problem}; a text that is not blank is needed")
     return _whole(str(value))
 
 
@@ -216,7 +226,7 @@ def _whole(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _BadValueError(
+            raise BadValueError(
                 f"{shown(text)} has half a surrogate pair, which is no character"
             ) from None
     return text
@@ -231,7 +241,7 @@ def _kept(_place: int, value: Any) -> str | None:
     try:
         return _whole(json.dumps(value, ensure_ascii=False, default=str))
     except (RecursionError, ValueError, TypeError):
-        raise _BadValueError(f"{shown(value)} cannot be kept as text") from None
+        raise BadValueError(f"{shown(value)} cannot be kept as text") from None
 
 
 def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
@@ -246,11 +256,11 @@ def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
 def _id(value: Any, *, is_expected: bool) -> str:
     allowed = "a string or an integer is needed, or no id in any row"
     if value is None:
-        raise _BadValueError(f"the id is missing; {allowed}")
+        raise BadValueError(f"the id is missing; {allowed}")
     if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
-        raise _BadValueError(f"the id is {shown(value)}; {allowed}")
+        raise BadValueError(f"the id is {shown(value)}; {allowed}")
     if not is_expected:
-        raise _BadValueError(f"the id is {shown(value)}, and the first row has none; {allowed}")
+        raise BadValueError(f"the id is {shown(value)}, and the first row has none; {allowed}")
     return _whole(value if isinstance(value, str) else str(_bounded(value)))
 
 
@@ -259,23 +269,23 @@ def _label(value: Any) -> Label:
     if value is None:
         return None
     if isinstance(value, str):
-        if _is_blank(value):
-            raise _BadValueError(f"the label {shown(value)} is blank; {allowed}")
+        if is_blank(value):
+            raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
         return _whole(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise _BadValueError(f"{shown(value)} is not allowed; {allowed}")
+        raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
     if isinstance(value, numbers.Integral):
         return _bounded(value)
     if math.isfinite(value) and float(value).is_integer():
         return _bounded(value)
-    raise _BadValueError(f"{shown(value)} is not allowed; {allowed}")
+    raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
 
 
 def _bounded(value: Any) -> int:
     """Return an integer that can be printed."""
     whole = int(value)
     if abs(whole) >= 10**_DIGITS:
-        raise _BadValueError(f"{shown(whole)} is an integer of more than {_DIGITS} digits")
+        raise BadValueError(f"{shown(whole)} is an integer of more than {_DIGITS} digits")
     return whole
 
 

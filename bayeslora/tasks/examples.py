@@ -1,4 +1,4 @@
-"""Texts with their labels, and how labels become class indices."""
+"""Texts, or questions with options, with their labels, and how labels become class indices."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from bayeslora.plain_text import listed, shown
 
 Label = str | int | None
 
+LETTERS = "ABCDEFGHIJKLMNOPQRST"
+"""What the options of a question are called, in order; a question has at most 20."""
+
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts to classify, with what messages need to point at one of them.
+    """N texts to classify, or questions to answer, with what messages need to point at one.
 
     Attributes:
         ids: A distinct name for every example.
-        texts: The texts; never blank.
-        pairs: A second text for every example, or None where the task has one text.
-        labels: The labels as in the data; None where an example is unlabelled.
+        texts: The texts, or the questions; never blank.
+        pairs: A second text for every example, or None where the task has one text. Of questions,
+            the context: empty where a question has none, None where no question has one.
+        labels: The labels as in the data; None where an example is unlabelled. Of questions, the
+            letter of the right option: `A` for the first.
         rows: The row of every example, counted from 1. In a text file it is the line on which
             the example begins, as an editor shows it.
         source: The path of the file, or `<list>` and the like for data in memory.
         label_column: The name of the column that held the labels.
         further: Other columns that were asked for, as texts; None where a row has no value.
+        choices: The options of every question, 2 to 20 different texts; None for texts to classify.
+        history: The items that came before, for every question about the next item; else None.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +48,8 @@ class Examples:
     source: str
     label_column: str = "label"
     further: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    choices: tuple[tuple[str, ...], ...] | None = None
+    history: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {
@@ -48,6 +57,8 @@ class Examples:
             "pairs": len(self.texts if self.pairs is None else self.pairs),
             "labels": len(self.labels),
             "rows": len(self.rows),
+            "choices": len(self.texts if self.choices is None else self.choices),
+            "histories": len(self.texts if self.history is None else self.history),
             **{f"values of {name!r}": len(values) for name, values in self.further.items()},
         }
         for name, size in sizes.items():
@@ -59,43 +70,50 @@ class Examples:
 
     @property
     def duplicates(self) -> int:
-        """The number of examples that repeat an earlier one in text, second text and label."""
+        """The number of examples that repeat an earlier one in input and label."""
         return len(self) - len(set(_keys(self)))
 
     def num_shared(self, others: Examples) -> int:
-        """Return the number of examples whose text, and second text, one of `others` has too."""
+        """Return the number of examples whose input one of `others` has too.
+
+        The input is the text, the second text and the options: a question with other options, or
+        with the same ones in another order, is another question.
+        """
         known = set(_inputs(others))
         return sum(one in known for one in _inputs(self))
 
     @property
     def num_texts(self) -> int:
-        """The number of different texts, or pairs of texts."""
+        """The number of different inputs."""
         return len(set(_inputs(self)))
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices` (from 0), in that order."""
         picked = [int(index) for index in indices]
+
+        def pick(values: tuple[Any, ...] | None) -> Any:
+            return None if values is None else tuple(values[i] for i in picked)
+
         return replace(
             self,
-            ids=tuple(self.ids[i] for i in picked),
-            texts=tuple(self.texts[i] for i in picked),
-            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in picked),
-            labels=tuple(self.labels[i] for i in picked),
-            rows=tuple(self.rows[i] for i in picked),
-            further={name: tuple(v[i] for i in picked) for name, v in self.further.items()},
+            **{name: pick(getattr(self, name)) for name in _BY_ROW},
+            further={name: pick(values) for name, values in self.further.items()},
         )
+
+
+_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history")
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """Return examples of one source, one part after another; there is at least one."""
     first = parts[0]
+
+    def column(name: str) -> Any:
+        return None if getattr(first, name) is None else _chain(getattr(p, name) for p in parts)
+
     return replace(
         first,
-        ids=_chain(part.ids for part in parts),
-        texts=_chain(part.texts for part in parts),
-        pairs=None if first.pairs is None else _chain(part.pairs or () for part in parts),
-        labels=_chain(part.labels for part in parts),
-        rows=_chain(part.rows for part in parts),
+        **{name: column(name) for name in _BY_ROW},
         further={name: _chain(part.further[name] for part in parts) for name in first.further},
     )
 
@@ -112,12 +130,14 @@ def is_numbered(labels: Iterable[Label]) -> bool:
 def class_names(examples: Examples) -> tuple[str, ...]:
     """Return the classes that occur: sorted strings, or integers in numeric order as strings.
 
-    Unlabelled examples are passed over.
+    Unlabelled examples are passed over. Of questions, the classes are the letters of all options.
 
     Raises:
         InputError: No example is labelled, all have the same label, or some labels are strings
             and others integers.
     """
+    if examples.choices is not None:
+        return tuple(LETTERS[: max(map(len, examples.choices))])
     where = f"{examples.source}, column {examples.label_column!r}"
     found = {label for label in examples.labels if label is not None}
     integers = sorted(label for label in found if isinstance(label, int))
@@ -175,7 +195,7 @@ def encode_labels(
 
 
 def without_duplicates(examples: Examples) -> Examples:
-    """Return the first of every set of examples equal in text, second text and label."""
+    """Return the first of every set of examples equal in input and label."""
     first: dict[Hashable, int] = {}
     for position, key in enumerate(_keys(examples)):
         first.setdefault(key, position)
@@ -183,13 +203,14 @@ def without_duplicates(examples: Examples) -> Examples:
 
 
 def without_overlap(examples: Examples, other: Examples) -> Examples:
-    """Return the examples whose text (with second text) is not in `other` under any label."""
+    """Return the examples whose input is not in `other` under any label."""
     seen = set(_inputs(other))
     return examples.take([i for i, key in enumerate(_inputs(examples)) if key not in seen])
 
 
 def _inputs(examples: Examples) -> Iterable[Hashable]:
-    return zip(examples.texts, examples.pairs or (None,) * len(examples), strict=True)
+    none = (None,) * len(examples)
+    return zip(examples.texts, examples.pairs or none, examples.choices or none, strict=True)
 
 
 def _keys(examples: Examples) -> Iterable[Hashable]:

@@ -13,10 +13,16 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import counted, listed, shown
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
-from bayeslora.tables.table import Table, columns_table, records_table
+from bayeslora.tables.table import Table, columns_table, plain_values, records_table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import KNOWN_TASKS, load_known
+from bayeslora.tasks.questions import (
+    QUESTIONS,
+    are_questions,
+    may_be_of_questions,
+    question_checks,
+)
 from bayeslora.tasks.stream import ExampleStream, load_all, open_stream
 
 _DATA_FILE = re.compile(
@@ -62,6 +68,8 @@ def _looks_like_a_path(text: str) -> bool:
 
 
 _CLASSIFICATION = "text-classification"
+_QUESTIONS = "multiple-choice"
+_KINDS = (_CLASSIFICATION, _QUESTIONS)
 
 
 def load_examples(
@@ -105,12 +113,14 @@ def load_examples(
             file, the row, the column, the value and what is allowed.
     """
     reading = Reading(delimiter, encoding)
-    if task is not None and task != _CLASSIFICATION:
+    if task is not None and task not in _KINDS:
         _check_choices(labels, blank)
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
     columns = DataColumns(text_column, label_column, pair_column)
+    if task == _QUESTIONS:
+        columns = as_questions(columns)
     return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
 
 
@@ -144,13 +154,35 @@ def _checks(
     reading: Reading,
 ) -> RowChecks:
     _check_choices(labels, blank)
-    return RowChecks(
-        _table(data, columns, (*columns.wanted, *keep), reading),
+    table = _table(data, columns, (*columns.wanted, *keep), reading)
+    is_found = columns.text == DataColumns.text and _begins_with_question(table, columns.text)
+    of_questions = columns.choices is not None or is_found
+    if is_found:
+        columns = as_questions(columns)
+    return (question_checks if of_questions else RowChecks)(
+        table,
         columns,
         required=labels == "required",
         keep=tuple(keep),
         skip_blank=blank == "skip",
     )
+
+
+def _begins_with_question(table: Table, text: str) -> bool:
+    """Return whether the first row is a question with options and no text."""
+    if not are_questions(table.names):
+        return False
+    if text not in table.names:
+        return True
+    first = next(table.pieces([text], 1), None)
+    return first is not None and plain_values(first.columns.get(text, [None]))[0] is None
+
+
+def as_questions(columns: DataColumns) -> DataColumns:
+    """Return columns of questions with options: their usual names where none were named."""
+    text = QUESTIONS.text if columns.text == DataColumns.text else columns.text
+    label = QUESTIONS.label if columns.label == DataColumns.label else columns.label
+    return DataColumns(text, label, columns.pair, columns.choices or QUESTIONS.choices)
 
 
 def _check_choices(labels: str, blank: str) -> None:
@@ -184,13 +216,8 @@ def _known(
 ) -> Examples:
     if reading != DEFAULT:
         raise InputError(f"--delimiter and --encoding are for files, not for task {task!r}")
-    if task == "multiple-choice":
-        raise InputError(
-            "task 'multiple-choice' is not in this version, which classifies texts; "
-            f"choose {_CLASSIFICATION!r} or a known task: {', '.join(KNOWN_TASKS)}"
-        )
     if task not in KNOWN_TASKS:
-        raise unknown_choice("task", task, [_CLASSIFICATION, *KNOWN_TASKS])
+        raise unknown_choice("task", task, [*_KINDS, *KNOWN_TASKS])
     name = data if split is None else split
     if not isinstance(name, str) or (split is not None and data is not None):
         raise InputError(
@@ -213,7 +240,11 @@ def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Read
         )
     source = f"<{type(data).__name__}>"
     if names is not None:
-        found = {name: plain_list(data[name]) for name in names if name in wanted}
+        found = {
+            name: plain_list(data[name])
+            for name in names
+            if name in wanted or may_be_of_questions(name)
+        }
         return columns_table(found, list(map(str, names)), source, len(data))
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)

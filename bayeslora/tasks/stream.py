@@ -29,12 +29,13 @@ class Survey:
 
     Attributes:
         num_rows: The number of examples.
-        num_skipped: The number of rows without a text, which are left out.
+        num_skipped: The number of rows that are left out.
         has_ids: Whether rows have ids of their own.
         shares_lines: Whether several rows are on one line, so that lines do not tell them apart.
         integer_labels: Whether labels that were read from text are integers, all of them.
         decimal_labels: Whether all labels are written in digits alone.
         negative_labels: Whether a label begins with a minus sign.
+        has_pairs: Whether a row has a second text that is not empty.
     """
 
     num_rows: int = 0
@@ -44,6 +45,7 @@ class Survey:
     integer_labels: bool = False
     decimal_labels: bool = True
     negative_labels: bool = False
+    has_pairs: bool = False
 
     @property
     def numbered(self) -> bool:
@@ -131,6 +133,7 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
         last_row = int(rows[-1])
         if survey.has_ids:
             hashes.extend(map(hash, examples.ids))
+        survey.has_pairs |= any(examples.pairs or ())
         _note_labels(survey, examples)
         yield examples
     if not survey.num_rows:
@@ -138,7 +141,7 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
     survey.num_skipped = total - survey.num_rows
     if survey.num_skipped:
         logger.warning(
-            "%s: rows without a text, which are left out: %d of %d",
+            "%s: rows without a text, or with repeated options, which are left out: %d of %d",
             checks.table.source,
             survey.num_skipped,
             total,
@@ -181,4 +184,5 @@ def _finished(examples: Examples, survey: Survey) -> Examples:
     labels = examples.labels
     if survey.integer_labels:
         labels = tuple(map(as_integer, labels))
-    return replace(examples, ids=tuple(ids), labels=labels)
+    pairs = examples.pairs if survey.has_pairs else None
+    return replace(examples, ids=tuple(ids), labels=labels, pairs=pairs)

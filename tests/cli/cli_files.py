@@ -47,7 +47,7 @@ DATA = {
     ),
     "multiple choice": (
         b'{"question": "a", "choices": ["b", "c"], "answer_index": 0}',
-        ["looks like multiple choice", "--text-column question"],
+        ["questions with options", "--text-column question"],
     ),
 }
 """Bad content of `data.jsonl` by case, with parts of the message."""

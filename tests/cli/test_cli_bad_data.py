@@ -50,7 +50,7 @@ FIT = {
     "temperature": (["--posterior", "temperature"], ["needs validation data"]),
     "task": (["--task", "sst3"], ["unknown task 'sst3'", "sst2_sentences"]),
     "split": (["--task", "sst2_sentences"], ["unknown split of sst2_sentences"]),
-    "multiple choice": (["--task", "multiple-choice"], ["not in this version"]),
+    "multiple choice": (["--task", "multiple-choice"], ["no column 'question'", "'text'"]),
     "column": (["--text-column", "sentence"], ["no column 'sentence'", "--text-column"]),
     "pair": (["--text-pair-column", "second"], ["no column 'second'", "--text-pair-column"]),
     "backbone": (["--backbone", "/nowhere/x"], ["/nowhere/x"]),

@@ -91,14 +91,11 @@ def test_a_missing_column_lists_those_that_exist(options, parts):
         assert part in text
 
 
-def test_multiple_choice_data_are_recognised():
+def test_columns_that_are_named_make_texts_of_questions():
     record = {"id": "q1", "question": "which?", "choices": ["a", "b"], "answer_index": 1}
-    text = message([record])
-    for part in ("multiple choice", "this version classifies texts"):
-        assert part in text
-    assert "--text-column question --label-column answer_index" in text
     examples = load_examples([record], text_column="question", label_column="answer_index")
     assert examples.labels == (1,)
+    assert examples.choices is None
 
 
 @pytest.mark.parametrize(

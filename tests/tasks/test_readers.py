@@ -134,9 +134,6 @@ def test_a_known_task_by_name(tmp_path, monkeypatch):
 
 
 def test_bad_tasks():
-    text = message("test", task="multiple-choice")
-    assert "not in this version" in text
-    assert "sst2_sentences" in text
     text = message("test", task="sst2_sentence")
     assert "unknown task 'sst2_sentence'" in text
     assert "did you mean 'sst2_sentences'" in text

@@ -1,0 +1,251 @@
+"""Questions with options: found by their columns, every value checked.
+
+| column | content |
+|---|---|
+| `question` | text |
+| `choices` | list of 2 to 20 texts; in CSV also one column each, `choice_1`, `choice_2` … |
+| `answer` | the right option: index from 0, letter, or its text |
+| `answer_index` | the same, by index alone; taken before `answer` |
+| `context` or `passage` | text, optional |
+
+A question about the next item has `history` (a list) in place of `question`, or beside it, and may
+call its options `candidates`. The rows may differ in their number of options.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bayeslora.plain_text import counted, shown
+from bayeslora.tables.table import Piece, Table
+from bayeslora.tasks.columns import (
+    BadValueError,
+    DataColumns,
+    RowChecks,
+    is_blank,
+    text_value,
+)
+from bayeslora.tasks.examples import LETTERS, Examples
+
+QUESTIONS = DataColumns("question", "answer", None, choices="choices")
+"""The columns of questions where none are named."""
+
+_NUMBERED = re.compile(r"(?:choice|candidate)_([1-9][0-9]*)")
+_OTHER_NAMES = {
+    "choices": ("choices", "candidates"),
+    "answer": ("answer_index", "answer"),
+    "context": ("context", "passage"),
+}
+_LIST_NAMES = ("question", "history", *(n for names in _OTHER_NAMES.values() for n in names))
+
+
+def may_be_of_questions(name: str) -> bool:
+    """Return whether a column of this name is read where rows are questions."""
+    return name in _LIST_NAMES or _NUMBERED.fullmatch(name) is not None
+
+
+def are_questions(names: Sequence[str]) -> bool:
+    """Return whether a table with columns of these names holds questions with options."""
+    return not {"question", "history"}.isdisjoint(names) and bool(_choice_columns(names))
+
+
+def question_checks(
+    table: Table, columns: DataColumns, *, required: bool, keep: Sequence[str], skip_blank: bool
+) -> QuestionChecks:
+    """Return how the rows of a table become questions; see `RowChecks` for the arguments.
+
+    A column of `columns` that has its usual name may go by another usual name in the table.
+
+    Raises:
+        InputError: A column is missing.
+    """
+    names = table.names
+    history = "history" if "history" in names else None
+    text = columns.text
+    if text == QUESTIONS.text and text not in names and history is not None:
+        text = history
+    label = columns.label
+    if label in ("label", QUESTIONS.label):
+        label = next((name for name in _OTHER_NAMES["answer"] if name in names), QUESTIONS.label)
+    pair = columns.pair
+    if pair in (None, "context"):
+        pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
+    choices = columns.choices
+    if choices in (None, QUESTIONS.choices):
+        choices = _choice_columns(names) or QUESTIONS.choices
+    found = DataColumns(text, label, pair, choices)
+    return QuestionChecks(table, found, required, keep, skip_blank, history=history)
+
+
+def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
+    for name in _OTHER_NAMES["choices"]:
+        if name in names:
+            return name
+    found = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
+    if len(found) < 2:
+        return None
+    return tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
+
+
+@dataclass(frozen=True)
+class QuestionChecks(RowChecks):
+    """How the rows of a table become questions; `columns.choices` is not None.
+
+    Attributes:
+        history: The column of the earlier items, or None.
+        skip_repeated: Whether questions with two equal options are left out.
+    """
+
+    history: str | None = None
+    skip_repeated: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self._choice_names:
+            self._require(name, "choices, or choice_1, choice_2 and so on")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of the columns that are read, where they exist."""
+        return (*super().wanted, *([] if self.history is None else [self.history]))
+
+    @property
+    def _choice_names(self) -> tuple[str, ...]:
+        names = self.columns.choices or ()
+        return (names,) if isinstance(names, str) else names
+
+    def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
+        """Return the questions in a piece; see `RowChecks.examples`."""
+        history: dict[int, tuple[str, ...]] = {}
+        places = list(range(len(piece.rows)))
+        if self.skip_blank:
+            texts = self._raw(piece, self.columns.text)
+            places = [place for place in places if not is_blank(texts[place])]
+        if self.skip_repeated:
+            values = [self._list(value) for value in self._raw(piece, self._choice_names[0])]
+            places = [p for p in places if not _are_repeated(values[p])]
+        if self.history is not None:
+            found = self._each(piece, self.history, self._items, places)
+            history = dict(zip(places, found, strict=True))
+        text = self.columns.text
+        texts = (
+            tuple("\n".join(history[place]) for place in places)
+            if text == self.history
+            else self._each(piece, text, text_value, places)
+        )
+        choices = dict(zip(places, self._choices(piece, places), strict=True))
+        name, by_index = self.columns.label, self.columns.label == "answer_index"
+
+        def answer(place: int, value: Any) -> str | None:
+            if value is None and self.required:
+                raise BadValueError("the answer is missing, and every row needs one here")
+            return self._answer(value, choices[place], by_index=by_index)
+
+        return Examples(
+            ids=self._ids(piece, places, has_ids=has_ids),
+            texts=texts,
+            pairs=None
+            if self.columns.pair is None
+            else self._each(piece, self.columns.pair, _context, places),
+            labels=self._each(piece, name, answer, places),
+            rows=tuple(piece.rows[k] for k in places),
+            source=self.table.source,
+            label_column=name,
+            further=self._further(piece, places),
+            choices=tuple(choices.values()),
+            history=None if self.history is None else tuple(history.values()),
+        )
+
+    def _choices(self, piece: Piece, places: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+        names = self._choice_names
+        if len(names) == 1:
+            return self._each(piece, names[0], lambda _, value: _options(self._list(value)), places)
+        cells = [self._raw(piece, name) for name in names]
+
+        def options(place: int, _value: Any) -> tuple[str, ...]:
+            row = [column[place] for column in cells]
+            filled = [k for k, value in enumerate(row) if not is_blank(value)]
+            if filled and filled[-1] >= len(filled):
+                empty = next(k for k, value in enumerate(row) if is_blank(value))
+                raise BadValueError(f"{shown(names[empty])} is empty, but not the last of them")
+            return _options(row[: len(filled)])
+
+        return self._each(piece, names[0], options, places)
+
+    def _items(self, _place: int, value: Any) -> tuple[str, ...]:
+        items = self._list(value)
+        if not isinstance(items, list) or not items:
+            raise BadValueError(f"{shown(value)} is not a list of one or more texts")
+        return tuple(text_value(0, item) for item in items)
+
+    def _list(self, value: Any) -> Any:
+        """Return a list as a list: text formats hold it as JSON, and arrays have `tolist`."""
+        if self.table.is_text and isinstance(value, str):
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError):
+                return value
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return list(value) if isinstance(value, tuple) else value
+
+    def _answer(self, value: Any, options: tuple[str, ...], *, by_index: bool) -> str | None:
+        """Return the letter of the right option."""
+        if value is None:
+            return None
+        last = len(options) - 1
+        allowed = (
+            f"an index from 0 to {last}"
+            if by_index
+            else f"an index from 0 to {last}, a letter "
+            f"from A to {LETTERS[last]}, or the text of an option"
+        )
+        found = set()
+        if isinstance(value, str):
+            if not by_index:
+                found |= {k for k, option in enumerate(options) if option == value}
+                found |= {k for k in range(last + 1) if LETTERS[k] == value.strip().upper()}
+            if self.table.is_text and re.fullmatch(r"[0-9]{1,2}(\.0)?", value):
+                found |= {int(float(value))} & {*range(last + 1)}
+        elif not isinstance(value, bool) and isinstance(value, numbers.Real):
+            found |= {*range(last + 1)} & {value}
+        if len(found) > 1:
+            raise BadValueError(
+                f"{shown(value)} is the text of one option and the letter or index of another; "
+                "give indices in a column 'answer_index'"
+            )
+        if not found:
+            raise BadValueError(f"{shown(value)} is none of the {last + 1} options; {allowed}")
+        return LETTERS[int(found.pop())]
+
+
+def _are_repeated(values: Any) -> bool:
+    return isinstance(values, list) and len({*map(str, values)}) < len(values)
+
+
+def _options(values: Any) -> tuple[str, ...]:
+    allowed = f"a list of 2 to {len(LETTERS)} different texts is needed"
+    if not isinstance(values, list):
+        raise BadValueError(
+            f"the options are missing; every row of this table is a question, and {allowed}"
+            if values is None
+            else f"{shown(values)} is not a list; {allowed}"
+        )
+    if not 2 <= len(values) <= len(LETTERS):
+        raise BadValueError(f"{counted(len(values), 'option')}; {allowed}")
+    options = tuple(text_value(0, value) for value in values)
+    for place, option in enumerate(options):
+        first = options.index(option)
+        if first != place:
+            raise BadValueError(
+                f"options {first + 1} and {place + 1} are both {shown(option)}; {allowed}"
+            )
+    return options
+
+
+def _context(place: int, value: Any) -> str:
+    return "" if is_blank(value) else text_value(place, value)

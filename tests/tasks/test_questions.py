@@ -1,0 +1,185 @@
+"""Questions with options: found by their columns, checked, and compared with their options."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.examples import (
+    class_names,
+    encode_labels,
+    joined,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.tasks.readers import load_examples
+from tests.tasks.test_readers import FakeArrowTable, FakeDataset, FakeFrame, message
+
+ROWS = [
+    {"question": "Which is red?", "choices": ["sky", "blood", "grass"], "answer": 1},
+    {"question": "Which is green?", "choices": ["grass", "sky"], "answer": "A"},
+    {"question": "Which is blue?", "choices": ["grass", "sky"], "answer": "sky"},
+    {"question": "Which is dark?", "choices": ["night", "day", "sun", "fire"]},
+]
+
+
+def written(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_they_are_found_by_their_columns(tmp_path):
+    examples = load_examples(written(tmp_path / "q.jsonl"))
+    assert examples.choices == tuple(tuple(row["choices"]) for row in ROWS)
+    assert examples.labels == ("B", "A", "B", None)
+    assert (examples.pairs, examples.history) == (None, None)
+    assert class_names(examples) == ("A", "B", "C", "D")
+    assert encode_labels(examples, "ABCD").tolist() == [1, 0, 1, -1]
+    assert load_examples(ROWS, task="multiple-choice").labels == examples.labels
+
+
+def test_letters_of_all_options_are_classes_whatever_is_right():
+    rows = [{"question": "q", "choices": ["x", "y", "z"], "answer": 0}] * 2
+    assert class_names(load_examples(rows)) == ("A", "B", "C")
+
+
+@pytest.mark.parametrize("named", [("answer_index", 1), ("answer", "b"), ("answer", "y")])
+def test_spellings_of_the_answer(named):
+    name, value = named
+    examples = load_examples([{"question": "q", "choices": ["x", "y"], name: value}])
+    assert examples.labels == ("B",)
+    assert examples.label_column == name
+
+
+def test_an_answer_that_is_a_text_and_the_letter_of_another_is_refused():
+    row = {"question": "q", "choices": ["B", "A"], "answer": "A"}
+    assert "row 1, column 'answer'" in message([row])
+    assert load_examples([{**row, "answer": 1}]).labels == ("B",)
+    assert load_examples([{**row, "choices": ["A", "B"]}]).labels == ("A",)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
+    sign = {"csv": ",", "tsv": "\t"}[suffix]
+    lines = [
+        ["question", "choice_1", "choice_2", "choice_10", "answer", "passage"],
+        ["one", "x", "y", "", "1", ""],
+        ["two", "x", "y", "z", "C", "It is said."],
+        ["three", "8", "4", "2", "4", ""],
+        ["four", "x", "y", "", "", ""],
+    ]
+    path = tmp_path / f"q.{suffix}"
+    path.write_text("\n".join(sign.join(line) for line in lines) + "\n")
+    examples = load_examples(path)
+    assert examples.choices == (("x", "y"), ("x", "y", "z"), ("8", "4", "2"), ("x", "y"))
+    assert examples.labels == ("B", "C", "B", None)
+    assert examples.pairs == ("", "It is said.", "", "")
+    assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
+    assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
+
+
+def written_csv(folder, row):
+    path = folder / "bad.csv"
+    path.write_text(f"question,choice_1,choice_2,choice_3,answer\nq,{row}\n")
+    return path
+
+
+def test_a_column_of_lists_in_a_csv_is_json(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text('question,choices,answer\nq,"[""x"", ""y""]",y\n')
+    assert load_examples(path).choices == (("x", "y"),)
+
+
+def test_parquet_has_lists(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "q.parquet"
+    rows = [{**row, "answer": 0} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert load_examples(path).choices == load_examples(rows).choices
+
+
+@pytest.mark.parametrize("kind", [FakeDataset, FakeArrowTable])
+def test_objects_with_columns(kind):
+    data = {name: [row.get(name) for row in ROWS] for name in ("question", "choices", "answer")}
+    assert load_examples(kind(data)).labels == ("B", "A", "B", None)
+
+
+def test_a_frame_may_hold_arrays():
+    cells = np.empty(2, object)
+    cells[:] = [np.array(["x", "y"], object), np.array(["x", "y", "z"], object)]
+    frame = FakeFrame({"question": ["a", "b"], "answer": [0, 2]})
+    frame.arrays["choices"] = cells
+    frame.columns = np.array(["question", "answer", "choices"])
+    assert load_examples(frame).choices == (("x", "y"), ("x", "y", "z"))
+
+
+def test_items_that_came_before():
+    row = {"history": ["a film", "b film"], "candidates": ["c", "d", "e"], "answer": "e"}
+    examples = load_examples([row, {**row, "history": ["c"]}])
+    assert examples.texts == ("a film\nb film", "c")
+    assert examples.history == (("a film", "b film"), ("c",))
+    assert examples.labels == ("C", "C")
+    both = load_examples([{**row, "question": "What next?"}])
+    assert (both.texts, both.history) == (("What next?",), (("a film", "b film"),))
+
+
+GOOD = {"question": "q", "choices": ["x", "y"], "answer": 0}
+BAD = {
+    "no answer among the choices": ({**GOOD, "answer": "z"}, "answer"),
+    "one choice": ({**GOOD, "choices": ["x"]}, "choices"),
+    "21 choices": ({**GOOD, "choices": [str(k) for k in range(21)]}, "choices"),
+    "repeated choices": ({**GOOD, "choices": ["x", "y", "x"]}, "choices"),
+    "another type": ({"text": "t", "label": "a"}, "question"),
+    "no choices": ({"question": "q", "answer": 0}, "choices"),
+    "a letter beyond": ({**GOOD, "answer": "C"}, "answer"),
+    "an index beyond": ({**GOOD, "answer": 2}, "answer"),
+    "a negative index": ({**GOOD, "answer": -1}, "answer"),
+    "a fraction": ({**GOOD, "answer": 0.5}, "answer"),
+    "a truth value": ({**GOOD, "answer": True}, "answer"),
+    "a blank choice": ({**GOOD, "choices": ["x", " "]}, "choices"),
+    "a number as choice": ({**GOOD, "choices": ["x", 3]}, "choices"),
+    "a text as choices": ({**GOOD, "choices": "x"}, "choices"),
+    "a blank question": ({**GOOD, "question": " "}, "question"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_named(case, tmp_path):
+    row, column = BAD[case]
+    text = message(written(tmp_path / "q.jsonl", [GOOD, GOOD, row]))
+    assert f"q.jsonl, row 3, column '{column}'" in text
+
+
+def test_answers_may_be_required():
+    assert "row 4, column 'answer'" in message(ROWS, labels="required")
+    bare = [{"question": "q", "choices": ["x", "y"]}]
+    assert "no column 'answer'" in message(bare, labels="required")
+    assert load_examples(bare).labels == (None,)
+    assert "no column 'choices'" in message([{"question": "q"}], task="multiple-choice")
+
+
+def test_other_options_make_another_question():
+    base = {"question": "q", "choices": ["x", "y"], "answer": 0}
+    other = {**base, "choices": ["x", "z"]}
+    turned = {**base, "choices": ["y", "x"], "answer": 1}
+    examples = load_examples([base, other, base, turned])
+    assert examples.duplicates == 1
+    assert examples.num_texts == 3
+    assert without_duplicates(examples).choices == (("x", "y"), ("x", "z"), ("y", "x"))
+    assert examples.num_shared(load_examples([base])) == 2
+    assert without_overlap(examples, load_examples([base])).labels == ("A", "B")
+    assert joined([examples.take([0]), examples.take([1])]).choices == (("x", "y"), ("x", "z"))
+
+
+def test_sizes_must_agree():
+    examples = load_examples([GOOD, GOOD])
+    with pytest.raises(ValueError, match="choices"):
+        type(examples)(("a",), ("t",), None, (None,), (1,), "x", choices=())
+
+
+def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
+    with pytest.raises(InputError):
+        load_examples([{"text": "t", "label": "a"}], task="multiple-choice")
