@@ -19,6 +19,8 @@ _MAPPINGS: dict[str, set[str]] = {
     "results": set(),
     "versions": set(),
 }
+# Columns that data need not have.
+_ABSENT = ("pair", "choices")
 _NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
 _LARGEST = 1 << 40
 
@@ -41,7 +43,12 @@ def problem(record: Any, kinds: tuple[str, ...]) -> str:
     if not isinstance(record.adapter, Mapping | None):
         return "'adapter' must be a mapping or null"
     for name, column in record.columns.items():
-        if not isinstance(column, str) and not (name == "pair" and column is None):
+        several = (
+            name == "choices"
+            and isinstance(column, list)
+            and all(isinstance(one, str) for one in column)
+        )
+        if not (isinstance(column, str) or several or (name in _ABSENT and column is None)):
             return f"'columns' must hold names, got {column!r} as {name!r}"
     if not _are_names(record.classes):
         return "'classes' must list two or more different names"
