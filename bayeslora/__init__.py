@@ -13,6 +13,7 @@ from bayeslora._version import __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.corda.options import CorDA
+    from bayeslora.adapters.emtal.options import EMTAL
     from bayeslora.adapters.frozen import Frozen
     from bayeslora.adapters.lisa.options import LISA, LayerSampling
     from bayeslora.adapters.lora import LoRA
@@ -62,6 +63,7 @@ _HOMES = {
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal.sets",
     "CorDA": "bayeslora.adapters.corda.options",
+    "EMTAL": "bayeslora.adapters.emtal.options",
     "Ensemble": "bayeslora.posteriors.weights.ensemble",
     "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
@@ -109,6 +111,7 @@ _HOMES = {
 
 __all__ = [
     "APS",
+    "EMTAL",
     "GVBLL",
     "IVON",
     "LAC",

@@ -13,6 +13,7 @@ from bayeslora.option_checks import OnlyWith, Pooling, check_integer, check_numb
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
+    from transformers import TrainerCallback
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.lisa.layers import FullLayers
@@ -82,6 +83,8 @@ class Adapter:
         is_free: Whether the first factor is free and starts at random, as LoRA's.
         from_weight: Whether the factors start from a part of the pretrained weight.
         trains: Whether anything of the backbone changes.
+        input_dependent: Why the change of a weight is another one for each input while it trains;
+            empty where it is one matrix.
         trains_long: Whether more epochs help where no validation rows stop the training.
         lr: Learning rate that was given.
         weight_decay: Decoupled weight decay.
@@ -104,6 +107,7 @@ class Adapter:
     is_free: ClassVar[bool] = False
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    input_dependent: ClassVar[str] = ""
     trains_long: ClassVar[bool] = False
 
     lr: float | None = None
@@ -289,6 +293,14 @@ class Adapter:
             InputError: The backbone has no such layers.
         """
         return None
+
+    def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
+        """Return what follows the steps of a training, such as a schedule of the adapter's own.
+
+        What is kept must follow from the step, or be among the tensors of the sites: a resumed
+        training makes callbacks anew.
+        """
+        return ()
 
     def optimizer(
         self,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
+from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
 from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
@@ -19,7 +20,7 @@ from bayeslora.plugins import Catalogue, check_options_class
 T = TypeVar("T")
 
 ADAPTERS: Mapping[str, type[Adapter]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, Frozen)
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, Frozen)
 }
 """The adapters that are built in."""
 

@@ -112,6 +112,12 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
         check_last_layer(posterior, adapted=False)
         return adapter
     check_factors(posterior, low_rank=adapter.has_factors)
+    if adapter.input_dependent and posterior.over_factors and posterior.from_start:
+        raise InputError(
+            f"posterior {posterior.name!r} is over factors while they train, and with adapter "
+            f"{adapter.name!r} {adapter.input_dependent}; choose a posterior that is fitted after "
+            "training, such as 'laplace', 'vbll', 'tfb' or 'laplace_lora', or an 'ensemble'"
+        )
     return posterior.adapter_for(adapter)
 
 

@@ -277,6 +277,7 @@ def _trainer(
         validate=validate,
         callbacks=[
             *_callbacks(fit.settings, validate is not None, on_epoch, title),
+            *fit.adapter.callbacks(network),
             *weights.callbacks,
             # Last, as it puts the rates back that a posterior's own steps follow.
             *([] if sampler is None else [LayerSwitches(sampler, network)]),

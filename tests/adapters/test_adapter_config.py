@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bayeslora.adapters.corda.options import CorDA
+from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
 from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
@@ -20,7 +21,7 @@ from bayeslora.options import as_mapping, resolve
 
 def test_registry_names_are_those_of_the_classes():
     named = {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA, "s2ft": S2FT}
-    assert {**named, "lisa": LISA, "none": Frozen} == ADAPTERS
+    assert {**named, "lisa": LISA, "emtal": EMTAL, "none": Frozen} == ADAPTERS
     assert all(cls.summary and "arXiv" in cls.source for cls in ADAPTERS.values())
 
 

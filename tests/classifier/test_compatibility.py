@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).with_suffix("").parent / "compatibility.json"
-ADAPTERS = ("lora:r=2", "polar:r=2", "pissa:r=2", "corda:r=2", "s2ft", "lisa", "none")
+ADAPTERS = (
+    *("lora:r=2", "polar:r=2", "pissa:r=2", "corda:r=2", "s2ft", "lisa", "none"),
+    "emtal:r=2,num_experts=4",
+)
 POSTERIORS = (
     *("mle", "map", "vbll:num_samples=20", "laplace:num_samples=20", "temperature", "gvbll"),
     *("nuts:kernel=hmc,num_chains=2,num_warmup=8,num_samples=4", "laplace_lora:num_samples=20"),

@@ -1,0 +1,1 @@
+"""EMTAL: LoRA beside a feed-forward network that is gated by experts while it trains."""

@@ -1,0 +1,154 @@
+"""Options of EMTAL: experts among hidden units, whose gate fades while LoRA trains.
+
+Source: Zhong et al. 2024, arXiv 2501.06884.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.adapters.base import Adapted, LowRankAdapter
+from bayeslora.errors import InputError
+from bayeslora.option_checks import OnlyWith, check_choice, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from transformers import TrainerCallback
+
+    from bayeslora.adapters.factors import Factors
+    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.stats import SecondMoment
+
+STARTS = ("gaussian", "zero")
+"""Where the factors and the router start."""
+
+
+@dataclass(frozen=True)
+class EMTAL(LowRankAdapter):
+    """LoRA on attention and feed-forward layers, beside a gate over experts that fades to none.
+
+    The hidden units of each feed-forward network are grouped into experts of equal size by their
+    weights. While training, a router weighs the experts for each token; its influence is `fade`,
+    1 at first, and 0 from `fade_to` on and in every evaluation. What is left is the dense network
+    with plain LoRA.
+
+    Attributes:
+        r: Rank of the change of every adapted weight.
+        alpha: The change is multiplied by `alpha / r`; None takes `r`.
+        num_experts: Experts K in a feed-forward network, a divisor of its hidden units; 1 is LoRA.
+        router_temperature: τ of the router's softmax; a large one keeps experts' weights near 1.
+        fade_from: Share of the steps before the router's influence falls.
+        fade_to: Share of the steps after which it is 0; 0 trains without it.
+        init: `zero` starts as the pretrained network, with the second factor and the router at 0;
+            `gaussian` draws both factors from N(0, 0.02²), as the published code does.
+        dropout: Probability that an input of the first factor is dropped while training.
+        target_modules: Endings of dotted module names, or regular expressions of whole names, that
+            carry LoRA beside the feed-forward layers; `None` takes all other linear layers of the
+            same transformer layers, which are those of the attention.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+        lr: Learning rate of AdamW on factors and router; `None` takes `default_lr`.
+        weight_decay: Decoupled weight decay of both.
+    """
+
+    name: ClassVar[str] = "emtal"
+    has_dropout: ClassVar[bool] = True
+    is_free: ClassVar[bool] = True
+    summary: ClassVar[str] = "LoRA beside a gate over experts among hidden units, which fades away"
+    source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
+    parameters: ClassVar[str] = "r (in + out) a layer; K in a router, unused after training"
+    default_lr: ClassVar[float] = 1e-3
+    long_lr: ClassVar[float] = 1e-3
+    input_dependent: ClassVar[str] = (
+        "its router weighs hidden units by the token until it has faded"
+    )
+    only_with: ClassVar[OnlyWith] = {}
+
+    r: int = 8
+    alpha: float | None = None
+    num_experts: int = 16
+    router_temperature: float = 5.0
+    fade_from: float = 0.25
+    fade_to: float = 0.75
+    init: str = "zero"
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = 6
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
+        check_integer("num_experts", self.num_experts, low=1)
+        check_number("router_temperature", self.router_temperature, above=0.0)
+        for name in ("fade_from", "fade_to"):
+            check_number(name, getattr(self, name), low=0.0)
+            if getattr(self, name) > 1:
+                raise InputError(f"{name} must be a share from 0 to 1, got {getattr(self, name)!r}")
+        if self.fade_to < self.fade_from:
+            raise InputError(
+                f"fade_to must be at least fade_from = {self.fade_from!r}, got {self.fade_to!r}"
+            )
+        check_choice("init", self.init, STARTS)
+        check_number("dropout", self.dropout, low=0.0, below=1.0)
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the change."""
+        return 1.0 if self.alpha is None else self.alpha / self.r
+
+    def fade(self, share: float) -> float:
+        """Return the router's influence, from 1 to 0, after a share of the training's steps."""
+        if share >= self.fade_to:
+            return 0.0
+        if share <= self.fade_from:
+            return 1.0
+        return (self.fade_to - share) / (self.fade_to - self.fade_from)
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the feed-forward layers and those beside them; see `experts.expert_targets`."""
+        from bayeslora.adapters.emtal.experts import expert_targets
+
+        return expert_targets(model, self)
+
+    def start(
+        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
+    ) -> Factors:
+        """Return LoRA's start, or that of the published code."""
+        from bayeslora.adapters.emtal.gate import gaussian
+        from bayeslora.adapters.lora import kaiming_zero
+
+        out_features, in_features = weight.shape
+        begin = gaussian if self.init == "gaussian" else kaiming_zero
+        return begin(out_features, in_features, self.r, generator)
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        moments: Mapping[str, SecondMoment] | None = None,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `LowRank` for each layer, gated where its outputs are hidden units.
+
+        Raises:
+            InputError: `num_experts` does not divide the hidden units, or the rank is too large.
+        """
+        from bayeslora.adapters.emtal.experts import check_divides, find_ffns
+        from bayeslora.adapters.emtal.gate import expert_sites
+
+        blocks = {block.up: block for block in find_ffns(model) if block.up in hosts}
+        for block in blocks.values():
+            check_divides(hosts[block.up].out_features, self.num_experts, block.up)
+        return expert_sites(self, hosts, blocks, generator, blank=blank)
+
+    def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
+        """Return what sets the router's influence before each step."""
+        from bayeslora.adapters.emtal.gate import Fading
+
+        return [Fading(self, network.sites)]

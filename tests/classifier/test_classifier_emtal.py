@@ -1,0 +1,99 @@
+"""EMTAL as a user meets it: from the fit to the file and to PEFT."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+
+import bayeslora as bl
+from bayeslora.checkpoint import read_model
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine.export import check_mergeable
+from bayeslora.errors import InputError
+
+ADAPTER = "emtal:r=2,num_experts=4,num_layers=2,lr=2e-2"
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emtal")
+    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
+
+
+def fitted(backbone, posterior="mle", adapter=ADAPTER, **options):
+    clf = BayesianClassifier(
+        backbone,
+        adapter,
+        posterior,
+        dtype="float32",
+        max_length=32,
+        progress=False,
+        **WHOLE_AND_RAW,
+    )
+    return clf.fit(toy_rows(30), toy_rows(18, 1), epochs=2, batch_size=8, **options)
+
+
+@pytest.mark.parametrize(
+    "posterior", ["vbll", "laplace", "tfb:num_samples=2", "ensemble:num_members=2"]
+)
+def test_saved_and_loaded_it_predicts_the_same(backbones, tmp_path, posterior):
+    clf = fitted(backbones["bert"], posterior, out=tmp_path / "model")
+    expected = clf.predict(toy_rows(9, 5)).probs
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert (again.predict(toy_rows(9, 5)).probs == expected).all()
+    assert again.adapter == bl.EMTAL(r=2, num_experts=4, num_layers=2, lr=2e-2)
+    stored = read_model(tmp_path / "model").adapter
+    experts = [item for name, item in stored.items() if name.endswith(".experts")]
+    assert experts
+    assert all(item.bincount().tolist() == [6] * 4 for item in experts)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind):
+    from peft import AutoPeftModelForFeatureExtraction
+
+    clf = fitted(backbones[kind])
+    clf.export_peft(tmp_path / "peft")
+    model = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path / "peft").eval()
+    assert not any("router" in name or "experts" in name for name in model.state_dict())
+    network = clf._fitted.network
+    batch = network.encoder.probe().collate([0, 1])
+    with torch.no_grad():
+        found = model(**batch).last_hidden_state
+        mask = batch["attention_mask"]
+        network.eval()
+        expected = network.encoder(batch)
+    if kind == "bert":
+        pooled = (found * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    else:
+        last = (mask * torch.arange(mask.shape[1])).argmax(1)
+        pooled = found[torch.arange(len(last)), last]
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+    assert check_mergeable(clf._fitted).shape[0] == 3
+
+
+def test_one_file_holds_the_merged_network(backbones, tmp_path):
+    clf = fitted(backbones["bert"])
+    clf.export_safetensors(tmp_path / "model.safetensors")
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert not any("router" in name or "experts" in name for name in tensors)
+    plain = AutoModel.from_pretrained(backbones["bert"]).eval()
+    plain.load_state_dict(
+        {n.removeprefix("backbone."): t for n, t in tensors.items() if "head" not in n}
+    )
+    batch = clf._fitted.network.encoder.probe().collate([0, 1])
+    with torch.no_grad():
+        states = plain(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    logits = ((states * mask).sum(1) / mask.sum(1)) @ tensors["head.weight"].T
+    expected = clf._fitted.network.head.predict(clf._fitted.network(batch)).mean
+    np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
+
+
+def test_experts_that_do_not_divide_the_units_are_refused_before_the_long_work(backbones, tmp_path):
+    with pytest.raises(InputError, match=r"num_experts.* 24 "):
+        fitted(backbones["llama"], adapter="emtal:num_experts=16", out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()

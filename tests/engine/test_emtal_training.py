@@ -1,0 +1,94 @@
+"""EMTAL in training: what fades, what is kept, and LoRA where there is no router."""
+
+import pytest
+import torch
+from small_fits import equal_states, fresh
+
+from bayeslora import MLE
+from bayeslora.adapters.emtal.gate import GatedUnits
+from bayeslora.adapters.emtal.options import EMTAL
+from bayeslora.adapters.lora import LoRA
+from bayeslora.engine import trainer
+from bayeslora.engine.build import adapter_for
+from bayeslora.errors import InputError
+from bayeslora.posteriors.registry import resolve_posterior
+
+OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def factors(network):
+    return {
+        f"{site.name}.{key}": value.detach().clone()
+        for site in network.sites
+        for key, value in site.trainable().items()
+        if key != "router"
+    }
+
+
+def test_without_its_router_it_trains_as_lora_bit_by_bit(encoder, tmp_path):
+    one = fresh(encoder, MLE(), EMTAL(**OPTIONS, fade_from=0, fade_to=0))
+    names = tuple(site.name for site in one.network.sites)
+    lora = LoRA(r=2, alpha=2, target_modules=names, num_layers=2, lr=0.02)
+    other = fresh(encoder, MLE(), lora)
+    one.run(tmp_path / "emtal")
+    other.run(tmp_path / "lora")
+    assert equal_states(factors(one.network), factors(other.network))
+    gated = fresh(encoder, MLE(), EMTAL(**OPTIONS))
+    gated.run(tmp_path / "gated")
+    assert not equal_states(factors(gated.network), factors(other.network))
+
+
+def test_the_router_fades_with_the_steps_and_is_off_in_evaluation(encoder, tmp_path, monkeypatch):
+    fit = fresh(encoder, MLE(), EMTAL(**OPTIONS), epochs=4)  # 16 steps
+    site = next(site for site in fit.network.sites if isinstance(site, GatedUnits))
+    seen = []
+    step = trainer.AlternatingTrainer.training_step
+
+    def watched(self, model, inputs, *rest):
+        found = step(self, model, inputs, *rest)
+        grad = site.router.weight.grad
+        seen.append((site.fade, grad is not None and bool(grad.any())))
+        return found
+
+    monkeypatch.setattr(trainer.AlternatingTrainer, "training_step", watched)
+    fit.run(tmp_path / "fit", validates=True)
+    expected = [min(1.0, max(0.0, (0.75 - n / 16) / 0.5)) for n in range(16)]
+    assert [fade for fade, _ in seen] == pytest.approx(expected, abs=1e-12)
+    # Where B is zero, what the units hand on still depends on their weights.
+    assert [moves for _, moves in seen] == [fade > 0 for fade in expected]
+    assert site.fade == 0
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, epoch):
+    def begin():
+        return fresh(encoder, MLE(), EMTAL(**OPTIONS), epochs=4)
+
+    def die(number, _):
+        if number == epoch:
+            raise KilledError
+
+    whole = begin()
+    expected = whole.run(tmp_path / "whole", validates=True)
+    with pytest.raises(KilledError):
+        begin().run(tmp_path / "again", validates=True, on_epoch=die)
+    resumed = begin()
+    torch.manual_seed(12345)
+    found = resumed.run(tmp_path / "again", validates=True)
+    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["blob", "scalabl", "clora"])
+def test_posteriors_over_factors_in_training_are_refused(name):
+    with pytest.raises(InputError, match=f"{name}.*emtal"):
+        adapter_for(EMTAL(), resolve_posterior(name))
+
+
+@pytest.mark.parametrize("name", ["laplace", "vbll", "tfb", "laplace_lora", "ensemble", "swag"])
+def test_posteriors_that_are_fitted_to_the_dense_network_are_taken(name):
+    assert adapter_for(EMTAL(), resolve_posterior(name)) == EMTAL()
