@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.temperature import Temperature
     from bayeslora.reporting.model_card import model_card_section, update_model_card
     from bayeslora.reporting.report import Report, report
+    from bayeslora.tasks.known import load_task
 
 _HOMES = {
     "APS": "bayeslora.conformal.predictors",
@@ -100,6 +101,7 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "load_task": "bayeslora.tasks.known",
     "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
     "recalibrate": "bayeslora.recalibration.recalibrate",
@@ -156,6 +158,7 @@ __all__ = [
     "compare",
     "conformal_sets",
     "evaluate",
+    "load_task",
     "model_card_section",
     "over_seeds",
     "recalibrate",

@@ -16,6 +16,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 """What the frozen weights can be asked to be."""
 KL_WEIGHTS = ("cyclic", "uniform")
 """Of the KL in the steps of a variational posterior."""
+KINDS = ("text-classification", "multiple-choice")
+"""What `task` may say of data of your own."""
 LINKS = ("mc", "probit", "bridge")
 """From logits to probabilities."""
 MAX_LENGTH = 128

@@ -119,12 +119,14 @@ def add_task(parser: Parser) -> list[argparse.Action]:
         parser.add_argument(
             "--task",
             metavar="NAME",
-            help="a known task (see `bayeslora tasks`); data arguments then name its splits",
+            help="a known task (see `bayeslora tasks`); data arguments then name its splits; of "
+            "your own data multiple-choice or text-classification (default: by its columns)",
         ),
         parser.add_argument(
             "--data-dir",
             metavar="DIR",
-            help="where the known tasks' files are (default: the variable BAYESLORA_DATA)",
+            help="where the known tasks' files are (default: the variable BAYESLORA_DATA, else the "
+            "Hugging Face hub)",
         ),
     ]
 

@@ -29,7 +29,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.scores import nll
 from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.splits import stratified_folds, stratified_split
+from bayeslora.tasks.splits import grouped_folds, grouped_split, stratified_folds, stratified_split
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,12 @@ class Folds:
 
 
 def held_out_parts(
-    labels: NDArray[np.int64], cv: int | str, seed: int, *, every: bool = False
+    labels: NDArray[np.int64],
+    cv: int | str,
+    seed: int,
+    *,
+    every: bool = False,
+    groups: Sequence[str] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Return the row numbers of each part that is held out; no class goes with its last row.
 
@@ -92,9 +97,10 @@ def held_out_parts(
         cv: Number of parts; `auto` takes as many of five as bring 128 rows.
         seed: Decides which rows are in which part.
         every: Whether `auto` takes all five.
+        groups: [N] names of groups of rows that are held out together, or None.
 
     Raises:
-        InputError: There are fewer rows than parts.
+        InputError: There are fewer rows, or groups of them, than parts.
     """
     if cv == 0:
         return []
@@ -108,19 +114,20 @@ def held_out_parts(
         raise InputError(f"cv must be at most {rows}, the training rows, got {count}")
     if count < 2:
         return []
-    fold = stratified_folds(labels, count, seed)
+    if groups is None:
+        fold = stratified_folds(labels, count, seed)
+    else:
+        fold = grouped_folds(groups, count, seed)
     alone = np.bincount(labels)[labels] == 1
     parts = [np.flatnonzero((fold == part) & ~alone) for part in range(min(used, count))]
     return [part for part in parts if len(part)]
 
 
 def numbered(rows: Examples) -> NDArray[np.int64]:
-    """Return [N] numbers that are equal where texts, and second texts, are."""
-    known: dict[tuple[str, str], int] = {}
-    pairs = rows.pairs or rows.texts
-    return np.array(
-        [known.setdefault(key, len(known)) for key in zip(rows.texts, pairs, strict=True)]
-    )
+    """Return [N] numbers that are equal where texts, second texts and options are."""
+    known: dict[Any, int] = {}
+    inputs = zip(rows.texts, rows.pairs or rows.texts, rows.choices or rows.texts, strict=True)
+    return np.array([known.setdefault(key, len(known)) for key in inputs])
 
 
 def cross_validate(
@@ -137,7 +144,9 @@ def cross_validate(
     labels = train[1]
     text = numbered(train[0])
     keep = settings.keep_folds
-    parts = held_out_parts(labels.numpy(), settings.cv, settings.seed, every=keep)
+    parts = held_out_parts(
+        labels.numpy(), settings.cv, settings.seed, every=keep, groups=train[0].groups
+    )
     # A text that is among the others as well has been seen.
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
     if not keep:
@@ -206,7 +215,10 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
         InputError: A part would not have every class, or no text is in one row alone.
     """
     examples, labels = data.train
-    kept, held = stratified_split(labels.numpy(), share, seed)
+    if examples.groups is None:
+        kept, held = stratified_split(labels.numpy(), share, seed)
+    else:
+        kept, held = grouped_split(labels.numpy(), examples.groups, share, seed)
     text = numbered(examples)
     seen = np.isin(text[held], text[kept])
     kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]

@@ -89,7 +89,14 @@ def _plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> F
         adapter_trains=choices.adapter.trains,
         is_validated=data.validation is not None,
         cross_validates=bool(settings.cv),
-        holds_out=bool(held_out_parts(data.train[1].numpy(), settings.cv, settings.seed)),
+        holds_out=bool(
+            held_out_parts(
+                data.train[1].numpy(),
+                settings.cv,
+                settings.seed,
+                groups=data.train[0].groups,
+            )
+        ),
     )
 
 

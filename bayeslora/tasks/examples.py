@@ -38,6 +38,9 @@ class Examples:
         further: Other columns that were asked for, as texts; None where a row has no value.
         choices: The options of every question, 2 to 20 different texts; None for texts to classify.
         history: The items that came before, for every question about the next item; else None.
+        groups: Rows of one group belong together, such as twins that differ in a word, and stay on
+            one side of a split; None where every row stands alone.
+        dropped: How many rows of the source were left out, by reason.
     """
 
     ids: tuple[str, ...]
@@ -50,6 +53,8 @@ class Examples:
     further: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     choices: tuple[tuple[str, ...], ...] | None = None
     history: tuple[tuple[str, ...], ...] | None = None
+    groups: tuple[str, ...] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {
@@ -59,6 +64,7 @@ class Examples:
             "rows": len(self.rows),
             "choices": len(self.texts if self.choices is None else self.choices),
             "histories": len(self.texts if self.history is None else self.history),
+            "groups": len(self.texts if self.groups is None else self.groups),
             **{f"values of {name!r}": len(values) for name, values in self.further.items()},
         }
         for name, size in sizes.items():
@@ -101,7 +107,7 @@ class Examples:
         )
 
 
-_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history")
+_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups")
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -194,10 +200,10 @@ def encode_labels(
     return codes
 
 
-def without_duplicates(examples: Examples) -> Examples:
-    """Return the first of every set of examples equal in input and label."""
+def without_duplicates(examples: Examples, *, by_label: bool = True) -> Examples:
+    """Return the first of every set of examples equal in input, and in label if `by_label`."""
     first: dict[Hashable, int] = {}
-    for position, key in enumerate(_keys(examples)):
+    for position, key in enumerate(_keys(examples) if by_label else _inputs(examples)):
         first.setdefault(key, position)
     return examples.take(list(first.values()))
 

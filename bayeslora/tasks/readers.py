@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import counted, listed, shown
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.table import Table, columns_table, plain_values, records_table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.known import KNOWN_TASKS, load_known
+from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task
 from bayeslora.tasks.questions import (
     QUESTIONS,
     are_questions,
@@ -67,11 +68,6 @@ def _looks_like_a_path(text: str) -> bool:
     return is_word and ("/" in text or os.sep in text or _ENDING.search(text) is not None)
 
 
-_CLASSIFICATION = "text-classification"
-_QUESTIONS = "multiple-choice"
-_KINDS = (_CLASSIFICATION, _QUESTIONS)
-
-
 def load_examples(
     data: object = None,
     *,
@@ -99,7 +95,8 @@ def load_examples(
             are optional, the examples are unlabelled.
         pair_column: The column of a second text, if the task has two.
         labels: `required` refuses examples without a label.
-        task: The name of a known task (see `KNOWN_TASKS`), or None for `data` of your own.
+        task: The name of a known task (see `KNOWN_TASKS`); or, of `data` of your own,
+            `text-classification`, `multiple-choice`, or None to find out by its columns.
         data_dir: The directory of the known tasks' files; default: `BAYESLORA_DATA`.
         split: The known task's split, where `data` does not name it.
         keep: Further columns to keep, as texts; of a known task there is `text`.
@@ -113,13 +110,13 @@ def load_examples(
             file, the row, the column, the value and what is allowed.
     """
     reading = Reading(delimiter, encoding)
-    if task is not None and task not in _KINDS:
+    if task is not None and task not in KINDS:
         _check_choices(labels, blank)
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
     columns = DataColumns(text_column, label_column, pair_column)
-    if task == _QUESTIONS:
+    if task == KINDS[1]:
         columns = as_questions(columns)
     return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
 
@@ -216,15 +213,14 @@ def _known(
 ) -> Examples:
     if reading != DEFAULT:
         raise InputError(f"--delimiter and --encoding are for files, not for task {task!r}")
-    if task not in KNOWN_TASKS:
-        raise unknown_choice("task", task, [*_KINDS, *KNOWN_TASKS])
+    key = known_name(task)
     name = data if split is None else split
     if not isinstance(name, str) or (split is not None and data is not None):
         raise InputError(
             f"task {task!r} needs the name of one split "
-            f"({', '.join(KNOWN_TASKS[task].splits)}), got data={shown(data)}, split={split!r}"
+            f"({', '.join(KNOWN_TASKS[key].splits)}), got data={shown(data)}, split={split!r}"
         )
-    return load_known(task, name, data_dir)
+    return load_task(key, name, data_dir)
 
 
 def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Reading) -> Table:

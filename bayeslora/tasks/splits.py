@@ -7,6 +7,8 @@ share: this is Webster's method of apportionment, written as one sort.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +78,68 @@ def stratified_split(labels: Ints, held: int | float, seed: int) -> tuple[Ints, 
     kept = np.ones(len(labels), dtype=bool)
     kept[out] = False
     return np.flatnonzero(kept), np.sort(out)
+
+
+def grouped_split(
+    labels: Ints, groups: Sequence[str], held: int | float, seed: int
+) -> tuple[Ints, Ints]:
+    """Divide the rows in two parts, with the rows of each group in one of them.
+
+    Groups are drawn at random until the second part has at least as many rows as wanted.
+
+    Args:
+        labels: [N] class indices.
+        groups: [N] names of groups, such as those of twins.
+        held: How many rows the second part gets (integer), or which fraction of N (float).
+        seed: Decides which groups are held out.
+
+    Returns:
+        The row numbers kept and the row numbers held out, int64, ascending.
+
+    Raises:
+        InputError: A part would lack a class.
+    """
+    fold = _dealt(groups, seed)
+    size = _held_size(held, len(labels))
+    order = np.argsort(fold, kind="stable")
+    last = fold[order[min(max(size, 1), len(labels)) - 1]]
+    out = fold <= last
+    for part in (labels[out], labels[~out]):
+        if len(np.unique(part)) < len(np.unique(labels)):
+            raise InputError(
+                f"cannot hold out {size} of {len(labels)} rows in whole groups: both parts need "
+                "rows of every class"
+            )
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
+    """Return the fold of each row, with the rows of each group in one fold.
+
+    Args:
+        groups: [N] names of groups.
+        folds: Number of folds K, from 2 to the number of groups.
+        seed: Decides which groups are in which fold.
+
+    Returns:
+        [N] int64 from 0 to K − 1.
+
+    Raises:
+        InputError: `folds` is out of range.
+    """
+    place = _dealt(groups, seed)
+    if not 2 <= folds <= place.max() + 1:
+        raise InputError(
+            f"the number of folds must be from 2 to {place.max() + 1}, the number of groups of "
+            f"rows, got {folds}"
+        )
+    return np.asarray(place % folds)
+
+
+def _dealt(groups: Sequence[str], seed: int) -> Ints:
+    """Return [N]: the place of each row's group in a random order of the groups."""
+    number = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return np.asarray(np.random.default_rng(seed).permutation(number.max() + 1)[number])
 
 
 def stratified_folds(labels: Ints, folds: int, seed: int) -> Ints:

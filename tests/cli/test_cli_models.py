@@ -129,7 +129,7 @@ def test_a_known_task_is_fitted_and_predicted_by_split(run, world, tmp_path):
         write_rows(folder / f"{split}.jsonl", rows)
     (folder / "classes.json").write_text(json.dumps(["negative", "positive"]))
     task = ["--task", "sst2_sentences", "--data-dir", tmp_path / "data", "--quiet"]
-    fit = ["fit", "train", "--validation", "validation", "--out", tmp_path / "m", "--epochs", 1]
+    fit = ["fit", "--validation", "validation", "--out", tmp_path / "m", "--epochs", 1]
     assert run(*fit, "--backbone", world.llama, *tiny.QUICK_VBLL_ARGS, *task).code == 0
     result = run("predict", tmp_path / "m", "test", "--out", tmp_path / "p.parquet", *task)
     assert result.code == 0

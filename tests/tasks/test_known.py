@@ -1,12 +1,27 @@
 """Known tasks, read from small files of the same layout."""
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from bayeslora.errors import InputError
 from bayeslora.tasks.examples import class_names, encode_labels
-from bayeslora.tasks.known import KNOWN_TASKS, load_known
+from bayeslora.tasks.hub import _SOURCES
+from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_known, load_ood, load_task
+from bayeslora.tasks.readers import load_examples
+
+
+def write(path, records):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def question(name, text, choices, answer, **rest):
+    return {"id": name, "question": text, "choices": choices, "answer_index": answer, **rest}
 
 
 @pytest.fixture
@@ -14,9 +29,7 @@ def data_dir(tmp_path, monkeypatch):
     monkeypatch.delenv("BAYESLORA_DATA", raising=False)
 
     def put(name, records):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        write(tmp_path / name, records)
 
     put(
         "clinc150/train.jsonl",
@@ -82,7 +95,6 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "--data-dir",
         "BAYESLORA_DATA",
         "'fancyzhx/ag_news'",
-        "Nothing is downloaded",
         "id, question and label",
     ):
         assert part in text
@@ -98,7 +110,7 @@ def test_no_directory_at_all(data_dir):
 def test_unknown_names():
     assert "did you mean 'clinc150'" in message(load_known, "clinc", "train")
     text = message(load_known, "ag_news_10k", "validation")
-    assert "unknown split of ag_news_10k 'validation'" in text
+    assert "unknown split of ag-news 'validation'" in text
     assert "choose from 'test', 'train'" in text
 
 
@@ -145,4 +157,159 @@ def test_every_task_is_described(name):
     assert task.about
     assert "\n" not in task.about
     assert task.licence
-    assert {"train", "test"} <= set(task.splits)
+    assert "test" in task.splits
+    for other, split in task.ood:
+        assert split in KNOWN_TASKS[other].splits
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("ag_news_10k", "ag-news"),
+        ("sst2_sentences", "sst2"),
+        ("boolq_question_only", "boolq-question-only"),
+        ("boolq_passage_val", "boolq"),
+        ("arc_easy", "arc-easy"),
+        ("winogrande_xs", "winogrande-xs"),
+        ("mmlu-college-physics", "mmlu-college-physics"),
+    ],
+)
+def test_hyphens_underscores_and_names_of_folders(name, key):
+    assert known_name(name) == key
+
+
+def test_questions_are_read_with_their_options(tmp_path):
+    rows = [
+        question("q0", "one?", ["a", "b", "c"], 2),
+        question("q1", "two?", ["a", "b"], 0),
+        question("q2", "three?", ["a", "a", "b"], 2),
+        question("q3", "one?", ["a", "b", "c"], 2),
+        question("q4", "one?", ["a", "b", "d"], 2),
+        question("q5", "tested?", ["a", "b"], 1),
+    ]
+    write(tmp_path / "arc_easy/train.jsonl", rows)
+    write(tmp_path / "arc_easy/test.jsonl", [question("t0", "tested?", ["a", "b"], 0)])
+    examples = load_task("arc-easy", "train", tmp_path)
+    assert examples.ids == ("q0", "q1", "q4")
+    assert examples.choices == (("a", "b", "c"), ("a", "b"), ("a", "b", "d"))
+    assert examples.labels == ("C", "A", "C")
+    assert examples.dropped == {"two equal options": 1, "repeated": 1, "in test too": 1}
+    assert load_examples(task="arc_easy", split="train", data_dir=tmp_path) == examples
+    assert len(load_known("arc-easy", "train", tmp_path)) == 5
+    assert examples.take([0]).dropped == examples.dropped
+
+
+def test_out_of_distribution_sets_share_no_text_with_the_task(tmp_path):
+    for name in ("arc_easy", "arc_challenge", "mmlu_college_chemistry", "mmlu_college_physics"):
+        own = question(f"{name}-0", f"{name}?", ["a", "b"], 0)
+        shared = question(f"{name}-1", "shared?", ["c", "d"], 0)
+        write(tmp_path / name / "test.jsonl", [own, shared])
+        write(tmp_path / name / "train.jsonl", [shared])
+    sets = load_ood("arc-easy", tmp_path)
+    assert list(sets) == ["arc-challenge", "mmlu-college-chemistry", "mmlu-college-physics"]
+    assert [rows.texts for rows in sets.values()] == [
+        ("arc_challenge?",),
+        ("mmlu_college_chemistry?",),
+        ("mmlu_college_physics?",),
+    ]
+    assert sets["arc-challenge"].dropped == {"in arc-easy too": 1}
+    assert "openbookqa" in message(load_ood, "boolq", tmp_path)
+
+
+def test_twins_are_groups(tmp_path):
+    rows = [question(f"T-{k}-{n}", f"{k}{n} _", ["a", "b"], n) for k in range(3) for n in (0, 1)]
+    write(tmp_path / "winogrande_xs/train.jsonl", rows)
+    examples = load_task("winogrande-xs", "train", tmp_path)
+    assert examples.groups == ("T-0", "T-0", "T-1", "T-1", "T-2", "T-2")
+    assert examples.further["twins"] == examples.groups
+    assert examples.take([5, 0]).groups == ("T-2", "T-0")
+
+
+class FakeRows(list):
+    """Has the parts of a `datasets.Dataset` that are used."""
+
+    features: ClassVar = {
+        "intent": SimpleNamespace(names=["table", "alarm", "oos"]),
+        "label": SimpleNamespace(names=["World", "Sports"]),
+    }
+
+
+HUB = {
+    "openbookqa": {
+        "id": "7-980",
+        "question_stem": "q",
+        "choices": {"text": ["x", "y"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    "arc-easy": {
+        "id": "M",
+        "question": "q",
+        "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        "answerKey": "2",
+    },
+    "winogrande-s": {"sentence": "q", "option1": "x", "option2": "y", "answer": "2"},
+    "boolq": {"question": "q", "passage": "p", "answer": True},
+    "mmlu-college-physics": {"question": "q", "choices": ["x", "y"], "answer": 1},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Put a package `datasets` in place; return what it was asked for, and what it returns."""
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    found = SimpleNamespace(asked=[], rows=[])
+
+    def load_dataset(name, configuration, *, split):
+        found.asked.append((name, configuration, split))
+        return FakeRows(found.rows)
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset
+    module.__spec__ = ModuleSpec("datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return found
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
+    hub.rows = [HUB[name]]
+    examples = load_known(name, "test")
+    assert examples.texts == ("q",)
+    assert examples.labels == ("B",)
+    expected = ("false", "true") if name == "boolq" else ("x", "y")
+    assert examples.choices == (expected,)
+    assert examples.pairs == (("p",) if name == "boolq" else None)
+    assert hub.asked[0][0] == KNOWN_TASKS[name].hub_id
+
+
+def test_the_hub_has_names_of_classes_and_rows_outside(hub):
+    hub.rows = [{"text": "a", "intent": 1}, {"text": "b", "intent": 2}]
+    assert load_known("clinc150", "test").labels == ("alarm",)
+    assert load_known("clinc150", "oos_test").labels == ("oos",)
+    hub.rows = [{"text": "a", "label": 1}]
+    assert load_known("ag-news", "train").labels == ("Sports",)
+    assert "'validation'" in message(load_known, "sst2", "validation")
+
+
+def test_a_directory_goes_before_the_hub_and_offline_asks_nobody(hub, data_dir, monkeypatch):
+    assert len(load_known("clinc150", "train", data_dir)) == 2
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in message(load_known, "openbookqa", "test")
+    assert hub.asked == []
+
+
+def test_an_unreachable_hub_is_an_error_of_input(hub, monkeypatch):
+    def fail(*_args, **_options):
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", fail)
+    text = message(load_known, "openbookqa", "test")
+    for part in ("allenai/openbookqa", "no route", "--data-dir"):
+        assert part in text
+
+
+def test_every_task_with_a_hub_id_has_a_source_there():
+    assert set(_SOURCES) == {name for name, task in KNOWN_TASKS.items() if task.hub_id}
+    for name, source in _SOURCES.items():
+        assert set(source.splits) <= set(KNOWN_TASKS[name].splits)

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
-from bayeslora.tasks.splits import stratified_folds, stratified_sample, stratified_split
+from bayeslora.tasks.splits import (
+    grouped_folds,
+    grouped_split,
+    stratified_folds,
+    stratified_sample,
+    stratified_split,
+)
 
 COUNTS = st.lists(st.integers(2, 40), min_size=2, max_size=6)
 SEEDS = st.integers(0, 2**32)
@@ -129,3 +135,24 @@ def test_folds_and_the_classes_in_them_differ_by_one_row_at_most(labels, folds, 
         sizes = np.bincount(fold[rows], minlength=folds)
         assert sizes.max() - sizes.min() <= 1
     assert np.array_equal(fold, stratified_folds(labels, folds, seed))
+
+
+@given(st.lists(st.integers(1, 4), min_size=3, max_size=30), SEEDS, st.floats(0.05, 0.6))
+def test_groups_stay_together(sizes, seed, share):
+    groups = [f"g{k}" for k, size in enumerate(sizes) for _ in range(size)]
+    labels = np.zeros(len(groups), np.int64)
+    kept, held = grouped_split(labels, groups, share, seed)
+    assert sorted([*kept, *held]) == list(range(len(groups)))
+    assert not {groups[k] for k in kept} & {groups[k] for k in held}
+    wanted = max(round(share * len(groups)), 1)
+    assert wanted <= len(held) < wanted + max(sizes)
+    fold = grouped_folds(groups, 3, seed)
+    assert set(fold) == {0, 1, 2}
+    assert all(len({*fold[np.array(groups) == name]}) == 1 for name in groups)
+
+
+def test_groups_of_too_few_classes_are_refused():
+    with pytest.raises(InputError):
+        grouped_split(np.array([0, 0, 1, 1]), ["a", "a", "b", "b"], 2, 0)
+    with pytest.raises(InputError):
+        grouped_folds(["a", "a", "b"], 3, 0)

@@ -27,7 +27,7 @@ from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.option_checks import DTYPES
+from bayeslora.option_checks import DTYPES, KINDS
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "train",
             nargs="?",
             metavar="TRAIN",
-            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin",
+            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; with the --task "
+            "of a known task the name of a split (default then: train)",
         ),
         parser.add_argument(
             "--validation",
@@ -207,6 +208,8 @@ def run(args: argparse.Namespace) -> None:
         args.adapter = "none"
     if args.patience is not None and args.validation is None and args.hold_out is None:
         note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
+    if args.train is None and args.task not in (None, *KINDS):
+        args.train = "train"
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")

@@ -1,0 +1,165 @@
+"""Known tasks from the Hugging Face hub, through the package `datasets` where it is installed.
+
+One small function per set maps a record of the hub to the columns of the files; see `known`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.tables.table import Table, records_table
+
+Record = Mapping[str, Any]
+
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+def can_read_hub() -> bool:
+    """Return whether the package `datasets` is installed, and not told to stay offline."""
+    offline = any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE
+    )
+    return not offline and find_spec("datasets") is not None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a task is on the hub.
+
+    Attributes:
+        configuration: Of the data set.
+        splits: The split of the hub by ours.
+        record: Returns our columns of one of its records.
+        classes: The column of classes that `label` names; None for questions.
+        oos: The class whose rows are splits of their own, `oos_<split>`.
+    """
+
+    configuration: str | None
+    splits: Mapping[str, str]
+    record: Callable[[Record], Record]
+    classes: str | None = None
+    oos: str | None = None
+
+
+def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...]]:
+    """Return the rows of a split as a table like that of the file, and the names of its classes.
+
+    Args:
+        task: A key of `KNOWN_TASKS`.
+        split: One of its splits.
+        hub_id: Its id on the hub.
+
+    Raises:
+        InputError: The hub lacks the split, or cannot be reached.
+    """
+    import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    source = _SOURCES[task]
+    if split not in source.splits:
+        raise InputError(
+            f"task {task!r} has no labelled split {split!r} on the Hugging Face hub ({hub_id}), "
+            f"only {', '.join(source.splits)}; give its files with --data-dir"
+        )
+    theirs = source.splits[split]
+    try:
+        rows = datasets.load_dataset(hub_id, source.configuration, split=theirs)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"task {task!r} cannot be read from the Hugging Face hub ({hub_id}): "
+            f"{type(error).__name__}: {reason}; give its files with --data-dir"
+        ) from error
+    names = () if source.classes is None else tuple(rows.features[source.classes].names)
+    records = [
+        {"id": f"{theirs}-{place}", **_labelled(source, row, names)}
+        for place, row in enumerate(rows)
+    ]
+    if source.oos is not None:
+        is_outside = split.startswith("oos_")
+        records = [row for row in records if (row["label"] == source.oos) == is_outside]
+    return records_table(records, f"<{hub_id}, {theirs}>"), names
+
+
+def _labelled(source: _Source, row: Record, names: tuple[str, ...]) -> dict[str, Any]:
+    found = dict(source.record(row))
+    if source.classes is not None:
+        found["label"] = names[row[source.classes]]
+    return found
+
+
+def _openbookqa(row: Record) -> Record:
+    return {**_lettered(row), "question": row["question_stem"]}
+
+
+def _lettered(row: Record) -> Record:
+    # Some keys are letters and some numbers from 1, but they are always among the labels.
+    choices = row["choices"]
+    answer = list(choices["label"]).index(row["answerKey"])
+    return {
+        "id": str(row["id"]),
+        "question": row.get("question"),
+        "choices": list(choices["text"]),
+        "answer_index": answer,
+    }
+
+
+def _winogrande(row: Record) -> Record:
+    options = [row["option1"], row["option2"]]
+    return {"question": row["sentence"], "choices": options, "answer_index": int(row["answer"]) - 1}
+
+
+def _boolq(row: Record) -> Record:
+    return {
+        "question": row["question"],
+        "passage": row["passage"],
+        "choices": ["false", "true"],
+        "answer_index": int(row["answer"]),
+    }
+
+
+def _mmlu(row: Record) -> Record:
+    choices = list(row["choices"])
+    return {"question": row["question"], "choices": choices, "answer_index": int(row["answer"])}
+
+
+def _text(row: Record) -> Record:
+    return {"question": row["text"]}
+
+
+def _sentence(row: Record) -> Record:
+    return {"question": row["sentence"]}
+
+
+def _same(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+_ALL = ("train", "validation", "test")
+_HELD_OUT = {"train": "train", "test": "validation"}
+
+_SOURCES: Mapping[str, _Source] = {
+    "ag-news": _Source(None, _same(("train", "test")), _text, classes="label"),
+    "arc-challenge": _Source("ARC-Challenge", _same(("train", "test")), _lettered),
+    "arc-easy": _Source("ARC-Easy", _same(("train", "test")), _lettered),
+    "boolq": _Source(None, _HELD_OUT, _boolq),
+    "boolq-question-only": _Source(None, _HELD_OUT, _boolq),
+    "clinc150": _Source(
+        "plus",
+        {**_same(_ALL), "oos_validation": "validation", "oos_test": "test"},
+        _text,
+        classes="intent",
+        oos="oos",
+    ),
+    "mmlu-college-chemistry": _Source("college_chemistry", {"test": "test"}, _mmlu),
+    "mmlu-college-physics": _Source("college_physics", {"test": "test"}, _mmlu),
+    "openbookqa": _Source("main", _same(_ALL), _openbookqa),
+    "sst2": _Source(None, _HELD_OUT, _sentence, classes="label"),
+    "winogrande-m": _Source("winogrande_m", _HELD_OUT, _winogrande),
+    "winogrande-s": _Source("winogrande_s", _HELD_OUT, _winogrande),
+    "winogrande-xs": _Source("winogrande_xs", _HELD_OUT, _winogrande),
+}
