@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.corda.options import CorDA
     from bayeslora.adapters.emtal.options import EMTAL
     from bayeslora.adapters.frozen import Frozen
+    from bayeslora.adapters.ilora.options import ILoRA
     from bayeslora.adapters.lisa.options import LISA, LayerSampling
     from bayeslora.adapters.lora import LoRA
     from bayeslora.adapters.pissa import PiSSA
@@ -69,6 +70,7 @@ _HOMES = {
     "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
     "HistogramBinning": "bayeslora.recalibration.histogram",
+    "ILoRA": "bayeslora.adapters.ilora.options",
     "IVON": "bayeslora.posteriors.weights.ivon.options",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
@@ -136,6 +138,7 @@ __all__ = [
     "Ensemble",
     "Frozen",
     "HistogramBinning",
+    "ILoRA",
     "InputError",
     "IsotonicRegression",
     "Laplace",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
+    from bayeslora.conditioning import Conditioning
 
 
 class Adapted(Protocol):
@@ -33,6 +34,10 @@ class Adapted(Protocol):
     @property
     def full(self) -> FullLayers | None:
         """The layers that train whole, where there are no sites."""
+
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """What makes the sites depend on the example, where they do."""
 
 
 class TrainingRows(Protocol):
@@ -261,6 +266,22 @@ class Adapter:
             InputError: The adapter does not fit a layer, or a second moment is missing.
         """
         raise NotImplementedError
+
+    def check_rows(self, rows: Any) -> None:
+        """Raise InputError if the adapter needs something that training rows lack.
+
+        Args:
+            rows: The `Examples`.
+        """
+
+    def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning | None:
+        """Return what makes the sites depend on the example; None where they do not.
+
+        Args:
+            sites: In the backbone already; what acts on them is attached here.
+            num_features: Width d of the backbone's features.
+        """
+        return None
 
     def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
         """Raise InputError where a start from rows cannot be, before any row is run.

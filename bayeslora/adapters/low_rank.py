@@ -32,12 +32,17 @@ Gate = Callable[[Tensor], Tensor]
 """From the outputs of `A`, [..., r], to what goes on from there, of the same shape."""
 
 
+def _never() -> None:
+    """Say that a gate is not known to be the same for all inputs."""
+
+
 class LowRank(Site):
     """A frozen linear layer plus a low-rank change.
 
     Attributes:
         A0: [r, in] buffer, where `A` started; only where it is orthonormal or centred.
         B0: [out, r] buffer, likewise for `B`.
+        num_blocks: Parts of equal size that the rank falls into; no rotation may mix them.
 
     Args:
         name: Dotted path of the replaced layer in its host.
@@ -63,6 +68,8 @@ class LowRank(Site):
         self.orthonormal = factors.orthonormal
         # In a tuple a module is not registered: its tensors belong to whoever attached it.
         self._gate: tuple[Gate, ...] = ()
+        self._constant: Callable[[], Tensor | None] = _never
+        self.num_blocks = 1
         self.centred = factors.centred
         if factors.orthonormal or factors.centred:
             # Orthonormal ones need not be saved: they only say where directions started from.
@@ -99,14 +106,28 @@ class LowRank(Site):
     @property
     def is_gated(self) -> bool:
         """Whether the change of the weight depends on the input."""
-        return bool(self._gate)
+        return bool(self._gate) and self._constant() is None
 
-    def attach(self, gate: Gate) -> None:
+    def attach(
+        self,
+        gate: Gate,
+        *,
+        num_blocks: int = 1,
+        constant: Callable[[], Tensor | None] | None = None,
+    ) -> None:
         """Apply `gate` to the outputs of `A` in every pass from now on.
 
         Its tensors stay the caller's to train, move and save.
+
+        Args:
+            gate: Takes the place of one that is there.
+            num_blocks: Parts of the rank that the gate treats apart.
+            constant: Returns what the gate multiplies each part by, [num_blocks], where that is
+                the same for all inputs now, and None where it is not.
         """
         self._gate = (gate,)
+        self._constant = constant or _never
+        self.num_blocks = num_blocks
 
     def check_fixed(self) -> None:
         """Raise InputError if no one matrix is the change of the weight.
@@ -117,8 +138,8 @@ class LowRank(Site):
         if self.is_gated:
             raise InputError(
                 f"the adapter at {self.name} cannot be merged or exported: a gate between its "
-                "factors (as in posterior 'clora') makes the change of the weight depend on the "
-                "input, so there is no one matrix to add or to write"
+                "factors (as in adapter 'ilora' or posterior 'clora') makes the change of the "
+                "weight depend on the input, so there is no one matrix to add or to write"
             )
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -130,13 +151,16 @@ class LowRank(Site):
         """Return `(A [k, in], B [out, k])` with the change `s·B·A`; k is r, or 2r if centred.
 
         `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: in this form nothing large cancels. A gate
-        is left out.
+        that depends on the input is left out.
 
         Args:
             dtype: Of the result and of the work; None takes the adapter's own.
         """
         kind = dtype or self.A.weight.dtype
         A, B = self.A.weight.to(kind), self.B.weight.to(kind)
+        gates = self._constant() if self._gate else None
+        if gates is not None:
+            B = B * gates.to(B).repeat_interleave(self.r // self.num_blocks)
         if self.core is not None:
             return A, B @ self.core.weight.to(kind)
         if not self.centred:

@@ -99,6 +99,7 @@ def build_optimizer(
     *,
     more: Iterable[nn.Parameter] = (),
     euclidean: Euclidean | None = None,
+    beside: Sequence[Optimizer] = (),
 ) -> AlternatingOptimizer:
     """Return the optimiser for an adapter's sites and a head.
 
@@ -113,6 +114,7 @@ def build_optimizer(
         more: Parameters that `step()` moves with the adapter, without weight decay.
         euclidean: Returns the optimiser of the adapter's parameters that live on no manifold;
             None takes AdamW.
+        beside: Optimisers of other parameters that `step()` moves too.
 
     Raises:
         InputError: There is nothing to optimise, or the sites are not those of `config`.
@@ -130,6 +132,7 @@ def build_optimizer(
     if spreads := list(more):
         group = {"params": spreads, "name": "posterior"}
         adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=0.0))
+    adapter += beside
     # After the cores, so that absorption is the last thing that a step does.
     if factors:
         adapter.append(_named("factors", config.manifold_optimizer(sites)))

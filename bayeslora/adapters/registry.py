@@ -9,6 +9,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
@@ -20,7 +21,7 @@ from bayeslora.plugins import Catalogue, check_options_class
 T = TypeVar("T")
 
 ADAPTERS: Mapping[str, type[Adapter]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, Frozen)
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, ILoRA, Frozen)
 }
 """The adapters that are built in."""
 

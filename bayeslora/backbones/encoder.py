@@ -8,8 +8,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from bayeslora.backbones.tokens import (
     tokenise,
     usable_length,
 )
+from bayeslora.conditioning import Conditioning
 from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Pooling
@@ -54,10 +57,12 @@ class PreparedTexts:
     Attributes:
         tokens: The tokenised texts.
         prefix: Their states at the split, or None where the split is at the bottom.
+        contexts: [N, k], what a pass depends on beside the texts; None where nothing else.
     """
 
     tokens: Tokens
     prefix: PrefixStates | None
+    contexts: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,13 +72,16 @@ class PreparedTexts:
         prefix = self.prefix
         if prefix is not None:
             prefix = replace(prefix, spans=prefix.spans[list(rows)])
-        return PreparedTexts(self.tokens.take(rows), prefix)
+        contexts = None if self.contexts is None else self.contexts[list(rows)]
+        return PreparedTexts(self.tokens.take(rows), prefix, contexts=contexts)
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Return the padded batch of `rows`: the model's inputs and maybe `hidden`."""
+        """Return the padded batch of `rows`: the model's inputs, maybe `hidden` and `contexts`."""
         batch = self.tokens.pad(rows)
         if self.prefix is not None:
             batch["hidden"] = self.prefix.pad(rows)
+        if self.contexts is not None:
+            batch["contexts"] = self.contexts[list(rows)]
         return batch
 
 
@@ -108,9 +116,15 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         one_by_one: Whether texts are run alone, since padding would change their features.
+        conditioning: What makes passes depend on the example, where something does.
     """
 
     one_by_one = False
+    conditioning: Conditioning | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditioning = None
 
     @property
     def num_features(self) -> int:
@@ -137,6 +151,39 @@ class FeatureExtractor(nn.Module):
 
     def forget(self, prepared: PreparedTexts) -> None:
         """Forget what `prepare` keeps of these texts for another call; here nothing is kept."""
+
+    def with_contexts(self, prepared: PreparedTexts, rows: Any) -> PreparedTexts:
+        """Return prepared texts with their contexts, where passes depend on such.
+
+        Args:
+            prepared: N texts.
+            rows: The `Examples` that they are of; None where they are of none.
+        """
+        conditioning = self.conditioning
+        if conditioning is None:
+            return prepared
+
+        def features() -> Tensor:
+            was_training = self.training
+            self.eval()
+            try:
+                with self._closed():
+                    return self.features(prepared)
+            finally:
+                self.train(was_training)
+
+        contexts = conditioning.contexts(rows, len(prepared), features)
+        return replace(prepared, contexts=contexts)
+
+    def _closed(self) -> AbstractContextManager[object]:
+        """Return what passes of the frozen backbone happen under."""
+        return nullcontext() if self.conditioning is None else self.conditioning.closed()
+
+    def _under(self, batch: Batch) -> AbstractContextManager[object]:
+        """Return what the pass of a batch happens under."""
+        if self.conditioning is None:
+            return nullcontext()
+        return self.conditioning.applied(batch.get("contexts"))
 
     @torch.no_grad()
     def features(
@@ -274,24 +321,29 @@ class Encoder(FeatureExtractor):
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         inputs = model_inputs(batch, device)
         read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
-        states = self._split.suffix(hidden=hidden, read=read, **inputs)
+        with self._under(batch):
+            states = self._split.suffix(hidden=hidden, read=read, **inputs)
         return pool(states, inputs["attention_mask"], self.pooling)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
-        return self._split.running(**self._probe())
+        with self._closed():
+            return self._split.running(**self._probe())
 
     def run_probe(self) -> None:
         """Run the whole model on a short text."""
-        self.model(**self._probe())
+        with self._closed():
+            self.model(**self._probe())
 
     def count_calls(self) -> Counter[str]:
         """Return how often a pass of the whole model calls each of its modules, by name."""
-        return Counter(self._split.called(**self._probe()))
+        with self._closed():
+            return Counter(self._split.called(**self._probe()))
 
     def behind(self) -> frozenset[str]:
         """Return the names of the backbone's modules that run only after its last layer."""
-        return self._split.behind(**self._probe())
+        with self._closed():
+            return self._split.behind(**self._probe())
 
     def _probe(self) -> Batch:
         return model_inputs(self._raw([_PROBE]).pad([0]), self.backbone.device)

@@ -16,7 +16,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.network import Network, under
+from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.settings import LabelledExamples
 from bayeslora.errors import InputError
@@ -74,6 +74,9 @@ def build_network(
     full = chosen.full_layers(clone.model, encoder.behind)
     if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
+    encoder.conditioning = chosen.conditioning(sites, backbone.num_features)
+    if encoder.conditioning is not None:
+        encoder.conditioning.resize(under(CONDITIONING, trained or {}))
     head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
     network = Network(encoder, sites, head, full)
     if chosen.trains:

@@ -6,17 +6,22 @@ Stopping survives an interruption: what it needs is in the Trainer's log, which 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from bayeslora.conditioning import Conditioning
 from bayeslora.engine.progress import open_bar
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.files import read_json
+
+logger = logging.getLogger(__name__)
 
 _METRIC = "eval_nll"
 
@@ -55,6 +60,32 @@ class StopAfter(TrainerCallback):
         """Stop where that epoch is over."""
         if round(state.epoch or 0) >= self._epochs:
             control.should_training_stop = True
+
+
+FIGURE = "figure_"
+"""How the names of what `Figures` writes begin in the Trainer's log."""
+
+
+class Figures(TrainerCallback):
+    """Logs after each epoch whether the contexts of the training rows make a difference."""
+
+    def __init__(self, conditioning: Conditioning, contexts: Tensor) -> None:
+        """Measure on contexts [N, k]."""
+        self._conditioning = conditioning
+        self._contexts = contexts
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Add an entry to the log, which checkpoints hold."""
+        found = self._conditioning.figures(self._contexts)
+        logger.info("epoch %d: %s", round(state.epoch or 0), found)
+        entry = {f"{FIGURE}{name}": value for name, value in found.items()}
+        state.log_history.append({"epoch": state.epoch or 0.0, "step": state.global_step, **entry})
 
 
 class TrainingBar(TrainerCallback):

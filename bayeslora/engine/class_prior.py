@@ -112,6 +112,7 @@ class ClassPrior:
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             more = encoder.prepare(*varied(self.examples, missing))
+            more = encoder.with_contexts(more, None)
             below = torch.cat([below, encoder.features(more).double()])
             above = torch.cat([above, whole.features(more).double()])
             encoder.forget(more)

@@ -106,6 +106,8 @@ def fit_members(
             seed=seed,
             max_length=choices.max_length,
         )
+        if network.conditioning is not None:
+            network.conditioning.learn(data.train[0])
         # Later members find the frozen layers' work done, and the notes said.
         first = place == 0
         if first:

@@ -156,6 +156,8 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
             of the features.
     """
     network, encoder = fitted.network, _encoder(fitted)
+    for site in network.sites:
+        site.check_fixed()
     network.eval()
     features = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(features).mean

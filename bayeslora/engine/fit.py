@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,8 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import provider
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15
@@ -182,6 +185,10 @@ def fit_classifier(
         if out is not None:
             abandon(out)
         raise
+    if network.conditioning is not None:
+        for advice in dict.fromkeys(network.conditioning.advice(one.adapter) for one in results):
+            if advice:
+                logger.warning("%s", advice)
     planned["backbone"] |= reading | {
         "fingerprint": backbone.fingerprint,
         "settings": backbone.settings,
@@ -301,6 +308,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "Mahalanobis distances need a class with rows that differ, and every class has one "
             "text; leave that feature score out, or give more rows"
         )
+    choices.adapter.check_rows(data.train[0])
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):

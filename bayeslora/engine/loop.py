@@ -21,7 +21,14 @@ from bayeslora.adapters.lisa.policy import Lisa
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.adapter_start import begin_adapter
-from bayeslora.engine.callbacks import Patience, StopAfter, TrainingBar, what_is_left
+from bayeslora.engine.callbacks import (
+    FIGURE,
+    Figures,
+    Patience,
+    StopAfter,
+    TrainingBar,
+    what_is_left,
+)
 from bayeslora.engine.checkpoints import last_checkpoint
 from bayeslora.engine.class_prior import ClassPrior, centre
 from bayeslora.engine.final_fit import (
@@ -61,10 +68,12 @@ class FitResult:
     """What a fit left behind besides the network itself.
 
     Attributes:
-        history: One mapping an epoch: training loss, validation NLL and accuracy.
+        history: One mapping an epoch: training loss, validation NLL and accuracy, and what gates do
+            with the training rows, where there are some.
         best_epoch: The epoch kept, counted from 1.
         posterior: What the last layer chose and reached.
-        adapter: Size, stable rank and drift from orthogonality, over all sites.
+        adapter: Size, stable rank and drift from orthogonality, over all sites; and what gates
+            do with the training rows, where there are some.
         layer_sampling: What was drawn, where layers were sampled.
         prior_factor: c of the language model's rows in the prior mean; None where that is zero.
     """
@@ -151,6 +160,8 @@ def train_network(
     torch.manual_seed(settings.seed)
     shown = description is not None
     fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
+    if network.conditioning is not None and train.texts.contexts is not None:
+        network.conditioning.begin(train.texts.contexts)
     begin_adapter(
         network, adapter, posterior, train, seed=settings.seed, last=fit.last, shown=shown
     )
@@ -189,11 +200,16 @@ def train_network(
             seed=settings.seed,
             progress=shown,
         )
+    adapted = summary(network.sites) if network.full is None else network.full.summary()
+    if network.conditioning is not None and train.texts.contexts is not None:
+        adapted |= network.conditioning.figures(train.texts.contexts)
+        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
+        adapted["num_parameters"] += gate
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
         chosen,
-        summary(network.sites) if network.full is None else network.full.summary(),
+        adapted,
         {} if sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
@@ -278,6 +294,7 @@ def _trainer(
         callbacks=[
             *_callbacks(fit.settings, validate is not None, on_epoch, title),
             *fit.adapter.callbacks(network),
+            *_figures(fit),
             *weights.callbacks,
             # Last, as it puts the rates back that a posterior's own steps follow.
             *([] if sampler is None else [LayerSwitches(sampler, network)]),
@@ -358,12 +375,24 @@ def _callbacks(
     return callbacks
 
 
+def _figures(fit: _Fit) -> list[TrainerCallback]:
+    conditioning, contexts = fit.network.conditioning, fit.train.texts.contexts
+    if conditioning is None or contexts is None:
+        return []
+    return [Figures(conditioning, contexts)]
+
+
 def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
     """Gather the Trainer's log, which has an entry for each kind of event, by epoch."""
     epochs: dict[int, dict[str, float]] = {}
     names = {"loss": "loss", "eval_nll": "validation_nll", "eval_accuracy": "validation_accuracy"}
     for entry in log:
         found = {name: float(entry[key]) for key, name in names.items() if key in entry}
+        found |= {
+            key.removeprefix(FIGURE): value
+            for key, value in entry.items()
+            if key.startswith(FIGURE)
+        }
         if found:
             epoch = round(entry["epoch"])
             epochs.setdefault(epoch, {"epoch": epoch}).update(found)

@@ -211,7 +211,10 @@ class FittedModel:
             config,
             adapted=self.network.is_adapted,
             with_sites=bool(sites),
-            gated_by=self.posterior.name if any(site.is_gated for site in sites) else "",
+            # Gates that belong to the adapter stay with it.
+            gated_by=self.posterior.name
+            if self.network.conditioning is None and any(site.is_gated for site in sites)
+            else "",
         )
         check_factors(config, low_rank=all(site.has_factors for site in sites))
         if len(self.members) != 1:

@@ -12,9 +12,13 @@ from bayeslora.adapters.lisa.layers import FullLayers
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Batch, Encoder
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
+
+CONDITIONING = "adapter.conditioning."
+"""How the tensors begin of what makes an adapter depend on the example."""
 
 
 class Network(nn.Module):
@@ -55,6 +59,11 @@ class Network(nn.Module):
         """Whether it has adapters of ours, or layers that were trained here."""
         return bool(self.sites) or self.full is not None
 
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """What makes passes depend on the example, where something does."""
+        return self.encoder.conditioning
+
     def forward(self, batch: Batch) -> Tensor:
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
         return self.scaled(self.encoder(batch))
@@ -79,6 +88,9 @@ class Network(nn.Module):
         if self.full is not None:
             adapter = self.full.tensors()
         state = {f"adapter.{name}": item for name, item in adapter.items()}
+        if self.conditioning is not None:
+            gate = self.conditioning.state_dict()
+            state |= {f"{CONDITIONING}{name}": item for name, item in gate.items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
@@ -93,6 +105,8 @@ class Network(nn.Module):
             InputError: Columns are not those of a weight.
         """
         tensors = under("adapter.", state)
+        if self.conditioning is not None:
+            self.conditioning.resize(under(CONDITIONING, state))
         lay_out(self.sites, tensors)
         if self.full is not None:
             self.full.changed = set()
@@ -100,6 +114,9 @@ class Network(nn.Module):
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned."""
+        if self.conditioning is not None:
+            self.conditioning.load_state_dict(under(CONDITIONING, state))
+            state = {k: v for k, v in state.items() if not k.startswith(CONDITIONING)}
         adapter = under("adapter.", state)
         if self.full is not None:
             self.full.load(adapter)

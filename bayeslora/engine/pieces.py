@@ -100,6 +100,7 @@ def predict_pieces(
         for examples, labels in pieces:
             with quiet_transformers():
                 texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
+                texts = encoder.with_contexts(texts, examples)
             known = LabelledTexts(texts, labels)
             yield predict_texts(fitted, examples, known, drawing, advance=advance)
             if not keep:

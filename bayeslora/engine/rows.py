@@ -39,6 +39,7 @@ def prepare(
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
         texts = encoder.prepare(examples.texts, examples.pairs, advance=advance, keep=True)
+        texts = encoder.with_contexts(texts, examples)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
     return LabelledTexts(texts, labels)

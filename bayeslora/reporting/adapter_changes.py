@@ -230,7 +230,7 @@ def _drift(change: AdapterChange) -> str:
 def _notes(change: AdapterChange) -> str:
     notes = ""
     if any(layer.is_gated for layer in change.layers):
-        notes += " A gate that differs from token to token is left out of these numbers."
+        notes += " A gate that differs from input to input is left out of these numbers."
     members = change.num_members
     return notes + (f" This is the first of {members} members." if members > 1 else "")
 

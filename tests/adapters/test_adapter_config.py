@@ -9,6 +9,7 @@ import pytest
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
@@ -21,7 +22,8 @@ from bayeslora.options import as_mapping, resolve
 
 def test_registry_names_are_those_of_the_classes():
     named = {"lora": LoRA, "polar": PoLAR, "pissa": PiSSA, "corda": CorDA, "s2ft": S2FT}
-    assert {**named, "lisa": LISA, "emtal": EMTAL, "none": Frozen} == ADAPTERS
+    more = {"lisa": LISA, "emtal": EMTAL, "ilora": ILoRA, "none": Frozen}
+    assert {**named, **more} == ADAPTERS
     assert all(cls.summary and "arXiv" in cls.source for cls in ADAPTERS.values())
 
 

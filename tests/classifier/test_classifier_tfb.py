@@ -13,7 +13,13 @@ QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
 
 @pytest.mark.parametrize(
     ("adapter", "before"),
-    [("lora:r=2", "mle"), ("lora:r=2", QUICK), ("polar:r=2", "vbll"), ("polar:r=2", "laplace")],
+    [
+        ("lora:r=2", "mle"),
+        ("lora:r=2", QUICK),
+        ("polar:r=2", "vbll"),
+        ("polar:r=2", "laplace"),
+        ("ilora:r=4,num_experts=2", "mle"),
+    ],
 )
 def test_it_is_fitted_to_a_finished_model_of_ours(bert, tmp_path, adapter, before):
     clf = fitted(bert, adapter, before)

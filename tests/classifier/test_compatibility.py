@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).with_suffix("").parent / "compatibility.json"
 ADAPTERS = (
     *("lora:r=2", "polar:r=2", "pissa:r=2", "corda:r=2", "s2ft", "lisa", "none"),
     "emtal:r=2,num_experts=4",
+    "ilora:r=4,num_experts=2",
 )
 POSTERIORS = (
     *("mle", "map", "vbll:num_samples=20", "laplace:num_samples=20", "temperature", "gvbll"),

@@ -63,7 +63,7 @@ def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
     fit = ("fit", world.train, "--backbone", world.llama, "--posterior")
     assert run(*fit, "clora", *options, gated).code == 0
     assert run(*fit, "mle", *options, plain).code == 0
-    note = "a gate that differs from token to token is left out"
+    note = "a gate that differs from input to input is left out"
     assert note in run("info", gated, "--spectrum").out
     found = run("info", plain, "--spectrum").out
     assert note not in found

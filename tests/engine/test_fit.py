@@ -12,6 +12,7 @@ import torch
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
+from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.spectrum import drift
@@ -28,6 +29,7 @@ RECIPES = {
     "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),
     "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(head_step="gradient", bound="mc")),
     "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
+    "ilora-laplace": (ILoRA(r=4, num_experts=2, num_layers=2), Laplace()),
     "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
 }
 

@@ -68,7 +68,7 @@ def test_the_sentence_follows_the_numbers():
 
 
 def test_a_gate_that_is_left_out_is_said():
-    note = " A gate that differs from token to token is left out of these numbers."
+    note = " A gate that differs from input to input is left out of these numbers."
     assert words(*LAYERS, Layer("gated", is_gated=True)).summary.endswith(note)
     assert words(Layer("a", is_gated=True, **UNCHANGED)).summary.endswith(note)
     assert note not in words(*LAYERS).summary

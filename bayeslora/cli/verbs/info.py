@@ -144,7 +144,7 @@ def _spectrum(args: argparse.Namespace) -> None:
             show(f"member {number}")
         print_columns(_spectrum_rows(sites))
     if any(site.is_gated for sites in members for site in sites):
-        show("a gate that differs from token to token is left out: these are the factors alone")
+        show("a gate that differs from input to input is left out: these are the factors alone")
 
 
 def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:

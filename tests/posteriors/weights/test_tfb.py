@@ -126,3 +126,21 @@ def test_options_out_of_range_are_refused(options, parts):
         TFB(**options)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_site_of_gated_experts_is_turned_expert_by_expert():
+    """What each expert adds stays the same, so that any gate of theirs may follow."""
+    site = lora_site(out=7, inputs=6, r=4)
+    site.attach(lambda h: h, num_blocks=2)
+
+    def parts():
+        A, B = (item.detach().double() for item in site.factors())
+        return [b @ a for a, b in zip(A.chunk(2), B.chunk(2, 1), strict=True)]
+
+    before = parts()
+    turn(site)
+    for found, expected in zip(parts(), before, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    for block in site.factors()[1].double().chunk(2, 1):
+        gram = block.T @ block
+        torch.testing.assert_close(gram, torch.diag(gram.diagonal()), atol=1e-5, rtol=0)

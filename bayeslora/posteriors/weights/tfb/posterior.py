@@ -7,6 +7,8 @@ Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest of a range
 some training rows, the anchors, gets worse by no more than a tolerance. It is that of ΔW itself:
 the factor s is divided out here, where the published code leaves it in.
 
+An iLoRA site is turned expert by expert: a rotation that mixes them would not pass the gate.
+
 A PoLAR site stays one: U and A' = Vᵀ Yᵀ are orthonormal, and diag(d) is the new core.
 
 Source: Shi, Wang, Han, Zhang and Wang 2024, arXiv 2412.05723.
@@ -98,6 +100,8 @@ class TFBWeights(nn.Module):
 def turn(site: LowRank) -> None:
     """Turn a site's factors so that the columns of `B·core` are orthogonal; ΔW stays the same.
 
+    Where a gate treats parts of the rank apart, this is done for each part.
+
     Raises:
         InputError: `B·core` is rank deficient, so that noise on some direction would have to be
             infinite.
@@ -109,10 +113,17 @@ def turn(site: LowRank) -> None:
 def _turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [out, r], d [r] and the new first factor [r, in], float64."""
     A, B = (item.detach().double() for item in site.factors())
+    blocks = zip(A.chunk(site.num_blocks), B.chunk(site.num_blocks, 1), strict=True)
+    parts = [_directions(site.name, *block) for block in blocks]
+    U, d, first = (list(items) for items in zip(*parts, strict=True))
+    return torch.cat(U, 1), torch.cat(d), torch.cat(first)
+
+
+def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     U, d, Vh = torch.linalg.svd(B, full_matrices=False)
     if not d[-1] > _LEAST_RATIO * d[0]:
         raise InputError(
-            f"posterior 'tfb' needs adapters of full rank: the factor of {site.name} has singular "
+            f"posterior 'tfb' needs adapters of full rank: the factor of {name} has singular "
             f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
             "train for longer"
         )

@@ -1,0 +1,1 @@
+"""iLoRA: LoRA whose experts are gated by the example."""

@@ -1,0 +1,219 @@
+"""iLoRA's gate: from the context of an example to the weights of the experts, in every layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.ilora.items import NUM_COORDINATES, ItemVectors
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
+from bayeslora.conditioning import Conditioning
+from bayeslora.errors import InputError
+
+# Nats of mutual information between example and expert, and the mean weight of one expert.
+_IGNORES, _COLLAPSED = 0.02, 0.9
+
+
+class InstanceGate(Conditioning):
+    """Weighs the experts of all sites by the context of each example.
+
+    Attributes:
+        router: From normalised contexts to the logits of the experts; zero at the start.
+        mean: [k], taken off the contexts: that of the training rows where they are features of
+            texts, which share most of what they are, and zero where they encode histories.
+        items: Encodes histories; empty where the gate sees texts.
+    """
+
+    mean: Tensor
+
+    def __init__(self, num_experts: int, num_features: int, context: str = "auto") -> None:
+        """Begin with equal weights.
+
+        Args:
+            num_experts: K.
+            num_features: d, of the backbone.
+            context: `history`, `text`, or `auto` for whichever the training rows have.
+        """
+        super().__init__()
+        self.num_experts = num_experts
+        self._context = context
+        # A plain attribute, as gradients may be taken by other threads than the pass.
+        self._gates: Tensor | None = None
+        self.items = ItemVectors()
+        self._begin(num_features)
+
+    def _begin(self, width: int) -> None:
+        # Without the layer's own start, which would move the global generator.
+        router = nn.Linear(width, self.num_experts, device="meta").to_empty(device="cpu")
+        for parameter in router.parameters():
+            nn.init.zeros_(parameter)
+        self.router = router
+        self.register_buffer("mean", torch.zeros(width))
+
+    @property
+    def sees_history(self) -> bool:
+        """Whether contexts encode histories, not texts."""
+        return len(self.items.keys) > 0
+
+    def attach(self, sites: Sequence[Site]) -> None:
+        """Put the gate between the factors of low-rank sites."""
+        for site in cast("Sequence[LowRank]", sites):
+            site.attach(self.gated, num_blocks=self.num_experts, constant=self.constant)
+
+    def learn(self, rows: Any) -> None:
+        """Encode the items of the training histories, where the gate sees histories."""
+        history = getattr(rows, "history", None)
+        if self._context == "text" or history is None:
+            return
+        self.items.learn(history)
+        self._begin(NUM_COORDINATES)
+        self.to(self.items.vectors.device)
+
+    def contexts(self, rows: Any, count: int, features: Callable[[], Tensor]) -> Tensor:
+        """Return the encoded histories, or the frozen features; zeros for unknown histories."""
+        if not self.sees_history:
+            return features().float().cpu()
+        history = getattr(rows, "history", None)
+        if history is None:
+            return torch.zeros(count, NUM_COORDINATES)
+        return self.items.encode(history)
+
+    @torch.no_grad()
+    def begin(self, contexts: Tensor) -> None:
+        """Centre features of texts; histories without a known item stay at zero."""
+        if not self.sees_history:
+            self.mean.copy_(contexts.double().mean(0))
+
+    def weights(self, contexts: Tensor) -> Tensor:
+        """Return p [B, K] for contexts [B, k]; each row sums to 1."""
+        weight = self.router.weight
+        z = contexts.to(weight) - self.mean.to(weight)
+        logits: Tensor = self.router(F.layer_norm(z, z.shape[-1:]))
+        return logits.softmax(-1)
+
+    def gated(self, h: Tensor) -> Tensor:
+        """Return the outputs [B, …, r] of first factors, each expert's times its gate.
+
+        Raises:
+            InputError: No context is open, or these are not the examples that it is of.
+        """
+        gates = self._gates
+        if gates is None:
+            raise InputError("adapter 'ilora' was run without the contexts of its examples")
+        if len(gates) not in {1, len(h)}:
+            raise InputError(
+                f"adapter 'ilora' gates by example, and one of its layers sees inputs of shape "
+                f"{list(h.shape)}, which do not begin with the {len(gates)} examples of the batch; "
+                "choose other target_modules"
+            )
+        each = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
+        return h * each.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
+
+    def constant(self) -> Tensor | None:
+        """Return the gates [K] where they are the same for every example; else None."""
+        if self._gates is not None and len(self._gates) == 1:
+            return self._gates[0].detach()
+        if self.num_experts > 1 and bool(self.router.weight.any()):
+            return None
+        return self.num_experts * self.router.bias.detach().softmax(-1)
+
+    @contextmanager
+    def applied(self, contexts: Tensor | None) -> Iterator[None]:
+        """Gate a pass by contexts [B, k].
+
+        Where there are none, gates stay as they are held, or are those of every example.
+
+        Raises:
+            InputError: There are none, and examples have different gates.
+        """
+        gates = self._gates if contexts is None else self._of(contexts)
+        if gates is None and (same := self.constant()) is not None:
+            gates = same[None]
+        if gates is None:
+            raise InputError("adapter 'ilora' needs the context of every example that it is run on")
+        with self._under(gates):
+            yield
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Shut all gates: the change of every weight is zero."""
+        with self._under(self.router.bias.new_zeros(1, self.num_experts)):
+            yield
+
+    @contextmanager
+    def held(self, context: Tensor) -> Iterator[None]:
+        """Keep the gates at those of one context [k]: the sites then have one change each."""
+        with torch.no_grad():
+            gates = self._of(context[None])
+        with self._under(gates):
+            yield
+
+    def _of(self, contexts: Tensor) -> Tensor:
+        return self.num_experts * self.weights(contexts.to(self.mean.device))
+
+    @contextmanager
+    def _under(self, gates: Tensor) -> Iterator[None]:
+        before = self._gates
+        self._gates = gates
+        try:
+            yield
+        finally:
+            self._gates = before
+
+    @torch.no_grad()
+    def figures(self, contexts: Tensor) -> dict[str, float]:
+        """Return entropies of the gate over training rows in nats, and its largest mean weight.
+
+        `gate_information` is that of the mean weights less the mean of each row's own: the mutual
+        information of example and expert, at most log K, and 0 where the gate ignores the example.
+        """
+        p = self.weights(contexts).double()
+        mean = p.mean(0)
+        entropy, of_mean = _entropy(p).mean(), _entropy(mean)
+        return {
+            "gate_entropy": float(entropy),
+            "gate_mean_entropy": float(of_mean),
+            "gate_information": max(0.0, float(of_mean - entropy)),
+            "gate_largest": float(mean.max()),
+        }
+
+    def advice(self, figures: Mapping[str, float]) -> str:
+        """Return a warning where the gate ignores the example, or has one expert alone."""
+        largest, information = figures["gate_largest"], figures["gate_information"]
+        if self.num_experts == 1:
+            return ""
+        if largest > _COLLAPSED:
+            return (
+                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, and the others "
+                "hardly learn; choose fewer experts, or a smaller gate_lr_factor"
+            )
+        if information < _IGNORES:
+            return (
+                f"adapter 'ilora': the gate ignores the example (mutual information "
+                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so this is "
+                "about LoRA of the same rank"
+            )
+        return ""
+
+    def resize(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the items and the width of contexts that a file has."""
+        router = tensors.get("router.weight")
+        if router is not None and router.ndim == 2 and router.shape[1] != self.mean.shape[0]:
+            device = self.mean.device
+            self._begin(router.shape[1])
+            self.to(device)
+        keys = tensors.get("items.keys")
+        if keys is not None and keys.ndim == 1:
+            self.items.resize(len(keys))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    entropy: Tensor = torch.special.entr(p).sum(-1)
+    return entropy

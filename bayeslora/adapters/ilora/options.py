@@ -1,0 +1,118 @@
+"""Options of iLoRA.
+
+    z = encoding of the history, or the frozen backbone's feature of the text        [B, k]
+    p = softmax(R LayerNorm(z) + c) ,   g = K p                                       [B, K]
+    y = x Wᵀ + b + s · (x Aᵀ ∘ rep(g)) Bᵀ ,   s = alpha / r
+
+`rep` repeats each of the K gates over r / K directions, which are an expert. A text has one gate,
+shared by its tokens and by all layers. R and c start at zero: g = 1, and that is LoRA.
+
+Source: Kong et al. 2024, arXiv 2408.10159. Its router is a convolution over the coordinates of z
+with batch normalisation, by which the gate of a user depends on the batch; ours is one linear map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayeslora.adapters.base import Adapted
+from bayeslora.adapters.lora import LoRA
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_choice, check_integer, check_positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
+    from bayeslora.adapters.site import Site
+    from bayeslora.conditioning import Conditioning
+
+CONTEXTS = ("auto", "history", "text")
+ROUTER_DECAY = 1e-5
+
+
+@dataclass(frozen=True)
+class ILoRA(LoRA):
+    """LoRA whose rank falls into experts that a gate weighs for each example.
+
+    Attributes:
+        r: Rank of the change of every adapted weight, a multiple of `num_experts`.
+        num_experts: Parts of the rank, each with a gate; 1 is LoRA.
+        context: What the gate sees of an example: its `history` of items, encoded by which items
+            occur together in the training rows, or the frozen backbone's feature of the `text`.
+            `auto` takes the history where the rows have one.
+        gate_lr_factor: Learning rate of the router, relative to that of the factors.
+    """
+
+    name: ClassVar[str] = "ilora"
+    summary: ClassVar[str] = "LoRA whose experts are weighed anew for each example"
+    source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
+    parameters: ClassVar[str] = "r (in + out) a layer, and num_experts (context + 1)"
+
+    num_experts: int = 4
+    context: str = "auto"
+    gate_lr_factor: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("num_experts", self.num_experts, low=1)
+        if self.r % self.num_experts:
+            raise InputError(
+                f"r must be a multiple of num_experts, so that all experts have the same rank; got "
+                f"r={self.r} and num_experts={self.num_experts}"
+            )
+        check_choice("context", self.context, CONTEXTS)
+        check_positive("gate_lr_factor", self.gate_lr_factor)
+
+    @property
+    def no_gate(self) -> str:
+        """Why nothing can stand between the factors: the place is taken."""
+        return "it has one of its own there"
+
+    def check_rows(self, rows: Any) -> None:
+        """Raise InputError if the gate is to see histories, and the rows have none."""
+        if self.context == "history" and getattr(rows, "history", None) is None:
+            raise InputError(
+                f"{rows.source}: context=history needs rows with a history of items (columns "
+                "history, candidates, answer); leave it out, and the gate sees the text"
+            )
+
+    def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning:
+        """Return the gate, attached to the sites."""
+        from bayeslora.adapters.ilora.gate import InstanceGate
+
+        gate = InstanceGate(self.num_experts, num_features, self.context)
+        gate.attach(sites)
+        return gate
+
+    def optimizer(
+        self,
+        network: Adapted,
+        head_parameters: Iterable[nn.Parameter],
+        head_lr: float,
+        *,
+        more: Iterable[nn.Parameter] = (),
+        euclidean: Euclidean | None = None,
+    ) -> AlternatingOptimizer:
+        """Return LoRA's optimiser with one more for the router."""
+        from torch.optim import AdamW
+
+        from bayeslora.adapters.optimizers import build_optimizer
+
+        gate = network.conditioning
+        if gate is None:
+            raise InputError("the network was built for another adapter")
+        group = {"params": list(gate.parameters()), "name": "router"}
+        rate = self.gate_lr_factor * self.learning_rate()
+        router = AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)
+        return build_optimizer(
+            network.sites,
+            head_parameters,
+            self,
+            head_lr,
+            more=more,
+            euclidean=euclidean,
+            beside=[router],
+        )

@@ -1,0 +1,110 @@
+"""iLoRA from fit to prediction: what a gate for each example must not change, and what it says."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import toy_rows
+from usage import TEST, fitted, load, new, same
+
+import bayeslora as bl
+
+ILORA = "ilora:r=4,num_experts=2"
+ROWS, HELD = toy_rows(24), toy_rows(12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained(llama):
+    """A classifier whose gate differs from text to text."""
+    clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", "mle")
+    return clf.fit(ROWS, HELD, epochs=6, batch_size=4, patience=6)
+
+
+def test_one_expert_is_lora_bit_by_bit(llama):
+    found = fitted(llama, "ilora:r=4,num_experts=1", "mle").predict(TEST)
+    assert same(found, fitted(llama, "lora:r=4", "mle").predict(TEST))
+
+
+def test_without_its_factors_features_are_the_backbones(llama, trained):
+    """What the gate sees is that, whatever was trained."""
+    plain = fitted(llama, "lora:r=4", "mle")._fitted
+    with torch.no_grad():
+        for site in plain.network.sites:
+            site.B.weight.zero_()
+    rows = bl_rows(trained, TEST)
+    expected = plain.network.encoder.features(plain.prepare(rows).texts)
+    texts = trained._fitted.prepare(rows).texts
+    assert torch.equal(texts.contexts, expected)
+    assert not torch.equal(trained._fitted.network.encoder.features(texts), expected)
+
+
+def test_the_gate_differs_from_text_to_text_and_not_with_the_batch(trained):
+    results = trained.record.results
+    assert results["adapter"]["gate_information"] > 0.02
+    assert [entry["gate_largest"] for entry in results["history"]]
+    whole = trained.predict(TEST)
+    order = np.random.default_rng(0).permutation(len(TEST))
+    permuted = trained.predict([TEST[row] for row in order])
+    np.testing.assert_allclose(permuted.probs, whole.probs[order], atol=1e-6)
+    alone = trained.predict([TEST[3]])
+    np.testing.assert_allclose(alone.probs[0], whole.probs[3], atol=1e-6)
+
+
+def test_the_router_is_saved_with_the_adapter(trained, tmp_path):
+    trained.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(TEST), trained.predict(TEST))
+    state = trained._fitted.network.trained_state()
+    assert state["adapter.conditioning.router.weight"].any()
+
+
+@pytest.mark.parametrize("posterior", ["laplace", "vbll", "laplace_lora:num_samples=10"])
+def test_another_posterior_is_fitted_to_the_gated_network(trained, tmp_path, posterior):
+    trained.save_pretrained(tmp_path / "model")
+    clf = load(tmp_path / "model").calibrate(ROWS, HELD, posterior=posterior)
+    found = clf.predict(TEST)
+    assert (found.epistemic > 0).any()
+    clf.save_pretrained(tmp_path / "other")
+    assert same(load(tmp_path / "other").predict(TEST), found)
+
+
+def test_members_have_routers_of_their_own(llama):
+    clf = new(llama, ILORA, "ensemble:num_members=2").fit(ROWS, epochs=2, batch_size=8)
+    first, second = clf._fitted.members
+    name = "adapter.conditioning.router.weight"
+    assert not torch.equal(first[name], second[name])
+    assert (clf.predict(TEST).epistemic > 0).any()
+
+
+def test_an_export_is_refused_unless_the_gate_is_constant(trained, llama, tmp_path):
+    for write in (trained.export_peft, trained.export_merged):
+        with pytest.raises(bl.InputError):
+            write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    constant = fitted(llama, "ilora:r=4,num_experts=1", "mle")
+    constant.export_peft(tmp_path / "constant")
+    assert (tmp_path / "constant" / "adapter_config.json").is_file()
+
+
+def test_a_gate_that_ignores_the_text_is_warned_of_once(llama, caplog):
+    with caplog.at_level(logging.WARNING, "bayeslora.engine.fit"):
+        new(llama, ILORA, "ensemble:num_members=2").fit(ROWS, epochs=1, batch_size=24)
+    assert 1 <= sum("ilora" in record.message for record in caplog.records) <= 2
+
+
+def test_histories_are_asked_for_before_anything_is_loaded(tmp_path):
+    clf = new(str(tmp_path / "no-such-model"), "ilora:context=history", "mle")
+    with pytest.raises(bl.InputError, match="history"):
+        clf.fit(ROWS, epochs=1)
+
+
+def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
+    clf = new(llama, ILORA, "vbll:prior_scale=2,polish_bound=jensen", verbaliser="names")
+    found = clf.fit(ROWS, epochs=1, batch_size=8, cv=2).predict(TEST)
+    assert np.isfinite(found.probs).all()
+
+
+def bl_rows(clf, rows):
+    from bayeslora.engine.data import read_rows
+
+    return read_rows(rows, clf._fitted.columns)
