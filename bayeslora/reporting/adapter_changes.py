@@ -166,12 +166,14 @@ def adapter_words(change: AdapterChange) -> AdapterWords:
         )
         for layer in change.layers
     )
-    caption = (
-        f"{named(change.label)}: the norm of the change of each layer's weight, that norm relative"
-        " to the weight's own, the stable rank of the change, and the drift of orthonormal factors"
-        f" (0 where no factor is held to that).{_notes(change)}"
+    caption = f"How far training moved each layer of {named(change.label)}."
+    notes = (
+        "The norm of the change of the weight, that norm relative to the weight's own, the stable"
+        " rank of the change, and the drift of orthonormal factors (0 where no factor is held to"
+        f" that).{_notes(change)}"
     )
-    return AdapterWords(change.label, _summary(change), Table(caption, ("Layer",), _COLUMNS, rows))
+    table = Table(caption, ("Layer",), _COLUMNS, rows, notes)
+    return AdapterWords(change.label, _summary(change), table)
 
 
 def _change(label: str, name: str, members: Sequence[Sequence[LayerNumbers]]) -> AdapterChange:

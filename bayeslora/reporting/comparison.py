@@ -56,8 +56,8 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
         detail = f"to {shorten(clean(comparison.distance_to))}"
         columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_row(row, comparison) for row in comparison.rows)
-    caption = " ".join(comparison_notes(comparison, chosen_by))
-    return Table(caption, ("Method",), tuple(columns), rows)
+    caption, *notes = comparison_notes(comparison, chosen_by)
+    return Table(caption, ("Method",), tuple(columns), rows, " ".join(notes))
 
 
 def comparison_notes(
@@ -71,27 +71,28 @@ def comparison_notes(
         mark: What marks a difference that is more than chance.
     """
     reference = _shown(comparison.reference)
+    tested = " and corrected p < 0.05" if comparison.num_permutations else ""
     grouped = ""
     if comparison.num_clusters is not None:
         column = named(clean(comparison.cluster_by or ""))
-        grouped = f" in {counted(comparison.num_clusters, 'cluster')} of equal {column}"
+        clusters = counted(comparison.num_clusters, "cluster")
+        grouped = f"Examples are drawn in {clusters} of equal {column}."
     binned = any(SCORES[key].reflected for key in comparison.keys)
     notes = [
-        f"Differences from {reference}, row by row on the same"
-        f" {counted(comparison.n, 'labelled row')}{grouped}: the method's score minus that of"
-        f" {reference}{f'; calibration errors with {comparison.num_bins} bins' if binned else ''}.",
+        f"Differences from {reference} on the same {counted(comparison.n, 'labelled example')}"
+        f" (method − {reference}). {mark}: interval without 0{tested}.",
+        grouped,
+        f"Calibration errors in {comparison.num_bins} bins." if binned else "",
         _seeds(comparison),
         _intervals(comparison),
         _tests(comparison),
-        f"The reference was chosen for its {chosen_by} on these rows, which neither intervals nor p"
-        " account for."
+        f"The reference was chosen for its {chosen_by} on these examples, which neither intervals"
+        " nor p account for."
         if chosen_by
         else "",
-        f"{mark}: the interval leaves out 0"
-        f"{' and the corrected p is below 0.05' if comparison.num_permutations else ''}.",
         _distances(comparison),
-        f"NLL is cut off on {counted(comparison.nll_clamped, 'row')} of all fits, whose label has a"
-        " probability below 1e-12, which counts as 1e-12."
+        f"NLL is cut off on {counted(comparison.nll_clamped, 'example')} of all fits, whose label"
+        " has a probability below 1e-12, which counts as 1e-12."
         if comparison.nll_clamped and "nll" in comparison.keys
         else "",
     ]
@@ -128,7 +129,7 @@ def _intervals(comparison: Comparison) -> str:
     if comparison.intervals_over == "seeds":
         how = "paired by seed" if comparison.same_seeds else "Welch's"
         return (
-            f"Brackets: 95 % t intervals over seeds, {how}, on these rows as they are;"
+            f"Brackets: 95 % t intervals over seeds, {how}, on these examples as they are;"
             f" {uncorrected}."
         )
     kind = {"percentile": "percentile", "bca": "BCa"}.get(comparison.interval, comparison.interval)
@@ -137,7 +138,7 @@ def _intervals(comparison: Comparison) -> str:
     return (
         f"Brackets: 95 % paired {kind} bootstrap intervals"
         f"{' (of calibration errors in bins reflected ones)' if reflected else ''} over"
-        f" {'rows' if comparison.num_clusters is None else 'clusters'},"
+        f" {'examples' if comparison.num_clusters is None else 'clusters'},"
         f" {counted(comparison.num_resamples, 'resample')}, seed {comparison.seed}; {uncorrected}"
         f"{', and say nothing of other seeds of the fits' if fits else ''}."
     )
@@ -146,7 +147,7 @@ def _intervals(comparison: Comparison) -> str:
 def _tests(comparison: Comparison) -> str:
     if not comparison.num_permutations:
         return ""
-    exchanged = "rows" if comparison.num_clusters is None else "clusters"
+    exchanged = "examples" if comparison.num_clusters is None else "clusters"
     family = "only comparison"
     if comparison.num_comparisons > 1:
         family = f"{comparison.num_comparisons} comparisons"
@@ -309,7 +310,8 @@ def _write(path: Path, suffix: str, comparison: Comparison) -> None:
 
 def _markdown(comparison: Comparison) -> str:
     table = difference_table(comparison).noted()
-    return f"{sentence_to_markdown(table.caption)}\n\n{to_markdown(table)}\n"
+    words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
+    return f"{words}\n\n{to_markdown(table)}\n"
 
 
 def _latex(comparison: Comparison) -> str:

@@ -31,18 +31,18 @@ from bayeslora.reporting.score_tables import (
     score_table,
     sets_note,
 )
-from bayeslora.reporting.summary import set_sentences
+from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
 
-_STAR = "* the best of its column, or its interval overlaps the best one's"
+_STAR = "* the best of its column, or not clearly worse (overlapping intervals)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
-    "ECE by chance: what a perfectly calibrated model would read on average on these rows; p: how"
-    " often it would read at least as much"
+    "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
+    " would be at least as high"
 )
 
 
@@ -148,7 +148,7 @@ def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | N
             if key in found:
                 cells = _value_and_interval(key, found[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
-    heading = f"{one.label} ({counted(one.scores.n_labelled, 'labelled row')})"
+    heading = f"{one.label} ({counted(one.scores.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
 
 
@@ -170,6 +170,6 @@ def _footnote(scores: Sequence[Scores]) -> str:
         over = f" over {drawn}" if "cluster" in drawn else ""
         resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
         how = f"95 % {kind} intervals{over}, {resamples}"
-    return f"n = {' or '.join(rows)} labelled rows, {scores[0].num_bins} bins; {how}" + (
+    return f"n = {' or '.join(rows)} labelled examples, {scores[0].num_bins} bins; {how}" + (
         f"\n{covered}" if covered else ""
     )

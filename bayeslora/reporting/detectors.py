@@ -1,4 +1,4 @@
-"""The uncertainties that detect unfamiliar rows, in words, and whether to act on one of them."""
+"""The uncertainties that detect out-of-distribution inputs, in words, and whether to use them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.text import number, percent
 
 MOST_FLAGGED = 0.2
-"""Share of familiar rows, flagged at 95 % of the unfamiliar ones, up to which a threshold is
-advised. Unfamiliar rows are rare where a classifier is in use, so with one alarm in five familiar
-rows nearly all alarms are false, and people stop looking at them."""
+"""Share of in-distribution examples, flagged at 95 % of a set, up to which a threshold is advised.
+
+Out-of-distribution inputs are rare where a classifier is in use: with an alarm on every fifth other
+input nearly all alarms are false, and people stop looking at them.
+"""
 
 SCORE_WORDS = {
     "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability",
@@ -25,7 +27,7 @@ SCORE_WORDS = {
     "log_density": "negative log density of the features",
     "mahalanobis": "Mahalanobis distance",
     "relative_mahalanobis": "relative Mahalanobis distance",
-    "knn": "distance to the nearest rows",
+    "knn": "distance to the nearest neighbours",
     "unfamiliarity": "probability and distance combined",
 }
 """Uncertainty scores in words; others are shown by their own names."""
@@ -49,12 +51,12 @@ def is_usable(result: OODScores) -> bool:
 
 
 def is_blind(result: OODScores) -> bool:
-    """Return whether the rows are not shown to be more uncertain than familiar ones."""
+    """Return whether the rows are not shown to be more uncertain than in-distribution ones."""
     return result.auroc.low <= 0.5
 
 
 def is_reversed(result: OODScores) -> bool:
-    """Return whether the rows are shown to be less uncertain than familiar ones."""
+    """Return whether the rows are shown to be less uncertain than in-distribution ones."""
     return result.auroc.high < 0.5
 
 
@@ -62,7 +64,7 @@ def verdict(result: OODScores) -> Literal["beaten", "blind", "doubtful", "costly
     """Return whether to flag rows by the judged score, and if not, the first reason against it.
 
     Another score separates them better; it is blind to them; its values say nothing; or catching
-    95 % of them flags more than `MOST_FLAGGED` of the familiar rows.
+    95 % of them flags more than `MOST_FLAGGED` of the in-distribution examples.
     """
     if result.better:
         return "beaten"
@@ -83,7 +85,7 @@ def instead_of(result: OODScores) -> str:
     auroc = result.by_score[result.better]["auroc"]
     return (
         f"Use {score_words(result.better)} instead (AUROC {number(auroc.value)}; --ood-score"
-        f" {result.better}), and confirm it on other rows."
+        f" {result.better}), and confirm it on other examples."
     )
 
 
@@ -101,8 +103,8 @@ def detector_notes(result: OODScores) -> list[str]:
             number(result.by_score[name]["auroc"].value) for name in (result.score, result.better)
         )
         notes.append(
-            f"{score_words(result.better)} separates these rows better than"
+            f"{score_words(result.better)} separates the set better than"
             f" {score_words(result.score)} (AUROC {simple} against {ours}, paired, beyond chance);"
-            f" confirm it on other rows (--ood-score {result.better})."
+            f" confirm it on other examples (--ood-score {result.better})."
         )
     return notes

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from bayeslora.metrics.compare import Comparison
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.adapter_changes import AdapterChange, AdapterWords, adapter_words
+from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.comparison import difference_table
-from bayeslora.reporting.findings import Finding
+from bayeslora.reporting.findings import Finding, findings
 from bayeslora.reporting.glossary import (
     BY_CHANCE,
     NEAR_AND_FAR,
@@ -24,7 +25,6 @@ from bayeslora.reporting.glossary import (
     Term,
     terms_for,
 )
-from bayeslora.reporting.lay_summary import in_plain_words
 from bayeslora.reporting.overview import Overview, overview
 from bayeslora.reporting.part_tables import (
     class_table,
@@ -39,7 +39,6 @@ from bayeslora.reporting.part_tables import (
 from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
-from bayeslora.reporting.summary import Summary, summarise
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.wrong_answers import WrongAnswers, wrong_answers
 
@@ -71,19 +70,18 @@ def _section(key: str, title: str, short: str = "") -> Section:
 
 SECTIONS = (
     _section("overview", "At a glance"),
-    _section("plain", "In plain words"),
     _section("findings", "Findings"),
-    _section("scores", "Which method to trust"),
+    _section("scores", "Scores"),
     _section("reliability", "Reliability diagrams", "Reliability"),
-    _section("confidence", "Confidence of right and wrong answers", "Confidence"),
-    _section("confused", "Which classes are confused", "Confused classes"),
-    _section("parts", "Parts of the rows"),
-    _section("ood", "Unfamiliar rows"),
-    _section("examples", "Most confidently wrong"),
-    _section("spectra", "What the adapter changed"),
+    _section("confidence", "Confidence and errors", "Confidence"),
+    _section("confused", "Confusion matrix", "Confusion"),
+    _section("parts", "Groups and classes"),
+    _section("ood", "Out-of-distribution detection", "OOD detection"),
+    _section("examples", "Most confident errors"),
+    _section("spectra", "Adapter changes"),
     _section("methods", "Methods"),
-    _section("run", "What was run"),
-    _section("terms", "Terms"),
+    _section("run", "Run"),
+    _section("terms", "Glossary"),
 )
 """Every section, in order; a report leaves out those that have nothing to say."""
 
@@ -96,8 +94,8 @@ class Document:
         title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
         overview: The first screen, or None where no row has a label.
-        plain: Answers for readers who know no scores; empty where no row has a label.
-        summary: Lead and findings.
+        advice: What to do, or None where nothing is advised.
+        findings: What the scores say, topic by topic.
         scores: The table of methods.
         detection: How well each method detects each out-of-distribution set, or None.
         every: Every score by method.
@@ -117,8 +115,8 @@ class Document:
     title: str
     facts: str
     overview: Overview | None
-    plain: tuple[Finding, ...]
-    summary: Summary
+    advice: Finding | None
+    findings: tuple[Finding, ...]
     scores: Table
     detection: Table | None
     every: Table
@@ -137,7 +135,6 @@ class Document:
         """Return the sections that have something to say, in order."""
         content = {
             "overview": self.overview,
-            "plain": self.plain,
             "reliability": drawings.reliability,
             "confidence": drawings.confidence,
             "confused": self.confused,
@@ -207,8 +204,8 @@ def compose(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
         overview=overview(facts, fits, named),
-        plain=in_plain_words(facts),
-        summary=summarise(facts),
+        advice=advice(facts),
+        findings=findings(facts),
         scores=explained(with_chance(score_table(named, {}), named)).noted(),
         detection=next(iter(_with_rows(detection_table(named, sets))), None),
         every=every_score_table(named).noted(),
@@ -254,7 +251,9 @@ def _with_rows(*tables: Table) -> tuple[Table, ...]:
 def _facts(methods: Sequence[Assessed]) -> str:
     first = methods[0].scores
     rows = sorted({one.scores.n for one in methods})
-    size = counted(rows[0], "row") if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,} rows"
+    size = f"{rows[0]:,} to {rows[-1]:,} examples"
+    if len(rows) == 1:
+        size = counted(rows[0], "example")
     fits = len(every_fit(methods))
     seeds = f" · {fits} fits" if fits > len(methods) else ""
     return (

@@ -1,16 +1,24 @@
-"""Findings by topic: who predicts best, who is biased, who notices unfamiliar rows, what to do."""
+"""What the scores say, topic by topic: ranking, accuracy, calibration, limits, detection.
+
+No sentence claims more than the intervals allow: a method is called best only together with those
+that cannot be told from it, and biased only where its interval leaves out zero. What is said of one
+method is said of the one with the lowest NLL; of its seeds, of the first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.metrics.scores import OODScores, Score
-from bayeslora.plain_text import counted
+from bayeslora.metrics.intervals import LEVEL, wilson
+from bayeslora.metrics.scores import Score
+from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.reporting.answers import SURE, Answers
 from bayeslora.reporting.assess import (
     CHANCE,
     Assessed,
+    Point,
     bias,
     doubtful,
     every_fit,
@@ -19,20 +27,29 @@ from bayeslora.reporting.assess import (
 )
 from bayeslora.reporting.detectors import (
     detector_notes,
-    instead_of,
     is_blind,
     is_reversed,
     is_usable,
     score_words,
-    verdict,
 )
-from bayeslora.reporting.ranking import Facts, Standing
-from bayeslora.reporting.text import listed, named, number, p_text, percent, shown, shown_points
+from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.set_words import set_sentences
+from bayeslora.reporting.text import (
+    listed,
+    named,
+    number,
+    p_text,
+    percent,
+    share_interval,
+    shown,
+    shown_points,
+)
 
 MAYBE_CHANCE = (
     "This may be chance: corrected for the three tests of calibration (average gap, bins, ECE), p"
     " is above 0.05."
 )
+UNSEEN = "Nothing here applies to inputs unlike the examples that were scored."
 
 Kind = Literal["plain", "good", "warning", "advice"]
 
@@ -42,28 +59,71 @@ class Finding:
     """Sentences on one topic.
 
     Attributes:
+        key: What it is about, such as `ranking`, `limits` or `ood`; programs and tests go by it.
         topic: A few words.
         sentences: Whole sentences, names in them marked by `text.named`.
         kind: How the page marks it.
     """
 
+    key: str
     topic: str
     sentences: tuple[str, ...]
     kind: Kind = "plain"
 
 
-def ranking(nll: Standing, accuracy: Standing) -> Finding:
-    """Return which method has the lowest NLL and which the highest accuracy."""
-    if not nll.others:
-        words = f"Accuracy {shown(accuracy.score)}, NLL {shown(nll.score)} nats."
-        return Finding("Quality of the predictions", (words,))
-    return Finding(
-        "Best predictions",
-        (
-            f"Lowest NLL, which rewards being right and being honest about doubt at once:"
-            f" {named(nll.label)} with {shown(nll.score)} nats{nll.clause}.",
+def findings(facts: Facts) -> tuple[Finding, ...]:
+    """Return everything that the scores say, in order."""
+    leader = facts.leader
+    if leader is None:
+        words = "Accuracy and calibration cannot be judged: no example has a label."
+        first = [Finding("unlabelled", "No labels", (words,))]
+    else:
+        first = [
+            *_ranking(facts),
+            _accuracy(leader.each[0]),
+            *calibration(every_fit(facts.labelled)),
+            limits(leader.each[0], facts.sets),
+        ]
+    return (*first, *_sets(facts.methods), *(detection(facts, name) for name in facts.sets))
+
+
+def _ranking(facts: Facts) -> list[Finding]:
+    """Return who predicts best; nothing where one fit of one method is all there is."""
+    nll, accuracy, leader = facts.nll, facts.accuracy, facts.leader
+    if nll is None or accuracy is None or leader is None:
+        return []
+    sentences = []
+    if nll.others:
+        sentences += [
+            f"Lowest NLL: {named(nll.label)} with {shown(nll.score)} nats{nll.clause}.",
             f"Highest accuracy: {named(accuracy.label)} with {shown(accuracy.score)}"
             f"{accuracy.clause}.",
+        ]
+    if nll.others and facts.comparison is None:
+        sentences.append(
+            "The methods are not known to be scored on the same examples, so differences may come"
+            " from the examples."
+        )
+    if leader.fits:
+        sentences.append(
+            f"Scores are means over {len(leader.fits)} seeds of {named(leader.label)}; sentences"
+            f" about one fit are about {named(leader.fits[0].label)}."
+        )
+    return [Finding("ranking", "Best predictions", tuple(sentences))] if sentences else []
+
+
+def _accuracy(leader: Assessed) -> Finding:
+    score, answers = leader.scores["accuracy"], leader.answers
+    common = float(answers.class_counts.max() / answers.class_counts.sum())
+    beyond = ", so it is not shown to be any better" if score.low <= common else ""
+    return Finding(
+        "accuracy",
+        "Accuracy",
+        (
+            f"{named(leader.label)} is correct on {percent(score.value)}"
+            f" {share_interval(score.low, score.high)} of"
+            f" {counted(len(answers.correct), 'labelled example')}. Always predicting the most"
+            f" common class would be correct on {percent(common)}{beyond}.",
         ),
     )
 
@@ -78,84 +138,36 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
         shown_to_be = tuple(_biased(method) for method in chosen if miscalibrated(method))
         perhaps = tuple(_biased(method) for method in chosen if not miscalibrated(method))
         if shown_to_be:
-            found.append(Finding(topic, shown_to_be, "warning"))
+            found.append(Finding(direction, topic, shown_to_be, "warning"))
         if perhaps:
-            found.append(Finding(f"{topic}, or chance", (*perhaps, MAYBE_CHANCE)))
+            sentences = (*perhaps, MAYBE_CHANCE)
+            found.append(Finding(f"{direction}-or-chance", f"{topic}, or chance", sentences))
     clear = [one for one in methods if bias(one) == "none"]
     hidden = [one for one in clear if miscalibrated(one)]
     if hidden:
         sentences = tuple(_hidden(method) for method in hidden)
-        found.append(Finding("Miscalibrated, though not on average", sentences, "warning"))
+        topic = "Miscalibrated, though not on average"
+        found.append(Finding("hidden", topic, sentences, "warning"))
     weak = [one for one in clear if doubtful(one)]
     if weak:
         sentences = (*(_unbiased(method) for method in weak), MAYBE_CHANCE)
-        found.append(Finding("Miscalibrated, or chance", sentences))
+        found.append(Finding("hidden-or-chance", "Miscalibrated, or chance", sentences))
     good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
         sentences = tuple(_unbiased(method) for method in good)
-        found.append(Finding("No sign of miscalibration at this number of rows", sentences, "good"))
+        topic = "No sign of miscalibration at this number of examples"
+        found.append(Finding("no-sign", topic, sentences, "good"))
     return found
-
-
-def detection(facts: Facts, name: str) -> Finding:
-    """Return how well the methods detect one out-of-distribution set."""
-    best, result = facts.detectors[name]
-    tested = [one for one in facts.methods if name in one.scores.ood]
-    blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]
-    opening = "Best separation" if best.others else "Separation"
-    sentences = [
-        f"{opening}: {named(best.label)} by {score_words(result.score)}, AUROC {shown(best.score)}"
-        f"{best.clause}.",
-        f"Of one familiar and one unfamiliar row taken at random (out of {result.n_in:,} and"
-        f" {result.n_out:,}), the unfamiliar one is the more uncertain in"
-        f" {100 * best.score.value:.0f} of 100 draws. To catch 95 % of the unfamiliar rows, it"
-        f" flags {percent(result.fpr95.value)} of the familiar ones as well.",
-    ]
-    sentences += [
-        f"{named(one.label)}: {note}"
-        for one in tested
-        for note in detector_notes(one.scores.ood[name])
-    ]
-    sentences += _afterthought(tested, name, best.score)
-    wrong_way = [named(one.label) for one in tested if is_reversed(one.scores.ood[name])]
-    open_still = [label for label in blind if label not in wrong_way]
-    if open_still and len(open_still) == len(tested):
-        sentences.append(
-            "By the scores chosen beforehand, every interval reaches 0.5: not shown to be better "
-            "than a coin."
-        )
-    elif open_still:
-        sentences.append(f"Not shown to beat a coin, interval reaching 0.5: {listed(open_still)}.")
-    if wrong_way:
-        sentences.append(
-            f"Surer of these rows than of familiar ones, interval below 0.5: {listed(wrong_way)}."
-        )
-    unfit = len(blind) == len(tested) or not is_usable(result)
-    kind: Kind = "warning" if unfit else "plain"
-    return Finding(f"Unfamiliar rows: {named(facts.sets[name])}", tuple(sentences), kind)
-
-
-def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
-    """Name the highest AUROC of all scores, where it is not that of a score chosen beforehand."""
-    value, place, score = max(
-        (found["auroc"].value, -place, score)
-        for place, one in enumerate(methods)
-        for score, found in one.scores.ood[name].by_score.items()
-    )
-    if value <= best.value:
-        return []
-    method = methods[-place]
-    found = method.scores.ood[name].by_score[score]["auroc"]
-    return [
-        f"Picked after the fact, the highest AUROC of all is {shown(found)}, of"
-        f" {named(method.label)} by {score_words(score)}."
-    ]
 
 
 def _biased(method: Assessed) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
-    return f"{named(method.label)}, by {shown_points(size)}: {_sure_and_right(method)}"
+    confidence, accuracy = (method.scores[key].value for key in ("mean_confidence", "accuracy"))
+    return (
+        f"{named(method.label)}, by {shown_points(size)}: mean confidence {percent(confidence)},"
+        f" accuracy {percent(accuracy)}."
+    )
 
 
 def _hidden(method: Assessed) -> str:
@@ -186,123 +198,172 @@ def _floor(method: Assessed) -> str:
     floor = method.scores.ece_if_calibrated
     if floor is None:
         return ""
-    words = f"; calibrated perfectly, it would read about {number(floor)} on as many rows"
     p = method.scores.calibration_p
-    if p is None:
-        return words
-    return f"{words}, and at least as much as it does with a probability of {p_text(p)}"
-
-
-def _sure_and_right(method: Assessed) -> str:
-    scores = method.scores
-    return (
-        f"{percent(scores['mean_confidence'].value)} sure on average, right on"
-        f" {percent(scores['accuracy'].value)} of {counted(scores.n_labelled, 'row')}."
-    )
+    by_chance = "" if p is None else f", p = {p_text(p)}"
+    return f" (a calibrated method would read about {number(floor)}{by_chance})"
 
 
 def _misses(method: Assessed) -> str:
     points = method.points
     missed = sum(point.off_diagonal for point in points)
     return (
-        f"{missed} of {counted(len(points), 'bin')} with rows"
+        f"{missed} of {counted(len(points), 'bin')}"
         f" {'misses' if missed == 1 else 'miss'} the diagonal"
-        f" (about {number(CHANCE * len(points), digits=1)} would by chance)"
+        f" (by chance about {number(CHANCE * len(points), digits=1)})"
     )
 
 
-WIDE_ECE = 0.01
-"""Half-width of an ECE's interval from which more rows are worth asking for."""
+_SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
 
 
-def advice(facts: Facts) -> list[Finding]:
-    """Return what to do, or nothing where there is nothing to advise."""
-    sentences = [*_choice(facts), *_recalibrate(facts.labelled)]
-    for name, label in facts.sets.items():
-        sentences += _flags(*facts.detectors[name], label)
-    sentences += _more_rows(facts.labelled)
-    return (
-        [Finding("What follows from the scores", tuple(sentences), "advice")] if sentences else []
+def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
+    """Return every limit that the examples show, and the one that always holds.
+
+    A warning only where the confidence is shown to be wrong, or out-of-distribution inputs go
+    unnoticed: the others hold for calibrated methods too.
+
+    Args:
+        leader: The method.
+        sets: Label of each out-of-distribution set by its name.
+    """
+    levels = _levels(leader)
+    sentences = (
+        *levels,
+        *_sure_and_wrong(leader.answers),
+        *_weak_class(leader),
+        *(line for name, label in sets.items() for line in _outside(leader, name, label)),
+        UNSEEN,
     )
+    ood = leader.scores.ood
+    unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
+    kind: Kind = "warning" if levels or unnoticed else "plain"
+    return Finding("limits", f"Where not to trust {named(leader.label)}", sentences, kind)
 
 
-def _choice(facts: Facts) -> list[str]:
-    methods, nll = facts.labelled, facts.nll
-    # Without intervals nothing tells the methods apart, and no cost should decide on a handful.
-    if nll is None or not nll.others or not all(one.scores["nll"].has_interval for one in methods):
+def _levels(leader: Assessed) -> list[str]:
+    """Name the level of confidence that promises too much, for most examples times points."""
+    if not miscalibrated(leader):
         return []
-    leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
-    chosen = [one for one in leaders if not miscalibrated(one)]
-    sound = [named(one.label) for one in chosen]
-    if not sound:
+    points = leader.points
+    level = 1 - (1 - LEVEL) / len(points)
+    broken = [
+        (one, high)
+        for one in points
+        if (high := _upper(one, leader.answers, level)) < one.confidence
+    ]
+    if not broken:
         return []
-    if len(sound) == 1:
-        choice = (
-            f"Prefer {sound[0]}: in the leading group by NLL and not shown to be miscalibrated."
-        )
-    else:
-        choice = (
-            f"Choose among {listed(sound)}: all are in the leading group by NLL and not shown to be"
-            " miscalibrated, so cost may decide."
-        )
-    return [choice, *_one_fit(chosen, methods)]
-
-
-def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[str]:
-    """Warn of a choice of one fit where others are means over seeds."""
-    alone = [named(one.label) for one in chosen if not one.fits]
-    if not alone or not any(one.fits for one in methods):
-        return []
-    verb = "is" if len(alone) == 1 else "are each"
-    return [f"{listed(alone)} {verb} one fit beside means over seeds: other seeds may do worse."]
-
-
-def _recalibrate(methods: Sequence[Assessed]) -> list[str]:
-    unsound = [named(one.label) for one in methods if miscalibrated(one)]
-    if not unsound:
-        return []
+    worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
     return [
-        f"Do not take the probabilities of {listed(unsound)} at face value: recalibrate on held-out"
-        " rows first (temperature scaling is the simplest), and score again."
+        f"At a confidence of about {percent(worst.confidence)}, it is correct on"
+        f" {percent(worst.accuracy)} of {counted(worst.count, 'example')}, and likely on at most"
+        f" {percent(high)} of all such examples."
     ]
 
 
-def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
-    why = verdict(result)
-    if why == "beaten":
-        return [
-            f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
-            f" {named(best.label)}. {instead_of(result)}"
-        ]
-    if why == "blind":
-        return [f"Do not count on these uncertainties to flag rows like {named(label)}."]
-    if why == "doubtful":
-        return [
-            f"Do not flag rows like {named(label)} by {score_words(result.score)} of"
-            f" {named(best.label)}; the reasons are given below."
-        ]
-    if why == "costly":
-        who = f", even with {named(best.label)}" if best.others else ""
-        return [
-            f"Do not try to catch 95 % of rows like {named(label)}: that would flag"
-            f" {percent(result.fpr95.value)} of familiar rows as well{who}. Flag fewer, by what an"
-            " error and a check cost."
-        ]
-    return []
+def _upper(point: Point, answers: Answers, level: float) -> float:
+    inside = (answers.confidence >= point.low) & (
+        (answers.confidence < point.high) | (point.high >= 1)
+    )
+    units = answers.units(inside)
+    return float(wilson(point.accuracy * units, units, level)[1])
 
 
-def _more_rows(methods: Sequence[Assessed]) -> list[str]:
-    if not methods:
-        return []
-    errors = [one.scores["ece"] for one in every_fit(methods)]
-    rows = min(one.scores.n_labelled for one in methods)
-    known = [error for error in errors if error.has_interval]
-    if not known:
-        return [f"With {counted(rows, 'labelled row')} an ECE cannot be judged: label more rows."]
-    half = max((error.high - error.low) / 2 for error in known)
-    if half < WIDE_ECE:
+def _sure_and_wrong(answers: Answers) -> list[str]:
+    share = answers.wrong_though_sure()
+    if share is None or not share.count:
         return []
     return [
-        f"With {counted(rows, 'labelled row')} an ECE is known to within about ±{number(half)};"
-        " four times as many rows would halve that."
+        f"Even at a confidence of {_SURELY} or more, {percent(share.value)}"
+        f" {share_interval(share.low, share.high)} are wrong: {share.count:,} of"
+        f" {counted(share.size, 'example')}."
+    ]
+
+
+def _weak_class(leader: Assessed) -> list[str]:
+    weakest = leader.answers.weakest_class()
+    if weakest is None:
+        return []
+    index, share = weakest
+    name = named(shorten(clean(leader.method.predictions.classes[index])))
+    return [
+        f"The weakest class is {name}: correct on {percent(share.value)}"
+        f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')}, less"
+        " than on the others."
+    ]
+
+
+def _outside(leader: Assessed, name: str, label: str) -> list[str]:
+    if name not in leader.scores.ood:
+        return []
+    outside, result = leader.method.ood[name].predictions, leader.scores.ood[name]
+    surely = float((outside.confidence >= SURE).mean())
+    unnoticed = ""
+    if is_reversed(result):
+        unnoticed = "; it is more certain of them than of in-distribution examples"
+    elif is_blind(result):
+        unnoticed = "; it is not shown to notice that they are out of distribution"
+    return [
+        f"On {named(label)} its mean confidence is {percent(float(outside.confidence.mean()))}, and"
+        f" at least {_SURELY} on {percent(surely)} of"
+        f" {counted(len(outside), 'example')}{unnoticed}."
+    ]
+
+
+def _sets(methods: Sequence[Assessed]) -> list[Finding]:
+    """Return what prediction sets say, for each fit that has some."""
+    return [
+        Finding("sets", f"Prediction sets: {named(one.label)}", tuple(sentences))
+        for one in every_fit(methods)
+        if (sentences := set_sentences(one.method.predictions, one.scores))
+    ]
+
+
+def detection(facts: Facts, name: str) -> Finding:
+    """Return how well the methods detect one out-of-distribution set."""
+    best, result = facts.detectors[name]
+    tested = [one for one in facts.methods if name in one.scores.ood]
+    opening = "Best detector" if best.others else "Detector"
+    sentences = [
+        f"{opening}: {named(best.label)} by {score_words(result.score)}, AUROC {shown(best.score)}"
+        f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){best.clause}."
+        f" Flagging 95\N{NO-BREAK SPACE}% of the set flags {percent(result.fpr95.value)} of"
+        " in-distribution examples as well.",
+    ]
+    sentences += [
+        f"{named(one.label)}: {note}"
+        for one in tested
+        for note in detector_notes(one.scores.ood[name])
+    ]
+    sentences += _afterthought(tested, name, best.score)
+    wrong_way = [named(one.label) for one in tested if is_reversed(one.scores.ood[name])]
+    blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]
+    open_still = [label for label in blind if label not in wrong_way]
+    if open_still:
+        whom = "any method" if len(open_still) == len(tested) > 1 else listed(open_still)
+        sentences.append(f"Not shown to beat chance (interval reaches 0.5): {whom}.")
+    if wrong_way:
+        sentences.append(
+            f"More certain of the set than of in-distribution examples (interval below 0.5):"
+            f" {listed(wrong_way)}."
+        )
+    unfit = len(blind) == len(tested) or not is_usable(result)
+    kind: Kind = "warning" if unfit else "plain"
+    return Finding("ood", f"Out of distribution: {named(facts.sets[name])}", tuple(sentences), kind)
+
+
+def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
+    """Name the highest AUROC of all scores, where it is not that of a score chosen beforehand."""
+    value, place, score = max(
+        (found["auroc"].value, -place, score)
+        for place, one in enumerate(methods)
+        for score, found in one.scores.ood[name].by_score.items()
+    )
+    if value <= best.value:
+        return []
+    method = methods[-place]
+    found = method.scores.ood[name].by_score[score]["auroc"]
+    return [
+        f"Picked after the fact, the highest AUROC of all is {shown(found)}, of"
+        f" {named(method.label)} by {score_words(score)}."
     ]

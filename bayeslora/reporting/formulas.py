@@ -209,7 +209,7 @@ CLASSWISE_ECE = row(
 )
 MCE = row("MCE =", under("max", "b"), absolute(row(*_BIN_GAP)))
 OVERCONFIDENCE = row("overconfidence =", _OVER_ROWS, sub("confidence", "i"), "− accuracy")
-AURC = row("AURC =", mean("k", "n"), fraction(words("errors among the k surest rows"), "k"))
+AURC = row("AURC =", mean("k", "n"), fraction(words("errors among the top k"), "k"))
 COVERAGE = row("coverage =", _OVER_ROWS, truth(row(_LABEL, "∈", sub("S", "i"))))
 SET_SIZE = row("size =", _OVER_ROWS, absolute(sub("S", "i")))
 AUROC = row("AUROC =", call("P", "u > v"), "+", fraction("1", "2"), call("P", "u = v"))

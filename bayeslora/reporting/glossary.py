@@ -43,8 +43,9 @@ class Term:
 QUALITY_TERMS = (
     Term(
         "Signs",
-        "n labelled rows are counted by i, C classes by c. The method gives class c of row i the"
-        " probability p with those indices; y is the row's label, ŷ its most probable class.",
+        "Labelled examples are counted by i from 1 to n, classes by c from 1 to C. p with these"
+        " indices is the probability of class c for example i, y the label and ŷ the most"
+        " probable class.",
     ),
     Term(
         "Confidence",
@@ -54,24 +55,24 @@ QUALITY_TERMS = (
     ),
     Term(
         "Accuracy",
-        "The share of labelled rows whose most probable class is the label.",
+        "The share of labelled examples whose most probable class is the label.",
         (formulas.ACCURACY,),
         keys=frozenset({"accuracy"}),
     ),
     Term(
         "F1, macro",
         "The mean over classes of the harmonic mean of precision and recall. Every class counts"
-        " alike, however few rows it has; a class that is a label or a prediction of some row"
-        " without being right once counts as 0, and a class that is neither is left out.",
+        " alike, however few examples it has; a class that is a label or a prediction of some"
+        " example without being right once counts as 0, and a class that is neither is left out.",
         (formulas.F1,),
         "van Rijsbergen 1979, Information Retrieval",
         frozenset({"f1"}),
     ),
     Term(
         "Balanced accuracy",
-        "The mean over the classes of the labelled rows of the share of its rows that is found"
-        " (recall). Naming the most frequent class every time scores 1 over the number of classes,"
-        " however frequent it is.",
+        "The mean over the classes of the labelled examples of the share of its examples that is"
+        " found (recall). Naming the most frequent class every time scores 1 over the number of"
+        " classes, however frequent it is.",
         (formulas.BALANCED_ACCURACY,),
         "Brodersen et al. 2010, ICPR 20",
         frozenset({"balanced_accuracy"}),
@@ -80,8 +81,8 @@ QUALITY_TERMS = (
         "MCC (Matthews correlation coefficient)",
         "The correlation of labels and predictions: 1 where all are right, around 0 where the"
         " predictions say nothing about the labels, and 0 where all labels or all predictions are"
-        " the same class. t is the number of rows with the class as their label, r how many of"
-        " these are predicted as it, and p how many rows are predicted as it.",
+        " the same class. t is the number of examples with the class as their label, r how many of"
+        " these are predicted as it, and p how many examples are predicted as it.",
         (formulas.MCC,),
         "Matthews 1975, Biochimica et Biophysica Acta 405; Gorodkin 2004, Computational Biology and"
         " Chemistry 28",
@@ -89,9 +90,9 @@ QUALITY_TERMS = (
     ),
     Term(
         "NLL (negative log-likelihood)",
-        "The mean over rows of −log of the probability given to the true class, in nats."
-        " Lower is better. Only honest probabilities minimise it: it punishes being wrong,"
-        " and most of all being wrong and sure. Probabilities below 1e-12 count as 1e-12.",
+        "The mean over examples of −log of the probability given to the true class, in nats."
+        " Lower is better. A proper score: only the true probabilities minimise it. Confident"
+        " errors cost most. Probabilities below 1e-12 count as 1e-12.",
         (formulas.NLL,),
         "Good 1952, Journal of the Royal Statistical Society B 14",
         frozenset({"nll"}),
@@ -109,7 +110,7 @@ QUALITY_TERMS = (
         "The Brier score in parts: what stating wrong probabilities costs, minus what knowing more"
         " than the class shares saves, plus what always stating the class shares would cost. Rows"
         " are taken together in bins of each class's probability; o is the share of the class in a"
-        " bin, or among all rows.",
+        " bin, or among all examples.",
         (formulas.BRIER_RELIABILITY, formulas.BRIER_UNCERTAINTY),
         "Murphy 1973, Journal of Applied Meteorology 12; Stephenson, Coelho and Jolliffe 2008,"
         " Weather and Forecasting 23",
@@ -117,8 +118,8 @@ QUALITY_TERMS = (
     ),
     Term(
         "Sharpness",
-        "How far the probabilities are from saying nothing: 1/C where they are all equal, 1 where"
-        " one is 1. Good only together with calibration: 1 − sharpness is the Brier score of a"
+        "The concentration of the probabilities: 1/C where they are all equal, 1 where"
+        " one is 1. It is good only with calibration: 1 − sharpness is the Brier score of a"
         " calibrated method.",
         (formulas.SHARPNESS,),
         "Gneiting, Balabdaoui and Raftery 2007, Journal of the Royal Statistical Society B 69",
@@ -128,26 +129,26 @@ QUALITY_TERMS = (
         "ECE (expected calibration error)",
         "Rows are sorted by confidence into bins of equal width; the gap"
         " between mean confidence and accuracy of each bin is averaged, weighted by its"
-        " rows. Bins are closed on the left and open on the right, [low, high), and the"
+        " examples. Bins are closed on the left and open on the right, [low, high), and the"
         " last one holds 1 as well. Even a perfectly calibrated method does not read 0 on"
-        " finitely many rows, and more bins read higher.",
+        " finitely many examples, and more bins read higher.",
         (formulas.ECE,),
         "Naeini, Cooper and Hauskrecht 2015, AAAI 29",
         frozenset({"ece"}),
     ),
     Term(
         "ECE by chance, p",
-        "What the ECE of a perfectly calibrated method would read on average on these rows, and how"
-        " often it would read at least as much: each row is drawn as right with a probability of"
-        " its confidence, many times over. A small p speaks against calibration of the confidence."
-        " A large one is no proof of it: few rows show little.",
+        "What the ECE of a perfectly calibrated method would read on average on these examples,"
+        " and how often it would read at least as much: each example is drawn as right with a"
+        " probability of its confidence, many times over. A small p speaks against calibration of"
+        " the confidence. A large one is no proof of it: few examples show little.",
         source="Bröcker and Smith 2007, Weather and Forecasting 22; Vaicenavicius et al. 2019,"
         " arXiv 1902.06977",
         keys=frozenset({BY_CHANCE, "ece_if_calibrated"}),
     ),
     Term(
         "ECE, equal-mass bins",
-        "The same with bins that hold equally many rows.",
+        "The same with bins that hold equally many examples.",
         source="Nguyen and O'Connor 2015, arXiv 1508.05154",
         keys=frozenset({"aece"}),
     ),
@@ -155,7 +156,7 @@ QUALITY_TERMS = (
         "ECE, class-wise",
         "The same for the probability of every class in place of the confidence, averaged over"
         " classes: it also sees the classes that were not chosen. In each bin, o is the share of"
-        " rows whose label is the class, p the mean probability.",
+        " examples whose label is the class, p the mean probability.",
         (formulas.CLASSWISE_ECE,),
         "Kull et al. 2019, arXiv 1910.12656",
         frozenset({"cwece"}),
@@ -163,14 +164,14 @@ QUALITY_TERMS = (
     Term(
         "Largest gap of a bin (MCE)",
         "The largest gap between mean confidence and accuracy of the bins of the ECE, however few"
-        " rows the bin has.",
+        " examples the bin has.",
         (formulas.MCE,),
         "Naeini, Cooper and Hauskrecht 2015, AAAI 29",
         frozenset({"mce"}),
     ),
     Term(
         "ECE, debiased",
-        "The ECE minus an estimate of what noise adds to it on so few rows. It may be slightly"
+        "The ECE minus an estimate of what noise adds to it on so few examples. It may be slightly"
         " negative.",
         source="Kumar, Liang and Ma 2019, arXiv 1909.10155",
         keys=frozenset({"ece_debiased"}),
@@ -183,22 +184,22 @@ QUALITY_TERMS = (
         keys=frozenset({"smece"}),
     ),
     Term(
-        "ECE, too sure and not sure enough",
+        "ECE, overconfident and underconfident part",
         "The two parts of the ECE: from bins more confident than right, and from bins less"
         " confident than right.",
         keys=frozenset({"ece_over", "ece_under"}),
     ),
     Term(
         "Recall, precision, F1, mean probability, ECE of a class",
-        "Recall is the share of the class's rows that are predicted as it, precision the share of"
-        " rows predicted as it that are it, F1 the harmonic mean of the two. Its mean probability"
-        " over all labelled rows is to be compared with its share of them. The ECE, one vs rest, is"
-        " that of the class's probability in place of the confidence.",
+        "Recall is the share of the class's examples that are predicted as it, precision the"
+        " share of examples predicted as it that are it, F1 the harmonic mean of the two. Its"
+        " mean probability over all labelled examples is to be compared with its share of them."
+        " The ECE, one vs rest, is that of the class's probability in place of the confidence.",
         keys=frozenset({"recall", "precision", "mean_probability"}),
     ),
     Term(
         "Overconfidence",
-        "Mean confidence minus accuracy: above 0 too sure, below 0 not sure enough.",
+        "Mean confidence minus accuracy: above 0 overconfident, below 0 underconfident.",
         (formulas.OVERCONFIDENCE,),
         keys=frozenset({"overconfidence"}),
     ),
@@ -209,114 +210,110 @@ QUALITY_TERMS = (
 USE_TERMS = (
     Term(
         "AURC (area under the risk-coverage curve)",
-        "The mean share of errors among the rows answered, over all numbers of rows"
-        " answered, the most confident first. Lower is better: errors then sit where"
-        " confidence is low.",
+        "The mean share of errors among the answered examples, the most confident first, over all"
+        " numbers of answered examples. Lower is better: errors then have low confidence.",
         (formulas.AURC,),
         "Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206",
         frozenset({"aurc"}),
     ),
     Term(
         "AURC, excess",
-        "The AURC minus that of a method with as many errors that were all among its least sure"
-        " rows: what a better order of the rows could gain.",
+        "The AURC minus that of a method with as many errors, all among its least confident"
+        " examples: what a better order could gain.",
         source="Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206",
         keys=frozenset({"eaurc"}),
     ),
     Term(
         "Accuracy at 80, 90, 95 % coverage",
-        "The accuracy among that share of rows, the most confident first, where the others are left"
+        "The accuracy on that share of examples, the most confident ones, where the others are left"
         " to a person.",
         source="El-Yaniv and Wiener 2010, Journal of Machine Learning Research 11",
         keys=frozenset({"accuracy_at_80", "accuracy_at_90", "accuracy_at_95"}),
     ),
     Term(
         "Prediction sets: coverage and size",
-        "A method may name a set S of classes for every row in place of one. Coverage is the share"
-        " of labelled rows whose set holds the label, and is meant to be what the sets were made"
-        " for. Size is the mean number of classes in a set: at the same coverage, fewer say more.",
+        "A method may predict a set S of classes in place of one. Coverage is the share of"
+        " labelled examples whose set holds the label, and should be what the sets were made for."
+        " Size is the mean number of classes in a set: at the same coverage, smaller is better.",
         (formulas.COVERAGE, formulas.SET_SIZE),
         "Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World",
         frozenset({"coverage", "set_size"}),
     ),
     Term(
         "Prediction sets: lowest coverage, sets of one class, empty sets",
-        "The lowest coverage among the rows of one class; the shares of rows whose set has exactly"
-        " one class, and none.",
+        "The lowest coverage of any class; the shares of examples whose set has exactly one class,"
+        " and none.",
         keys=frozenset({"worst_class_coverage", "singletons", "empty_sets"}),
     ),
     Term(
-        "Out of distribution (OOD), unfamiliar",
-        "Rows unlike those that the method was made for, such as texts on a subject that"
-        " none of its classes covers. They are the positive class of the scores"
-        " below; u is the uncertainty of an unfamiliar row, v that of a familiar one.",
+        "Out of distribution (OOD)",
+        "Inputs unlike those that the method was made for, such as texts on a subject that none of"
+        " its classes covers. They are the positive class of the scores below; u is the uncertainty"
+        " of an out-of-distribution example, v that of an in-distribution one.",
         keys=frozenset({UNFAMILIAR}),
     ),
     Term(
         "AUROC",
-        "The probability that, of one unfamiliar and one familiar row, the unfamiliar one"
-        " has the higher uncertainty. 0.5 is a coin, 1 is perfect.",
+        "The probability that an out-of-distribution example has a higher uncertainty than an"
+        " in-distribution one, both drawn at random. 0.5 is chance, 1 is perfect.",
         (formulas.AUROC,),
         "Hanley and McNeil 1982, Radiology 143",
         frozenset({UNFAMILIAR, "auroc"}),
     ),
     Term(
         "AUPR",
-        "The mean precision of flagging the most uncertain rows first. A useless score"
-        " gives the share of unfamiliar rows among all rows. Over thresholds k, P is the precision"
-        " and R the share of unfamiliar rows that are flagged.",
+        "The mean precision of flagging the most uncertain examples first. Chance gives the share"
+        " of out-of-distribution examples among all. Over thresholds k, P is the precision and R"
+        " the share of out-of-distribution examples that are flagged.",
         (formulas.AUPR,),
         "Hendrycks and Gimpel 2017, arXiv 1610.02136",
         frozenset({UNFAMILIAR, "aupr"}),
     ),
     Term(
-        "AUPR, familiar rows",
-        "The AUPR of the other direction: familiar rows are the positive class, the least uncertain"
-        " first. A useless score gives the share of familiar rows among all rows.",
+        "AUPR, in-distribution",
+        "The AUPR with in-distribution examples as the positive class, the least uncertain first."
+        " Chance gives their share among all examples.",
         source="Hendrycks and Gimpel 2017, arXiv 1610.02136",
         keys=frozenset({UNFAMILIAR, "aupr_in"}),
     ),
     Term(
         "FPR95",
-        "The share of familiar rows flagged by mistake where the threshold catches 95 %"
-        " of the unfamiliar ones. Lower is better.",
+        "The share of in-distribution examples that are flagged at the threshold that flags 95 % of"
+        " the out-of-distribution examples. Lower is better.",
         (formulas.FPR95, formulas.FPR95_THRESHOLD),
         "Liang, Li and Srikant 2018, arXiv 1706.02690",
         frozenset({UNFAMILIAR, "fpr95"}),
     ),
     Term(
         "Near and far sets",
-        "Kinds of out-of-distribution sets, named by whoever made the report. Scores of a kind are"
-        " means over its sets, each counting alike.",
+        "Kinds of out-of-distribution sets, named by the author of the report. Scores of a kind are"
+        " means over its sets, which count equally.",
         source="Yang et al. 2022, arXiv 2210.07242",
         keys=frozenset({NEAR_AND_FAR}),
     ),
     Term(
         "Total, aleatoric, epistemic uncertainty",
         "In nats. Total: the entropy of the predicted probabilities. Aleatoric: the part"
-        " that stays however much is known about the weights, the mean entropy over S draws of"
-        " them. Epistemic: the rest, which"
-        " is due to not knowing the weights, and is zero for a single set of weights.",
+        " that more data would not reduce, the mean entropy over S draws of the weights. Epistemic:"
+        " the rest, from not knowing the weights; zero for a single set of weights.",
         (formulas.TOTAL, formulas.ALEATORIC, formulas.EPISTEMIC),
         "Depeweg et al. 2018, arXiv 1710.07283",
     ),
     Term(
         "Intervals",
-        "95 % intervals of scores come from the bootstrap: rows are drawn with"
-        " replacement many times, and the score's spread is read off; for calibration"
-        " errors, whose noise only ever adds, in the reflected form, from zero on where chance"
-        " alone explains the error. Intervals of a share k of m rows, such as a bin's accuracy, are"
-        " Wilson's, with z = 1.96; so is that of an accuracy where all rows are right. Where there"
-        " are fewer than 10 rows, other scores have none. They cover the chance of drawing these"
-        " rows, not that of training again with another seed. On a few hundred rows, those of the"
-        " class-wise ECE and of the Brier score's resolution hold the truth less often than they"
-        " say.",
+        "95 % intervals of scores are bootstrap intervals over examples; of calibration errors,"
+        " to which noise only adds, reflected ones that start at zero where chance alone explains"
+        " the error. Intervals of a share k of m examples, such as the accuracy of a bin, are"
+        " Wilson's, with z = 1.96; so is that of an accuracy of 1. Below 10 examples, other"
+        " scores have none. They cover the choice of the examples, not another training seed. On"
+        " a few hundred examples, those of the class-wise ECE and of the Brier score's resolution"
+        " are too narrow.",
         (formulas.WILSON,),
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",
     ),
 )
-"""Selective answers, prediction sets, unfamiliar rows, uncertainties and intervals."""
+"""Selective prediction, prediction sets, detection, uncertainties and intervals."""
 
 
 ADAPTER_TERMS = (

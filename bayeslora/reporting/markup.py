@@ -17,6 +17,7 @@ from bayeslora.reporting.tables import (
     to_latex,
     to_markdown,
 )
+from bayeslora.reporting.text import NAME_END, NAME_START
 
 
 def render_markdown(
@@ -43,17 +44,13 @@ def _overview(document: Document, _: Drawings, __: str) -> list[str]:
         return []
     about = [sentence_to_markdown(first.about)] if first.about else []
     tiles = [f"- {one.title}: **{one.value}** ({one.detail})" for one in first.tiles]
-    return [f"**{sentence_to_markdown(first.verdict)}**", *about, "\n".join(tiles)]
-
-
-def _plain(document: Document, _: Drawings, __: str) -> list[str]:
-    return [_finding(one.topic, one.sentences) for one in document.plain]
+    verdict = first.verdict.replace(NAME_START, "").replace(NAME_END, "")  # bold as a whole
+    return [f"**{escape_markdown(verdict)}**", *about, "\n".join(tiles)]
 
 
 def _findings(document: Document, _: Drawings, __: str) -> list[str]:
-    summary = document.summary
-    found = [_finding(one.topic, one.sentences) for one in summary.findings]
-    return [sentence_to_markdown(summary.lead), *found]
+    first = [] if document.advice is None else [document.advice]
+    return [_finding(one.topic, one.sentences) for one in (*first, *document.findings)]
 
 
 def _scores(document: Document, _: Drawings, __: str) -> list[str]:
@@ -62,7 +59,7 @@ def _scores(document: Document, _: Drawings, __: str) -> list[str]:
         blocks += _table(document.detection)
     blocks += ["### All scores", *_table(document.every)]
     if document.differences is not None:
-        blocks += ["### Row by row", *_table(document.differences)]
+        blocks += ["### Paired differences", *_table(document.differences)]
     return blocks
 
 
@@ -75,7 +72,10 @@ def _reliability(_: Document, drawings: Drawings, suffix: str) -> list[str]:
 def _confidence(document: Document, drawings: Drawings, suffix: str) -> list[str]:
     blocks = [*_images(drawings.confidence, suffix), *_plates(drawings.selective, suffix)]
     if document.uncertainties is not None:
-        blocks += ["### Uncertainty of right and wrong answers", *_table(document.uncertainties)]
+        blocks += [
+            "### Uncertainty of correct and wrong predictions",
+            *_table(document.uncertainties),
+        ]
     return blocks
 
 
@@ -114,7 +114,6 @@ def _terms(document: Document, _: Drawings, __: str) -> list[str]:
 
 _WRITERS: Mapping[str, Callable[[Document, Drawings, str], list[str]]] = {
     "overview": _overview,
-    "plain": _plain,
     "findings": _findings,
     "scores": _scores,
     "reliability": _reliability,
@@ -142,7 +141,8 @@ def _finding(topic: str, sentences: tuple[str, ...]) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    return [sentence_to_markdown(table.caption), to_markdown(table)]
+    blocks = [table.caption, to_markdown(table), table.notes]
+    return [one if one is blocks[1] else sentence_to_markdown(one) for one in blocks if one]
 
 
 def _tables(tables: Iterable[Table]) -> list[str]:

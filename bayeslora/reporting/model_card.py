@@ -31,7 +31,7 @@ START = "<!-- bayeslora reliability: start -->"
 END = "<!-- bayeslora reliability: end -->"
 """Closes the section."""
 
-DATASET = "evaluation rows"
+DATASET = "evaluation set"
 """What the rows are called where no name is given."""
 
 CARD_SCORES: Mapping[str, str] = {
@@ -57,7 +57,7 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores: What `evaluate` returned for the model.
         dataset: What the rows are called.
     """
-    rows = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled rows"
+    rows = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled examples"
     blocks = [
         START,
         "## Reliability",
@@ -68,9 +68,9 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
     if "overconfidence" in scores:
         blocks.append(_bias(scores))
     if scores.bins:
-        blocks += ["### How often it is right, given how sure it is", _bin_table(scores)]
+        blocks += ["### Accuracy by confidence", _bin_table(scores)]
     if scores.ood:
-        blocks += ["### Unfamiliar rows", _ood_table(scores), *_ood_notes(scores)]
+        blocks += ["### Out-of-distribution detection", _ood_table(scores), *_ood_notes(scores)]
     blocks += [f"Made by bayeslora {__version__}.", END]
     return "\n\n".join(blocks)
 
@@ -107,7 +107,7 @@ def _bias(scores: Scores) -> str:
         words = f"Mean confidence minus accuracy is {points}."
     if scores.ece_if_calibrated is not None:
         floor = number(scores.ece_if_calibrated)
-        words += f" On as many rows, a calibrated model would have an ECE of about {floor}"
+        words += f" On as many examples, a calibrated model would have an ECE of about {floor}"
         p = scores.calibration_p
         words += "." if p is None else f", and at least this one with a probability of {p_text(p)}."
     if together < SIGNIFICANT:
@@ -116,7 +116,10 @@ def _bias(scores: Scores) -> str:
 
 
 def _bin_table(scores: Scores) -> str:
-    lines = ["| Confidence | Accuracy | 95 % interval | Rows |", "| ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| Confidence | Accuracy | 95 % interval | Examples |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
     lines += [
         f"| {number(bin_.confidence, digits=2)} | {number(bin_.accuracy, digits=2)} |"
         f" {interval(bin_.accuracy_low, bin_.accuracy_high, digits=2)} | {bin_.count:,} |"
@@ -127,7 +130,7 @@ def _bin_table(scores: Scores) -> str:
 
 def _ood_table(scores: Scores) -> str:
     lines = [
-        "| Set | Rows | Uncertainty | AUROC ↑ | FPR95 ↓ |",
+        "| Set | Examples | Uncertainty | AUROC ↑ | FPR95 ↓ |",
         "| --- | ---: | --- | ---: | ---: |",
     ]
     lines += [

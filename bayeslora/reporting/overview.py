@@ -9,7 +9,7 @@ from typing import Literal
 from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import Assessed, bias, doubtful, miscalibrated
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.score_tables import Named, score_table
+from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import interval, named, number, percent
 
@@ -93,7 +93,7 @@ def overview(
 
 def _verdict(fit: Assessed) -> tuple[str, Kind]:
     gap = fit.scores["overconfidence"]
-    rows = counted(fit.scores.n_labelled, "labelled row")
+    size = counted(fit.scores.n_labelled, "labelled example")
     if miscalibrated(fit):
         way = bias(fit)
         if way == "none":
@@ -101,12 +101,12 @@ def _verdict(fit: Assessed) -> tuple[str, Kind]:
         points = number(100 * abs(gap.value), digits=1)
         return f"{way.capitalize()}confident by {points} points", "warning"
     if not gap.has_interval:
-        return f"Too few rows to tell: {rows}", "open"
+        return f"Too few examples to tell: {size}", "open"
     if doubtful(fit):
         return "Possibly miscalibrated", "open"
     if max(abs(gap.low), abs(gap.high)) <= CLOSE:
         return "Well calibrated on average", "good"
-    return f"No sign of miscalibration in {rows}", "open"
+    return f"No sign of miscalibration in {size}", "open"
 
 
 def _about(facts: Facts) -> str:
@@ -122,7 +122,7 @@ def _scores(fit: Assessed) -> list[Tile]:
         Tile("Accuracy", percent(accuracy.value), ends),
         Tile("Mean confidence", percent(confidence.value), "stated on average"),
         Tile(
-            "Confidence − accuracy",
+            "Calibration gap",
             number(100 * gap.value, signed=True, digits=1),
             f"points {interval(100 * gap.low, 100 * gap.high, signed=True, digits=1)}",
         ),
@@ -135,22 +135,16 @@ def _person(fit: Assessed) -> list[Tile]:
         return []
     sure, rest = found
     share = percent(rest.size / (rest.size + sure.size))
-    advice = "hand to a person; " if sure.low > rest.high else ""
-    return [
-        Tile(
-            f"Least sure {share}",
-            f"{percent(rest.value)} right",
-            f"{advice}others {percent(sure.value)}",
-        )
-    ]
+    title = "Hand to a person" if sure.low > rest.high else "Least confident"
+    detail = f"{percent(rest.value)} correct; others {percent(sure.value)}"
+    return [Tile(title, share, detail)]
 
 
 def _methods(named_scores: Sequence[Named], sets: Mapping[str, str]) -> Table:
     shown = dict(list(sets.items())[:MOST_SETS])
     table = score_table(named_scores, shown, COLUMNS)
-    caption = "Bold: the best, and those that cannot be told from it by their intervals."
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows
     )
-    return replace(table, caption=caption, rows=rows)
+    return replace(table, caption=BOLD, rows=rows, notes="")

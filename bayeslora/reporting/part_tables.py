@@ -22,9 +22,9 @@ CHANCE_COLUMN = Column("ECE by chance")
 """Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""
 
 _UNCERTAINTY_COLUMNS = {
-    "mean": Column("all rows"),
-    "right": Column("rows predicted rightly"),
-    "wrong": Column("rows predicted wrongly"),
+    "mean": Column("all examples"),
+    "right": Column("correct predictions"),
+    "wrong": Column("wrong predictions"),
 }
 _CLASS_COLUMNS = {
     "recall": Column("Recall", "↑"),
@@ -34,16 +34,14 @@ _CLASS_COLUMNS = {
     "ece": Column("ECE, one vs rest", "↓"),
 }
 _BRACKETS = "Brackets hold 95 % intervals."
-_ALL_ALEATORIC = (
-    " Where only the total is listed, all of it is aleatoric: the epistemic part is 0 on every row."
-)
+_ALL_ALEATORIC = " Where only the total is listed, the epistemic part is 0 on every example."
 
 HOW_TO_READ_CHANCE = (
-    "ECE by chance: what a perfectly calibrated method would read on average on these rows; p: how"
-    " often it would read at least as much, by chance alone. A small p speaks against calibration;"
-    " a large one shows no fault, and is no proof that there is none."
+    "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
+    " would be at least as high by chance. A small p speaks against calibration; a large one is no"
+    " proof of it."
 )
-"""One line for the caption of a table with `CHANCE_COLUMN`."""
+"""Explains `CHANCE_COLUMN` below a table that has it."""
 
 
 def chance_cell(scores: Scores) -> Cell:
@@ -69,10 +67,10 @@ def with_chance(table: Table, methods: Sequence[Named]) -> Table:
 
 
 def explained(table: Table) -> Table:
-    """Return a table with `HOW_TO_READ_CHANCE` in its caption, where it has that column."""
+    """Return a table with `HOW_TO_READ_CHANCE` in its notes, where it has that column."""
     if CHANCE_COLUMN not in table.columns:
         return table
-    return replace(table, caption=f"{table.caption} {HOW_TO_READ_CHANCE}")
+    return table.with_note(HOW_TO_READ_CHANCE)
 
 
 def every_score_table(methods: Sequence[Named]) -> Table:
@@ -104,8 +102,7 @@ def group_tables(methods: Sequence[Named]) -> list[Table]:
             [(one.label, one.scores.groups.get(column, {})) for one in methods],
             column,
             {key: COLUMNS[key] for key in GROUP_KEYS},
-            f"The labelled rows of each value of the column {named(shorten(clean(column)))}. Groups"
-            f" differ by chance too, the more so the fewer rows they have. {_BRACKETS}",
+            f"Labelled examples by {named(shorten(clean(column)))}; small groups differ by chance.",
         )
         for column in columns
     ]
@@ -117,9 +114,7 @@ def class_table(methods: Sequence[Named]) -> Table:
         [(one.label, one.scores.classes) for one in methods],
         "class",
         {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
-        "Every class: how many labelled rows have it, how often it is found (recall), how often"
-        " rightly named (precision), the harmonic mean of the two (F1), its mean probability over"
-        f" all labelled rows, and the calibration error of that probability. {_BRACKETS}",
+        "Scores of every class, one against the rest.",
     )
 
 
@@ -134,11 +129,8 @@ def near_far_table(methods: Sequence[Named]) -> Table:
         for kind, group in one.scores.ood_groups.items()
     ]
     headings = ("Method", "Mean over sets", "Uncertainty")
-    caption = (
-        "Means over out-of-distribution sets of one kind, each set counting alike, whatever its"
-        f" size. {_BRACKETS}"
-    )
-    return Table(caption, headings, tuple(OOD_COLUMNS.values()), tuple(rows))
+    caption = "Means over near and over far sets; every set counts the same."
+    return Table(caption, headings, tuple(OOD_COLUMNS.values()), tuple(rows), _BRACKETS)
 
 
 def uncertainty_table(methods: Sequence[Named]) -> Table:
@@ -152,13 +144,12 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
         for name, means in _distinct(one.scores.uncertainty).items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
-    caption = (
-        "Mean uncertainty of all rows, and of the labelled rows predicted rightly and wrongly, in"
-        " nats; the logit variance in squared units of a logit. An uncertainty that tells errors is"
-        " higher on those predicted wrongly."
+    notes = (
+        "In nats; the logit variance in squared units of a logit."
         f" {_BRACKETS}{_ALL_ALEATORIC if any(map(_is_point, methods)) else ''}"
     )
-    return Table(caption, ("Method", "Mean"), columns, tuple(rows))
+    caption = "Mean uncertainty. One that finds errors is higher on wrong predictions."
+    return Table(caption, ("Method", "Mean"), columns, tuple(rows), notes)
 
 
 def _uncertainty_words(name: str) -> str:
@@ -201,8 +192,8 @@ def _parts(
         for label, parts in methods
         for name, part in parts.items()
     ]
-    titles = (Column("Rows"), *(columns[key] for key in kept))
-    return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows))
+    titles = (Column("Examples"), *(columns[key] for key in kept))
+    return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows), _BRACKETS)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -238,11 +229,10 @@ def _matrix_table(one: Named) -> Table:
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
         rows.append(Row((one.label, name), (*cells, Cell(f"{total:,}"))))
-    columns = (*(Column("predicted", detail=name) for name in names), Column("rows"))
+    columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
     caption = (
-        f"Confusion matrix of {named(one.label)}: labelled rows of each class by what they are"
-        " predicted as, with the share of the class's rows. Right predictions are on the diagonal."
-        f"{_summed(one)}"
+        f"{named(one.label)}: examples of each class by prediction, with their share of the"
+        f" class.{_summed(one)}"
     )
     return Table(caption, ("Method", "Label"), columns, tuple(rows))
 
@@ -259,11 +249,10 @@ def _pairs_table(methods: Sequence[Named]) -> Table:
         for label, prediction in _most_frequent_mistakes(counts)
     ]
     caption = (
-        f"The {MOST_PAIRS} most frequent mistakes of each method: rows of a class that are"
-        " predicted as another one, and their share of the class's rows."
+        f"The {MOST_PAIRS} most frequent mistakes of each method, with their share of the class."
         f"{''.join(dict.fromkeys(map(_summed, methods)))}"
     )
-    columns = (Column("rows"), Column("share of the class"))
+    columns = (Column("examples"), Column("share of the class"))
     return Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows))
 
 

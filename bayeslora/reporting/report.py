@@ -80,7 +80,7 @@ class Report(SystemPath):
         except (OSError, ValueError, KeyError, TypeError):
             return str(self)
         rows = " or ".join(f"{size:,}" for size in sizes)
-        return f"{title}: {', '.join(labels)}; {rows} rows"
+        return f"{title}: {', '.join(labels)}; {rows} examples"
 
 
 PAGE = "index.html"

@@ -73,7 +73,7 @@ def _card(one: Assessed) -> Card:
     summary = " with ".join(parts) if notes else UNKNOWN
     unlabelled = one.scores.n - one.scores.n_labelled
     without = f", {unlabelled:,} of them without a label" if unlabelled else ""
-    size = f"{counted(one.scores.n, 'row')} of {one.scores.num_classes} classes{without}"
+    size = f"{counted(one.scores.n, 'example')} of {one.scores.num_classes} classes{without}"
     return Card(one.label, summary, (*_rows(notes), ("scored on", size)))
 
 
@@ -107,7 +107,7 @@ def _later(
     """Return what was fitted to the predictions afterwards, and to how many rows."""
     if key in notes:
         rows = _whole(notes.get(f"{key}_rows", ""))
-        fitted = "" if rows is None else f"; fitted to {counted(rows, 'row')}"
+        fitted = "" if rows is None else f"; fitted to {counted(rows, 'example')}"
         alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
         meant = f"; at most a share of {brief(alpha)} missed" if alpha else ""
         known = getattr(registry.get(notes[key]), "summary", "")
@@ -295,11 +295,11 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     rows = [] if name == one.label else [("name", name)]
     rows += [
         ("predictions", origin(one.method.source)),
-        ("rows", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
+        ("examples", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
         ("classes", _classes(predictions.classes)),
     ]
     if one.scores.nll_clamped:
-        cut = counted(one.scores.nll_clamped, "row")
+        cut = counted(one.scores.nll_clamped, "example")
         rows.append(("NLL cut off", f"{cut} with a probability of the label under 1e-12"))
     rows += [
         (_heading(key.replace("_", " ")), clean(value))
@@ -308,8 +308,8 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
     ]
     rows += [
         (
-            f"unfamiliar: {sets[name]}",
-            f"{counted(len(source.predictions), 'row')}, {origin(source)}",
+            f"out of distribution: {sets[name]}",
+            f"{counted(len(source.predictions), 'example')}, {origin(source)}",
         )
         for name, source in one.method.ood.items()
     ]

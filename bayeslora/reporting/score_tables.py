@@ -35,19 +35,16 @@ OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
     "aupr": Column("AUPR", "↑"),
     "fpr95": Column("FPR95", "↓"),
-    "aupr_in": Column("AUPR, familiar rows", "↑"),
+    "aupr_in": Column("AUPR, in-distribution", "↑"),
 }
 """Columns of the table of out-of-distribution detection, by the key of their score."""
 
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
-aleatoric part is not meant to notice unfamiliar rows."""
+aleatoric part is not meant to notice out-of-distribution examples."""
 
-BOLD = (
-    "Bold: the best of its column, and every value whose interval overlaps the best one's; no "
-    "interval of a column without bold lies apart from the best one's."
-)
+BOLD = "Bold: the best, or not clearly worse; without bold, no clear differences."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
     " at zero where chance alone explains the error; the value itself is not corrected."
@@ -95,7 +92,8 @@ def score_table(
         Row((one.label,), cells)
         for one, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
-    return Table(_caption(methods, sets), ("Method",), tuple(columns), rows)
+    words = _scored(methods), _how_to_read(methods, sets)
+    return Table(words[0], ("Method",), tuple(columns), rows, words[1])
 
 
 def detection_table(methods: Sequence[Named], sets: Mapping[str, str]) -> Table:
@@ -116,13 +114,11 @@ def detection_table(methods: Sequence[Named], sets: Mapping[str, str]) -> Table:
         Row((one.label, _judged_by(one)), cells)
         for one, cells in zip(judged, zip(*values, strict=True), strict=True)
     )
-    caption = (
-        "AUROC of telling the rows of each set (the positive class) from familiar ones by the"
-        " uncertainty that is named; 0.5 is chance. Brackets hold 95 % bootstrap intervals."
-        f" {BOLD if len(judged) > 1 else ''}"
-    )
+    bold = f" {BOLD}" if len(judged) > 1 else ""
+    caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{bold}"
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
-    return Table(caption.strip(), ("Method", "Uncertainty"), columns, rows)
+    notes = f"The set is the positive class; {_brackets(methods)}."
+    return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
 
 
 def _judged_by(one: Named) -> str:
@@ -130,7 +126,7 @@ def _judged_by(one: Named) -> str:
 
 
 def ood_tables(methods: Sequence[Named], sets: Mapping[str, str]) -> tuple[Table, ...]:
-    """Return, for each set, how well each uncertainty tells its rows from familiar ones.
+    """Return, for each set, how well each uncertainty detects it.
 
     Left out are the parts of `HIDDEN_SCORES`, and scores that never vary: all pairs are ties then,
     in every resample.
@@ -154,12 +150,15 @@ def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
     sizes = sorted(
         {(one.n_in, one.n_out) for m in methods if (one := m.scores.ood.get(name)) is not None}
     )
-    counts = " or ".join(f"{outside:,} of them, {inside:,} familiar" for inside, outside in sizes)
-    caption = (
-        f"{named(label)}: how well each uncertainty tells these rows (the positive class, {counts})"
-        f" from familiar ones; higher = more uncertain; {_brackets(methods)}. {BOLD}"
+    counts = " or ".join(
+        f"{outside:,} against {inside:,} in distribution" for inside, outside in sizes
     )
-    return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows)
+    caption = f"Detection of {named(label)} by each uncertainty ({counts}). {BOLD}"
+    notes = (
+        "The set is the positive class; higher = more uncertain. An interval that overlaps the best"
+        f" one's counts as not clearly worse; {_brackets(methods)}."
+    )
+    return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
 
 def _all_ties(scores: Mapping[str, Score]) -> bool:
@@ -180,19 +179,27 @@ def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
 
 
-def _caption(methods: Sequence[Named], sets: Mapping[str, str]) -> str:
+def _scored(methods: Sequence[Named]) -> str:
     kind = "labelled" if any(one.scores.n_labelled for one in methods) else "unlabelled"
     rows = sorted({one.scores.n_labelled or one.scores.n for one in methods})
+    size = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
+    one_example = "example" if rows == [1] else "examples"
+    bold = f" {BOLD}" if len(methods) > 1 else ""
+    return f"Scores on {size} {kind} {one_example}.{bold}"
+
+
+def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str]) -> str:
     bins = " or ".join(map(str, sorted({one.scores.num_bins for one in methods})))
-    size = f"n = {rows[0]:,}" if len(rows) == 1 else f"n = {rows[0]:,} to {rows[-1]:,}"
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
-    ood = f" AUROC by {' or '.join(map(score_words, used))}." if used else ""
     parts = (
-        f"Scores on {size} {kind} rows, {bins} bins; {_brackets(methods)}.{ood}",
+        f"Calibration errors in {bins} bins; {_brackets(methods)}.",
+        "An interval that overlaps the best one's counts as not clearly worse."
+        if len(methods) > 1
+        else "",
+        f"AUROC by {' or '.join(map(score_words, used))}." if used else "",
         REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
         clamped_note([replace(one.scores, name=one.label) for one in methods]),
         sets_note([one.scores for one in methods]),
-        BOLD if len(methods) > 1 else "",
     )
     return " ".join(filter(None, parts))
 
@@ -204,7 +211,7 @@ def clamped_note(scores: Sequence[Scores]) -> str:
         scores: What `evaluate` returned, one a method.
     """
     told = [
-        f"{one.nll_clamped:,} of {one.n_labelled:,} rows"
+        f"{one.nll_clamped:,} of {one.n_labelled:,} examples"
         + (f" of {named(one.name)}" if len(scores) > 1 else "")
         for one in scores
         if one.nll_clamped and "nll" in one
@@ -239,5 +246,5 @@ def _brackets(methods: Sequence[Named]) -> str:
         return "values are means over seeds, brackets hold 95 % t intervals over seeds"
     return (
         "where a method has several seeds, values are means over them and brackets hold 95 % t"
-        " intervals over seeds, else 95 % bootstrap intervals over rows"
+        " intervals over seeds, else 95 % bootstrap intervals over examples"
     )

@@ -79,16 +79,18 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What the table says and how to read it, names marked by `text.named`.
+        caption: What the table shows, in at most 25 words, names marked by `text.named`.
         headings: Titles of the columns of row headings.
         columns: Columns of numbers.
         rows: Rows in the order they are shown.
+        notes: How the numbers were made and how to read them, folded on the page.
     """
 
     caption: str
     headings: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    notes: str = ""
 
     @property
     def spans(self) -> list[int]:
@@ -104,10 +106,14 @@ class Table:
         return spans
 
     def noted(self) -> Table:
-        """Return the table with what `too few rows` means in its caption, where a cell says it."""
+        """Return the table with what `too few rows` means in its notes, where a cell says it."""
         if not any(cell.interval == TOO_FEW for row in self.rows for cell in row.cells):
             return self
-        return replace(self, caption=f"{self.caption} {TOO_FEW_NOTE}")
+        return self.with_note(TOO_FEW_NOTE)
+
+    def with_note(self, note: str) -> Table:
+        """Return the table with a further note."""
+        return replace(self, notes=f"{self.notes} {note}".strip())
 
     def with_columns(self, kept: Sequence[int]) -> Table:
         """Return the table with some of its columns of numbers, by position."""
@@ -238,7 +244,7 @@ def to_latex(name: str, table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex_sentence(table.caption)}}}",
+        rf"\caption{{{_latex_sentence(f'{table.caption} {table.notes}'.strip())}}}",
         rf"\label{{tab:bayeslora-{name}}}",
         r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
         "\n\\par\\medskip\n".join(map(_tabular, _latex_parts(table))),

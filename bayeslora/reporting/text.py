@@ -71,6 +71,11 @@ def shown_points(score: Score, *, signed: bool = False) -> str:
     return f"{value} points {_ends_in_words(score, ends)}"
 
 
+def share_interval(low: float, high: float) -> str:
+    """Return the interval of a share in percent: `[61.0, 68.2]`."""
+    return interval(100 * low, 100 * high, digits=1)
+
+
 def whole(value: float) -> str:
     """Return a number to its last digit for a file, and nothing for NaN."""
     return "" if math.isnan(value) else repr(value)

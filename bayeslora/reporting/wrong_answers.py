@@ -86,9 +86,9 @@ def _of_method(one: Assessed, column: str) -> WrongAnswers:
     wrong = np.flatnonzero(predictions.labelled & (predictions.prediction != labels))
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
     chosen = wrong[order[:MOST]]
-    facts = f"{len(wrong):,} of {counted(one.scores.n_labelled, 'labelled row')} answered wrongly"
+    facts = f"{len(wrong):,} of {counted(one.scores.n_labelled, 'labelled example')} wrong"
     if len(wrong) > MOST:
-        facts += f"; the {MOST} most confident of these answers"
+        facts += f"; the {MOST} most confident are shown"
     texts = predictions.columns.get(column)
     examples = tuple(
         _example(predictions, labels, row, None if texts is None else texts[row])

@@ -76,7 +76,7 @@ def test_a_gate_that_is_left_out_is_said():
 
 def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
     found = words(*LAYERS, members=5)
-    for text in (found.summary, found.table.caption):
+    for text in (found.summary, found.table.notes):
         assert text.endswith("This is the first of 5 members.")
     assert "member" not in words(*LAYERS).summary
 
@@ -95,7 +95,7 @@ def test_cells_with_exponents_sort_by_their_value():
 
 def test_the_page_has_a_folded_part_for_each_model(written):
     page = (written / "index.html").read_text(encoding="utf-8")
-    assert '<a href="#spectra">What the adapter changed</a>' in page
+    assert '<a href="#spectra">Adapter changes</a>' in page
     section = page.split('<section id="spectra"')[1].split("</section>")[0]
     assert section.count('<details class="method">') == 2
     assert '<bdi class="name">&lt;i&gt;polar</bdi>: 2 of 3 layers changed' in section
@@ -112,7 +112,7 @@ def test_the_page_has_a_folded_part_for_each_model(written):
 
 def test_markdown_and_latex_have_the_same_table(written):
     text = (written / "report.md").read_text(encoding="utf-8")
-    section = text.split("## What the adapter changed\n")[1].split("\n## ")[0]
+    section = text.split("## Adapter changes\n")[1].split("\n## ")[0]
     assert "### &lt;i&gt;polar" in section
     assert "| layers.0.v\\_proj | 3 | 50\N{NO-BREAK SPACE}% | 2.75 | 4e-7 |" in section
     assert "(figures/spectrum-2.svg)" in section

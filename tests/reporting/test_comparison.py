@@ -86,9 +86,9 @@ def test_every_format_has_both_p_values_and_says_how_to_read_them(comparison, tm
             assert cell in markdown
             assert cell in latex
     for part in (
-        "on the same 240 labelled rows:",
-        "over rows, 30 resamples, seed 0; they are not corrected for multiplicity.",
-        "rows exchanged, 1,999 permutations, seed 0; Holm-corrected over the 2 comparisons with",
+        "on the same 240 labelled examples",
+        "over examples, 30 resamples, seed 0; they are not corrected for multiplicity.",
+        "1,999 permutations, seed 0; Holm-corrected over the 2 comparisons with",
         "each score a family of its own",
     ):
         assert part in markdown

@@ -27,7 +27,7 @@ def test_one_method_is_a_list_of_its_scores(scores):
         f"{number(nll.high)}]",
     ]
     assert "AUROC ↑ far (120 rows), epistemic uncertainty" in text
-    assert "n = 240 labelled rows, 15 bins" in text
+    assert "n = 240 labelled examples, 15 bins" in text
     assert "20 resamples, seed 0" in text
 
 
@@ -82,7 +82,7 @@ def test_comparison_shows_differences_and_their_reference(methods):
     reference = next(line for line in text.splitlines() if line.startswith("temperature"))
     assert "(reference)" in reference
     words = " ".join(text.split())
-    assert "on the same 240 labelled rows: the method's score minus that of temperature" in words
+    assert "on the same 240 labelled examples (method − temperature)" in words
     assert "Holm-corrected over the 2 comparisons with temperature" in words
     assert "they are not corrected for multiplicity" in words
     assert "50 resamples, seed 0" in text

@@ -158,7 +158,7 @@ def test_the_section_says_what_was_measured(scores):
     text = model_card_section(scores, dataset="AG | News <b>")
     assert text.startswith(START)
     assert text.endswith(END)
-    assert "Measured on 240 labelled rows (AG \\| News &lt;b&gt;), 4 classes, 15 bins" in text
+    assert "Measured on 240 labelled examples (AG \\| News &lt;b&gt;), 4 classes, 15 bins" in text
     assert f"| Accuracy ↑ | {scores['accuracy'].value:.3f} |" in text
     assert "The model is overconfident" in text
     assert "| far \\| off | 40 |" in text

@@ -96,7 +96,7 @@ def test_a_report_shows_its_page_in_a_frame(made):
     attributes = read.found[-1][1]
     assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
     assert "allow-same-origin" not in attributes["sandbox"]
-    caption = "Demo: mle, temperature, polar-vbll; 240 rows"
+    caption = "Demo: mle, temperature, polar-vbll; 240 examples"
     assert unescape(attributes["title"]) == caption
     assert read.text == [caption]
 

@@ -33,7 +33,7 @@ def first_screen(*items, ood=None):
         ({"sharpness": 3.0}, "warning", "Overconfident"),
         ({"sharpness": 0.3}, "warning", "Underconfident"),
         ({"rows": 4000}, "good", "Well calibrated"),
-        ({"rows": 60}, "open", "60 labelled rows"),
+        ({"rows": 60}, "open", "60 labelled"),
     ],
 )
 def test_the_verdict_is_that_of_the_tests(make, options, kind, word):
@@ -45,7 +45,7 @@ def test_the_verdict_is_that_of_the_tests(make, options, kind, word):
 def test_few_rows_that_cannot_be_judged_say_so():
     found = first_screen(Predictions([[0.7, 0.3]] * 3, ("a", "b"), [0, 0, 0], name="x"))
     assert found.kind == "open"
-    assert "3 labelled rows" in found.verdict
+    assert "3 labelled" in found.verdict
 
 
 def test_unlabelled_rows_have_no_first_screen(make):
@@ -62,8 +62,8 @@ def test_the_numbers_are_those_of_the_scores(make):
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
-    assert "20.0" in person.title
-    assert person.value.startswith(f"{100 * right:.1f}")
+    assert "20.0" in person.value
+    assert person.detail.startswith(f"{100 * right:.1f}")
 
 
 def test_the_diagram_is_that_of_the_leader(make):

@@ -131,9 +131,9 @@ def test_tables_have_captions_and_scopes(page):
 
 def test_counts_bins_and_intervals_are_stated(page):
     text = " ".join(page.words)
-    assert "n = 240 labelled rows, 15 bins" in text
-    assert "150 of them, 240 familiar" in text
-    assert "the positive class" in text
+    assert "Scores on 240 labelled examples" in text
+    assert "150 against 240 in distribution" in text
+    assert "in 15 bins" in text
     assert "[low, high)" in text
     assert "Wilson" in text
     assert "bayeslora demo" in text

@@ -10,9 +10,8 @@ from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Point, assess, bias_p, bins_p
-from bayeslora.reporting.lay_summary import in_plain_words
+from bayeslora.reporting.findings import findings
 from bayeslora.reporting.ranking import facts_of
-from bayeslora.reporting.summary import summarise
 
 DRAWS = 60
 
@@ -28,14 +27,13 @@ def drawn(seed, sharpness=1.0, rows=150):
 
 
 def boxes(predictions, ood=None):
-    """Return the topics of a report that are marked as warnings."""
+    """Return the keys of what a report marks as a warning."""
     methods = assess(
         gather(predictions, ood), ood_score=None, num_bins=15, seed=0, num_resamples=50
     )
     sets = dict.fromkeys(ood or {}, "far")
     facts = facts_of(methods, None, sets)
-    words = (*in_plain_words(facts), *summarise(facts).findings)
-    return [finding.topic for finding in words if finding.kind == "warning"]
+    return [finding.key for finding in findings(facts) if finding.kind == "warning"]
 
 
 def test_calibrated_methods_get_no_warning_at_the_nominal_level():
@@ -50,7 +48,7 @@ def test_miscalibrated_methods_are_warned_of(sharpness):
 
 
 def test_unfamiliar_rows_that_go_unnoticed_are_a_warning():
-    assert "Where not to trust it" in boxes(drawn(1), {"far": drawn(2).replace(labels=None)})
+    assert "limits" in boxes(drawn(1), {"far": drawn(2).replace(labels=None)})
 
 
 @pytest.mark.parametrize(

@@ -69,5 +69,5 @@ def test_both_directions_of_the_aupr_are_shown(make):
     titles = [column.title for column in table.columns]
     cells = dict(zip(titles, rows["total uncertainty"], strict=True))
     assert cells["AUPR"].value == f"{found['aupr'].value:.3f}"
-    assert cells["AUPR, familiar rows"].value == f"{found['aupr_in'].value:.3f}"
-    assert "AUPR, familiar rows ↑" in to_markdown(table)
+    assert cells["AUPR, in-distribution"].value == f"{found['aupr_in'].value:.3f}"
+    assert "AUPR, in-distribution ↑" in to_markdown(table)

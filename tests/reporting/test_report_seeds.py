@@ -32,8 +32,8 @@ def seeded(make, tmp_path_factory):
 def test_tables_have_one_row_a_method(seeded):
     given, out = seeded
     text = (out / "report.md").read_text(encoding="utf-8")
-    assert "2 methods · 4 fits · 60 rows" in text
-    section = text.split("## Which method to trust")[1].split("## Reliability")[0]
+    assert "2 methods · 4 fits · 60 examples" in text
+    section = text.split("## Scores")[1].split("## Reliability")[0]
     lines = [line for line in section.splitlines() if line.startswith(("| a", "| b"))]
     assert len(lines) == 2 * 3
     assert all("(2 seeds)" in line for line in lines)
@@ -41,7 +41,7 @@ def test_tables_have_one_row_a_method(seeded):
     assert f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]" in lines[0]
     assert "values are means over seeds, brackets hold 95 % t intervals over seeds" in section
     assert "Holm-corrected over the only comparison with" in section
-    assert "The reference was chosen for its NLL on these rows" in section
+    assert "The reference was chosen for its NLL on these examples" in section
     for page in ("index.html", "tables.tex"):
         words = (out / page).read_text(encoding="utf-8")
         assert "Holm-corrected over the only comparison with" in words
@@ -66,7 +66,7 @@ def test_seeds_can_be_kept_apart(make, tmp_path):
     given = fits(make, "a", (1, 2))
     page = report(given, out=tmp_path / "r", num_resamples=5, examples=False, over_seeds=False)
     text = page.with_name("report.md").read_text(encoding="utf-8")
-    assert "2 methods · 60 rows" in text
+    assert "2 methods · 60 examples" in text
     assert "(2 seeds)" not in text
 
 
@@ -74,4 +74,4 @@ def test_seeds_on_other_rows_are_no_means(make, tmp_path):
     first, other = fits(make, "a", (1, 2))
     moved = other.replace(labels=LABELS[::-1].copy())
     page = report([first, moved], out=tmp_path / "r", num_resamples=5, examples=False)
-    assert "2 methods · 60 rows" in page.with_name("report.md").read_text(encoding="utf-8")
+    assert "2 methods · 60 examples" in page.with_name("report.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.reporting.console import compare_table, scores_table, sets_text
-from bayeslora.reporting.summary import set_sentences
+from bayeslora.reporting.set_words import set_sentences
 
 
 def floored(make, name, seed=0):
@@ -21,13 +21,13 @@ def floored(make, name, seed=0):
 
 def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
     hit, clear = (bl.evaluate(one, num_resamples=5) for one in (floored(make, "hit"), make("m")))
-    assert "3 of 240 rows" in scores_table([hit])
-    assert "3 of 240 rows of hit" in scores_table([hit, clear])
+    assert "3 of 240 examples" in scores_table([hit])
+    assert "3 of 240 examples of hit" in scores_table([hit, clear])
     assert "1e-12" not in scores_table([clear])
     assert "1e-12" not in scores_table([hit], keys=["accuracy"])
     comparison = bl.compare([floored(make, "hit"), make("m")], num_resamples=5, num_permutations=0)
     assert comparison.nll_clamped == 3
-    assert "NLL is cut off on 3 rows" in compare_table(comparison)
+    assert "NLL is cut off on 3 examples" in compare_table(comparison)
     bl.report(floored(make, "hit"), out=tmp_path / "report", num_resamples=5)
     for page in ("index.html", "report.md"):
         assert "NLL is cut off" in (tmp_path / "report" / page).read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_sets_are_explained_with_the_class_of_lowest_coverage():
     # 32 of 40 rows hold their label; sizes are 2 (5 times), 1 (27) and 0 (8)
     assert "80.0\N{NO-BREAK SPACE}%" in said[0].replace(" %", "\N{NO-BREAK SPACE}%")
     assert "0.93 of 2 classes" in said[1]
-    assert all(part in said[2] for part in ("b", "20 rows", "classwise"))
+    assert all(part in said[2] for part in ("b", "20 examples", "classwise"))
     classwise = with_sets(conformal_classwise="true")
     said = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
     assert "classwise" not in said[2]
@@ -116,4 +116,4 @@ def test_the_command_and_the_report_explain_sets(make, tmp_path, capsys):
     assert " ".join(text.split()) in " ".join(shown.split())  # wrapped to the terminal's width
     bl.report(predictions, out=tmp_path / "report", num_resamples=5)
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "Coverage is an average over all rows" in page
+    assert "Coverage is an average" in page

@@ -38,7 +38,7 @@ def test_examples_are_the_most_confident_errors(make):
     assert first.predicted == method.classes[method.prediction[row]]
     assert first.label == method.classes[method.labels[row]]
     assert first.confidence == f"{100 * method.confidence[row]:.1f}\N{NO-BREAK SPACE}%"
-    assert f"{len(wrong)} of 240 labelled rows answered wrongly; the 10 most" in found.facts
+    assert f"{len(wrong)} of 240 labelled examples wrong; the 10 most" in found.facts
 
 
 def test_the_best_method_comes_first_and_texts_may_be_missing(make):
@@ -54,7 +54,7 @@ def test_nothing_wrong_is_said_to_be_nothing(make):
     labels = np.zeros(30, dtype=int)
     right = make("m", rows=30, labels=labels, probs=np.eye(4)[labels])
     [found] = wrong_answers(assessed(right), "text")
-    assert found.facts == "0 of 30 labelled rows answered wrongly"
+    assert found.facts == "0 of 30 labelled examples wrong"
     assert found.examples == ()
 
 
@@ -125,7 +125,7 @@ def test_cards_say_what_the_metadata_say(make):
     assert rows["from logits to probabilities"] == "softmax of each pass, averaged"
     assert "0.412" in rows["prior"]
     assert rows["recalibrated"].startswith("temperature (")
-    assert rows["recalibrated"].endswith("fitted to 200 rows")
+    assert rows["recalibrated"].endswith("fitted to 200 examples")
     assert rows["seeds"] == "fit 4, prediction 3"
     assert rows["sources"].startswith("They 2026; Guo")
 

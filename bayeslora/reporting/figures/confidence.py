@@ -66,8 +66,8 @@ def confidence_panel(
     right = int(np.count_nonzero(correct))
     wrong = len(correct) - right
     figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
-    add_heading(figure, f"{len(correct)} labelled rows")
-    add_key(figure, [(RIGHT, f"right ({right})"), (WRONG, f"wrong ({wrong})")], top=0.58)
+    add_heading(figure, f"{len(correct)} labelled examples")
+    add_key(figure, [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({wrong})")], top=0.58)
     means = [
         (_ACCURACY, f"accuracy {number(accuracy)}"),
         (_CERTAINTY, f"mean confidence {number(certainty)}"),
@@ -80,9 +80,9 @@ def confidence_panel(
     return Panel(
         name=name,
         figure=figure,
-        title=f"Confidence of right and wrong answers of {label}",
+        title=f"Confidence of correct and wrong predictions of {label}",
         description=(
-            f"{right} answers are right and {wrong} wrong; {sure} of the wrong ones have a"
+            f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"
             f" confidence of {SURE:g} or more. Accuracy {number(accuracy)}, mean confidence"
             f" {number(certainty)}."
         ),
@@ -110,7 +110,7 @@ def _draw_histogram(
             hatch=role.hatch,
             linewidth=0.6,
         )
-    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
+    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
@@ -178,7 +178,7 @@ def risk_coverage_panel(
     key = 0.58 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
     sizes = sorted({len(method.rows) for _, method in methods})
-    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; the surest rows first")
+    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first")
     texts = {name_slot(place): method.label for place, (_, method) in enumerate(methods)}
     entries = [
         Entry(role, slot, _numbers(method))
@@ -187,8 +187,8 @@ def risk_coverage_panel(
     add_entries(figure, entries, top=0.58)
     one = " of the first" if len(methods) > 1 else ""
     lines = [
-        (_RANDOM, f"rows{one} in random order"),
-        (_PERFECT, f"rows{one}, all right ones first"),
+        (_RANDOM, f"examples{one} in random order"),
+        (_PERFECT, f"examples{one}, all correct ones first"),
     ]
     add_key(figure, lines, top=key)
     _draw_curves(axes, methods)
@@ -236,5 +236,5 @@ def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
         )
     for marked in MARKED:
         axes.axvline(marked, color="#e6e6e6", linewidth=0.6, zorder=0)
-    axes.set_xlabel("coverage: share of rows that are answered", color=INK)
+    axes.set_xlabel("coverage: share of examples answered", color=INK)
     axes.set_ylabel("errors among them (%)", color=INK)

@@ -106,7 +106,7 @@ def density_panel(
         entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))
     add_key(figure, entries, top=0.58)
     _draw_densities(axes, edges, inside, [item.values for item in outside])
-    axes.set(ylabel="% of the set's rows", xlabel=axis)
+    axes.set(ylabel="% of the set", xlabel=axis)
     if logarithmic:
         _make_logarithmic(axes)
         axes.set_xlabel(f"{axis}, log scale")
@@ -207,7 +207,7 @@ class Detector:
         inside: [N] uncertainty of in-distribution rows.
         outside: [M] uncertainty of the set's rows.
         auroc: Area under its curve.
-        fpr95: Share of in-distribution rows flagged where 95 % of the set's rows are.
+        fpr95: Share of in-distribution rows flagged where 95 % of the set are.
     """
 
     label: str
@@ -249,7 +249,7 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     )
 
 
-_POSITIVE = "points mark FPR95: 95 % of the unfamiliar rows flagged"
+_POSITIVE = "points mark FPR95: 95 % of the set flagged"
 
 
 def roc_curve(
@@ -288,13 +288,14 @@ def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
             clip_on=False,
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_xlabel("familiar rows flagged (false alarms)")
-    axes.set_ylabel("unfamiliar rows flagged")
+    axes.set_xlabel("in-distribution examples flagged")
+    axes.set_ylabel("examples of the set flagged")
 
 
 def _sizes(methods: Sequence[Detector]) -> str:
     sizes = sorted({(len(one.inside), len(one.outside)) for one in methods})
     counts = [
-        f"{outside:,} unfamiliar (positive), {inside:,} familiar" for inside, outside in sizes
+        f"{outside:,} of the set (positive), {inside:,} in distribution"
+        for inside, outside in sizes
     ]
     return f"Rows: {' or '.join(counts)}"

@@ -75,9 +75,8 @@ def equal_mass_plates(
     )
     return Plates(
         "Bins of equal mass",
-        "The same rows in bins that hold equally many of them: where the confidences crowd, "
-        "usually near 1, there are more bins and they are narrow. Where confidences tie, bins "
-        "merge.",
+        "The same examples in bins of equal size: narrow where confidences crowd, merged where"
+        " they tie.",
         _rendered(panels, formats),
     )
 
@@ -86,9 +85,8 @@ def per_class_plates(labelled: Numbered, per_class: PerClass, formats: Sequence[
     """Return one class against the rest, where it was asked for."""
     return Plates(
         "One class against the rest",
-        "For each class, the probability that a method gives it and the share of rows that are of "
-        f"this class. Of more than {MOST_CLASSES} classes those with the largest error are drawn, "
-        "unless classes are named.",
+        "The probability of each class against its share of examples. Of more than "
+        f"{MOST_CLASSES} classes, those with the largest error are drawn.",
         _rendered(class_panels(labelled, per_class), formats),
     )
 
@@ -103,9 +101,8 @@ def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
     starts = range(0, len(parts), MOST_METHODS)
     return Plates(
         "Parts of the Brier score",
-        "How far each method gets from the score of stating the classes' shares for every row "
-        "(dashed), and what its miscalibration adds (hatched). A method with a long plain bar "
-        "cannot tell rows apart; one with a long hatched part can be helped by recalibration.",
+        "Dashed: always predicting the class frequencies. Hatched: what miscalibration costs; "
+        "recalibration can remove it.",
         _rendered(
             (
                 brier_panel(f"brier-{place}", parts[start : start + MOST_METHODS])
@@ -124,10 +121,9 @@ def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[
     ]
     top = max(map(highest_risk, methods), default=0.0)
     return Plates(
-        "Answering only where it is sure",
-        "The share of errors among the rows that a method answers, when it answers its surest rows "
-        "first. A curve that falls to the left says that confidence finds the errors; a flat one "
-        "says that it does not. Points mark 80, 90 and 95 % coverage.",
+        "Selective prediction",
+        "Errors among the answered examples, most confident first. A curve that falls to the left "
+        "finds errors by confidence. Points: 80, 90, 95 % coverage.",
         _rendered(
             (
                 risk_coverage_panel(f"risk-coverage-{place}", panel, top)
@@ -151,9 +147,8 @@ def roc_plates(
     )
     return Plates(
         "ROC curves",
-        "How many unfamiliar rows are flagged at each price in false alarms. The positive class "
-        "are the rows of the set; higher = more uncertain. Points mark the false alarms where 95 % "
-        "of the unfamiliar rows are flagged.",
+        "Share of the set that is flagged against false alarms. Points mark the false alarms at "
+        "95 % flagged.",
         _rendered(panels, formats),
     )
 

@@ -157,7 +157,7 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
                 color=INK,
             )
     tallest = max((item.count for item in points), default=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), ylabel="rows")
+    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), ylabel="examples")
     axes.set_yticks([])
 
 
@@ -177,7 +177,7 @@ def _description(points: Sequence[Point], note: str, words: Words) -> str:
         f" {number(item.accuracy_high, digits=2)}, {counted(item.count, 'row')})"
         for item in points
     ]
-    return f"{note}. Bins with rows: {'; '.join(rows) or 'none'}."
+    return f"{note}. Bins: {'; '.join(rows) or 'none'}."
 
 
 MOST_CLASSES = 12
@@ -188,8 +188,8 @@ CLASS_SLOT = "bayesloraClass"
 ONE_CLASS = Words(
     f"Reliability diagram of {{}} for the class {CLASS_SLOT}",
     "probability of the class",
-    "share of rows of the class",
-    "share of rows of the class",
+    "share of examples of the class",
+    "share of examples of the class",
 )
 
 PerClass = bool | Sequence[str]
@@ -234,7 +234,7 @@ def _panel(name: str, one: Assessed, place: int) -> Panel:
         name,
         one.label,
         occupied(reliability_bins(rows, bins, clusters=clusters_of(one))),
-        f"{CLASS_SLOT}: {count:,} of {len(rows):,} rows, error {number(error)}",
+        f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {number(error)}",
         words=ONE_CLASS,
         names={CLASS_SLOT: shorten(clean(one.method.predictions.classes[place]), 20)},
     )

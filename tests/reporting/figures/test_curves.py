@@ -180,7 +180,7 @@ def test_one_class_against_the_rest_is_the_binary_diagram(make):
     error = ece(top_label(predictions.probs[:, place], of_class), 15)
     assert panel.name == f"reliability-1-class-{place + 1}"
     assert panel.title == "Reliability diagram of m for the class crypto"
-    assert f"crypto: {of_class.sum()} of 120 rows, error {error:.3f}" in panel.description
+    assert f"crypto: {of_class.sum()} of 120 examples, error {error:.3f}" in panel.description
     counts = [bar.get_height() for bar in panel.figure.axes[1].patches]
     assert sum(counts) == 120
 
@@ -205,7 +205,7 @@ def test_each_set_gets_its_methods_sizes_and_scores(make):
     methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
     drawings = draw(methods, {"far": "far away"})
     [roc] = drawings.roc.drawings
-    assert "Rows: 30 unfamiliar (positive), 240 familiar. n: AUROC" in roc.standalone
+    assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
     assert "m: AUROC" not in roc.standalone
     [risk] = drawings.selective.drawings
     assert "m: AURC" in risk.standalone

@@ -142,5 +142,5 @@ def test_descriptions_hold_the_numbers():
     text = density_panel("d", "m", "s", inside, outside, axis="s").description
     assert text == "median 0.200 in distribution, 0.500 on far (AUROC 1.000)."
     panel = confidence_panel("c", "m", np.array([0.95, 0.5]), np.array([False, True]), 15)
-    assert "1 answers are right and 1 wrong; 1 of the wrong ones" in panel.description
+    assert "1 predictions are correct and 1 wrong; 1 of the wrong ones" in panel.description
     assert math.isclose(panel.figure.get_figwidth(), 3.4)

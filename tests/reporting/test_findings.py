@@ -7,6 +7,8 @@ import pytest
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
 from bayeslora.predictions.collection import Method, Source
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import (
     Assessed,
     Point,
@@ -15,11 +17,11 @@ from bayeslora.reporting.assess import (
     pair,
 )
 from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
-from bayeslora.reporting.findings import advice, detection
-from bayeslora.reporting.lay_summary import _alarm
+from bayeslora.reporting.findings import detection, findings
 from bayeslora.reporting.ranking import facts_of
-from bayeslora.reporting.summary import summarise
 
+ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
+"""Behind scores that are written out: eight of ten right, all as sure."""
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
 
@@ -64,65 +66,64 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
         ood=ood or {},
         ece_if_calibrated=0.021,
     )
-    return Assessed(Method(label, label, Source(None), {}), made)
+    outside = {name: Source(ROWS) for name in ood or {}}
+    return Assessed(Method(label, label, Source(ROWS), outside), made)
 
 
 def words(methods, comparison=None, sets=None):
-    """Return the lead and the sentences by topic, without the marks around names."""
-    summary = summarise(facts_of(methods, comparison, sets or {}))
+    """Return the sentences by key, without the marks around names."""
+    facts = facts_of(methods, comparison, sets or {})
 
     def plain(text):
         text = text.replace("\N{NO-BREAK SPACE}", " ")
         return text.replace("\u2068", "").replace("\u2069", "")
 
-    topics = {plain(one.topic): " ".join(map(plain, one.sentences)) for one in summary.findings}
-    return plain(summary.lead), topics
+    found = [one for one in (advice(facts), *findings(facts)) if one is not None]
+    return {one.key: " ".join(map(plain, one.sentences)) for one in found}
 
 
 def test_overconfidence_is_stated_with_its_interval():
-    _, topics = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
-    assert topics["Overconfident"] == (
-        "mle, by 8.3 points [6.1, 10.9]: 88.3 % sure on average, right on 80.0 % of 600 rows."
-    )
-    assert "recalibrate" in topics["What follows from the scores"]
+    found = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
+    for part in ("mle", "8.3 points [6.1, 10.9]", "88.3 %", "80.0 %"):
+        assert part in found["over"]
+    assert "recalibrate" in found["advice"]
 
 
 def test_underconfidence_is_stated_without_minus_signs():
-    _, topics = words([assessed("t", bias=(-0.05, -0.07, -0.03))])
-    assert topics["Underconfident"].startswith("t, by 5.0 points [3.0, 7.0]: 75.0 % sure")
-    assert "Overconfident" not in topics
+    found = words([assessed("t", bias=(-0.05, -0.07, -0.03))])
+    assert "5.0 points [3.0, 7.0]" in found["under"]
+    assert "−" not in found["under"]
+    assert "over" not in found
 
 
 @pytest.mark.parametrize("bias", [(0.05, -0.001, 0.1), (-0.05, -0.1, 0.0), (0.0, 0.0, 0.0)])
 def test_an_interval_that_holds_zero_is_no_sign_of_bias(bias):
-    lead, topics = words([assessed("m", bias=bias)])
-    assert not {"Overconfident", "Underconfident"} & set(topics)
-    found = topics["No sign of miscalibration at this number of rows"]
-    assert "which includes 0" in found
-    assert "0 of 1 bin with rows miss the diagonal (about 0.1 would by chance)" in found
-    assert "calibrated perfectly, it would read about 0.021" in found
-    assert "shows no bias between confidence and accuracy" in lead
+    found = words([assessed("m", bias=bias)])
+    assert not {"over", "under"} & set(found)
+    assert "0 of 1 bin" in found["no-sign"]
+    assert "0.021" in found["no-sign"]
 
 
 def test_errors_that_cancel_on_average_are_found():
-    _, topics = words([assessed("m", bins=(OFF, ON, OFF))])
-    assert "2 of 3 bins with rows miss" in topics["Miscalibrated, though not on average"]
-    assert "No sign of miscalibration at this number of rows" not in topics
+    found = words([assessed("m", bins=(OFF, ON, OFF))])
+    assert "2 of 3 bins" in found["hidden"]
+    assert "no-sign" not in found
+
+
+LEAD = "its lead over"
 
 
 def test_a_lead_inside_the_interval_is_called_chance():
-    lead, topics = words(
-        [assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))]
-    )
-    assert "a has the lowest NLL, 0.400 [0.350, 0.450]; its lead over b may be chance" in lead
-    assert "a, and b" not in lead
-    assert "Choose among a and b" in topics["What follows from the scores"]
+    found = words([assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))])
+    assert "a with 0.400 [0.350, 0.450]" in found["ranking"]
+    assert f"{LEAD} b" in found["ranking"]
+    assert "a and b" in found["advice"]
 
 
 def test_a_lead_outside_every_interval_is_stated():
-    lead, topics = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
-    assert "a has the lowest NLL, 0.200 [0.100, 0.300]; no other interval overlaps it" in lead
-    assert "Prefer a:" in topics["What follows from the scores"]
+    found = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
+    assert LEAD not in found["ranking"].split(".  ")[0].split("Highest")[0]
+    assert found["advice"].startswith("Prefer a:")
 
 
 def compared(low, high):
@@ -132,38 +133,35 @@ def compared(low, high):
     return Comparison("nll", "a", 600, 15, 1000, 0, rows)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "clause"),
-    [
-        (0.01, 0.07, "row by row, every other method is worse by more than chance explains"),
-        (-0.01, 0.09, "its lead over b may be chance (compared row by row)"),
-    ],
-)
-def test_paired_differences_decide_where_there_are_any(low, high, clause):
+def leads(found):
+    """Whether the method of lowest NLL is said to lead beyond chance."""
+    lowest = found["ranking"].split("Highest accuracy")[0]
+    return LEAD not in lowest and "exactly the same" not in lowest
+
+
+@pytest.mark.parametrize(("low", "high", "clear"), [(0.01, 0.07, True), (-0.01, 0.09, False)])
+def test_paired_differences_decide_where_there_are_any(low, high, clear):
     pairs = [assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))]
-    lead, _ = words(pairs, compared(low, high))
-    assert clause in lead
-    assert "the same 600 rows" in lead
+    assert leads(words(pairs, compared(low, high))) is clear
+    assert leads(words(pairs)) is False
 
 
 def test_an_exact_tie_is_no_lead():
-    lead, topics = words([assessed("a"), assessed("b")])
-    assert "a has the lowest NLL, 0.500 [0.400, 0.600]; b has exactly the same." in lead
-    assert "its lead" not in lead + " ".join(topics.values())
+    found = words([assessed("a"), assessed("b")])
+    assert not leads(found)
+    assert LEAD not in found["ranking"]
     three = [assessed("a"), assessed("b"), assessed("c", nll=(0.55, 0.45, 0.65))]
-    lead, _ = words(three)
-    assert "b has exactly the same; its lead over c may be chance" in lead
-    lead, _ = words([*three[:2], assessed("c", nll=(0.9, 0.8, 1.0))])
-    assert "b has exactly the same; no other interval overlaps it" in lead
+    assert f"exactly the same; {LEAD} c" in words(three)["ranking"]
+    worse = words([*three[:2], assessed("c", nll=(0.9, 0.8, 1.0))])["ranking"]
+    assert LEAD not in worse.split("Highest accuracy")[0]
 
 
 def test_a_lead_needs_the_corrected_p_as_well():
     pairs = [assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))]
     found = compared(0.01, 0.07)
-    for p, clause in ((0.04, "every other method is worse"), (0.06, "its lead over b may be")):
+    for p, clear in ((0.04, True), (0.06, False)):
         rows = (found.rows[0], dataclasses.replace(found.rows[1], p_holm={"nll": p}))
-        lead, _ = words(pairs, dataclasses.replace(found, rows=rows))
-        assert clause in lead
+        assert leads(words(pairs, dataclasses.replace(found, rows=rows))) is clear
 
 
 def pooled(label, nll, fits):
@@ -173,45 +171,41 @@ def pooled(label, nll, fits):
 def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
     fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
     close = pooled("a", (0.40, 0.39, 0.41), fits)
-    lead, _ = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
-    assert "a has the lowest NLL, 0.400 [0.390, 0.410]; its lead over b may be chance" in lead
+    found = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
+    assert "a with 0.400 [0.390, 0.410]" in found["ranking"]
+    assert not leads(found)
 
 
-def test_biases_of_seeds_are_counted():
+def test_seeds_are_judged_one_by_one():
     sure = {"bias": (0.05, 0.01, 0.09)}
     fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
-    lead, topics = words([pooled("a", (0.5, 0.4, 0.6), fits)])
-    assert "scores are means over 2 seeds" in lead
-    assert "Of the 2 fits of a, 1 is overconfident on average and none underconfident." in lead
-    assert topics["Overconfident"].startswith("a (seed 0), by 5.0 points")
-    assert "probabilities of a at face value" in topics["What follows from the scores"]
+    found = words([pooled("a", (0.5, 0.4, 0.6), fits)])
+    assert "2 seeds" in found["ranking"]
+    assert "a (seed 0), by 5.0 points" in found["over"]
+    assert "a (seed 1)" in found["no-sign"]
+    assert "recalibrate" in found["advice"]
 
 
-def test_methods_on_other_rows_are_said_to_be():
-    lead, _ = words([assessed("a"), assessed("b")])
-    assert "not known to be the same ones" in lead
+def test_methods_on_other_examples_are_said_to_be():
+    pairs = [assessed("a"), assessed("b")]
+    assert len(words(pairs)["ranking"]) > len(words(pairs, compared(0, 0))["ranking"])
 
 
 def test_no_better_than_a_coin():
     method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
-    lead, topics = words([method], sets={"near": "near"})
-    assert "no better than by a coin on near" in lead
-    assert "every interval reaches 0.5" in topics["Unfamiliar rows: near"]
-    assert (
-        "Do not count on these uncertainties to flag rows like near"
-        in topics["What follows from the scores"]
-    )
+    facts = facts_of([method], None, {"near": "near"})
+    found = detection(facts, "near")
+    assert found.kind == "warning"
+    assert "0.5" in found.sentences[-1]
+    assert any("near" in one for one in advice(facts).sentences)
 
 
 def test_detection_states_sizes_and_false_alarms():
     method = assessed("m", ood={"far": detected(0.93, 0.91, 0.95, fpr95=0.42)})
-    lead, topics = words([method], sets={"far": "far"})
-    assert "with an AUROC of 0.930 [0.910, 0.950] on far (epistemic uncertainty)" in lead
-    found = topics["Unfamiliar rows: far"]
-    assert "(out of 600 and 400)" in found
-    assert "in 93 of 100 draws" in found
-    assert "flags 42.0 % of the familiar ones" in found
-    assert "42.0 % of familiar rows" in topics["What follows from the scores"]
+    found = words([method], sets={"far": "far"})
+    for part in ("0.930 [0.910, 0.950]", "600", "400", "42.0 %", "epistemic uncertainty"):
+        assert part in found["ood"]
+    assert "42.0 %" in found["advice"]
 
 
 @pytest.mark.parametrize(
@@ -223,14 +217,12 @@ def test_detection_states_sizes_and_false_alarms():
         (beaten(), False),
     ],
 )
-def test_no_threshold_is_advised_that_flags_half_the_familiar_rows_or_by_a_useless_score(
+def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_score(
     result, is_advised
 ):
-    method = assessed("m", ood={"far": result})
-    assert ("pass on those" in _alarm(method, "far", "far")[0]) == is_advised
-    facts = facts_of([method], None, {"far": "far"})
-    advised = [one for one in advice(facts) if one.kind == "advice"]
-    assert any("far" in sentence for sentence in advised[0].sentences) != is_advised
+    facts = facts_of([assessed("m", ood={"far": result})], None, {"far": "far"})
+    [sentence] = [one for one in advice(facts).sentences if "far" in one]
+    assert sentence.startswith("Flag") == is_advised
     found = detection(facts, "far")
     assert (found.kind == "warning") == (not is_usable(result))
     assert len(detector_notes(result)) == (not is_usable(result))
@@ -241,10 +233,8 @@ def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
     simple = detected(0.99, 0.98, 1.0).by_score["epistemic"]
     scores = {**blind.by_score, "max_probability": simple}
     result = dataclasses.replace(blind, better="max_probability", by_score=scores)
-    method = assessed("m", ood={"far": result})
-    lead, topics = words([method], sets={"far": "far"})
-    told = [lead, topics["What follows from the scores"], _alarm(method, "far", "far")[0]]
-    assert all("0.990" in text and "coin" not in text for text in told)
+    found = words([assessed("m", ood={"far": result})], sets={"far": "far"})
+    assert all("0.990" in found[key] for key in ("advice", "ood"))
 
 
 def test_some_methods_blind_to_a_set_are_named():
@@ -252,8 +242,11 @@ def test_some_methods_blind_to_a_set_are_named():
         assessed("a", ood={"far": detected(0.9, 0.88, 0.92)}),
         assessed("b", ood={"far": detected(0.5, 0.5, 0.5)}),
     ]
-    _, topics = words(pairs, sets={"far": "far"})
-    assert "Not shown to beat a coin, interval reaching 0.5: b." in topics["Unfamiliar rows: far"]
+    facts = facts_of(pairs, None, {"far": "far"})
+    last = detection(facts, "far").sentences[-1]
+    assert "0.5" in last
+    assert "\u2068b\u2069" in last
+    assert "\u2068a\u2069" not in last
 
 
 def test_without_labels_nothing_is_said_about_calibration():
@@ -261,9 +254,7 @@ def test_without_labels_nothing_is_said_about_calibration():
     bare = dataclasses.replace(
         method.scores, scores={"mean_confidence": Score(0.8, 0.7, 0.9)}, bins=(), n_labelled=0
     )
-    lead, topics = words([Assessed(method.method, bare)])
-    assert "No row has a label" in lead
-    assert topics == {}
+    assert set(words([Assessed(method.method, bare)])) == {"unlabelled"}
 
 
 def test_best_values_are_marked_with_all_that_overlap():

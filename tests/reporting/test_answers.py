@@ -1,0 +1,141 @@
+"""Findings and advice on data whose truth is known, and the shares behind them."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bayeslora.predictions.collection import gather
+from bayeslora.reporting.advice import advice
+from bayeslora.reporting.answers import answers_of
+from bayeslora.reporting.assess import assess, pair
+from bayeslora.reporting.findings import findings
+from bayeslora.reporting.ranking import facts_of
+
+MARKS = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "})
+
+
+def words(items, ood=None, num_resamples=100):
+    """Return the sentences by key, without the marks around names."""
+    options = {"num_bins": 15, "num_resamples": num_resamples, "seed": 0}
+    methods = assess(gather(items, ood), ood_score=None, **options)
+    names = {name for one in methods for name in one.scores.ood}
+    facts = facts_of(methods, pair(methods, **options), {name: name for name in sorted(names)})
+    found = [one for one in (advice(facts), *findings(facts)) if one is not None]
+    return {one.key: [sentence.translate(MARKS) for sentence in one.sentences] for one in found}
+
+
+def numbers(sentence):
+    return [float(one) for one in re.findall(r"\d+(?:\.\d+)?", sentence)]
+
+
+@pytest.mark.parametrize(("sharpness", "key"), [(3.0, "over"), (0.4, "under")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bias_is_found_with_its_size(make, sharpness, key, seed):
+    predictions = make("m", sharpness=sharpness, rows=1000, seed=seed)
+    found = words(predictions)
+    [sentence] = found[key]
+    gap = predictions.confidence - (predictions.prediction == predictions.labels)
+    assert numbers(sentence)[0] == pytest.approx(100 * abs(gap.mean()), abs=0.06)
+    assert "recalibrate" in found["advice"][0]
+
+
+def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):
+    # Each page makes two tests at 5 % (gap and bins), so at most 10 % of pages accuse; of 20 pages
+    # more than 6 would then have a probability of 0.2 %.
+    accused = 0
+    for seed in range(20):
+        found = words(make("m", rows=150, seed=seed), num_resamples=60)
+        said = " ".join(one for sentences in found.values() for one in sentences)
+        assert not re.search(r"\b(well|is|are) calibrated", said)
+        accused += "no-sign" not in found
+    assert accused <= 6
+
+
+def test_few_examples_ask_for_more(make):
+    found = words(make("m", sharpness=1.2, rows=25))
+    assert "no-sign" in found
+    assert 25 in numbers(found["advice"][-1])
+
+
+def test_no_better_than_the_most_common_class(make):
+    worse, better = (words(make("m", signal=s, sharpness=10.0, rows=200)) for s in (0.05, 2.0))
+    assert "not shown" in worse["accuracy"][0]
+    assert "not shown" not in better["accuracy"][0]
+
+
+def test_the_leader_is_named_with_those_that_may_be_as_good(methods):
+    lowest = words(methods)["ranking"][0]
+    assert "temperature" in lowest
+    assert "polar-vbll" in lowest
+    assert "mle" not in lowest
+
+
+def test_out_of_distribution_inputs_are_limits_and_have_steps(make):
+    blind = make("m", rows=100, labelled=False, seed=5)
+    seen = make("m", signal=0.1, rows=300, labelled=False, seed=6)
+    found = words(make("m"), {"same": blind, "odd": seen})
+    for name in ("same", "odd"):
+        assert sum(name in sentence for sentence in found["limits"]) == 1
+        assert sum(name in sentence for sentence in found["advice"]) == 1
+    unnoticed = [one for one in found["limits"] if "not shown to notice" in one]
+    assert len(unnoticed) == 1
+    assert "same" in unnoticed[0]
+
+
+def test_a_tied_method_that_detects_better_is_preferred(make, ood):
+    # both have the same probabilities, and thus the same NLL
+    tied = [make("flat"), make("knowing")]
+    far = make("far", labelled=False, rows=200, seed=5)
+    sets = {
+        "flat": {"far": far.replace(scores={"s": np.zeros(200)})},
+        "knowing": {"far": far.replace(scores={"s": np.ones(200)})},
+    }
+    inside = np.linspace(0, 0.5, len(tied[0]))
+    tied = [one.replace(scores={"s": inside * (one.name == "knowing")}) for one in tied]
+    options = {"num_bins": 15, "num_resamples": 60, "seed": 0}
+    methods = assess(gather(tied, sets), ood_score="s", **options)
+    facts = facts_of(methods, pair(methods, **options), {"far": "far"})
+    first = advice(facts).sentences[0]
+    assert "knowing" in first
+    assert "flat" not in first
+    alone = facts_of(methods, pair(methods, **options), {})
+    assert all(name in advice(alone).sentences[0] for name in ("flat", "knowing"))
+
+
+def test_without_labels_nothing_is_judged(make):
+    assert set(words(make("m", labelled=False))) == {"unlabelled"}
+
+
+def one_hot(make, correct, labels):
+    """Return predictions that are sure, right where told, and else name the next class."""
+    labels = np.asarray(labels)
+    guess = np.where(correct, labels, (labels + 1) % 4)
+    return make("m", rows=len(labels), labels=labels, probs=np.eye(4)[guess])
+
+
+def test_a_weak_class_is_one_that_chance_does_not_explain(make):
+    labels = np.repeat(np.arange(4), 50)
+    correct = np.ones(200, dtype=bool)
+    correct[:10] = False
+    # 40 of 50 against 150 of 150: the interval of level 1 - 0.05/4 ends at 0.90, the others' starts
+    # at 0.975
+    index, share = answers_of(one_hot(make, correct, labels)).weakest_class()
+    assert (index, share.count, share.size) == (0, 40, 50)
+    assert share.high == pytest.approx(0.904, abs=0.001)
+    correct[:] = True
+    correct[:2] = False
+    assert answers_of(one_hot(make, correct, labels)).weakest_class() is None
+
+
+def test_shares_are_those_of_the_rows(make):
+    labels = np.zeros(100, dtype=int)
+    correct = np.ones(100, dtype=bool)
+    correct[:7] = False
+    answers = answers_of(one_hot(make, correct, labels))
+    wrong = answers.wrong_though_sure()
+    assert (wrong.count, wrong.size) == (7, 100)
+    # Wilson's interval of 7 of 100, from the closed form
+    assert (wrong.low, wrong.high) == pytest.approx((0.0343, 0.1375), abs=1e-4)
+    assert answers.surest() is None, "all rows are equally sure"
+    assert answers.weakest_class() is None, "one class alone has rows"
