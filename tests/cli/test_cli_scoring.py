@@ -34,7 +34,7 @@ def test_evaluate_prints_the_scores_of_one_file(run, files):
     assert result.code == 0
     assert result.err == ""
     expected = evaluate(files["a"])
-    assert "plain (60 labelled rows)" in result.out
+    assert "plain (60 labelled examples)" in result.out
     assert f"{expected['nll'].value:.3f}" in result.out
     assert "15 bins" in result.out
 
@@ -244,7 +244,7 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
     assert {key: found[key] for key in expected} == expected
     assert set(found["groups"]["source"]) == {"news", "web"}
     page = (tmp_path / "r" / "index.html").read_text("utf-8")
-    for part in ("Parts of the rows", "near: n", "--group-by source --by-class"):
+    for part in ("Groups and classes", "near: n", "--group-by source --by-class"):
         assert part in page
 
 
