@@ -134,7 +134,7 @@ def check_classes(
 def fitting_rows(
     predictions: Predictions, what: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return probabilities [N, C] and labels [N] of the labelled rows.
+    """Return probabilities [N, C] and labels [N] of the labelled rows; see `with_gaps`.
 
     Args:
         predictions: Rows, some of which may have no label.
@@ -146,7 +146,14 @@ def fitting_rows(
     labelled = predictions.labelled
     if predictions.labels is None or not labelled.any():
         raise InputError(f"{what} needs labels, and these predictions have none")
-    return predictions.probs[labelled], predictions.labels[labelled]
+    return with_gaps(predictions)[labelled], predictions.labels[labelled]
+
+
+def with_gaps(predictions: Predictions) -> NDArray[np.float64]:
+    """Return probabilities [N, C], NaN where a row does not have the class."""
+    if predictions.available is None:
+        return predictions.probs
+    return np.where(predictions.available, predictions.probs, np.nan)
 
 
 def settled_order(

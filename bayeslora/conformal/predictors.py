@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 
 from bayeslora.conformal.config import CONFORMAL, APSOptions, LACOptions, RAPSOptions
 from bayeslora.errors import InputError
-from bayeslora.held_out import check_classes, fitting_rows, settled_order
+from bayeslora.held_out import check_classes, fitting_rows, settled_order, with_gaps
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,8 @@ class ConformalPredictor(ABC):
         if self.thresholds is None:
             raise InputError(f"these {self.name} sets are not fitted yet; call fit first")
         check_classes(f"the {self.name} sets were fitted on", self.classes, predictions.classes)
-        sets = self.scores(predictions.probs, fitting=False) <= self.thresholds
+        # The score of a class that a row does not have is NaN, and within no threshold.
+        sets = self.scores(with_gaps(predictions), fitting=False) <= self.thresholds
         return predictions.replace(sets=sets, metadata={**predictions.metadata, **self._notes()})
 
     @abstractmethod
@@ -179,7 +180,7 @@ class ConformalPredictor(ABC):
         """Return the nonconformity of every class of every row, [N, C].
 
         Args:
-            probs: [N, C].
+            probs: [N, C]; NaN where a row does not have the class, and so is its score.
             fitting: Whether these are the rows to fit on; they and those to apply to have random
                 parts of their own.
         """

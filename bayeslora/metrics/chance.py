@@ -198,7 +198,9 @@ def class_measure(
     bins = scoring.num_bins
     place = bin_places(rows.probs, bins, scoring.closed).astype(np.int32)
     cells = np.arange(classes, dtype=np.int32) * bins + place
-    sizes = np.bincount(cells.ravel(), minlength=classes * bins).astype(np.float64)
+    known = cells.ravel() if rows.available is None else cells[rows.available]
+    sizes = np.bincount(known, minlength=classes * bins).astype(np.float64)
+    having = None if rows.available is None else rows.available.sum(0).astype(np.float64)
     stated = np.bincount(cells.ravel(), rows.probs.ravel(), classes * bins)
 
     def sums(labels: NDArray[np.int64]) -> ClasswiseSums:
@@ -211,6 +213,8 @@ def class_measure(
         shape = (classes, bins, 1)
         gaps = counts - stated.reshape(shape)
         many = np.broadcast_to(sizes.reshape(shape), gaps.shape)
-        return ClasswiseSums(np.full(draws, float(n)), counts.sum(axis=1), gaps, many)
+        labels_of = counts.sum(axis=1)
+        present = None if having is None else np.broadcast_to(having[:, None], labels_of.shape)
+        return ClasswiseSums(np.full(draws, float(n)), labels_of, gaps, many, present)
 
     return sums

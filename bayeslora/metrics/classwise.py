@@ -12,6 +12,9 @@ into bins, continuous ones vary within a bin, which leaves a remainder; it belon
 (Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting 23, equation 12: generalised
 resolution), and with it the three parts add up exactly. As in every calibration error, few rows
 make reliability and resolution read high.
+
+Where rows lack classes, as questions with fewer options do, a class is judged by the rows that have
+it: o_c is its share among these, and its part of the uncertainty is weighed by theirs of all rows.
 """
 
 from __future__ import annotations
@@ -35,23 +38,33 @@ class ClasswiseSums:
         rows: Number of all rows, [] or [R].
         labels: [C] number of rows of each class.
         gaps: [C, B] rows of the class minus the sum of its probabilities.
-        sizes: [C, B] number of rows.
+        sizes: [C, B] number of rows that have the class.
+        present: [C] number of rows that have the class; None where all rows have all classes.
     """
 
     rows: NDArray[np.float64]
     labels: NDArray[np.float64]
     gaps: NDArray[np.float64]
     sizes: NDArray[np.float64]
+    present: NDArray[np.float64] | None = None
 
     @property
     def by_class(self) -> NDArray[np.float64]:
-        """[C]: the expected calibration error of each class's probability."""
-        return np.asarray(np.abs(self.gaps).sum(axis=1) / self.rows)
+        """[C]: the calibration error of each class's probability, over the rows that have it.
+
+        It is 0 of a class that no row has.
+        """
+        gaps = np.abs(self.gaps).sum(axis=1)
+        return np.asarray(
+            gaps / (self.rows if self.present is None else np.maximum(self.present, 1))
+        )
 
     @property
     def cwece(self) -> NDArray[np.float64]:
-        """The mean of `by_class`."""
-        return np.asarray(self.by_class.mean(axis=0))
+        """The mean of `by_class` over the classes that rows have."""
+        if self.present is None:
+            return np.asarray(self.by_class.mean(axis=0))
+        return np.asarray(self.by_class.sum(axis=0) / (self.present > 0).sum(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +79,14 @@ class ClasswiseBins:
         labels: [N].
         num_bins: B.
         matrix: Sparse [C + 2·C·B, N]: labels, then gaps, then rows of the listed cells.
+        available: [N, C] which classes each row has; None where every row has all of them.
     """
 
     probs: NDArray[np.float64]
     labels: NDArray[np.int64]
     num_bins: int
     matrix: Any
+    available: NDArray[np.bool_] | None = None
 
     def sums(self, counts: NDArray[Any] | None = None) -> ClasswiseSums:
         """Return the sums of all cells for counts of rows, [N] or [N, R]; once each where None."""
@@ -82,8 +97,9 @@ class ClasswiseBins:
         gaps, sizes = listed.reshape(2, classes, self.num_bins, *found.shape[1:])
         rows = np.asarray(np.ones(len(weights)) @ weights)
         gaps[:, 0] = labels - self.probs.T @ weights - gaps[:, 1:].sum(axis=1)
-        sizes[:, 0] = rows - sizes[:, 1:].sum(axis=1)
-        return ClasswiseSums(rows, labels, gaps, sizes)
+        present = None if self.available is None else self.available.T.astype(np.float64) @ weights
+        sizes[:, 0] = (rows if present is None else present) - sizes[:, 1:].sum(axis=1)
+        return ClasswiseSums(rows, labels, gaps, sizes, present)
 
 
 def classwise_bins(
@@ -91,6 +107,7 @@ def classwise_bins(
     labels: NDArray[np.int64],
     num_bins: int = NUM_BINS,
     closed: Closed = "left",
+    available: NDArray[np.bool_] | None = None,
 ) -> ClasswiseBins:
     """Sort the probabilities of every class into equal-width bins.
 
@@ -99,6 +116,7 @@ def classwise_bins(
         labels: [N] class indices.
         num_bins: B.
         closed: Which edge the bins hold.
+        available: [N, C] which classes each row has, or None; the others have probability 0.
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
@@ -113,7 +131,7 @@ def classwise_bins(
         np.concatenate([np.ones(rows), gap, np.ones(len(row))]),
         (classes + 2 * classes * num_bins, rows),
     )
-    return ClasswiseBins(probs, labels, num_bins, matrix)
+    return ClasswiseBins(probs, labels, num_bins, matrix, available)
 
 
 def cwece(bins: ClasswiseBins, counts: NDArray[Any] | None = None) -> float:
@@ -143,8 +161,12 @@ def brier_parts(sums: ClasswiseSums, brier: NDArray[np.float64]) -> BrierParts:
         sums: From `ClasswiseBins.sums`.
         brier: The score itself, [] or [R].
     """
-    shares = sums.labels / sums.rows
-    uncertainty = (shares * (1 - shares)).sum(axis=0)
+    if sums.present is None:
+        shares = sums.labels / sums.rows
+        uncertainty = (shares * (1 - shares)).sum(axis=0)
+    else:
+        shares = sums.labels / np.maximum(sums.present, 1)
+        uncertainty = (sums.present * shares * (1 - shares)).sum(axis=0) / sums.rows
     gaps = sums.gaps**2 / np.maximum(sums.sizes, 1)
     reliability = gaps.sum(axis=(0, 1)) / sums.rows
     return BrierParts(reliability, reliability + uncertainty - brier, uncertainty)

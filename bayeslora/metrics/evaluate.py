@@ -128,6 +128,7 @@ def evaluate(
         uncertainty=uncertainty_means(inside, how, clusters),
         intervals=_interval_notes(how, cluster_by, sets=inside.sets is not None),
         stated_coverage=stated_coverage(inside),
+        chance_accuracy=float((1 / inside.num_options).mean()),
     )
     if not scores.n_labelled:
         return replace(scores, scores={**_without_labels(inside, how, clusters), **scores.scores})

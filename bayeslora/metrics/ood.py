@@ -6,6 +6,7 @@ uncertainty fall on the same side of every threshold.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from bayeslora.metrics.detector import FALLBACK, default_detector, doubt
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.predictions.record import Predictions
+
+logger = logging.getLogger(__name__)
 
 DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
 """The scores that `detection` returns, in order."""
@@ -194,6 +197,8 @@ def detect(
         InputError: One of the sets lacks `ood_score`.
     """
     groups = clusters or {}
+    for name, other in outside.items():
+        _compare_options(name, inside, other)
     return {
         name: _detect(
             name,
@@ -205,6 +210,22 @@ def detect(
         )
         for stream, (name, other) in enumerate(outside.items())
     }
+
+
+def _compare_options(name: str, inside: Predictions, outside: Predictions) -> None:
+    """Log a warning where two sets differ in how many classes their rows have."""
+    counts = [one.num_options for one in (inside, outside)]
+    means = [float(count.mean()) for count in counts]
+    same = all(len(np.unique(count)) == 1 for count in counts) and means[0] == means[1]
+    if not same:
+        logger.warning(
+            "OOD set %r: its rows have %.4g options on average and the in-distribution rows %.4g; "
+            "entropies and the highest probability depend on the number of options, so part of "
+            "what they detect may be that",
+            name,
+            means[1],
+            means[0],
+        )
 
 
 def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) -> dict[str, Score]:

@@ -60,6 +60,7 @@ def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
         other = _rows_of(first, other, where)
     other = _classes_of(first, other)
     _check_labels(first, other, where)
+    _check_options(first, other, where)
     return other
 
 
@@ -92,6 +93,7 @@ def _classes_of(first: Predictions, other: Predictions) -> Predictions:
         probs=other.probs[:, columns],
         labels=labels,
         sets=None if other.sets is None else other.sets[:, columns],
+        available=None if other.available is None else other.available[:, columns],
     )
 
 
@@ -106,6 +108,17 @@ def _check_labels(first: Predictions, other: Predictions, where: str) -> None:
         raise InputError(
             f"{where} disagree about the label of {at}: {shown[0]} and {shown[1]}; "
             f"rows that differ: {int(different.sum())}"
+        )
+
+
+def _check_options(first: Predictions, other: Predictions, where: str) -> None:
+    counts = [one.num_options for one in (first, other)]
+    different = counts[0] != counts[1]
+    if different.any():
+        row = int(np.argmax(different))
+        raise InputError(
+            f"{where} have different numbers of options in row {row + 1}: {counts[0][row]} and "
+            f"{counts[1][row]}; rows that differ: {int(different.sum())}"
         )
 
 

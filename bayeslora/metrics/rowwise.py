@@ -32,6 +32,7 @@ class LabelledRows:
         brier: [N] Σ_c (p_c − [c is the label])², 0 to 2 (Brier 1950).
         clamped: How many rows the clamp changed.
         index: [N] the place of each row among all rows of the predictions.
+        available: [N, C] which classes each row has; None where every row has all of them.
     """
 
     probs: NDArray[np.float64]
@@ -42,6 +43,7 @@ class LabelledRows:
     brier: NDArray[np.float64]
     clamped: int
     index: NDArray[np.int64]
+    available: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,6 +52,11 @@ class LabelledRows:
     def prediction(self) -> NDArray[np.int64]:
         """[N]: the index of the most probable class; the lowest index where several tie."""
         return np.asarray(self.probs.argmax(1))
+
+    @property
+    def options(self) -> NDArray[np.bool_]:
+        """[N, C]: which classes each row has."""
+        return np.ones(self.probs.shape, bool) if self.available is None else self.available
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -63,7 +70,11 @@ class LabelledRows:
             name: np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ("probs", "labels", "confidence", "correct", "nll", "brier", "index")
         }
-        return LabelledRows(clamped=self.clamped + other.clamped, **arrays)
+        available = None
+        if self.available is not None or other.available is not None:
+            available = np.concatenate([one.options for one in (self, other)])
+        clamped = self.clamped + other.clamped
+        return LabelledRows(clamped=clamped, available=available, **arrays)
 
     def take(self, rows: NDArray[np.int64]) -> LabelledRows:
         """Return some of the rows."""
@@ -76,6 +87,7 @@ class LabelledRows:
             self.brier[rows],
             self.clamped,
             self.index[rows],
+            None if self.available is None else self.available[rows],
         )
 
 
@@ -113,6 +125,7 @@ def row_scores(predictions: Predictions) -> LabelledRows:
         brier=np.einsum("nc,nc->n", errors, errors),
         clamped=int((of_label < CLAMP).sum()),
         index=np.flatnonzero(kept),
+        available=None if predictions.available is None else predictions.available[kept],
     )
 
 

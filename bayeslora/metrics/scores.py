@@ -187,6 +187,8 @@ class Scores(Mapping[str, Score]):
         confusion: [C, C] how many labelled rows of a class (first index) are predicted as a class
             (second index), both in the order of `class_names`; of several seeds, the sum over them.
             Empty without labels.
+        chance_accuracy: The accuracy of guessing: the mean of 1/C over rows, which may differ in
+            their number of classes.
     """
 
     name: str
@@ -212,6 +214,7 @@ class Scores(Mapping[str, Score]):
     classes: Mapping[str, PartScores] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    chance_accuracy: float | None = None
 
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]

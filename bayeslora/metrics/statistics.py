@@ -78,7 +78,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
     means = rows.means.T
     surest = top_label(rows.confidence, rows.correct)
     bins = bin_sums(surest, num_bins, closed)
-    by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed)
+    by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed, rows.available)
     smooth = smooth_errors(surest)
     per_class = class_counts(rows)
     select = Selection(surest)

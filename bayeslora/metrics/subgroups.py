@@ -239,13 +239,14 @@ def class_scores(
 
 
 def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
-    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed)
+    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed, rows.available)
     per_class = class_counts(rows)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = bins.sums(counts)
         counted = per_class(counts)
-        mean = rows.probs.T @ counts / sums.rows
+        having = sums.rows if sums.present is None else np.maximum(sums.present, 1)
+        mean = rows.probs.T @ counts / having
         shares = (counted.recall, counted.precision, counted.f1_by_class)
         return np.concatenate([*shares, mean, sums.by_class])
 

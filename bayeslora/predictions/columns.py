@@ -106,6 +106,14 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
         ) from None
 
 
+def absent(piece: Piece, name: str) -> NDArray[np.bool_]:
+    """Return [N]: where a column has no value; NaN is one."""
+    values: Any = piece.columns[name]
+    if isinstance(values, list):
+        return np.array([value is None for value in values], dtype=np.bool_)
+    return np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
 def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -241,13 +249,23 @@ def softmax(
     logits: NDArray[np.float64],
     classes: Sequence[str],
     where: Where = row_number,
+    available: NDArray[np.bool_] | None = None,
 ) -> None:
     """Turn logits [N, C] into probabilities in place.
+
+    Args:
+        source: What messages call the table.
+        logits: [N, C].
+        classes: C names.
+        where: What messages call a row.
+        available: [N, C] which classes each row has, one or more; the others get 0. None: all.
 
     Raises:
         InputError: A logit is not finite.
     """
-    bad = np.argwhere(~np.isfinite(logits))
+    if available is not None:
+        logits[~available] = -np.inf
+    bad = np.argwhere(~np.isfinite(logits) & (True if available is None else available))
     if bad.size:
         row, column = bad[0]
         raise InputError(

@@ -5,6 +5,7 @@
 | `id` | string, optional, unique |
 | `label` | class name, or index from 0; null where the row has no label; optional |
 | `prob_<class>` | probability, one column a class, at least two; `logit_<class>` is taken instead |
+| | null where the row does not have the class, as a question with fewer options than others |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
@@ -40,6 +41,7 @@ from bayeslora.predictions.columns import (
     SUM_TOLERANCE,
     PredictionsReading,
     Where,
+    absent,
     id_names,
     is_plain,
     label_codes,
@@ -102,12 +104,14 @@ def fields_of(
     if "label" not in columns:
         check_spelling(table, "label", "labels are in a column 'label'")
     parts = _Parts(table, matrix, columns)
-    probs, classes = matrix.probabilities(parts.values, parts.texts.get("label"), parts.where)
+    labels = parts.texts.get("label")
+    probs, classes = matrix.probabilities(parts.values, labels, parts.where, parts.available)
     if reading.renormalise:
         _renormalise(table.source, probs, parts.where)
     fields: dict[str, Any] = {
         "probs": probs,
         "classes": classes,
+        "available": parts.available,
         "name": _name(table),
         "metadata": _further_notes(table),
         "scores": {
@@ -188,6 +192,8 @@ class _Parts:
         numbers: [N] float64 by name.
         sets: [N] truth values by name, of all classes or of none.
         texts: [N] Arrow strings by name.
+        available: [N, C] which classes rows have, where one lacks some; else None. A row that has
+            fewer than two is left as it is, with NaN for what is missing.
         where: What messages call a row.
     """
 
@@ -201,19 +207,42 @@ class _Parts:
         used = [name for name in table.names if name in is_number | is_text | is_set]
         _check_types(table, matrix.columns)
         chunks: list[NDArray[np.float64]] = []
+        gaps: list[NDArray[np.bool_] | None] = []
         rest: dict[str, list[Any]] = {name: [] for name in used}
         self.where = RowNames()
         for piece in table.pieces([*matrix.columns, *used], _PIECE):
             self.where.add(piece)
             chunks.append(np.column_stack([numbers(table, piece, n) for n in matrix.columns]))
+            gaps.append(_gaps(piece, matrix.columns, chunks[-1]))
             for name in used:
                 convert = texts if name in is_text else truths if name in is_set else numbers
                 rest[name].append(convert(table, piece, name))
+        self.available = _available(gaps, list(map(len, chunks)), len(matrix.columns))
         self.values = _joined(chunks)
         joined = {n: np.concatenate(v) for n, v in rest.items() if n not in is_text}
         self.numbers = {name: values for name, values in joined.items() if name not in is_set}
         self.sets = {name: values for name, values in joined.items() if name in is_set}
         self.texts = {n: pa.chunked_array(v) for n, v in rest.items() if n in is_text}
+
+
+def _gaps(
+    piece: Piece, columns: Sequence[str], values: NDArray[np.float64]
+) -> NDArray[np.bool_] | None:
+    """Return [N, C]: where rows with values for two or more columns have none; None: nowhere."""
+    if not np.isnan(values).any():
+        return None
+    gaps = np.column_stack([absent(piece, name) for name in columns])
+    gaps &= ((~gaps).sum(1) > 1)[:, None]
+    return gaps if gaps.any() else None
+
+
+def _available(
+    gaps: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int], columns: int
+) -> NDArray[np.bool_] | None:
+    if all(one is None for one in gaps):
+        return None
+    whole = (np.zeros((size, columns), bool) for size in sizes)
+    return ~np.concatenate([w if g is None else g for g, w in zip(gaps, whole, strict=True)])
 
 
 def _open(path: str | Path, reading: PredictionsReading) -> Table:

@@ -14,7 +14,7 @@ Older versions write numbers and lists. Newer ones write numbers as texts, and `
 object of `gen_args_0` and so on, with `arg_0` and `arg_1`.
 
 Probabilities are the softmax of the log-likelihoods over a question's options, as in the harness's
-own Brier score. A question with fewer options than others has probability 0 for those it lacks. The
+own Brier score. A question with fewer options than others does not have the last classes. The
 classes are the options' texts where every question has the same, else letters.
 """
 
@@ -281,6 +281,7 @@ def read_sample_log(
         )
     _check_columns(path, columns, further, reading)
     probs = _probabilities(path, questions, normalise)
+    sizes = np.array([len(question.scores) for question in questions])
     labels = correct_options(path, questions)
     _compare(path, questions, probs, labels, NORMALISE[normalise])
     _, task = _model_and_task(path)
@@ -288,6 +289,7 @@ def read_sample_log(
     fields = {
         "probs": probs,
         "classes": _classes(questions),
+        "available": np.arange(probs.shape[1]) < sizes[:, None],
         "labels": labels,
         "ids": None if None in ids else tuple(map(str, ids)),
         "name": log_name(path),

@@ -38,7 +38,11 @@ class Matrix:
     stored: tuple[str, ...]
 
     def probabilities(
-        self, values: NDArray[np.float64], labels: Any, where: Where
+        self,
+        values: NDArray[np.float64],
+        labels: Any,
+        where: Where,
+        available: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """Return [N, C] probabilities, or what the file says are some, and C classes.
 
@@ -46,6 +50,7 @@ class Matrix:
             values: [N, number of columns]; logits are changed in place.
             labels: [N] Arrow strings, or None.
             where: What messages call a row.
+            available: [N, number of columns] which classes each row has; None: all.
 
         Raises:
             InputError: A logit is not finite, or a single column is not for one of two classes.
@@ -55,7 +60,9 @@ class Matrix:
             classes = (self._other(labels), *classes)
             values = self._both(values[:, 0], where)
         if self.are_logits:
-            softmax(self.source, values, classes, where)
+            softmax(self.source, values, classes, where, available)
+        elif available is not None:
+            values[~available] = 0
         return values, classes
 
     def _both(self, values: NDArray[np.float64], where: Where) -> NDArray[np.float64]:

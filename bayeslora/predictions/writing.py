@@ -25,7 +25,8 @@ def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[
 
     Args:
         path: The file that it is for.
-        columns: Equally long arrays or lists by name, in order. Lists hold texts and None.
+        columns: Equally long arrays or lists by name, in order. Lists hold texts and None; what is
+            masked in an array becomes null.
         metadata: Kept in the schema under `bayeslora.<key>`.
 
     Raises:
@@ -37,7 +38,11 @@ def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[
     try:
         # Without a type, a list that holds None alone would be a column of nothing.
         arrays = {
-            name: pa.array(values, pa.string()) if isinstance(values, list) else values
+            name: pa.array(values, pa.string())
+            if isinstance(values, list)
+            else pa.array(values.data, mask=values.mask)
+            if isinstance(values, np.ma.MaskedArray)
+            else values
             for name, values in columns.items()
         }
         return pa.table(arrays).replace_schema_metadata(tagged)
@@ -142,7 +147,10 @@ def file_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
         columns["label"] = names[labels].tolist()
     columns["prediction"] = names[fields["prediction"]].tolist()
     columns["confidence"] = fields["confidence"]
-    columns |= {f"prob_{name}": fields["probs"][:, k] for k, name in enumerate(classes)}
+    probs, available = fields["probs"], fields["available"]
+    if available is not None:
+        probs = np.ma.MaskedArray(probs, ~available)
+    columns |= {f"prob_{name}": probs[:, k] for k, name in enumerate(classes)}
     columns |= {name: fields[name] for name in UNCERTAINTIES if fields[name] is not None}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     if sets is not None:

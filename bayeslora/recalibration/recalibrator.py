@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations
+from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations, with_gaps
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import CATALOGUE
 from bayeslora.runtime import one_blas_thread
@@ -125,6 +125,8 @@ class Recalibrator(ABC):
     title: ClassVar[str]
     by_class: ClassVar[bool] = True
     """Whether classes are changed differently, so that each needs rows."""
+    takes_gaps: ClassVar[bool] = False
+    """Whether a row may lack classes; their probability is NaN, and 0 after the map."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     num_rows: int = field(default=0, kw_only=True)
@@ -139,8 +141,9 @@ class Recalibrator(ABC):
             The recalibrator itself.
 
         Raises:
-            InputError: No row has a label.
+            InputError: No row has a label, or rows lack classes and the method needs all of them.
         """
+        self._check_gaps(predictions)
         probs, labels = fitting_rows(predictions, self.title)
         missing = sorted(set(range(len(predictions.classes))) - set(labels.tolist()))
         if missing and self.by_class:
@@ -171,11 +174,19 @@ class Recalibrator(ABC):
         if not self.classes:
             raise InputError(f"this {self.name} is not fitted yet; call fit first")
         check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
-        new = predictions.with_probs(self.mapped(predictions.probs), name)
+        self._check_gaps(predictions)
+        new = predictions.with_probs(self.mapped(with_gaps(predictions)), name)
         total = None if predictions.total is None else new.uncertainty("entropy")
         return new.replace(
             total=total, metadata={**_kept(predictions), **self._notes(), **_history(predictions)}
         )
+
+    def _check_gaps(self, predictions: Predictions) -> None:
+        if predictions.available is not None and not self.takes_gaps:
+            raise InputError(
+                f"{self.title} changes each class in its own way, and the rows differ in their "
+                "number of options; choose 'temperature'"
+            )
 
     @abstractmethod
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:

@@ -47,16 +47,17 @@ class Temperature(TemperatureOptions, Recalibrator):
 
     title = "temperature scaling"
     by_class = False
+    takes_gaps = True
 
     temperature: float | None = None
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
-        self.temperature = 1 / best_inverse(log_probs(probs, _TINY), labels)
+        self.temperature = 1 / best_inverse(_logits(probs), labels)
 
     def mapped(self, probs: Array) -> Array:
         """Return the probabilities with their logarithms over T."""
-        return np.asarray(softmax(log_probs(probs, _TINY) / float(self.temperature or 1.0), axis=1))
+        return np.asarray(softmax(_logits(probs) / float(self.temperature or 1.0), axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
         """Return 1."""
@@ -65,6 +66,13 @@ class Temperature(TemperatureOptions, Recalibrator):
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""
         return {"temperature": float(self.temperature or 1.0)}
+
+
+def _logits(probs: Array) -> Array:
+    """Return the logarithms, minus infinity where a row does not have the class."""
+    gaps = np.isnan(probs)
+    logs = log_probs(np.where(gaps, 0.0, probs), _TINY)
+    return np.where(gaps, -np.inf, logs)
 
 
 def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
@@ -112,6 +120,7 @@ def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
 def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
     probs = softmax(inverse * logits, axis=1)
+    logits = np.where(np.isfinite(logits), logits, 0.0)  # where the probability is 0
     average = (probs * logits).sum(1)
     at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     spread = (probs * (logits - average[:, None]) ** 2).sum(1)
