@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.conformal.predictors import APS, LAC, RAPS
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
+    from bayeslora.engine.retaining.options import QualityRetaining
     from bayeslora.errors import InputError
     from bayeslora.metrics.compare import Comparison, compare
     from bayeslora.metrics.evaluate import evaluate
@@ -88,6 +89,7 @@ _HOMES = {
     "PiSSA": "bayeslora.adapters.pissa",
     "PoLAR": "bayeslora.adapters.polar.options",
     "Predictions": "bayeslora.predictions.record",
+    "QualityRetaining": "bayeslora.engine.retaining.options",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
     "S2FT": "bayeslora.adapters.s2ft.options",
@@ -150,6 +152,7 @@ __all__ = [
     "PiSSA",
     "PoLAR",
     "Predictions",
+    "QualityRetaining",
     "Report",
     "ScalaBL",
     "Score",

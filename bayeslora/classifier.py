@@ -48,6 +48,7 @@ from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing
 from bayeslora.engine.prediction_file import predict_to_file
 from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.side_by_side import BEST, SideBySide
 from bayeslora.errors import InputError, unknown_choice
@@ -228,6 +229,7 @@ class BayesianClassifier:
         pair_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
         layer_sampling: Any = None,
+        quality_retaining: Any = None,
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
@@ -265,6 +267,10 @@ class BayesianClassifier:
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
                 `num_active=2,interval=5`: only some layers of the adapter train at a time. None
                 lets all of them train. `LISA` is an adapter and has these options itself.
+            quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
+                `momentum=0.8`, or `True` for its defaults: a loss that holds rows near recent
+                logits of their class, the more the lower the loss of their task is. None takes
+                none.
             out: A directory to save the model in. A fit that was interrupted goes on from its last
                 checkpoint there when it is called again in the same way.
             overwrite: Whether `out` may be replaced.
@@ -287,6 +293,7 @@ class BayesianClassifier:
                 head_lr=head_lr,
                 patience=patience,
                 layer_sampling=layer_sampling,
+                quality_retaining=quality_retaining or None,
             )
         data = TrainingData.read(
             train, validation, DataColumns(text_column, label_column, pair_column)
@@ -301,6 +308,7 @@ class BayesianClassifier:
             patience=patience,
             seed=self.seed,
             layer_sampling=resolve_sampling(layer_sampling),
+            quality_retaining=resolve_retaining(quality_retaining),
             cv=self._cv(cv, validated=validated),
             keep_folds=keep_folds,
             hold_out=hold_out,

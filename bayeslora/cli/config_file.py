@@ -11,7 +11,7 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import check_readable
 from bayeslora.safe_yaml import load_yaml
 
-_WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "verbaliser")
+_WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "quality_retaining", "verbaliser")
 
 
 def fill(args: argparse.Namespace) -> None:

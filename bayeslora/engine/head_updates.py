@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,13 @@ class HeadUpdate:
 
     def after(self, now: Moment) -> None:
         """Do what is left once the adapter's gradient is there."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint has to hold beside the network's."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned."""
 
 
 class GradientSteps(HeadUpdate):

@@ -49,6 +49,7 @@ from bayeslora.engine.head_updates import (
 from bayeslora.engine.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.retaining.loss import Retained, Retaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
 from bayeslora.engine.settings import TrainingSettings, plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
@@ -131,6 +132,7 @@ def train_network(
     logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
+    task_of: Tensor | None = None,
     restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
@@ -154,12 +156,14 @@ def train_network(
         logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         prior: What the language model says of the classes; None for a prior mean of zero.
+        task_of: [C] int64, the task of each class, from 0; None where there is one task.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
     shown = description is not None
-    fit = _Fit(network, train, adapter, posterior, settings, last_checkpoint(directory))
+    last = last_checkpoint(directory)
+    fit = _Fit(network, train, adapter, posterior, settings, last, task_of)
     if network.conditioning is not None and train.texts.contexts is not None:
         network.conditioning.begin(train.texts.contexts)
     begin_adapter(
@@ -225,6 +229,7 @@ class _Fit:
     posterior: Posterior
     settings: TrainingSettings
     last: str | None
+    task_of: Tensor | None
 
 
 def _trained(
@@ -342,6 +347,16 @@ def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -
 
 
 def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+    update = _posteriors_update(fit, rows)
+    options = fit.settings.quality_retaining
+    if options is None:
+        return update
+    classes = len(fit.network.head.mean_weight)
+    task_of = torch.zeros(classes, dtype=torch.int64) if fit.task_of is None else fit.task_of
+    return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
+
+
+def _posteriors_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
     training, labels = fit.posterior.head_training(), fit.train.labels
     if training.step == "refit":
         steps_per_epoch = math.ceil(len(labels) / fit.settings.batch_size)

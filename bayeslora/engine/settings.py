@@ -20,6 +20,7 @@ from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.data import read_labelled, read_validation
+from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.errors import InputError
 from bayeslora.option_checks import as_seed, check_flag, check_integer, check_positive, check_share
 from bayeslora.posteriors.base import Posterior
@@ -47,6 +48,7 @@ class TrainingSettings:
             own in its place.
         seed: Decides starts, order and dropout.
         layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
+        quality_retaining: A loss that holds what is learnt; None for none.
         hold_out: Share of the training rows that serve as validation rows; 0 for none.
         refit: Whether a fit to all rows follows, with what they chose.
         stop_after: Epochs after which training stops, whatever is left of the schedule; None for
@@ -65,6 +67,7 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     seed: int = 0
     layer_sampling: LayerSampling | None = None
+    quality_retaining: QualityRetaining | None = None
     cv: int | str = 0
     hold_out: float = 0.0
     refit: bool = False

@@ -38,12 +38,15 @@ from bayeslora.engine.checkpoints import (
     write_best,
 )
 from bayeslora.engine.head_updates import HeadUpdate, Moment
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, under
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.training import PassNoise
 
 logger = logging.getLogger(__name__)
+
+_BESIDE = "training."
+"""Before the names of tensors that a checkpoint holds and a model does not."""
 
 Validate = Callable[[Network, int], dict[str, float]]
 Restore = Callable[[], bool]
@@ -188,7 +191,8 @@ class AlternatingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.network.trained_state(), folder / WEIGHTS)
+        beside = {f"{_BESIDE}{name}": item for name, item in self._update_head.state().items()}
+        save_file(self.network.trained_state() | beside, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         if self.state.best_global_step == self._step:
@@ -236,7 +240,9 @@ class AlternatingTrainer(Trainer):
         resume_from_checkpoint: str,
         model: torch.nn.Module | None = None,
     ) -> None:
-        self.network.load_trained_state(checkpoint_state(resume_from_checkpoint))
+        state = checkpoint_state(resume_from_checkpoint)
+        self.network.load_trained_state(state)
+        self._update_head.load(under(_BESIDE, state))
         self._best = best_state(resume_from_checkpoint)
 
 

@@ -190,6 +190,12 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
             "see `bayeslora methods` (default: all train)",
         ),
+        parser.add_argument(
+            "--quality-retaining",
+            metavar="on|KEY=VALUE,…",
+            help="hold what is learnt near recent logits of its class, such as momentum=0.8; see "
+            "`bayeslora methods` (default: off)",
+        ),
         add_feature_scores(parser, "unfamiliarity where one pass gives the features"),
         add_seed(parser, "decides starts, order and draws"),
     ]
@@ -216,12 +222,16 @@ def run(args: argparse.Namespace) -> None:
     _check_path(args)
     methods = _methods(args)
     sampling = _sampling(args)
+    retaining = _retaining(args)
     train, validation = _data(args)
 
     from bayeslora.classifier import BayesianClassifier
 
     names = ("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit")
-    training = given(args, *names, "feature_scores") | {"layer_sampling": sampling}
+    training = given(args, *names, "feature_scores") | {
+        "layer_sampling": sampling,
+        "quality_retaining": retaining,
+    }
     classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
     classifier.fit(
         train,
@@ -246,7 +256,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 _IDLE_WITHOUT_LABELS = (
     *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
     *("head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
-    *("layer_sampling", "feature_scores"),
+    *("layer_sampling", "quality_retaining", "feature_scores"),
 )
 
 
@@ -322,6 +332,12 @@ def _sampling(args: argparse.Namespace) -> Any:
     from bayeslora.adapters.lisa.options import resolve_sampling
 
     return resolve_sampling(args.layer_sampling)
+
+
+def _retaining(args: argparse.Namespace) -> Any:
+    from bayeslora.engine.retaining.options import resolve_retaining
+
+    return resolve_retaining(args.quality_retaining)
 
 
 def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:

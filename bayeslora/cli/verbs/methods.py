@@ -115,6 +115,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.lisa.options import LayerSampling
     from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
+    from bayeslora.engine.retaining.options import QualityRetaining
     from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
     from bayeslora.recalibration.config import CATALOGUE
@@ -122,6 +123,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     return {
         "adapters": [_with_origin(item) for item in listed_adapters()],
         "layer_sampling": [_described(LayerSampling)],
+        "quality_retaining": [_described(QualityRetaining)],
         "posteriors": [_with_origin(item) for item in listed_posteriors()],
         "recalibrators": [_with_origin(item) for item in CATALOGUE.listed()],
         "conformal sets": [_described(config) for config in CONFORMAL.values()],

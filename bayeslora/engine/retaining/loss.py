@@ -1,0 +1,159 @@
+"""The quality-retaining loss on the logits of a batch, beside the loss of any adapter.
+
+    L = CE + mean_s w_t Σ_j T² KL( softmax(Z_{y_s,j} / T) ‖ softmax(z_s / T) )
+    w_t = min(1 / ℓ_t, largest),  ℓ_t ← .95 ℓ_t + .05 CE_t,  the row's task's loss, 10 at first
+    Z_c ← m Z_c + (1 − m) mean of z over the batch's rows of class c that are right
+
+Z and ℓ have no gradient; a class that has no Z yet contributes nothing. The logits are those of the
+last layer's mean weights, and the loss moves the adapter alone: the last layer follows by its own
+objective, whose likelihood stays what it is. `published` keeps the last two vectors in the place of
+the mean, zeros at first, for all rows, with w_t = 1/ℓ_t.
+
+Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3, and the code published with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, one_hot
+
+from bayeslora.engine.head_updates import HeadUpdate, Moment
+from bayeslora.engine.retaining.options import QualityRetaining
+
+_KEPT = 0.95
+_FIRST_LOSS = 10.0
+_PUBLISHED_ENTRIES = 2
+# Finite, as a logit of -inf has no difference from another.
+_FAR_BELOW = -1e9
+
+
+class Retained:
+    """Recent logits of each class and the running loss of each task.
+
+    Attributes:
+        logits: Z [C, J, C], float32.
+        known: [C, J] bool, which of them there are.
+        losses: ℓ [T], nats.
+    """
+
+    def __init__(self, options: QualityRetaining, task_of: Tensor) -> None:
+        """Begin with none.
+
+        Args:
+            options: Of the loss.
+            task_of: [C] int64, the task of each class, from 0.
+        """
+        classes = len(task_of)
+        entries = _PUBLISHED_ENTRIES if options.published else 1
+        self._options = options
+        self._task_of = task_of
+        device = task_of.device
+        self.logits = torch.zeros(classes, entries, classes, device=device)
+        self.known = torch.full((classes, entries), options.published, device=device)
+        self.losses = torch.full((int(task_of.max()) + 1,), _FIRST_LOSS, device=device)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over rows, in nats, of what holds them near the logits of their class.
+
+        Args:
+            logits: [B, C], with a graph; of classes of other tasks they play no part.
+            labels: [B] int64.
+        """
+        T = self._options.temperature
+        others = self._others(labels)
+        targets = self.logits[labels].masked_fill(others[:, None], _FAR_BELOW)
+        expected = (targets / T).log_softmax(-1)
+        own = logits.masked_fill(others, _FAR_BELOW)
+        found = (own / T).log_softmax(-1)[:, None].expand_as(expected)
+        apart = (
+            kl_div(found, expected, log_target=True, reduction="none").sum(-1) * self.known[labels]
+        )
+        weight = 1 / self.losses[self._task_of[labels]]
+        if not self._options.published:
+            weight = weight.clamp_max(self._options.largest)
+        each: Tensor = weight * T**2 * apart.sum(1)
+        return each.mean()
+
+    @torch.no_grad()
+    def see(self, logits: Tensor, labels: Tensor) -> None:
+        """Take the logits [B, C] of a batch into the running losses, and then into the classes."""
+        values = logits.masked_fill(self._others(labels), _FAR_BELOW)
+        tasks = one_hot(self._task_of[labels], len(self.losses)).to(values)
+        counts = tasks.sum(0)
+        sums = tasks.T @ cross_entropy(values, labels, reduction="none")
+        means = sums / counts.clamp_min(1)
+        moved = _KEPT * self.losses + (1 - _KEPT) * means
+        self.losses = torch.where(counts > 0, moved, self.losses)
+        if self._options.published:
+            self._push(logits, labels)
+        else:
+            self._average(logits, labels, values.argmax(1) == labels)
+
+    def _others(self, labels: Tensor) -> Tensor:
+        """Return which classes are of other tasks than each row's, [B, C]."""
+        return self._task_of[labels][:, None] != self._task_of
+
+    def _average(self, values: Tensor, labels: Tensor, correct: Tensor) -> None:
+        members = one_hot(labels, len(self.logits)).to(values)
+        if self._options.only_correct:
+            members = members * correct[:, None]
+        counts = members.sum(0)
+        means = (members.T @ values) / counts.clamp_min(1)[:, None]
+        m = self._options.momentum
+        old, seen = self.logits[:, 0], counts > 0
+        moved = torch.where(self.known, m * old + (1 - m) * means, means)
+        self.logits = torch.where(seen[:, None], moved, old)[:, None]
+        self.known = self.known | seen[:, None]
+
+    def _push(self, values: Tensor, labels: Tensor) -> None:
+        for c in sorted(set(labels.tolist())):
+            rows = torch.cat([self.logits[c], values[labels == c]])
+            self.logits[c] = rows[-self.logits.shape[1] :]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint has to hold."""
+        return {"logits": self.logits, "known": self.known, "losses": self.losses}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        device = self._task_of.device
+        self.logits, self.known, self.losses = (
+            state[name].to(device) for name in ("logits", "known", "losses")
+        )
+
+
+class Retaining(HeadUpdate):
+    """A head update with the loss added to what the adapter's gradient is taken of."""
+
+    def __init__(self, inner: HeadUpdate, retained: Retained) -> None:
+        """Take the update of the head, and what is kept of classes and tasks."""
+        self._inner = inner
+        self._retained = retained
+
+    def __call__(self, now: Moment) -> None:
+        """Update the head."""
+        self._inner(now)
+
+    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+        """Return the loss with what holds the rows near the logits of their classes."""
+        loss = self._inner.adapter_loss(now, features)
+        logits = features.float() @ now.network.head.mean_weight.float().T
+        held = self._retained.loss(logits, now.labels)
+        self._retained.see(logits, now.labels)
+        return loss + held
+
+    def after(self, now: Moment) -> None:
+        """Do what is left of the head's update."""
+        self._inner.after(now)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of both that a checkpoint has to hold."""
+        return self._inner.state() | self._retained.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        self._inner.load(state)
+        self._retained.load(state)

@@ -1,0 +1,74 @@
+"""Options of the quality-retaining loss, free of torch.
+
+Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bayeslora import options
+from bayeslora.option_checks import OnlyWith, check_flag, check_number
+
+
+@dataclass(frozen=True)
+class QualityRetaining:
+    """A loss that holds a row's logits near recent ones of its class, the more the lower its loss.
+
+    Beside several tasks (`fit --multi-task`), each has a running loss of its own, so that one that
+    is learnt already waits for the others. It changes how confident a classifier is.
+
+    Attributes:
+        momentum: Share of the old logits that a class keeps when rows of it are seen.
+        temperature: T, which divides logits where they are compared.
+        largest: Limit of the weight 1 / (running loss of the task).
+        only_correct: Whether rows that are predicted wrongly leave the logits of their class alone.
+        published: The published form: the last two logit vectors of each class, zeros before the
+            first, of all rows, and no limit.
+    """
+
+    name: ClassVar[str] = "quality_retaining"
+    summary: ClassVar[str] = "holds what is learnt near recent logits of its class while training"
+    source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
+    parameters: ClassVar[str] = "none"
+    only_with: ClassVar[OnlyWith] = dict.fromkeys(
+        ("momentum", "largest", "only_correct"), (("published", False),)
+    )
+
+    momentum: float = 0.9
+    temperature: float = 2.0
+    largest: float = 10.0
+    only_correct: bool = True
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("momentum", self.momentum, low=0.0, below=1.0)
+        check_number("temperature", self.temperature, above=0.0)
+        check_number("largest", self.largest, above=0.0)
+        check_flag("only_correct", self.only_correct)
+        check_flag("published", self.published)
+
+
+def resolve_retaining(value: Any) -> QualityRetaining | None:
+    """Return the options that an object, a mapping, a flag or text stands for.
+
+    Args:
+        value: `QualityRetaining(...)`, its options as a mapping or as text such as
+            `momentum=0.8,temperature=1`, `True` or `on` for the defaults, None or `False` for none.
+
+    Raises:
+        InputError: An option or its value is not allowed.
+    """
+    if value is None or value is False:
+        return None
+    name = QualityRetaining.name
+    if value is True or value == "on":
+        return QualityRetaining()
+    if isinstance(value, str):
+        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
+    elif isinstance(value, Mapping):
+        value = {"name": name, **value}
+    found: QualityRetaining = options.resolve(name, value, {name: QualityRetaining})
+    return found
